@@ -1,0 +1,10 @@
+"""Budget: any number of limits, each on a function of the candidate, all of them at once.
+
+One sign everywhere: an overrun <= 0 is within the limit.
+"""
+
+from pipeline.budget.constraint import Constraint, Verdict, judge, worst_verdict
+from pipeline.budget.metric import Metric, known_metrics
+from pipeline.budget.read import Limit, read_budget
+
+__all__ = ["Constraint", "Limit", "Metric", "Verdict", "judge", "known_metrics", "read_budget", "worst_verdict"]

@@ -1,0 +1,79 @@
+"""Constraint: a metric with its limit. Overrun: how far over, as a share of the limit; <= 0 is within."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.budget.metric import Metric
+from pipeline.candidate import Candidate
+from pipeline.statistics import Estimate
+from pipeline.units import format_bytes, format_count
+
+__all__ = ["Constraint", "Verdict", "judge", "worst_verdict"]
+
+Verdict = Literal["within", "undecided", "over"]
+
+
+@dataclass(frozen=True)
+class Constraint:
+    """`metric` of a candidate must not exceed `limit`; relative limits are fractions of the dense network's figure."""
+
+    metric: Metric
+    limit: float
+    relative: bool
+
+    def figure(self, candidate: Candidate, dense: Candidate) -> Estimate | None:
+        """What the limit is held against; None when it is not known."""
+        evaluate = self.metric.relative if self.relative else self.metric.absolute
+        return evaluate(candidate, dense) if evaluate else None
+
+    def overrun(self, candidate: Candidate, dense: Candidate) -> Estimate | None:
+        """figure / limit - 1, with its interval; a limit of zero is taken as one unit in the last digit shown."""
+        figure = self.figure(candidate, dense)
+        if figure is None:
+            return None
+        unit = self.limit or 0.01
+        return Estimate(*((value - self.limit) / unit for value in (figure.value, figure.low, figure.high)))
+
+    def verdict(self, candidate: Candidate, dense: Candidate) -> Verdict:
+        """within only when the whole interval is; over only when all of it is over; else undecided."""
+        overrun = self.overrun(candidate, dense)
+        if overrun is None:
+            return "undecided"
+        if overrun.high <= 0:
+            return "within"
+        return "over" if overrun.low > 0 else "undecided"
+
+    def show(self, value: float | None) -> str:
+        """A figure of this constraint as people write it."""
+        if value is None:
+            return "not known"
+        if self.relative:
+            return f"{100 * value:.1f} %"
+        match self.metric.unit:
+            case "ms":
+                return f"{value:.3f} ms" if value < 10 else f"{value:.2f} ms"
+            case "bytes":
+                return format_bytes(value)
+            case "points":
+                return f"{value:.2f} points"
+            case _:
+                return format_count(value)
+
+    @property
+    def text(self) -> str:
+        """The limit as people write it: 'latency p50 <= 50.0 %'."""
+        return f"{self.metric.title} <= {self.show(self.limit)}{' of dense' if self.relative else ''}"
+
+
+def judge(constraints: Iterable[Constraint], candidate: Candidate, dense: Candidate) -> Verdict:
+    """The worst verdict over all `constraints`; a candidate that failed is over."""
+    if candidate.failure is not None:
+        return "over"
+    return worst_verdict(constraint.verdict(candidate, dense) for constraint in constraints)
+
+
+def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
+    """over before undecided before within; within when there are none."""
+    found = set(verdicts)
+    return "over" if "over" in found else "undecided" if "undecided" in found else "within"

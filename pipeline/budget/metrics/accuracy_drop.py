@@ -1,0 +1,16 @@
+"""Points of accuracy lost against the dense network, on the same images."""
+
+from pipeline.budget.metric import Metric
+from pipeline.candidate import Candidate
+from pipeline.statistics import Estimate
+
+__all__ = ["METRIC"]
+
+
+def _absolute(candidate: Candidate, dense: Candidate) -> Estimate | None:
+    if candidate.score is None or dense.score is None:
+        return None
+    return Estimate.exact(dense.score - candidate.score)
+
+
+METRIC = Metric("accuracy_drop", "accuracy drop", "points", _absolute, None, after_finetuning=True)

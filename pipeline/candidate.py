@@ -1,0 +1,28 @@
+"""Candidate: one plan with all that is known of it."""
+
+from dataclasses import dataclass
+
+from pipeline.measurement import Failure, Measurement
+from pipeline.plan import ChannelPlan
+
+__all__ = ["Candidate"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan's two halves: the measurement of its ONNX graph, and the score of its torch module.
+
+    A candidate with a `failure` has no measurement, and perhaps no score.
+    """
+
+    plan: ChannelPlan
+    params: int
+    """Parameters of the torch module, biases and normalisation included."""
+    macs: int
+    """Multiply-accumulates of one inference, in convolutions and linear layers."""
+    file_size_bytes: int
+    structure: str
+    measurement: Measurement | None
+    score: float | None
+    """Higher is better; for classification the accuracy in percent on the validation split."""
+    failure: Failure | None = None

@@ -1,0 +1,199 @@
+"""What can go wrong, as a tree; each class has its own exit code.
+
+    CompressError
+    ├── ProfileError            10  the profile is missing or malformed
+    │   └── ThreadsError        11  the profile asks for threads that the device does not have
+    ├── BudgetError             12  the budget is malformed, or cannot be judged where this run measures
+    │   └── UnreachableBudget   13  even the thinnest plan misses the budget
+    ├── (budget missed)         14  the run finished and the artifact misses its budget; not an exception
+    ├── ModelError              20  the network cannot be loaded
+    │   ├── WeightsError        21  the weights do not fit the network
+    │   ├── UnsafeWeights       22  the weights file would run code when read
+    │   ├── TraceError          23  the network cannot be traced or exported
+    │   └── NothingToPrune      24  no group of channels can be narrowed
+    ├── DataError               30  the data cannot be loaded
+    │   ├── EmptyData           31  a folder holds no images
+    │   ├── OneClass            32  there is nothing to tell apart
+    │   ├── CorruptImage        33  a file is not a readable image
+    │   └── ImageMismatch       34  images are grey or of another size, and nothing says how to change that
+    ├── ProbeError              40  measuring is not possible
+    ├── RunError                50  the run directory cannot be used
+    │   ├── OtherJob            51  another job's results live there
+    │   ├── RunLocked           52  another process works there
+    │   └── StorageError        53  the disk is full, or the directory cannot be written
+    ├── ShipError               60  the exported file does not answer like the network
+    └── Interrupted            130  Ctrl-C; the run can be resumed
+
+2 is a wrong command line (click's own), 1 a defect in this program.
+
+Every message says what, where, got, and what to do, in one line.
+"""
+
+__all__ = [
+    "BUDGET_MISSED",
+    "BudgetError",
+    "CompressError",
+    "CorruptImage",
+    "DataError",
+    "EmptyData",
+    "ImageMismatch",
+    "Interrupted",
+    "ModelError",
+    "NothingToPrune",
+    "OneClass",
+    "OtherJob",
+    "ProbeError",
+    "ProfileError",
+    "RunError",
+    "RunLocked",
+    "ShipError",
+    "StorageError",
+    "ThreadsError",
+    "TraceError",
+    "UnreachableBudget",
+    "UnsafeWeights",
+    "WeightsError",
+    "one_line",
+]
+
+BUDGET_MISSED = 14
+"""Exit code of a run that finished, shipped its artifact, and missed its budget."""
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """The first line of a foreign error, short enough to stand inside a message of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+class CompressError(Exception):
+    """Anything that a user can cause and mend. The command line prints the message and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class ProfileError(CompressError):
+    """The profile is missing or malformed."""
+
+    exit_code = 10
+
+
+class ThreadsError(ProfileError):
+    """The profile asks for threads that its device, or this machine, does not have."""
+
+    exit_code = 11
+
+
+class BudgetError(CompressError):
+    """The budget is malformed, or asks for a figure that cannot be judged where this run measures."""
+
+    exit_code = 12
+
+
+class UnreachableBudget(BudgetError):
+    """At minimum width the network still misses the budget."""
+
+    exit_code = 13
+
+
+class ModelError(CompressError):
+    """The network cannot be loaded."""
+
+    exit_code = 20
+
+
+class WeightsError(ModelError):
+    """The weights do not fit the network."""
+
+    exit_code = 21
+
+
+class UnsafeWeights(ModelError):
+    """The weights file is of a kind that can run code when it is read."""
+
+    exit_code = 22
+
+
+class TraceError(ModelError):
+    """The network cannot be traced, exported or proven."""
+
+    exit_code = 23
+
+
+class NothingToPrune(ModelError):
+    """No group of channels can be narrowed."""
+
+    exit_code = 24
+
+
+class DataError(CompressError):
+    """The data cannot be loaded."""
+
+    exit_code = 30
+
+
+class EmptyData(DataError):
+    """A folder holds no images."""
+
+    exit_code = 31
+
+
+class OneClass(DataError):
+    """All images belong to one class."""
+
+    exit_code = 32
+
+
+class CorruptImage(DataError):
+    """A file is not a readable image."""
+
+    exit_code = 33
+
+
+class ImageMismatch(DataError):
+    """Images are grey or of another size than the network takes, and nothing says how to change that."""
+
+    exit_code = 34
+
+
+class ProbeError(CompressError):
+    """Measuring is not possible."""
+
+    exit_code = 40
+
+
+class RunError(CompressError):
+    """The run directory cannot be used."""
+
+    exit_code = 50
+
+
+class OtherJob(RunError):
+    """The run directory holds another job's results."""
+
+    exit_code = 51
+
+
+class RunLocked(RunError):
+    """Another process works in the run directory."""
+
+    exit_code = 52
+
+
+class StorageError(RunError):
+    """The disk is full, or the directory cannot be written."""
+
+    exit_code = 53
+
+
+class ShipError(CompressError):
+    """The exported file does not answer like the network it came from."""
+
+    exit_code = 60
+
+
+class Interrupted(CompressError):
+    """The user pressed Ctrl-C; what was measured is kept."""
+
+    exit_code = 130

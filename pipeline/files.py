@@ -1,0 +1,66 @@
+"""Files that are whole or absent: written beside their place, flushed, then renamed."""
+
+import errno
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import StorageError
+
+__all__ = ["flush_folder", "sha256_bytes", "sha256_file", "storage_errors", "write_atomically"]
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Say plainly that the disk is full or the folder cannot be written; raises StorageError."""
+    try:
+        yield
+    except OSError as problem:
+        if problem.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageError(f"{path}: no space left on the disk; free some, then run the same command again") from None
+        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
+            raise StorageError(f"{path}: cannot be written ({problem.strerror}); choose another --out") from None
+        raise
+
+
+def write_atomically(path: Path, data: bytes | str) -> None:
+    """`data` at `path`: after a crash at any moment the old file is there, or the new one, never a part.
+
+    Raises StorageError when the disk is full or the folder cannot be written; nothing is left behind then.
+    """
+    raw = data.encode("utf-8") if isinstance(data, str) else data
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with storage_errors(path):
+        try:
+            with temporary.open("xb") as file:
+                file.write(raw)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_bytes(data: bytes) -> str:
+    """Hex digest of `data`."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """Hex digest of the file at `path`."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

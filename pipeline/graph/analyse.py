@@ -1,0 +1,189 @@
+"""Analyse: torch network -> prune space, every group of it tried before it is offered."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import NothingToPrune, one_line
+from pipeline.graph.shrink import CONVS, NORMS, all_channels, shrink
+from pipeline.graph.trace import Coupling, trace_couplings
+from pipeline.plan import Frozen, Group, Kept, PruneSpace, Slot
+
+__all__ = ["analyse", "mask"]
+
+TOLERANCE = 1e-3
+
+
+class _NotPrunable(Exception):
+    """Why a group must keep its width."""
+
+
+def analyse(module: nn.Module, example: Tensor) -> PruneSpace:
+    """The groups of `module` that can be narrowed, and the layers that cannot, each with its reason.
+
+    `example` is one batch of inputs, (N, C, H, W). A group is offered only after a trial: with half of its channels
+    removed the network must still run, give an output of the same shape, and answer like the whole network in which
+    the removed channels are silenced. The trial needs no knowledge of how the groups were found, so a wrong coupling
+    ends as a frozen layer and not as a wrong network.
+
+    Raises TraceError when the network cannot be traced, NothingToPrune when no group is left.
+    """
+    groups: list[Group] = []
+    frozen: list[Frozen] = []
+    modules = dict(module.named_modules())
+    for coupling in trace_couplings(module, example):
+        try:
+            groups.append(_group(coupling, modules))
+        except _NotPrunable as reason:
+            frozen.append(Frozen(coupling.root, str(reason)))
+    proven, refused = _try(module, example, groups)
+    frozen += refused
+    covered = {slot.tensor.rpartition(".")[0] for group in proven for slot in group.slots if slot.axis == 0}
+    listed = {layer.name for layer in frozen}
+    for name, layer in modules.items():
+        if isinstance(layer, (*CONVS, nn.Linear)) and name not in covered and name not in listed:
+            frozen.append(Frozen(name, "its outputs are tied to a layer that keeps its width"))
+    if not proven:
+        reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in frozen[:3]) or "it has no convolution or linear layer"
+        raise NothingToPrune(f"no layer of this network can be narrowed ({reasons}); nothing can be done for it here")
+    return PruneSpace(tuple(proven), tuple(frozen))
+
+
+def mask(module: nn.Module, space: PruneSpace, kept: Kept) -> nn.Module:
+    """A copy of `module`, of the same width, in which nobody listens to the channels that are not `kept`.
+
+    For layers that treat channels apart (all but layer normalisation) it answers like the shrunk network.
+    """
+    whole = all_channels(space)
+    silenced = shrink(module, space, whole)
+    layers = dict(silenced.named_modules())
+    with torch.no_grad():
+        for group in space.groups:
+            gone = set(whole[group.name]) - set(kept[group.name])
+            for slot in group.slots:
+                name, _, kind = slot.tensor.rpartition(".")
+                if kind == "weight" and slot.axis == _input_axis(layers.get(name)):
+                    entries = [e for e, channel in zip(slot.entries, slot.channels, strict=True) if channel in gone]
+                    layers[name].get_parameter("weight").index_fill_(slot.axis, torch.tensor(entries, dtype=torch.long), 0.0)
+    return silenced
+
+
+def _input_axis(layer: nn.Module | None) -> int | None:
+    if isinstance(layer, CONVS):
+        return 0 if layer.transposed else 1
+    return 1 if isinstance(layer, nn.Linear) else None
+
+
+def _group(coupling: Coupling, modules: dict[str, nn.Module]) -> Group:
+    bundle = _bundle(coupling, modules)
+    slots: list[Slot] = []
+    consumed = False
+    for name, role, entries, roots in coupling.members:
+        layer = modules.get(name)
+        consumed |= role == "in" and isinstance(layer, (*CONVS, nn.Linear))
+        for tensor, axis in _tensors(name, layer, role):
+            shared = role == "in" and isinstance(layer, CONVS) and layer.groups > 1 and not _depthwise(layer)
+            size = layer.weight.shape[1] if shared else len(entries)  # type: ignore[union-attr,index]
+            channels = tuple(root % (coupling.channels // bundle) for root in roots)
+            slots.append(Slot(tensor, axis, entries[:size], channels[:size]))
+    if not consumed:
+        raise _NotPrunable("its channels are the network's output")
+    if coupling.channels // bundle < 2:
+        raise _NotPrunable("it has a single channel to give")
+    return Group(coupling.root, coupling.channels // bundle, tuple(_merged(slots)), bundle)
+
+
+def _bundle(coupling: Coupling, modules: dict[str, nn.Module]) -> int:
+    """Grouped convolutions share one input axis among their groups, so channels leave one per group at a time."""
+    counts = set()
+    for name, _role, entries, roots in coupling.members:
+        layer = modules.get(name)
+        if isinstance(layer, CONVS) and layer.groups > 1 and not _depthwise(layer):
+            if layer.transposed or entries != roots or len(entries) != coupling.channels:
+                raise _NotPrunable("a grouped convolution takes only part of its channels")
+            counts.add(layer.groups)
+    if len(counts) > 1:
+        raise _NotPrunable("it feeds grouped convolutions with different numbers of groups")
+    return counts.pop() if counts else 1
+
+
+def _depthwise(layer: nn.Module) -> bool:
+    return isinstance(layer, CONVS) and 1 < layer.groups == layer.in_channels == layer.out_channels
+
+
+def _tensors(name: str, layer: nn.Module | None, role: str) -> list[tuple[str, int]]:
+    """The (tensor, axis) pairs that shrink in a layer in the given role."""
+    if role.startswith("parameter:"):
+        return [(name, int(role.partition(":")[2]))]
+    biased = [(f"{name}.bias", 0)] if getattr(layer, "bias", None) is not None else []
+    if isinstance(layer, CONVS):
+        if layer.transposed:
+            return [(f"{name}.weight", 1), *biased] if role == "out" else [(f"{name}.weight", 0)]
+        return [(f"{name}.weight", 0), *biased] if role == "out" or _depthwise(layer) else [(f"{name}.weight", 1)]
+    if isinstance(layer, nn.Linear):
+        return [(f"{name}.weight", 0), *biased] if role == "out" else [(f"{name}.weight", 1)]
+    if isinstance(layer, NORMS):
+        kinds = ("weight", "bias", "running_mean", "running_var")
+        return [(f"{name}.{kind}", 0) for kind in kinds if getattr(layer, kind, None) is not None]
+    if isinstance(layer, nn.LayerNorm):
+        if len(layer.normalized_shape) != 1 or layer.weight is None:
+            raise _NotPrunable("its layer normalisation spans more than the channels, or has no weights")
+        return [(f"{name}.weight", 0), *biased]
+    if isinstance(layer, nn.PReLU):
+        return [(f"{name}.weight", 0)] if layer.num_parameters > 1 else []
+    raise _NotPrunable(f"it passes through '{name}', and {type(layer).__name__} cannot be narrowed")
+
+
+def _merged(slots: Iterable[Slot]) -> list[Slot]:
+    """A layer that runs twice is listed twice; once is enough when both agree."""
+    seen: dict[tuple[str, int, tuple[int, ...]], Slot] = {}
+    for slot in slots:
+        before = seen.setdefault((slot.tensor, slot.axis, slot.entries), slot)
+        if before.channels != slot.channels:
+            raise _NotPrunable("one of its layers is used twice with different channels")
+    return list(seen.values())
+
+
+def _try(module: nn.Module, example: Tensor, groups: list[Group]) -> tuple[list[Group], list[Frozen]]:
+    """Split `groups` into those that pass the trial and the rest; all at once first, one by one only on a failure."""
+    if not groups or _trial(module, example, groups) is None:
+        return groups, []
+    proven, refused = [], []
+    for group in groups:
+        reason = _trial(module, example, [group])
+        if reason is None:
+            proven.append(group)
+        else:
+            refused.append(Frozen(group.name, reason))
+    while proven and (reason := _trial(module, example, proven)) is not None:
+        # each passes alone but not together: give up the last, which keeps the early, costly layers
+        refused.append(Frozen(proven.pop().name, f"not together with the groups before it: {reason}"))
+    return proven, refused
+
+
+def _trial(module: nn.Module, example: Tensor, groups: list[Group]) -> str | None:
+    """Why half of the channels of `groups` cannot be removed; None when they can."""
+    space = PruneSpace(tuple(groups))
+    generator = torch.Generator().manual_seed(0)
+    kept = {
+        group.name: tuple(sorted(torch.randperm(group.channels, generator=generator)[: math.ceil(group.channels / 2)].tolist()))
+        for group in groups
+    }
+    module.eval()
+    with torch.no_grad():
+        try:
+            small = shrink(module, space, kept).eval()(example)
+        except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as problem:
+            return f"the network does not run without it ({one_line(problem, 120)})"
+        whole = module(example)
+        if small.shape != whole.shape:
+            return "its channels are the network's output"
+        if any(isinstance(layer, nn.LayerNorm) for layer in module.modules()):
+            return None  # silencing a channel changes what layer normalisation makes of the others
+        silenced = mask(module, space, kept).eval()(example)
+    scale = max(float(silenced.abs().max()), 1e-6)
+    if not torch.isfinite(small).all() or float((small - silenced).abs().max()) > TOLERANCE * scale:
+        return "removing its channels changes more than they carry"
+    return None

@@ -1,0 +1,97 @@
+"""Importance: which channels of a group go first."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.graph.shrink import CONVS, NORMS
+from pipeline.plan import Group, PruneSpace, Slot
+
+__all__ = ["IMPORTANCES", "Batches", "Importance", "rank"]
+
+Importance = Literal["l1", "l2", "bn", "taylor"]
+IMPORTANCES: tuple[str, ...] = get_args(Importance)
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+"""(images, (N, C, H, W), labels, (N,))."""
+
+
+def rank(module: nn.Module, space: PruneSpace, kind: Importance, batches: Batches) -> dict[str, tuple[int, ...]]:
+    """Group name -> its channels, most important first.
+
+    l1, l2      norm of all convolution and linear weights of a channel (Li et al., arXiv 1608.08710, over the
+                coupled layers as in Fang et al., arXiv 2301.12900)
+    bn          size of the normalisation scales (Liu et al., arXiv 1708.06519); l1 where a group has none
+    taylor      |sum of weight x gradient| over a channel, averaged over `batches` (Molchanov et al., arXiv
+                1906.10771); `batches` are read only here
+
+    Each coupled layer's scores are divided by their mean before they are added up, so that a wide layer does not
+    drown a narrow one. Ties go to the lower channel.
+    """
+    gradients = _gradients(module, batches) if kind == "taylor" else {}
+    order = {}
+    for group in space.groups:
+        scores = _group_scores(module, group, kind, gradients)
+        order[group.name] = tuple(torch.sort(scores, descending=True, stable=True).indices.tolist())
+    return order
+
+
+def _group_scores(module: nn.Module, group: Group, kind: Importance, gradients: dict[str, Tensor]) -> Tensor:
+    tensors = dict(module.named_parameters())
+    layers = dict(module.named_modules())
+    scales = [slot for slot in group.slots if _is_scale(slot, layers)]
+    weights = [slot for slot in group.slots if slot.tensor in tensors and tensors[slot.tensor].dim() > 1 and _is_weight(slot, layers)]
+    slots = scales if kind == "bn" and scales else weights
+    total = torch.zeros(group.channels, dtype=torch.float64)
+    for slot in slots:
+        values = tensors[slot.tensor].detach().double()
+        if kind == "taylor":
+            values = values * gradients[slot.tensor].double()
+        scores = _by_channel(values, slot, group.channels, kind)
+        total += scores / scores.mean().clamp_min(1e-12)
+    return total
+
+
+def _by_channel(values: Tensor, slot: Slot, channels: int, kind: Importance) -> Tensor:
+    rows = values.movedim(slot.axis, 0).flatten(1) if values.dim() > 1 else values[:, None]
+    if kind == "taylor":
+        per_entry = rows.sum(1).abs()
+    elif kind == "l2":
+        per_entry = rows.square().sum(1)
+    else:
+        per_entry = rows.abs().sum(1)
+    per_entry = per_entry[torch.tensor(slot.entries)].cpu()
+    summed = torch.zeros(channels, dtype=torch.float64).index_add_(0, torch.tensor(slot.channels), per_entry)
+    return summed.sqrt() if kind == "l2" else summed
+
+
+def _gradients(module: nn.Module, batches: Batches) -> dict[str, Tensor]:
+    """Mean gradient of the cross-entropy, network in evaluation mode."""
+    module.eval()
+    total: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
+    names = {name: tensor for name, tensor in module.named_parameters()}
+    before = {name: tensor.requires_grad for name, tensor in names.items()}
+    module.requires_grad_(True)
+    try:
+        for images, labels in batches:
+            loss = nn.functional.cross_entropy(module(images), labels)
+            found = torch.autograd.grad(loss, list(names.values()), allow_unused=True)
+            for (name, tensor), gradient in zip(names.items(), found, strict=True):
+                total[name] = total[name] + (torch.zeros_like(tensor) if gradient is None else gradient)
+    finally:
+        for name, tensor in names.items():
+            tensor.requires_grad_(before[name])
+    return dict(total)
+
+
+def _is_scale(slot: Slot, layers: dict[str, nn.Module]) -> bool:
+    name, _, kind = slot.tensor.rpartition(".")
+    return kind == "weight" and isinstance(layers.get(name), NORMS)
+
+
+def _is_weight(slot: Slot, layers: dict[str, nn.Module]) -> bool:
+    name, _, kind = slot.tensor.rpartition(".")
+    return kind == "weight" and isinstance(layers.get(name), (*CONVS, nn.Linear))

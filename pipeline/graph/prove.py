@@ -1,0 +1,103 @@
+"""Prove: the sliced ONNX graph answers like the torch network pruned by the same plan, by someone else's hand."""
+
+import copy
+import warnings
+
+import numpy as np
+import onnxruntime
+import torch
+import torch_pruning
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.errors import TraceError
+from pipeline.graph.shrink import shrink
+from pipeline.graph.slice import SliceableGraph
+from pipeline.plan import Group, Kept, PruneSpace
+
+__all__ = ["Disagreement", "largest_difference", "prove_shrink", "prove_slice", "random_kept", "run_onnx"]
+
+TOLERANCE = 1e-3
+"""Largest difference allowed, as a share of the largest answer."""
+
+
+class Disagreement(Exception):
+    """Two ways of making the same network answer differently."""
+
+
+def prove_slice(module: nn.Module, graph: SliceableGraph, example: Tensor, seed: int) -> float:
+    """Slice a random plan, shrink the torch network by it, compare their answers to `example`.
+
+    Returns the largest difference as a share of the largest answer. Raises Disagreement when it exceeds TOLERANCE
+    or ONNX Runtime refuses the graph.
+    """
+    kept = random_kept(graph.space, seed)
+    with torch.no_grad():
+        expected = shrink(module, graph.space, kept).eval()(example).numpy()
+    try:
+        found = run_onnx(graph.slice(kept).SerializeToString(), example.numpy())
+    except Exception as problem:
+        raise Disagreement(f"ONNX Runtime does not run the sliced graph: {str(problem).splitlines()[0]}") from None
+    difference = largest_difference(expected, found)
+    if not difference <= TOLERANCE:
+        raise Disagreement(f"the sliced graph's answer is off by {100 * difference:.3g} % of the largest output")
+    return difference
+
+
+def prove_shrink(module: nn.Module, space: PruneSpace, example: Tensor, seed: int) -> float:
+    """Prune a random plan with torch-pruning's own functions and compare the answers to ours.
+
+    Raises TraceError when they differ: then no candidate of this network can be trusted.
+    """
+    kept = random_kept(space, seed)
+    module.eval()
+    reference = copy.deepcopy(module)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        graph = torch_pruning.DependencyGraph().build_dependency(reference, example_inputs=example, verbose=False)
+    for group in space.groups:
+        layer = reference.get_submodule(group.name)
+        pruner = graph.get_pruner_of_module(layer)
+        gone = _outputs(group, set(range(group.channels)) - set(kept[group.name]))
+        if gone:
+            graph.get_pruning_group(layer, pruner.prune_out_channels, gone).prune(record_history=False)
+    with torch.no_grad():
+        expected = reference.eval()(example)
+        found = shrink(module, space, kept).eval()(example)
+    difference = largest_difference(expected.numpy(), found.numpy())
+    if not difference <= TOLERANCE:
+        raise TraceError(
+            f"two ways of narrowing this network disagree by {100 * difference:.3g} % of the largest output; "
+            "it cannot be compressed safely"
+        )
+    return difference
+
+
+def random_kept(space: PruneSpace, seed: int) -> Kept:
+    """Random channels, a random number of them, at least one, in every group."""
+    generator = np.random.default_rng(seed)
+    return {
+        group.name: tuple(sorted(generator.permutation(group.channels)[: generator.integers(1, group.channels + 1)].tolist()))
+        for group in space.groups
+    }
+
+
+def run_onnx(data: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The answer of an ONNX file to one batch, single-threaded."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs})[0])
+
+
+def largest_difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """max |expected - found| over max |expected|; infinite when shapes differ or values are not finite."""
+    if expected.shape != found.shape or not np.isfinite(found).all():
+        return float("inf")
+    return float(np.abs(expected - found).max() / max(float(np.abs(expected).max()), 1e-6))
+
+
+def _outputs(group: Group, channels: set[int]) -> list[int]:
+    """The output indices of the group's named module that make up `channels`."""
+    return sorted(channel + part * group.channels for channel in channels for part in range(group.bundle))

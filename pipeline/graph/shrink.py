@@ -1,0 +1,93 @@
+"""Shrink: (module, kept channels) -> a smaller module. The input survives untouched."""
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import WeightsError
+from pipeline.plan import ChannelPlan, Kept, PruneSpace
+
+__all__ = ["all_channels", "keep_channels", "rebuild", "shrink"]
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d)
+CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+def all_channels(space: PruneSpace) -> Kept:
+    """Every channel of every group."""
+    return {group.name: tuple(range(group.channels)) for group in space.groups}
+
+
+def keep_channels(plan: ChannelPlan, ranking: Mapping[str, tuple[int, ...]]) -> Kept:
+    """The channels that `plan` keeps: of each group the first ones in `ranking`, most important first."""
+    return {name: tuple(sorted(ranking[name][:width])) for name, width in plan}
+
+
+def shrink(module: nn.Module, space: PruneSpace, kept: Kept) -> nn.Module:
+    """A copy of `module` in which every group has only the `kept` channels; weights are copied, not shared."""
+    tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    smaller: dict[int, object] = {}
+    for name, axes in space.axes.items():
+        tensor = tensors[name].detach()
+        for axis in axes:
+            index = space.remaining(name, axis, tensor.shape[axis], kept)
+            if len(index) < tensor.shape[axis]:
+                tensor = tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
+        if tensor.shape != tensors[name].shape:
+            smaller[id(tensors[name])] = _like(tensors[name], tensor)
+    # deepcopy takes what the memo holds instead of copying it: the large tensors are never copied whole
+    result = copy.deepcopy(module, smaller)
+    _follow_shapes(result)
+    return result
+
+
+def rebuild(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    """`module`, as its factory made it, narrowed to the shapes of `tensors` (a state dict) and filled with them.
+
+    Raises WeightsError when a name is missing or unknown, or a tensor is larger than the factory's.
+    """
+    state = module.state_dict()
+    if set(state) != set(tensors):
+        odd = sorted(set(state) ^ set(tensors))[0]
+        raise WeightsError(f"'{odd}' is in only one of the network and the weights; use the factory that was compressed")
+    for name, tensor in tensors.items():
+        if tensor.dim() != state[name].dim() or any(a > b for a, b in zip(tensor.shape, state[name].shape, strict=True)):
+            raise WeightsError(
+                f"'{name}' is {tuple(tensor.shape)} in the weights and {tuple(state[name].shape)} in the network; "
+                "use the factory that was compressed"
+            )
+    originals = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
+    memo: dict[int, object] = {id(originals[name]): _like(originals[name], tensor.clone()) for name, tensor in tensors.items()}
+    result = copy.deepcopy(module, memo)
+    _follow_shapes(result)
+    return result
+
+
+def _like(original: Tensor, data: Tensor) -> Tensor:
+    if isinstance(original, nn.Parameter):
+        return nn.Parameter(data, requires_grad=original.requires_grad)
+    return data
+
+
+def _follow_shapes(module: nn.Module) -> None:
+    """Set the attributes in which layers repeat the shape of their weights."""
+    for layer in module.modules():
+        if isinstance(layer, CONVS):
+            one, other = layer.weight.shape[:2]
+            if layer.transposed:
+                layer.in_channels, layer.out_channels = one, other * layer.groups
+            else:
+                depthwise = layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
+                layer.groups = one if depthwise else layer.groups
+                layer.in_channels, layer.out_channels = other * layer.groups, one
+        elif isinstance(layer, nn.Linear):
+            layer.out_features, layer.in_features = layer.weight.shape
+        elif isinstance(layer, NORMS):
+            tensor = layer.weight if layer.weight is not None else layer.running_mean
+            layer.num_features = len(tensor) if tensor is not None else layer.num_features
+        elif isinstance(layer, nn.LayerNorm) and layer.weight is not None:
+            layer.normalized_shape = tuple(layer.weight.shape)
+        elif isinstance(layer, nn.PReLU):
+            layer.num_parameters = len(layer.weight)

@@ -1,0 +1,86 @@
+"""Simplify: onnxsim in a child process; whatever goes wrong, the graph that went in is what comes out."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from pipeline.graph.prove import TOLERANCE, largest_difference, run_onnx
+from pipeline.graph.structure import load_graph
+
+__all__ = ["Simplified", "simplify"]
+
+TIME_LIMIT_S = 120.0
+COMMAND = (sys.executable, "-m", "onnxsim")
+
+
+@dataclass(frozen=True)
+class Simplified:
+    """The graph to ship, and what became of the attempt."""
+
+    data: bytes
+    note: str
+    """'simplified: 49 -> 47 nodes', or why the graph was left as it was."""
+
+
+def simplify(
+    data: bytes,
+    inputs: NDArray[np.float32],
+    command: tuple[str, ...] = COMMAND,
+    time_limit_s: float = TIME_LIMIT_S,
+) -> Simplified:
+    """`data`, an ONNX file, with constants folded and idle nodes removed.
+
+    The child may crash, hang, write nonsense or change answers to `inputs`, (1, C, H, W); each ends with the input
+    file and a note. Never raises for what the simplifier does.
+    """
+    with tempfile.TemporaryDirectory(prefix="compress-simplify-") as folder:
+        source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
+        source.write_bytes(data)
+        failure = _run((*command, str(source), str(target)), time_limit_s)
+        if failure is None and not target.is_file():
+            failure = "it wrote no file"
+        if failure is not None:
+            return Simplified(data, f"not simplified: {failure}")
+        smaller = target.read_bytes()
+    try:
+        before, after = load_graph(data), load_graph(smaller)
+        onnx.checker.check_model(after, full_check=True)
+        difference = largest_difference(run_onnx(data, inputs), run_onnx(smaller, inputs))
+    except Exception as problem:
+        return Simplified(data, f"not simplified: its result is not a usable graph ({str(problem).splitlines()[0][:120]})")
+    if not difference <= TOLERANCE:
+        return Simplified(data, f"not simplified: its result answers differently (by {100 * difference:.2g} %)")
+    if len(after.graph.node) > len(before.graph.node):
+        return Simplified(data, "not simplified: its result has more nodes")
+    after.ir_version = before.ir_version
+    note = f"simplified: {len(before.graph.node)} -> {len(after.graph.node)} nodes"
+    return Simplified(after.SerializeToString(deterministic=True), note)
+
+
+def _run(command: tuple[str, ...], time_limit_s: float) -> str | None:
+    """Why the command failed; None when it did not. Its whole process group is killed at the time limit."""
+    try:
+        child = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
+    except OSError as problem:
+        return f"it does not start ({problem.strerror})"
+    try:
+        status = child.wait(time_limit_s)
+    except subprocess.TimeoutExpired:
+        return f"no answer after {time_limit_s:.0f} s"
+    finally:
+        if child.poll() is None:
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+    if status < 0:
+        return f"it was killed by {signal.Signals(-status).name}"
+    return None if status == 0 else f"it exited with {status}"

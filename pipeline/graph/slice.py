@@ -1,0 +1,171 @@
+"""Slice: (base graph, kept channels) -> a smaller ONNX graph, in milliseconds. numpy and onnx only."""
+
+import ast
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from pipeline.graph.export import SCOPES, stripped
+from pipeline.plan import Kept, PruneSpace
+
+__all__ = ["SliceableGraph", "prepare"]
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Tensor name in the torch state dict -> its shape."""
+
+Cut = tuple[int, str, int]
+"""(axis of the initializer, torch tensor, axis of that tensor): where they shrink together."""
+
+_BATCHNORM_INPUTS = ("", "weight", "bias", "running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """One initializer of the sliced graph: its values in the base graph and where it is cut."""
+
+    name: str
+    values: NDArray[np.generic]
+    cuts: tuple[Cut, ...]
+
+
+@dataclass(frozen=True)
+class SliceableGraph:
+    """The once-exported graph, taken apart: a skeleton without weights, and the weights with their cuts.
+
+    Frozen and shared by all candidates; `slice` only reads it.
+    """
+
+    space: PruneSpace
+    skeleton: onnx.ModelProto
+    weights: tuple[_Weight, ...]
+    depthwise: tuple[tuple[int, str], ...]
+    """(node index, torch weight) of depthwise convolutions, whose `group` attribute follows their width."""
+
+    def slice(self, kept: Kept) -> onnx.ModelProto:
+        """The graph in which every group has only its `kept` channels. The base graph survives."""
+        model = onnx.ModelProto()
+        model.CopyFrom(self.skeleton)
+        for weight in self.weights:
+            values = weight.values
+            for axis, tensor, tensor_axis in weight.cuts:
+                index = self.space.remaining(tensor, tensor_axis, values.shape[axis], kept)
+                if len(index) < values.shape[axis]:
+                    values = np.take(values, index, axis=axis)
+            model.graph.initializer.append(numpy_helper.from_array(values, weight.name))
+        widths = {name: len(initializer) for name, initializer in self._depthwise_widths(kept).items()}
+        for node_index, tensor in self.depthwise:
+            attribute = next(a for a in model.graph.node[node_index].attribute if a.name == "group")
+            attribute.i = widths[tensor]
+        return model
+
+    def _depthwise_widths(self, kept: Kept) -> dict[str, NDArray[np.int64]]:
+        sizes = {cut[1]: weight.values.shape[0] for weight in self.weights for cut in weight.cuts if cut[0] == 0 == cut[2]}
+        return {tensor: self.space.remaining(tensor, 0, sizes[tensor], kept) for _, tensor in self.depthwise}
+
+
+def prepare(model: onnx.ModelProto, space: PruneSpace, shapes: Shapes, ir_version: int) -> SliceableGraph:
+    """Find, for every weight of `model` as `export` made it, the axes that shrink with the groups of `space`.
+
+    Names and scopes are the exporter's habit and not a contract: what is built here is only to be used after
+    `prove` has compared its answers with the torch network's. A weight that is not recognised stays whole, which
+    that proof then shows.
+    """
+    model = _copy(model)
+    skeleton = stripped(model, ir_version)
+    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    _let_reshapes_follow(skeleton, model, arrays)
+    weights: dict[tuple[str, tuple[Cut, ...]], _Weight] = {}
+    depthwise = []
+    for node_index, node in enumerate(model.graph.node):
+        for position, name in enumerate(node.input):
+            if name not in arrays:
+                continue
+            cuts = _cuts(node, position, arrays, shapes, space)
+            taken = sum(key[0] == name for key in weights)
+            weight = weights.setdefault((name, cuts), _Weight(f"{name}#{taken}" if taken else name, arrays[name], cuts))
+            skeleton.graph.node[node_index].input[position] = weight.name
+            if node.op_type == "Conv" and position == 1 and any(cut[0] == 0 for cut in cuts) and _is_depthwise(node, arrays[name]):
+                depthwise.append((node_index, next(cut[1] for cut in cuts if cut[0] == 0)))
+    del skeleton.graph.initializer[:]
+    return SliceableGraph(space, skeleton, tuple(weights.values()), tuple(depthwise))
+
+
+def _cuts(
+    node: onnx.NodeProto, position: int, arrays: Mapping[str, NDArray[np.generic]], shapes: Shapes, space: PruneSpace
+) -> tuple[Cut, ...]:
+    name = node.input[position]
+    shape = arrays[name].shape
+    scope = _scope(node)
+    if node.op_type in ("Conv", "ConvTranspose") and position == 2:
+        weight, axis = node.input[1], int(node.op_type == "ConvTranspose")
+        return ((0, weight, axis),) if axis in space.axes.get(weight, ()) else ()
+    # equal tensors are stored once, under the name of one of them: look in the node's own module first
+    kind = _BATCHNORM_INPUTS[position] if node.op_type == "BatchNormalization" else name.rpartition(".")[2]
+    for tensor in (f"{scope}.{kind}", name):
+        if shapes.get(tensor) == shape:
+            return tuple((axis, tensor, axis) for axis in space.axes.get(tensor, ()))
+    if node.op_type == "MatMul" and shapes.get(f"{scope}.weight") == shape[::-1]:
+        weight = f"{scope}.weight"
+        return tuple((1 - axis, weight, axis) for axis in space.axes.get(weight, ()))
+    return ()
+
+
+def _scope(node: onnx.NodeProto) -> str:
+    """The innermost module that the exporter says the node came from."""
+    text = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
+    scopes = ast.literal_eval(text)
+    return scopes[-2] if len(scopes) >= 2 else ""
+
+
+def _is_depthwise(node: onnx.NodeProto, weight: NDArray[np.generic]) -> bool:
+    group = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
+    return bool(group > 1 and group == weight.shape[0] and weight.shape[1] == 1)
+
+
+def _let_reshapes_follow(
+    skeleton: onnx.ModelProto, model: onnx.ModelProto, arrays: dict[str, NDArray[np.generic]]
+) -> None:
+    """Replace constants in Reshape that repeat a channel count.
+
+    (1, 512, 7, 7) -> [1, 25088] becomes [0, -1]; (1, 116, 28, 28) -> [1, 2, 58, 28, 28] becomes [0, 2, -1, 28, 28]:
+    leading axes that both sides share are copied, the last of those that differ is left to the runtime.
+    """
+    dims = _dimensions(model)
+    for index, node in enumerate(model.graph.node):
+        if node.op_type != "Reshape" or node.input[1] not in arrays or node.input[0] not in dims:
+            continue
+        before, after = dims[node.input[0]], [int(size) for size in arrays[node.input[1]].tolist()]
+        if any(size < 1 for size in (*before, *after)):
+            continue
+        lead = 0
+        while lead < min(len(before), len(after)) and before[lead] == after[lead]:
+            lead += 1
+        tail = 0
+        while tail < min(len(before), len(after)) - lead and before[-1 - tail] == after[-1 - tail]:
+            tail += 1
+        follows = [0] * lead + after[lead:]
+        if lead < len(after) - tail:
+            follows[len(after) - tail - 1] = -1
+        name = f"{node.input[1]}@{index}"
+        arrays[name] = np.asarray(follows, dtype=np.int64)
+        model.graph.node[index].input[1] = name
+        follower = skeleton.graph.node[index]
+        kept_attributes = [attribute for attribute in follower.attribute if attribute.name != "allowzero"]
+        del follower.attribute[:]
+        follower.attribute.extend(kept_attributes)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _dimensions(model: onnx.ModelProto) -> dict[str, list[int]]:
+    inferred = onnx.shape_inference.infer_shapes(model)
+    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}

@@ -1,0 +1,119 @@
+"""Measurement: what the probe saw of one file, raw, and the figures that follow from it."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+from pipeline import statistics
+from pipeline.statistics import Estimate
+
+__all__ = ["Failure", "FailureKind", "Fingerprint", "Measurement", "Memory", "Mode", "TimedProcess"]
+
+Mode = Literal["device", "host-emulated", "simulated"]
+
+FailureKind = Literal[
+    "timeout", "killed", "illegal-instruction", "segfault", "crashed", "load-error", "run-error", "wrong-output", "not-proven"
+]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a candidate has no figures. The search goes on."""
+
+    kind: FailureKind
+    detail: str
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Where and how a figure was taken. Figures of different fingerprints are never compared."""
+
+    mode: Mode
+    device: str
+    """The profile's device."""
+    machine: str
+    """The processor that really ran it."""
+    architecture: str
+    onnxruntime: str
+    threads: int
+    """Threads that really ran."""
+    profile_threads: int
+    """Threads that the profile asks for."""
+    settings: tuple[tuple[str, str | int | bool], ...]
+    """Provider, optimisation level, spinning, arena and the rest, as handed to ONNX Runtime."""
+
+    @property
+    def stamp(self) -> str:
+        """What stands beside every figure: 'device', or 'host-emulated, 2 of 4 threads'."""
+        if self.threads < self.profile_threads:
+            return f"{self.mode}, {self.threads} of {self.profile_threads} threads"
+        return self.mode
+
+
+@dataclass(frozen=True)
+class TimedProcess:
+    """One fresh process: blocks of timed runs, of the file and of the reference in turn."""
+
+    latency_ms: tuple[tuple[float, ...], ...]
+    """Blocks x runs."""
+    reference_latency_ms: tuple[tuple[float, ...], ...]
+    """Blocks x runs of the dense graph, each block next to the file's own."""
+    session_creation_ms: float
+    first_run_ms: float
+    cpu_ms_per_run: float
+    """Processor time of all threads, per timed run of the file."""
+    preemptions: int | None
+    """Times that another program took the core; null where the system does not count them."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Resident memory of a fresh process that only loads and runs the file (VmHWM); null where not available."""
+
+    baseline_bytes: int | None
+    """After importing the runtime, before loading anything."""
+    session_bytes: int | None
+    """After creating the session."""
+    peak_bytes: int | None
+    """The highest up to the end, baseline included."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All that was seen of one file, raw."""
+
+    fingerprint: Fingerprint
+    structure: str
+    """Hash of the graph's ops and shapes; the clock sees nothing else."""
+    processes: tuple[TimedProcess, ...]
+    memory: Memory
+    remarks: tuple[str, ...] = ()
+    """Why the figures deserve doubt; empty when they are stable."""
+
+    @cached_property
+    def _blocks(self) -> statistics.Blocks:
+        return tuple(process.latency_ms for process in self.processes)
+
+    @cached_property
+    def _reference_blocks(self) -> statistics.Blocks:
+        return tuple(process.reference_latency_ms for process in self.processes)
+
+    @cached_property
+    def latency_p50_ms(self) -> Estimate:
+        """Median latency with its 95 % interval."""
+        return statistics.estimate(self._blocks, statistics.median)
+
+    @cached_property
+    def latency_p90_ms(self) -> Estimate | None:
+        """The early-stopping p90 of MLPerf, null below 64 runs."""
+        return statistics.p90_estimate(self._blocks)
+
+    @cached_property
+    def relative_p50(self) -> Estimate | None:
+        """p50 over the reference's p50 of the same minutes, with its 95 % interval; null without a reference."""
+        return statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.median)
+
+    @cached_property
+    def relative_p90(self) -> Estimate | None:
+        """p90 over the reference's p90 of the same minutes."""
+        return statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.percentile_90)

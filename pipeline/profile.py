@@ -1,0 +1,182 @@
+"""Profile: one device, its runtime, how to probe it, and the budget to meet there."""
+
+import os
+import platform
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from pipeline.errors import ProfileError, ThreadsError
+from pipeline.shipped import shipped_files
+from pipeline.strict_yaml import load_yaml
+from pipeline.units import parse_bytes
+
+__all__ = ["BudgetText", "Device", "ProbeSettings", "Profile", "Runtime", "available_cores", "load_profile"]
+
+ByteCount = Annotated[int, BeforeValidator(parse_bytes)]
+BudgetText = str | float
+
+
+class _Strict(BaseModel):
+    """Unknown keys are refused, nothing is converted silently, nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Device(_Strict):
+    """The board: what it is and how it is reached."""
+
+    name: str = Field(min_length=1, examples=["Raspberry Pi 4 Model B"])
+    this_machine: bool = False
+    """True only where the machine that runs `compress` is itself the target; its figures are then the device's."""
+    architecture: Literal["aarch64", "armv7l", "x86_64"] | None = Field(None, examples=["aarch64"])
+    cpu: str | None = Field(None, examples=["Cortex-A72"])
+    cores: int | None = Field(None, ge=1, le=1024, examples=[4])
+    memory: ByteCount | None = Field(None, examples=["4 GiB"])
+    host: str | None = Field(None, examples=["pi@raspberrypi.local"])
+    """Where the device is reached over ssh; null: figures are measured on this machine, in the device's stead."""
+    python: str = Field("python3", min_length=1, examples=["python3"])
+    """The interpreter there that can import onnxruntime and numpy."""
+
+    @field_validator("host")
+    @classmethod
+    def _host_is_a_name(cls, host: str | None) -> str | None:
+        if host is not None and (host.startswith("-") or not host.isprintable() or " " in host or not host):
+            raise ValueError("expected user@name, or a Host of your ssh config")
+        return host
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.this_machine and self.host:
+            raise ValueError("this_machine and host exclude each other: remove one")
+        if not self.this_machine:
+            for key in ("architecture", "cores", "memory"):
+                if getattr(self, key) is None:
+                    raise ValueError(f"'{key}' is missing; only a device with this_machine: true may leave it out")
+        return self
+
+
+class Runtime(_Strict):
+    """How ONNX Runtime is set up on the device; the same settings are measured and shipped."""
+
+    onnxruntime: str | None = Field(None, pattern=r"^\d+\.\d+(\.\d+)?$", examples=['"1.22.1"'])
+    execution_provider: Literal["CPUExecutionProvider", "XnnpackExecutionProvider"] = Field(
+        "CPUExecutionProvider", examples=["CPUExecutionProvider"]
+    )
+    threads: int | Literal["all"] = Field("all", examples=[4])
+    graph_optimization: Literal["disabled", "basic", "extended", "all"] = Field("all", examples=["all"])
+    spinning: bool = True
+    """Waiting threads burn their core to start sooner; false saves battery where frames come seldom."""
+    arena: bool = True
+    memory_pattern: bool = True
+    prepacking: bool = True
+    denormal_as_zero: bool = False
+    opset: int = Field(18, ge=18, le=25, examples=[18])
+    ir_version: int = Field(9, ge=8, le=13, examples=[9])
+    channel_step: int = Field(4, ge=1, le=256, examples=[4])
+    """Widths move in multiples of this; wide vector units are fast only at multiples of their own width."""
+
+    @field_validator("threads")
+    @classmethod
+    def _some_threads(cls, threads: int | str) -> int | str:
+        if isinstance(threads, int) and not 1 <= threads <= 1024:
+            raise ValueError("expected a whole number of at least 1, or all")
+        return threads
+
+
+class ProbeSettings(_Strict):
+    """How long to look before a figure is believed."""
+
+    warmup_runs: int = Field(10, ge=1, le=10_000, examples=[10])
+    runs: int = Field(64, ge=8, le=100_000, examples=[64])
+    """Timed runs of the candidate in each process, and as many of the dense graph between them."""
+    block_runs: int = Field(8, ge=1, le=1000, examples=[8])
+    """Runs of one graph before the other takes its turn."""
+    processes: int = Field(2, ge=1, le=50, examples=[2])
+    """Fresh processes per trial."""
+    final_processes: int = Field(5, ge=1, le=100, examples=[5])
+    """Fresh processes for finalists and for the shipped file."""
+    time_limit_s: float = Field(60.0, gt=0, le=86_400, examples=[60.0])
+    """Timed runs of one process stop after this long, with the runs that there are."""
+    timeout_s: float = Field(300.0, gt=0, le=86_400, examples=[300.0])
+    """A process that has not answered by then is killed and the candidate is marked so."""
+    noise_limit: float = Field(0.10, gt=0, le=1, examples=[0.10])
+    """Largest median absolute deviation over the median before a measurement counts as unstable."""
+    retries: int = Field(1, ge=0, le=20, examples=[1])
+    """How often an unstable measurement is repeated."""
+
+    @field_validator("time_limit_s", "timeout_s", mode="before")
+    @classmethod
+    def _whole_seconds_are_numbers_too(cls, value: object) -> object:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class Profile(_Strict):
+    """A file of hw_profiles/."""
+
+    device: Device
+    runtime: Runtime
+    probe: ProbeSettings = Field(default_factory=ProbeSettings)
+    budget: dict[str, BudgetText] = Field(default_factory=dict, examples=["\n  latency_p50: 50 %"])
+
+    @property
+    def measures_its_device(self) -> bool:
+        """True where an absolute time or memory figure is the device's own."""
+        return self.device.this_machine or self.device.host is not None
+
+    @property
+    def cores(self) -> int:
+        """Cores of the device."""
+        return self.device.cores or len(available_cores())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the device."""
+        return self.device.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+    @property
+    def architecture(self) -> str:
+        """Instruction set of the device."""
+        return self.device.architecture or platform.machine()
+
+    @property
+    def threads(self) -> int:
+        """Threads that one inference uses on the device."""
+        return self.cores if self.runtime.threads == "all" else int(self.runtime.threads)
+
+
+def available_cores() -> list[int]:
+    """The cores this process may run on, lowest first; never the host's count, which a container does not own."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def load_profile(target: str) -> Profile:
+    """The profile at path `target`, or the one of that name in hw_profiles/.
+
+    Raises ProfileError with file and line; ThreadsError when the threads exceed the device's cores.
+    """
+    path = _find(target)
+    profile = load_yaml(path, Profile, ProfileError)
+    if profile.threads > profile.cores:
+        raise ThreadsError(
+            f"{path}: runtime.threads is {profile.threads}, but {profile.device.name} has {profile.cores} "
+            f"core{'s' if profile.cores > 1 else ''}; write threads: {profile.cores} or less"
+        )
+    return profile
+
+
+def _find(target: str) -> Path:
+    path = Path(target)
+    if path.is_file():
+        return path
+    known = shipped_files("hw_profiles", ".yaml")
+    name = path.name.removesuffix(".yaml")
+    if str(path.parent) == "." and name in known:
+        return known[name]
+    raise ProfileError(
+        f"no profile '{target}': neither a file nor one of the shipped ones ({', '.join(sorted(known))}); "
+        "copy the nearest and edit it"
+    )
