@@ -1,0 +1,119 @@
+"""Images: one split, handed out in batches, normalised; augmented and shuffled for training."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from pipeline.data.preprocessing import Preprocessing
+
+__all__ = ["Images", "Splits", "carve"]
+
+Fetch = Callable[[Tensor], Tensor]
+"""Indices -> a batch: uint8 pixels, (N, C, H, W), still to be normalised, or float tensors as the network takes them."""
+
+
+@dataclass(frozen=True)
+class Images:
+    """Labelled images of one split."""
+
+    fetch: Fetch
+    labels: Tensor
+    """(all images,) of class indices; `indices` points into it."""
+    indices: Tensor
+    preprocessing: Preprocessing
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def subset(self, positions: Tensor) -> "Images":
+        """Only the images at `positions` of this split."""
+        return replace(self, indices=self.indices[positions])
+
+    def sample(self, count: int, seed: int) -> "Images":
+        """`count` images drawn without replacement, always the same for a seed."""
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return self.subset(order[:count])
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, (N, C, H, W) float32; labels, (N,)) in order, as for evaluation."""
+        for chosen in self.indices.split(size):
+            yield self._normalised(self.fetch(chosen)), self.labels[chosen]
+
+    def training_batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Shuffled and augmented; the same for a seed and an epoch, whatever happened before. A last short batch of
+        one image is left out: BatchNorm cannot learn from it.
+        """
+        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        order = self.indices[torch.randperm(len(self), generator=generator)]
+        for chosen in order.split(size):
+            if len(chosen) > 1 or len(self) == 1:
+                pixels = self.fetch(chosen)
+                if pixels.dtype == torch.uint8:
+                    pixels = _augmented(pixels, self.preprocessing.augment, generator)
+                yield self._normalised(pixels), self.labels[chosen]
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        if pixels.dtype != torch.uint8:
+            return pixels.float()
+        channels = pixels.shape[1]
+        mean = torch.tensor(self.preprocessing.mean or (0.0,) * channels).view(1, -1, 1, 1)
+        std = torch.tensor(self.preprocessing.std or (1.0,) * channels).view(1, -1, 1, 1)
+        return (pixels.float() / 255 - mean) / std
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training images, validation images carved out of them or given, and test images, which are for the very end."""
+
+    train: Images
+    validation: Images
+    test: Images
+    classes: tuple[str, ...]
+    description: str
+    """What the images are, in words and numbers; part of a run's identity."""
+    notices: tuple[str, ...] = ()
+    """What the user should know about how they were read."""
+
+    def with_preprocessing(self, preprocessing: Preprocessing) -> "Splits":
+        """The same images, normalised otherwise."""
+        return replace(
+            self,
+            train=replace(self.train, preprocessing=preprocessing),
+            validation=replace(self.validation, preprocessing=preprocessing),
+            test=replace(self.test, preprocessing=preprocessing),
+        )
+
+
+def carve(labels: Tensor, indices: Tensor, share: float, limit: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Split `indices` into (the rest, a share of every class), seeded; at least one of each class that has two.
+
+    At most `limit` images are carved out.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    share = min(share, limit / max(len(indices), 1))
+    rest, taken = [], []
+    for label in labels[indices].unique():
+        members = indices[labels[indices] == label]
+        members = members[torch.randperm(len(members), generator=generator)]
+        count = min(max(1, round(share * len(members))), len(members) - 1)
+        taken.append(members[:count])
+        rest.append(members[count:])
+    return torch.cat(rest).sort().values, torch.cat(taken).sort().values
+
+
+def _augmented(pixels: Tensor, kinds: tuple[str, ...], generator: torch.Generator) -> Tensor:
+    count, channels, height, width = pixels.shape
+    if "crop" in kinds:
+        pad = max(1, height // 8)
+        padded = torch.nn.functional.pad(pixels, (pad, pad, pad, pad))
+        top = torch.randint(2 * pad + 1, (count, 1, 1, 1), generator=generator)
+        left = torch.randint(2 * pad + 1, (count, 1, 1, 1), generator=generator)
+        rows = (torch.arange(height).view(1, 1, -1, 1) + top).expand(count, channels, height, padded.shape[3])
+        columns = (torch.arange(width).view(1, 1, 1, -1) + left).expand(count, channels, height, width)
+        pixels = padded.gather(2, rows).gather(3, columns)
+    if "flip" in kinds:
+        mirrored = torch.rand(count, generator=generator) < 0.5
+        pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+    return pixels

@@ -1,0 +1,56 @@
+"""Preprocessing: from an image file to what the network takes."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+__all__ = ["USUAL_NORMALISATIONS", "Preprocessing"]
+
+USUAL_NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "cifar": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "0 to 1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "-1 to 1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+"""Mean and standard deviation, tried in this order when nothing declares them."""
+
+
+class Preprocessing(BaseModel):
+    """How a network wants its images; a PREPROCESSING beside its factory, or preprocessing.yaml beside the images.
+
+    Preprocessing(size=32, mean=(0.5,), std=(0.5,))     # grey images of exactly 32x32
+    Preprocessing(size=224, resize=256, mean=..., ...)  # any size: shorter side to 256, middle 224x224
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    size: int | None = Field(None, ge=1, le=4096, examples=[224])
+    """Side of the square that goes in; None: that of the images, which must then all be the same."""
+    resize: int | None = Field(None, ge=1, le=8192, examples=[256])
+    """Shorter side before the middle is cut out; None: images must have the right size already."""
+    mean: tuple[float, ...] | None = Field(None, examples=["[0.485, 0.456, 0.406]"])
+    std: tuple[float, ...] | None = Field(None, examples=["[0.229, 0.224, 0.225]"])
+    """Per channel, of values from 0 to 1; one channel is grey, three are red, green, blue."""
+    grey: Literal["refuse", "convert"] = Field("refuse", examples=["convert"])
+    """What to do with an image of other channels than `mean` has."""
+    augment: tuple[Literal["crop", "flip"], ...] = Field((), examples=["[crop, flip]"])
+    """While training: shifts by up to an eighth, mirroring left to right."""
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _one_or_three(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if values is not None and len(values) not in (1, 3):
+            raise ValueError(f"expected 1 or 3 numbers (got {len(values)})")
+        return values
+
+    @field_validator("std")
+    @classmethod
+    def _positive(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+        if values is not None and min(values) <= 0:
+            raise ValueError("must be above zero")
+        return values
+
+    @property
+    def channels(self) -> int | None:
+        """1, 3, or None when `mean` is not declared."""
+        return len(self.mean) if self.mean else None

@@ -1,0 +1,140 @@
+"""The other places images come from: the bundled digits, torchvision, a user's factory."""
+
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torchvision
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from pipeline.data.folder import VALIDATION_LIMIT, VALIDATION_SHARE, Decoder, memory_fetch
+from pipeline.data.images import Fetch, Images, Splits, carve
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.errors import DataError, EmptyData, OneClass, one_line
+
+__all__ = ["load_digits", "load_from_factory", "load_torchvision"]
+
+DIGITS_TEST_SHARE = 0.2
+
+
+def load_digits(declared: Preprocessing | None, seed: int) -> Splits:
+    """The 1,797 handwritten digits inside scikit-learn, 8x8, grey; a fifth of them, always the same, is for testing."""
+    from sklearn import datasets  # noqa: PLC0415  (a second to import, and only the demo needs it)
+
+    bunch = datasets.load_digits()
+    pixels = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    rest, test = carve(labels, torch.arange(len(labels)), DIGITS_TEST_SHARE, len(labels), seed=0)
+    train, validation = carve(labels, rest, 2 * VALIDATION_SHARE, VALIDATION_LIMIT, seed)
+    preprocessing = declared or Preprocessing(size=8, mean=(0.305,), std=(0.376,), augment=("crop",))
+    return Splits(
+        *(Images(memory_fetch(pixels), labels, indices, preprocessing) for indices in (train, validation, test)),
+        classes=tuple(str(name) for name in bunch.target_names),
+        description=f"digits: {len(labels)} images, 10 classes, 8x8x1",
+    )
+
+
+def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed: int) -> Splits:
+    """`torchvision.datasets.<name>`, for those that take `root` and `train`, from files that are already in `root`.
+
+    Nothing is downloaded: an archive is only unpacked when the user does it himself.
+    """
+    factory = getattr(torchvision.datasets, name, None)
+    if factory is None or not {"root", "train"} <= set(inspect.signature(factory).parameters):
+        raise DataError(f"torchvision has no data set '{name}' with a train and a test part; try CIFAR10, CIFAR100 or MNIST")
+    try:
+        parts = [factory(root=str(root), train=train, download=False) for train in (True, False)]
+    except (RuntimeError, OSError) as problem:
+        raise DataError(
+            f"torchvision:{name}: not found under {root} ({one_line(problem, 80)}); fetch it once with: python -c "
+            f"\"import torchvision; torchvision.datasets.{name}('{root}', download=True)\""
+        ) from None
+    labels = torch.tensor([int(label) for part in parts for label in part.targets])
+    first = parts[0][0][0]
+    preprocessing = declared or Preprocessing()
+    size = preprocessing.size or min(first.size)
+    decoder = Decoder(size, preprocessing.channels or (1 if first.mode == "L" else 3), preprocessing)
+    pixels = torch.stack(
+        [decoder.pixels(cast(Image.Image, part[index][0]), f"{name}[{index}]") for part in parts for index in range(len(part))]
+    )
+    everything, test = torch.arange(len(labels)).split([len(part) for part in parts])
+    train, validation = carve(labels, everything, VALIDATION_SHARE, VALIDATION_LIMIT, seed)
+    preprocessing = preprocessing.model_copy(update={"size": size})
+    return Splits(
+        *(Images(memory_fetch(pixels), labels, indices, preprocessing) for indices in (train, validation, test)),
+        classes=tuple(str(entry) for entry in getattr(parts[0], "classes", range(int(labels.max()) + 1))),
+        description=f"torchvision:{name}: {len(labels)} images, {size}x{size}",
+    )
+
+
+def load_from_factory(made: object, where: str, declared: Preprocessing | None, seed: int) -> Splits:
+    """What a user's factory returned: (train, test) or (train, validation, test), or a mapping with these names.
+
+    Each part is a Dataset, or a DataLoader around one, of (float tensor (C, H, W), int label) pairs, prepared as the
+    network takes them. Augmentation is the data set's own affair.
+    """
+    parts = _parts(made, where)
+    datasets = {name: part.dataset if isinstance(part, DataLoader) else part for name, part in parts.items()}
+    everything = [datasets[name] for name in ("train", "validation", "test") if name in datasets]
+    for name, dataset in datasets.items():
+        if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+            raise DataError(f"{where}: {name} is a {type(dataset).__name__}; expected a Dataset with a length, or a loader of one")
+        if len(cast(Any, dataset)) == 0:
+            raise EmptyData(f"{where}: {name} has no images")
+    labels = torch.cat([_labels(dataset, where) for dataset in everything])
+    if len(labels.unique()) < 2:
+        raise OneClass(f"{where}: all labels are {int(labels[0])}; give images of at least two classes")
+    spans = dict(
+        zip(
+            (name for name in ("train", "validation", "test") if name in datasets),
+            torch.arange(len(labels)).split([len(cast(Any, dataset)) for dataset in everything]),
+            strict=True,
+        )
+    )
+    fetch = _dataset_fetch(torch.utils.data.ConcatDataset(everything), where)
+    train, validation = spans["train"], spans.get("validation")
+    if validation is None:
+        train, validation = carve(labels, train, VALIDATION_SHARE, VALIDATION_LIMIT, seed)
+    shape = tuple(fetch(torch.tensor([0])).shape[1:])
+    return Splits(
+        *(Images(fetch, labels, indices, declared or Preprocessing()) for indices in (train, validation, spans["test"])),
+        classes=tuple(str(label) for label in range(int(labels.max()) + 1)),
+        description=f"{where}: {len(labels)} images, {'x'.join(str(side) for side in shape)}",
+    )
+
+
+def _parts(made: object, where: str) -> dict[str, Any]:
+    if isinstance(made, Mapping):
+        parts = {{"val": "validation", "valid": "validation"}.get(str(name), str(name)): part for name, part in made.items()}
+    elif isinstance(made, tuple | list) and len(made) in (2, 3):
+        parts = dict(zip(("train", "test") if len(made) == 2 else ("train", "validation", "test"), made, strict=True))
+    else:
+        parts = {}
+    if not {"train", "test"} <= set(parts) or set(parts) - {"train", "validation", "test"}:
+        raise DataError(f"{where}: returned {type(made).__name__}; expected (train, test) or (train, validation, test)")
+    return parts
+
+
+def _labels(dataset: Any, where: str) -> torch.Tensor:
+    try:
+        targets = getattr(dataset, "targets", None)
+        found = targets if targets is not None else [dataset[index][1] for index in range(len(dataset))]
+        return torch.tensor([int(label) for label in found])
+    except (TypeError, ValueError, IndexError) as problem:
+        raise DataError(f"{where}: items must be (tensor, label) pairs ({one_line(problem, 120)})") from None
+
+
+def _dataset_fetch(dataset: Dataset[Any], where: str) -> Fetch:
+    def fetch(indices: torch.Tensor) -> torch.Tensor:
+        items = [dataset[index][0] for index in indices.tolist()]
+        if not all(isinstance(item, torch.Tensor) and item.dim() == 3 for item in items):
+            raise DataError(f"{where}: images must be tensors of (C, H, W) (got {type(items[0]).__name__}); add a transform")
+        if len({item.shape for item in items}) > 1:
+            raise DataError(f"{where}: images differ in size; add a transform that makes them equal")
+        return torch.stack(items)
+
+    return fetch

@@ -1,0 +1,174 @@
+"""Fine-tune: SGD with a cosine schedule, label smoothing and distillation from the dense network; resumable by epoch."""
+
+import contextlib
+import copy
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.data.images import Images
+from pipeline.files import sha256_bytes, write_atomically
+from pipeline.scoring import accuracy
+
+__all__ = ["FinetuneSettings", "Progress", "finetune"]
+
+Progress = Callable[[int, int, str], None]
+"""(batches done, batches in all, text)."""
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """One schedule for every searcher and every baseline, so that they can be compared."""
+
+    epochs: int = 20
+    batch_size: int = 128
+    learning_rate: float = 0.05
+    """At the peak, after one epoch of warm-up."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    distillation: float = 0.7
+    """Share of the loss that follows the dense network's answers; the rest follows the labels."""
+    temperature: float = 4.0
+
+
+@dataclass
+class _State:
+    """Where training stands after an epoch."""
+
+    epoch: int
+    best_score: float
+    best: dict[str, Tensor]
+    history: list[float]
+
+
+def finetune(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    train: Images,
+    validation: Images,
+    settings: FinetuneSettings,
+    seed: int,
+    checkpoint: Path | None = None,
+    progress: Progress = lambda done, total, text: None,
+) -> tuple[nn.Module, tuple[float, ...]]:
+    """Train a copy of `student`; returns it as of its best validation epoch, and validation accuracy by epoch.
+
+    The state is kept in `checkpoint` after every epoch, and a run that was cut off continues from there; the batches of
+    an epoch depend on the seed and the epoch alone. Only `train` and `validation` are ever looked at. On the CPU with
+    bfloat16 units and on CUDA the forward pass runs in bfloat16.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    module = copy.deepcopy(student).to(device, memory_format=torch.channels_last)
+    teacher = copy.deepcopy(teacher).to(device, memory_format=torch.channels_last).eval() if teacher and settings.distillation else None
+    optimizer = torch.optim.SGD(
+        module.parameters(), lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=True
+    )
+    identity = sha256_bytes(json.dumps([asdict(settings), seed, len(train), _shapes(module)]).encode())
+    state = _resume(checkpoint, module, optimizer, identity) or _State(0, -1.0, {}, [])
+    steps = math.ceil(len(train) / settings.batch_size)
+    started, first = time.monotonic(), state.epoch
+    for epoch in range(state.epoch, settings.epochs):
+        torch.manual_seed(1_000_003 * seed + epoch)  # for dropout
+        module.train()
+        for step, (pixels, labels) in enumerate(train.training_batches(settings.batch_size, seed, epoch)):
+            for group in optimizer.param_groups:
+                group["lr"] = settings.learning_rate * _schedule(epoch + step / steps, settings.epochs)
+            pixels = pixels.to(device, memory_format=torch.channels_last)
+            loss = _loss(module, teacher, pixels, labels.to(device), settings)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            done = epoch * steps + step + 1
+            left = (time.monotonic() - started) / (done - first * steps) * (settings.epochs * steps - done)
+            best = f", best {state.best_score:.2f} %" if state.history else ""
+            progress(done, settings.epochs * steps, f"epoch {epoch + 1} of {settings.epochs}{best}, {left:.0f} s left")
+        score = accuracy(module, validation)
+        state.history.append(score)
+        if score > state.best_score:
+            state.best_score = score
+            state.best = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+        state.epoch = epoch + 1
+        _save(checkpoint, module, optimizer, state, identity)
+    if state.best:
+        module.load_state_dict(state.best)
+    return module.cpu().to(memory_format=torch.contiguous_format).eval(), tuple(state.history)
+
+
+def _loss(module: nn.Module, teacher: nn.Module | None, pixels: Tensor, labels: Tensor, settings: FinetuneSettings) -> Tensor:
+    """(1 - a) CE(y, smoothed labels) + a T^2 KL(teacher / T || student / T)   (Hinton et al., arXiv 1503.02531)."""
+    with _mixed_precision(pixels.device):
+        logits = module(pixels)
+        with torch.no_grad():
+            target = teacher(pixels) if teacher else None
+    logits = logits.float()
+    hard = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+    if target is None:
+        return hard
+    temperature = settings.temperature
+    soft = F.kl_div(
+        F.log_softmax(logits / temperature, 1), F.log_softmax(target.float() / temperature, 1), reduction="batchmean", log_target=True
+    )
+    return (1 - settings.distillation) * hard + settings.distillation * temperature**2 * soft
+
+
+def _schedule(epoch: float, epochs: int) -> float:
+    """One epoch up, then a cosine down to zero."""
+    warmup = min(1.0, epochs / 2)
+    if epoch < warmup:
+        return max(epoch / warmup, 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+
+
+def _mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """bfloat16 where the hardware computes in it; emulated, it would be slower than float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        native = any(check is not None and check() for check in checks)
+    return torch.autocast(device.type, torch.bfloat16, enabled=native)
+
+
+def _shapes(module: nn.Module) -> list[tuple[str, list[int]]]:
+    return [(name, list(tensor.shape)) for name, tensor in module.state_dict().items()]
+
+
+def _save(checkpoint: Path | None, module: nn.Module, optimizer: torch.optim.SGD, state: _State, identity: str) -> None:
+    """One file, replaced whole: the network, the momenta, the best network so far."""
+    if checkpoint is None:
+        return
+    tensors = {f"now/{name}": tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    tensors |= {f"best/{name}": tensor.contiguous() for name, tensor in state.best.items()}
+    for name, parameter in module.named_parameters():
+        momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum/{name}"] = momentum.detach().cpu().contiguous()
+    notes = {"identity": identity, "epoch": str(state.epoch), "best_score": repr(state.best_score), "history": json.dumps(state.history)}
+    write_atomically(checkpoint, safetensors.torch.save(tensors, metadata=notes))
+
+
+def _resume(checkpoint: Path | None, module: nn.Module, optimizer: torch.optim.SGD, identity: str) -> _State | None:
+    """The state of an earlier, same training; None where there is none. The file is replaced whole, so it is never torn."""
+    if checkpoint is None or not checkpoint.is_file():
+        return None
+    with safetensors.safe_open(checkpoint, "pt") as file:
+        notes = file.metadata() or {}
+    if notes.get("identity") != identity:
+        return None
+    tensors = safetensors.torch.load_file(checkpoint)
+    module.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("now/")})
+    for name, parameter in module.named_parameters():
+        if f"momentum/{name}" in tensors:
+            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum/{name}"].to(parameter.device)
+    best = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best/")}
+    return _State(int(notes["epoch"]), float(notes["best_score"]), best, json.loads(notes["history"]))

@@ -1,0 +1,1 @@
+"""ONNX file in, measurement out: on this machine, or simulated."""

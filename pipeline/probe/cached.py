@@ -1,0 +1,78 @@
+"""CachedProbe: what was measured once, under the same circumstances, is not measured again."""
+
+import os
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.errors import StorageError
+from pipeline.files import sha256_bytes, write_atomically
+from pipeline.measurement import Failure, Fingerprint, Measurement
+from pipeline.probe.base import Graph, Probe, Reference
+
+__all__ = ["CachedProbe", "cache_folder"]
+
+_MEASUREMENT = TypeAdapter(Measurement)
+
+
+def cache_folder() -> Path:
+    """Where measurements are kept between runs: COMPRESS_CACHE_DIR, or the user's cache folder."""
+    own = os.environ.get("COMPRESS_CACHE_DIR")
+    if own:
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress" / "measurements"
+
+
+class CachedProbe:
+    """Wraps a probe; see `Probe`.
+
+    The key holds the structure of the graph and of its reference, the input's shape, the whole fingerprint (machine,
+    runtime version, every setting) and the number of processes. Stored answers that cannot be read are measured again;
+    failures and unstable measurements are not stored.
+    """
+
+    def __init__(self, probe: Probe, reference: Reference, folder: Path) -> None:
+        self._probe = probe
+        self._folder = folder
+        self._circumstances = f"{reference.graph.structure} {reference.inputs.shape} {probe.fingerprint}"
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The wrapped probe's."""
+        return self._probe.fingerprint
+
+    @property
+    def spare_cores(self) -> int:
+        """The wrapped probe's."""
+        return self._probe.spare_cores
+
+    def measure(self, graph: Graph, processes: int, *, fresh: bool = False) -> Measurement | Failure:
+        """The stored answer, or a new one; `fresh` never looks at what is stored."""
+        key = sha256_bytes(f"{graph.structure} {processes} {self._circumstances}".encode())
+        path = self._folder / f"{key}.json"
+        if not fresh:
+            found = self._read(path, graph)
+            if found is not None:
+                return found
+        measured = self._probe.measure(graph, processes, fresh=fresh)
+        if isinstance(measured, Measurement) and not measured.remarks:
+            self._write(path, measured)
+        return measured
+
+    def close(self) -> None:
+        """Close the wrapped probe."""
+        self._probe.close()
+
+    def _read(self, path: Path, graph: Graph) -> Measurement | None:
+        try:
+            found = _MEASUREMENT.validate_json(path.read_bytes())
+        except (OSError, ValidationError):
+            return None
+        return found if (found.structure, found.fingerprint) == (graph.structure, self.fingerprint) else None
+
+    def _write(self, path: Path, measured: Measurement) -> None:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, _MEASUREMENT.dump_json(measured))
+        except (OSError, StorageError):
+            pass  # the cache saves time; a run can do without it

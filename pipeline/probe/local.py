@@ -1,0 +1,199 @@
+"""LocalProbe: measurements on this machine, by the worker as a child process."""
+
+import json
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ProbeError
+from pipeline.files import sha256_bytes
+from pipeline.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
+from pipeline.probe.base import Graph, Reference
+from pipeline.probe.stability import remarks_on
+from pipeline.profile import Profile, available_cores
+
+__all__ = ["LocalProbe"]
+
+TOLERANCE = 1e-3
+"""Largest wrong-answer difference that counts as rounding, as a share of the largest output."""
+
+_HEADER = struct.Struct(">IQ")
+_WORKER = Path(__file__).with_name("worker.py")
+
+
+class LocalProbe:
+    """Runs `worker.py` here, under the profile's threads and settings; see `Probe`.
+
+    Where this machine has fewer cores than the profile has threads, those there are run, and the fingerprint says so.
+    """
+
+    def __init__(self, profile: Profile, reference: Reference) -> None:
+        self._profile = profile
+        self._cores = available_cores()[-profile.threads :]
+        self._seed = 0
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, str(_WORKER), "serve"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+        )
+        with self._closing_on_error():
+            self._machine = self._ask({"do": "hello"})
+            self._reference = self._put(reference.graph.data)
+            self._input = self._put(reference.inputs.tobytes())
+        self._shape = list(reference.inputs.shape)
+        provider = profile.runtime.execution_provider
+        if provider not in self._machine["providers"]:
+            self.close()
+            raise ProbeError(
+                f"onnxruntime {self._machine['onnxruntime']} on this machine has no {provider} "
+                f"(it has {', '.join(self._machine['providers'])}); change runtime.execution_provider"
+            )
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Where and how figures are taken."""
+        settings = self._settings()
+        return Fingerprint(
+            mode="device" if self._profile.measures_its_device else "host-emulated",
+            device=self._profile.device.name,
+            machine=self._machine["cpu"],
+            architecture=self._machine["architecture"],
+            onnxruntime=self._machine["onnxruntime"],
+            threads=len(self._cores),
+            profile_threads=self._profile.threads,
+            settings=tuple((key, str(settings[key])) for key in sorted(settings)),
+        )
+
+    @property
+    def spare_cores(self) -> int:
+        """Cores that no timed run uses."""
+        return len(available_cores()) - len(self._cores)
+
+    def measure(self, graph: Graph, processes: int, *, fresh: bool = False) -> Measurement | Failure:
+        """See `Probe.measure`. Unstable measurements are repeated; the last one stands, with its remarks."""
+        with self._lock:
+            name = self._put(graph.data)
+            try:
+                for attempt in range(self._profile.probe.retries + 1):
+                    result = self._measure_once(graph, name, processes, attempt)
+                    if isinstance(result, Failure) or not result.remarks:
+                        break
+                return result
+            finally:
+                if name != self._reference:
+                    self._ask({"do": "drop", "name": name})
+
+    def _measure_once(self, graph: Graph, name: str, processes: int, attempt: int) -> Measurement | Failure:
+        self._seed += 1
+        answer = self._ask(
+            {
+                "do": "measure",
+                "model": name,
+                "reference": self._reference,
+                "input": self._input,
+                "shape": self._shape,
+                "expected": None if graph.expected is None else graph.expected.ravel().tolist(),
+                "tolerance": TOLERANCE,
+                "processes": processes,
+                "settings": self._settings(),
+                "seed": self._seed,
+                "more": True,
+            }
+        )
+        if "failure" in answer:
+            return Failure(*answer["failure"])
+        timed = tuple(_timed_process(process) for process in answer["processes"])
+        memory = answer["memory"]
+        return Measurement(
+            fingerprint=self.fingerprint,
+            structure=graph.structure,
+            processes=timed,
+            memory=Memory(memory["baseline_bytes"], memory["session_bytes"], memory["peak_bytes"]),
+            remarks=remarks_on(timed, self._profile.probe.noise_limit, attempt),
+        )
+
+    def close(self) -> None:
+        """End the worker; it removes what it kept."""
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    pass
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _settings(self) -> dict[str, Any]:
+        """What one child is told: the profile's runtime and the probe's patience."""
+        runtime, probe = self._profile.runtime, self._profile.probe
+        return {
+            "provider": runtime.execution_provider,
+            "threads": len(self._cores),
+            "cores": self._cores,
+            "graph_optimization": runtime.graph_optimization,
+            "spinning": runtime.spinning,
+            "arena": runtime.arena,
+            "memory_pattern": runtime.memory_pattern,
+            "prepacking": runtime.prepacking,
+            "denormal_as_zero": runtime.denormal_as_zero,
+            "warmup_runs": probe.warmup_runs,
+            "runs": probe.runs,
+            "block_runs": probe.block_runs,
+            "time_limit_s": probe.time_limit_s,
+            "timeout_s": probe.timeout_s,
+        }
+
+    def _put(self, data: bytes) -> str:
+        name = sha256_bytes(data)
+        answer = self._ask({"do": "put", "name": name}, data)
+        if "failure" in answer:
+            raise ProbeError(f"the probe on this machine cannot keep a model: {answer['failure'][1]}; free space in the temporary folder")
+        return name
+
+    def _ask(self, message: dict[str, Any], blob: bytes = b"") -> dict[str, Any]:
+        try:
+            return _exchange(self._process, message, blob)
+        except (OSError, EOFError, ValueError):
+            status = self._process.poll()
+            raise ProbeError(f"the probe's process on this machine ended (status {status}); run the same command again") from None
+
+    @contextmanager
+    def _closing_on_error(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self.close()
+            raise
+
+
+def _exchange(process: "subprocess.Popen[bytes]", message: dict[str, Any], blob: bytes) -> dict[str, Any]:
+    stdin, stdout = process.stdin, process.stdout
+    if stdin is None or stdout is None:
+        raise EOFError
+    text = json.dumps(message).encode()
+    for part in (_HEADER.pack(len(text), len(blob)), text, blob):
+        stdin.write(part)
+    stdin.flush()
+    header = stdout.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        raise EOFError
+    answer: dict[str, Any] = json.loads(stdout.read(_HEADER.unpack(header)[0]))
+    return answer
+
+
+def _timed_process(answer: dict[str, Any]) -> TimedProcess:
+    return TimedProcess(
+        latency_ms=tuple(tuple(round(run, 5) for run in block) for block in answer["latency_ms"]),
+        reference_latency_ms=tuple(tuple(round(run, 5) for run in block) for block in answer["reference_latency_ms"]),
+        session_creation_ms=round(answer["session_creation_ms"], 3),
+        first_run_ms=round(answer["first_run_ms"], 3),
+        cpu_ms_per_run=round(answer["cpu_ms_per_run"], 4),
+        preemptions=answer["preemptions"],
+    )

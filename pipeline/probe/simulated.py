@@ -1,0 +1,94 @@
+"""SimulatedProbe: a cost model instead of a clock, for dry runs and tests. The same file gives the same figures, always."""
+
+import hashlib
+import math
+
+import numpy as np
+import onnx
+
+from pipeline.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
+from pipeline.probe.base import Graph, Reference
+from pipeline.profile import Profile
+
+__all__ = ["SimulatedProbe", "simulated_latency_ms"]
+
+MACS_PER_MS = 2e6
+NODE_OVERHEAD_MS = 0.004
+LANES = 8
+"""Channels are computed in vectors of this many; a vector that is not full costs as much as a full one."""
+NOISE = 0.01
+BASELINE_BYTES = 48 * 2**20
+
+
+class SimulatedProbe:
+    """See `Probe`. Nothing is run: latency follows from the arithmetic of each node, with a cliff at every vector."""
+
+    def __init__(self, profile: Profile, reference: Reference) -> None:
+        self._profile = profile
+        self._reference_ms = simulated_latency_ms(onnx.load_model_from_string(reference.graph.data), profile.threads)
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """A machine that does not exist."""
+        return Fingerprint(
+            mode="simulated",
+            device=self._profile.device.name,
+            machine="cost model",
+            architecture=self._profile.architecture,
+            onnxruntime="none",
+            threads=self._profile.threads,
+            profile_threads=self._profile.threads,
+            settings=(("macs_per_ms", str(MACS_PER_MS)), ("lanes", str(LANES))),
+        )
+
+    @property
+    def spare_cores(self) -> int:
+        """All of them."""
+        return self._profile.cores
+
+    def measure(self, graph: Graph, processes: int, *, fresh: bool = False) -> Measurement | Failure:
+        """See `Probe.measure`; `fresh` draws other noise."""
+        model = onnx.load_model_from_string(graph.data)
+        latency_ms = simulated_latency_ms(model, self._profile.threads)
+        weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+        seed = hashlib.sha256(f"{graph.structure} {processes} {fresh}".encode()).digest()
+        generator = np.random.default_rng(list(seed))
+        probe = self._profile.probe
+        blocks = max(1, probe.runs // probe.block_runs)
+
+        def runs(middle_ms: float) -> tuple[tuple[float, ...], ...]:
+            noise = generator.gamma(2.0, NOISE / 2, size=(blocks, probe.block_runs))
+            return tuple(tuple(round(float(run), 6) for run in block) for block in middle_ms * (1 + noise))
+
+        timed = tuple(
+            TimedProcess(runs(latency_ms), runs(self._reference_ms), round(2 + weights / 2**20, 3), round(2 * latency_ms, 6), latency_ms, 0)
+            for _ in range(processes)
+        )
+        memory = Memory(BASELINE_BYTES, BASELINE_BYTES + weights, BASELINE_BYTES + 2 * weights)
+        return Measurement(self.fingerprint, graph.structure, timed, memory)
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
+def simulated_latency_ms(model: onnx.ModelProto, threads: int) -> float:
+    """What the cost model says of a graph, without noise."""
+    inferred = onnx.shape_inference.infer_shapes(model)
+    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
+    dims = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+    weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    total = 0.0
+    for node in model.graph.node:
+        shape = weights.get(node.input[1]) if len(node.input) > 1 else None
+        macs = 0.0
+        if node.op_type == "Conv" and shape:
+            # only the output channels are rounded up: inputs are walked one by one
+            macs = _full_vectors(shape[0]) * math.prod(shape[1:]) * math.prod(dims.get(node.output[0], [0, 0])[2:])
+        elif node.op_type in ("Gemm", "MatMul") and shape:
+            macs = math.prod(shape)
+        total += NODE_OVERHEAD_MS + macs / MACS_PER_MS / threads
+    return total
+
+
+def _full_vectors(channels: int) -> int:
+    return math.ceil(channels / LANES) * LANES

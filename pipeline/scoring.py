@@ -1,0 +1,68 @@
+"""Scoring: how well a network, or an ONNX file in a network's clothes, answers; and its BatchNorm made honest again."""
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.images import Images
+from pipeline.profile import available_cores
+
+__all__ = ["OnnxModule", "accuracy", "recalibrate"]
+
+BATCH = 256
+
+
+def accuracy(module: nn.Module, images: Images, batch: int = BATCH) -> float:
+    """Top-1 accuracy of `module` in percent; it runs in evaluation mode and is left in it."""
+    module.eval()
+    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
+    correct = 0
+    with torch.inference_mode():
+        for pixels, labels in images.batches(batch):
+            pixels = pixels.to(device, memory_format=torch.channels_last)
+            correct += int((module(pixels).argmax(1).cpu() == labels).sum())
+    return 100.0 * correct / len(images)
+
+
+def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Estimate BatchNorm's running statistics anew from `batches` of (N, C, H, W), in place.
+
+    A narrowed network's activations no longer have the statistics it was trained with; without this step it answers
+    at chance and every plan looks alike (Li et al., EagleEye, arXiv 2007.02491, section 3.2).
+    """
+    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    module.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain average over the batches
+        norm.train()
+    with torch.no_grad():
+        for pixels in batches:
+            module(pixels.contiguous(memory_format=torch.channels_last))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+class OnnxModule(nn.Module):
+    """An ONNX file that takes one input at a time, as a module that takes batches; for evaluation only."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__()
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = len(available_cores())
+        options.log_severity_level = 4
+        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, ...), one by one."""
+        rows = inputs.contiguous().numpy()
+        answers = [np.asarray(self._session.run(None, {self._input: rows[i : i + 1]})[0]) for i in range(len(rows))]
+        return torch.from_numpy(np.concatenate(answers))

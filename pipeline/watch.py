@@ -1,0 +1,39 @@
+"""Watcher: what a run tells while it works. The command line shows it; tests collect it; by default nobody listens."""
+
+from typing import Protocol
+
+from pipeline.candidate import Candidate
+
+__all__ = ["Silent", "Watcher"]
+
+
+class Watcher(Protocol):
+    """Called by the walk and its steps, from one thread."""
+
+    def phase(self, name: str, detail: str) -> None:
+        """A step begins."""
+
+    def notice(self, text: str) -> None:
+        """Something the user should know."""
+
+    def trial(self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None) -> None:
+        """A candidate is known; `best` is the best one within the budget so far."""
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """`done` of `total` units of the current step are finished."""
+
+
+class Silent:
+    """Nobody listens."""
+
+    def phase(self, name: str, detail: str) -> None:
+        """Ignored."""
+
+    def notice(self, text: str) -> None:
+        """Ignored."""
+
+    def trial(self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None) -> None:
+        """Ignored."""
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Ignored."""
