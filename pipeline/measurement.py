@@ -1,6 +1,6 @@
 """Measurement: what the probe saw of one file, raw, and the figures that follow from it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -117,3 +117,20 @@ class Measurement:
     def relative_p90(self) -> Estimate | None:
         """p90 over the reference's p90 of the same minutes."""
         return statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.percentile_90)
+
+    @cached_property
+    def reference_p50_ms(self) -> Estimate | None:
+        """Median latency of the reference in the same minutes."""
+        return statistics.estimate(self._reference_blocks, statistics.median) if all(self._reference_blocks) else None
+
+    @cached_property
+    def reference_p90_ms(self) -> Estimate | None:
+        """The reference's p90 in the same minutes."""
+        return statistics.p90_estimate(self._reference_blocks) if all(self._reference_blocks) else None
+
+    def joined(self, other: "Measurement") -> "Measurement":
+        """Both measurements of the same file as one; raises ValueError when they are not of the same kind."""
+        if (self.structure, self.fingerprint) != (other.structure, other.fingerprint):
+            raise ValueError("measurements of different files or circumstances do not mix")
+        peak = max((m for m in (self.memory, other.memory) if m.peak_bytes is not None), key=lambda m: m.peak_bytes or 0, default=self.memory)
+        return replace(self, processes=self.processes + other.processes, memory=peak, remarks=tuple(sorted({*self.remarks, *other.remarks})))

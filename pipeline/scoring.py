@@ -1,6 +1,6 @@
 """Scoring: how well a network, or an ONNX file in a network's clothes, answers; and its BatchNorm made honest again."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import onnxruntime
@@ -15,13 +15,14 @@ __all__ = ["OnnxModule", "accuracy", "recalibrate"]
 BATCH = 256
 
 
-def accuracy(module: nn.Module, images: Images, batch: int = BATCH) -> float:
-    """Top-1 accuracy of `module` in percent; it runs in evaluation mode and is left in it."""
+def accuracy(module: nn.Module, images: Images, batch: int = BATCH, between: Callable[[], None] = lambda: None) -> float:
+    """Top-1 accuracy of `module` in percent; it runs in evaluation mode and is left in it. Calls `between` batches."""
     module.eval()
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     correct = 0
     with torch.inference_mode():
         for pixels, labels in images.batches(batch):
+            between()
             pixels = pixels.to(device, memory_format=torch.channels_last)
             correct += int((module(pixels).argmax(1).cpu() == labels).sum())
     return 100.0 * correct / len(images)

@@ -13,8 +13,11 @@ class Watcher(Protocol):
     def phase(self, name: str, detail: str) -> None:
         """A step begins."""
 
+    def say(self, text: str) -> None:
+        """What came out of a step."""
+
     def notice(self, text: str) -> None:
-        """Something the user should know."""
+        """Something the user should know, and would not expect."""
 
     def trial(self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None) -> None:
         """A candidate is known; `best` is the best one within the budget so far."""
@@ -27,6 +30,9 @@ class Silent:
     """Nobody listens."""
 
     def phase(self, name: str, detail: str) -> None:
+        """Ignored."""
+
+    def say(self, text: str) -> None:
         """Ignored."""
 
     def notice(self, text: str) -> None:

@@ -3,8 +3,8 @@
 One sign everywhere: an overrun <= 0 is within the limit.
 """
 
-from pipeline.budget.constraint import Constraint, Verdict, judge, worst_verdict
-from pipeline.budget.metric import Metric, known_metrics
+from pipeline.budget.constraint import Constraint, Verdict, judge, show, worst_verdict
+from pipeline.budget.metric import Metric, Unit, known_metrics
 from pipeline.budget.read import Limit, read_budget
 
-__all__ = ["Constraint", "Limit", "Metric", "Verdict", "judge", "known_metrics", "read_budget", "worst_verdict"]
+__all__ = ["Constraint", "Limit", "Metric", "Unit", "Verdict", "judge", "known_metrics", "read_budget", "show", "worst_verdict"]

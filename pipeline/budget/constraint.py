@@ -4,12 +4,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from pipeline.budget.metric import Metric
+from pipeline.budget.metric import Metric, Unit
 from pipeline.candidate import Candidate
 from pipeline.statistics import Estimate
 from pipeline.units import format_bytes, format_count
 
-__all__ = ["Constraint", "Verdict", "judge", "worst_verdict"]
+__all__ = ["Constraint", "Verdict", "judge", "show", "worst_verdict"]
 
 Verdict = Literal["within", "undecided", "over"]
 
@@ -46,24 +46,29 @@ class Constraint:
 
     def show(self, value: float | None) -> str:
         """A figure of this constraint as people write it."""
-        if value is None:
-            return "not known"
-        if self.relative:
-            return f"{100 * value:.1f} %"
-        match self.metric.unit:
-            case "ms":
-                return f"{value:.3f} ms" if value < 10 else f"{value:.2f} ms"
-            case "bytes":
-                return format_bytes(value)
-            case "points":
-                return f"{value:.2f} points"
-            case _:
-                return format_count(value)
+        return show(value, self.metric.unit, self.relative)
 
     @property
     def text(self) -> str:
         """The limit as people write it: 'latency p50 <= 50.0 %'."""
         return f"{self.metric.title} <= {self.show(self.limit)}{' of dense' if self.relative else ''}"
+
+
+def show(value: float | None, unit: Unit, relative: bool = False) -> str:
+    """0.5 as '50.0 %' when relative; else 1.234 as '1.234 ms', '1.2 MiB', '1.23 points', '1'."""
+    if value is None:
+        return "not known"
+    if relative:
+        return f"{100 * value:.1f} %"
+    match unit:
+        case "ms":
+            return f"{value:.3f} ms" if value < 10 else f"{value:.2f} ms"
+        case "bytes":
+            return format_bytes(value)
+        case "points":
+            return f"{value:.2f} points"
+        case _:
+            return format_count(value)
 
 
 def judge(constraints: Iterable[Constraint], candidate: Candidate, dense: Candidate) -> Verdict:

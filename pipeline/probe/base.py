@@ -39,8 +39,8 @@ class Probe(Protocol):
         """Where and how figures are taken."""
 
     @property
-    def spare_cores(self) -> int:
-        """Cores of this machine that a timed run does not use; above zero, other work may go on meanwhile."""
+    def busy_cores(self) -> tuple[int, ...]:
+        """Cores of this machine on which runs are timed; other work must keep off them meanwhile."""
 
     def measure(self, graph: Graph, processes: int, *, fresh: bool = False) -> Measurement | Failure:
         """Time and weigh `graph` in `processes` fresh processes, interleaved with the reference.

@@ -42,9 +42,9 @@ class CachedProbe:
         return self._probe.fingerprint
 
     @property
-    def spare_cores(self) -> int:
+    def busy_cores(self) -> tuple[int, ...]:
         """The wrapped probe's."""
-        return self._probe.spare_cores
+        return self._probe.busy_cores
 
     def measure(self, graph: Graph, processes: int, *, fresh: bool = False) -> Measurement | Failure:
         """The stored answer, or a new one; `fresh` never looks at what is stored."""

@@ -69,9 +69,9 @@ class LocalProbe:
         )
 
     @property
-    def spare_cores(self) -> int:
-        """Cores that no timed run uses."""
-        return len(available_cores()) - len(self._cores)
+    def busy_cores(self) -> tuple[int, ...]:
+        """As many as the profile has threads, or all there are."""
+        return tuple(self._cores)
 
     def measure(self, graph: Graph, processes: int, *, fresh: bool = False) -> Measurement | Failure:
         """See `Probe.measure`. Unstable measurements are repeated; the last one stands, with its remarks."""

@@ -42,9 +42,9 @@ class SimulatedProbe:
         )
 
     @property
-    def spare_cores(self) -> int:
-        """All of them."""
-        return self._profile.cores
+    def busy_cores(self) -> tuple[int, ...]:
+        """None: nothing is timed."""
+        return ()
 
     def measure(self, graph: Graph, processes: int, *, fresh: bool = False) -> Measurement | Failure:
         """See `Probe.measure`; `fresh` draws other noise."""

@@ -1,0 +1,105 @@
+"""Artifact: what is shipped, with its evidence; artifact.json is this noun on disk."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.budget import Unit, Verdict, show
+from pipeline.candidate import Candidate
+from pipeline.errors import RunError
+from pipeline.files import sha256_file
+from pipeline.plan import Frozen
+from pipeline.statistics import Estimate
+
+__all__ = ["Artifact", "FileFacts", "Row", "dump_artifact", "read_artifact"]
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """A file of the artifact."""
+
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the final table. A row without a limit is for information and has no verdict."""
+
+    key: str
+    title: str
+    unit: Unit
+    dense: float | None
+    """In `unit`; for accuracy_drop, the dense network's accuracy in percent."""
+    after: float | None
+    ratio: Estimate | None
+    """After over dense; null where that has no meaning."""
+    limit: float | None
+    """In `unit`, or a fraction of dense when `relative`."""
+    relative: bool
+    verdict: Verdict | None
+
+    @property
+    def texts(self) -> tuple[str, str, str, str]:
+        """dense, after, change and limit as people write them."""
+        limit = "" if self.limit is None else show(self.limit, self.unit, self.relative)
+        if self.unit == "points":
+            change = "" if self.dense is None or self.after is None else f"{self.after - self.dense:+.2f} points"
+            dense, after = (f"{value:.2f} %" if value is not None else "not known" for value in (self.dense, self.after))
+            return dense, after, change, limit
+        change = show(self.ratio.value, self.unit, relative=True) if self.ratio else ""
+        return show(self.dense, self.unit), show(self.after, self.unit), change, limit
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The evidence: what was asked, what was done, what came out, where it was measured."""
+
+    format: int
+    created: str
+    command: tuple[str, ...]
+    job: Mapping[str, Any]
+    profile: Mapping[str, Any]
+    data: str
+    versions: Mapping[str, str]
+    files: Mapping[str, FileFacts]
+    verdict: Verdict
+    rows: tuple[Row, ...]
+    dense: Candidate
+    """The whole network; its score is on the test data, of the ONNX file."""
+    shipped: Candidate
+    """The file in this folder, measured after fine-tuning; its score is on the test data, of the ONNX file."""
+    validation: Mapping[str, float]
+    """Validation scores: dense, before and after fine-tuning."""
+    proofs: tuple[str, ...]
+    """What was compared with what, and how far apart it was."""
+    notices: tuple[str, ...]
+    widths: Mapping[str, tuple[int, int, int]]
+    """Group -> (channels kept, channels before, outputs per channel)."""
+    frozen: tuple[Frozen, ...]
+    phase_seconds: Mapping[str, float]
+
+
+_ARTIFACT = TypeAdapter(Artifact)
+
+
+def dump_artifact(artifact: Artifact) -> bytes:
+    """artifact.json."""
+    return _ARTIFACT.dump_json(artifact, indent=1)
+
+
+def read_artifact(folder: Path) -> Artifact:
+    """The artifact in `folder`, every file's hash checked. Raises RunError when it is not whole."""
+    try:
+        artifact = _ARTIFACT.validate_json((folder / "artifact.json").read_bytes())
+    except OSError as problem:
+        raise RunError(f"{folder}: no artifact there ({problem.strerror})") from None
+    except ValidationError:
+        raise RunError(f"{folder}/artifact.json: not written by this version of the program; run the same command with another --out") from None
+    for name, facts in artifact.files.items():
+        if not (folder / name).is_file() or sha256_file(folder / name) != facts.sha256:
+            raise RunError(f"{folder / name}: missing or changed since it was written; remove the folder and run the same command again")
+    return artifact

@@ -1,0 +1,121 @@
+"""The command line: flags in, a job out. The only file, with the screen it owns, that prints or exits."""
+
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+from rich.console import Console
+
+from pipeline.errors import BUDGET_MISSED, BudgetError, CompressError, Interrupted
+
+__all__ = ["main"]
+
+EXAMPLES = """\b
+Examples:
+  compress --target raspberrypi
+  compress --target local --budget latency_p50=4ms --budget accuracy_drop=1
+  compress --target raspberrypi --model nets.py:make_net --weights net.safetensors --data ./images
+"""
+
+
+@click.group(
+    invoke_without_command=True,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=EXAMPLES,
+    options_metavar="--target PROFILE [OPTIONS]",
+    subcommand_metavar="",
+)
+@click.option("--target", metavar="PROFILE", help="Profile: a YAML file, or a name in hw_profiles/.  [required]")
+@click.option("--model", default="digits", metavar="MODEL", help="Name in models/, torchvision:NAME, or FILE.py:FACTORY (runs it).")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors file, or a saved state dict.")
+@click.option("--data", default="digits", metavar="DATA", help="Folder of images, torchvision:NAME, or FILE.py:FACTORY (runs it).")
+@click.option("--budget", "budgets", multiple=True, metavar="KEY=VALUE", help="Repeatable; over the profile's: latency_p50=40ms, params=25%.")
+@click.option("--searcher", default="ppo-lagrangian", metavar="NAME", help="ppo-lagrangian (default), uniform or random.")
+@click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Plans to measure and score.  [default: 60]")
+@click.option("--epochs", type=click.IntRange(1), default=20, metavar="N", help="Of fine-tuning.  [default: 20]")
+@click.option("--importance", type=click.Choice(["l1", "l2", "bn", "taylor"]), default="l2", help="What ranks channels.  [default: l2]")
+@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="[default: 0]")
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Run directory; the same command resumes there.  [default: in runs/]")
+@click.option("--dry-run", is_flag=True, help="Simulate the probe: quick, and nothing is measured.")
+@click.option("--quiet", is_flag=True, help="Only the final table.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout, all else on stderr.")
+@click.version_option(package_name="edge-compress", prog_name="compress")
+@click.pass_context
+def compress(context: click.Context, /, **flags: Any) -> None:
+    """Compress a trained vision network until it meets a measured budget on a device, and prove it."""
+    if context.invoked_subcommand is not None:
+        return
+    if flags["target"] is None:
+        raise click.UsageError("Missing option '--target'. Try --target raspberrypi, or --target local for this machine.")
+    console = Console(stderr=flags["as_json"], highlight=False)
+    try:
+        sys.exit(_walk(flags, console))
+    except KeyboardInterrupt:
+        _die(Interrupted("interrupted; every finished trial is kept: run the same command again and it goes on from there"), flags)
+    except CompressError as problem:
+        _die(problem, flags)
+
+
+def main() -> None:
+    """Entry point of the `compress` command."""
+    compress()
+
+
+def _walk(flags: Mapping[str, Any], console: Console) -> int:
+    """Run the job; the exit code."""
+    budget = dict(_budget(text) for text in flags["budgets"])
+    # torch takes seconds to import; a wrong flag or --help should not
+    from pipeline.compress import compress as walk  # noqa: PLC0415
+    from pipeline.finetune import FinetuneSettings  # noqa: PLC0415
+    from pipeline.job import Job  # noqa: PLC0415
+    from pipeline.screen import Screen, print_result, result_json  # noqa: PLC0415
+    from pipeline.search.searchers import SEARCHERS  # noqa: PLC0415
+    from pipeline.watch import Silent  # noqa: PLC0415
+
+    if flags["searcher"] not in SEARCHERS:
+        raise click.UsageError(f"no searcher '{flags['searcher']}'; there are {', '.join(sorted(SEARCHERS))}")
+    job = Job(
+        target=flags["target"],
+        model=flags["model"],
+        weights=flags["weights"],
+        data=flags["data"],
+        budget=budget,
+        searcher=flags["searcher"],
+        trials=flags["trials"],
+        seed=flags["seed"],
+        out=flags["out"],
+        dry_run=flags["dry_run"],
+        importance=flags["importance"],
+        finetuning=FinetuneSettings(epochs=flags["epochs"]),
+        command=("compress", *sys.argv[1:]),
+    )
+    screen = Screen(console)
+    try:
+        finished = walk(job, Silent() if flags["quiet"] else screen)
+    finally:
+        screen.close()
+    print_result(console, finished)
+    if flags["as_json"]:
+        click.echo(json.dumps(result_json(finished)))
+    return 0 if finished.artifact.verdict == "within" else BUDGET_MISSED
+
+
+def _budget(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not value:
+        raise BudgetError(f"--budget {shlex.quote(text)}: expected KEY=VALUE, for example --budget latency_p50=50%")
+    return key.strip(), value.strip()
+
+
+def _die(problem: CompressError, flags: Mapping[str, Any]) -> NoReturn:
+    """One line, and the exit code of its class."""
+    message = " ".join(str(problem).split())
+    click.echo(f"compress: {message}", err=True)
+    if flags["as_json"]:
+        click.echo(json.dumps({"error": type(problem).__name__, "message": message, "exit_code": problem.exit_code}))
+    sys.exit(problem.exit_code)

@@ -1,0 +1,98 @@
+"""The walk: load, export once, analyse, prove the slice, measure dense and thinnest, search, fine-tune, ship."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifact import Artifact, read_artifact
+from pipeline.budget import read_budget
+from pipeline.evaluate import Evaluator, search_space
+from pipeline.graph.drafts import start_drafts
+from pipeline.job import Job
+from pipeline.prepare import load_subject, start_probe
+from pipeline.profile import load_profile
+from pipeline.report.page import report_page
+from pipeline.run import open_run
+from pipeline.search.problem import Problem, TrialsSpent
+from pipeline.ship.ship import Provenance, ship
+from pipeline.watch import Silent, Watcher
+
+__all__ = ["Finished", "compress"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run's end: the artifact, and where it lies."""
+
+    artifact: Artifact
+    folder: Path
+
+
+def compress(job: Job, watcher: Watcher | None = None) -> Finished:
+    """Compress the job's network until it meets the budget; the artifact lies in the run directory.
+
+    Whatever was done before in the run directory is not done again. The artifact's `verdict` says whether the budget
+    is met. Raises the errors of `pipeline.errors`; every one of them leaves a run that can be resumed.
+    """
+    watcher = watcher or Silent()
+    profile = load_profile(job.target)
+    constraints = read_budget(profile, job.budget, job.limits)
+    identity = job.identity(profile, {constraint.metric.key: constraint.show(constraint.limit) for constraint in constraints})
+
+    with open_run(job.folder(identity), identity) as run:
+        if (run.artifact / "artifact.json").is_file():
+            watcher.notice(f"already done: {run.artifact}")
+            return Finished(read_artifact(run.artifact), run.artifact)
+
+        watcher.phase("load", f"{job.model}, {job.data}")
+        with run.phase("load"):
+            subject = load_subject(job, profile)
+            run.bind("inputs", subject.facts)
+            for notice in subject.notices:
+                watcher.notice(notice)
+
+        watcher.phase("analyse", "export once, find the groups, prove the slice")
+        with run.phase("analyse"):
+            runtime, task = profile.runtime, subject.task
+            drafts = start_drafts(
+                subject.module,
+                task.example(),
+                runtime.opset,
+                runtime.ir_version,
+                job.importance,
+                task.calibration(),
+                run.dense_graph,
+                job.seed,
+            )
+            (watcher.say if drafts.sliceable else watcher.notice)(drafts.proof)
+            space = search_space(drafts, runtime.channel_step)
+
+        with contextlib.closing(start_probe(profile, drafts, dry_run=job.dry_run)) as probe:
+            evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials)
+            watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
+            with run.phase("measure"):
+                evaluator.measure_ends(space)
+
+            watcher.phase("search", f"{identity['searcher']}, {job.trials} trials")
+            with run.phase("search"), contextlib.suppress(TrialsSpent):
+                job.search_function()(Problem(space, evaluator, job.trials, evaluator.constraint_count, job.seed))
+
+            watcher.phase("confirm", "the best plans, measured afresh")
+            with run.phase("confirm"):
+                chosen = evaluator.confirm()
+
+            watcher.phase("fine-tune", f"{job.finetuning.epochs} epochs")
+            with run.phase("fine-tune"):
+                student = drafts.make(chosen.plan).module
+                tuned = task.finetune(student, subject.module, job.seed, run.checkpoint, watcher.progress)
+
+            watcher.phase("ship", "export, prove, measure, test")
+            with run.phase("ship"):
+                notices = (*subject.notices, *evaluator.notices)
+                provenance = Provenance(job.command, identity, profile, job.model, notices)
+
+                def page(artifact: Artifact) -> bytes:
+                    return report_page(artifact, *evaluator.searched(), constraints)
+
+                artifact = ship(run, tuned, chosen, drafts, task, probe, evaluator, constraints, provenance, page)
+                return Finished(artifact, run.artifact)

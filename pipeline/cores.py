@@ -1,0 +1,47 @@
+"""Cores: keep this process off the ones where something is being timed."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from pipeline.profile import available_cores
+
+__all__ = ["confined"]
+
+
+@contextmanager
+def confined(cores: Iterable[int]) -> Iterator[Callable[[], None]]:
+    """Every thread of this process runs only on `cores` inside the block, or until the yielded function is called.
+
+    Torch computes with as many threads as there are cores meanwhile. Where the system cannot confine threads, only the
+    number of threads is changed.
+    """
+    allowed, threads = available_cores(), torch.get_num_threads()
+    chosen = sorted(cores)
+    released = False
+
+    def release() -> None:
+        nonlocal released
+        if not released:
+            released = True
+            _pin(allowed)
+            torch.set_num_threads(threads)
+
+    torch.set_num_threads(max(1, len(chosen)))
+    _pin(chosen)
+    try:
+        yield release
+    finally:
+        release()
+
+
+def _pin(cores: list[int]) -> None:
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    for task in os.listdir("/proc/self/task"):
+        try:
+            os.sched_setaffinity(int(task), cores)
+        except (ProcessLookupError, PermissionError):
+            pass  # a thread that ended meanwhile

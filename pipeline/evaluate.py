@@ -1,0 +1,225 @@
+"""Evaluator: the black box. A plan goes in; it is made, measured, scored, written down, and judged."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from pipeline.budget import Constraint, judge
+from pipeline.candidate import Candidate
+from pipeline.cores import confined
+from pipeline.errors import BudgetError, ProbeError, RunError, UnreachableBudget
+from pipeline.graph.drafts import Draft, Drafts
+from pipeline.measurement import Failure, Measurement
+from pipeline.plan import ChannelPlan
+from pipeline.probe.base import Graph, Probe
+from pipeline.profile import ProbeSettings, available_cores
+from pipeline.run import Role, Run, Trial
+from pipeline.search.problem import Assessment, Choice, SearchSpace, TrialsSpent, widths_of
+from pipeline.task import Task
+from pipeline.watch import Watcher
+
+__all__ = ["Evaluator", "measure_decisively", "search_space"]
+
+ANSWER_LIMIT = 100_000
+"""Outputs with more values than this are not compared on every candidate; the final file's always are."""
+FINALISTS = 8
+REPEATS = 3
+"""Further measurements of a file whose verdict stays undecided."""
+
+
+def search_space(drafts: Drafts, step: int) -> SearchSpace:
+    """The widths on offer for each group, and what hangs on it."""
+    space = drafts.space
+    offers = {group.name: widths_of(group.channels, group.bundle, step) for group in space.groups}
+    whole = drafts.make(space.dense())
+    choices = []
+    for group in space.groups:
+        alone = drafts.make(ChannelPlan(tuple((name, offers[name][0] if name == group.name else width) for name, width in space.dense())))
+        choices.append(
+            Choice(
+                name=group.name,
+                channels=group.channels,
+                widths=offers[group.name],
+                macs_share=1 - alone.macs / max(whole.macs, 1),
+                params_share=1 - alone.params / whole.params,
+            )
+        )
+    return SearchSpace(tuple(choices))
+
+
+class Evaluator:
+    """Judges plans for a searcher; every judgement is in the journal before it is answered."""
+
+    def __init__(
+        self,
+        run: Run,
+        drafts: Drafts,
+        task: Task,
+        probe: Probe,
+        settings: ProbeSettings,
+        constraints: tuple[Constraint, ...],
+        watcher: Watcher,
+        trials: int,
+    ) -> None:
+        self._run, self._drafts, self._task, self._probe, self._settings = run, drafts, task, probe, settings
+        self._searched = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
+        self._watcher = watcher
+        self._trials = trials
+        self._count = 0
+        self._best: Candidate | None = None
+        self.notices: list[str] = []
+        self.dense: Candidate
+        self.thinnest: Candidate
+
+    @property
+    def constraint_count(self) -> int:
+        """How many overruns an assessment has."""
+        return len(self._searched)
+
+    def measure_ends(self, space: SearchSpace) -> None:
+        """Measure the whole network and the thinnest plan: between them lies everything that can be had.
+
+        Raises UnreachableBudget when even the thinnest misses, ProbeError when the whole network cannot be measured,
+        BudgetError when a limit cannot be judged from the runs that the profile allows.
+        """
+        self.dense = self._candidate(space.dense(), "dense", 1)
+        if self.dense.failure:
+            raise ProbeError(f"the dense network cannot be measured: {self.dense.failure.kind}: {self.dense.failure.detail}")
+        for constraint in self._searched:
+            if constraint.figure(self.dense, self.dense) is None:
+                raise BudgetError(
+                    f"budget: {constraint.text} cannot be judged here: the figure is not available; a p90 needs 64 runs "
+                    "(probe.runs x probe.processes, within probe.time_limit_s), memory needs a Linux system"
+                )
+        self.thinnest = self._candidate(space.thinnest(), "thinnest", 1)
+        for constraint in self._searched:
+            if constraint.verdict(self.thinnest, self.dense) == "over":
+                figure = constraint.figure(self.thinnest, self.dense)
+                takes = f"takes {constraint.show(figure.value)}" if figure else "fails"
+                raise UnreachableBudget(
+                    f"at minimum width this model {takes} ({constraint.metric.title}{', of dense' if constraint.relative else ''}); "
+                    f"the budget is {constraint.show(constraint.limit)}; allow more, or start from a smaller network"
+                )
+        self._tell_ends()
+
+    def _tell_ends(self) -> None:
+        for name, candidate in (("dense", self.dense), ("thinnest", self.thinnest)):
+            figures = (f"{c.metric.title} {c.show(f.value)}" for c in self._searched if (f := c.figure(candidate, self.dense)))
+            p50 = f"{candidate.measurement.latency_p50_ms.value:.3f} ms, " if candidate.measurement else ""
+            self._watcher.say(f"{name}: {p50}{', '.join(figures)}, score {candidate.score or 0:.2f}")
+        if self.dense.measurement and self.dense.measurement.remarks:
+            notice = f"this machine is restless ({'; '.join(self.dense.measurement.remarks)}): intervals will be wide"
+            self.notices.append(notice)
+            self._watcher.notice(notice)
+
+    def __call__(self, plan: ChannelPlan) -> Assessment:
+        """One trial of the search; raises TrialsSpent when there are none left."""
+        if self._count >= self._trials:
+            raise TrialsSpent
+        self._count += 1
+        candidate = self._candidate(plan, "search", self._count)
+        assessment = self.assess(candidate)
+        if assessment.feasible and (self._best is None or (candidate.score or 0) > (self._best.score or 0)):
+            self._best = candidate
+        self._watcher.trial(self._count, self._trials, candidate, self.dense, assessment.feasible, self._best)
+        return assessment
+
+    def assess(self, candidate: Candidate) -> Assessment:
+        """The overruns at the careful end of their intervals; a failed candidate is twice over every limit."""
+        overruns = []
+        for constraint in self._searched:
+            overrun = None if candidate.failure else constraint.overrun(candidate, self.dense)
+            overruns.append(overrun.high if overrun else 1.0)
+        return Assessment(candidate.plan, candidate.score or 0.0, tuple(overruns))
+
+    def searched(self) -> tuple[list[Trial], list[Assessment]]:
+        """The trials of the search in order, and how they are judged."""
+        trials = [trial for trial in self._run.trials if trial.role == "search"]
+        return trials, [self.assess(trial.candidate) for trial in trials]
+
+    def confirm(self) -> Candidate:
+        """The best feasible plan, measured again with fresh runs until one is found that is within for certain.
+
+        A search picks the luckiest of many samples; what is shipped must hold without luck. When none holds, the
+        thinnest plan is returned: it was measured within, or undecided, at the start.
+        """
+        seen = {}
+        for trial in self._run.trials:
+            if trial.role in ("dense", "thinnest", "search") and self.assess(trial.candidate).feasible:
+                seen.setdefault(trial.candidate.plan, trial.candidate)
+        ranked = sorted(seen.values(), key=lambda candidate: candidate.score or 0.0, reverse=True)
+        finalists = [*ranked[:FINALISTS], self.thinnest]
+        for number, candidate in enumerate(finalists, start=1):
+            confirmed = self._candidate(candidate.plan, "finalist", number)
+            verdict = judge(self._searched, confirmed, self.dense)
+            self._watcher.say(f"score {candidate.score or 0:.2f}: {verdict}")
+            if verdict == "within":
+                return confirmed
+        return confirmed
+
+    def _candidate(self, plan: ChannelPlan, role: Role, number: int) -> Candidate:
+        known = self._run.find(role, number)
+        if known is not None:
+            if known.candidate.plan != plan:
+                raise RunError(
+                    f"{self._run.folder}: {role} trial {number} was another plan, so this search is not the one that was "
+                    "interrupted (did the software change?); choose another --out"
+                )
+            return known.candidate
+        started = time.monotonic()
+        draft = self._drafts.make(plan)
+        if role == "finalist":
+            graph = _graph(draft)
+            measured = measure_decisively(self._probe, graph, self._settings.final_processes, self._searched, draft, self.dense)
+            score = next((t.candidate.score for t in self._run.trials if t.candidate.plan == plan), None)
+        else:
+            measured, score = self._measure_and_score(draft)
+        candidate = _candidate(draft, measured, score)
+        self._run.record(Trial(role, number, candidate, round(time.monotonic() - started, 3)))
+        return candidate
+
+    def _measure_and_score(self, draft: Draft) -> tuple[Measurement | Failure, float | None]:
+        """Both halves; the score is computed on the cores that no timed run uses, or after the runs where there are none."""
+        busy = set(self._probe.busy_cores)
+        free = [core for core in available_cores() if core not in busy]
+        if not busy or not free:
+            measured = self._probe.measure(_graph(draft), self._settings.processes)
+            return measured, None if isinstance(measured, Failure) else self._task.score(draft.module)
+        with ThreadPoolExecutor(1) as pool, confined(free) as release:
+            measuring = pool.submit(self._probe.measure, _graph(draft), self._settings.processes)
+            score = self._task.score(draft.module, between=lambda: release() if measuring.done() else None)
+            return measuring.result(), score
+
+
+def measure_decisively(
+    probe: Probe, graph: Graph, processes: int, constraints: tuple[Constraint, ...], draft: Draft, dense: Candidate
+) -> Measurement | Failure:
+    """Fresh measurements of one file, put together until the verdict is decided or REPEATS more have been taken."""
+    total: Measurement | None = None
+    for _ in range(1 + REPEATS):
+        measured = probe.measure(graph, processes, fresh=True)
+        if isinstance(measured, Failure):
+            return measured
+        total = measured if total is None else total.joined(measured)
+        if judge(constraints, _candidate(draft, total, None), dense) != "undecided":
+            break
+    if total is None:
+        raise ProbeError("nothing was measured")
+    return total
+
+
+def _graph(draft: Draft) -> Graph:
+    return Graph(draft.data, draft.structure, draft.answer if draft.answer.size <= ANSWER_LIMIT else None)
+
+
+def _candidate(draft: Draft, measured: Measurement | Failure, score: float | None) -> Candidate:
+    failed = isinstance(measured, Failure)
+    return Candidate(
+        plan=draft.plan,
+        params=draft.params,
+        macs=draft.macs,
+        file_size_bytes=len(draft.data),
+        structure=draft.structure,
+        measurement=None if failed else measured,
+        score=score,
+        failure=measured if failed else None,
+    )

@@ -1,0 +1,122 @@
+"""Drafts: a plan's two forms, the small torch module and the small ONNX graph, from one network analysed once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.errors import TraceError
+from pipeline.files import write_atomically
+from pipeline.graph.analyse import analyse
+from pipeline.graph.export import export, stripped
+from pipeline.graph.importance import Batches, Importance, rank
+from pipeline.graph.prove import Disagreement, prove_shrink, prove_slice
+from pipeline.graph.shrink import all_channels, keep_channels, shrink
+from pipeline.graph.slice import SliceableGraph, prepare
+from pipeline.graph.structure import load_graph, structure
+from pipeline.plan import ChannelPlan, Kept, PruneSpace
+
+__all__ = ["Draft", "Drafts", "draft_from", "start_drafts"]
+
+PROOFS = 3
+"""Random plans that are sliced both ways before the first candidate is measured."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A plan, made but neither measured nor scored."""
+
+    plan: ChannelPlan
+    module: nn.Module
+    data: bytes
+    """The ONNX file."""
+    structure: str
+    answer: NDArray[np.float32]
+    """What the module says to the example; the ONNX file must say the same."""
+    params: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Drafts:
+    """Makes drafts. With a `sliceable` graph in milliseconds; without, by exporting each module, in seconds."""
+
+    module: nn.Module
+    space: PruneSpace
+    ranking: Mapping[str, tuple[int, ...]]
+    example: Tensor
+    opset: int
+    ir_version: int
+    sliceable: SliceableGraph | None
+    proof: str
+    """What was compared at the start, and what came out."""
+
+    def kept(self, plan: ChannelPlan) -> Kept:
+        """The channels that `plan` keeps."""
+        return keep_channels(plan, self.ranking)
+
+    def make(self, plan: ChannelPlan) -> Draft:
+        """Both forms of `plan`."""
+        kept = self.kept(plan)
+        module = shrink(self.module, self.space, kept)
+        graph = self.sliceable.slice(kept) if self.sliceable else self.exported(module)
+        return draft_from(plan, module, graph, self.example)
+
+    def exported(self, module: nn.Module) -> onnx.ModelProto:
+        """`module` as the exporter makes it, ready to be measured or shipped."""
+        return stripped(export(module, self.example, self.opset, self.ir_version), self.ir_version)
+
+    def dense_graph(self) -> onnx.ModelProto:
+        """The whole network's graph, as candidates are made from it."""
+        if self.sliceable:
+            return self.sliceable.slice(all_channels(self.space))
+        return self.exported(self.module)
+
+
+def draft_from(plan: ChannelPlan, module: nn.Module, graph: onnx.ModelProto, example: Tensor) -> Draft:
+    """Run the module once for its answer and its arithmetic, and serialise the graph."""
+    counter = FlopCounterMode(display=False)
+    module.eval()
+    with torch.no_grad(), counter:
+        answer = module(example)
+    return Draft(
+        plan=plan,
+        module=module,
+        data=graph.SerializeToString(deterministic=True),
+        structure=structure(graph),
+        answer=answer.numpy(),
+        params=sum(tensor.numel() for tensor in module.parameters()),
+        macs=counter.get_total_flops() // 2 // len(example),
+    )
+
+
+def start_drafts(
+    module: nn.Module, example: Tensor, opset: int, ir_version: int, importance: Importance, batches: Batches, dense_path: Path, seed: int
+) -> Drafts:
+    """Analyse `module`, export it once to `dense_path` (or take what is there), rank its channels, prove the slices.
+
+    `example`: one input as a batch, (1, C, H, W). Raises TraceError, NothingToPrune, StorageError.
+    """
+    if dense_path.is_file():
+        base = load_graph(dense_path.read_bytes())
+    else:
+        base = export(module, example, opset, ir_version)
+        write_atomically(dense_path, base.SerializeToString(deterministic=True))
+    space = analyse(module, example)
+    prove_shrink(module, space, example, seed)
+    ranking = rank(module, space, importance, batches)
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    try:
+        sliceable = prepare(base, space, shapes, ir_version)
+        worst = max(prove_slice(module, sliceable, example, seed + number) for number in range(PROOFS))
+        proof = f"{PROOFS} random plans sliced in ONNX and pruned in torch: answers differ by {worst:.1e} of the largest output"
+        return Drafts(module, space, ranking, example, opset, ir_version, sliceable, proof)
+    except (Disagreement, TraceError, ValueError) as problem:
+        proof = f"slicing is not proven for this network ({problem}); every candidate is exported instead, which takes seconds"
+        return Drafts(module, space, ranking, example, opset, ir_version, None, proof)

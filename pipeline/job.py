@@ -1,0 +1,81 @@
+"""Job: what the user asked for; and its identity, which a run directory is tied to."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.budget import Limit
+from pipeline.finetune import FinetuneSettings
+from pipeline.graph.importance import Importance
+from pipeline.profile import BudgetText, Profile
+from pipeline.search.problem import Searcher
+from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS
+from pipeline.task import OwnTask
+
+__all__ = ["DEFAULT_TRIALS", "Job"]
+
+DEFAULT_TRIALS = 60
+
+
+@dataclass(frozen=True)
+class Job:
+    """One compression, as on the command line.
+
+    Job(target="raspberrypi")                                       # the demo network and data
+    Job(target="raspberrypi", model="nets.py:make_net",
+        weights=Path("net.safetensors"), data="./images")           # one's own
+    Job(..., budget={"latency_p50": "40%", "accuracy_drop": 1.0})   # over the profile's budget
+    Job(..., task=OwnTask(images, evaluate=my_map, train=my_loop))  # any other task
+    """
+
+    target: str
+    model: str = "digits"
+    weights: Path | None = None
+    data: str = "digits"
+    task: OwnTask | None = None
+    """In place of `data`."""
+    budget: Mapping[str, BudgetText] = field(default_factory=dict)
+    limits: tuple[Limit, ...] = ()
+    """On functions of one's own."""
+    searcher: str | Searcher = DEFAULT_SEARCHER
+    trials: int = DEFAULT_TRIALS
+    seed: int = 0
+    out: Path | None = None
+    dry_run: bool = False
+    """Simulate the probe: nothing is measured."""
+    importance: Importance = "l2"
+    finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
+    command: tuple[str, ...] = ()
+    """As typed, for the record."""
+
+    def search_function(self) -> Searcher:
+        """The searcher itself."""
+        return SEARCHERS[self.searcher] if isinstance(self.searcher, str) else self.searcher
+
+    def identity(self, profile: Profile, budget: Mapping[str, str]) -> dict[str, Any]:
+        """All that the results depend on, as far as it is known before anything is loaded."""
+        return {
+            "profile": profile.model_dump(mode="json", exclude={"budget"}),
+            "budget": dict(budget),
+            "model": self.model,
+            "weights": self.weights.name if self.weights else None,
+            "data": self.task.description if self.task else self.data,
+            "searcher": self.searcher if isinstance(self.searcher, str) else self.searcher.__qualname__,
+            "trials": self.trials,
+            "seed": self.seed,
+            "dry_run": self.dry_run,
+            "importance": self.importance,
+            "finetuning": vars(self.finetuning),
+        }
+
+    def folder(self, identity: Mapping[str, Any]) -> Path:
+        """`out`, or a name under runs/ that the same job always gets, so that the same command finds its run again."""
+        if self.out is not None:
+            return self.out
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+        words = (Path(self.target).stem, self.model.rpartition(":")[2], str(identity["searcher"]))
+        return Path("runs") / re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join((*words, digest)))

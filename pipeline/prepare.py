@@ -1,0 +1,99 @@
+"""Prepare: the user's network with its task, and a probe to weigh it with."""
+
+import importlib.metadata
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.errors import ModelError, TraceError, one_line
+from pipeline.files import sha256_bytes
+from pipeline.graph.drafts import Drafts, draft_from
+from pipeline.job import Job
+from pipeline.load import find_model, load_data, load_model, settle_normalisation
+from pipeline.probe.base import Graph, Probe, Reference
+from pipeline.probe.cached import CachedProbe, cache_folder
+from pipeline.probe.local import LocalProbe
+from pipeline.probe.simulated import SimulatedProbe
+from pipeline.profile import Profile
+from pipeline.task import Classification, Task
+
+__all__ = ["Subject", "load_subject", "start_probe"]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is to be compressed."""
+
+    module: nn.Module
+    task: Task
+    facts: dict[str, Any]
+    """Fingerprints of weights, data and software: results under others do not mix."""
+    notices: tuple[str, ...]
+
+
+def load_subject(job: Job, profile: Profile) -> Subject:
+    """Network, weights and data of `job`. Raises ModelError, DataError and their kin."""
+    source = find_model(job.model)
+    notices: list[str] = []
+    task: Task
+    if job.task is not None:
+        module, task = load_model(source, job.weights, num_classes=1000), job.task
+    else:
+        splits = load_data(job.data, source.preprocessing, job.seed)
+        module = load_model(source, job.weights, len(splits.classes))
+        _refuse_misfit(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes), job)
+        splits = settle_normalisation(module, splits)
+        notices += splits.notices
+        task = Classification(splits, job.finetuning, job.seed)
+        score, chance = task.validate(module), 100 / len(splits.classes)
+        if score < 2 * chance:
+            notices.append(
+                f"the network answers {score:.1f} % of the validation images rightly, and guessing gives {chance:.1f} %: do weights, "
+                "classes (folders in alphabetical order) and normalisation belong together?"
+            )
+    if not profile.measures_its_device:
+        notices.append(
+            f"figures are taken on this machine in the stead of {profile.device.name}: they rank plans and judge relative budgets, "
+            "and are not the device's"
+        )
+    facts = {
+        "weights": _digest(module),
+        "data": task.description,
+        "torch": torch.__version__,
+        "onnxruntime": importlib.metadata.version("onnxruntime"),
+    }
+    return Subject(module, task, facts, tuple(notices))
+
+
+def start_probe(profile: Profile, drafts: Drafts, *, dry_run: bool) -> Probe:
+    """The probe that the profile asks for, with the dense graph as its reference. Raises ProbeError."""
+    dense = draft_from(drafts.space.dense(), drafts.module, drafts.dense_graph(), drafts.example)
+    reference = Reference(Graph(dense.data, dense.structure), drafts.example.numpy())
+    if dry_run:
+        return SimulatedProbe(profile, reference)
+    return CachedProbe(LocalProbe(profile, reference), reference, cache_folder())
+
+
+def _refuse_misfit(module: nn.Module, images: torch.Tensor, classes: int, job: Job) -> None:
+    try:
+        with torch.no_grad():
+            answer = module(images)
+    except Exception as problem:
+        raise TraceError(
+            f"{job.model}: does not run on an image batch of {tuple(images.shape)}: {one_line(problem)}; declare size, mean and "
+            "std (their count is the number of channels) in a PREPROCESSING beside the factory"
+        ) from None
+    if not isinstance(answer, torch.Tensor) or answer.dim() != 2:
+        kind = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+        raise ModelError(f"{job.model}: answers with {kind}; classification needs a tensor of (N, classes); see OwnTask for others")
+    if answer.shape[1] != classes:
+        raise ModelError(
+            f"{job.model}: tells {answer.shape[1]} classes apart, and {job.data} has {classes}; give the images it was trained for"
+        )
+
+
+def _digest(module: nn.Module) -> str:
+    parts = (f"{name} {tuple(t.shape)}".encode() + t.detach().contiguous().numpy().tobytes() for name, t in module.state_dict().items())
+    return sha256_bytes(b"".join(parts))[:16]

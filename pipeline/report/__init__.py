@@ -1,0 +1,1 @@
+"""The evidence for people: one HTML page that stands alone."""

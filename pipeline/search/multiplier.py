@@ -1,0 +1,49 @@
+"""Multipliers: how much an overrun weighs against the reward, one per constraint."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["PIDMultipliers", "PIDSettings"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PIDSettings:
+    """Gains of the controller; the error is a mean overrun, as a share of the limit."""
+
+    proportional: float = 10.0
+    integral: float = 3.0
+    derivative: float = 1.0
+    smoothing: float = 0.5
+    """Weight of the past in the averages behind the proportional and derivative terms."""
+
+
+class PIDMultipliers:
+    """Stooke et al., arXiv 2007.03964, algorithm 2. A plain Lagrangian multiplier is the integral term alone, which
+    overshoots and oscillates; paper A's (softplus, Adam with rate 1) missed its budgets by -37 % to +129 %.
+
+        I   <- max(0, I + K_I e)
+        P   <- smoothed e
+        D   <- max(0, smoothed J_C - its last value)
+        lam <- max(0, K_P P + I + K_D D)
+    """
+
+    def __init__(self, constraints: int, settings: PIDSettings) -> None:
+        self._settings = settings
+        self._integral = np.zeros(constraints)
+        self._smoothed: Floats | None = None
+        self.values = np.zeros(constraints)
+
+    def update(self, overruns: Floats) -> None:
+        """`overruns`: mean over the latest episodes, one per constraint; 0 is exactly on the limit."""
+        settings = self._settings
+        before = overruns if self._smoothed is None else self._smoothed
+        self._smoothed = settings.smoothing * before + (1 - settings.smoothing) * overruns
+        self._integral = np.maximum(0.0, self._integral + settings.integral * overruns)
+        rising = np.maximum(0.0, self._smoothed - before)
+        self.values = np.maximum(
+            0.0, settings.proportional * self._smoothed + self._integral + settings.derivative * rising
+        )

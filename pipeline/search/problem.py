@@ -1,0 +1,106 @@
+"""What a searcher is given, and what it gets back for a plan."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pipeline.plan import ChannelPlan
+
+__all__ = ["Assessment", "Choice", "Evaluate", "Problem", "SearchSpace", "Searcher", "TrialsSpent", "widths_of"]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One group of channels, as a searcher sees it."""
+
+    name: str
+    channels: int
+    widths: tuple[int, ...]
+    """The widths on offer, ascending; the last one keeps everything."""
+    macs_share: float
+    """Share of the network's arithmetic that goes when this group alone is at its thinnest."""
+    params_share: float
+    """Share of its parameters that goes then."""
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """All choices, from the network's input to its output."""
+
+    choices: tuple[Choice, ...]
+
+    def plan(self, fractions: Sequence[float]) -> ChannelPlan:
+        """The plan whose widths are nearest to these fractions of each group's channels; ties go to the wider."""
+        pairs = zip(self.choices, fractions, strict=True)
+        return ChannelPlan(tuple((choice.name, nearest_width(choice, fraction)) for choice, fraction in pairs))
+
+    def uniform(self, fraction: float) -> ChannelPlan:
+        """Every group at the same fraction."""
+        return self.plan([fraction] * len(self.choices))
+
+    def thinnest(self) -> ChannelPlan:
+        """Every group at its smallest width."""
+        return self.uniform(0.0)
+
+    def dense(self) -> ChannelPlan:
+        """Every group whole."""
+        return self.uniform(1.0)
+
+
+def nearest_width(choice: Choice, fraction: float) -> int:
+    """The width on offer nearest to `fraction` of the channels; ties go to the wider."""
+    return min(choice.widths, key=lambda width: (abs(width - fraction * choice.channels), -width))
+
+
+def widths_of(channels: int, bundle: int, step: int) -> tuple[int, ...]:
+    """The widths on offer for a group: multiples of `step` outputs, from a thirty-second of all up to all of them.
+
+    The floor keeps a searcher from emptying a layer, which some rewards would like.
+    """
+    unit = max(1, round(step / bundle))
+    floor = max(unit, math.ceil(channels / 32 / unit) * unit)
+    return tuple(sorted({*range(floor, channels, unit), channels}))
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What the black box says of a plan."""
+
+    plan: ChannelPlan
+    score: float
+    """Higher is better; 0 for a plan that failed."""
+    overruns: tuple[float, ...]
+    """One per constraint, as a share of the limit, at the careful end of its interval; <= 0 is within."""
+
+    @property
+    def feasible(self) -> bool:
+        """Within every constraint."""
+        return all(overrun <= 0 for overrun in self.overruns)
+
+
+class TrialsSpent(Exception):
+    """Raised by `evaluate` when no trials are left. A searcher may let it through."""
+
+
+Evaluate = Callable[[ChannelPlan], Assessment]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """All that a searcher knows."""
+
+    space: SearchSpace
+    evaluate: Evaluate
+    """Judges a plan: slow, noisy, not differentiable. Raises TrialsSpent."""
+    trials: int
+    """How many judgements there are."""
+    constraints: int
+    """How many overruns each judgement has."""
+    seed: int
+
+
+Searcher = Callable[[Problem], None]
+"""Calls `problem.evaluate` at most `problem.trials` times. The best feasible plan is picked from the journal, not by it.
+
+The same seed and the same answers give the same questions; that is what makes a run resumable.
+"""

@@ -1,0 +1,21 @@
+"""Random: every group at a fraction of its own; what any search has to beat."""
+
+import numpy as np
+
+from pipeline.search.problem import Problem
+
+__all__ = ["random_search"]
+
+SPREAD = 0.25
+
+
+def random_search(problem: Problem) -> None:
+    """A level for each trial, drawn evenly from [0, 1], and around it a fraction for each group.
+
+    Without the common level every trial of a deep network would have about the same size, whatever the budget.
+    """
+    generator = np.random.default_rng(problem.seed)
+    for _ in range(problem.trials):
+        level = generator.random()
+        fractions = level + SPREAD * generator.standard_normal(len(problem.space.choices))
+        problem.evaluate(problem.space.plan(np.clip(fractions, 0.0, 1.0).tolist()))

@@ -1,0 +1,88 @@
+"""Pack: the artifact folder, written whole or not at all."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from pipeline.artifact import Artifact, FileFacts, dump_artifact
+from pipeline.errors import RunError, WeightsError
+from pipeline.files import flush_folder, sha256_bytes, storage_errors
+from pipeline.graph.shrink import rebuild
+from pipeline.plan import ChannelPlan, Kept
+
+__all__ = ["file_facts", "load_compressed", "pack", "plan_json", "weights_bytes"]
+
+PLAN_FORMAT = 1
+
+
+def weights_bytes(module: nn.Module) -> bytes:
+    """The state dict of the small network as safetensors."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
+
+
+def plan_json(model: str, plan: ChannelPlan, kept: Kept) -> bytes:
+    """Widths, and which channels of the original network they are."""
+    groups = {name: {"width": width, "channels": list(kept[name])} for name, width in plan}
+    return json.dumps({"format": PLAN_FORMAT, "model": model, "groups": groups}, indent=1).encode()
+
+
+def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
+    """The small torch network of an artifact folder, in evaluation mode; no pickle is read.
+
+    `original` is what the compressed network's own factory returns, with any weights:
+
+        network = load_compressed(make_net(), Path("runs/.../artifact"))
+
+    Raises RunError when the folder holds no weights, WeightsError when they are another network's.
+    """
+    try:
+        tensors = safetensors.torch.load_file(artifact / "weights.safetensors")
+        plan = json.loads((artifact / "plan.json").read_bytes())
+    except (OSError, ValueError) as problem:
+        raise RunError(f"{artifact}: no readable weights.safetensors and plan.json there ({problem})") from None
+    if plan.get("format") != PLAN_FORMAT:
+        raise RunError(f"{artifact}/plan.json: format {plan.get('format')}; this program reads {PLAN_FORMAT}")
+    network = rebuild(original, tensors)
+    for name, group in plan["groups"].items():
+        layer = dict(network.named_modules()).get(name)
+        weight = getattr(layer, "weight", None)
+        if not isinstance(weight, torch.Tensor):
+            raise WeightsError(f"{artifact}/plan.json: the network has no layer '{name}'; use the factory that was compressed")
+    return network.eval()
+
+
+def file_facts(files: Mapping[str, bytes]) -> dict[str, FileFacts]:
+    """Hash and size of each."""
+    return {name: FileFacts(sha256_bytes(data), len(data)) for name, data in files.items()}
+
+
+def pack(folder: Path, artifact: Artifact, files: Mapping[str, bytes]) -> None:
+    """Write `files` and artifact.json, and make the folder appear at `folder` at once.
+
+    A folder that is there already was found not to be whole; it is set aside. Raises StorageError, and then nothing of
+    the new folder is left.
+    """
+    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with storage_errors(folder):
+        try:
+            temporary.mkdir()
+            for name, data in {**files, "artifact.json": dump_artifact(artifact)}.items():
+                with (temporary / name).open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            flush_folder(temporary)
+            if folder.exists():
+                folder.rename(folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.broken"))
+            temporary.rename(folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        flush_folder(folder.parent)

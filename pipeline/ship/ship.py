@@ -1,0 +1,159 @@
+"""Ship: export the trained network, prove the file, measure it again, test it once, and pack the evidence."""
+
+import datetime
+import importlib.metadata
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from pipeline.artifact import Artifact, Row
+from pipeline.budget import Constraint, Metric, known_metrics, worst_verdict
+from pipeline.candidate import Candidate
+from pipeline.errors import ShipError
+from pipeline.evaluate import Evaluator, measure_decisively
+from pipeline.graph.drafts import Draft, Drafts, draft_from
+from pipeline.graph.structure import load_graph
+from pipeline.graph.structure import structure as structure_of
+from pipeline.probe.base import Graph, Probe
+from pipeline.profile import Profile
+from pipeline.run import Run
+from pipeline.scoring import OnnxModule
+from pipeline.ship.pack import file_facts, pack, plan_json, weights_bytes
+from pipeline.ship.verify import PARITY_INPUTS, verified_file
+from pipeline.task import Task
+
+__all__ = ["Provenance", "ship"]
+
+ARTIFACT_FORMAT = 1
+PACKAGES = ("edge-compress", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnxsim", "torch-pruning", "numpy")
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artifact comes from."""
+
+    command: tuple[str, ...]
+    job: Mapping[str, Any]
+    profile: Profile
+    model: str
+    notices: tuple[str, ...]
+
+
+def ship(
+    run: Run,
+    tuned: nn.Module,
+    chosen: Candidate,
+    drafts: Drafts,
+    task: Task,
+    probe: Probe,
+    evaluator: Evaluator,
+    constraints: tuple[Constraint, ...],
+    provenance: Provenance,
+    page: Callable[[Artifact], bytes],
+) -> Artifact:
+    """Everything between fine-tuning and the folder `run.artifact`. `page` makes report.html.
+
+    Raises ShipError when the file does not answer like the network, or cannot be measured any more.
+    """
+    draft, proofs = _final_draft(tuned, chosen, drafts, task)
+    graph = Graph(draft.data, draft.structure, draft.answer)
+    measured = measure_decisively(probe, graph, provenance.profile.probe.final_processes, constraints, draft, evaluator.dense)
+    if not hasattr(measured, "processes"):
+        raise ShipError(f"the final file cannot be measured: {measured.kind}: {measured.detail}")
+    dense_data = drafts.dense_graph().SerializeToString(deterministic=True)
+    dense = replace(evaluator.dense, score=task.test(OnnxModule(dense_data)))
+    shipped = Candidate(
+        plan=chosen.plan,
+        params=draft.params,
+        macs=draft.macs,
+        file_size_bytes=len(draft.data),
+        structure=draft.structure,
+        measurement=measured,
+        score=task.test(OnnxModule(draft.data)),
+    )
+    files = {
+        "model.onnx": draft.data,
+        "weights.safetensors": weights_bytes(tuned),
+        "plan.json": plan_json(provenance.model, chosen.plan, drafts.kept(chosen.plan)),
+    }
+    rows = tuple(_rows(constraints, dense, shipped))
+    artifact = Artifact(
+        format=ARTIFACT_FORMAT,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=provenance.command,
+        job=provenance.job,
+        profile=provenance.profile.model_dump(mode="json"),
+        data=task.description,
+        versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        files=file_facts(files),
+        verdict=worst_verdict(row.verdict for row in rows if row.verdict),
+        rows=rows,
+        dense=dense,
+        shipped=shipped,
+        validation={
+            "dense": task.validate(drafts.module),
+            "before_finetuning": chosen.score or 0.0,
+            "after_finetuning": task.validate(tuned),
+        },
+        proofs=(drafts.proof, *proofs),
+        notices=provenance.notices,
+        widths={group.name: (chosen.plan[group.name], group.channels, group.bundle) for group in drafts.space.groups},
+        frozen=drafts.space.frozen,
+        phase_seconds=run.phase_seconds(),
+    )
+    report = page(artifact)
+    artifact = replace(artifact, files={**artifact.files, **file_facts({"report.html": report})})
+    pack(run.artifact, artifact, {**files, "report.html": report})
+    return artifact
+
+
+def _final_draft(tuned: nn.Module, chosen: Candidate, drafts: Drafts, task: Task) -> tuple[Draft, tuple[str, ...]]:
+    """The exported, simplified and verified file of the trained network, of the same structure as what was measured."""
+    exported = drafts.exported(tuned)
+    if structure_of(exported) != chosen.structure:
+        raise ShipError(
+            "the exported file is not the graph that was measured: its ops or shapes differ; nothing is shipped, because its "
+            "figures would be another file's"
+        )
+    verified = verified_file(tuned, exported.SerializeToString(deterministic=True), task.inputs(PARITY_INPUTS))
+    graph = load_graph(verified.data)
+    same = structure_of(graph) == chosen.structure
+    proof = (
+        "the file has the structure of the candidate that was measured in the search"
+        if same
+        else "the export has the structure of the measured candidate; simplifying changed it, and the changed file was measured anew"
+    )
+    return draft_from(chosen.plan, tuned, graph, drafts.example), (*verified.proofs, proof)
+
+
+def _rows(constraints: tuple[Constraint, ...], dense: Candidate, shipped: Candidate) -> list[Row]:
+    """The budget's own lines first, then the other figures for information."""
+    limited = {constraint.metric.key for constraint in constraints}
+    others = [metric for metric in known_metrics().values() if metric.key not in limited]
+    return [
+        *(_row(constraint.metric, constraint, dense, shipped) for constraint in constraints),
+        *(_row(metric, None, dense, shipped) for metric in others),
+    ]
+
+
+def _row(metric: Metric, constraint: Constraint | None, dense: Candidate, shipped: Candidate) -> Row:
+    before, after = metric.absolute(dense, dense), metric.absolute(shipped, dense)
+    if shipped.measurement:
+        # the dense graph as it ran in the same minutes, not as it ran at the start
+        paired = {"latency_p50": shipped.measurement.reference_p50_ms, "latency_p90": shipped.measurement.reference_p90_ms}
+        before = paired.get(metric.key) or before
+    is_accuracy = metric.key == "accuracy_drop"
+    return Row(
+        key=metric.key,
+        title="accuracy (test)" if is_accuracy else metric.title,
+        unit=metric.unit,
+        dense=dense.score if is_accuracy else before.value if before else None,
+        after=shipped.score if is_accuracy else after.value if after else None,
+        ratio=metric.relative(shipped, dense) if metric.relative else None,
+        limit=constraint.limit if constraint else None,
+        relative=constraint.relative if constraint else False,
+        verdict=constraint.verdict(shipped, dense) if constraint else None,
+    )

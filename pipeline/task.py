@@ -1,0 +1,157 @@
+"""Task: how a network is scored, trained and finally tested. Classification is one; a user's own functions are another."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.data.images import Images, Splits
+from pipeline.finetune import FinetuneSettings, Progress, finetune
+from pipeline.scoring import BATCH, accuracy, recalibrate
+
+__all__ = ["Classification", "OwnTask", "Task"]
+
+SCORING_IMAGES = 2000
+"""Validation images that score a candidate; all of them choose the epoch in fine-tuning."""
+CALIBRATION_BATCHES = 4
+
+BetweenBatches = Callable[[], None]
+
+
+class Task(Protocol):
+    """What the walk needs to know of the user's problem."""
+
+    @property
+    def description(self) -> str:
+        """What the data are; part of a run's identity."""
+
+    def example(self) -> Tensor:
+        """One real input as a batch, (1, C, H, W)."""
+
+    def inputs(self, count: int) -> Tensor:
+        """`count` real inputs, or as many as there are, none of them test data."""
+
+    def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """A few batches of (inputs, labels) from the training data."""
+
+    def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
+        """How well a narrowed network does on validation data, higher is better; its BatchNorm is estimated anew first.
+
+        `between` is called between batches.
+        """
+
+    def validate(self, module: nn.Module) -> float:
+        """How well a finished network does on all validation data."""
+
+    def test(self, module: nn.Module) -> float:
+        """How well a finished network does on test data; called at the very end, once for each network reported."""
+
+    def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> nn.Module:
+        """A trained copy of `student`."""
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Top-1 accuracy in percent on labelled images."""
+
+    splits: Splits
+    settings: FinetuneSettings
+    seed: int
+
+    @property
+    def description(self) -> str:
+        """The images, in words and numbers."""
+        return self.splits.description
+
+    def example(self) -> Tensor:
+        """See `Task`."""
+        return self.inputs(1)
+
+    def inputs(self, count: int) -> Tensor:
+        """See `Task`."""
+        return next(self.splits.train.sample(count, seed=0).batches(count))[0]
+
+    def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """See `Task`."""
+        return self._calibration_images().batches(BATCH)
+
+    def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
+        """See `Task`."""
+        module.to(memory_format=torch.channels_last)
+        recalibrate(module, (pixels for pixels, _ in _pausing(self._calibration_images(), between)))
+        return accuracy(module, self._scoring_images(), between=between)
+
+    def validate(self, module: nn.Module) -> float:
+        """See `Task`."""
+        return accuracy(module, self.splits.validation)
+
+    def test(self, module: nn.Module) -> float:
+        """See `Task`."""
+        return accuracy(module, self.splits.test)
+
+    def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> nn.Module:
+        """See `Task`."""
+        splits = self.splits
+        return finetune(student, teacher, splits.train, splits.validation, self.settings, seed, checkpoint, progress)[0]
+
+    def _calibration_images(self) -> Images:
+        return self.splits.train.sample(CALIBRATION_BATCHES * BATCH, self.seed)
+
+    def _scoring_images(self) -> Images:
+        return self.splits.validation.sample(SCORING_IMAGES, self.seed)
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """Any other task, by the user's own functions.
+
+    OwnTask(inputs=images, evaluate=mean_average_precision, train=my_training_loop)
+    """
+
+    all_inputs: Tensor
+    """Real inputs, (N, C, H, W): one for the probe, the rest for re-estimating BatchNorm and for the final comparison."""
+    evaluate: Callable[[nn.Module], float]
+    """Score on validation data, higher is better."""
+    train: Callable[[nn.Module], nn.Module]
+    """Returns the trained network; may train in place."""
+    evaluate_test: Callable[[nn.Module], float] | None = None
+    """Score on test data; without it the validation score stands in the report, and is called so."""
+    description: str = "the user's own task"
+
+    def example(self) -> Tensor:
+        """See `Task`."""
+        return self.all_inputs[:1]
+
+    def inputs(self, count: int) -> Tensor:
+        """See `Task`."""
+        return self.all_inputs[:count]
+
+    def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Inputs without labels: importance by Taylor expansion needs a task that has them."""
+        return ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self.all_inputs.split(BATCH))
+
+    def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
+        """See `Task`."""
+        recalibrate(module, self.all_inputs[: CALIBRATION_BATCHES * BATCH].split(BATCH))
+        return self.evaluate(module)
+
+    def validate(self, module: nn.Module) -> float:
+        """See `Task`."""
+        return self.evaluate(module)
+
+    def test(self, module: nn.Module) -> float:
+        """See `Task`."""
+        return (self.evaluate_test or self.evaluate)(module)
+
+    def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> nn.Module:
+        """See `Task`; the user's loop keeps its own checkpoints."""
+        return self.train(student)
+
+
+def _pausing(images: Images, between: BetweenBatches) -> Iterable[tuple[Tensor, Tensor]]:
+    for batch in images.batches(BATCH):
+        between()
+        yield batch
