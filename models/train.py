@@ -29,17 +29,23 @@ from pipeline.scoring import accuracy
 @click.option("--half", is_flag=True, help="Store the weights as float16.")
 @click.option("--out", required=True, type=click.Path(path_type=Path))
 def main(
-    model: str, data: str, weights: Path | None, epochs: int, learning_rate: float, batch_size: int, seed: int, half: bool, out: Path
+    model: str,
+    data: str,
+    weights: Path | None,
+    epochs: int,
+    learning_rate: float,
+    batch_size: int,
+    seed: int,
+    half: bool,
+    out: Path,
 ) -> None:
     """Train, choose the epoch on validation images, report the test accuracy once."""
     torch.manual_seed(seed)
     try:
         source = find_model(model)
         splits = load_data(data, source.preprocessing, seed)
-        if weights:
-            network = load_model(source, weights, len(splits.classes))
-        else:
-            network = source.factory(num_classes=len(splits.classes))
+        classes = len(splits.classes)
+        network = load_model(source, weights, classes) if weights else source.factory(num_classes=classes)
         splits = settle_normalisation(network, splits)
         settings = FinetuneSettings(epochs=epochs, batch_size=batch_size, learning_rate=learning_rate, distillation=0.0)
         checkpoint = out.with_suffix(".training")

@@ -98,8 +98,12 @@ def read_artifact(folder: Path) -> Artifact:
     except OSError as problem:
         raise RunError(f"{folder}: no artifact there ({problem.strerror})") from None
     except ValidationError:
-        raise RunError(f"{folder}/artifact.json: not written by this version of the program; run the same command with another --out") from None
+        raise RunError(
+            f"{folder}/artifact.json: not written by this version of the program; run the same command with another --out"
+        ) from None
     for name, facts in artifact.files.items():
         if not (folder / name).is_file() or sha256_file(folder / name) != facts.sha256:
-            raise RunError(f"{folder / name}: missing or changed since it was written; remove the folder and run the same command again")
+            raise RunError(
+                f"{folder / name}: missing or changed since it was written; remove the folder and run the same command again"
+            )
     return artifact

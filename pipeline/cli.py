@@ -31,16 +31,33 @@ Examples:
     subcommand_metavar="",
 )
 @click.option("--target", metavar="PROFILE", help="Profile: a YAML file, or a name in hw_profiles/.  [required]")
-@click.option("--model", default="digits", metavar="MODEL", help="Name in models/, torchvision:NAME, or FILE.py:FACTORY (runs it).")
+@click.option(
+    "--model", default="digits", metavar="MODEL", help="Name in models/, torchvision:NAME, or FILE.py:FACTORY (runs it)."
+)
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors file, or a saved state dict.")
-@click.option("--data", default="digits", metavar="DATA", help="Folder of images, torchvision:NAME, or FILE.py:FACTORY (runs it).")
-@click.option("--budget", "budgets", multiple=True, metavar="KEY=VALUE", help="Repeatable; over the profile's: latency_p50=40ms, params=25%.")
+@click.option(
+    "--data", default="digits", metavar="DATA", help="Folder of images, torchvision:NAME, or FILE.py:FACTORY (runs it)."
+)
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Repeatable; over the profile's: latency_p50=40ms, params=25%.",
+)
 @click.option("--searcher", default="ppo-lagrangian", metavar="NAME", help="ppo-lagrangian (default), uniform or random.")
 @click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Plans to measure and score.  [default: 60]")
 @click.option("--epochs", type=click.IntRange(1), default=20, metavar="N", help="Of fine-tuning.  [default: 20]")
-@click.option("--importance", type=click.Choice(["l1", "l2", "bn", "taylor"]), default="l2", help="What ranks channels.  [default: l2]")
+@click.option(
+    "--importance", type=click.Choice(["l1", "l2", "bn", "taylor"]), default="l2", help="What ranks channels.  [default: l2]"
+)
 @click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="[default: 0]")
-@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Run directory; the same command resumes there.  [default: in runs/]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Run directory; the same command resumes there.  [default: in runs/]",
+)
 @click.option("--dry-run", is_flag=True, help="Simulate the probe: quick, and nothing is measured.")
 @click.option("--quiet", is_flag=True, help="Only the final table.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout, all else on stderr.")
@@ -56,7 +73,9 @@ def compress(context: click.Context, /, **flags: Any) -> None:
     try:
         sys.exit(_walk(flags, console))
     except KeyboardInterrupt:
-        _die(Interrupted("interrupted; every finished trial is kept: run the same command again and it goes on from there"), flags)
+        _die(
+            Interrupted("interrupted; every finished trial is kept: run the same command again and it goes on from there"), flags
+        )
     except CompressError as problem:
         _die(problem, flags)
 

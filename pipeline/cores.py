@@ -2,7 +2,8 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -40,8 +41,6 @@ def confined(cores: Iterable[int]) -> Iterator[Callable[[], None]]:
 def _pin(cores: list[int]) -> None:
     if not hasattr(os, "sched_setaffinity"):
         return
-    for task in os.listdir("/proc/self/task"):
-        try:
-            os.sched_setaffinity(int(task), cores)
-        except (ProcessLookupError, PermissionError):
-            pass  # a thread that ended meanwhile
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError, PermissionError):  # a thread that ended meanwhile
+            os.sched_setaffinity(int(task.name), cores)

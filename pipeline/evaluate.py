@@ -33,7 +33,9 @@ def search_space(drafts: Drafts, step: int) -> SearchSpace:
     whole = drafts.make(space.dense())
     choices = []
     for group in space.groups:
-        alone = drafts.make(ChannelPlan(tuple((name, offers[name][0] if name == group.name else width) for name, width in space.dense())))
+        alone = drafts.make(
+            ChannelPlan(tuple((name, offers[name][0] if name == group.name else width) for name, width in space.dense()))
+        )
         choices.append(
             Choice(
                 name=group.name,
@@ -95,8 +97,9 @@ class Evaluator:
             if constraint.verdict(self.thinnest, self.dense) == "over":
                 figure = constraint.figure(self.thinnest, self.dense)
                 takes = f"takes {constraint.show(figure.value)}" if figure else "fails"
+                kind = f"{constraint.metric.title}{', of dense' if constraint.relative else ''}"
                 raise UnreachableBudget(
-                    f"at minimum width this model {takes} ({constraint.metric.title}{', of dense' if constraint.relative else ''}); "
+                    f"at minimum width this model {takes} ({kind}); "
                     f"the budget is {constraint.show(constraint.limit)}; allow more, or start from a smaller network"
                 )
         self._tell_ends()
@@ -142,7 +145,7 @@ class Evaluator:
         A search picks the luckiest of many samples; what is shipped must hold without luck. When none holds, the
         thinnest plan is returned: it was measured within, or undecided, at the start.
         """
-        seen = {}
+        seen: dict[ChannelPlan, Candidate] = {}
         for trial in self._run.trials:
             if trial.role in ("dense", "thinnest", "search") and self.assess(trial.candidate).feasible:
                 seen.setdefault(trial.candidate.plan, trial.candidate)
@@ -194,6 +197,7 @@ def measure_decisively(
     probe: Probe, graph: Graph, processes: int, constraints: tuple[Constraint, ...], draft: Draft, dense: Candidate
 ) -> Measurement | Failure:
     """Fresh measurements of one file, put together until the verdict is decided or REPEATS more have been taken."""
+    constraints = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
     total: Measurement | None = None
     for _ in range(1 + REPEATS):
         measured = probe.measure(graph, processes, fresh=True)
@@ -211,15 +215,14 @@ def _graph(draft: Draft) -> Graph:
     return Graph(draft.data, draft.structure, draft.answer if draft.answer.size <= ANSWER_LIMIT else None)
 
 
-def _candidate(draft: Draft, measured: Measurement | Failure, score: float | None) -> Candidate:
-    failed = isinstance(measured, Failure)
+def _candidate(draft: Draft, measured: Measurement | Failure | None, score: float | None) -> Candidate:
     return Candidate(
         plan=draft.plan,
         params=draft.params,
         macs=draft.macs,
         file_size_bytes=len(draft.data),
         structure=draft.structure,
-        measurement=None if failed else measured,
+        measurement=measured if isinstance(measured, Measurement) else None,
         score=score,
-        failure=measured if failed else None,
+        failure=measured if isinstance(measured, Failure) else None,
     )

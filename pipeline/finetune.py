@@ -68,10 +68,17 @@ def finetune(
     bfloat16 units and on CUDA the forward pass runs in bfloat16.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = copy.deepcopy(student).to(device, memory_format=torch.channels_last)
-    teacher = copy.deepcopy(teacher).to(device, memory_format=torch.channels_last).eval() if teacher and settings.distillation else None
+    module = copy.deepcopy(student).to(device).to(memory_format=torch.channels_last)
+    if teacher is not None:
+        teacher = (
+            copy.deepcopy(teacher).to(device).to(memory_format=torch.channels_last).eval() if settings.distillation else None
+        )
     optimizer = torch.optim.SGD(
-        module.parameters(), lr=settings.learning_rate, momentum=settings.momentum, weight_decay=settings.weight_decay, nesterov=True
+        module.parameters(),
+        lr=settings.learning_rate,
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=True,
     )
     identity = sha256_bytes(json.dumps([asdict(settings), seed, len(train), _shapes(module)]).encode())
     state = _resume(checkpoint, module, optimizer, identity) or _State(0, -1.0, {}, [])
@@ -80,10 +87,10 @@ def finetune(
     for epoch in range(state.epoch, settings.epochs):
         torch.manual_seed(1_000_003 * seed + epoch)  # for dropout
         module.train()
-        for step, (pixels, labels) in enumerate(train.training_batches(settings.batch_size, seed, epoch)):
+        for step, (images, labels) in enumerate(train.training_batches(settings.batch_size, seed, epoch)):
             for group in optimizer.param_groups:
                 group["lr"] = settings.learning_rate * _schedule(epoch + step / steps, settings.epochs)
-            pixels = pixels.to(device, memory_format=torch.channels_last)
+            pixels = images.to(device, memory_format=torch.channels_last)
             loss = _loss(module, teacher, pixels, labels.to(device), settings)
             optimizer.zero_grad()
             loss.backward()
@@ -116,7 +123,10 @@ def _loss(module: nn.Module, teacher: nn.Module | None, pixels: Tensor, labels: 
         return hard
     temperature = settings.temperature
     soft = F.kl_div(
-        F.log_softmax(logits / temperature, 1), F.log_softmax(target.float() / temperature, 1), reduction="batchmean", log_target=True
+        F.log_softmax(logits / temperature, 1),
+        F.log_softmax(target.float() / temperature, 1),
+        reduction="batchmean",
+        log_target=True,
     )
     return (1 - settings.distillation) * hard + settings.distillation * temperature**2 * soft
 
@@ -153,7 +163,12 @@ def _save(checkpoint: Path | None, module: nn.Module, optimizer: torch.optim.SGD
         momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum/{name}"] = momentum.detach().cpu().contiguous()
-    notes = {"identity": identity, "epoch": str(state.epoch), "best_score": repr(state.best_score), "history": json.dumps(state.history)}
+    notes = {
+        "identity": identity,
+        "epoch": str(state.epoch),
+        "best_score": repr(state.best_score),
+        "history": json.dumps(state.history),
+    }
     write_atomically(checkpoint, safetensors.torch.save(tensors, metadata=notes))
 
 

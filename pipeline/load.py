@@ -53,20 +53,18 @@ def find_model(spec: str) -> ModelSource:
     if spec.startswith("torchvision:"):
         return _torchvision(spec)
     if ".py:" in spec:
-        path, _, name = spec.rpartition(":")
-        module = _import_file(Path(path), ModelError)
+        file, _, name = spec.rpartition(":")
+        module = _import_file(Path(file), ModelError)
         factory = getattr(module, name, None)
         if not callable(factory):
-            raise ModelError(f"{path}: no function '{name}' in it; give --model file.py:factory")
-        return ModelSource(spec, factory, _declared(module, path), None, needs_weights=False)
-    known = {}
+            raise ModelError(f"{file}: no function '{name}' in it; give --model file.py:factory")
+        return ModelSource(spec, factory, _declared(module, file), None, needs_weights=False)
+    known: dict[str, tuple[ModuleType, Path]] = {}
     for stem, path in shipped_files("models", ".py").items():
         module = _import_file(path, ModelError)
         known |= {name: (module, path) for name in getattr(module, "__all__", ()) if stem != "train"}
     if spec not in known:
-        raise ModelError(
-            f"no model '{spec}': give file.py:factory, torchvision:<name>, or one of {', '.join(sorted(known))}"
-        )
+        raise ModelError(f"no model '{spec}': give file.py:factory, torchvision:<name>, or one of {', '.join(sorted(known))}")
     module, path = known[spec]
     weights = path.with_name(f"{spec}.safetensors")
     return ModelSource(
@@ -92,7 +90,9 @@ def load_model(source: ModelSource, weights: Path | None, num_classes: int) -> n
     if weights is not None:
         _fill(module, read_weights(weights), weights)
     elif source.needs_weights:
-        raise WeightsError(f"{source.spec}: no weights are given, and an untrained network is not worth compressing; add --weights FILE")
+        raise WeightsError(
+            f"{source.spec}: no weights are given, and an untrained network is not worth compressing; add --weights FILE"
+        )
     return module.float().eval()
 
 
@@ -203,7 +203,7 @@ def _torchvision(spec: str) -> ModelSource:
     name = spec.partition(":")[2]
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise ModelError(f"torchvision has no classification network '{name}'; see torchvision.models.list_models()")
-    transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
+    transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
     preprocessing = Preprocessing(
         size=transforms.crop_size[0],
         resize=transforms.resize_size[0],

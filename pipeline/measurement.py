@@ -132,5 +132,11 @@ class Measurement:
         """Both measurements of the same file as one; raises ValueError when they are not of the same kind."""
         if (self.structure, self.fingerprint) != (other.structure, other.fingerprint):
             raise ValueError("measurements of different files or circumstances do not mix")
-        peak = max((m for m in (self.memory, other.memory) if m.peak_bytes is not None), key=lambda m: m.peak_bytes or 0, default=self.memory)
-        return replace(self, processes=self.processes + other.processes, memory=peak, remarks=tuple(sorted({*self.remarks, *other.remarks})))
+        peak = max(
+            (m for m in (self.memory, other.memory) if m.peak_bytes is not None),
+            key=lambda m: m.peak_bytes or 0,
+            default=self.memory,
+        )
+        return replace(
+            self, processes=self.processes + other.processes, memory=peak, remarks=tuple(sorted({*self.remarks, *other.remarks}))
+        )

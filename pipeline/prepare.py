@@ -50,13 +50,13 @@ def load_subject(job: Job, profile: Profile) -> Subject:
         score, chance = task.validate(module), 100 / len(splits.classes)
         if score < 2 * chance:
             notices.append(
-                f"the network answers {score:.1f} % of the validation images rightly, and guessing gives {chance:.1f} %: do weights, "
-                "classes (folders in alphabetical order) and normalisation belong together?"
+                f"the network answers {score:.1f} % of the validation images rightly, and guessing gives {chance:.1f} %: do "
+                "weights, classes (folders in alphabetical order) and normalisation belong together?"
             )
     if not profile.measures_its_device:
         notices.append(
-            f"figures are taken on this machine in the stead of {profile.device.name}: they rank plans and judge relative budgets, "
-            "and are not the device's"
+            f"figures are taken on this machine in the stead of {profile.device.name}: they rank plans and judge "
+            "relative budgets, and are not the device's"
         )
     facts = {
         "weights": _digest(module),
@@ -87,13 +87,18 @@ def _refuse_misfit(module: nn.Module, images: torch.Tensor, classes: int, job: J
         ) from None
     if not isinstance(answer, torch.Tensor) or answer.dim() != 2:
         kind = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
-        raise ModelError(f"{job.model}: answers with {kind}; classification needs a tensor of (N, classes); see OwnTask for others")
+        raise ModelError(
+            f"{job.model}: answers with {kind}; classification needs a tensor of (N, classes); see OwnTask for others"
+        )
     if answer.shape[1] != classes:
         raise ModelError(
-            f"{job.model}: tells {answer.shape[1]} classes apart, and {job.data} has {classes}; give the images it was trained for"
+            f"{job.model}: tells {answer.shape[1]} classes apart, and {job.data} has {classes}; give the images it "
+            "was trained for"
         )
 
 
 def _digest(module: nn.Module) -> str:
-    parts = (f"{name} {tuple(t.shape)}".encode() + t.detach().contiguous().numpy().tobytes() for name, t in module.state_dict().items())
+    parts = (
+        f"{name} {tuple(t.shape)}".encode() + t.detach().contiguous().numpy().tobytes() for name, t in module.state_dict().items()
+    )
     return sha256_bytes(b"".join(parts))[:16]

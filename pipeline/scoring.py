@@ -21,9 +21,9 @@ def accuracy(module: nn.Module, images: Images, batch: int = BATCH, between: Cal
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     correct = 0
     with torch.inference_mode():
-        for pixels, labels in images.batches(batch):
+        for batch_images, labels in images.batches(batch):
             between()
-            pixels = pixels.to(device, memory_format=torch.channels_last)
+            pixels = batch_images.to(device, memory_format=torch.channels_last)
             correct += int((module(pixels).argmax(1).cpu() == labels).sum())
     return 100.0 * correct / len(images)
 
@@ -34,7 +34,9 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     A narrowed network's activations no longer have the statistics it was trained with; without this step it answers
     at chance and every plan looks alike (Li et al., EagleEye, arXiv 2007.02491, section 3.2).
     """
-    norms = [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats]
+    norms = [
+        layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
+    ]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]

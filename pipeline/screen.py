@@ -46,7 +46,9 @@ class Screen:
         """Something to know."""
         self._console.print(Padding(Text(f"note: {text}", style="yellow"), (0, 0, 0, 2)))
 
-    def trial(self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None) -> None:
+    def trial(
+        self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None
+    ) -> None:
         """One line per trial, with the time that is left."""
         left = (time.monotonic() - self._phase_started) / number * (total - number)
         width = len(str(total))
@@ -58,7 +60,9 @@ class Screen:
             figures = f"p50 {latency}  {format_count(candidate.params):>7} params  score {candidate.score or 0:6.2f}"
         mark = ("within", "green") if feasible else ("over  ", "red")
         best_text = f"best {best.score or 0:.2f}" if best else "none yet"
-        line = Text.assemble(f"  {number:>{width}}/{total} {figures}  ", mark, f"  {best_text}", (f"  {format_duration(left)}", "dim"))
+        line = Text.assemble(
+            f"  {number:>{width}}/{total} {figures}  ", mark, f"  {best_text}", (f"  {format_duration(left)}", "dim")
+        )
         self._console.print(line, no_wrap=True, overflow="ellipsis")
 
     def progress(self, done: int, total: int, text: str) -> None:
@@ -69,7 +73,9 @@ class Screen:
                 self._console.print(f"  {100 * done / total:3.0f} % {text}")
             return
         if self._progress is None:
-            self._progress = Progress(BarColumn(), TextColumn("{task.percentage:3.0f} %  {task.description}"), console=self._console, transient=True)
+            self._progress = Progress(
+                BarColumn(), TextColumn("{task.percentage:3.0f} %  {task.description}"), console=self._console, transient=True
+            )
             self._progress.start()
             self._task = self._progress.add_task(text, total=total)
         if self._task is not None:

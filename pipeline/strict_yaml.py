@@ -60,24 +60,28 @@ def _read(path: Path, error: type[CompressError]) -> str:
 def _refuse_anchors(text: str, path: Path, error: type[CompressError]) -> None:
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent):
-            raise error(f"{path}:{event.start_mark.line + 1}: anchors and aliases are not accepted; write the value out")
+            raise error(f"{path}:{_line(event)}: anchors and aliases are not accepted; write the value out")
 
 
 def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path, error: type[CompressError]) -> None:
     """Note the line of every key; refuse a key that stands twice, which YAML itself lets pass."""
     if len(lines) > 10_000:
         raise error(f"{path}: too many entries")
-    lines[at] = node.start_mark.line + 1
+    lines[at] = _line(node)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             child = (*at, str(key.value))
             if child in lines:
-                raise error(f"{path}:{key.start_mark.line + 1}: '{key.value}' stands here a second time; keep one")
+                raise error(f"{path}:{_line(key)}: '{key.value}' stands here a second time; keep one")
             _walk(value, child, lines, path, error)
-            lines[child] = key.start_mark.line + 1
+            lines[child] = _line(key)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             _walk(value, (*at, index), lines, path, error)
+
+
+def _line(place: yaml.Node | yaml.Event) -> int:
+    return place.start_mark.line + 1 if place.start_mark else 1
 
 
 def _explain(problem: ValidationError, path: Path, lines: dict[KeyPath, int], model: type[BaseModel]) -> str:

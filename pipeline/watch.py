@@ -19,7 +19,9 @@ class Watcher(Protocol):
     def notice(self, text: str) -> None:
         """Something the user should know, and would not expect."""
 
-    def trial(self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None) -> None:
+    def trial(
+        self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None
+    ) -> None:
         """A candidate is known; `best` is the best one within the budget so far."""
 
     def progress(self, done: int, total: int, text: str) -> None:
@@ -38,7 +40,9 @@ class Silent:
     def notice(self, text: str) -> None:
         """Ignored."""
 
-    def trial(self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None) -> None:
+    def trial(
+        self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None
+    ) -> None:
         """Ignored."""
 
     def progress(self, done: int, total: int, text: str) -> None:

@@ -59,7 +59,7 @@ def _constraint(key: str, text: BudgetText) -> Constraint:
         share = parse_quantity(plain[:-1], "points") / 100
     except ValueError:
         raise BudgetError(f"budget: {key}: expected a percentage (got {text!r}); write for example {key}=50%") from None
-    if not 0 < share:
+    if share <= 0:
         raise BudgetError(f"budget: {key}: must be above 0 % (got {text!r})")
     return Constraint(metric, share, relative=True)
 

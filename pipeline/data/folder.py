@@ -11,7 +11,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from pipeline.data.images import Fetch, Images, Splits, carve
+from pipeline.data.images import Fetch, Splits, carve
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import CorruptImage, DataError, EmptyData, ImageMismatch, OneClass
 from pipeline.profile import available_cores
@@ -46,8 +46,8 @@ class Decoder:
         if _channels(image) != self.channels and self.preprocessing.grey == "refuse":
             kinds = {1: "grey", 3: "colour"}
             raise ImageMismatch(
-                f"{where}: a {kinds[_channels(image)]} image (mode {image.mode}), and the network takes {kinds[self.channels]} ones; "
-                "convert it, or declare grey: convert in preprocessing.yaml"
+                f"{where}: a {kinds[_channels(image)]} image (mode {image.mode}), and the network takes "
+                f"{kinds[self.channels]} ones; convert it, or declare grey: convert in preprocessing.yaml"
             )
         image = image.convert("L" if self.channels == 1 else "RGB")
         if self.preprocessing.resize:
@@ -101,12 +101,8 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int) -> Splits
         train, validation = carve(labels, train, VALIDATION_SHARE, VALIDATION_LIMIT, seed)
     if preprocessing.size is None:
         preprocessing = preprocessing.model_copy(update={"size": size})
-    return Splits(
-        *(Images(fetch, labels, indices, preprocessing) for indices in (train, validation, test)),
-        classes=classes,
-        description=f"{root.name}: {len(paths)} images, {len(classes)} classes, {size}x{size}x{channels}, {_digest(paths, root)}",
-        notices=tuple(notices),
-    )
+    description = f"{root.name}: {len(paths)} images, {len(classes)} classes, {size}x{size}x{channels}, {_digest(paths, root)}"
+    return Splits.of(fetch, labels, (train, validation, test), preprocessing, classes, description, notices)
 
 
 def memory_fetch(pixels: Tensor) -> Fetch:
@@ -136,9 +132,15 @@ def _listing(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[i
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES) if (folder / name).is_dir() else []
+        found = (
+            sorted(path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES)
+            if (folder / name).is_dir()
+            else []
+        )
         if not found:
-            raise EmptyData(f"{folder / name}: no images in it; add some ({', '.join(sorted(SUFFIXES)[:4])}, ...) or remove the class")
+            raise EmptyData(
+                f"{folder / name}: no images in it; add some ({', '.join(sorted(SUFFIXES)[:4])}, ...) or remove the class"
+            )
         files += found
         labels += [label] * len(found)
     return files, labels
@@ -158,8 +160,8 @@ def _shape(paths: list[Path], preprocessing: Preprocessing) -> tuple[int, int]:
         first = first or seen
         if seen[0] != first[0] and preprocessing.size is None:
             raise ImageMismatch(
-                f"{path}: {seen[0][0]}x{seen[0][1]} pixels where {paths[0].name} has {first[0][0]}x{first[0][1]}, and nothing says "
-                "what the network takes; declare size and resize in preprocessing.yaml beside the class folders"
+                f"{path}: {seen[0][0]}x{seen[0][1]} pixels where {paths[0].name} has {first[0][0]}x{first[0][1]}, and "
+                "nothing says what the network takes; declare size and resize in preprocessing.yaml beside the class folders"
             )
         if seen[1] != first[1] and preprocessing.channels is None:
             raise ImageMismatch(

@@ -1,6 +1,6 @@
 """Images: one split, handed out in batches, normalised; augmented and shuffled for training."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -75,6 +75,21 @@ class Splits:
     """What the images are, in words and numbers; part of a run's identity."""
     notices: tuple[str, ...] = ()
     """What the user should know about how they were read."""
+
+    @classmethod
+    def of(
+        cls,
+        fetch: Fetch,
+        labels: Tensor,
+        parts: tuple[Tensor, Tensor, Tensor],
+        preprocessing: Preprocessing,
+        classes: Sequence[str],
+        description: str,
+        notices: Sequence[str] = (),
+    ) -> "Splits":
+        """From one pool of images; `parts` are the indices of train, validation and test."""
+        train, validation, test = (Images(fetch, labels, indices, preprocessing) for indices in parts)
+        return cls(train, validation, test, tuple(classes), description, tuple(notices))
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "Splits":
         """The same images, normalised otherwise."""

@@ -12,7 +12,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.data.folder import VALIDATION_LIMIT, VALIDATION_SHARE, Decoder, memory_fetch
-from pipeline.data.images import Fetch, Images, Splits, carve
+from pipeline.data.images import Fetch, Splits, carve
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import DataError, EmptyData, OneClass, one_line
 
@@ -31,11 +31,9 @@ def load_digits(declared: Preprocessing | None, seed: int) -> Splits:
     rest, test = carve(labels, torch.arange(len(labels)), DIGITS_TEST_SHARE, len(labels), seed=0)
     train, validation = carve(labels, rest, 2 * VALIDATION_SHARE, VALIDATION_LIMIT, seed)
     preprocessing = declared or Preprocessing(size=8, mean=(0.305,), std=(0.376,), augment=("crop",))
-    return Splits(
-        *(Images(memory_fetch(pixels), labels, indices, preprocessing) for indices in (train, validation, test)),
-        classes=tuple(str(name) for name in bunch.target_names),
-        description=f"digits: {len(labels)} images, 10 classes, 8x8x1",
-    )
+    classes = [str(name) for name in bunch.target_names]
+    description = f"digits: {len(labels)} images, 10 classes, 8x8x1"
+    return Splits.of(memory_fetch(pixels), labels, (train, validation, test), preprocessing, classes, description)
 
 
 def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed: int) -> Splits:
@@ -64,11 +62,9 @@ def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed
     everything, test = torch.arange(len(labels)).split([len(part) for part in parts])
     train, validation = carve(labels, everything, VALIDATION_SHARE, VALIDATION_LIMIT, seed)
     preprocessing = preprocessing.model_copy(update={"size": size})
-    return Splits(
-        *(Images(memory_fetch(pixels), labels, indices, preprocessing) for indices in (train, validation, test)),
-        classes=tuple(str(entry) for entry in getattr(parts[0], "classes", range(int(labels.max()) + 1))),
-        description=f"torchvision:{name}: {len(labels)} images, {size}x{size}",
-    )
+    classes = [str(entry) for entry in getattr(parts[0], "classes", range(int(labels.max()) + 1))]
+    description = f"torchvision:{name}: {len(labels)} images, {size}x{size}"
+    return Splits.of(memory_fetch(pixels), labels, (train, validation, test), preprocessing, classes, description)
 
 
 def load_from_factory(made: object, where: str, declared: Preprocessing | None, seed: int) -> Splits:
@@ -82,7 +78,9 @@ def load_from_factory(made: object, where: str, declared: Preprocessing | None, 
     everything = [datasets[name] for name in ("train", "validation", "test") if name in datasets]
     for name, dataset in datasets.items():
         if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-            raise DataError(f"{where}: {name} is a {type(dataset).__name__}; expected a Dataset with a length, or a loader of one")
+            raise DataError(
+                f"{where}: {name} is a {type(dataset).__name__}; expected a Dataset with a length, or a loader of one"
+            )
         if len(cast(Any, dataset)) == 0:
             raise EmptyData(f"{where}: {name} has no images")
     labels = torch.cat([_labels(dataset, where) for dataset in everything])
@@ -100,11 +98,9 @@ def load_from_factory(made: object, where: str, declared: Preprocessing | None, 
     if validation is None:
         train, validation = carve(labels, train, VALIDATION_SHARE, VALIDATION_LIMIT, seed)
     shape = tuple(fetch(torch.tensor([0])).shape[1:])
-    return Splits(
-        *(Images(fetch, labels, indices, declared or Preprocessing()) for indices in (train, validation, spans["test"])),
-        classes=tuple(str(label) for label in range(int(labels.max()) + 1)),
-        description=f"{where}: {len(labels)} images, {'x'.join(str(side) for side in shape)}",
-    )
+    classes = [str(label) for label in range(int(labels.max()) + 1)]
+    description = f"{where}: {len(labels)} images, {'x'.join(str(side) for side in shape)}"
+    return Splits.of(fetch, labels, (train, validation, spans["test"]), declared or Preprocessing(), classes, description)
 
 
 def _parts(made: object, where: str) -> dict[str, Any]:

@@ -97,7 +97,14 @@ def draft_from(plan: ChannelPlan, module: nn.Module, graph: onnx.ModelProto, exa
 
 
 def start_drafts(
-    module: nn.Module, example: Tensor, opset: int, ir_version: int, importance: Importance, batches: Batches, dense_path: Path, seed: int
+    module: nn.Module,
+    example: Tensor,
+    opset: int,
+    ir_version: int,
+    importance: Importance,
+    batches: Batches,
+    dense_path: Path,
+    seed: int,
 ) -> Drafts:
     """Analyse `module`, export it once to `dense_path` (or take what is there), rank its channels, prove the slices.
 

@@ -25,8 +25,8 @@ def rank(module: nn.Module, space: PruneSpace, kind: Importance, batches: Batche
     l1, l2      norm of all convolution and linear weights of a channel (Li et al., arXiv 1608.08710, over the
                 coupled layers as in Fang et al., arXiv 2301.12900)
     bn          size of the normalisation scales (Liu et al., arXiv 1708.06519); l1 where a group has none
-    taylor      |sum of weight x gradient| over a channel, averaged over `batches` (Molchanov et al., arXiv
-                1906.10771); `batches` are read only here
+    taylor      |sum of weight x gradient| over a channel, with the gradient of the loss over `batches`
+                (Molchanov et al., arXiv 1906.10771, group criterion); `batches` are read only here
 
     Each coupled layer's scores are divided by their mean before they are added up, so that a wide layer does not
     drown a narrow one. Ties go to the lower channel.
@@ -43,7 +43,9 @@ def _group_scores(module: nn.Module, group: Group, kind: Importance, gradients: 
     tensors = dict(module.named_parameters())
     layers = dict(module.named_modules())
     scales = [slot for slot in group.slots if _is_scale(slot, layers)]
-    weights = [slot for slot in group.slots if slot.tensor in tensors and tensors[slot.tensor].dim() > 1 and _is_weight(slot, layers)]
+    weights = [
+        slot for slot in group.slots if slot.tensor in tensors and tensors[slot.tensor].dim() > 1 and _is_weight(slot, layers)
+    ]
     slots = scales if kind == "bn" and scales else weights
     total = torch.zeros(group.channels, dtype=torch.float64)
     for slot in slots:
@@ -72,7 +74,7 @@ def _gradients(module: nn.Module, batches: Batches) -> dict[str, Tensor]:
     """Mean gradient of the cross-entropy, network in evaluation mode."""
     module.eval()
     total: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
-    names = {name: tensor for name, tensor in module.named_parameters()}
+    names = dict(module.named_parameters())
     before = {name: tensor.requires_grad for name, tensor in names.items()}
     module.requires_grad_(True)
     try:

@@ -88,7 +88,12 @@ def prepare(model: onnx.ModelProto, space: PruneSpace, shapes: Shapes, ir_versio
             taken = sum(key[0] == name for key in weights)
             weight = weights.setdefault((name, cuts), _Weight(f"{name}#{taken}" if taken else name, arrays[name], cuts))
             skeleton.graph.node[node_index].input[position] = weight.name
-            if node.op_type == "Conv" and position == 1 and any(cut[0] == 0 for cut in cuts) and _is_depthwise(node, arrays[name]):
+            if (
+                node.op_type == "Conv"
+                and position == 1
+                and any(cut[0] == 0 for cut in cuts)
+                and _is_depthwise(node, arrays[name])
+            ):
                 depthwise.append((node_index, next(cut[1] for cut in cuts if cut[0] == 0)))
     del skeleton.graph.initializer[:]
     return SliceableGraph(space, skeleton, tuple(weights.values()), tuple(depthwise))
@@ -126,9 +131,7 @@ def _is_depthwise(node: onnx.NodeProto, weight: NDArray[np.generic]) -> bool:
     return bool(group > 1 and group == weight.shape[0] and weight.shape[1] == 1)
 
 
-def _let_reshapes_follow(
-    skeleton: onnx.ModelProto, model: onnx.ModelProto, arrays: dict[str, NDArray[np.generic]]
-) -> None:
+def _let_reshapes_follow(skeleton: onnx.ModelProto, model: onnx.ModelProto, arrays: dict[str, NDArray[np.generic]]) -> None:
     """Replace constants in Reshape that repeat a channel count.
 
     (1, 512, 7, 7) -> [1, 25088] becomes [0, -1]; (1, 116, 28, 28) -> [1, 2, 58, 28, 28] becomes [0, 2, -1, 28, 28]:

@@ -62,19 +62,19 @@ def _couplings(module: nn.Module, example: Tensor) -> list[dict[str, Any]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = torch_pruning.DependencyGraph().build_dependency(module, example_inputs=example, verbose=False)
-        found = []
+        found: list[dict[str, Any]] = []
         for group in graph.get_all_groups():
             root = group[0].dep.target.module
-            members = []
+            members: list[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = []
             for item in group.items:
                 target = item.dep.target.module
                 if isinstance(target, nn.Parameter):
                     dim = next(entry.pruning_dim for entry in graph.unwrapped_parameters if entry.parameters is target)
                     role = f"parameter:{dim % target.dim()}"
-                    members.append((parameters[id(target)], role, list(item.idxs), list(item.root_idxs)))
+                    members.append((parameters[id(target)], role, tuple(item.idxs), tuple(item.root_idxs)))
                 elif id(target) in names:
                     role = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
-                    members.append((names[id(target)], role, list(item.idxs), list(item.root_idxs)))
+                    members.append((names[id(target)], role, tuple(item.idxs), tuple(item.root_idxs)))
             found.append(asdict(Coupling(names[id(root)], len(group[0].idxs), tuple(members))))
     return sorted(found, key=lambda coupling: order.get(coupling["root"], len(order)))
 

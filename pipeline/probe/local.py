@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,10 +120,8 @@ class LocalProbe:
         """End the worker; it removes what it kept."""
         for stream in (self._process.stdin, self._process.stdout):
             if stream:
-                try:
+                with suppress(BrokenPipeError):
                     stream.close()
-                except BrokenPipeError:
-                    pass
         try:
             self._process.wait(10)
         except subprocess.TimeoutExpired:
@@ -154,7 +152,9 @@ class LocalProbe:
         name = sha256_bytes(data)
         answer = self._ask({"do": "put", "name": name}, data)
         if "failure" in answer:
-            raise ProbeError(f"the probe on this machine cannot keep a model: {answer['failure'][1]}; free space in the temporary folder")
+            raise ProbeError(
+                f"the probe on this machine cannot keep a model: {answer['failure'][1]}; free space in the temporary folder"
+            )
         return name
 
     def _ask(self, message: dict[str, Any], blob: bytes = b"") -> dict[str, Any]:

@@ -61,7 +61,9 @@ class SimulatedProbe:
             return tuple(tuple(round(float(run), 6) for run in block) for block in middle_ms * (1 + noise))
 
         timed = tuple(
-            TimedProcess(runs(latency_ms), runs(self._reference_ms), round(2 + weights / 2**20, 3), round(2 * latency_ms, 6), latency_ms, 0)
+            TimedProcess(
+                runs(latency_ms), runs(self._reference_ms), round(2 + weights / 2**20, 3), round(2 * latency_ms, 6), latency_ms, 0
+            )
             for _ in range(processes)
         )
         memory = Memory(BASELINE_BYTES, BASELINE_BYTES + weights, BASELINE_BYTES + 2 * weights)

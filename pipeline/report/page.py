@@ -25,7 +25,9 @@ def headline(artifact: Artifact) -> str:
     return f"{'BUDGET MISSED' if artifact.verdict == 'over' else 'NOT DECIDED'}: {'; '.join(parts)}"
 
 
-def report_page(artifact: Artifact, trials: list[Trial], assessments: list[Assessment], constraints: tuple[Constraint, ...]) -> bytes:
+def report_page(
+    artifact: Artifact, trials: list[Trial], assessments: list[Assessment], constraints: tuple[Constraint, ...]
+) -> bytes:
     """The page of a finished run. `assessments` judge the `trials` of the search, in the same order."""
     measured = artifact.shipped.measurement
     if measured is None:

@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -12,7 +13,7 @@ from pipeline.run import Trial
 __all__ = ["latency_plot", "search_plot", "widths_plot"]
 
 DENSE, AFTER, OVER = "#7a869a", "#0b6e4f", "#c0562f"
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -35,8 +36,18 @@ def latency_plot(shipped: Candidate) -> str:
         figure = Figure(figsize=(7.2, 1.9), layout="constrained")
         axes = figure.subplots()
         rows = (
-            ("dense", [run for p in measured.processes for block in p.reference_latency_ms for run in block], measured.reference_p50_ms, DENSE),
-            ("shipped", [run for p in measured.processes for block in p.latency_ms for run in block], measured.latency_p50_ms, AFTER),
+            (
+                "dense",
+                [run for p in measured.processes for block in p.reference_latency_ms for run in block],
+                measured.reference_p50_ms,
+                DENSE,
+            ),
+            (
+                "shipped",
+                [run for p in measured.processes for block in p.latency_ms for run in block],
+                measured.latency_p50_ms,
+                AFTER,
+            ),
         )
         limit = max(sorted(runs)[int(0.98 * (len(runs) - 1))] for _, runs, _, _ in rows)
         for position, (_, runs, p50, colour) in enumerate(reversed(rows)):
@@ -51,7 +62,9 @@ def latency_plot(shipped: Candidate) -> str:
         return _svg(figure, "Latency of every timed run, dense and shipped")
 
 
-def search_plot(trials: Sequence[Trial], dense: Candidate, feasible: Sequence[bool], limit: float | None, chosen: Candidate) -> str:
+def search_plot(
+    trials: Sequence[Trial], dense: Candidate, feasible: Sequence[bool], limit: float | None, chosen: Candidate
+) -> str:
     """Score against relative latency of every trial; what the search found when."""
     points = [
         (trial.candidate.measurement.relative_p50.value, trial.candidate.score or 0.0, ok)
@@ -63,11 +76,27 @@ def search_plot(trials: Sequence[Trial], dense: Candidate, feasible: Sequence[bo
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
         for wanted, colour, label in ((True, AFTER, "within the budget"), (False, OVER, "over it")):
             chosen_points = [(x, y) for x, y, ok in points if ok is wanted]
-            left.plot([100 * x for x, _ in chosen_points], [y for _, y in chosen_points], "o", color=colour, markersize=4, alpha=0.7, label=label)
+            left.plot(
+                [100 * x for x, _ in chosen_points],
+                [y for _, y in chosen_points],
+                "o",
+                color=colour,
+                markersize=4,
+                alpha=0.7,
+                label=label,
+            )
         if limit is not None:
             left.axvline(100 * limit, color="black", linewidth=1, linestyle="--", label="latency budget")
         if chosen.measurement and chosen.measurement.relative_p50 and chosen.score is not None:
-            left.plot([100 * chosen.measurement.relative_p50.value], [chosen.score], "o", markersize=11, fillstyle="none", color="black", label="chosen")
+            left.plot(
+                [100 * chosen.measurement.relative_p50.value],
+                [chosen.score],
+                "o",
+                markersize=11,
+                fillstyle="none",
+                color="black",
+                label="chosen",
+            )
         left.set_xlabel("latency p50, % of dense")
         left.set_ylabel("score before fine-tuning")
         left.legend(frameon=False, fontsize=8)

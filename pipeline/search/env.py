@@ -35,8 +35,6 @@ class PruningEnv(gymnasium.Env[Floats, Floats]):
     the plan's score over 100. `info` at the end holds the `assessment`, whose overruns are the costs.
     """
 
-    metadata: dict[str, Any] = {"render_modes": []}
-
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
         self._choices = problem.space.choices

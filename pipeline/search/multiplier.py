@@ -44,6 +44,4 @@ class PIDMultipliers:
         self._smoothed = settings.smoothing * before + (1 - settings.smoothing) * overruns
         self._integral = np.maximum(0.0, self._integral + settings.integral * overruns)
         rising = np.maximum(0.0, self._smoothed - before)
-        self.values = np.maximum(
-            0.0, settings.proportional * self._smoothed + self._integral + settings.derivative * rising
-        )
+        self.values = np.maximum(0.0, settings.proportional * self._smoothed + self._integral + settings.derivative * rising)

@@ -106,13 +106,13 @@ class _Agent:
 
     def __init__(self, constraints: int, start: float, settings: PPOLagrangianSettings) -> None:
         self.settings = settings
-        self.actor = _mlp(2, settings.hidden)
-        self.critics = nn.ModuleList(_mlp(1, settings.hidden) for _ in range(1 + constraints))
+        head = nn.Linear(settings.hidden, 2)
+        self.actor = _mlp(settings.hidden, head)
+        self.critics = nn.ModuleList(_mlp(settings.hidden, nn.Linear(settings.hidden, 1)) for _ in range(1 + constraints))
         self.multipliers = PIDMultipliers(constraints, settings.pid)
-        last = self.actor[-1]
         with torch.no_grad():
-            last.weight.mul_(0.01)
-            last.bias.copy_(torch.tensor([torch.logit(torch.tensor(min(max(start, 0.05), 0.95))), 0.0]))
+            head.weight.mul_(0.01)
+            head.bias.copy_(torch.tensor([torch.logit(torch.tensor(min(max(start, 0.05), 0.95))), 0.0]))
         parameters = [*self.actor.parameters(), *self.critics.parameters()]
         self.optimizer = torch.optim.Adam(parameters, settings.learning_rate)
 
@@ -176,7 +176,5 @@ class _Agent:
         return torch.cat(advantages, dim=1), torch.cat(returns, dim=1)
 
 
-def _mlp(outputs: int, hidden: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(len(FEATURES), hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, outputs)
-    )
+def _mlp(hidden: int, head: nn.Linear) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(len(FEATURES), hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), head)

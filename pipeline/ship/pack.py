@@ -50,10 +50,9 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
     if plan.get("format") != PLAN_FORMAT:
         raise RunError(f"{artifact}/plan.json: format {plan.get('format')}; this program reads {PLAN_FORMAT}")
     network = rebuild(original, tensors)
-    for name, group in plan["groups"].items():
-        layer = dict(network.named_modules()).get(name)
-        weight = getattr(layer, "weight", None)
-        if not isinstance(weight, torch.Tensor):
+    layers = dict(network.named_modules())
+    for name in plan["groups"]:
+        if not isinstance(getattr(layers.get(name), "weight", None), torch.Tensor):
             raise WeightsError(f"{artifact}/plan.json: the network has no layer '{name}'; use the factory that was compressed")
     return network.eval()
 

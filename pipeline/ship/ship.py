@@ -17,6 +17,7 @@ from pipeline.evaluate import Evaluator, measure_decisively
 from pipeline.graph.drafts import Draft, Drafts, draft_from
 from pipeline.graph.structure import load_graph
 from pipeline.graph.structure import structure as structure_of
+from pipeline.measurement import Failure
 from pipeline.probe.base import Graph, Probe
 from pipeline.profile import Profile
 from pipeline.run import Run
@@ -61,7 +62,7 @@ def ship(
     draft, proofs = _final_draft(tuned, chosen, drafts, task)
     graph = Graph(draft.data, draft.structure, draft.answer)
     measured = measure_decisively(probe, graph, provenance.profile.probe.final_processes, constraints, draft, evaluator.dense)
-    if not hasattr(measured, "processes"):
+    if isinstance(measured, Failure):
         raise ShipError(f"the final file cannot be measured: {measured.kind}: {measured.detail}")
     dense_data = drafts.dense_graph().SerializeToString(deterministic=True)
     dense = replace(evaluator.dense, score=task.test(OnnxModule(dense_data)))
@@ -124,7 +125,8 @@ def _final_draft(tuned: nn.Module, chosen: Candidate, drafts: Drafts, task: Task
     proof = (
         "the file has the structure of the candidate that was measured in the search"
         if same
-        else "the export has the structure of the measured candidate; simplifying changed it, and the changed file was measured anew"
+        else "the export has the structure of the measured candidate; simplifying changed it, and the changed file was "
+        "measured anew"
     )
     return draft_from(chosen.plan, tuned, graph, drafts.example), (*verified.proofs, proof)
 
