@@ -1,0 +1,11 @@
+# CPU image: docker build -t compress . && docker run --rm -v "$PWD/runs:/work/runs" compress --target raspberrypi
+FROM python:3.11-slim
+
+RUN useradd --create-home --uid 1000 compress && mkdir /work && chown compress /work
+COPY --chown=compress . /src
+RUN pip install --no-cache-dir /src && rm -rf /src
+
+USER compress
+WORKDIR /work
+ENTRYPOINT ["compress"]
+CMD ["--help"]

@@ -1,0 +1,52 @@
+# One word per action. `make demo` and `make test` set up everything they need on a fresh machine.
+PYTHON ?= python3
+ENV := .venv
+BIN := $(ENV)/bin
+
+.PHONY: demo test test-all check format bench train-demo build clean help
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
+
+demo: $(ENV)/.installed ## compress the demo network for the Raspberry Pi profile, to an artifact and a report
+	$(BIN)/compress --target hw_profiles/raspberrypi.yaml
+
+test: $(ENV)/.installed-dev check ## lint, types, import contracts, and the tests that take less than ten minutes
+	$(BIN)/pytest -n 2 --dist loadfile -q
+
+test-all: $(ENV)/.installed-dev check ## also the slow tests
+	$(BIN)/pytest -q -m "slow or not slow"
+
+check: $(ENV)/.installed-dev ## ruff, mypy strict, import-linter, codespell
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs pipeline models tests benchmarks hw_profiles
+
+format: $(ENV)/.installed-dev ## let ruff set the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(ENV)/.installed-dev ## what one candidate costs, here and with a graph library alone
+	$(BIN)/python benchmarks/candidate.py
+
+train-demo: $(ENV)/.installed ## make models/digits.safetensors anew
+	$(BIN)/python models/train.py --model digits --data digits --epochs 40 --half --out models/digits.safetensors
+
+build: $(ENV)/.installed-dev ## the wheel
+	$(BIN)/pip wheel -q --no-deps -w dist .
+
+clean: ## remove the environment and everything generated
+	rm -rf $(ENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+# The stamp is younger than pyproject.toml when what it lists is installed.
+$(ENV)/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(ENV)
+	$(BIN)/pip install -q --disable-pip-version-check -e .
+	touch $@
+
+$(ENV)/.installed-dev: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(ENV)
+	$(BIN)/pip install -q --disable-pip-version-check -e '.[dev]'
+	touch $@ $(ENV)/.installed
