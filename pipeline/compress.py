@@ -9,12 +9,13 @@ from pipeline.budget import read_budget
 from pipeline.evaluate import Evaluator, search_space
 from pipeline.graph.drafts import start_drafts
 from pipeline.job import Job
-from pipeline.prepare import load_subject, start_probe
+from pipeline.prepare import load_subject, refuse_unreachable, start_probe
 from pipeline.profile import load_profile
 from pipeline.report.page import report_page
 from pipeline.run import open_run
 from pipeline.search.problem import Problem, TrialsSpent
 from pipeline.ship.ship import Provenance, ship
+from pipeline.software import UNSAFE_BELOW, installed_versions, refuse_unsafe
 from pipeline.watch import Silent, Watcher
 
 __all__ = ["Finished", "compress"]
@@ -35,7 +36,9 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
     is met. Raises the errors of `pipeline.errors`; every one of them leaves a run that can be resumed.
     """
     watcher = watcher or Silent()
+    refuse_unsafe(installed_versions(tuple(UNSAFE_BELOW)))
     profile = load_profile(job.target)
+    refuse_unreachable(profile, dry_run=job.dry_run)
     constraints = read_budget(profile, job.budget, job.limits)
     identity = job.identity(profile, {constraint.metric.key: constraint.show(constraint.limit) for constraint in constraints})
 

@@ -22,6 +22,7 @@
     │   ├── RunLocked           52  another process works there
     │   └── StorageError        53  the disk is full, or the directory cannot be written
     ├── ShipError               60  the exported file does not answer like the network
+    ├── SoftwareError           61  a library is installed in a version that is known to be unsafe
     └── Interrupted            130  Ctrl-C; the run can be resumed
 
 2 is a wrong command line (click's own), 1 a defect in this program.
@@ -47,6 +48,7 @@ __all__ = [
     "RunError",
     "RunLocked",
     "ShipError",
+    "SoftwareError",
     "StorageError",
     "ThreadsError",
     "TraceError",
@@ -191,6 +193,12 @@ class ShipError(CompressError):
     """The exported file does not answer like the network it came from."""
 
     exit_code = 60
+
+
+class SoftwareError(CompressError):
+    """A library is installed in a version that is known to be unsafe."""
+
+    exit_code = 61
 
 
 class Interrupted(CompressError):

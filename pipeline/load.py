@@ -72,12 +72,14 @@ def find_model(spec: str) -> ModelSource:
     )
 
 
-def load_model(source: ModelSource, weights: Path | None, num_classes: int) -> nn.Module:
+def load_model(source: ModelSource, weights: Path | None, num_classes: int | None) -> nn.Module:
     """The network on the CPU, in evaluation mode, filled with `weights` or those that ship with it.
+
+    `num_classes` is handed to factories that take it; None leaves them their own.
 
     Raises ModelError, WeightsError or UnsafeWeights.
     """
-    takes_classes = "num_classes" in inspect.signature(source.factory).parameters
+    takes_classes = num_classes is not None and "num_classes" in inspect.signature(source.factory).parameters
     try:
         module = source.factory(num_classes=num_classes) if takes_classes else source.factory()
     except CompressError:
@@ -213,7 +215,7 @@ def _torchvision(spec: str) -> ModelSource:
         augment=("crop", "flip"),
     )
 
-    def factory(num_classes: int) -> nn.Module:
+    def factory(num_classes: int = 1000) -> nn.Module:
         quiet: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
         return cast(nn.Module, torchvision.models.get_model(name, weights=None, num_classes=num_classes, **quiet))
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.errors import ModelError, TraceError, one_line
+from pipeline.errors import ModelError, ProbeError, TraceError, one_line
 from pipeline.files import sha256_bytes
 from pipeline.graph.drafts import Drafts, draft_from
 from pipeline.job import Job
@@ -19,7 +19,7 @@ from pipeline.probe.simulated import SimulatedProbe
 from pipeline.profile import Profile
 from pipeline.task import Classification, Task
 
-__all__ = ["Subject", "load_subject", "start_probe"]
+__all__ = ["Subject", "load_subject", "refuse_unreachable", "start_probe"]
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def load_subject(job: Job, profile: Profile) -> Subject:
     notices: list[str] = []
     task: Task
     if job.task is not None:
-        module, task = load_model(source, job.weights, num_classes=1000), job.task
+        module, task = load_model(source, job.weights, num_classes=None), job.task
     else:
         splits = load_data(job.data, source.preprocessing, job.seed)
         module = load_model(source, job.weights, len(splits.classes))
@@ -65,6 +65,15 @@ def load_subject(job: Job, profile: Profile) -> Subject:
         "onnxruntime": importlib.metadata.version("onnxruntime"),
     }
     return Subject(module, task, facts, tuple(notices))
+
+
+def refuse_unreachable(profile: Profile, *, dry_run: bool) -> None:
+    """Raises ProbeError for a device that this version cannot reach, before anything long begins."""
+    if profile.device.host is not None and not dry_run:
+        raise ProbeError(
+            f"device.host is '{profile.device.host}', and this version does not measure over ssh yet; write host: null to "
+            "search on this machine in the device's stead, with a relative budget"
+        )
 
 
 def start_probe(profile: Profile, drafts: Drafts, *, dry_run: bool) -> Probe:

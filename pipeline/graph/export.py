@@ -1,4 +1,4 @@
-"""Export: torch module -> ONNX graph, one file, with the names that slicing needs."""
+"""Export: torch module -> ONNX graph, one file, with the names that slicing needs; by torch's exporter, built on onnxscript."""
 
 import contextlib
 import io

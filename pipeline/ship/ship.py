@@ -1,7 +1,6 @@
 """Ship: export the trained network, prove the file, measure it again, test it once, and pack the evidence."""
 
 import datetime
-import importlib.metadata
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from pipeline.run import Run
 from pipeline.scoring import OnnxModule
 from pipeline.ship.pack import file_facts, pack, plan_json, weights_bytes
 from pipeline.ship.verify import PARITY_INPUTS, verified_file
+from pipeline.software import installed_versions
 from pipeline.task import Task
 
 __all__ = ["Provenance", "ship"]
@@ -88,7 +88,7 @@ def ship(
         job=provenance.job,
         profile=provenance.profile.model_dump(mode="json"),
         data=task.description,
-        versions={"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
+        versions={"python": platform.python_version(), **installed_versions(PACKAGES)},
         files=file_facts(files),
         verdict=worst_verdict(row.verdict for row in rows if row.verdict),
         rows=rows,

@@ -1,0 +1,127 @@
+"""Searchers: a contract that all of them keep, and proof that the agent learns."""
+
+import numpy as np
+import pytest
+from toys import CLIFF, IMPOSSIBLE, SMOOTH, Toy, best_feasible
+
+from pipeline.plan import ChannelPlan
+from pipeline.search.multiplier import PIDMultipliers, PIDSettings
+from pipeline.search.problem import Assessment, Choice, Problem, SearchSpace, nearest_width, widths_of
+from pipeline.search.searchers import SEARCHERS
+from pipeline.search.uniform import bisect
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+class TestSearcherContract:
+    """What holds for every searcher; a new one inherits it by standing in the list."""
+
+    def test_it_asks_no_more_than_its_trials(self, name: str) -> None:
+        assert 1 <= len(SMOOTH.solve(SEARCHERS[name], trials=17, seed=0)) <= 17
+
+    def test_the_same_seed_asks_the_same_plans(self, name: str) -> None:
+        first = SMOOTH.solve(SEARCHERS[name], trials=20, seed=3)
+        second = SMOOTH.solve(SEARCHERS[name], trials=20, seed=3)
+
+        assert [asked.plan for asked in first] == [asked.plan for asked in second]
+
+    def test_it_survives_a_limit_that_no_plan_keeps(self, name: str) -> None:
+        """Every plan is far over: there is nothing to learn but that."""
+        asked = IMPOSSIBLE.solve(SEARCHERS[name], trials=30, seed=0)
+
+        assert asked
+        assert not any(found.feasible for found in asked)
+
+    def test_every_plan_has_widths_on_offer(self, name: str) -> None:
+        offers = {choice.name: choice.widths for choice in SMOOTH.space.choices}
+
+        for asked in SMOOTH.solve(SEARCHERS[name], trials=20, seed=1):
+            assert all(width in offers[group] for group, width in asked.plan)
+
+    def test_it_finds_a_plan_within_the_limit(self, name: str) -> None:
+        assert best_feasible(SMOOTH.solve(SEARCHERS[name], trials=60, seed=0)) > 0
+
+
+@pytest.mark.parametrize("toy", [SMOOTH, CLIFF], ids=["smooth", "cliff"])
+def test_the_agent_beats_uniform_and_random_at_equal_trials(toy: Toy) -> None:
+    """Four groups of unlike worth and cost: one width for all wastes most of the budget."""
+    found = {
+        name: np.mean([best_feasible(toy.solve(SEARCHERS[name], trials=100, seed=seed)) for seed in range(3)]) for name in SEARCHERS
+    }
+
+    assert found["ppo-lagrangian"] > found["uniform"]
+    assert found["ppo-lagrangian"] > found["random"]
+
+
+def test_the_agent_comes_near_the_optimum() -> None:
+    """The best of all 6,561 plans, looked up."""
+    optimum = SMOOTH.optimum()
+
+    assert min(best_feasible(SMOOTH.solve(SEARCHERS["ppo-lagrangian"], trials=100, seed=seed)) for seed in range(3)) >= 0.95 * optimum
+
+
+def test_the_agents_last_episodes_are_near_the_limit() -> None:
+    """Neither far over, as a multiplier too small would end, nor far under, as one too large would."""
+    overruns = [
+        asked.overruns[0] for seed in range(3) for asked in SMOOTH.solve(SEARCHERS["ppo-lagrangian"], trials=120, seed=seed)[-20:]
+    ]
+
+    assert abs(float(np.mean(overruns))) < 0.15
+
+
+def test_bisection_ends_at_the_largest_uniform_width_within_the_limit() -> None:
+    """Cost is the mean width and the limit one half: 32 of 64 channels."""
+    asked = SMOOTH.solve(SEARCHERS["uniform"], trials=20, seed=0)
+    best = max((found for found in asked if found.feasible), key=lambda found: found.score)
+
+    assert set(dict(best.plan.widths).values()) == {32}
+
+
+def test_bisection_returns_zero_when_nothing_is_feasible() -> None:
+    problem = Problem(SMOOTH.space, lambda plan: Assessment(plan, 1.0, (0.5,)), 10, constraints=1, seed=0)
+
+    assert bisect(problem, 6) == 0.0
+
+
+def test_multipliers_rise_while_the_limit_is_broken_and_fall_when_it_is_kept() -> None:
+    multipliers = PIDMultipliers(1, PIDSettings())
+    history = []
+    for overrun in [0.2] * 5 + [-0.2] * 10:
+        multipliers.update(np.array([overrun]))
+        history.append(float(multipliers.values[0]))
+
+    assert history[:5] == sorted(history[:5])
+    assert history[4] > 0
+    assert history[-1] == 0.0
+
+
+def test_each_constraint_has_its_own_multiplier() -> None:
+    multipliers = PIDMultipliers(2, PIDSettings())
+    multipliers.update(np.array([0.3, -0.3]))
+
+    assert multipliers.values[0] > 0
+    assert multipliers.values[1] == 0
+
+
+@pytest.mark.parametrize(
+    ("channels", "bundle", "step", "expected"),
+    [
+        (16, 1, 4, (4, 8, 12, 16)),
+        (10, 1, 4, (4, 8, 10)),  # everything is always on offer
+        (3, 1, 8, (3,)),  # narrower than a step: nothing to choose
+        (512, 1, 8, (*range(16, 512, 8), 512)),  # no layer is emptied below a thirty-second
+        (8, 4, 8, (2, 4, 6, 8)),  # four outputs to a channel: two channels are a step of eight
+    ],
+)
+def test_widths_on_offer_are_multiples_of_the_step(channels: int, bundle: int, step: int, expected: tuple[int, ...]) -> None:
+    assert widths_of(channels, bundle, step) == expected
+
+
+def test_a_tie_between_widths_goes_to_the_wider() -> None:
+    assert nearest_width(Choice("a", 16, (4, 8, 16), 0, 0), 12 / 16) == 16
+
+
+def test_the_ends_of_the_space() -> None:
+    space = SearchSpace((Choice("a", 16, (4, 8, 16), 0, 0), Choice("b", 32, (8, 32), 0, 0)))
+
+    assert space.thinnest() == ChannelPlan((("a", 4), ("b", 8)))
+    assert space.dense() == ChannelPlan((("a", 16), ("b", 32)))

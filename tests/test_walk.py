@@ -1,0 +1,173 @@
+"""The walk, end to end on real data: the demo network, the handwritten digits, a simulated probe."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from pipeline.artifact import Artifact, read_artifact
+from pipeline.budget import Limit, Metric
+from pipeline.compress import compress
+from pipeline.errors import RunError, UnreachableBudget
+from pipeline.finetune import FinetuneSettings
+from pipeline.job import Job
+from pipeline.load import find_model, load_data
+from pipeline.run import read_trials
+from pipeline.ship.pack import load_compressed
+from pipeline.task import OwnTask
+
+
+def job(out: Path, **changes: object) -> Job:
+    settings = {"target": "raspberrypi", "dry_run": True, "trials": 6, "finetuning": FinetuneSettings(epochs=2), "out": out}
+    return Job(**{**settings, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Artifact]:
+    out = tmp_path_factory.mktemp("walk") / "run"
+    return out, compress(job(out)).artifact
+
+
+def test_the_run_directory_holds_graph_journal_and_artifact(finished: tuple[Path, Artifact]) -> None:
+    out, _ = finished
+
+    assert sorted(path.name for path in out.iterdir()) == ["artifact", "dense.onnx", "finetune.safetensors", "journal.jsonl"]
+    assert sorted(path.name for path in (out / "artifact").iterdir()) == [
+        "artifact.json",
+        "model.onnx",
+        "plan.json",
+        "report.html",
+        "weights.safetensors",
+    ]
+
+
+def test_the_journal_holds_dense_thinnest_every_trial_and_the_finalists(finished: tuple[Path, Artifact]) -> None:
+    out, _ = finished
+    roles = [trial.role for trial in read_trials(out)]
+
+    assert roles[:2] == ["dense", "thinnest"]
+    assert roles.count("search") == 6
+    assert roles[-1] == "finalist"
+
+
+def test_the_shipped_file_is_one_valid_file_with_the_asked_opset_and_ir(finished: tuple[Path, Artifact]) -> None:
+    model = onnx.load(finished[0] / "artifact" / "model.onnx", load_external_data=False)
+    onnx.checker.check_model(model, full_check=True)
+
+    assert model.ir_version == 9
+    assert {(entry.domain, entry.version) for entry in model.opset_import} == {("", 18)}
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
+
+
+def test_the_small_torch_network_is_rebuilt_from_the_artifact_and_answers_like_the_onnx_file(finished: tuple[Path, Artifact]) -> None:
+    folder = finished[0] / "artifact"
+    source = find_model("digits")
+    network = load_compressed(source.factory(), folder)
+    images, _ = next(load_data("digits", source.preprocessing, 0).validation.batches(64))
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    answers = np.concatenate([session.run(None, {"input": image[None].numpy()})[0] for image in images])
+
+    with torch.no_grad():
+        np.testing.assert_allclose(network(images).numpy(), answers, rtol=1e-3, atol=1e-4)
+
+
+def test_the_widths_in_the_file_are_the_plans(finished: tuple[Path, Artifact]) -> None:
+    folder, artifact = finished[0] / "artifact", finished[1]
+    plan = json.loads((folder / "plan.json").read_text())["groups"]
+    network = load_compressed(find_model("digits").factory(), folder)
+
+    for name, (kept, before, bundle) in artifact.widths.items():
+        assert network.get_submodule(name).weight.shape[0] == kept * bundle == len(plan[name]["channels"]) * bundle
+        assert kept <= before
+
+
+def test_the_chosen_plan_is_the_best_of_those_within_the_budget(finished: tuple[Path, Artifact]) -> None:
+    out, artifact = finished
+    trials = [trial.candidate for trial in read_trials(out) if trial.role == "search"]
+    within = [c for c in trials if c.measurement and c.measurement.relative_p50 and c.measurement.relative_p50.high <= 0.5]
+
+    assert artifact.shipped.plan == max(within, key=lambda candidate: candidate.score or 0).plan
+
+
+def test_every_figure_says_that_nothing_was_measured(finished: tuple[Path, Artifact]) -> None:
+    _, artifact = finished
+
+    assert artifact.shipped.measurement is not None
+    assert artifact.shipped.measurement.fingerprint.stamp == "simulated"
+
+
+def test_the_evidence_is_complete(finished: tuple[Path, Artifact]) -> None:
+    artifact = finished[1]
+
+    assert {"torch", "onnx", "onnxruntime", "edge-compress", "python"} <= set(artifact.versions)
+    assert {"load", "analyse", "measure", "search", "confirm", "fine-tune", "ship"} >= set(artifact.phase_seconds) > set()
+    assert {row.key for row in artifact.rows} >= {"latency_p50", "accuracy_drop", "file_size", "params", "macs", "peak_memory"}
+    assert any("256 real inputs" in proof for proof in artifact.proofs)
+    assert artifact.job["seed"] == 0
+
+
+def test_the_report_stands_alone(finished: tuple[Path, Artifact]) -> None:
+    """No script, no request to anywhere, and the figures of artifact.json in it."""
+    out, artifact = finished
+    page = (out / "artifact" / "report.html").read_text()
+
+    assert "<script" not in page
+    assert 'src="' not in page
+    assert page.count("<svg") == 3
+    assert f"{artifact.shipped.score:.2f} %" in page
+    for name in artifact.widths:
+        assert name in page
+
+
+def test_a_changed_artifact_is_noticed(tmp_path: Path, finished: tuple[Path, Artifact]) -> None:
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    for path in (finished[0] / "artifact").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "model.onnx").write_bytes(b"something else")
+
+    with pytest.raises(RunError, match=r"model\.onnx: missing or changed"):
+        read_artifact(folder)
+
+
+def test_a_budget_below_the_thinnest_ends_before_the_search(tmp_path: Path) -> None:
+    with pytest.raises(UnreachableBudget, match=r"at minimum width this model takes .* the budget is 1\.0 %"):
+        compress(job(tmp_path / "run", budget={"latency_p50": "1%"}))
+
+    assert {trial.role for trial in read_trials(tmp_path / "run")} == {"dense", "thinnest"}
+
+
+def test_a_function_of_ones_own_is_a_budget_like_any_other(tmp_path: Path) -> None:
+    """At most two thirds of the parameters, said as a Python function."""
+    energy = Metric.of("energy", lambda candidate: 2.0 * candidate.params)
+    artifact = compress(job(tmp_path / "run", limits=(Limit(energy, 0.6, relative=True),))).artifact
+    row = next(row for row in artifact.rows if row.key == "energy")
+
+    assert row.verdict == "within"
+    assert row.after == 2.0 * artifact.shipped.params
+    assert artifact.shipped.params <= 0.6 * artifact.dense.params
+
+
+def test_a_task_of_ones_own_replaces_the_classification(tmp_path: Path) -> None:
+    """Score: minus the squared distance from the dense network's answers; training: none."""
+    source = find_model("digits")
+    images, _ = next(load_data("digits", source.preprocessing, 0).train.sample(300, 0).batches(300))
+    calls: list[str] = []
+
+    def evaluate(module: torch.nn.Module) -> float:
+        calls.append("evaluate")
+        with torch.no_grad():
+            return -float(module(images[:32]).square().mean())
+
+    def train(module: torch.nn.Module) -> torch.nn.Module:
+        calls.append("train")
+        return module
+
+    artifact = compress(job(tmp_path / "run", task=OwnTask(images, evaluate, train), budget={"accuracy_drop": 1000.0})).artifact
+
+    assert calls.count("train") == 1
+    assert artifact.data == "the user's own task"
