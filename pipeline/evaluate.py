@@ -2,6 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
@@ -10,7 +11,7 @@ from pipeline.errors import BudgetError, ProbeError, RunError, UnreachableBudget
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.measurement import Failure, Measurement
 from pipeline.plan import ChannelPlan
-from pipeline.probe.base import Graph, Probe
+from pipeline.probe.base import Effort, Graph, Probe
 from pipeline.profile import ProbeSettings, available_cores
 from pipeline.run import Role, Run, Trial
 from pipeline.search.problem import Assessment, Choice, SearchSpace, TrialsSpent, widths_of
@@ -19,8 +20,6 @@ from pipeline.watch import Watcher
 
 __all__ = ["Evaluator", "measure_decisively", "search_space"]
 
-ANSWER_LIMIT = 100_000
-"""Outputs with more values than this are not compared on every candidate; the final file's always are."""
 FINALISTS = 8
 REPEATS = 3
 """Further measurements of a file whose verdict stays undecided."""
@@ -64,6 +63,7 @@ class Evaluator:
     ) -> None:
         self._run, self._drafts, self._task, self._probe, self._settings = run, drafts, task, probe, settings
         self._searched = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
+        self._effort = Effort(settings.processes, any(c.metric.needs_memory for c in self._searched), fresh=False)
         self._watcher = watcher
         self._trials = trials
         self._count = 0
@@ -171,36 +171,36 @@ class Evaluator:
         started = time.monotonic()
         draft = self._drafts.make(plan)
         if role == "finalist":
-            graph = _graph(draft)
-            measured = measure_decisively(self._probe, graph, self._settings.final_processes, self._searched, draft, self.dense)
+            measured = measure_decisively(self._probe, draft, self._settings.final_processes, self._searched, self.dense)
             score = next((t.candidate.score for t in self._run.trials if t.candidate.plan == plan), None)
         else:
-            measured, score = self._measure_and_score(draft)
+            effort = self._effort if role == "search" else replace(self._effort, memory=True)
+            measured, score = self._measure_and_score(draft, effort)
         candidate = _candidate(draft, measured, score)
         self._run.record(Trial(role, number, candidate, round(time.monotonic() - started, 3)))
         return candidate
 
-    def _measure_and_score(self, draft: Draft) -> tuple[Measurement | Failure, float | None]:
+    def _measure_and_score(self, draft: Draft, effort: Effort) -> tuple[Measurement | Failure, float | None]:
         """Both halves; the score is computed on the cores that no timed run uses, or after the runs where there are none."""
         busy = set(self._probe.busy_cores)
         free = [core for core in available_cores() if core not in busy]
         if not busy or not free:
-            measured = self._probe.measure(_graph(draft), self._settings.processes)
+            measured = self._probe.measure(_graph(draft), effort)
             return measured, None if isinstance(measured, Failure) else self._task.score(draft.module)
         with ThreadPoolExecutor(1) as pool, confined(free) as release:
-            measuring = pool.submit(self._probe.measure, _graph(draft), self._settings.processes)
+            measuring = pool.submit(self._probe.measure, _graph(draft), effort)
             score = self._task.score(draft.module, between=lambda: release() if measuring.done() else None)
             return measuring.result(), score
 
 
 def measure_decisively(
-    probe: Probe, graph: Graph, processes: int, constraints: tuple[Constraint, ...], draft: Draft, dense: Candidate
+    probe: Probe, draft: Draft, processes: int, constraints: tuple[Constraint, ...], dense: Candidate
 ) -> Measurement | Failure:
     """Fresh measurements of one file, put together until the verdict is decided or REPEATS more have been taken."""
     constraints = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
     total: Measurement | None = None
     for _ in range(1 + REPEATS):
-        measured = probe.measure(graph, processes, fresh=True)
+        measured = probe.measure(_graph(draft), Effort(processes))
         if isinstance(measured, Failure):
             return measured
         total = measured if total is None else total.joined(measured)
@@ -212,7 +212,7 @@ def measure_decisively(
 
 
 def _graph(draft: Draft) -> Graph:
-    return Graph(draft.data, draft.structure, draft.answer if draft.answer.size <= ANSWER_LIMIT else None)
+    return Graph(draft.data, draft.structure, lambda: draft.answer)
 
 
 def _candidate(draft: Draft, measured: Measurement | Failure | None, score: float | None) -> Candidate:

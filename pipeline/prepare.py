@@ -9,7 +9,7 @@ from torch import nn
 
 from pipeline.errors import ModelError, ProbeError, TraceError, one_line
 from pipeline.files import sha256_bytes
-from pipeline.graph.drafts import Drafts, draft_from
+from pipeline.graph.drafts import Drafts
 from pipeline.job import Job
 from pipeline.load import find_model, load_data, load_model, settle_normalisation
 from pipeline.probe.base import Graph, Probe, Reference
@@ -78,7 +78,7 @@ def refuse_unreachable(profile: Profile, *, dry_run: bool) -> None:
 
 def start_probe(profile: Profile, drafts: Drafts, *, dry_run: bool) -> Probe:
     """The probe that the profile asks for, with the dense graph as its reference. Raises ProbeError."""
-    dense = draft_from(drafts.space.dense(), drafts.module, drafts.dense_graph(), drafts.example)
+    dense = drafts.make(drafts.space.dense())
     reference = Reference(Graph(dense.data, dense.structure), drafts.example.numpy())
     if dry_run:
         return SimulatedProbe(profile, reference)

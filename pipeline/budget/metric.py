@@ -31,6 +31,8 @@ class Metric:
     """The figure over the dense network's; null where that has no meaning."""
     measured: bool = False
     """True for time and memory, which only the device can tell in absolute terms."""
+    needs_memory: bool = False
+    """True where the file must be weighed as well as timed."""
     after_finetuning: bool = False
     """True where a candidate that has not been fine-tuned cannot be judged; such a limit does not steer the search."""
 

@@ -1,6 +1,7 @@
 """Drafts: a plan's two forms, the small torch module and the small ONNX graph, from one network analysed once."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,30 +18,59 @@ from pipeline.graph.analyse import analyse
 from pipeline.graph.export import export, stripped
 from pipeline.graph.importance import Batches, Importance, rank
 from pipeline.graph.prove import Disagreement, prove_shrink, prove_slice
-from pipeline.graph.shrink import all_channels, keep_channels, shrink
+from pipeline.graph.shrink import keep_channels, shrink
 from pipeline.graph.slice import SliceableGraph, prepare
 from pipeline.graph.structure import load_graph, structure
 from pipeline.plan import ChannelPlan, Kept, PruneSpace
 
-__all__ = ["Draft", "Drafts", "draft_from", "start_drafts"]
+__all__ = ["Draft", "Drafts", "start_drafts"]
 
 PROOFS = 3
 """Random plans that are sliced both ways before the first candidate is measured."""
 
 
-@dataclass(frozen=True)
 class Draft:
-    """A plan, made but neither measured nor scored."""
+    """A plan, made but neither measured nor scored: the ONNX file at once, the torch module when it is asked for."""
 
-    plan: ChannelPlan
-    module: nn.Module
-    data: bytes
-    """The ONNX file."""
-    structure: str
-    answer: NDArray[np.float32]
-    """What the module says to the example; the ONNX file must say the same."""
-    params: int
-    macs: int
+    def __init__(self, plan: ChannelPlan, graph: onnx.ModelProto, example: Tensor, make_module: Callable[[], nn.Module]) -> None:
+        self.plan = plan
+        self.data = graph.SerializeToString(deterministic=True)
+        self.structure = structure(graph)
+        self._example, self._make_module = example, make_module
+        self._lock = threading.Lock()  # a probe may ask for the answer from its own thread
+        self._known: tuple[nn.Module, NDArray[np.float32], int] | None = None
+
+    @property
+    def module(self) -> nn.Module:
+        """The narrowed torch network, in evaluation mode. Its answer and its arithmetic are settled before it is handed out,
+        so that it may be trained or scored, which changes it.
+        """
+        return self._settled()[0]
+
+    @property
+    def answer(self) -> NDArray[np.float32]:
+        """What the module says to the example as it was made; the ONNX file must say the same."""
+        return self._settled()[1]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference, in convolutions and linear layers."""
+        return self._settled()[2]
+
+    @property
+    def params(self) -> int:
+        """Parameters of the module."""
+        return sum(tensor.numel() for tensor in self.module.parameters())
+
+    def _settled(self) -> tuple[nn.Module, NDArray[np.float32], int]:
+        with self._lock:
+            if self._known is None:
+                module = self._make_module().eval()
+                counter = FlopCounterMode(display=False)
+                with torch.no_grad(), counter:
+                    answer = module(self._example).numpy()
+                self._known = module, answer, counter.get_total_flops() // 2 // len(self._example)
+            return self._known
 
 
 @dataclass(frozen=True)
@@ -64,36 +94,14 @@ class Drafts:
     def make(self, plan: ChannelPlan) -> Draft:
         """Both forms of `plan`."""
         kept = self.kept(plan)
+        if self.sliceable:
+            return Draft(plan, self.sliceable.slice(kept), self.example, lambda: shrink(self.module, self.space, kept))
         module = shrink(self.module, self.space, kept)
-        graph = self.sliceable.slice(kept) if self.sliceable else self.exported(module)
-        return draft_from(plan, module, graph, self.example)
+        return Draft(plan, self.exported(module), self.example, lambda: module)
 
     def exported(self, module: nn.Module) -> onnx.ModelProto:
         """`module` as the exporter makes it, ready to be measured or shipped."""
         return stripped(export(module, self.example, self.opset, self.ir_version), self.ir_version)
-
-    def dense_graph(self) -> onnx.ModelProto:
-        """The whole network's graph, as candidates are made from it."""
-        if self.sliceable:
-            return self.sliceable.slice(all_channels(self.space))
-        return self.exported(self.module)
-
-
-def draft_from(plan: ChannelPlan, module: nn.Module, graph: onnx.ModelProto, example: Tensor) -> Draft:
-    """Run the module once for its answer and its arithmetic, and serialise the graph."""
-    counter = FlopCounterMode(display=False)
-    module.eval()
-    with torch.no_grad(), counter:
-        answer = module(example)
-    return Draft(
-        plan=plan,
-        module=module,
-        data=graph.SerializeToString(deterministic=True),
-        structure=structure(graph),
-        answer=answer.numpy(),
-        params=sum(tensor.numel() for tensor in module.parameters()),
-        macs=counter.get_total_flops() // 2 // len(example),
-    )
 
 
 def start_drafts(

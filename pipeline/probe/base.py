@@ -1,5 +1,6 @@
 """Probe: the small door through which figures come in."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from pipeline.measurement import Failure, Fingerprint, Measurement
 
-__all__ = ["Graph", "Probe", "Reference"]
+__all__ = ["Effort", "Graph", "Probe", "Reference"]
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,8 @@ class Graph:
     data: bytes
     structure: str
     """Hash of its ops and shapes."""
-    expected: NDArray[np.float32] | None = None
-    """The right answer to the reference input, flat; an answer that differs is a failure."""
+    expected: Callable[[], NDArray[np.float32]] | None = None
+    """Gives the right answer to the reference input; another answer is a failure. Asked for when the runs are over."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,19 @@ class Reference:
     graph: Graph
     inputs: NDArray[np.float32]
     """One batch as the network takes it, (1, C, H, W)."""
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How much is spent on one measurement."""
+
+    processes: int
+    """Fresh processes that time the file."""
+    memory: bool = True
+    """One more that weighs it."""
+    fresh: bool = True
+    """Demand new runs where a stored answer would do; and let the processes load one by one, so that session creation is timed
+    alone."""
 
 
 class Probe(Protocol):
@@ -42,10 +56,10 @@ class Probe(Protocol):
     def busy_cores(self) -> tuple[int, ...]:
         """Cores of this machine on which runs are timed; other work must keep off them meanwhile."""
 
-    def measure(self, graph: Graph, processes: int, *, fresh: bool = False) -> Measurement | Failure:
-        """Time and weigh `graph` in `processes` fresh processes, interleaved with the reference.
+    def measure(self, graph: Graph, effort: Effort) -> Measurement | Failure:
+        """Time and weigh `graph` in fresh processes, interleaved with the reference.
 
-        `fresh` demands new runs where a stored answer would do. A file that does not load, run or answer rightly, and
+        A file that does not load, run or answer rightly, and
         a process that hangs or dies, give a Failure; ProbeError is raised only when nothing can be measured any more.
         """
 

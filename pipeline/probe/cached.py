@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.errors import StorageError
 from pipeline.files import sha256_bytes, write_atomically
 from pipeline.measurement import Failure, Fingerprint, Measurement
-from pipeline.probe.base import Graph, Probe, Reference
+from pipeline.probe.base import Effort, Graph, Probe, Reference
 
 __all__ = ["CachedProbe", "cache_folder"]
 
@@ -46,15 +46,15 @@ class CachedProbe:
         """The wrapped probe's."""
         return self._probe.busy_cores
 
-    def measure(self, graph: Graph, processes: int, *, fresh: bool = False) -> Measurement | Failure:
-        """The stored answer, or a new one; `fresh` never looks at what is stored."""
-        key = sha256_bytes(f"{graph.structure} {processes} {self._circumstances}".encode())
+    def measure(self, graph: Graph, effort: Effort) -> Measurement | Failure:
+        """The stored answer, or a new one; a fresh effort never looks at what is stored."""
+        key = sha256_bytes(f"{graph.structure} {effort.processes} {effort.memory} {self._circumstances}".encode())
         path = self._folder / f"{key}.json"
-        if not fresh:
+        if not effort.fresh:
             found = self._read(path, graph)
             if found is not None:
                 return found
-        measured = self._probe.measure(graph, processes, fresh=fresh)
+        measured = self._probe.measure(graph, effort)
         if isinstance(measured, Measurement) and not measured.remarks:
             self._write(path, measured)
         return measured

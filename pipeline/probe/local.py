@@ -10,10 +10,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pipeline.errors import ProbeError
 from pipeline.files import sha256_bytes
 from pipeline.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
-from pipeline.probe.base import Graph, Reference
+from pipeline.probe.base import Effort, Graph, Reference
 from pipeline.probe.stability import remarks_on
 from pipeline.profile import Profile, available_cores
 
@@ -21,6 +24,8 @@ __all__ = ["LocalProbe"]
 
 TOLERANCE = 1e-3
 """Largest wrong-answer difference that counts as rounding, as a share of the largest output."""
+ANSWER_LIMIT = 100_000
+"""Outputs with more values than this are not sent back to be compared on every candidate; the final file's always are."""
 
 _HEADER = struct.Struct(">IQ")
 _WORKER = Path(__file__).with_name("worker.py")
@@ -73,13 +78,13 @@ class LocalProbe:
         """As many as the profile has threads, or all there are."""
         return tuple(self._cores)
 
-    def measure(self, graph: Graph, processes: int, *, fresh: bool = False) -> Measurement | Failure:
+    def measure(self, graph: Graph, effort: Effort) -> Measurement | Failure:
         """See `Probe.measure`. Unstable measurements are repeated; the last one stands, with its remarks."""
         with self._lock:
             name = self._put(graph.data)
             try:
                 for attempt in range(self._profile.probe.retries + 1):
-                    result = self._measure_once(graph, name, processes, attempt)
+                    result = self._measure_once(graph, name, effort, attempt)
                     if isinstance(result, Failure) or not result.remarks:
                         break
                 return result
@@ -87,7 +92,7 @@ class LocalProbe:
                 if name != self._reference:
                     self._ask({"do": "drop", "name": name})
 
-    def _measure_once(self, graph: Graph, name: str, processes: int, attempt: int) -> Measurement | Failure:
+    def _measure_once(self, graph: Graph, name: str, effort: Effort, attempt: int) -> Measurement | Failure:
         self._seed += 1
         answer = self._ask(
             {
@@ -96,9 +101,10 @@ class LocalProbe:
                 "reference": self._reference,
                 "input": self._input,
                 "shape": self._shape,
-                "expected": None if graph.expected is None else graph.expected.ravel().tolist(),
-                "tolerance": TOLERANCE,
-                "processes": processes,
+                "answer": ANSWER_LIMIT if graph.expected and not attempt else 0,
+                "processes": effort.processes,
+                "memory": effort.memory,
+                "together": not effort.fresh,
                 "settings": self._settings(),
                 "seed": self._seed,
                 "more": True,
@@ -106,13 +112,18 @@ class LocalProbe:
         )
         if "failure" in answer:
             return Failure(*answer["failure"])
+        output = answer["processes"][0]["answer"]
+        if graph.expected and output is not None:
+            difference = _difference(graph.expected(), np.asarray(output, dtype=np.float32))
+            if not difference <= TOLERANCE:
+                return Failure("wrong-output", f"off by {100 * difference:.3g} % of the largest output")
         timed = tuple(_timed_process(process) for process in answer["processes"])
-        memory = answer["memory"]
+        memory = answer["memory"] or {}
         return Measurement(
             fingerprint=self.fingerprint,
             structure=graph.structure,
             processes=timed,
-            memory=Memory(memory["baseline_bytes"], memory["session_bytes"], memory["peak_bytes"]),
+            memory=Memory(memory.get("baseline_bytes"), memory.get("session_bytes"), memory.get("peak_bytes")),
             remarks=remarks_on(timed, self._profile.probe.noise_limit, attempt),
         )
 
@@ -186,6 +197,13 @@ def _exchange(process: "subprocess.Popen[bytes]", message: dict[str, Any], blob:
         raise EOFError
     answer: dict[str, Any] = json.loads(stdout.read(_HEADER.unpack(header)[0]))
     return answer
+
+
+def _difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """max |expected - found| over max |expected|; infinite when the sizes differ."""
+    if expected.size != found.size:
+        return float("inf")
+    return float(np.abs(expected.ravel() - found.ravel()).max() / max(float(np.abs(expected).max()), 1e-6))
 
 
 def _timed_process(answer: dict[str, Any]) -> TimedProcess:

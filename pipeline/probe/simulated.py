@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from pipeline.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
-from pipeline.probe.base import Graph, Reference
+from pipeline.probe.base import Effort, Graph, Reference
 from pipeline.profile import Profile
 
 __all__ = ["SimulatedProbe", "simulated_latency_ms"]
@@ -46,12 +46,12 @@ class SimulatedProbe:
         """None: nothing is timed."""
         return ()
 
-    def measure(self, graph: Graph, processes: int, *, fresh: bool = False) -> Measurement | Failure:
-        """See `Probe.measure`; `fresh` draws other noise."""
+    def measure(self, graph: Graph, effort: Effort) -> Measurement | Failure:
+        """See `Probe.measure`; another effort draws other noise."""
         model = onnx.load_model_from_string(graph.data)
         latency_ms = simulated_latency_ms(model, self._profile.threads)
         weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-        seed = hashlib.sha256(f"{graph.structure} {processes} {fresh}".encode()).digest()
+        seed = hashlib.sha256(f"{graph.structure} {effort}".encode()).digest()
         generator = np.random.default_rng(list(seed))
         probe = self._profile.probe
         blocks = max(1, probe.runs // probe.block_runs)
@@ -64,7 +64,7 @@ class SimulatedProbe:
             TimedProcess(
                 runs(latency_ms), runs(self._reference_ms), round(2 + weights / 2**20, 3), round(2 * latency_ms, 6), latency_ms, 0
             )
-            for _ in range(processes)
+            for _ in range(effort.processes)
         )
         memory = Memory(BASELINE_BYTES, BASELINE_BYTES + weights, BASELINE_BYTES + 2 * weights)
         return Measurement(self.fingerprint, graph.structure, timed, memory)

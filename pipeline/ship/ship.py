@@ -13,11 +13,11 @@ from pipeline.budget import Constraint, Metric, known_metrics, worst_verdict
 from pipeline.candidate import Candidate
 from pipeline.errors import ShipError
 from pipeline.evaluate import Evaluator, measure_decisively
-from pipeline.graph.drafts import Draft, Drafts, draft_from
+from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.structure import load_graph
 from pipeline.graph.structure import structure as structure_of
 from pipeline.measurement import Failure
-from pipeline.probe.base import Graph, Probe
+from pipeline.probe.base import Probe
 from pipeline.profile import Profile
 from pipeline.run import Run
 from pipeline.scoring import OnnxModule
@@ -60,12 +60,10 @@ def ship(
     Raises ShipError when the file does not answer like the network, or cannot be measured any more.
     """
     draft, proofs = _final_draft(tuned, chosen, drafts, task)
-    graph = Graph(draft.data, draft.structure, draft.answer)
-    measured = measure_decisively(probe, graph, provenance.profile.probe.final_processes, constraints, draft, evaluator.dense)
+    measured = measure_decisively(probe, draft, provenance.profile.probe.final_processes, constraints, evaluator.dense)
     if isinstance(measured, Failure):
         raise ShipError(f"the final file cannot be measured: {measured.kind}: {measured.detail}")
-    dense_data = drafts.dense_graph().SerializeToString(deterministic=True)
-    dense = replace(evaluator.dense, score=task.test(OnnxModule(dense_data)))
+    dense = replace(evaluator.dense, score=task.test(OnnxModule(drafts.make(drafts.space.dense()).data)))
     shipped = Candidate(
         plan=chosen.plan,
         params=draft.params,
@@ -128,7 +126,7 @@ def _final_draft(tuned: nn.Module, chosen: Candidate, drafts: Drafts, task: Task
         else "the export has the structure of the measured candidate; simplifying changed it, and the changed file was "
         "measured anew"
     )
-    return draft_from(chosen.plan, tuned, graph, drafts.example), (*verified.proofs, proof)
+    return Draft(chosen.plan, graph, drafts.example, lambda: tuned), (*verified.proofs, proof)
 
 
 def _rows(constraints: tuple[Constraint, ...], dense: Candidate, shipped: Candidate) -> list[Row]:

@@ -14,4 +14,4 @@ def _absolute(candidate: Candidate, dense: Candidate) -> Estimate | None:
     return Estimate.exact(memory.peak_bytes - memory.baseline_bytes)
 
 
-METRIC = Metric("model_memory", "model memory", "bytes", _absolute, ratio_of_values(_absolute), measured=True)
+METRIC = Metric("model_memory", "model memory", "bytes", _absolute, ratio_of_values(_absolute), measured=True, needs_memory=True)

@@ -12,4 +12,4 @@ def _absolute(candidate: Candidate, dense: Candidate) -> Estimate | None:
     return Estimate.exact(memory.peak_bytes) if memory and memory.peak_bytes is not None else None
 
 
-METRIC = Metric("peak_memory", "peak memory", "bytes", _absolute, ratio_of_values(_absolute), measured=True)
+METRIC = Metric("peak_memory", "peak memory", "bytes", _absolute, ratio_of_values(_absolute), measured=True, needs_memory=True)
