@@ -49,6 +49,7 @@ class Run:
         self.folder = folder
         self._journal = journal
         self._facts = {line["kind"]: line["facts"] for line in lines if line["kind"] in ("job", "inputs")}
+        self._running: tuple[str, float] | None = None
         self._phases = [(line["name"], line["seconds"]) for line in lines if line["kind"] == "phase"]
         self.trials = [_TRIAL.validate_python(line["trial"]) for line in lines if line["kind"] == "trial"]
 
@@ -94,18 +95,20 @@ class Run:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Note how long the block took, also when it is cut short."""
-        started = time.monotonic()
+        self._running = name, time.monotonic()
         try:
             yield
         finally:
-            seconds = round(time.monotonic() - started, 3)
+            seconds = round(time.monotonic() - self._running[1], 3)
+            self._running = None
             self._phases.append((name, seconds))
             self._append({"kind": "phase", "name": name, "seconds": seconds})
 
     def phase_seconds(self) -> dict[str, float]:
-        """Phase -> seconds, summed over all processes that worked on this run."""
+        """Phase -> seconds, summed over all processes that worked on this run; of the phase that goes on, those so far."""
         total: dict[str, float] = {}
-        for name, seconds in self._phases:
+        current = [(self._running[0], time.monotonic() - self._running[1])] if self._running else []
+        for name, seconds in (*self._phases, *current):
             total[name] = round(total.get(name, 0.0) + seconds, 3)
         return total
 

@@ -16,7 +16,9 @@ ARGUMENTS = ("--target", "raspberrypi", "--dry-run", "--trials", "8", "--epochs"
 
 def start(out: Path) -> "subprocess.Popen[bytes]":
     command = (sys.executable, "-c", "from pipeline.cli import main; main()", *ARGUMENTS, "--out", str(out))
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
 
 
 def trials(out: Path) -> list[dict[str, object]]:
@@ -58,8 +60,12 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("moments", [(searched(1), searched(4)), (fine_tuning,)], ids=["twice in the search", "while fine-tuning"])
-def test_killed_and_resumed_equals_never_killed(tmp_path: Path, unbroken: Path, moments: tuple[Callable[[Path], bool], ...]) -> None:
+@pytest.mark.parametrize(
+    "moments", [(searched(1), searched(4)), (fine_tuning,)], ids=["twice in the search", "while fine-tuning"]
+)
+def test_killed_and_resumed_equals_never_killed(
+    tmp_path: Path, unbroken: Path, moments: tuple[Callable[[Path], bool], ...]
+) -> None:
     """Same trials, none measured twice, the same file at the end, byte for byte."""
     out = tmp_path / "run"
     for moment in moments:

@@ -45,7 +45,8 @@ class TestSearcherContract:
 def test_the_agent_beats_uniform_and_random_at_equal_trials(toy: Toy) -> None:
     """Four groups of unlike worth and cost: one width for all wastes most of the budget."""
     found = {
-        name: np.mean([best_feasible(toy.solve(SEARCHERS[name], trials=100, seed=seed)) for seed in range(3)]) for name in SEARCHERS
+        name: np.mean([best_feasible(toy.solve(SEARCHERS[name], trials=100, seed=seed)) for seed in range(3)])
+        for name in SEARCHERS
     }
 
     assert found["ppo-lagrangian"] > found["uniform"]
@@ -56,7 +57,10 @@ def test_the_agent_comes_near_the_optimum() -> None:
     """The best of all 6,561 plans, looked up."""
     optimum = SMOOTH.optimum()
 
-    assert min(best_feasible(SMOOTH.solve(SEARCHERS["ppo-lagrangian"], trials=100, seed=seed)) for seed in range(3)) >= 0.95 * optimum
+    assert (
+        min(best_feasible(SMOOTH.solve(SEARCHERS["ppo-lagrangian"], trials=100, seed=seed)) for seed in range(3))
+        >= 0.95 * optimum
+    )
 
 
 def test_the_agents_last_episodes_are_near_the_limit() -> None:

@@ -63,7 +63,9 @@ def test_the_shipped_file_is_one_valid_file_with_the_asked_opset_and_ir(finished
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
 
 
-def test_the_small_torch_network_is_rebuilt_from_the_artifact_and_answers_like_the_onnx_file(finished: tuple[Path, Artifact]) -> None:
+def test_the_small_torch_network_is_rebuilt_from_the_artifact_and_answers_like_the_onnx_file(
+    finished: tuple[Path, Artifact],
+) -> None:
     folder = finished[0] / "artifact"
     source = find_model("digits")
     network = load_compressed(source.factory(), folder)

@@ -17,7 +17,7 @@ from pipeline.plan import Group, Kept, PruneSpace
 
 __all__ = ["Disagreement", "largest_difference", "prove_shrink", "prove_slice", "random_kept", "run_onnx"]
 
-TOLERANCE = 1e-3
+TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest answer."""
 
 

@@ -20,7 +20,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 Cut = tuple[int, str, int]
 """(axis of the initializer, torch tensor, axis of that tensor): where they shrink together."""
 
-_BATCHNORM_INPUTS = ("", "weight", "bias", "running_mean", "running_var")
+_ROLES = {
+    "BatchNormalization": ("", "weight", "bias", "running_mean", "running_var"),
+    "PRelu": ("", "weight"),
+}
+"""Op -> what each of its inputs is called in the torch module, where the exporter's name does not tell."""
 
 
 @dataclass(frozen=True)
@@ -109,14 +113,25 @@ def _cuts(
         weight, axis = node.input[1], int(node.op_type == "ConvTranspose")
         return ((0, weight, axis),) if axis in space.axes.get(weight, ()) else ()
     # equal tensors are stored once, under the name of one of them: look in the node's own module first
-    kind = _BATCHNORM_INPUTS[position] if node.op_type == "BatchNormalization" else name.rpartition(".")[2]
+    roles = _ROLES.get(node.op_type, ())
+    kind = roles[position] if position < len(roles) else name.rpartition(".")[2]
     for tensor in (f"{scope}.{kind}", name):
-        if shapes.get(tensor) == shape:
-            return tuple((axis, tensor, axis) for axis in space.axes.get(tensor, ()))
+        if tensor in shapes and (axes := _same_but_for_ones(shapes[tensor], shape)):
+            return tuple((axes[axis], tensor, axis) for axis in space.axes.get(tensor, ()) if axis in axes)
     if node.op_type == "MatMul" and shapes.get(f"{scope}.weight") == shape[::-1]:
         weight = f"{scope}.weight"
         return tuple((1 - axis, weight, axis) for axis in space.axes.get(weight, ()))
     return ()
+
+
+def _same_but_for_ones(torch_shape: tuple[int, ...], shape: tuple[int, ...]) -> dict[int, int]:
+    """Axis of one shape -> axis of the other, when only axes of length 1 were added or dropped; else empty."""
+    if torch_shape == shape:
+        return {axis: axis for axis in range(len(shape))}
+    ours = [axis for axis, size in enumerate(torch_shape) if size != 1]
+    theirs = [axis for axis, size in enumerate(shape) if size != 1]
+    same = [torch_shape[axis] for axis in ours] == [shape[axis] for axis in theirs]
+    return dict(zip(ours, theirs, strict=True)) if same else {}
 
 
 def _scope(node: onnx.NodeProto) -> str:
@@ -139,9 +154,9 @@ def _let_reshapes_follow(skeleton: onnx.ModelProto, model: onnx.ModelProto, arra
     """
     dims = _dimensions(model)
     for index, node in enumerate(model.graph.node):
-        if node.op_type != "Reshape" or node.input[1] not in arrays or node.input[0] not in dims:
+        if node.op_type != "Reshape" or node.input[1] not in arrays or not {node.input[0], node.output[0]} <= set(dims):
             continue
-        before, after = dims[node.input[0]], [int(size) for size in arrays[node.input[1]].tolist()]
+        before, after = dims[node.input[0]], dims[node.output[0]]
         if any(size < 1 for size in (*before, *after)):
             continue
         lead = 0

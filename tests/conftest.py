@@ -1,0 +1,42 @@
+"""What all tests share."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(1)  # tests run side by side, and one thread gives the same bits everywhere
+
+ImageFolder = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measurements of one test are not another's."""
+    monkeypatch.setenv("COMPRESS_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> ImageFolder:
+    """Writes images as PNG: image_folder(train=12, test=4) -> folder with train/{cat,dog} and test/{cat,dog}.
+
+    Cats are dark and dogs are bright, so that they can be told apart.
+    """
+
+    def write(root: Path | None = None, *, size: tuple[int, int] = (8, 8), mode: str = "RGB", **splits: int) -> Path:
+        root = root or tmp_path / "images"
+        generator = np.random.default_rng(0)
+        for split, count in splits.items():
+            for label, name in enumerate(("cat", "dog")):
+                folder = root / ("" if split == "flat" else split) / name
+                folder.mkdir(parents=True, exist_ok=True)
+                for index in range(count):
+                    shape = (size[1], size[0]) if mode == "L" else (size[1], size[0], 3)
+                    pixels = generator.integers(128 * label, 128 * label + 128, size=shape, dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{index:03}.png")
+        return root
+
+    return write

@@ -1,0 +1,200 @@
+"""Slicing, held against everything else that can say what the answer should be."""
+
+from functools import cache
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nets import EXAMPLE, ZOO, Unsliceable, build
+from torch import nn
+
+from pipeline.graph.analyse import analyse, mask
+from pipeline.graph.drafts import Drafts, start_drafts
+from pipeline.graph.export import export, stripped
+from pipeline.graph.prove import Disagreement, largest_difference, prove_shrink, prove_slice, random_kept, run_onnx
+from pipeline.graph.shrink import all_channels, shrink
+from pipeline.graph.slice import SliceableGraph, prepare
+from pipeline.graph.structure import structure
+from pipeline.plan import PruneSpace
+
+CLOSE = 1e-5
+
+
+@cache
+def prepared(name: str) -> tuple[nn.Module, PruneSpace, SliceableGraph, onnx.ModelProto]:
+    module = build(ZOO[name])
+    space = analyse(module, EXAMPLE)
+    base = export(module, EXAMPLE, opset=18, ir_version=9)
+    shapes = {tensor: tuple(values.shape) for tensor, values in module.state_dict().items()}
+    return module, space, prepare(base, space, shapes, ir_version=9), base
+
+
+def answer(module: nn.Module) -> np.ndarray:
+    with torch.no_grad():
+        return module.eval()(EXAMPLE).numpy()
+
+
+@pytest.mark.parametrize("name", ZOO)
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_sliced_graph_answers_like_the_shrunk_network(name: str, seed: int) -> None:
+    """random channels of every group, down to one"""
+    module, space, graph, _ = prepared(name)
+    kept = random_kept(space, seed)
+    model = graph.slice(kept)
+    onnx.checker.check_model(model, full_check=True)
+
+    assert largest_difference(answer(shrink(module, space, kept)), run_onnx(model.SerializeToString(), EXAMPLE.numpy())) < CLOSE
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_shrunk_network_answers_like_torch_prunings_own(name: str) -> None:
+    module, space, _, _ = prepared(name)
+
+    assert max(prove_shrink(module, space, EXAMPLE, seed) for seed in range(3)) < CLOSE
+
+
+@pytest.mark.parametrize("name", [name for name in ZOO if name != "layer-norm"])
+@settings(max_examples=6, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_a_removed_channel_is_a_channel_that_nobody_hears(name: str, seed: int) -> None:
+    """the whole network with deaf listeners, which knows nothing of how slicing works"""
+    module, space, graph, _ = prepared(name)
+    kept = random_kept(space, seed)
+
+    assert (
+        largest_difference(answer(mask(module, space, kept)), run_onnx(graph.slice(kept).SerializeToString(), EXAMPLE.numpy()))
+        < CLOSE
+    )
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_keeping_everything_gives_the_graph_that_was_exported(name: str) -> None:
+    _, space, graph, base = prepared(name)
+    whole = graph.slice(all_channels(space))
+
+    assert structure(whole) == structure(stripped(base, 9))
+    assert (
+        largest_difference(
+            run_onnx(base.SerializeToString(), EXAMPLE.numpy()), run_onnx(whole.SerializeToString(), EXAMPLE.numpy())
+        )
+        < 1e-6
+    )
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_a_slice_has_the_structure_of_the_shrunk_networks_own_export(name: str) -> None:
+    module, space, graph, _ = prepared(name)
+    kept = random_kept(space, 5)
+    exported = export(shrink(module, space, kept), EXAMPLE, opset=18, ir_version=9)
+
+    assert structure(graph.slice(kept)) == structure(stripped(exported, 9))
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_slicing_leaves_its_inputs_as_they_were(name: str) -> None:
+    module, space, graph, base = prepared(name)
+    before = base.SerializeToString(deterministic=True), answer(module)
+    first = graph.slice(random_kept(space, 1)).SerializeToString(deterministic=True)
+    graph.slice(random_kept(space, 2))
+
+    assert graph.slice(random_kept(space, 1)).SerializeToString(deterministic=True) == first
+    assert base.SerializeToString(deterministic=True) == before[0]
+    np.testing.assert_array_equal(answer(module), before[1])
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_the_file_holds_no_channel_that_was_not_kept(name: str) -> None:
+    """every weight of the sliced graph has as many numbers as the shrunk network's"""
+    module, space, graph, base = prepared(name)
+    kept = random_kept(space, 3)
+    small = shrink(module, space, kept)
+    before = _sizes(base), sum(tensor.numel() for tensor in module.parameters())
+    after = _sizes(graph.slice(kept)), sum(tensor.numel() for tensor in small.parameters())
+
+    # convolution and linear weights are the same in both forms; what differs is how BatchNorm is stored
+    assert _weights(graph.slice(kept)) == sorted(t.numel() for n, t in small.named_parameters() if t.dim() > 1)
+    assert after < before
+
+
+def _sizes(model: onnx.ModelProto) -> int:
+    return sum(int(np.prod(tensor.dims)) for tensor in model.graph.initializer)
+
+
+def _weights(model: onnx.ModelProto) -> list[int]:
+    used = {node.input[1] for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul")}
+    return sorted(int(np.prod(tensor.dims)) for tensor in model.graph.initializer if tensor.name in used)
+
+
+def test_equal_weights_that_the_exporter_stores_once_are_cut_apart() -> None:
+    """two BatchNorms with the same numbers share one initializer, and keep unlike channels"""
+    from nets import Unfolded
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Unfolded(), Unfolded()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.first(x) + self.second(x)
+
+    module = build(Twice)
+    module.second.norm.load_state_dict(module.first.norm.state_dict())
+    space = analyse(module, EXAMPLE)
+    shapes = {tensor: tuple(values.shape) for tensor, values in module.state_dict().items()}
+    graph = prepare(export(module, EXAMPLE, 18, 9), space, shapes, 9)
+
+    assert max(prove_slice(module, graph, EXAMPLE, seed) for seed in range(5)) < CLOSE
+
+
+def drafts_of(module: nn.Module, folder: object) -> Drafts:
+    return start_drafts(module, EXAMPLE, 18, 9, "l2", [], folder / "dense.onnx", seed=0)  # type: ignore[operator]
+
+
+def test_a_network_that_cannot_be_sliced_is_exported_instead_and_says_so(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """an Expand in the graph repeats the dense network's width"""
+    module = build(Unsliceable)
+    drafts = drafts_of(module, tmp_path)
+    plan = drafts.space.dense()
+    thin = type(plan)(tuple((name, max(1, width // 2)) for name, width in plan))
+    draft = drafts.make(thin)
+
+    assert drafts.sliceable is None
+    assert "not proven" in drafts.proof
+    assert largest_difference(draft.answer, run_onnx(draft.data, EXAMPLE.numpy())) < CLOSE
+
+
+def test_a_network_that_is_sliced_says_what_was_compared(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    drafts = drafts_of(build(ZOO["chain"]), tmp_path)
+
+    assert drafts.sliceable is not None
+    assert drafts.proof.startswith("3 random plans sliced in ONNX and pruned in torch")
+
+
+def test_a_wrong_slice_is_a_disagreement() -> None:
+    """the weights of another network under the same names"""
+    module, _, graph, _ = prepared("chain")
+    other = build(ZOO["chain"], seed=7)
+
+    assert prove_slice(module, graph, EXAMPLE, 0) < CLOSE
+    with pytest.raises(Disagreement, match="off by"):
+        prove_slice(other, graph, EXAMPLE, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "mobilenet_v2", "vgg16_bn", "efficientnet_b0", "densenet121", "mobilenet_v3_small", "googlenet", "mnasnet1_0", "squeezenet1_1", "regnet_x_400mf", "resnext50_32x4d", "inception_v3"],
+)  # fmt: skip
+def test_torchvisions_networks_are_sliced(name: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    import torchvision
+
+    quiet = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+    module = build(lambda: torchvision.models.get_model(name, weights=None, **quiet))
+    example = torch.randn(1, 3, 299 if name == "inception_v3" else 224, 299 if name == "inception_v3" else 224)
+    drafts = start_drafts(module, example, 18, 9, "l2", [], tmp_path / "dense.onnx", seed=0)
+
+    assert drafts.sliceable is not None, drafts.proof
