@@ -15,15 +15,13 @@ __all__ = ["flush_folder", "sha256_bytes", "sha256_file", "storage_errors", "wri
 
 @contextmanager
 def storage_errors(path: Path) -> Iterator[None]:
-    """Say plainly that the disk is full or the folder cannot be written; raises StorageError."""
+    """Say plainly that the disk is full or the folder cannot be written; raises StorageError for any OSError."""
     try:
         yield
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(f"{path}: no space left on the disk; free some, then run the same command again") from None
-        if problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR):
-            raise StorageError(f"{path}: cannot be written ({problem.strerror}); choose another --out") from None
-        raise
+        raise StorageError(f"{path}: cannot be written ({problem.strerror}); choose another --out") from None
 
 
 def write_atomically(path: Path, data: bytes | str) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -127,8 +128,9 @@ class Profile(_Strict):
 
     @property
     def cores(self) -> int:
-        """Cores of the device."""
-        return self.device.cores or len(available_cores())
+        """Cores of the device; of this machine never more than there are."""
+        here = len(available_cores())
+        return min(self.device.cores or here, here) if self.device.this_machine else self.device.cores or here
 
     @property
     def memory_bytes(self) -> int:
@@ -170,8 +172,9 @@ def load_profile(target: str) -> Profile:
 
 def _find(target: str) -> Path:
     path = Path(target)
-    if path.is_file():
-        return path
+    with suppress(OSError):  # a name too long for a file
+        if path.is_file():
+            return path
     known = shipped_files("hw_profiles", ".yaml")
     name = path.name.removesuffix(".yaml")
     if str(path.parent) == "." and name in known:

@@ -27,6 +27,8 @@ Statistic = Callable[[Floats], Floats]
 
 RESAMPLES = 400
 LEVEL = 0.95
+MIN_BLOCKS = 8
+"""Fewer say too little about each other; their runs are then drawn one by one, or one block would look exact."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +128,8 @@ def _resample(blocks: Blocks, seed: int) -> Floats:
     whenever it is derived again. A time limit can leave processes with unlike numbers of blocks; the draw then
     takes as many as the shortest has.
     """
+    if sum(len(process) for process in blocks) < MIN_BLOCKS:
+        blocks = tuple(tuple((run,) for block in process for run in block) for process in blocks)
     count = min(len(process) for process in blocks)
     length = min(len(block) for process in blocks for block in process)
     runs = np.asarray([[block[:length] for block in process[:count]] for process in blocks], dtype=np.float64)

@@ -25,17 +25,21 @@ def load_yaml(path: Path, model: type[Model], error: type[CompressError]) -> Mod
     """
     text = _read(path, error)
     try:
+        _refuse_anchors(text, path, error)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is None:
             raise error(f"{path}: the file is empty; copy one from hw_profiles/ and edit it")
         lines: dict[KeyPath, int] = {}
         _walk(root, (), lines, path, error)
-        _refuse_anchors(text, path, error)
         data = yaml.safe_load(text)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise error(f"{where}: not valid YAML: {getattr(problem, 'problem', None) or one_line(problem)}") from None
+    except RecursionError:
+        raise error(f"{path}: nested too deep") from None
+    except (ValueError, LookupError, AttributeError) as problem:  # PyYAML lets them through: `2024-99-99`, `!!bool maybe`
+        raise error(f"{path}: a value is not of its type ({one_line(problem)}); put it in quotes") from None
     if not isinstance(data, dict):
         raise error(f"{path}:1: expected keys and values (got {type(data).__name__}); copy a file from hw_profiles/")
     try:

@@ -64,7 +64,6 @@ def _couplings(module: nn.Module, example: Tensor) -> list[dict[str, Any]]:
         graph = torch_pruning.DependencyGraph().build_dependency(module, example_inputs=example, verbose=False)
         found: list[dict[str, Any]] = []
         for group in graph.get_all_groups():
-            root = group[0].dep.target.module
             members: list[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = []
             for item in group.items:
                 target = item.dep.target.module
@@ -75,8 +74,15 @@ def _couplings(module: nn.Module, example: Tensor) -> list[dict[str, Any]]:
                 elif id(target) in names:
                     role = "out" if graph.is_out_channel_pruning_fn(item.dep.handler) else "in"
                     members.append((names[id(target)], role, tuple(item.idxs), tuple(item.root_idxs)))
-            found.append(asdict(Coupling(names[id(root)], len(group[0].idxs), tuple(members))))
+            channels = len(group[0].idxs)
+            found.append(asdict(Coupling(_first_to_run(members, channels, order), channels, tuple(members))))
     return sorted(found, key=lambda coupling: order.get(coupling["root"], len(order)))
+
+
+def _first_to_run(members: list[tuple[str, str, tuple[int, ...], tuple[int, ...]]], channels: int, order: dict[str, int]) -> str:
+    """The earliest module of a group whose outputs are its channels, one to one; the group is called after it."""
+    plain = [name for name, role, entries, roots in members if role == "out" and len(entries) == channels and entries == roots]
+    return min(plain, key=lambda name: order.get(name, len(order)))
 
 
 def _execution_order(module: nn.Module, example: Tensor) -> dict[str, int]:

@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 
 from pipeline.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
 from pipeline.probe.base import Effort, Graph, Reference
@@ -48,7 +49,10 @@ class SimulatedProbe:
 
     def measure(self, graph: Graph, effort: Effort) -> Measurement | Failure:
         """See `Probe.measure`; another effort draws other noise."""
-        model = onnx.load_model_from_string(graph.data)
+        try:
+            model = onnx.load_model_from_string(graph.data)
+        except DecodeError:
+            return Failure("load-error", "not an ONNX file")
         latency_ms = simulated_latency_ms(model, self._profile.threads)
         weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
         seed = hashlib.sha256(f"{graph.structure} {effort}".encode()).digest()
