@@ -119,23 +119,12 @@ def _ours(drafts: Drafts, plan: ChannelPlan, probe: LocalProbe, processes: int, 
     with torch.inference_mode():
         draft.module(batch)
     scored = time.perf_counter()
-    timed_ms = _timed_ms(measured, probe)
+    timed_ms = sum(process.timed_ms for process in measured.processes)
     costs.slice_ms.append(1e3 * (made - started))
     costs.sessions_ms.append(1e3 * (weighed - made) - timed_ms)
     costs.timed_ms.append(timed_ms)
     costs.scoring_ms.append(1e3 * (scored - weighed))
     costs.ours_ms.append(1e3 * (weighed - started) - timed_ms)
-
-
-def _timed_ms(measured: Measurement, probe: LocalProbe) -> float:
-    """Time in runs: the timed ones, the one before each block, and the warm-up; of the file and of the reference."""
-    warmup = int(dict(probe.fingerprint.settings)["warmup_runs"])
-    total = 0.0
-    for process in measured.processes:
-        for blocks in (process.latency_ms, process.reference_latency_ms):
-            runs = [run for block in blocks for run in block]
-            total += sum(runs) + (len(blocks) + warmup) * statistics.median(runs)
-    return total
 
 
 def _library(drafts: Drafts, plan: ChannelPlan) -> float:

@@ -64,6 +64,8 @@ class TimedProcess:
     """Processor time of all threads, per timed run of the file."""
     preemptions: int | None
     """Times that another program took the core; null where the system does not count them."""
+    timed_ms: float
+    """Wall time from the first warm-up run to the last timed one."""
 
 
 @dataclass(frozen=True)

@@ -81,23 +81,17 @@ class LocalProbe:
     def measure(self, graph: Graph, effort: Effort) -> Measurement | Failure:
         """See `Probe.measure`. Unstable measurements are repeated; the last one stands, with its remarks."""
         with self._lock:
-            name = self._put(graph.data)
-            try:
-                for attempt in range(self._profile.probe.retries + 1):
-                    result = self._measure_once(graph, name, effort, attempt)
-                    if isinstance(result, Failure) or not result.remarks:
-                        break
-                return result
-            finally:
-                if name != self._reference:
-                    self._ask({"do": "drop", "name": name})
+            for attempt in range(self._profile.probe.retries + 1):
+                result = self._measure_once(graph, effort, attempt)
+                if isinstance(result, Failure) or not result.remarks:
+                    break
+            return result
 
-    def _measure_once(self, graph: Graph, name: str, effort: Effort, attempt: int) -> Measurement | Failure:
+    def _measure_once(self, graph: Graph, effort: Effort, attempt: int) -> Measurement | Failure:
         self._seed += 1
         answer = self._ask(
             {
                 "do": "measure",
-                "model": name,
                 "reference": self._reference,
                 "input": self._input,
                 "shape": self._shape,
@@ -108,7 +102,8 @@ class LocalProbe:
                 "settings": self._settings(),
                 "seed": self._seed,
                 "more": True,
-            }
+            },
+            graph.data,
         )
         if "failure" in answer:
             return Failure(*answer["failure"])
@@ -128,7 +123,8 @@ class LocalProbe:
         )
 
     def close(self) -> None:
-        """End the worker; it removes what it kept."""
+        """End the worker, also in the middle of a measurement; it removes what it kept."""
+        self._process.terminate()
         for stream in (self._process.stdin, self._process.stdout):
             if stream:
                 with suppress(BrokenPipeError):
@@ -214,4 +210,5 @@ def _timed_process(answer: dict[str, Any]) -> TimedProcess:
         first_run_ms=round(answer["first_run_ms"], 3),
         cpu_ms_per_run=round(answer["cpu_ms_per_run"], 4),
         preemptions=answer["preemptions"],
+        timed_ms=round(answer["timed_ms"], 1),
     )

@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
 
 from pipeline.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
 from pipeline.probe.base import Effort, Graph, Reference
@@ -51,7 +50,7 @@ class SimulatedProbe:
         """See `Probe.measure`; another effort draws other noise."""
         try:
             model = onnx.load_model_from_string(graph.data)
-        except DecodeError:
+        except Exception:  # protobuf's own; whatever else it finds is no ONNX file either
             return Failure("load-error", "not an ONNX file")
         latency_ms = simulated_latency_ms(model, self._profile.threads)
         weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
@@ -66,7 +65,13 @@ class SimulatedProbe:
 
         timed = tuple(
             TimedProcess(
-                runs(latency_ms), runs(self._reference_ms), round(2 + weights / 2**20, 3), round(2 * latency_ms, 6), latency_ms, 0
+                latency_ms=runs(latency_ms),
+                reference_latency_ms=runs(self._reference_ms),
+                session_creation_ms=round(2 + weights / 2**20, 3),
+                first_run_ms=round(2 * latency_ms, 6),
+                cpu_ms_per_run=round(latency_ms, 6),
+                preemptions=0,
+                timed_ms=round(probe.runs * (latency_ms + self._reference_ms), 1),
             )
             for _ in range(effort.processes)
         )

@@ -8,11 +8,10 @@ Needs Python >= 3.8, numpy and onnxruntime >= 1.15, nothing else of this package
 A message is  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian. Requests:
 
     {"do": "hello"}                                        what this machine is
-    {"do": "put", "name": SHA256} + bytes                  keep a file until the end, or until dropped
-    {"do": "drop", "name": SHA256}
-    {"do": "measure", "model": SHA256, "reference": SHA256 or null, "input": SHA256, "shape": [...],
+    {"do": "put", "name": SHA256} + bytes                  keep a file until the end
+    {"do": "measure", "reference": SHA256 or null, "input": SHA256, "shape": [...],
      "processes": N, "memory": true or false, "together": true or false, "settings": {...}, "seed": N,
-     "answer": N (send the output if it has at most so many values), "more": true or false}
+     "answer": N (send the output if it has at most so many values), "more": true or false} + bytes of the model
 
 Every measurement has processes of its own: N that time the model, with the reference interleaved, and one that only
 weighs its memory. With "more" they are started ahead, after the answer to the request before, so that importing the
@@ -188,6 +187,7 @@ def latency_child(job, pause):
     session, loaded = first_steps(job, order, feed)
     pause("loaded", loaded)
     name = session.get_inputs()[0].name
+    began = time.perf_counter()
     for each in (reference, session):
         for _ in range(settings["warmup_runs"] if each else 0):
             each.run(None, {each.get_inputs()[0].name: feed})
@@ -215,6 +215,7 @@ def latency_child(job, pause):
         "reference_latency_ms": reference_blocks,
         "cpu_ms_per_run": 1e3 * cpu_s / (len(blocks) * (settings["block_runs"] + 1)),
         "preemptions": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preempted,
+        "timed_ms": 1e3 * (time.perf_counter() - began),
     }
 
 
@@ -291,9 +292,14 @@ class Child:
     def hear(self, limit_s):
         """Its next message. Raises Failed when it reports a failure, dies, or is silent for too long."""
         deadline = time.monotonic() + limit_s
+        poll = select.poll()
+        poll.register(self.process.stdout, select.POLLIN)
+        poll.register(sys.stdin, 0)  # heard of only when the one who asked has gone
         while b"\n" not in self.buffer:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([self.process.stdout], [], [], left)[0]:
+            events = dict(poll.poll(1e3 * max(0.0, deadline - time.monotonic())))
+            if sys.stdin.fileno() in events:
+                raise EOFError
+            if not events:
                 raise Failed("timeout", "no answer after %.0f s" % limit_s)
             data = os.read(self.process.stdout.fileno(), 1 << 16)
             if not data:
@@ -353,39 +359,51 @@ class Supervisor:
         return os.path.join(self.folder, name)
 
     def put(self, name, stream, size):
-        """Straight to the file: what passes through this process's memory would show in nobody's figures, but slows."""
         digest = hashlib.sha256()
-        try:
-            with open(self.path(name), "wb") as file:
-                while size:
-                    data = read_exactly(stream, min(size, CHUNK))
-                    size -= len(data)
-                    digest.update(data)
-                    file.write(data)
-        except OSError as problem:
-            self.drop(name)
-            while size:
-                size -= len(read_exactly(stream, min(size, CHUNK)))
-            raise Failed("run-error", "cannot keep the file: %s" % problem.strerror) from None
+        self.receive(self.path(name), stream, size, digest.update)
         if digest.hexdigest() != name:
-            self.drop(name)
+            os.unlink(self.path(name))
             raise Failed("run-error", "the bytes do not match their name")
         return {}
 
-    def drop(self, name):
+    def receive(self, path, stream, size, also=lambda data: None):
+        """Straight to the file, so that this process stays small. The stream is read to the end in any case."""
+        problem = None
         try:
-            os.unlink(self.path(name))
-        except FileNotFoundError:
-            pass
-        return {}
+            file = open(path, "wb")
+        except OSError as error:
+            file, problem = None, error
+        while size:
+            data = read_exactly(stream, min(size, CHUNK))
+            size -= len(data)
+            also(data)
+            try:
+                if problem is None:
+                    file.write(data)
+            except OSError as error:
+                problem = error
+        try:
+            if file:
+                file.close()
+        except OSError as error:
+            problem = problem or error
+        if problem is not None:
+            if os.path.exists(path):
+                os.unlink(path)
+            raise Failed("run-error", "cannot keep the file: %s" % problem.strerror)
 
-    def measure(self, request):
+    def measure(self, request, stream, size):
+        model = os.path.join(self.folder, "model.onnx")
+        self.receive(model, stream, size)
         self.start_ahead(request)
+        if any(each.process.poll() is not None for _, each in self.waiting):
+            self.stop()  # one died while it waited: not this model's doing
+            self.start_ahead(request)
         memory = [each for role, each in self.waiting if role == "memory"]
         latency = [each for role, each in self.waiting if role == "latency"]
         self.finished, self.waiting, self.key = self.waiting, [], None
         limit_s = request["settings"]["timeout_s"]
-        order = {"model": self.path(request["model"]), "answer": request["answer"], "seed": request["seed"]}
+        order = {"model": model, "answer": request["answer"], "seed": request["seed"]}
         for each in memory + latency:
             each.wait_until_ready()  # none may still be starting while another is timed
         result = {"processes": [], "memory": None}
@@ -449,10 +467,8 @@ def serve():
                     answer = hello()
                 elif request["do"] == "put":
                     answer = supervisor.put(request["name"], requests, blob_size)
-                elif request["do"] == "drop":
-                    answer = supervisor.drop(request["name"])
                 elif request["do"] == "measure":
-                    answer = supervisor.measure(request)
+                    answer = supervisor.measure(request, requests, blob_size)
                 else:
                     answer = {"failure": ["run-error", "unknown request %r" % request["do"]]}
             except Failed as failure:
@@ -464,6 +480,7 @@ def serve():
     except (EOFError, BrokenPipeError):
         pass
     finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         supervisor.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
