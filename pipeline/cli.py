@@ -1,5 +1,6 @@
 """The command line: flags in, a job out. The only file, with the screen it owns, that prints or exits."""
 
+import contextlib
 import json
 import shlex
 import sys
@@ -69,7 +70,8 @@ def compress(context: click.Context, /, **flags: Any) -> None:
         return
     if flags["target"] is None:
         raise click.UsageError("Missing option '--target'. Try --target raspberrypi, or --target local for this machine.")
-    console = Console(stderr=flags["as_json"], highlight=False)
+    # brackets and colons in a path are no markup
+    console = Console(stderr=flags["as_json"], highlight=False, markup=False, emoji=False)
     try:
         sys.exit(_walk(flags, console))
     except KeyboardInterrupt:
@@ -114,8 +116,11 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
         command=("compress", *sys.argv[1:]),
     )
     screen = Screen(console)
+    # what a user's own file prints must not stand among the JSON
+    aside = contextlib.redirect_stdout(sys.stderr) if flags["as_json"] else contextlib.nullcontext()
     try:
-        finished = walk(job, Silent() if flags["quiet"] else screen)
+        with aside:
+            finished = walk(job, Silent() if flags["quiet"] else screen)
     finally:
         screen.close()
     print_result(console, finished)

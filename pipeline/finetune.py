@@ -157,7 +157,9 @@ def _save(checkpoint: Path | None, module: nn.Module, optimizer: torch.optim.SGD
     """One file, replaced whole: the network, the momenta, the best network so far."""
     if checkpoint is None:
         return
-    tensors = {f"now/{name}": tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    # clones: a layer that the network holds under two names is written twice, which safetensors refuses for one memory
+    whole = torch.contiguous_format
+    tensors = {f"now/{name}": tensor.detach().cpu().clone(memory_format=whole) for name, tensor in module.state_dict().items()}
     tensors |= {f"best/{name}": tensor.contiguous() for name, tensor in state.best.items()}
     for name, parameter in module.named_parameters():
         momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")

@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,7 +85,7 @@ def load_model(source: ModelSource, weights: Path | None, num_classes: int | Non
         module = source.factory(num_classes=num_classes) if takes_classes else source.factory()
     except CompressError:
         raise
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         raise ModelError(f"{source.spec}: the factory failed with {type(problem).__name__}: {one_line(problem)}") from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"{source.spec}: the factory returned {type(module).__name__}; it must return a torch.nn.Module")
@@ -95,7 +96,7 @@ def load_model(source: ModelSource, weights: Path | None, num_classes: int | Non
         raise WeightsError(
             f"{source.spec}: no weights are given, and an untrained network is not worth compressing; add --weights FILE"
         )
-    return module.float().eval()
+    return module.cpu().float().eval()
 
 
 def load_data(spec: str, declared: Preprocessing | None, seed: int) -> Splits:
@@ -113,7 +114,7 @@ def load_data(spec: str, declared: Preprocessing | None, seed: int) -> Splits:
             raise DataError(f"{path}: no function '{name}' in it; give --data file.py:factory")
         try:
             made = factory()
-        except Exception as problem:
+        except (Exception, SystemExit) as problem:
             raise DataError(f"{spec}: the factory failed with {type(problem).__name__}: {one_line(problem)}") from None
         return load_from_factory(made, spec, declared, seed)
     if Path(spec).is_dir():
@@ -160,23 +161,35 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         try:
             return safetensors.torch.load_file(path)
         except (safetensors.SafetensorError, OSError, ValueError) as problem:
-            raise WeightsError(f"{path}: not a readable safetensors file ({one_line(problem, 120)})") from None
+            raise WeightsError(
+                f"{path}: not a readable safetensors file ({one_line(problem, 120)}); was it copied whole? save it again"
+            ) from None
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # it warns of TorchScript before it refuses it
+            loaded = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as problem:
         text = str(problem)
-        if "weights_only" in text or "TorchScript" in text or "Unsupported" in text:
+        if "weights_only" in text and ("Unsupported operand" not in text or _starts_like_a_pickle(path)):
             raise UnsafeWeights(
                 f"{path}: not a plain state dict but a pickled object or program, which can run code when it is read; save "
                 "the state dict: torch.save(model.state_dict(), 'model.pt')"
             ) from None
-        raise WeightsError(f"{path}: not a readable checkpoint ({one_line(problem, 120)})") from None
+        reason = "neither an archive nor a pickle" if "weights_only" in text else one_line(problem, 120)
+        raise WeightsError(
+            f"{path}: not a readable checkpoint ({reason}); was it copied whole? save the state dict again"
+        ) from None
     for key in ("state_dict", "model_state_dict", "model"):
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise WeightsError(f"{path}: holds {type(loaded).__name__}, not a state dict; save model.state_dict()")
     return dict(loaded)
+
+
+def _starts_like_a_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == b"\x80"
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -230,7 +243,9 @@ def _declared(module: ModuleType, path: str) -> Preprocessing | None:
         return Preprocessing.model_validate(declared)
     except ValidationError as problem:
         first = problem.errors()[0]
-        raise ModelError(f"{path}: PREPROCESSING: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        where, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        got = "" if "(got " in message else f" (got {first['input']!r})"
+        raise ModelError(f"{path}: PREPROCESSING: {where}: {message[:1].lower()}{message[1:]}{got}") from None
 
 
 def _import_file(path: Path, error: type[CompressError]) -> ModuleType:
@@ -248,7 +263,7 @@ def _import_file(path: Path, error: type[CompressError]) -> ModuleType:
     sys.path.insert(0, str(path.parent.resolve()))
     try:
         spec.loader.exec_module(module)
-    except Exception as problem:
+    except (Exception, SystemExit) as problem:
         del sys.modules[name]
         raise error(f"{path}: cannot be imported: {type(problem).__name__}: {one_line(problem)}") from None
     finally:

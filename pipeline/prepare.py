@@ -58,12 +58,14 @@ def load_subject(job: Job, profile: Profile) -> Subject:
             f"figures are taken on this machine in the stead of {profile.device.name}: they rank plans and judge "
             "relative budgets, and are not the device's"
         )
-    facts = {
+    facts: dict[str, Any] = {
         "weights": _digest(module),
         "data": task.description,
         "torch": torch.__version__,
         "onnxruntime": importlib.metadata.version("onnxruntime"),
     }
+    if isinstance(task, Classification):
+        facts["preprocessing"] = task.splits.train.preprocessing.model_dump(mode="json")
     return Subject(module, task, facts, tuple(notices))
 
 

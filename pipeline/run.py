@@ -36,6 +36,8 @@ class Trial:
 
 
 _TRIAL = TypeAdapter(Trial)
+_PHASE = TypeAdapter(tuple[str, float])
+_FACTS = TypeAdapter(dict[str, Any])
 
 
 class Run:
@@ -171,10 +173,19 @@ def _read(path: Path, repair: int | None) -> list[dict[str, Any]]:
     for number, text in enumerate(whole.splitlines(), start=1):
         try:
             line = json.loads(text)
-            if line["kind"] == "trial":
-                _TRIAL.validate_python(line["trial"])
-            elif line["kind"] in ("job", "inputs") and line["format"] != FORMAT:
-                raise RunError(f"{path}:{number}: format {line['format']}; this program reads {FORMAT}; choose another --out")
+            match line["kind"]:
+                case "trial":
+                    _TRIAL.validate_python(line["trial"])
+                case "phase":
+                    _PHASE.validate_python((line["name"], line["seconds"]))
+                case "job" | "inputs":
+                    if line["format"] != FORMAT:
+                        raise RunError(
+                            f"{path}:{number}: format {line['format']}; this program reads {FORMAT}; choose another --out"
+                        )
+                    _FACTS.validate_python(line["facts"])
+                case kind:
+                    raise ValueError(kind)
             lines.append(line)
         except (ValueError, KeyError, TypeError, ValidationError):
             raise RunError(f"{path}:{number}: not a journal line of this program; choose another --out") from None

@@ -53,7 +53,7 @@ class Screen:
         left = (time.monotonic() - self._phase_started) / number * (total - number)
         width = len(str(total))
         if candidate.failure:
-            figures = f"{candidate.failure.kind}: {candidate.failure.detail[:60]}"
+            figures = f"{candidate.failure.kind}: {' '.join(candidate.failure.detail.split())[:60]}"
         else:
             relative = candidate.measurement.relative_p50 if candidate.measurement else None
             latency = f"{100 * relative.value:5.1f} %" if relative else "    ?"

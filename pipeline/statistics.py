@@ -27,8 +27,8 @@ Statistic = Callable[[Floats], Floats]
 
 RESAMPLES = 400
 LEVEL = 0.95
-MIN_BLOCKS = 8
-"""Fewer say too little about each other; their runs are then drawn one by one, or one block would look exact."""
+MIN_BLOCKS = 16
+"""Fewer say too little about each other: their runs are drawn as well then, or a single block would look exact."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,15 @@ def _resample(blocks: Blocks, seed: int) -> Floats:
     whenever it is derived again. A time limit can leave processes with unlike numbers of blocks; the draw then
     takes as many as the shortest has.
     """
-    if sum(len(process) for process in blocks) < MIN_BLOCKS:
-        blocks = tuple(tuple((run,) for block in process for run in block) for process in blocks)
     count = min(len(process) for process in blocks)
     length = min(len(block) for process in blocks for block in process)
     runs = np.asarray([[block[:length] for block in process[:count]] for process in blocks], dtype=np.float64)
     generator = np.random.default_rng(seed)
     processes = generator.integers(len(runs), size=(RESAMPLES, len(runs), 1))
     inside = generator.integers(count, size=(RESAMPLES, len(runs), count))
+    if len(runs) * count < MIN_BLOCKS:
+        within = generator.integers(length, size=(RESAMPLES, len(runs), count, length))
+        return runs[processes[..., None], inside[..., None], within].reshape(RESAMPLES, -1)
     return runs[processes, inside].reshape(RESAMPLES, -1)
 
 

@@ -12,6 +12,7 @@ from pipeline.errors import CompressError, one_line
 __all__ = ["load_yaml"]
 
 MAX_BYTES = 64 * 1024
+MAX_DEPTH = 20
 
 Model = TypeVar("Model", bound=BaseModel)
 KeyPath = tuple[str | int, ...]
@@ -25,7 +26,7 @@ def load_yaml(path: Path, model: type[Model], error: type[CompressError]) -> Mod
     """
     text = _read(path, error)
     try:
-        _refuse_anchors(text, path, error)
+        _refuse_anchors_and_depths(text, path, error)
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is None:
             raise error(f"{path}: the file is empty; copy one from hw_profiles/ and edit it")
@@ -36,8 +37,6 @@ def load_yaml(path: Path, model: type[Model], error: type[CompressError]) -> Mod
         mark = getattr(problem, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise error(f"{where}: not valid YAML: {getattr(problem, 'problem', None) or one_line(problem)}") from None
-    except RecursionError:
-        raise error(f"{path}: nested too deep") from None
     except (ValueError, LookupError, AttributeError) as problem:  # PyYAML lets them through: `2024-99-99`, `!!bool maybe`
         raise error(f"{path}: a value is not of its type ({one_line(problem)}); put it in quotes") from None
     if not isinstance(data, dict):
@@ -61,8 +60,13 @@ def _read(path: Path, error: type[CompressError]) -> str:
         raise error(f"{path}: not UTF-8 text") from None
 
 
-def _refuse_anchors(text: str, path: Path, error: type[CompressError]) -> None:
+def _refuse_anchors_and_depths(text: str, path: Path, error: type[CompressError]) -> None:
+    """Before anything follows the nesting, which has no end where an anchor holds itself."""
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise error(f"{path}:{_line(event)}: nested too deep")
         if isinstance(event, yaml.AliasEvent):
             raise error(f"{path}:{_line(event)}: anchors and aliases are not accepted; write the value out")
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from places import NETS, Place
 
 torch.set_num_threads(1)  # tests run side by side, and one thread gives the same bits everywhere
 
@@ -40,3 +41,11 @@ def image_folder(tmp_path: Path) -> ImageFolder:
         return root
 
     return write
+
+
+@pytest.fixture
+def place(tmp_path: Path, image_folder: ImageFolder) -> Place:
+    """A folder to run bad commands in."""
+    (tmp_path / "nets.py").write_text(NETS)
+    image_folder(train=4, test=2)
+    return Place(tmp_path, image_folder)

@@ -154,6 +154,36 @@ class LayerNorms(nn.Module):
         return self.head(self.narrow(F.gelu(self.wide(x))).mean((1, 2)))
 
 
+class ConvNext(nn.Module):
+    """x -> conv(8) -+-> depthwise(8) -> channels last -> LayerNorm -> linear(12) -> GELU -> linear(8) -> * scale(8) -+-> mean -> linear
+    +--------------------------------------------------------------------------------------------------------------+"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.filter, self.norm = nn.Conv2d(3, 8, 2, stride=2), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.LayerNorm(8)
+        self.wide, self.narrow, self.head = nn.Linear(8, 12), nn.Linear(12, 8), nn.Linear(8, 5)
+        self.scale = nn.Parameter(torch.randn(8, 1, 1))
+        nn.init.uniform_(self.norm.weight, 0.5, 1.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        y = self.narrow(F.gelu(self.wide(self.norm(self.filter(x).permute(0, 2, 3, 1)))))
+        return self.head((x + self.scale * y.permute(0, 3, 1, 2)).mean((2, 3)))
+
+
+class InstanceNorms(nn.Module):
+    """x -> conv(6) -> InstanceNorm with weights -> conv(8) -> mean -> linear"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b, self.head = nn.Conv2d(3, 6, 3), nn.InstanceNorm2d(6, affine=True), conv(6, 8), nn.Linear(8, 5)
+        nn.init.uniform_(self.norm.weight, 0.5, 1.5)
+        nn.init.normal_(self.norm.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.b(self.norm(self.a(x))).mean((2, 3)))
+
+
 class Padded(nn.Module):
     """x -> stem(4) -+-> conv(6) stride 2 -> conv(8) -+-> mean -> linear
     +-> every 2nd pixel, 2 + 2 zero channels -+   (option A: the padding is a constant)"""
@@ -205,6 +235,8 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
     "prelu": PReLUs,
     "unfolded": Unfolded,
     "layer-norm": LayerNorms,
+    "convnext": ConvNext,
+    "instance-norm": InstanceNorms,
     "padded": Padded,
     "viewed": Viewed,
 }

@@ -1,18 +1,18 @@
 """Analysis: which channels may go, and why others may not."""
 
-import subprocess
-import time
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
 from nets import EXAMPLE, ZOO, build
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.errors import NothingToPrune, TraceError
-from pipeline.graph.analyse import _trial, analyse
-from pipeline.graph.trace import _in_child, trace_couplings
-from pipeline.plan import Group, PruneSpace
+from pipeline.graph.analyse import _trial, _try, analyse
+from pipeline.plan import Frozen, Group, PruneSpace
 
 
 def groups(name: str) -> dict[str, tuple[int, int]]:
@@ -64,6 +64,100 @@ def test_a_layer_that_keeps_its_width_is_listed_with_the_reason(net: str, layer:
     assert frozen[layer] == reason
 
 
+class Net(nn.Module):
+    """Layers, and in a few symbols what becomes of the image x: Net(lambda n, x: n.a(x), a=nn.Conv2d(3, 4, 3))."""
+
+    def __init__(self, run: Callable[["Net", Tensor], Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        self.run = run
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.run(self, x)
+
+
+def small(run: Callable[[Net, Tensor], Tensor], **layers: nn.Module) -> Net:
+    """x -> run -> mean -> conv(6) -> conv(5): one group that nothing is wrong with, behind the one that is looked at"""
+    width = run(Net(run, **layers).eval(), EXAMPLE).shape[1]
+    return Net(lambda n, x: n.out(n.last(run(n, x).mean((2, 3), keepdim=True))), last=conv(width, 6), out=conv(6, 5), **layers)
+
+
+def conv(width: int, out: int, **options: int) -> nn.Conv2d:
+    return nn.Conv2d(width, out, 3, padding=1, **options)
+
+
+@pytest.mark.parametrize(
+    ("module", "layer", "reason"),
+    [
+        (small(lambda n, x: n.a(x), a=conv(3, 1)), "a", "it has a single channel to give"),
+        (
+            small(lambda n, x: n.g(torch.cat([n.a(x), n.b(x)], 1)), a=conv(3, 4), b=conv(3, 4), g=conv(8, 8, groups=2)),
+            "b",
+            "a grouped convolution takes only part of its channels",
+        ),
+        (
+            small(lambda n, x: n.two(n.a(x)) + n.four(n.a(x)), a=conv(3, 8), two=conv(8, 8, groups=2), four=conv(8, 8, groups=4)),
+            "a",
+            "it feeds grouped convolutions with different numbers of groups",
+        ),
+        (
+            small(lambda n, x: n.norm(n.a(x)), a=conv(3, 4), norm=nn.LayerNorm((4, 8, 8))),
+            "a",
+            "its layer normalisation spans more than the channels, or has no weights",
+        ),
+        (
+            small(lambda n, x: n.norm(n.a(x)), a=conv(3, 4), norm=nn.GroupNorm(2, 4)),
+            "a",
+            "it passes through 'norm', and GroupNorm cannot be narrowed",
+        ),
+        (
+            small(lambda n, x: n.b(n.a(x)), a=conv(3, 4), b=nn.utils.parametrizations.weight_norm(conv(4, 4))),
+            "a",
+            "the weights of 'b' are computed from other tensors",
+        ),
+        # torch-pruning couples the following wrongly, or cannot know; the trial finds out
+        (small(lambda n, x: torch.softmax(n.a(x), 1), a=conv(3, 4)), "a", "removing its channels changes more than they carry"),
+        (small(lambda n, x: F.normalize(n.a(x), dim=1), a=conv(3, 4)), "a", "removing its channels changes more than they carry"),
+        (
+            small(lambda n, x: n.a(x) + n.b(x).flip(1), a=conv(3, 6), b=conv(3, 6)),
+            "a",
+            "removing its channels changes more than they carry",
+        ),
+        (
+            small(lambda n, x: n.a(x).view(1, 4, 2, 8, 8).amax(2), a=conv(3, 8)),
+            "a",
+            "the network does not run without it (shape '[1, 4, 2, 8, 8]' is invalid for input of size 256)",
+        ),
+    ],
+    ids=[
+        "single",
+        "part of groups",
+        "two groupings",
+        "layer norm",
+        "group norm",
+        "computed",
+        "softmax",
+        "norm",
+        "flip",
+        "maxout",
+    ],
+)
+def test_a_layer_that_cannot_be_narrowed_is_listed_and_the_rest_is_offered(module: nn.Module, layer: str, reason: str) -> None:
+    space = analyse(module.eval(), EXAMPLE)
+
+    assert {frozen.name: frozen.reason for frozen in space.frozen}[layer] == reason
+    assert "last" in [group.name for group in space.groups]
+
+
+@pytest.mark.parametrize("channels", [4, 6, 8, 10, 12])
+def test_halves_that_are_multiplied_keep_their_width_however_luckily_half_is_removed(channels: int) -> None:
+    """conv -> split in two -> p * q: taking as many from p as from q runs, and may even look right"""
+    module = small(lambda n, x: torch.mul(*n.a(x).chunk(2, 1)), a=conv(3, channels))
+
+    assert [group.name for group in analyse(module.eval(), EXAMPLE).groups] == ["last"]
+
+
 def test_every_convolution_and_linear_layer_is_in_a_group_or_in_the_list() -> None:
     for factory in ZOO.values():
         module = build(factory)
@@ -85,6 +179,22 @@ def test_a_wrong_coupling_fails_its_trial() -> None:
 
     assert _trial(module, EXAMPLE, [group]) is None
     assert _trial(module, EXAMPLE, [replace(group, slots=slots)]) == "removing its channels changes more than they carry"
+
+
+def test_a_wrong_coupling_costs_the_right_ones_nothing() -> None:
+    """both fail together, so each is tried alone"""
+    module = build(ZOO["residual"])
+    stem, inner = analyse(module, EXAMPLE).groups
+    wrong = replace(
+        stem,
+        slots=tuple(replace(slot, channels=slot.channels[::-1]) if slot.tensor == "head.weight" else slot for slot in stem.slots),
+    )
+
+    assert _try(module, EXAMPLE, [stem, inner]) == ([stem, inner], [])
+    assert _try(module, EXAMPLE, [wrong, inner]) == (
+        [inner],
+        [Frozen("stem.0", "removing its channels changes more than they carry")],
+    )
 
 
 def test_a_forgotten_coupling_fails_its_trial() -> None:
@@ -126,36 +236,17 @@ def test_a_network_without_a_group_is_refused_with_the_reasons() -> None:
         analyse(module, EXAMPLE)
 
 
-def test_a_network_that_does_not_run_cannot_be_traced() -> None:
-    with pytest.raises(TraceError, match=r"cannot be traced: RuntimeError: .*mat1 and mat2"):
-        analyse(nn.Linear(3, 4), EXAMPLE)
+def test_a_network_without_layers_is_refused_with_the_reason() -> None:
+    with pytest.raises(NothingToPrune, match=r"\(it has no convolution or linear layer\)"):
+        analyse(nn.Sequential(nn.ReLU()), EXAMPLE)
 
 
-def test_tracing_that_never_ends_is_ended() -> None:
-    """the child sleeps for a day; its parent for a quarter of a second"""
-    started = time.monotonic()
-    answer = _in_child(lambda: time.sleep(86_400), time_limit_s=0.25)
+def test_a_network_that_cannot_be_copied_is_refused() -> None:
+    module = build(ZOO["chain"])
+    module.lock = threading.Lock()
 
-    assert answer == {"error": "no dependency graph after 0 s"}
-    assert time.monotonic() - started < 60  # a bound for a hang, not a timing
-    assert _children() == []
-
-
-def test_a_tracing_process_that_dies_is_told() -> None:
-    import os
-
-    answer = _in_child(lambda: os._exit(3), time_limit_s=30)
-
-    assert answer == {"error": "the tracing process died, perhaps for lack of memory"}
-
-
-def test_couplings_of_a_flatten_list_height_times_width_entries() -> None:
-    """conv(6) -> 4x4 -> flatten: channel 1 is the entries 16 to 31 of the linear layer"""
-    couplings = {coupling.root: coupling for coupling in trace_couplings(build(ZOO["flatten"]), EXAMPLE)}
-    members = {name: (entries, roots) for name, _, entries, roots in couplings["a.0"].members}
-    entries, roots = members["hidden"]
-
-    assert [entry for entry, root in zip(entries, roots, strict=True) if root == 1] == list(range(16, 32))
+    with pytest.raises(TraceError, match=r"cannot be copied: cannot pickle '_thread.lock' object; copy.deepcopy must accept it"):
+        analyse(module, EXAMPLE)
 
 
 def test_remaining_entries_follow_the_kept_channels() -> None:
@@ -164,10 +255,3 @@ def test_remaining_entries_follow_the_kept_channels() -> None:
     assert space.remaining("hidden.weight", 1, 96, {"a.0": (1,), "hidden": tuple(range(10))}).tolist() == list(range(16, 32))
     assert space.remaining("a.0.weight", 0, 6, {"a.0": (1, 4), "hidden": ()}).tolist() == [1, 4]
     assert space.remaining("unknown", 0, 3, {}).tolist() == [0, 1, 2]
-
-
-def _children() -> list[str]:
-    import os
-
-    found = subprocess.run(["ps", "--ppid", str(os.getpid()), "-o", "comm="], capture_output=True, text=True, check=False)
-    return [line for line in found.stdout.split() if line != "ps"]

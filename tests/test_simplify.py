@@ -58,19 +58,48 @@ model.graph.node[-1].output[0] = "almost"
 model.graph.node.add(op_type="Identity", input=["almost"], output=["z"])
 onnx.save(model, target)"""
 
+OTHER_NAME = """
+import onnx
+model = onnx.load(source)
+model.graph.node[-1].output[0] = model.graph.output[0].name = "out"
+onnx.save(model, target)"""
+
+OTHER_OPSET = """
+import onnx
+model = onnx.load(source)
+model.opset_import[0].version = 19
+onnx.save(model, target)"""
+
+WEIGHTS_BESIDE = """
+import onnx
+model = onnx.load(source)
+del model.graph.node[2]
+model.graph.initializer.add(name="five", data_type=1, raw_data=b"\\0\\0\\xa0\\x40")
+onnx.save(model, target, save_as_external_data=True, size_threshold=0)"""
+
 
 @pytest.mark.parametrize(
     ("text", "note"),
     [
-        ("os.kill(os.getpid(), signal.SIGSEGV)", "not simplified: it was killed by SIGSEGV"),
-        ("sys.exit(1)", "not simplified: it exited with 1"),
-        ("pass", "not simplified: it wrote no file"),
-        ("open(target, 'wb').write(b'garbage')", "not simplified: its result is not a usable graph"),
-        ("open(target, 'wb')", "not simplified: its result is not a usable graph"),
-        (OTHER_ANSWER, "not simplified: its result answers differently"),
-        (MORE_NODES, "not simplified: its result has more nodes"),
+        pytest.param("os.kill(os.getpid(), signal.SIGSEGV)", "not simplified: it was killed by SIGSEGV", id="segfault"),
+        pytest.param("sys.exit(1)", "not simplified: it exited with 1", id="exit 1"),
+        pytest.param("pass", "not simplified: it wrote no file", id="no file"),
+        pytest.param("open(target, 'wb').write(b'garbage')", "not simplified: its result is not a usable graph", id="garbage"),
+        pytest.param("open(target, 'wb')", "not simplified: its result is not a usable graph", id="empty file"),
+        pytest.param(OTHER_ANSWER, "not simplified: its result answers differently", id="other answer"),
+        pytest.param(MORE_NODES, "not simplified: its result has more nodes", id="more nodes"),
+        pytest.param(OTHER_NAME, "not simplified: its result has other inputs, other outputs or another opset", id="other name"),
+        pytest.param(
+            OTHER_OPSET, "not simplified: its result has other inputs, other outputs or another opset", id="other opset"
+        ),
+        pytest.param(
+            WEIGHTS_BESIDE,
+            "not simplified: its result is not a usable graph (the ONNX file keeps weights in other files",
+            id="weights beside",
+        ),
+        pytest.param("open(source, 'wb')", "not simplified: it wrote no file", id="input spoilt"),
+        pytest.param("os.mkdir(target)", "not simplified: it wrote no file", id="a folder"),
     ],
-    ids=["segfault", "exit 1", "no file", "garbage", "empty file", "other answer", "more nodes"],
 )
 def test_whatever_goes_wrong_the_input_comes_back_with_a_note(text: str, note: str) -> None:
     simplified = simplify(foldable(), INPUTS, command=program(text))

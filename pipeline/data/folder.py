@@ -1,6 +1,7 @@
 """A folder of images, one sub-folder per class, read with every file checked."""
 
 import hashlib
+import logging
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,11 +20,13 @@ from pipeline.strict_yaml import load_yaml
 
 __all__ = ["MEMORY_LIMIT_BYTES", "Decoder", "load_folder", "memory_fetch"]
 
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # it would print a line of its own beside ours
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"}
 MEMORY_LIMIT_BYTES = 2 * 2**30
 """Decoded images are held in memory up to this much, and decoded batch by batch beyond."""
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 5000
 TEST_SHARE = 0.1
+UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 class Decoder:
@@ -38,11 +41,16 @@ class Decoder:
         try:
             with Image.open(path) as image:
                 return self.pixels(image, str(path))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as problem:
+        except UNREADABLE as problem:
             raise CorruptImage(f"{path}: not a readable image ({problem}); remove or replace it") from None
 
     def pixels(self, image: Image.Image, where: str) -> Tensor:
         """uint8, (C, size, size), of an open image; `where` names it in complaints."""
+        if image.mode[0] in "IF":
+            raise ImageMismatch(
+                f"{where}: more than 8 bits for a pixel (mode {image.mode}), and all above 255 would turn white; "
+                "save it with 8 bits"
+            )
         if _channels(image) != self.channels and self.preprocessing.grey == "refuse":
             kinds = {1: "grey", 3: "colour"}
             raise ImageMismatch(
@@ -69,7 +77,7 @@ class Decoder:
         return torch.stack(list(self.pool.map(self.file, paths)))
 
 
-def load_folder(root: Path, declared: Preprocessing | None, seed: int) -> Splits:
+def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> Splits:
     """`root` with train/ and test/ (or val/), or with the class folders themselves.
 
     test/ is the test split, or val/ where there is no test/; with both, val/ validates. What is missing is carved out
@@ -78,6 +86,8 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int) -> Splits
     own = root / "preprocessing.yaml"
     preprocessing = load_yaml(own, Preprocessing, DataError) if own.is_file() else declared or Preprocessing()
     folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
+    if folders and "train" not in folders and not set(_subfolders(root)) - set(folders):
+        raise DataError(f"{root}: holds {' and '.join(folders)}, and no train; expected {root}/train/<class>/<image>.jpg")
     base = folders.get("train", root)
     classes = _classes(base)
     groups = {"train": _listing(base, classes)}
@@ -89,7 +99,7 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int) -> Splits
     spans = dict(zip(groups, torch.arange(len(paths)).split([len(files) for files, _ in groups.values()]), strict=True))
     size, channels = _shape(paths, preprocessing)
     decoder = Decoder(size, channels, preprocessing)
-    fetch = _fetch(paths, decoder)
+    fetch = _fetch(paths, decoder, memory_limit_bytes)
     train, notices = spans["train"], []
     test = spans.get("test", spans.get("val"))
     if test is None:
@@ -110,14 +120,14 @@ def memory_fetch(pixels: Tensor) -> Fetch:
     return lambda indices: pixels[indices]
 
 
-def _fetch(paths: list[Path], decoder: Decoder) -> Fetch:
-    if len(paths) * decoder.channels * decoder.size**2 <= MEMORY_LIMIT_BYTES:
+def _fetch(paths: list[Path], decoder: Decoder, memory_limit_bytes: int) -> Fetch:
+    if len(paths) * decoder.channels * decoder.size**2 <= memory_limit_bytes:
         return memory_fetch(decoder.files(paths))
     return lambda indices: decoder.files(paths[index] for index in indices.tolist())
 
 
 def _classes(folder: Path) -> tuple[str, ...]:
-    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+    names = _subfolders(folder)
     if not names:
         raise EmptyData(f"{folder}: no class folders in it; expected {folder}/<class>/<image>.jpg")
     if len(names) == 1:
@@ -125,8 +135,12 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _subfolders(folder: Path) -> list[str]:
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
 def _listing(folder: Path, classes: tuple[str, ...]) -> tuple[list[Path], list[int]]:
-    strange = sorted({entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != "."} - set(classes))
+    strange = sorted(set(_subfolders(folder)) - set(classes))
     if strange:
         raise DataError(f"{folder}: class '{strange[0]}' is not among the training classes; rename or remove it")
     files: list[Path] = []
@@ -155,7 +169,7 @@ def _shape(paths: list[Path], preprocessing: Preprocessing) -> tuple[int, int]:
         try:
             with Image.open(path) as image:
                 seen = (image.size, _channels(image))
-        except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as problem:
+        except UNREADABLE as problem:
             raise CorruptImage(f"{path}: not a readable image ({problem}); remove or replace it") from None
         first = first or seen
         if seen[0] != first[0] and preprocessing.size is None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.preprocessing import Preprocessing
+from pipeline.errors import EmptyData
 
 __all__ = ["Images", "Splits", "carve"]
 
@@ -87,7 +88,10 @@ class Splits:
         description: str,
         notices: Sequence[str] = (),
     ) -> "Splits":
-        """From one pool of images; `parts` are the indices of train, validation and test."""
+        """From one pool of images; `parts` are the indices of train, validation and test. Raises EmptyData."""
+        for name, indices in zip(("training", "validation", "test"), parts, strict=True):
+            if not len(indices):
+                raise EmptyData(f"{description}: too few to hold any out as {name} images; give some more of each class")
         train, validation, test = (Images(fetch, labels, indices, preprocessing) for indices in parts)
         return cls(train, validation, test, tuple(classes), description, tuple(notices))
 

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 __all__ = ["USUAL_NORMALISATIONS", "Preprocessing"]
 
@@ -22,11 +22,11 @@ class Preprocessing(BaseModel):
     Preprocessing(size=224, resize=256, mean=..., ...)  # any size: shorter side to 256, middle 224x224
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    size: int | None = Field(None, ge=1, le=4096, examples=[224])
+    size: int | None = Field(None, strict=True, ge=1, le=4096, examples=[224])
     """Side of the square that goes in; None: that of the images, which must then all be the same."""
-    resize: int | None = Field(None, ge=1, le=8192, examples=[256])
+    resize: int | None = Field(None, strict=True, ge=1, le=8192, examples=[256])
     """Shorter side before the middle is cut out; None: images must have the right size already."""
     mean: tuple[float, ...] | None = Field(None, examples=["[0.485, 0.456, 0.406]"])
     std: tuple[float, ...] | None = Field(None, examples=["[0.229, 0.224, 0.225]"])
@@ -45,10 +45,20 @@ class Preprocessing(BaseModel):
 
     @field_validator("std")
     @classmethod
-    def _positive(cls, values: tuple[float, ...] | None) -> tuple[float, ...] | None:
+    def _positive(cls, values: tuple[float, ...] | None, info: ValidationInfo) -> tuple[float, ...] | None:
         if values is not None and min(values) <= 0:
             raise ValueError("must be above zero")
+        if values is not None and "mean" in info.data and len(values) != len(info.data["mean"] or ()):
+            raise ValueError(f"expected one number for each of mean, which has {len(info.data['mean'] or ())}")
         return values
+
+    @field_validator("resize")
+    @classmethod
+    def _no_smaller_than_size(cls, resize: int | None, info: ValidationInfo) -> int | None:
+        size = info.data.get("size")
+        if resize is not None and size is not None and resize < size:
+            raise ValueError(f"must not be below size, which is {size}")
+        return resize
 
     @property
     def channels(self) -> int | None:

@@ -41,17 +41,17 @@ def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed
 
     Nothing is downloaded: an archive is only unpacked when the user does it himself.
     """
-    factory = getattr(torchvision.datasets, name, None)
-    if factory is None or not {"root", "train"} <= set(inspect.signature(factory).parameters):
+    factory: Any = getattr(torchvision.datasets, name, None)
+    if not _takes_root_and_train(factory):
         raise DataError(f"torchvision has no data set '{name}' with a train and a test part; try CIFAR10, CIFAR100 or MNIST")
     try:
-        parts = [factory(root=str(root), train=train, download=False) for train in (True, False)]
-    except (RuntimeError, OSError) as problem:
+        parts: list[Any] = [factory(root=str(root), train=train, download=False) for train in (True, False)]
+    except Exception as problem:
         raise DataError(
             f"torchvision:{name}: not found under {root} ({one_line(problem, 80)}); fetch it once with: python -c "
             f"\"import torchvision; torchvision.datasets.{name}('{root}', download=True)\""
         ) from None
-    labels = torch.tensor([int(label) for part in parts for label in part.targets])
+    labels = torch.cat([_labels(part, f"torchvision:{name}") for part in parts])
     first = parts[0][0][0]
     preprocessing = declared or Preprocessing()
     size = preprocessing.size or min(first.size)
@@ -65,6 +65,16 @@ def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed
     classes = [str(entry) for entry in getattr(parts[0], "classes", range(int(labels.max()) + 1))]
     description = f"torchvision:{name}: {len(labels)} images, {size}x{size}"
     return Splits.of(memory_fetch(pixels), labels, (train, validation, test), preprocessing, classes, description)
+
+
+def _takes_root_and_train(factory: object) -> bool:
+    if not inspect.isclass(factory):
+        return False
+    try:
+        names = inspect.signature(factory).bind(root="", train=True, download=False).arguments
+    except TypeError:
+        return False
+    return {"root", "train"} <= set(names)
 
 
 def load_from_factory(made: object, where: str, declared: Preprocessing | None, seed: int) -> Splits:
@@ -117,16 +127,25 @@ def _parts(made: object, where: str) -> dict[str, Any]:
 
 def _labels(dataset: Any, where: str) -> torch.Tensor:
     try:
-        targets = getattr(dataset, "targets", None)
+        targets = None if getattr(dataset, "target_transform", None) else getattr(dataset, "targets", None)
         found = targets if targets is not None else [dataset[index][1] for index in range(len(dataset))]
-        return torch.tensor([int(label) for label in found])
-    except (TypeError, ValueError, IndexError) as problem:
+        labels = torch.tensor([int(label) for label in found])
+    except Exception as problem:
         raise DataError(f"{where}: items must be (tensor, label) pairs ({one_line(problem, 120)})") from None
+    if len(labels) != len(dataset) or labels.min() < 0:
+        raise DataError(
+            f"{where}: {len(labels)} labels for {len(dataset)} images, the lowest {labels.min()}; each image needs one, "
+            "counted from 0"
+        )
+    return labels
 
 
 def _dataset_fetch(dataset: Dataset[Any], where: str) -> Fetch:
     def fetch(indices: torch.Tensor) -> torch.Tensor:
-        items = [dataset[index][0] for index in indices.tolist()]
+        try:
+            items = [dataset[index][0] for index in indices.tolist()]
+        except Exception as problem:
+            raise DataError(f"{where}: an image cannot be read: {type(problem).__name__}: {one_line(problem, 120)}") from None
         if not all(isinstance(item, torch.Tensor) and item.dim() == 3 for item in items):
             raise DataError(f"{where}: images must be tensors of (C, H, W) (got {type(items[0]).__name__}); add a transform")
         if len({item.shape for item in items}) > 1:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import NothingToPrune, one_line
+from pipeline.errors import NothingToPrune, TraceError, one_line
 from pipeline.graph.shrink import CONVS, NORMS, all_channels, shrink
 from pipeline.graph.trace import Coupling, trace_couplings
 from pipeline.plan import Frozen, Group, Kept, PruneSpace, Slot
@@ -28,11 +28,11 @@ def analyse(module: nn.Module, example: Tensor) -> PruneSpace:
     """The groups of `module` that can be narrowed, and the layers that cannot, each with its reason.
 
     `example` is one batch of inputs, (N, C, H, W). A group is offered only after a trial: with half of its channels
-    removed the network must still run, give an output of the same shape, and answer like the whole network in which
-    the removed channels are silenced. The trial needs no knowledge of how the groups were found, so a wrong coupling
-    ends as a frozen layer and not as a wrong network.
+    removed, and with one, the network must still run, give an output of the same shape, and answer like the whole
+    network in which the removed channels are silenced. The trial needs no knowledge of how the groups were found, so a
+    wrong coupling ends as a frozen layer and not as a wrong network.
 
-    Raises TraceError when the network cannot be traced, NothingToPrune when no group is left.
+    Raises TraceError when the network cannot be traced or copied, NothingToPrune when no group is left.
     """
     groups: list[Group] = []
     frozen: list[Frozen] = []
@@ -122,6 +122,8 @@ def _tensors(name: str, layer: nn.Module | None, role: str) -> list[tuple[str, i
     if role.startswith("parameter:"):
         return [(name, int(role.partition(":")[2]))]
     biased = [(f"{name}.bias", 0)] if getattr(layer, "bias", None) is not None else []
+    if not isinstance(getattr(layer, "weight", None), (nn.Parameter, type(None))):
+        raise _NotPrunable(f"the weights of '{name}' are computed from other tensors")
     if isinstance(layer, CONVS):
         if layer.transposed:
             return [(f"{name}.weight", 1), *biased] if role == "out" else [(f"{name}.weight", 0)]
@@ -172,7 +174,10 @@ def _enlivened(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
     Couplings do not depend on weights, and a trained network's silent channels would hide a wrong one.
     """
-    lively = copy.deepcopy(module).double().eval()
+    try:
+        lively = copy.deepcopy(module).double().eval()
+    except Exception as problem:  # torch.nn.utils.weight_norm, an attribute that is a lock
+        raise TraceError(f"the network cannot be copied: {one_line(problem)}; copy.deepcopy must accept it") from None
     with torch.no_grad():
         for layer in lively.modules():
             if isinstance(layer, (*CONVS, nn.Linear)):
@@ -192,26 +197,36 @@ def _enlivened(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def _trial(module: nn.Module, example: Tensor, groups: list[Group]) -> str | None:
-    """Why half of the channels of `groups` cannot be removed; None when they can."""
+    """Why channels of `groups` cannot be removed; None when they can."""
     space = PruneSpace(tuple(groups))
     generator = torch.Generator().manual_seed(0)
-    kept = {
-        group.name: tuple(sorted(torch.randperm(group.channels, generator=generator)[: math.ceil(group.channels / 2)].tolist()))
-        for group in groups
-    }
     module = _enlivened(module, generator)
     example = torch.randn(example.shape, dtype=torch.float64, generator=generator)
-    with torch.no_grad():
-        try:
-            small = shrink(module, space, kept).eval()(example)
-        except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as problem:
-            return f"the network does not run without it ({one_line(problem, 120)})"
-        whole = module(example)
-        if small.shape != whole.shape:
-            return "its channels are the network's output"
-        if any(isinstance(layer, nn.LayerNorm) for layer in module.modules()):
-            return None  # silencing a channel changes what layer normalisation makes of the others
-        silenced = mask(module, space, kept).eval()(example)
+    # half of them, and one: half can be lucky, and take as many from each part of a network that splits its channels
+    for gone in ({group.name: group.channels // 2 for group in groups}, {group.name: 1 for group in groups}):
+        kept = {
+            group.name: tuple(sorted(torch.randperm(group.channels, generator=generator)[gone[group.name] :].tolist()))
+            for group in groups
+        }
+        with torch.no_grad():
+            reason = _misfit(module, space, kept, example)
+        if reason:
+            return reason
+    return None
+
+
+def _misfit(module: nn.Module, space: PruneSpace, kept: Kept, example: Tensor) -> str | None:
+    """What is wrong with `module` shrunk to `kept`."""
+    try:
+        small = shrink(module, space, kept).eval()(example)
+    except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as problem:
+        return f"the network does not run without it ({one_line(problem, 120)})"
+    whole = module(example)
+    if small.shape != whole.shape:
+        return "its channels are the network's output"
+    if any(isinstance(layer, nn.LayerNorm) for layer in module.modules()):
+        return None  # silencing a channel changes what layer normalisation makes of the others
+    silenced = mask(module, space, kept).eval()(example)
     scale = max(float(silenced.abs().max()), 1e-6)
     if not torch.isfinite(small).all() or float((small - silenced).abs().max()) > TOLERANCE * scale:
         return "removing its channels changes more than they carry"

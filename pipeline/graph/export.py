@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import re
 import warnings
 
 import onnx
@@ -42,7 +43,7 @@ def export(module: nn.Module, example: Tensor, opset: int, ir_version: int) -> o
         model: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
     except Exception as problem:
         raise TraceError(
-            f"the network cannot be exported to ONNX: {one_line(problem)}; torch.onnx.export(..., dynamo=True) must accept it"
+            f"the network cannot be exported to ONNX: {_reason(problem)}; torch.onnx.export(..., dynamo=True) must accept it"
         ) from None
     finally:
         module.train(training)
@@ -68,6 +69,12 @@ def stripped(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
     del copy.graph.value_info[:]
     copy.ir_version = ir_version
     return copy
+
+
+def _reason(problem: Exception) -> str:
+    """What went wrong. The exporter says it under a headline of its own, below advice on how to debug torch."""
+    summary = str(problem).partition("## Exception summary")[2]
+    return one_line(RuntimeError(re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", summary)) if summary else problem)
 
 
 def _keep_only_scopes(model: onnx.ModelProto) -> None:

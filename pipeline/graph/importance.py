@@ -60,13 +60,15 @@ def _group_scores(module: nn.Module, group: Group, kind: Importance, gradients: 
 def _by_channel(values: Tensor, slot: Slot, channels: int, kind: Importance) -> Tensor:
     rows = values.movedim(slot.axis, 0).flatten(1) if values.dim() > 1 else values[:, None]
     if kind == "taylor":
-        per_entry = rows.sum(1).abs()
+        per_entry = rows.sum(1)
     elif kind == "l2":
         per_entry = rows.square().sum(1)
     else:
         per_entry = rows.abs().sum(1)
     per_entry = per_entry[torch.tensor(slot.entries)].cpu()
     summed = torch.zeros(channels, dtype=torch.float64).index_add_(0, torch.tensor(slot.channels), per_entry)
+    if kind == "taylor":
+        return summed.abs()  # after the sum: what a channel's entries do to the loss cancels out as they do
     return summed.sqrt() if kind == "l2" else summed
 
 

@@ -10,7 +10,7 @@ import torch_pruning
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.errors import TraceError
+from pipeline.errors import TraceError, one_line
 from pipeline.graph.shrink import shrink
 from pipeline.graph.slice import SliceableGraph
 from pipeline.plan import Group, Kept, PruneSpace
@@ -47,23 +47,26 @@ def prove_slice(module: nn.Module, graph: SliceableGraph, example: Tensor, seed:
 def prove_shrink(module: nn.Module, space: PruneSpace, example: Tensor, seed: int) -> float:
     """Prune a random plan with torch-pruning's own functions and compare the answers to ours.
 
-    Raises TraceError when they differ: then no candidate of this network can be trusted.
+    Raises TraceError when they differ or one of the two does not run: then no candidate of this network can be trusted.
     """
     kept = random_kept(space, seed)
     module.eval()
     reference = copy.deepcopy(module)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        graph = torch_pruning.DependencyGraph().build_dependency(reference, example_inputs=example, verbose=False)
-    for group in space.groups:
-        layer = reference.get_submodule(group.name)
-        pruner = graph.get_pruner_of_module(layer)
-        gone = _outputs(group, set(range(group.channels)) - set(kept[group.name]))
-        if gone:
-            graph.get_pruning_group(layer, pruner.prune_out_channels, gone).prune(record_history=False)
-    with torch.no_grad():
-        expected = reference.eval()(example)
-        found = shrink(module, space, kept).eval()(example)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = torch_pruning.DependencyGraph().build_dependency(reference, example_inputs=example, verbose=False)
+        for group in space.groups:
+            layer = reference.get_submodule(group.name)
+            pruner = graph.get_pruner_of_module(layer)
+            gone = _outputs(group, set(range(group.channels)) - set(kept[group.name]))
+            if gone:
+                graph.get_pruning_group(layer, pruner.prune_out_channels, gone).prune(record_history=False)
+        with torch.no_grad():
+            expected = reference.eval()(example)
+            found = shrink(module, space, kept).eval()(example)
+    except Exception as problem:
+        raise TraceError(f"a narrowed network does not run: {one_line(problem)}; it cannot be compressed safely") from None
     difference = largest_difference(expected.numpy(), found.numpy())
     if not difference <= TOLERANCE:
         raise TraceError(

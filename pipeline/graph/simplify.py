@@ -58,11 +58,19 @@ def simplify(
         return Simplified(data, f"not simplified: its result is not a usable graph ({str(problem).splitlines()[0][:120]})")
     if not difference <= TOLERANCE:
         return Simplified(data, f"not simplified: its result answers differently (by {100 * difference:.2g} %)")
+    if _door(before) != _door(after):
+        return Simplified(data, "not simplified: its result has other inputs, other outputs or another opset")
     if len(after.graph.node) > len(before.graph.node):
         return Simplified(data, "not simplified: its result has more nodes")
     after.ir_version = before.ir_version
     note = f"simplified: {len(before.graph.node)} -> {len(after.graph.node)} nodes"
     return Simplified(after.SerializeToString(deterministic=True), note)
+
+
+def _door(model: onnx.ModelProto) -> tuple[list[str], list[str], list[int]]:
+    """By what others know the graph: names of inputs and outputs, and the opset."""
+    opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    return [value.name for value in model.graph.input], [value.name for value in model.graph.output], opsets
 
 
 def _run(command: tuple[str, ...], time_limit_s: float) -> str | None:

@@ -35,7 +35,8 @@ def structure(model: onnx.ModelProto) -> str:
 def load_graph(data: bytes) -> onnx.ModelProto:
     """`data` as a graph that holds all its weights itself. Raises ValueError for external data."""
     model = onnx.load_model_from_string(data)
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in _tensors(model.graph)):
+    tensors = [*_tensors(model.graph), *(tensor for function in model.functions for tensor in _constants(function.node))]
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
         raise ValueError("the ONNX file keeps weights in other files; only single files are accepted")
     return model
 
@@ -44,9 +45,15 @@ def _tensors(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
-    for node in graph.node:
+    yield from _constants(graph.node)
+
+
+def _constants(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.TensorProto]:
+    for node in nodes:
         for attribute in node.attribute:
             yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
             for inner in (attribute.g, *attribute.graphs):
                 if inner.node or inner.initializer:
                     yield from _tensors(inner)

@@ -138,6 +138,7 @@ def _in_child(work: Any, time_limit_s: float) -> dict[str, Any]:
         os.close(reader)
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
-    if not chunks:
+    try:
+        return dict(json.loads(b"".join(chunks)))
+    except ValueError:  # nothing, or half an answer
         return {"error": "the tracing process died, perhaps for lack of memory"}
-    return dict(json.loads(b"".join(chunks)))

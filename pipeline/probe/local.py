@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 import numpy as np
@@ -159,17 +160,21 @@ class LocalProbe:
         name = sha256_bytes(data)
         answer = self._ask({"do": "put", "name": name}, data)
         if "failure" in answer:
-            raise ProbeError(
-                f"the probe on this machine cannot keep a model: {answer['failure'][1]}; free space in the temporary folder"
-            )
+            raise ProbeError(f"the probe's process on this machine refuses a file: {answer['failure'][1]}")
         return name
 
     def _ask(self, message: dict[str, Any], blob: bytes = b"") -> dict[str, Any]:
         try:
-            return _exchange(self._process, message, blob)
+            answer = _exchange(self._process, message, blob)
         except (OSError, EOFError, ValueError):
             status = self._process.poll()
             raise ProbeError(f"the probe's process on this machine ended (status {status}); run the same command again") from None
+        if "failure" in answer and answer["failure"][0] == "not-kept":  # no fault of the model's
+            raise ProbeError(
+                f"the probe on this machine cannot keep a model: {answer['failure'][1]}; free space in {gettempdir()}, then run "
+                "the same command again"
+            )
+        return answer
 
     @contextmanager
     def _closing_on_error(self) -> Iterator[None]:

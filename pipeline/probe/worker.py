@@ -38,6 +38,9 @@ HEADER = struct.Struct(">IQ")
 CHUNK = 1 << 20
 STARTUP_LIMIT_S = 120.0
 
+# onnxruntime 1.29 and later send telemetry, from threads of their own, out of the very processes that are measured
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
 
 # ---------------------------------------------------------------- messages
 
@@ -300,7 +303,7 @@ class Child:
             if sys.stdin.fileno() in events:
                 raise EOFError
             if not events:
-                raise Failed("timeout", "no answer after %.0f s" % limit_s)
+                raise Failed("timeout", "no answer after %g s" % limit_s)
             data = os.read(self.process.stdout.fileno(), 1 << 16)
             if not data:
                 raise self.death()
@@ -359,11 +362,12 @@ class Supervisor:
         return os.path.join(self.folder, name)
 
     def put(self, name, stream, size):
-        digest = hashlib.sha256()
-        self.receive(self.path(name), stream, size, digest.update)
+        digest, unnamed = hashlib.sha256(), os.path.join(self.folder, "unnamed")
+        self.receive(unnamed, stream, size, digest.update)
         if digest.hexdigest() != name:
-            os.unlink(self.path(name))
+            os.unlink(unnamed)
             raise Failed("run-error", "the bytes do not match their name")
+        os.rename(unnamed, self.path(name))
         return {}
 
     def receive(self, path, stream, size, also=lambda data: None):
@@ -390,7 +394,7 @@ class Supervisor:
         if problem is not None:
             if os.path.exists(path):
                 os.unlink(path)
-            raise Failed("run-error", "cannot keep the file: %s" % problem.strerror)
+            raise Failed("not-kept", problem.strerror)
 
     def measure(self, request, stream, size):
         model = os.path.join(self.folder, "model.onnx")

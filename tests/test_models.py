@@ -1,0 +1,98 @@
+"""The reference networks are those of the papers, and the demo network knows the digits."""
+
+import itertools
+
+import pytest
+import safetensors
+import torch
+from torch import nn
+
+from pipeline.load import find_model, load_data, load_model
+from pipeline.scoring import accuracy
+from pipeline.shipped import shipped_folder
+
+
+def build(name: str, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return find_model(name).factory(num_classes=10).eval()
+
+
+# parameters, and multiply-accumulates of the convolutions and the linear layer, for 32x32 images
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),
+    [
+        ("vgg11_bn", 9_228_362, 152.9e6),
+        ("vgg16_bn", 14_724_042, 313.2e6),  # 1.5e7 and 3.13e8: Li et al., arXiv 1608.08710, table 1
+        ("vgg19_bn", 20_035_018, 398.1e6),
+        ("resnet18", 11_173_962, 555.4e6),
+        ("resnet20", 269_722, 40.55e6),  # 0.27M: He et al., arXiv 1512.03385, table 6
+        ("resnet56", 853_018, 125.5e6),  # 0.85M there; 1.25e8: Li et al., table 1
+        ("mobilenet_v2", 2_236_682, 87.98e6),
+        ("digits", 730_122, 18.58e6),
+    ],
+)
+def test_each_network_has_the_size_of_the_paper(name: str, params: int, macs: float) -> None:
+    network = build(name)
+    source = find_model(name)
+    assert source.preprocessing is not None
+    images = torch.zeros(1, source.preprocessing.channels or 0, source.preprocessing.size or 0, source.preprocessing.size or 0)
+    counted: list[float] = []
+
+    def count(layer: nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            counted.append(output[0].numel() * layer.weight[0].numel())
+
+    for layer in network.modules():
+        layer.register_forward_hook(count)
+    with torch.no_grad():
+        answer = network(images)
+
+    assert answer.shape == (1, 10)
+    assert sum(tensor.numel() for tensor in network.parameters()) == params
+    assert sum(counted) == pytest.approx(macs, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vgg16_bn", "resnet18", "resnet20", "mobilenet_v2"])
+def test_as_many_classes_as_are_asked_for(name: str) -> None:
+    assert find_model(name).factory(num_classes=3).eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_every_file_of_networks_says_how_it_wants_its_images() -> None:
+    names = ["digits", "mobilenet_v2", "resnet18", "resnet20", "resnet56", "vgg11_bn", "vgg16_bn", "vgg19_bn"]
+
+    assert all(find_model(name).preprocessing is not None for name in names)
+
+
+def slow_option_a(x: torch.Tensor, width: int) -> torch.Tensor:
+    """He et al., section 3.3 (A): out[c + p, i, j] = x[c, 2 i, 2 j], p new channels of zeros on either side."""
+    count, channels, height, _ = x.shape
+    p = (width - channels) // 2
+    out = torch.zeros(count, width, height // 2, height // 2)
+    for n, c, i, j in itertools.product(range(count), range(channels), range(height // 2), range(height // 2)):
+        out[n, c + p, i, j] = x[n, c, 2 * i, 2 * j]
+    return out
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_the_shortcut_without_parameters_takes_every_second_pixel_and_pads_with_zeros(stage: int) -> None:
+    """relu(residual + shortcut) with the residual silenced is relu(shortcut)."""
+    block = build("resnet20").get_submodule(f"layer{stage}.0")
+    nn.init.zeros_(block.bn2.weight)
+    nn.init.zeros_(block.bn2.bias)
+    width = 16 * 2 ** (stage - 1)
+    x = torch.randn(2, width // 2, 6, 6, generator=torch.Generator().manual_seed(0))
+
+    assert not list(block.shortcut.parameters())
+    assert torch.equal(block(x), slow_option_a(x, width).relu())
+
+
+def test_the_demo_network_reads_at_least_98_percent_of_the_test_digits() -> None:
+    source = find_model("digits")
+    splits = load_data("digits", source.preprocessing, seed=0)
+    found = accuracy(load_model(source, None, 10), splits.test)
+    with safetensors.safe_open(shipped_folder("models") / "digits.safetensors", "pt") as file:
+        noted = file.metadata()
+
+    assert found >= 98.0
+    assert f"{found:.2f}" == noted["test_accuracy"]
+    assert noted["data"] == splits.description

@@ -1,0 +1,138 @@
+"""The worker, started for real and spoken to by hand."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from graphs import INPUT
+
+from pipeline.files import sha256_bytes
+from pipeline.probe import local
+
+WORKER = Path(local.__file__).with_name("worker.py")
+FOREVER = {"runs": 10**9, "time_limit_s": 1e6}
+"""Settings that only a timeout, a signal or the end of the worker cuts short."""
+SETTINGS = {
+    "provider": "CPUExecutionProvider",
+    "threads": 1,
+    "cores": [],
+    "graph_optimization": "all",
+    "spinning": False,
+    "arena": True,
+    "memory_pattern": True,
+    "prepacking": True,
+    "denormal_as_zero": False,
+    "warmup_runs": 2,
+    "runs": 8,
+    "block_runs": 4,
+    "time_limit_s": 60.0,
+    "timeout_s": 60.0,
+}
+
+Answer = dict[str, Any]
+
+
+class Worker:
+    """`worker.py serve`, keeping its files below `folder`."""
+
+    def __init__(self, folder: Path, *, before: tuple[str, ...] = (), **environment: str) -> None:
+        self.folder = folder
+        self.process = subprocess.Popen(
+            [*before, sys.executable, str(WORKER), "serve"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "TMPDIR": str(folder), **environment},
+        )
+
+    def ask(self, message: Answer, blob: bytes = b"") -> Answer:
+        return local._exchange(self.process, message, blob)
+
+    def put(self, data: bytes) -> str:
+        name = sha256_bytes(data)
+        assert self.ask({"do": "put", "name": name}, data) == {}
+        return name
+
+    def measure(self, model: bytes, reference: bytes | None = None, **changes: Any) -> Answer:
+        """One latency process and nothing else unless `changes` say so; those of SETTINGS are found by their names."""
+        settings = {key: changes.pop(key, value) for key, value in SETTINGS.items()}
+        request = {
+            "do": "measure",
+            "reference": self.put(reference) if reference else None,
+            "input": self.put(INPUT.tobytes()),
+            "shape": INPUT.shape,
+            "processes": 1,
+            "memory": False,
+            "together": True,
+            "settings": settings,
+            "seed": 1,
+            "answer": 100,
+            "more": False,
+        }
+        return self.ask({**request, **changes}, model)
+
+    @contextlib.contextmanager
+    def measuring(self, model: bytes, **changes: Any) -> Iterator[Answer]:
+        """A measurement that goes on while the block runs; the dictionary holds its answer, if there is one, when it has ended."""
+        found: Answer = {}
+
+        def ask() -> None:
+            with contextlib.suppress(EOFError):
+                found.update(self.measure(model, **changes))
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield found
+        finally:
+            thread.join(60)
+
+    @property
+    def children(self) -> list[int]:
+        return children_of(self.process.pid)
+
+    def answers(self) -> bool:
+        return "onnxruntime" in self.ask({"do": "hello"})
+
+    def close(self) -> int:
+        """Close its input; the exit status."""
+        with contextlib.suppress(BrokenPipeError):
+            self.process.communicate(timeout=30)
+        return self.process.wait(30)
+
+
+def children_of(parent: int) -> list[int]:
+    """The processes that `parent` started and that live."""
+    return [pid for pid, (state, ppid) in _processes().items() if ppid == parent and state not in "ZX"]
+
+
+def alive(pid: int) -> bool:
+    state, _ = _processes().get(pid, ("X", 0))
+    return state not in "ZX"
+
+
+def _processes() -> dict[int, tuple[str, int]]:
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+                found[int(folder.name)] = state, int(parent)
+    return found
+
+
+def until(happens: Callable[[], object], limit_s: float = 30.0) -> bool:
+    """Wait for it; whether it happened."""
+    deadline = time.monotonic() + limit_s
+    while not happens():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
