@@ -98,7 +98,10 @@ def test_the_command_line_is_laid_over_the_profile() -> None:
             {"latency_p50": "4 MiB"},
             "budget: latency_p50: expected a number in us or µs or ms or s (got '4 MiB'); write for example 40 ms or 50 %",
         ),
-        ({"latency_p50": 4}, "budget: latency_p50: expected a number in us or µs or ms or s (got 4); write for example 40 ms or 50 %"),
+        (
+            {"latency_p50": 4},
+            "budget: latency_p50: expected a number in us or µs or ms or s (got 4); write for example 40 ms or 50 %",
+        ),
         ({"params": "many %"}, "budget: params: expected a percentage (got 'many %'); write for example params=50%"),
         ({"params": "-5 %"}, "budget: params: expected a percentage (got '-5 %'); write for example params=50%"),
         ({"params": "0 %"}, "budget: params: must be above 0 % (got '0 %')"),
@@ -251,7 +254,9 @@ def test_the_worst_of_all_verdicts_counts() -> None:
 def test_a_function_of_ones_own_is_a_limit_like_any_other() -> None:
     """at most 4 parameters for each byte of the file, and at most half of what the dense network has"""
     density = Metric.of("density", lambda candidate: candidate.params / candidate.file_size_bytes)
-    absolute, relative = read_budget(ELSEWHERE.model_copy(update={"budget": {}}), {}, (Limit(density, 4.0), Limit(density, 0.4, True)))
+    absolute, relative = read_budget(
+        ELSEWHERE.model_copy(update={"budget": {}}), {}, (Limit(density, 4.0), Limit(density, 0.4, True))
+    )
 
     assert absolute.figure(candidate(), DENSE) == Estimate.exact(0.2)
     assert absolute.verdict(candidate(), DENSE) == "within"

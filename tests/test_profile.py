@@ -119,7 +119,11 @@ MISTAKES = {
         "FILE:3: device.architecture: input should be 'aarch64', 'armv7l' or 'x86_64' (got 'riscv'). "
         "Write for example 'architecture: aarch64'.",
     ),
-    "missing key": ("  name: a board\n", "", "FILE:1: 'device.name' is missing. Write for example 'name: Raspberry Pi 4 Model B'."),
+    "missing key": (
+        "  name: a board\n",
+        "",
+        "FILE:1: 'device.name' is missing. Write for example 'name: Raspberry Pi 4 Model B'.",
+    ),
     "missing key of a board": (
         "  cores: 4\n",
         "",
@@ -164,14 +168,17 @@ MISTAKES = {
         "FILE: runtime.threads is 5, but a board has 4 cores; write threads: 4 or less",
     ),
     "anchor": ("cores: 4", "cores: &n 4\n  cpu: *n", "FILE:5: anchors and aliases are not accepted; write the value out"),
-    "anchor that holds itself": ("cores: 4", "cores: &n [*n]", "FILE:4: anchors and aliases are not accepted; write the value out"),
+    "anchor that holds itself": (
+        "cores: 4",
+        "cores: &n [*n]",
+        "FILE:4: anchors and aliases are not accepted; write the value out",
+    ),
     "bad indentation": ("  cores: 4", "   cores: 4", "FILE:4: not valid YAML: mapping values are not allowed here"),
     "tab": ("  cores: 4", "\tcores: 4", "FILE:4: not valid YAML: found character '\\t' that cannot start any token"),
     "tag of a program": (
         "name: a board",
         "name: !!python/object/apply:os.getcwd []",
-        "FILE:2: not valid YAML: could not determine a constructor for the tag "
-        "'tag:yaml.org,2002:python/object/apply:os.getcwd'",
+        "FILE:2: not valid YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.getcwd'",
     ),
     "a date that is none": (
         "name: a board",

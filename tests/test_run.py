@@ -101,7 +101,7 @@ def test_another_job_is_refused_with_exactly_what_differs(tmp_path: Path) -> Non
         pass
 
     assert str(refused.value) == (
-        f"{tmp_path}: holds another job (epochs: 20 there, not set here; model: \"digits\" there, \"vgg\" here; "
+        f'{tmp_path}: holds another job (epochs: 20 there, not set here; model: "digits" there, "vgg" here; '
         f'notes: "{"x" * 56}... there, "y" here; trials: not set there, [1] here); choose another --out, or remove the directory'
     )
 

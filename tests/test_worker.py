@@ -141,9 +141,13 @@ def test_the_runtime_reports_to_nobody(tmp_path: Path) -> None:
 def test_no_process_ever_runs_two_models(worker: Worker) -> None:
     """Those for the next one are started after each answer, and are all new."""
     used: set[int] = set()
+
+    def three_new_ones() -> bool:
+        return len(set(worker.children) - used) == 3
+
     for model in (NET, OTHER, NET):
         worker.measure(model, NET, processes=2, memory=True, more=True)
-        assert until(lambda: len(set(worker.children) - used) == 3)
+        assert until(three_new_ones)
         used |= set(worker.children)
 
 

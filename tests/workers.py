@@ -1,7 +1,6 @@
 """The worker, started for real and spoken to by hand."""
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
