@@ -197,7 +197,9 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
     if tensors and all(name.startswith(prefix) for name in tensors):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     expected = module.state_dict()
-    missing = [name for name in expected if name not in tensors and not name.endswith("num_batches_tracked")]
+    # a layer lists under `computed_weights` what it fills itself
+    own = {f"{name}.{weight}" for name, layer in module.named_modules() for weight in getattr(layer, "computed_weights", ())}
+    missing = [name for name in expected if name not in {*tensors, *own} and not name.endswith("num_batches_tracked")]
     unknown = [name for name in tensors if name not in expected]
     for kind, names in (("lacks", missing), ("has an unknown", unknown)):
         if names:

@@ -72,6 +72,9 @@ class Runtime(_Strict):
     arena: bool = True
     memory_pattern: bool = True
     prepacking: bool = True
+    blocked_layout: bool = True
+    """ONNX Runtime's NCHWc layout, in which widths that are no multiple of 8 or 16 cost as much as the next one. Builds for ARM
+    had none before 2026; false lets this machine compute as they do."""
     denormal_as_zero: bool = False
     opset: int = Field(18, ge=18, le=25, examples=[18])
     ir_version: int = Field(9, ge=8, le=13, examples=[9])

@@ -186,13 +186,14 @@ def test_a_network_that_is_sliced_says_what_was_compared(tmp_path: Path) -> None
     assert drafts.proof.startswith("3 random plans sliced in ONNX and pruned in torch")
 
 
-def test_a_resnet_whose_shortcuts_are_padded_is_sliced(tmp_path: Path) -> None:
-    """nine blocks; the convolutions inside them can give channels, those that meet a shortcut cannot"""
+def test_a_resnet_with_option_a_shortcuts_is_sliced_in_blocks_and_streams(tmp_path: Path) -> None:
+    """each block has channels of its own; each stage has those that its shortcuts carry"""
     drafts = drafts_of(build(resnet20), tmp_path)
-    blocks = [f"layer{stage}.{block}" for stage in (1, 2, 3) for block in range(3)]
-    draft = drafts.make(ChannelPlan.of({f"{block}.conv1": 3 for block in blocks}))
+    blocks = {f"layer{stage}.{block}.conv1" for stage in (1, 2, 3) for block in range(3)}
+    streams = {"conv1", "layer2.0.conv2", "layer3.0.conv2"}
+    draft = drafts.make(ChannelPlan.of(dict.fromkeys(blocks, 3) | dict(zip(sorted(streams), (5, 7, 9), strict=True))))
 
-    assert [group.name for group in drafts.space.groups] == [f"{block}.conv1" for block in blocks]
+    assert {group.name for group in drafts.space.groups} == blocks | streams
     assert drafts.sliceable is not None
     assert largest_difference(draft.answer, run_onnx(draft.data, EXAMPLE.numpy())) < CLOSE
 

@@ -27,6 +27,7 @@ SETTINGS = {
     "arena": True,
     "memory_pattern": True,
     "prepacking": True,
+    "blocked_layout": True,
     "denormal_as_zero": False,
     "warmup_runs": 2,
     "runs": 8,

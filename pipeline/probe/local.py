@@ -148,6 +148,7 @@ class LocalProbe:
             "arena": runtime.arena,
             "memory_pattern": runtime.memory_pattern,
             "prepacking": runtime.prepacking,
+            "blocked_layout": runtime.blocked_layout,
             "denormal_as_zero": runtime.denormal_as_zero,
             "warmup_runs": probe.warmup_runs,
             "runs": probe.runs,

@@ -130,7 +130,8 @@ def open_session(path, settings):
     options.add_session_config_entry("session.force_spinning_stop", str(int(settings["spinning"])))
     options.add_session_config_entry("session.disable_prepacking", str(int(not settings["prepacking"])))
     options.add_session_config_entry("session.set_denormal_as_zero", str(int(settings["denormal_as_zero"])))
-    return onnxruntime.InferenceSession(path, options, providers=[settings["provider"]])
+    off = [] if settings["blocked_layout"] else ["NchwcTransformer"]
+    return onnxruntime.InferenceSession(path, options, providers=[settings["provider"]], disabled_optimizers=off)
 
 
 def load_input(job):
