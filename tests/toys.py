@@ -2,10 +2,12 @@
 
 import contextlib
 import itertools
-import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.plan import ChannelPlan
 from pipeline.search.problem import Assessment, Choice, Problem, Searcher, SearchSpace, TrialsSpent
@@ -13,10 +15,12 @@ from pipeline.search.problem import Assessment, Choice, Problem, Searcher, Searc
 CHANNELS = 64
 WIDTHS = (4, *range(8, 65, 8))
 
+Floats = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Toy:
-    """Score rises with width, with falling returns; cost is the sum of widths, in steps where there is a cliff."""
+    """Score rises with width, with falling returns; cost rises with width too, straight or crooked."""
 
     value: tuple[float, ...]
     """What each group's channels are worth; sums to 1."""
@@ -25,29 +29,53 @@ class Toy:
     cost: tuple[float, ...]
     """What each group's channels cost; sums to 1."""
     limit: float = 0.5
-    cliff: bool = False
-    """Widths cost as much as the next multiple of 16."""
+    shape: Literal["straight", "cliff", "ragged", "chain"] = "straight"
+    """straight: cost = width. cliff: as much as the next multiple of 16. ragged: a width that is no multiple of 16 takes
+    1.4 times as long, so that less can cost more. chain: a group costs its width times that of the group before.
+    """
+    collapse: bool = False
+    """Below a worth of about one half the network only guesses, as real ones do before fine-tuning."""
+    noise: float = 0.0
+    """Standard deviation of the overrun; the same plan always gets the same."""
 
     @property
     def space(self) -> SearchSpace:
         return SearchSpace(
             tuple(
-                Choice(f"group{i}", CHANNELS, WIDTHS, cost, value)
-                for i, (cost, value) in enumerate(zip(self.cost, self.value, strict=True))
+                Choice(f"group{i}", CHANNELS, WIDTHS, macs_share=cost, params_share=1 / len(self.cost))
+                for i, cost in enumerate(self.cost)
             )
         )
 
+    def scores(self, kept: Floats) -> Floats:
+        """Fractions kept (..., groups) -> scores (...)."""
+        curve = np.array(self.curve)
+        worth = ((1 - np.exp(-curve * kept)) / (1 - np.exp(-curve))) @ np.array(self.value)
+        return 100 / (1 + np.exp(-12 * (worth - 0.5))) if self.collapse else 100 * worth
+
+    def overruns(self, kept: Floats) -> Floats:
+        """Fractions kept (..., groups) -> overruns (...)."""
+        match self.shape:
+            case "straight":
+                paid = kept
+            case "cliff":
+                paid = np.ceil(kept * 4) / 4
+            case "ragged":
+                paid = np.where(kept * 4 % 1 == 0, kept, 1.4 * kept)
+            case "chain":
+                paid = kept * np.concatenate([np.ones_like(kept[..., :1]), kept[..., :-1]], axis=-1)
+        return paid @ np.array(self.cost) / self.limit - 1
+
     def assess(self, plan: ChannelPlan) -> Assessment:
         kept = np.array([width / CHANNELS for _, width in plan])
-        gain = (1 - np.exp(-np.array(self.curve) * kept)) / (1 - np.exp(-np.array(self.curve)))
-        paid = np.ceil(kept * 4) / 4 if self.cliff else kept
-        return Assessment(plan, 100 * float(gain @ self.value), (float(paid @ self.cost) / self.limit - 1,))
+        error = 0.0
+        if self.noise:
+            error = self.noise * float(np.random.default_rng([width for _, width in plan]).standard_normal())
+        return Assessment(plan, float(self.scores(kept)), (float(self.overruns(kept)) + error,))
 
     def optimum(self) -> float:
         """The best feasible score, by looking at every plan."""
-        names = [choice.name for choice in self.space.choices]
-        plans = (ChannelPlan(tuple(zip(names, widths, strict=True))) for widths in itertools.product(WIDTHS, repeat=len(names)))
-        return max((found.score for found in map(self.assess, plans) if found.feasible), default=-math.inf)
+        return _optimum(self)
 
     def solve(self, searcher: Searcher, trials: int, seed: int) -> list[Assessment]:
         """What `searcher` asked, in order."""
@@ -59,9 +87,51 @@ class Toy:
             asked.append(self.assess(plan))
             return asked[-1]
 
+        known = (self.assess(self.space.dense()), self.assess(self.space.thinnest()))
         with contextlib.suppress(TrialsSpent):
-            searcher(Problem(self.space, evaluate, trials, constraints=1, seed=seed))
+            searcher(Problem(self.space, evaluate, trials, constraints=1, seed=seed, known=known))
         return asked
+
+
+@cache
+def _optimum(toy: Toy) -> float:
+    if len(toy.cost) <= 5:
+        kept = np.array(list(itertools.product(WIDTHS, repeat=len(toy.cost)))) / CHANNELS
+        return float(toy.scores(kept[toy.overruns(kept) <= 0]).max(initial=-np.inf))
+    return _optimum_of_many_groups(toy)
+
+
+def _optimum_of_many_groups(toy: Toy, bins: int = 2000) -> float:
+    """By dynamic programming over what is spent, in steps rounded up, and the last width: a lower bound, and a tight one."""
+    fractions = np.array(WIDTHS) / CHANNELS
+    groups, widths = len(toy.cost), len(WIDTHS)
+    flat = replace(toy, collapse=False)
+    best = np.full((bins + 1, widths), -np.inf)  # spent, last width -> worth
+    for group in range(groups):
+        kept = np.zeros((widths, widths, groups))  # last width, this width
+        kept[..., group] = fractions[None, :]
+        worth = flat.scores(kept)[0]
+        if group:
+            kept[..., group - 1] = fractions[:, None]
+        spent = toy.limit * (toy.overruns(kept) + 1)
+        if group:
+            kept[..., group] = 0
+            spent -= toy.limit * (toy.overruns(kept) + 1)
+        steps = np.ceil(spent / toy.limit * bins - 1e-9).astype(int)
+        following = np.full_like(best, -np.inf)
+        for this in range(widths):
+            if group == 0:
+                if steps[0, this] <= bins:
+                    following[steps[0, this] :, this] = worth[this]
+                continue
+            for last in range(widths):
+                step = steps[last, this]
+                if step <= bins:
+                    gained = best[: bins + 1 - step, last] + worth[this]
+                    following[step:, this] = np.maximum(following[step:, this], gained)
+        best = following
+    total = best.max() / 100
+    return float(100 / (1 + np.exp(-12 * (total - 0.5)))) if toy.collapse else float(100 * total)
 
 
 def best_feasible(asked: list[Assessment]) -> float:
@@ -70,5 +140,26 @@ def best_feasible(asked: list[Assessment]) -> float:
 
 
 SMOOTH = Toy(value=(0.5, 0.3, 0.15, 0.05), curve=(5.0, 2.0, 4.0, 1.0), cost=(0.1, 0.3, 0.2, 0.4))
-CLIFF = Toy(value=(0.5, 0.3, 0.15, 0.05), curve=(5.0, 2.0, 4.0, 1.0), cost=(0.1, 0.3, 0.2, 0.4), cliff=True)
+CLIFF = Toy(value=(0.5, 0.3, 0.15, 0.05), curve=(5.0, 2.0, 4.0, 1.0), cost=(0.1, 0.3, 0.2, 0.4), shape="cliff")
+RAGGED = Toy(value=(0.3, 0.4, 0.3), curve=(1.5, 5.0, 3.0), cost=(0.3, 0.3, 0.4), limit=0.42, shape="ragged")
+CHAIN = Toy(
+    value=(0.3, 0.2, 0.25, 0.15, 0.1),
+    curve=(4.0, 1.0, 6.0, 2.0, 1.0),
+    cost=(0.05, 0.15, 0.3, 0.3, 0.2),
+    limit=0.2,
+    shape="chain",
+)
+STEEP = Toy(value=(0.1, 0.6, 0.3), curve=(0.5, 0.5, 0.5), cost=(0.6, 0.2, 0.2), limit=0.35)
+"""No falling returns: a group is worth its channels in full, or not at all."""
+TOYS = {"smooth": SMOOTH, "cliff": CLIFF, "ragged": RAGGED, "chain": CHAIN, "steep": STEEP}
+
+
+def deep(shape: Literal["straight", "cliff", "ragged", "chain"], limit: float, groups: int = 16) -> Toy:
+    """As many groups as a real network has, worth and cost at random, scores that collapse, and noisy measurements."""
+    generator = np.random.default_rng(groups)
+    value, cost = generator.dirichlet(np.full(groups, 2.0)), generator.dirichlet(np.full(groups, 2.0))
+    curve = generator.uniform(0.5, 6.0, groups)
+    return Toy(tuple(value), tuple(curve), tuple(cost), limit, shape, collapse=True, noise=0.01)
+
+
 IMPOSSIBLE = Toy(value=(0.5, 0.5), curve=(2.0, 2.0), cost=(0.5, 0.5), limit=0.01)

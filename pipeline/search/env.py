@@ -7,9 +7,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from pipeline.search.problem import Assessment, Problem
+from pipeline.search.problem import Assessment, Problem, SearchSpace
 
-__all__ = ["FEATURES", "PruningEnv"]
+__all__ = ["FEATURES", "PruningEnv", "observe"]
 
 Floats = NDArray[np.float32]
 
@@ -57,20 +57,26 @@ class PruningEnv(gymnasium.Env[Floats, Floats]):
         return self._observe(), assessment.score / 100, True, False, {"assessment": assessment}
 
     def _observe(self) -> Floats:
-        decided = len(self._fractions)
-        choice = self._choices[min(decided, len(self._choices) - 1)]
-        done = self._choices[:decided]
-        removed = [1.0 - fraction for fraction in self._fractions]
-        features = (
-            decided / len(self._choices),
-            np.log2(choice.channels) / 12,
-            choice.widths[0] / choice.channels,
-            choice.macs_share,
-            choice.params_share,
-            sum(each.macs_share for each in done),
-            sum(each.macs_share * share for each, share in zip(done, removed, strict=True)),
-            sum(each.params_share * share for each, share in zip(done, removed, strict=True)),
-            self._fractions[-1] if decided else 1.0,
-            float(np.mean(self._fractions)) if decided else 1.0,
-        )
-        return np.clip(np.asarray(features, dtype=np.float32), 0.0, 1.0)
+        return observe(self._problem.space, np.asarray([self._fractions]))[0]
+
+
+def observe(space: SearchSpace, fractions: NDArray[np.floating[Any]]) -> Floats:
+    """State of n episodes, each with the fractions decided so far, (n, decided) -> (n, features)."""
+    choices = space.choices
+    count, decided = fractions.shape
+    choice = choices[min(decided, len(choices) - 1)]
+    macs = np.asarray([each.macs_share for each in choices[:decided]])
+    params = np.asarray([each.params_share for each in choices[:decided]])
+    removed = 1.0 - fractions
+    features = np.empty((count, len(FEATURES)), dtype=np.float32)
+    features[:, 0] = decided / len(choices)
+    features[:, 1] = np.log2(choice.channels) / 12
+    features[:, 2] = choice.widths[0] / choice.channels
+    features[:, 3] = choice.macs_share
+    features[:, 4] = choice.params_share
+    features[:, 5] = macs.sum()
+    features[:, 6] = removed @ macs
+    features[:, 7] = removed @ params
+    features[:, 8] = fractions[:, -1] if decided else 1.0
+    features[:, 9] = fractions.mean(1) if decided else 1.0
+    return np.clip(features, 0.0, 1.0)

@@ -6,7 +6,17 @@ from dataclasses import dataclass
 
 from pipeline.plan import ChannelPlan
 
-__all__ = ["Assessment", "Choice", "Evaluate", "Problem", "SearchSpace", "Searcher", "TrialsSpent", "widths_of"]
+__all__ = ["Assessment", "Choice", "Evaluate", "Layer", "Problem", "SearchSpace", "Searcher", "TrialsSpent", "widths_of"]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What paper A's agent is told of a layer; for a group, of its first."""
+
+    inputs: int = 0
+    kernel: tuple[int, int] = (1, 1)
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,7 @@ class Choice:
     """Share of the network's arithmetic that goes when this group alone is at its thinnest."""
     params_share: float
     """Share of its parameters that goes then."""
+    layer: Layer = Layer()
 
 
 @dataclass(frozen=True)
@@ -68,7 +79,7 @@ class Assessment:
 
     plan: ChannelPlan
     score: float
-    """Higher is better; 0 for a plan that failed."""
+    """What a searcher is to make large, 0 to 100: the accuracy, or another reward; 0 for a plan that failed."""
     overruns: tuple[float, ...]
     """One per constraint, as a share of the limit, at the careful end of its interval; <= 0 is within."""
 
@@ -97,6 +108,8 @@ class Problem:
     constraints: int
     """How many overruns each judgement has."""
     seed: int
+    known: tuple[Assessment, ...] = ()
+    """What was judged before the search began, the dense and the thinnest plan; no trials of it."""
 
 
 Searcher = Callable[[Problem], None]
