@@ -99,8 +99,13 @@ class Curve:
         error = np.sqrt(np.maximum(self._variance * (own - explained), 0.0))
         return self._mean + self._scale * (cross @ self._weights), self._scale * error
 
+    @property
+    def constant(self) -> float:
+        """What an additive curve adds to the parts of all groups."""
+        return self._mean + self._scale * float(self._weights.sum())
+
     def parts(self, group: int, fractions: Floats) -> Floats:
-        """What `group` alone adds at `fractions` (m,), up to a constant; exact where the curve is additive."""
+        """What `group` alone adds at `fractions` (m,), beside `constant`; exact where the curve is additive."""
         kernel, seen = self._kernel, self._inputs[:, group]
         cross = kernel.linear * np.outer(fractions - 1, seen - 1)
         cross += kernel.additive * _alike(fractions[:, None] - seen[None], kernel.additive_length)

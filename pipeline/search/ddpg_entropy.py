@@ -1,0 +1,211 @@
+"""DDPG: the layer-by-layer agent of AMC (He et al., arXiv 1802.03494), for the entropy reward of paper B (Musat & Andonie,
+arXiv 2312.04918) or any other.
+
+    critic: Q(s_t, a_t) -> r + Q'(s_t+1, pi'(s_t+1)), r = the episode's reward on every step, gamma = 1
+    actor:  maximise Q(s, pi(s));  Q', pi' follow at rate tau
+
+Paper B's text gives the reward and that an agent chooses each layer's sparsity; that the agent is AMC's is our reading.
+Differences from AMC's code:
+ 1. an action is clamped to what the budget still allows with everything behind it at its cheapest, for any measured
+    budget: what a width costs comes from tables fitted to all answers so far, not from a count of operations.
+ 2. because those are estimates, a plan may end over the budget; its reward is less by the overrun.
+ 3. between two trials the agent also plays on a model of all answers (Sutton's Dyna): 60 trials are too few for DDPG alone.
+ 4. rewards are standardised over the memory, in place of a moving baseline.
+ 5. many updates per trial and a faster actor, for the same reason; noise fades with the share of trials spent.
+ 6. of some noisy episodes the one that promises most is asked, and none twice.
+ 7. paper B keeps the best plan by its reward, not the last; so do we, from the journal.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pipeline.search.env import FEATURES, observe
+from pipeline.search.model import PlanModel, fit, fractions
+from pipeline.search.problem import Problem, SearchSpace
+
+__all__ = ["DDPGSettings", "ddpg_entropy"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class DDPGSettings:
+    """What the agent is made of."""
+
+    warm_up_share: float = 0.125
+    """Share of the trials played at random; AMC: 100 of 800."""
+    noise: float = 0.5
+    """Standard deviation around the actor's wish at first."""
+    last_noise: float = 0.05
+    imagined_episodes: int = 32
+    """Played on the model for every trial."""
+    memory: int = 512
+    """Latest episodes that are learnt from."""
+    updates_per_trial: int = 100
+    batch: int = 64
+    hidden: int = 64
+    actor_rate: float = 1e-3
+    critic_rate: float = 3e-3
+    tau: float = 0.02
+    proposals: int = 32
+
+
+class _Wall:
+    """What the budget still allows, AMC's "action wall", by the estimates of an additive model."""
+
+    def __init__(self, model: PlanModel) -> None:
+        self._costs = [overruns for _, overruns in model.tables]  # per group (widths, constraints)
+        constants = np.asarray([curve.constant for curve in model.overruns])
+        cheapest = np.stack([cost.min(0) for cost in self._costs])
+        behind = np.concatenate([np.cumsum(cheapest[::-1], axis=0)[::-1][1:], np.zeros((1, cheapest.shape[1]))])
+        self._rest = behind + constants  # per group: all groups behind it at their cheapest
+        self._widths = [np.asarray(choice.widths) / choice.channels for choice in model.space.choices]
+
+    def nearest_allowed(self, group: int, spent: Floats, wishes: Floats) -> tuple[Floats, Floats]:
+        """Wishes (n,), spent so far (n, constraints) -> the nearest fractions that leave enough, and what is spent then."""
+        costs, widths = self._costs[group], self._widths[group]
+        over = spent[:, None] + costs[None] + self._rest[group]  # (n, widths, constraints)
+        worst = over.max(2, initial=-np.inf)
+        distance = np.abs(widths[None] - wishes[:, None])
+        allowed = worst <= 0
+        pick = np.where(allowed.any(1), np.where(allowed, distance, np.inf).argmin(1), worst.argmin(1))
+        return widths[pick], spent + costs[pick]
+
+
+class _Memory:
+    """The latest episodes: states (n, T + 1, features), actions (n, T), rewards (n,)."""
+
+    def __init__(self, groups: int, size: int) -> None:
+        self._size = size
+        self.states = np.empty((0, groups, len(FEATURES)), dtype=np.float32)
+        self.actions = np.empty((0, groups), dtype=np.float32)
+        self.rewards = np.empty(0)
+
+    def add(self, states: NDArray[np.float32], actions: Floats, rewards: Floats) -> None:
+        self.states = np.concatenate([self.states, states])[-self._size :]
+        self.actions = np.concatenate([self.actions, actions.astype(np.float32)])[-self._size :]
+        self.rewards = np.concatenate([self.rewards, rewards])[-self._size :]
+
+
+class _Agent:
+    def __init__(self, space: SearchSpace, settings: DDPGSettings) -> None:
+        self._space, self._settings = space, settings
+        size = len(FEATURES) + len(space.choices)
+        self._actor, self._slow_actor = (_mlp(size, settings.hidden, nn.Sigmoid()) for _ in range(2))
+        self._critic, self._slow_critic = (_mlp(size + 1, settings.hidden, nn.Identity()) for _ in range(2))
+        self._slow_actor.load_state_dict(self._actor.state_dict())
+        self._slow_critic.load_state_dict(self._critic.state_dict())
+        self._actor_optimizer = torch.optim.Adam(self._actor.parameters(), settings.actor_rate)
+        self._critic_optimizer = torch.optim.Adam(self._critic.parameters(), settings.critic_rate)
+
+    def play(
+        self, wall: _Wall, constraints: int, count: int, noise: float | None, generator: np.random.Generator
+    ) -> tuple[NDArray[np.float32], Floats]:
+        """`count` episodes: states (count, T, features), fractions kept (count, T). Without `noise`, at random."""
+        groups = len(self._space.choices)
+        states = np.empty((count, groups, len(FEATURES)), dtype=np.float32)
+        kept = np.empty((count, groups))
+        spent = np.zeros((count, constraints))
+        for group in range(groups):
+            states[:, group] = observe(self._space, kept[:, :group])
+            if noise is None:
+                wishes = generator.random(count)
+            else:
+                with torch.no_grad():
+                    told = self._told(torch.from_numpy(states[:, group]), torch.full((count,), group))
+                    wishes = self._actor(told).numpy()[:, 0].astype(np.float64)
+                wishes = _truncated_normal(wishes, noise, generator)
+            kept[:, group], spent = wall.nearest_allowed(group, spent, wishes)
+        return states, kept
+
+    def learn(self, memory: _Memory, generator: np.random.Generator) -> None:
+        settings, groups = self._settings, len(self._space.choices)
+        rewards = (memory.rewards - memory.rewards.mean()) / (memory.rewards.std() + 1e-6)
+        all_rewards = torch.from_numpy(rewards).float() / groups
+        all_states, all_actions = torch.from_numpy(memory.states), torch.from_numpy(memory.actions)
+        for _ in range(settings.updates_per_trial):
+            episode = torch.from_numpy(generator.integers(len(rewards), size=settings.batch))
+            step = torch.from_numpy(generator.integers(groups, size=settings.batch))
+            following = (step + 1).clamp(max=groups - 1)
+            now = self._told(all_states[episode, step], step)
+            then = self._told(all_states[episode, following], following)
+            with torch.no_grad():
+                future = self._slow_critic(torch.cat([then, self._slow_actor(then)], 1))[:, 0]
+                wanted = all_rewards[episode] + torch.where(step == groups - 1, 0.0, future)
+            judged = self._critic(torch.cat([now, all_actions[episode, step, None]], 1))[:, 0]
+            self._step(self._critic_optimizer, (judged - wanted).square().mean())
+            self._step(self._actor_optimizer, -self._critic(torch.cat([now, self._actor(now)], 1)).mean())
+            for slow, quick in ((self._slow_actor, self._actor), (self._slow_critic, self._critic)):
+                for trailing, leading in zip(slow.parameters(), quick.parameters(), strict=True):
+                    trailing.data.lerp_(leading.data, settings.tau)
+
+    def _told(self, states: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+        """The state, and which group it is."""
+        return torch.cat([states, nn.functional.one_hot(groups.long(), len(self._space.choices))], 1)
+
+    @staticmethod
+    def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def ddpg_entropy(problem: Problem, settings: DDPGSettings | None = None) -> None:
+    """Search with `problem.trials` judgements; see `Searcher`. What is maximised is what the evaluator calls the score."""
+    settings = settings or DDPGSettings()
+    space = problem.space
+    generator = np.random.default_rng(problem.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(problem.seed)
+        agent = _Agent(space, settings)
+    answers = list(problem.known) or [problem.evaluate(space.dense())]
+    first = len(problem.known)
+    memory = _Memory(len(space.choices), settings.memory)
+    warm_up = max(1, round(settings.warm_up_share * problem.trials))
+    while (number := len(answers) - first) < problem.trials:
+        wall = _Wall(fit(space, answers, additive=True))
+        model = fit(space, answers)
+        noise = None
+        if number >= warm_up:
+            noise = settings.noise * (settings.last_noise / settings.noise) ** ((number - warm_up) / (problem.trials - warm_up))
+            memory.add(*_imagine(agent, wall, model, problem, settings.imagined_episodes, noise, generator))
+            agent.learn(memory, generator)
+        states, kept = agent.play(wall, problem.constraints, settings.proposals if noise else 1, noise, generator)
+        chosen = _most_promising(model, kept, {answer.plan for answer in answers}) if noise else 0
+        answers.append(problem.evaluate(space.plan(kept[chosen].tolist())))
+        worst = max(answers[-1].overruns, default=0.0)
+        reward = answers[-1].score / 100 - max(worst, 0.0)
+        memory.add(states[[chosen]], kept[[chosen]], np.asarray([reward]))
+
+
+def _imagine(
+    agent: _Agent, wall: _Wall, model: PlanModel, problem: Problem, count: int, noise: float, generator: np.random.Generator
+) -> tuple[NDArray[np.float32], Floats, Floats]:
+    states, kept = agent.play(wall, problem.constraints, count, noise, generator)
+    return states, kept, _rewards(model, kept)
+
+
+def _rewards(model: PlanModel, kept: Floats) -> Floats:
+    guess = model.guess(kept)
+    return guess.score / 100 - np.maximum(guess.overruns.max(1, initial=-np.inf), 0.0)
+
+
+def _most_promising(model: PlanModel, kept: Floats, known: set[object]) -> int:
+    order = np.argsort(-_rewards(model, kept), kind="stable")
+    return int(next((index for index in order if model.space.plan(kept[index].tolist()) not in known), order[0]))
+
+
+def _truncated_normal(means: Floats, deviation: float, generator: np.random.Generator) -> Floats:
+    """Normal, drawn again where it fell outside [0, 1]."""
+    drawn = means + deviation * generator.standard_normal(len(means))
+    while (outside := (drawn < 0) | (drawn > 1)).any():
+        drawn[outside] = means[outside] + deviation * generator.standard_normal(int(outside.sum()))
+    return drawn
+
+
+def _mlp(inputs: int, hidden: int, last: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, 1), last)

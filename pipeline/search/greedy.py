@@ -1,0 +1,127 @@
+"""Greedy: narrow the group that pays least for what it saves, step by step; after NetAdapt (Yang et al., arXiv 1804.03230).
+
+Differences from NetAdapt:
+ 1. what a narrower group saves is measured on the whole network, not read from a table of layers.
+ 2. a step tries as many groups as the trials allow, those that paid least when they were last tried first.
+ 3. once within the budget, the remaining trials widen one group, or widen one and narrow another, where that raises the score.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.plan import ChannelPlan
+from pipeline.search.model import fractions
+from pipeline.search.problem import Assessment, Problem
+
+__all__ = ["GreedySettings", "greedy"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GreedySettings:
+    """How trials are shared out."""
+
+    steps: int = 10
+    """From the dense network to the budget."""
+    narrowing_share: float = 0.6
+    """Share of the trials meant for them; the rest improve what was found."""
+
+
+class _Ledger:
+    """What each group was seen to save and to pay, per share of its channels."""
+
+    def __init__(self, problem: Problem) -> None:
+        choices = problem.space.choices
+        self._problem = problem
+        self.saved = np.asarray([max(choice.macs_share, 1e-3) for choice in choices])
+        """Overrun that a group's channels are worth; at first a guess from its arithmetic."""
+        self.paid = np.zeros(len(choices))
+        """Score that they are worth; at first nothing, so that every group is tried."""
+        self.asked: set[ChannelPlan] = set()
+
+    def ask(self, plan: ChannelPlan) -> Assessment:
+        self.asked.add(plan)
+        return self._problem.evaluate(plan)
+
+    def learn(self, group: int, removed: float, before: Assessment, after: Assessment) -> None:
+        self.saved[group] = max((_worst(before) - _worst(after)) / removed, 0.5 * self.saved[group])
+        self.paid[group] = (before.score - after.score) / removed
+
+
+def greedy(problem: Problem, settings: GreedySettings | None = None) -> None:
+    """Search with `problem.trials` judgements; see `Searcher`."""
+    settings = settings or GreedySettings()
+    ledger = _Ledger(problem)
+    dense = problem.space.dense()
+    current = next((answer for answer in problem.known if answer.plan == dense), None) or ledger.ask(dense)
+    target = max(_worst(current), 0.0) / settings.steps
+    groups = len(problem.space.choices)
+    tries = int(np.clip(settings.narrowing_share * problem.trials / settings.steps, 1, groups))
+    while not current.feasible:
+        tried: list[Assessment] = []
+        for group in np.argsort(ledger.paid / ledger.saved, kind="stable"):
+            plan = _narrower(problem, current.plan, int(group), target / ledger.saved[group])
+            if plan is not None and plan not in ledger.asked and len(tried) < tries:
+                tried.append(ledger.ask(plan))
+                ledger.learn(int(group), _removed(problem, current.plan, plan), current, tried[-1])
+        if not tried:
+            return  # everything is at its thinnest
+        current = min(tried, key=lambda answer: _price(current, answer))
+    _improve(problem, ledger, current)
+
+
+def _improve(problem: Problem, ledger: _Ledger, current: Assessment) -> None:
+    """Accept the first neighbour that is better and within, those that promise most first; end when none is."""
+    groups = range(len(problem.space.choices))
+    while True:
+        neighbours = []
+        for wide, narrow in product(groups, (None, *groups)):
+            plan = _moved(problem, current.plan, wide, 1)
+            if plan is not None and narrow is not None:
+                plan = None if wide == narrow else _moved(problem, plan, narrow, -1)
+            if plan is not None and plan not in ledger.asked:
+                wider = fractions(problem.space, plan) - fractions(problem.space, current.plan)
+                neighbours.append((_worst(current) + wider @ ledger.saved > 0, -float(wider @ ledger.paid), len(neighbours), plan))
+        for _, _, _, plan in sorted(neighbours, key=lambda each: each[:3]):
+            answer = ledger.ask(plan)
+            if answer.feasible and answer.score > current.score:
+                current = answer
+                break
+        else:
+            return
+
+
+def _narrower(problem: Problem, plan: ChannelPlan, group: int, removed: float) -> ChannelPlan | None:
+    """`plan` with `group` narrower by the fraction `removed`, and by one width at least."""
+    choice = problem.space.choices[group]
+    wanted = plan[choice.name] - removed * choice.channels
+    offers = [width for width in choice.widths if width < plan[choice.name]]
+    if not offers:
+        return None
+    fitting = [width for width in offers if width <= wanted]
+    return ChannelPlan.of({**dict(plan), choice.name: fitting[-1] if fitting else offers[0]})
+
+
+def _moved(problem: Problem, plan: ChannelPlan, group: int, by: int) -> ChannelPlan | None:
+    """`plan` with `group` some widths on; None past the end."""
+    choice = problem.space.choices[group]
+    index = choice.widths.index(plan[choice.name]) + by
+    return ChannelPlan.of({**dict(plan), choice.name: choice.widths[index]}) if 0 <= index < len(choice.widths) else None
+
+
+def _removed(problem: Problem, before: ChannelPlan, after: ChannelPlan) -> float:
+    return float((fractions(problem.space, before) - fractions(problem.space, after)).sum())
+
+
+def _price(before: Assessment, after: Assessment) -> float:
+    """Score paid for each unit of overrun saved; what saves nothing is never chosen while another saves."""
+    saved = _worst(before) - _worst(after)
+    return max(before.score - after.score, 0.0) / saved if saved > 0 else 1e9 - saved
+
+
+def _worst(answer: Assessment) -> float:
+    return max(answer.overruns, default=0.0)

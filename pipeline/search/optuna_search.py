@@ -1,0 +1,58 @@
+"""Evolution and TPE, by Optuna: two general searchers that a special one has to beat."""
+
+import warnings
+import optuna
+
+from pipeline.plan import ChannelPlan
+from pipeline.search.problem import Assessment, Problem
+from pipeline.search.uniform import bisect
+
+__all__ = ["evolution", "tpe"]
+
+BISECTION_TRIALS = 6
+POPULATION = 10
+REPEATS = 200
+"""Questions in a row that were answered before; a sampler that has nothing new to ask has ended."""
+
+
+def evolution(problem: Problem) -> None:
+    """NSGA-II (Deb et al., 2002) with its constrained domination; one objective makes it a plain genetic algorithm."""
+    _search(problem, optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=problem.seed))
+
+
+def tpe(problem: Problem) -> None:
+    """Tree-structured Parzen estimator (Bergstra et al., 2011), constrained as in c-TPE, groups modelled together."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        sampler = optuna.samplers.TPESampler(seed=problem.seed, multivariate=True)
+    _search(problem, sampler)
+
+
+def _search(problem: Problem, sampler: optuna.samplers.BaseSampler) -> None:
+    """Ask `sampler` until the trials are spent; it begins at the best uniform plan, as the other searchers do."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line per trial is the screen's to print
+    answers = {answer.plan: answer for answer in problem.known}
+    asked = 0
+
+    def ask(plan: ChannelPlan) -> Assessment:
+        nonlocal asked
+        asked += 1
+        answers[plan] = problem.evaluate(plan)
+        return answers[plan]
+
+    asking = Problem(problem.space, ask, problem.trials, problem.constraints, problem.seed)
+    bisect(asking, min(BISECTION_TRIALS, problem.trials))
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for plan in answers:
+        study.enqueue_trial({choice.name: choice.widths.index(plan[choice.name]) for choice in problem.space.choices})
+    repeats = 0
+    while asked < problem.trials and repeats < REPEATS:
+        trial = study.ask()
+        plan = ChannelPlan(
+            tuple((c.name, c.widths[trial.suggest_int(c.name, 0, len(c.widths) - 1)]) for c in problem.space.choices)
+        )
+        repeats = repeats + 1 if plan in answers else 0
+        answer = answers[plan] if plan in answers else ask(plan)
+        for number, overrun in enumerate(answer.overruns):
+            trial.set_constraint(f"overrun{number}", overrun)
+        study.tell(trial, answer.score)
