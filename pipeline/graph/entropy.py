@@ -1,0 +1,167 @@
+"""Entropy: how disordered a network's convolutional activations are in space; the reward of paper B, without labels.
+
+Spatial entropy in the form of the aura matrix (Journel & Deutsch, 1993; Razlighi & Kehtarnavaz, 2009), which is how the
+authors of paper B (Musat & Andonie, arXiv 2312.04918) define it elsewhere. For a channel quantised to levels g:
+
+    p_gg' = share of neighbouring pixels with levels g and g', in one direction, symmetric
+    H_1   = - sum_g p_g log p_g,   H_2 = - sum_gg' p_gg' log p_gg'
+    H_R   = (H_2 - H_1) / H_1      0: a pixel tells its neighbour; 1: neighbours are independent
+    H     = mean of H_R over right and down (left and up are the same pairs)
+
+Differences from it, each against a way in which an agent could cheat or a number could mislead:
+ 1. levels span the range of the dense network's channel, so that a plan cannot win by shrinking what it is divided by.
+ 2. pairs are counted over all images of the batch before anything is divided: one 4x4 map has 12 pairs for 256 cells.
+ 3. a channel with one level only has H_1 = 0; it is dead and counts as 1, the worst, so that killing channels does not pay.
+    Channels that were dead in the dense network do not count.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from pipeline.plan import Kept, PruneSpace
+
+__all__ = ["LEVELS", "ActivationEntropy", "Disorder", "Ranges", "pair_counts", "relative_entropy", "start_entropy"]
+
+LEVELS = 16
+_DEAD = 1e-6
+_CHUNK = 2**20
+"""Activations quantised at once: larger temporaries come fresh from the kernel each time, at three times the cost."""
+
+_FOLLOWING = frozenset(
+    ("batch_norm", "relu", "relu6", "hardtanh", "hardswish", "silu", "gelu", "leaky_relu", "elu", "prelu", "mish", "sigmoid")
+)
+"""What may stand between a convolution and the activation that is looked at."""
+
+Ranges = dict[str, tuple[Tensor, Tensor]]
+"""Layer -> smallest and largest activation of each channel, (C,) each."""
+
+
+@dataclass(frozen=True)
+class Disorder:
+    """Of a network: means over its convolutions, each of which is a mean over channels."""
+
+    entropy: float
+    """0 to 1; dead channels count as 1."""
+    dead_share: float
+    """Channels that never change."""
+
+
+@dataclass(frozen=True)
+class ActivationEntropy:
+    """Measures narrowed forms of one network on the same inputs against the same ranges."""
+
+    space: PruneSpace
+    inputs: Tensor
+    """(N, C, H, W)"""
+    ranges: Ranges
+    batch: int = 64
+
+    def of(self, module: nn.Module, kept: Kept) -> Disorder:
+        """Disorder of `module`, which is the network with the channels in `kept`; it runs in evaluation mode."""
+        counts: dict[str, Tensor] = {}
+        places = {
+            name: torch.from_numpy(self.space.remaining(f"{name}.weight", 0, len(low), kept))
+            for name, (low, _) in self.ranges.items()
+        }
+
+        def count(name: str, maps: Tensor) -> None:
+            low, high = (edge[places[name]] for edge in self.ranges[name])
+            if min(maps.shape[2:]) > 1 and (alive := high > low).any():
+                if not alive.all():
+                    maps, low, high = maps[:, alive], low[alive], high[alive]
+                found = pair_counts(maps, low, high)
+                counts[name] = counts[name] + found if name in counts else found
+
+        _watch(module, self.inputs, self.batch, count)
+        entropies, dead = [], []
+        for found in counts.values():
+            values, died = relative_entropy(found)
+            entropies.append(float(values.masked_fill(died, 1.0).mean()))
+            dead.append(float(died.double().mean()))
+        layers = max(len(entropies), 1)
+        return Disorder(sum(entropies) / layers, sum(dead) / layers)
+
+
+def start_entropy(module: nn.Module, space: PruneSpace, inputs: Tensor) -> ActivationEntropy:
+    """Take the ranges of the dense `module` on `inputs`, (N, C, H, W)."""
+    ranges: Ranges = {}
+
+    def span(name: str, maps: Tensor) -> None:
+        low, high = maps.amin((0, 2, 3)), maps.amax((0, 2, 3))
+        if name in ranges:
+            low, high = torch.minimum(low, ranges[name][0]), torch.maximum(high, ranges[name][1])
+        ranges[name] = low, high
+
+    _watch(module, inputs, ActivationEntropy.batch, span)
+    return ActivationEntropy(space, inputs, ranges)
+
+
+def pair_counts(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Activations (N, C, H, W) and each channel's range (C,) -> neighbouring levels, right and down, (C, 2, LEVELS, LEVELS)."""
+    channels = maps.shape[1]
+    scale = (LEVELS / (high - low))[:, None, None]
+    shift = -low[:, None, None] * scale
+    first_cell = (torch.arange(channels, dtype=torch.int32) * LEVELS**2)[:, None, None]
+    counts = torch.zeros(2, channels * LEVELS**2, dtype=torch.long)
+    for part in maps.contiguous().split(max(1, _CHUNK // maps[0].numel())):
+        levels = torch.addcmul(shift, part, scale).clamp_(0, LEVELS - 1).to(torch.int32)
+        cell = (levels * LEVELS).add_(first_cell)
+        counts[0] += torch.bincount((cell[..., :-1] + levels[..., 1:]).flatten(), minlength=counts.shape[1])
+        counts[1] += torch.bincount((cell[..., :-1, :] + levels[..., 1:, :]).flatten(), minlength=counts.shape[1])
+    return counts.view(2, channels, LEVELS, LEVELS).transpose(0, 1)
+
+
+def relative_entropy(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts (C, 2, LEVELS, LEVELS) -> H (C,), 0 for the dead; and which channels are dead (C,)."""
+    pairs = (counts + counts.mT).double()
+    p = pairs / pairs.sum((2, 3), keepdim=True).clamp_min(1)
+    joint = torch.special.entr(p).sum((2, 3))
+    single = torch.special.entr(p.sum(3)).sum(2)
+    relative = torch.where(single > _DEAD, (joint - single) / single.clamp_min(_DEAD), 0.0)
+    return relative.mean(1), (single <= _DEAD).all(1)
+
+
+class _Watch(TorchFunctionMode):
+    """Hands each convolution's output to `tell`, after the normalisation and activation that directly follow it, be they
+    modules or functions; hooks would see modules only.
+    """
+
+    def __init__(self, module: nn.Module, tell: Any) -> None:
+        super().__init__()
+        self._names = {id(layer.weight): name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
+        self._tell = tell
+        self._pending: dict[int, tuple[str, Tensor]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        kind = getattr(func, "__name__", "").rstrip("_")
+        follows = kind in _FOLLOWING and id(args[0]) in self._pending
+        name = self._pending.pop(id(args[0]))[0] if follows else None
+        for each in args:
+            if id(each) in self._pending:
+                self._tell(*self._pending.pop(id(each)))
+        result = func(*args, **kwargs)
+        if kind == "conv2d":
+            name = self._names.get(id(args[1]))
+        if name is not None:
+            self._pending[id(result)] = name, result  # kept alive, or its id would be given to another
+        return result
+
+    def finish(self) -> None:
+        """Tell of what nothing came after."""
+        for name, maps in self._pending.values():
+            self._tell(name, maps)
+        self._pending.clear()
+
+
+def _watch(module: nn.Module, inputs: Tensor, batch: int, tell: Any) -> None:
+    module.eval()
+    with torch.no_grad():
+        for pixels in inputs.split(batch):
+            with _Watch(module, tell) as watch:
+                module(pixels)
+            watch.finish()
