@@ -26,3 +26,7 @@ class Candidate:
     score: float | None
     """Higher is better; for classification the accuracy in percent on the validation split."""
     failure: Failure | None = None
+    entropy: float | None = None
+    """Spatial entropy of its activations, 0 to 1, where the search is rewarded for little of it."""
+    dead_share: float | None = None
+    """Channels of it that never change, counted with the entropy."""

@@ -16,6 +16,15 @@ from pipeline.errors import BUDGET_MISSED, BudgetError, CompressError, Interrupt
 __all__ = ["main"]
 
 EXAMPLES = """\b
+Searchers:
+  ppo-lagrangian           constrained agent, learns on a model of its measurements
+  ppo-lagrangian-faithful  the same as its paper has it, for comparison
+  ddpg-entropy             layer by layer, towards little spatial entropy
+  knapsack, greedy         after HALP and NetAdapt
+  evolution, tpe           general searchers, by Optuna
+  uniform, random          what any search has to beat
+
+\b
 Examples:
   compress --target raspberrypi
   compress --target local --budget latency_p50=4ms --budget accuracy_drop=1
@@ -46,7 +55,12 @@ Examples:
     metavar="KEY=VALUE",
     help="Repeatable; over the profile's: latency_p50=40ms, params=25%.",
 )
-@click.option("--searcher", default="ppo-lagrangian", metavar="NAME", help="ppo-lagrangian (default), uniform or random.")
+@click.option("--searcher", default="ppo-lagrangian", metavar="NAME", help="ppo-lagrangian (default), or one of those below.")
+@click.option(
+    "--reward",
+    type=click.Choice(["accuracy", "entropy"]),
+    help="What the search makes large.  [default: accuracy; ddpg-entropy: entropy]",
+)
 @click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Plans to measure and score.  [default: 60]")
 @click.option("--epochs", type=click.IntRange(1), default=20, metavar="N", help="Of fine-tuning.  [default: 20]")
 @click.option(
@@ -107,6 +121,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
         data=flags["data"],
         budget=budget,
         searcher=flags["searcher"],
+        reward=flags["reward"],
         trials=flags["trials"],
         seed=flags["seed"],
         out=flags["out"],

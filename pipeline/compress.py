@@ -71,14 +71,15 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
             space = search_space(drafts, runtime.channel_step)
 
         with contextlib.closing(start_probe(profile, drafts, dry_run=job.dry_run)) as probe:
-            evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials)
+            evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials, job.search_reward())
             watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
             with run.phase("measure"):
                 evaluator.measure_ends(space)
 
             watcher.phase("search", f"{identity['searcher']}, {job.trials} trials")
             with run.phase("search"), contextlib.suppress(TrialsSpent):
-                job.search_function()(Problem(space, evaluator, job.trials, evaluator.constraint_count, job.seed))
+                problem = Problem(space, evaluator, job.trials, evaluator.constraint_count, job.seed, evaluator.ends)
+                job.search_function()(problem)
 
             watcher.phase("confirm", "the best plans, measured afresh")
             with run.phase("confirm"):

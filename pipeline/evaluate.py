@@ -4,22 +4,26 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from torch import nn
+
 from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
 from pipeline.cores import confined
 from pipeline.errors import BudgetError, ProbeError, RunError, UnreachableBudget
 from pipeline.graph.drafts import Draft, Drafts
+from pipeline.graph.entropy import start_entropy
 from pipeline.measurement import Failure, Measurement
 from pipeline.plan import ChannelPlan
 from pipeline.probe.base import Effort, Graph, Probe
 from pipeline.profile import ProbeSettings, available_cores
 from pipeline.run import Role, Run, Trial
-from pipeline.search.problem import Assessment, Choice, SearchSpace, TrialsSpent, widths_of
+from pipeline.search.problem import Assessment, Choice, Layer, Reward, SearchSpace, TrialsSpent, widths_of
 from pipeline.task import Task
 from pipeline.watch import Watcher
 
 __all__ = ["Evaluator", "measure_decisively", "search_space"]
 
+ENTROPY_INPUTS = 256
 FINALISTS = 8
 REPEATS = 3
 """Further measurements of a file whose verdict stays undecided."""
@@ -42,9 +46,18 @@ def search_space(drafts: Drafts, step: int) -> SearchSpace:
                 widths=offers[group.name],
                 macs_share=1 - alone.macs / max(whole.macs, 1),
                 params_share=1 - alone.params / whole.params,
+                layer=_layer(drafts.module.get_submodule(group.name)),
             )
         )
     return SearchSpace(tuple(choices))
+
+
+def _layer(module: nn.Module) -> Layer:
+    if not isinstance(module, nn.Conv2d):
+        return Layer(getattr(module, "in_features", 0))
+    padding = (0, 0) if isinstance(module.padding, str) else module.padding
+    kernel, stride, padding = ((int(each[0]), int(each[1])) for each in (module.kernel_size, module.stride, padding))
+    return Layer(module.in_channels, kernel, stride, padding)
 
 
 class Evaluator:
@@ -60,12 +73,14 @@ class Evaluator:
         constraints: tuple[Constraint, ...],
         watcher: Watcher,
         trials: int,
+        reward: Reward = "accuracy",
     ) -> None:
         self._run, self._drafts, self._task, self._probe, self._settings = run, drafts, task, probe, settings
         self._searched = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
         self._effort = Effort(settings.processes, any(c.metric.needs_memory for c in self._searched), fresh=False)
         self._watcher = watcher
         self._trials = trials
+        self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS)) if reward == "entropy" else None
         self._count = 0
         self._best: Candidate | None = None
         self.notices: list[str] = []
@@ -76,6 +91,11 @@ class Evaluator:
     def constraint_count(self) -> int:
         """How many overruns an assessment has."""
         return len(self._searched)
+
+    @property
+    def ends(self) -> tuple[Assessment, Assessment]:
+        """How the dense and the thinnest plan are judged, once they are measured."""
+        return self.assess(self.dense), self.assess(self.thinnest)
 
     def measure_ends(self, space: SearchSpace) -> None:
         """Measure the whole network and the thinnest plan: between them lies everything that can be had.
@@ -121,7 +141,7 @@ class Evaluator:
         self._count += 1
         candidate = self._candidate(plan, "search", self._count)
         assessment = self.assess(candidate)
-        if assessment.feasible and (self._best is None or (candidate.score or 0) > (self._best.score or 0)):
+        if assessment.feasible and (self._best is None or assessment.score > self._reward(self._best)):
             self._best = candidate
         self._watcher.trial(self._count, self._trials, candidate, self.dense, assessment.feasible, self._best)
         return assessment
@@ -132,7 +152,12 @@ class Evaluator:
         for constraint in self._searched:
             overrun = None if candidate.failure else constraint.overrun(candidate, self.dense)
             overruns.append(overrun.high if overrun else 1.0)
-        return Assessment(candidate.plan, candidate.score or 0.0, tuple(overruns))
+        return Assessment(candidate.plan, self._reward(candidate), tuple(overruns))
+
+    def _reward(self, candidate: Candidate) -> float:
+        if self._entropy is None:
+            return candidate.score or 0.0
+        return 0.0 if candidate.entropy is None else 100 * (1 - candidate.entropy)
 
     def searched(self) -> tuple[list[Trial], list[Assessment]]:
         """The trials of the search in order, and how they are judged."""
@@ -149,7 +174,7 @@ class Evaluator:
         for trial in self._run.trials:
             if trial.role in ("dense", "thinnest", "search") and self.assess(trial.candidate).feasible:
                 seen.setdefault(trial.candidate.plan, trial.candidate)
-        ranked = sorted(seen.values(), key=lambda candidate: candidate.score or 0.0, reverse=True)
+        ranked = sorted(seen.values(), key=self._reward, reverse=True)
         finalists = [*ranked[:FINALISTS], self.thinnest]
         for number, candidate in enumerate(finalists, start=1):
             confirmed = self._candidate(candidate.plan, "finalist", number)
@@ -172,11 +197,16 @@ class Evaluator:
         draft = self._drafts.make(plan)
         if role == "finalist":
             measured = measure_decisively(self._probe, draft, self._settings.final_processes, self._searched, self.dense)
-            score = next((t.candidate.score for t in self._run.trials if t.candidate.plan == plan), None)
+            searched = next(t.candidate for t in self._run.trials if t.candidate.plan == plan)
+            candidate = _candidate(draft, measured, searched.score)
+            candidate = replace(candidate, entropy=searched.entropy, dead_share=searched.dead_share)
         else:
             effort = self._effort if role == "search" else replace(self._effort, memory=True)
-            measured, score = self._measure_and_score(draft, effort)
-        candidate = _candidate(draft, measured, score)
+            candidate = _candidate(draft, *self._measure_and_score(draft, effort))
+            if self._entropy and candidate.score is not None:
+                # after the score: by then the BatchNorm statistics are the narrowed network's own
+                disorder = self._entropy.of(draft.module, self._drafts.kept(plan))
+                candidate = replace(candidate, entropy=disorder.entropy, dead_share=disorder.dead_share)
         self._run.record(Trial(role, number, candidate, round(time.monotonic() - started, 3)))
         return candidate
 

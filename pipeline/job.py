@@ -12,8 +12,8 @@ from pipeline.budget import Limit
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.importance import Importance
 from pipeline.profile import BudgetText, Profile
-from pipeline.search.problem import Searcher
-from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS
+from pipeline.search.problem import Reward, Searcher
+from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS, usual_reward
 from pipeline.task import OwnTask
 
 __all__ = ["DEFAULT_TRIALS", "Job"]
@@ -42,6 +42,8 @@ class Job:
     limits: tuple[Limit, ...] = ()
     """On functions of one's own."""
     searcher: str | Searcher = DEFAULT_SEARCHER
+    reward: Reward | None = None
+    """What the search makes large; by default what the searcher was made for."""
     trials: int = DEFAULT_TRIALS
     seed: int = 0
     out: Path | None = None
@@ -56,6 +58,10 @@ class Job:
         """The searcher itself."""
         return SEARCHERS[self.searcher] if isinstance(self.searcher, str) else self.searcher
 
+    def search_reward(self) -> Reward:
+        """`reward`, or the searcher's usual one."""
+        return self.reward or (usual_reward(self.searcher) if isinstance(self.searcher, str) else "accuracy")
+
     def identity(self, profile: Profile, budget: Mapping[str, str]) -> dict[str, Any]:
         """All that the results depend on, as far as it is known before anything is loaded."""
         return {
@@ -65,6 +71,7 @@ class Job:
             "weights": self.weights.name if self.weights else None,
             "data": self.task.description if self.task else self.data,
             "searcher": self.searcher if isinstance(self.searcher, str) else self.searcher.__qualname__,
+            "reward": self.search_reward(),
             "trials": self.trials,
             "seed": self.seed,
             "dry_run": self.dry_run,

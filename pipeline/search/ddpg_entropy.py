@@ -24,8 +24,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.search.env import FEATURES, observe
-from pipeline.search.model import PlanModel, fit, fractions
+from pipeline.search.model import PlanModel, fit
 from pipeline.search.problem import Problem, SearchSpace
+from pipeline.search.promise import most_promising
 
 __all__ = ["DDPGSettings", "ddpg_entropy"]
 
@@ -41,6 +42,8 @@ class DDPGSettings:
     noise: float = 0.5
     """Standard deviation around the actor's wish at first."""
     last_noise: float = 0.05
+    overrun_price: float = 10.0
+    """What an overrun takes from the reward, in standard deviations of the score."""
     imagined_episodes: int = 32
     """Played on the model for every trial."""
     memory: int = 512
@@ -77,18 +80,25 @@ class _Wall:
 
 
 class _Memory:
-    """The latest episodes: states (n, T + 1, features), actions (n, T), rewards (n,)."""
+    """The latest episodes: states (n, T, features), actions (n, T), scores (n,), worst overruns (n,)."""
 
     def __init__(self, groups: int, size: int) -> None:
         self._size = size
         self.states = np.empty((0, groups, len(FEATURES)), dtype=np.float32)
         self.actions = np.empty((0, groups), dtype=np.float32)
-        self.rewards = np.empty(0)
+        self._scores, self._overruns = np.empty(0), np.empty(0)
 
-    def add(self, states: NDArray[np.float32], actions: Floats, rewards: Floats) -> None:
+    def add(self, states: NDArray[np.float32], actions: Floats, scores: Floats, overruns: Floats) -> None:
         self.states = np.concatenate([self.states, states])[-self._size :]
         self.actions = np.concatenate([self.actions, actions.astype(np.float32)])[-self._size :]
-        self.rewards = np.concatenate([self.rewards, rewards])[-self._size :]
+        self._scores = np.concatenate([self._scores, scores])[-self._size :]
+        self._overruns = np.concatenate([self._overruns, overruns.max(1, initial=0.0)])[-self._size :]
+
+    def rewards(self, price: float) -> Floats:
+        """(n,): scores, standardised, less `price` for each whole overrun; standardised again."""
+        rewards = (self._scores - self._scores.mean()) / (self._scores.std() + 1e-9) - price * self._overruns
+        standard: Floats = (rewards - rewards.mean()) / (rewards.std() + 1e-9)
+        return standard
 
 
 class _Agent:
@@ -124,7 +134,7 @@ class _Agent:
 
     def learn(self, memory: _Memory, generator: np.random.Generator) -> None:
         settings, groups = self._settings, len(self._space.choices)
-        rewards = (memory.rewards - memory.rewards.mean()) / (memory.rewards.std() + 1e-6)
+        rewards = memory.rewards(settings.overrun_price)
         all_rewards = torch.from_numpy(rewards).float() / groups
         all_states, all_actions = torch.from_numpy(memory.states), torch.from_numpy(memory.actions)
         for _ in range(settings.updates_per_trial):
@@ -168,35 +178,21 @@ def ddpg_entropy(problem: Problem, settings: DDPGSettings | None = None) -> None
     warm_up = max(1, round(settings.warm_up_share * problem.trials))
     while (number := len(answers) - first) < problem.trials:
         wall = _Wall(fit(space, answers, additive=True))
-        model = fit(space, answers)
-        noise = None
-        if number >= warm_up:
-            noise = settings.noise * (settings.last_noise / settings.noise) ** ((number - warm_up) / (problem.trials - warm_up))
-            memory.add(*_imagine(agent, wall, model, problem, settings.imagined_episodes, noise, generator))
+        if number < warm_up:
+            states, kept = agent.play(wall, problem.constraints, 1, None, generator)
+            row = 0
+        else:
+            model = fit(space, answers)
+            spent = (number - warm_up) / (problem.trials - warm_up)
+            noise = settings.noise * (settings.last_noise / settings.noise) ** spent
+            states, kept = agent.play(wall, problem.constraints, settings.imagined_episodes, noise, generator)
+            guess = model.guess(kept)
+            memory.add(states, kept, guess.score, guess.overruns)
             agent.learn(memory, generator)
-        states, kept = agent.play(wall, problem.constraints, settings.proposals if noise else 1, noise, generator)
-        chosen = _most_promising(model, kept, {answer.plan for answer in answers}) if noise else 0
-        answers.append(problem.evaluate(space.plan(kept[chosen].tolist())))
-        worst = max(answers[-1].overruns, default=0.0)
-        reward = answers[-1].score / 100 - max(worst, 0.0)
-        memory.add(states[[chosen]], kept[[chosen]], np.asarray([reward]))
-
-
-def _imagine(
-    agent: _Agent, wall: _Wall, model: PlanModel, problem: Problem, count: int, noise: float, generator: np.random.Generator
-) -> tuple[NDArray[np.float32], Floats, Floats]:
-    states, kept = agent.play(wall, problem.constraints, count, noise, generator)
-    return states, kept, _rewards(model, kept)
-
-
-def _rewards(model: PlanModel, kept: Floats) -> Floats:
-    guess = model.guess(kept)
-    return guess.score / 100 - np.maximum(guess.overruns.max(1, initial=-np.inf), 0.0)
-
-
-def _most_promising(model: PlanModel, kept: Floats, known: set[object]) -> int:
-    order = np.argsort(-_rewards(model, kept), kind="stable")
-    return int(next((index for index in order if model.space.plan(kept[index].tolist()) not in known), order[0]))
+            states, kept = agent.play(wall, problem.constraints, settings.proposals, noise, generator)
+            row = most_promising(model, kept, answers)
+        answers.append(problem.evaluate(space.plan(kept[row].tolist())))
+        memory.add(states[[row]], kept[[row]], np.asarray([answers[-1].score]), np.asarray([answers[-1].overruns]))
 
 
 def _truncated_normal(means: Floats, deviation: float, generator: np.random.Generator) -> Floats:

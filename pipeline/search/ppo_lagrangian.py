@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from pipeline.plan import ChannelPlan
-from pipeline.search.model import PlanModel, fit, snap
+from pipeline.search.model import fit, snap
 from pipeline.search.policy import Agent, AgentSettings
 from pipeline.search.problem import Assessment, Problem
+from pipeline.search.promise import most_promising
 from pipeline.search.scan import scan
 from pipeline.search.uniform import bisect
 
@@ -69,22 +69,4 @@ def ppo_lagrangian(problem: Problem, settings: PPOLagrangianSettings | None = No
             rewards = (guess.score + settings.optimism * guess.score_error) / 100
             agent.learn(episodes, rewards.astype(np.float32), guess.overruns.astype(np.float32), generator)
         kept = snap(problem.space, agent.play(settings.proposals, generator).actions.astype(np.float64))
-        ask(_most_promising(problem, model, kept, answers))
-
-
-def _most_promising(problem: Problem, model: PlanModel, kept: Floats, answers: list[Assessment]) -> ChannelPlan:
-    """Of (n, groups) fractions, the plan with the largest expected improvement within the budget, if it is a new one.
-
-        E[max(0, score - best)] prod_k P(overrun_k <= 0)    (Gardner et al., ICML 2014, equation 6)
-    """
-    guess = model.guess(kept)
-    error = np.maximum(guess.score_error, 1e-6)
-    best = max((answer.score for answer in answers if answer.feasible), default=0.0)
-    gain = (guess.score - best) / error
-    improvement = error * (gain * ndtr(gain) + np.exp(-0.5 * gain**2) / np.sqrt(2 * np.pi))
-    within = ndtr(-guess.overruns / np.maximum(guess.overrun_errors, 1e-4)).prod(1)
-    merit = (improvement + 1e-9) * (within + 1e-9)
-    known = {answer.plan for answer in answers}
-    order = np.argsort(-merit, kind="stable")
-    plans = (problem.space.plan(kept[index].tolist()) for index in order)
-    return next((plan for plan in plans if plan not in known), problem.space.plan(kept[order[0]].tolist()))
+        ask(problem.space.plan(kept[most_promising(model, kept, answers)].tolist()))

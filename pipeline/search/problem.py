@@ -3,10 +3,15 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from pipeline.plan import ChannelPlan
 
-__all__ = ["Assessment", "Choice", "Evaluate", "Layer", "Problem", "SearchSpace", "Searcher", "TrialsSpent", "widths_of"]
+__all__ = ["Assessment", "Choice", "Evaluate", "Layer", "Problem", "Reward", "SearchSpace", "Searcher", "TrialsSpent", "widths_of"]
+
+
+Reward = Literal["accuracy", "entropy"]
+"""What the evaluator calls a score: the task's own, or 100 x (1 - spatial entropy of the activations)."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,208 @@
+"""PPO-Lagrangian as in the code of paper A (Malik et al., arXiv 2110.08558, coarse-grained mode), for comparison with ours.
+
+    L      = ( - E min(rho adv_r, clip(rho, 1 +- eps) adv_r) + lam E(rho adv_c) ) / (1 + lam)
+    lam    = softplus(xi), xi by Adam at rate 1 on - softplus(xi) (mean step cost - limit), after each update
+
+It is meant for the thousands of episodes that the paper spends; with tens of trials it hardly leaves its first policy.
+Differences from the paper's code that remain:
+ 1. channels are removed and widths are those on offer; theirs are masked single weights.
+ 2. the cost is the worst overrun, as 100 (1 + overrun) per step with a limit of 100. Under a budget on `params` that is the
+    paper's cost, the percentage of weights kept against the percentage allowed.
+ 3. one environment plays whole episodes until there are as many steps as the paper's three play in parallel.
+ 4. the score is the evaluator's (held-out images, BatchNorm estimated anew); theirs is taken on training images.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.search.problem import Assessment, Problem, SearchSpace
+
+__all__ = ["FaithfulSettings", "SoftplusMultiplier", "ppo_lagrangian_faithful"]
+
+Floats = NDArray[np.float64]
+
+STATE = 10
+"""layer index, channels in and out, kernel, stride and padding (two each), sum of actions so far"""
+
+
+@dataclass(frozen=True)
+class FaithfulSettings:
+    """The paper's figures."""
+
+    steps_per_update: int = 384
+    """128 in each of three environments."""
+    epochs: int = 10
+    minibatch: int = 64
+    learning_rate: float = 3e-4
+    clip: float = 0.2
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    cost_gae_lambda: float = 1.0
+    target_kl: float = 0.1
+    hidden: int = 32
+    gradient_norm: float = 0.5
+    most_pruned: float = 0.9
+    """Actions are clipped to this, and to `more_at_the_end` more as the search ends."""
+    more_at_the_end: float = 0.05
+    multiplier_rate: float = 1.0
+    limit: float = 100.0
+
+
+class SoftplusMultiplier:
+    """lam = softplus(xi), 1 at first."""
+
+    def __init__(self, rate: float) -> None:
+        self._xi = torch.tensor(float(np.log(np.expm1(1.0))), requires_grad=True)
+        self._optimizer = torch.optim.Adam([self._xi], lr=rate)
+
+    @property
+    def value(self) -> float:
+        """Now."""
+        return float(nn.functional.softplus(self._xi.detach()))
+
+    def update(self, excess: float) -> None:
+        """`excess`: mean step cost less the limit."""
+        self._optimizer.zero_grad()
+        (-nn.functional.softplus(self._xi) * excess).backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+
+
+class _Running:
+    """Mean and variance of all that was seen (Chan et al.), as VecNormalize keeps them."""
+
+    def __init__(self, size: int) -> None:
+        self.mean, self.variance, self._count = np.zeros(size), np.ones(size), 1e-4
+
+    def see(self, rows: Floats) -> None:
+        count, total = len(rows), self._count + len(rows)
+        shift = rows.mean(0) - self.mean
+        squares = self.variance * self._count + rows.var(0) * count + shift**2 * self._count * count / total
+        self.mean, self.variance, self._count = self.mean + shift * count / total, squares / total, total
+
+
+@dataclass(frozen=True)
+class _Episode:
+    states: Floats  # (T, STATE), as they came
+    actions: Floats  # (T,), before clipping
+    assessment: Assessment
+
+
+def ppo_lagrangian_faithful(problem: Problem, settings: FaithfulSettings | None = None) -> None:
+    """Search with `problem.trials` judgements; see `Searcher`."""
+    settings = settings or FaithfulSettings()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(problem.seed)
+        agent = _Agent(settings)
+    generator = np.random.default_rng(problem.seed)
+    done = 0
+    while done < problem.trials:
+        episodes: list[_Episode] = []
+        while sum(len(each.actions) for each in episodes) < settings.steps_per_update and done < problem.trials:
+            ceiling = min(settings.most_pruned + settings.more_at_the_end * done / problem.trials, 1.0)
+            episodes.append(_play(problem, agent, ceiling, generator))
+            done += 1
+        agent.learn(episodes, generator)
+
+
+def _play(problem: Problem, agent: "_Agent", ceiling: float, generator: np.random.Generator) -> _Episode:
+    pruned: list[float] = []
+    states, actions = [], []
+    for group in range(len(problem.space.choices)):
+        states.append(_state(problem.space, group, sum(pruned)))
+        mean, deviation = agent.policy(states[-1])
+        actions.append(mean + deviation * generator.standard_normal())
+        pruned.append(float(np.clip(actions[-1], 0.0, ceiling)))
+    assessment = problem.evaluate(problem.space.plan([1 - fraction for fraction in pruned]))
+    return _Episode(np.asarray(states), np.asarray(actions), assessment)
+
+
+def _state(space: SearchSpace, group: int, removed: float) -> Floats:
+    choice = space.choices[group]
+    layer = choice.layer
+    return np.asarray([group, layer.inputs, choice.channels, *layer.kernel, *layer.stride, *layer.padding, removed], dtype=float)
+
+
+class _Agent:
+    def __init__(self, settings: FaithfulSettings) -> None:
+        self._settings = settings
+        self._actor, self._reward_critic, self._cost_critic = (_mlp(settings.hidden) for _ in range(3))
+        self._log_deviation = nn.Parameter(torch.zeros(()))
+        critics = [*self._reward_critic.parameters(), *self._cost_critic.parameters()]
+        self._parameters = [*self._actor.parameters(), self._log_deviation, *critics]
+        self._optimizer = torch.optim.Adam(self._parameters, settings.learning_rate)
+        self.multiplier = SoftplusMultiplier(settings.multiplier_rate)
+        self._seen = _Running(STATE)
+        self._returns = _Running(2)  # discounted, of reward and cost
+
+    def policy(self, state: Floats) -> tuple[float, float]:
+        """Mean and standard deviation of the fraction to prune."""
+        with torch.no_grad():
+            return float(self._actor(self._normal(state[None]))[0, 0]), float(self._log_deviation.exp())
+
+    def learn(self, episodes: list[_Episode], generator: np.random.Generator) -> None:
+        settings = self._settings
+        self._seen.see(np.concatenate([each.states for each in episodes]))
+        finals = np.asarray(
+            [
+                (each.assessment.score, len(each.actions) * 100 * (1 + max(each.assessment.overruns, default=-1.0)))
+                for each in episodes
+            ]
+        )
+        lengths = [len(each.actions) for each in episodes]
+        discounted = [np.outer(settings.gamma ** np.arange(n)[::-1], final) for n, final in zip(lengths, finals, strict=True)]
+        self._returns.see(np.concatenate(discounted))
+        scaled = np.clip(finals / np.sqrt(self._returns.variance + 1e-8), -10, 10)
+        states = self._normal(np.concatenate([each.states for each in episodes]))
+        actions = torch.from_numpy(np.concatenate([each.actions for each in episodes])).float()
+        with torch.no_grad():
+            values = torch.stack([self._reward_critic(states)[:, 0], self._cost_critic(states)[:, 0]])
+            old = self._distribution(states).log_prob(actions)
+        advantages = torch.cat([self._gae(v, f) for v, f in zip(values.split(lengths, dim=1), scaled, strict=True)], dim=1)
+        returns = advantages + values
+        adv_r = (advantages[0] - advantages[0].mean()) / (advantages[0].std() + 1e-8)
+        adv_c = advantages[1] - advantages[1].mean()  # centred only
+        lam = self.multiplier.value
+        for _ in range(settings.epochs):
+            for chosen in torch.from_numpy(generator.permutation(len(actions))).split(settings.minibatch):
+                rho = torch.exp(self._distribution(states[chosen]).log_prob(actions[chosen]) - old[chosen])
+                clipped = rho.clamp(1 - settings.clip, 1 + settings.clip)
+                gain = torch.minimum(rho * adv_r[chosen], clipped * adv_r[chosen]).mean()
+                surrogate = (-gain + lam * (rho * adv_c[chosen]).mean()) / (1 + lam)
+                found = torch.stack([self._reward_critic(states[chosen])[:, 0], self._cost_critic(states[chosen])[:, 0]])
+                loss = surrogate + 0.5 * (found - returns[:, chosen]).square().mean(1).sum()
+                self._optimizer.zero_grad()
+                loss.backward()
+                nn.utils.clip_grad_norm_(self._parameters, settings.gradient_norm)
+                self._optimizer.step()
+            with torch.no_grad():
+                if float((old - self._distribution(states).log_prob(actions)).mean()) > 1.5 * settings.target_kl:
+                    break
+        self.multiplier.update(float(finals[:, 1].sum() / sum(lengths)) - settings.limit)
+
+    def _gae(self, values: Tensor, finals: Floats) -> Tensor:
+        """Values (2, T) and what reward and cost were at the end (2,) -> advantages (2, T)."""
+        settings = self._settings
+        decay = settings.gamma * torch.tensor([settings.gae_lambda, settings.cost_gae_lambda])
+        advantages, running = torch.zeros_like(values), torch.zeros(2)
+        end = torch.from_numpy(finals).float()
+        for step in reversed(range(values.shape[1])):
+            last = step == values.shape[1] - 1
+            delta = (end if last else settings.gamma * values[:, step + 1]) - values[:, step]
+            running = delta + (0.0 if last else decay) * running
+            advantages[:, step] = running
+        return advantages
+
+    def _distribution(self, states: Tensor) -> torch.distributions.Normal:
+        return torch.distributions.Normal(self._actor(states)[:, 0], self._log_deviation.exp())
+
+    def _normal(self, states: Floats) -> Tensor:
+        scaled = (states - self._seen.mean) / np.sqrt(self._seen.variance + 1e-8)
+        return torch.from_numpy(np.clip(scaled, -10, 10)).float()
+
+
+def _mlp(hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(STATE, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh(), nn.Linear(hidden, 1))

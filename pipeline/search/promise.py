@@ -1,0 +1,30 @@
+"""Promise: which of many plans is worth the next trial, by the guesses of a model."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from pipeline.search.model import PlanModel
+from pipeline.search.problem import Assessment
+
+__all__ = ["most_promising"]
+
+
+def most_promising(model: PlanModel, kept: NDArray[np.float64], answers: Sequence[Assessment]) -> int:
+    """Of (n, groups) fractions on offer, the row with the largest expected improvement within the budget; a plan that was
+    asked before only if all were.
+
+        E[max(0, score - best)] prod_k P(overrun_k <= 0)    (Gardner et al., ICML 2014, equation 6)
+    """
+    guess = model.guess(kept)
+    error = np.maximum(guess.score_error, 1e-6)
+    # nothing feasible yet: any score is an improvement, and what counts is to come within
+    best = max((answer.score for answer in answers if answer.feasible), default=float(guess.score.min()))
+    gain = (guess.score - best) / error
+    improvement = error * (gain * ndtr(gain) + np.exp(-0.5 * gain**2) / np.sqrt(2 * np.pi))
+    within = ndtr(-guess.overruns / np.maximum(guess.overrun_errors, 1e-4)).prod(1)
+    order = np.argsort(-(improvement + 1e-9) * (within + 1e-9), kind="stable")
+    known = {answer.plan for answer in answers}
+    return int(next((row for row in order if model.space.plan(kept[row].tolist()) not in known), order[0]))
