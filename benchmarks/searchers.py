@@ -48,7 +48,11 @@ def share(toy: Toy, name: str, trials: int, seed: int) -> float:
     widths = np.array([[width for _, width in found.plan] for found in asked]) / 64
     # within the noise counts: the confirmation that follows a search measures again
     truly = toy.overruns(widths) <= toy.noise
-    return 100 * max((found.score for found, holds in zip(asked, truly, strict=True) if holds and found.feasible), default=0.0) / toy.optimum()
+    return (
+        100
+        * max((found.score for found, holds in zip(asked, truly, strict=True) if holds and found.feasible), default=0.0)
+        / toy.optimum()
+    )
 
 
 if __name__ == "__main__":

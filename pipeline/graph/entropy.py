@@ -36,6 +36,9 @@ _FOLLOWING = frozenset(
 )
 """What may stand between a convolution and the activation that is looked at."""
 
+_LOOKING = frozenset(("dim", "size", "numel", "stride", "is_contiguous", "is_floating_point", "get"))
+"""What asks a tensor about itself; `shape` and its like are `__get__`."""
+
 Ranges = dict[str, tuple[Tensor, Tensor]]
 """Layer -> smallest and largest activation of each channel, (C,) each."""
 
@@ -138,12 +141,14 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        kind = getattr(func, "__name__", "").rstrip("_")
+        kind = getattr(func, "__name__", "").strip("_")
+        if kind in _LOOKING:
+            return func(*args, **kwargs)
         follows = kind in _FOLLOWING and id(args[0]) in self._pending
         name = self._pending.pop(id(args[0]))[0] if follows else None
         for each in args:
             if id(each) in self._pending:
-                self._tell(*self._pending.pop(id(each)))
+                self._tell(*self._pending.pop(id(each)))  # before it is used, which may be in place
         result = func(*args, **kwargs)
         if kind == "conv2d":
             name = self._names.get(id(args[1]))

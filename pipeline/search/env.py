@@ -32,11 +32,13 @@ class PruningEnv(gymnasium.Env[Floats, Floats]):
     """Markov decision process of paper A (arXiv 2110.08558) with channels in place of single weights.
 
     Action: (1,) in [0, 1], the fraction of channels the current group keeps. Reward: 0, and at the end of the episode
-    the plan's score over 100. `info` at the end holds the `assessment`, whose overruns are the costs.
+    the plan's score over 100, less `overrun_price` times its worst overrun, for agents that know rewards only. `info` at
+    the end holds the `assessment`, whose overruns are the costs, for those that know constraints.
     """
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, overrun_price: float = 0.0) -> None:
         self._problem = problem
+        self._overrun_price = overrun_price
         self._choices = problem.space.choices
         self._fractions: list[float] = []
         self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
@@ -54,10 +56,13 @@ class PruningEnv(gymnasium.Env[Floats, Floats]):
         if len(self._fractions) < len(self._choices):
             return self._observe(), 0.0, False, False, {}
         assessment: Assessment = self._problem.evaluate(self._problem.space.plan(self._fractions))
-        return self._observe(), assessment.score / 100, True, False, {"assessment": assessment}
+        overrun = max(0.0, *assessment.overruns) if assessment.overruns else 0.0
+        reward = assessment.score / 100 - self._overrun_price * overrun
+        return self._observe(), reward, True, False, {"assessment": assessment}
 
     def _observe(self) -> Floats:
-        return observe(self._problem.space, np.asarray([self._fractions]))[0]
+        state: Floats = observe(self._problem.space, np.asarray([self._fractions]))[0]
+        return state
 
 
 def observe(space: SearchSpace, fractions: NDArray[np.floating[Any]]) -> Floats:
@@ -68,7 +73,7 @@ def observe(space: SearchSpace, fractions: NDArray[np.floating[Any]]) -> Floats:
     macs = np.asarray([each.macs_share for each in choices[:decided]])
     params = np.asarray([each.params_share for each in choices[:decided]])
     removed = 1.0 - fractions
-    features = np.empty((count, len(FEATURES)), dtype=np.float32)
+    features: Floats = np.empty((count, len(FEATURES)), dtype=np.float32)
     features[:, 0] = decided / len(choices)
     features[:, 1] = np.log2(choice.channels) / 12
     features[:, 2] = choice.widths[0] / choice.channels
@@ -79,4 +84,5 @@ def observe(space: SearchSpace, fractions: NDArray[np.floating[Any]]) -> Floats:
     features[:, 7] = removed @ params
     features[:, 8] = fractions[:, -1] if decided else 1.0
     features[:, 9] = fractions.mean(1) if decided else 1.0
-    return np.clip(features, 0.0, 1.0)
+    np.clip(features, 0.0, 1.0, out=features)
+    return features

@@ -78,14 +78,16 @@ def _improve(problem: Problem, ledger: _Ledger, current: Assessment) -> None:
     """Accept the first neighbour that is better and within, those that promise most first; end when none is."""
     groups = range(len(problem.space.choices))
     while True:
-        neighbours = []
+        neighbours: list[tuple[bool, float, int, ChannelPlan]] = []
         for wide, narrow in product(groups, (None, *groups)):
             plan = _moved(problem, current.plan, wide, 1)
             if plan is not None and narrow is not None:
                 plan = None if wide == narrow else _moved(problem, plan, narrow, -1)
             if plan is not None and plan not in ledger.asked:
                 wider = fractions(problem.space, plan) - fractions(problem.space, current.plan)
-                neighbours.append((_worst(current) + wider @ ledger.saved > 0, -float(wider @ ledger.paid), len(neighbours), plan))
+                neighbours.append(
+                    (_worst(current) + wider @ ledger.saved > 0, -float(wider @ ledger.paid), len(neighbours), plan)
+                )
         for _, _, _, plan in sorted(neighbours, key=lambda each: each[:3]):
             answer = ledger.ask(plan)
             if answer.feasible and answer.score > current.score:

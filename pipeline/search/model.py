@@ -145,7 +145,9 @@ def fit(space: SearchSpace, answers: Sequence[Assessment], *, additive: bool = F
     """The model of `answers`, at least one. `additive`: groups do not act on each other."""
     answers = answers[-REMEMBERED:]
     kept = np.stack([fractions(space, answer.plan) for answer in answers])
-    overruns = np.asarray([answer.overruns for answer in answers], dtype=np.float64).reshape(len(answers), -1)
+    overruns = np.asarray([answer.overruns for answer in answers], dtype=np.float64).reshape(
+        len(answers), len(answers[0].overruns)
+    )
     score = Curve(kept, np.asarray([answer.score for answer in answers], dtype=np.float64), additive=additive)
     return PlanModel(space, score, tuple(Curve(kept, column, additive=additive) for column in overruns.T))
 
@@ -172,10 +174,11 @@ def _slopes(left: Floats, right: Floats) -> Floats:
 
 
 def _curves(left: Floats, right: Floats, length: float) -> Floats:
-    total = np.zeros((len(left), len(right)))
+    total: Floats = np.zeros((len(left), len(right)))
     for group in range(left.shape[1]):  # one group at a time: all at once would not fit the cache
         total += _alike(left[:, None, group] - right[None, :, group], length)
-    return total / left.shape[1]
+    total /= left.shape[1]
+    return total
 
 
 def _alike(difference: Floats, length: float) -> Floats:

@@ -1,6 +1,7 @@
 """Evolution and TPE, by Optuna: two general searchers that a special one has to beat."""
 
 import warnings
+
 import optuna
 
 from pipeline.plan import ChannelPlan

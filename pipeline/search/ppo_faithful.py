@@ -67,7 +67,7 @@ class SoftplusMultiplier:
     def update(self, excess: float) -> None:
         """`excess`: mean step cost less the limit."""
         self._optimizer.zero_grad()
-        (-nn.functional.softplus(self._xi) * excess).backward()  # type: ignore[no-untyped-call]
+        (-nn.functional.softplus(self._xi) * excess).backward()
         self._optimizer.step()
 
 

@@ -4,8 +4,21 @@ Symbols are the paper's: rho = probability ratio, adv_r and adv_c = advantages o
 
     L = ( - E min(rho adv_r, clip(rho, 1 +- eps) adv_r) + sum_k lam_k E(rho adv_c_k) ) / (1 + sum_k lam_k)
 
-Differences from the paper's code:
+Differences from the paper's code, which ppo_faithful.py keeps:
  1. real channels are removed; theirs are masked weights.
+ 2. any number of constraints, each with its own cost critic and multiplier; theirs has one.
+ 3. the cost is the measured overrun of the budget, not the share of weights.
+ 4. a Beta distribution, which lives on [0, 1]; their Gaussian is clipped and gathers at the ends.
+ 5. PID multipliers (see multiplier.py); theirs integrate with Adam at rate 1.
+ 6. between two measured episodes the agent plays many on a model fitted to all answers so far (model.py): a trial costs a
+    measurement, and the paper spends thousands. What is kept is judged by measurements only.
+ 7. the measured episode is the most promising of many that the policy plays (promise.py), not a single sample.
+ 8. it starts from the best uniform plan, found by bisection, and from a scan of each group's widths around it.
+ 9. each group has a bias of its own in the policy; theirs must tell layers apart by their shape.
+10. gamma = 1: episodes are short and everything comes at their end.
+11. cost advantages are standardised like the reward's and clipped too, so that a multiplier means the same for every budget.
+12. the state has what was removed so far (from AMC) in place of kernel, stride and padding.
+13. what is kept is the best feasible episode, not a sample of the final policy.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +35,7 @@ from pipeline.search.promise import most_promising
 from pipeline.search.scan import scan
 from pipeline.search.uniform import bisect
 
-__all__ = ["PPOLagrangianSettings", "ppo_lagrangian"]
+__all__ = ["PPOLagrangianSettings", "ppo_lagrangian", "train"]
 
 Floats = NDArray[np.float64]
 
@@ -44,9 +57,13 @@ class PPOLagrangianSettings:
     agent: AgentSettings = field(default_factory=AgentSettings)
 
 
-def ppo_lagrangian(problem: Problem, settings: PPOLagrangianSettings | None = None) -> None:
+def ppo_lagrangian(problem: Problem) -> None:
     """Search with `problem.trials` judgements; see `Searcher`."""
-    settings = settings or PPOLagrangianSettings()
+    train(problem, PPOLagrangianSettings())
+
+
+def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
+    """The agent as it is when the trials are spent."""
     answers = list(problem.known)
 
     def ask(plan: ChannelPlan) -> Assessment:
@@ -70,3 +87,4 @@ def ppo_lagrangian(problem: Problem, settings: PPOLagrangianSettings | None = No
             agent.learn(episodes, rewards.astype(np.float32), guess.overruns.astype(np.float32), generator)
         kept = snap(problem.space, agent.play(settings.proposals, generator).actions.astype(np.float64))
         ask(problem.space.plan(kept[most_promising(model, kept, answers)].tolist()))
+    return agent

@@ -7,7 +7,18 @@ from typing import Literal
 
 from pipeline.plan import ChannelPlan
 
-__all__ = ["Assessment", "Choice", "Evaluate", "Layer", "Problem", "Reward", "SearchSpace", "Searcher", "TrialsSpent", "widths_of"]
+__all__ = [
+    "Assessment",
+    "Choice",
+    "Evaluate",
+    "Layer",
+    "Problem",
+    "Reward",
+    "SearchSpace",
+    "Searcher",
+    "TrialsSpent",
+    "widths_of",
+]
 
 
 Reward = Literal["accuracy", "entropy"]

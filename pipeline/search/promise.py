@@ -3,16 +3,18 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from pipeline.search.model import PlanModel
 from pipeline.search.problem import Assessment
 
 __all__ = ["most_promising"]
 
+Floats = NDArray[np.float64]
 
-def most_promising(model: PlanModel, kept: NDArray[np.float64], answers: Sequence[Assessment]) -> int:
+
+def most_promising(model: PlanModel, kept: Floats, answers: Sequence[Assessment]) -> int:
     """Of (n, groups) fractions on offer, the row with the largest expected improvement within the budget; a plan that was
     asked before only if all were.
 
@@ -23,8 +25,14 @@ def most_promising(model: PlanModel, kept: NDArray[np.float64], answers: Sequenc
     # nothing feasible yet: any score is an improvement, and what counts is to come within
     best = max((answer.score for answer in answers if answer.feasible), default=float(guess.score.min()))
     gain = (guess.score - best) / error
-    improvement = error * (gain * ndtr(gain) + np.exp(-0.5 * gain**2) / np.sqrt(2 * np.pi))
-    within = ndtr(-guess.overruns / np.maximum(guess.overrun_errors, 1e-4)).prod(1)
+    improvement = error * (gain * _phi(gain) + np.exp(-0.5 * gain**2) / np.sqrt(2 * np.pi))
+    within = _phi(-guess.overruns / np.maximum(guess.overrun_errors, 1e-4)).prod(1)
     order = np.argsort(-(improvement + 1e-9) * (within + 1e-9), kind="stable")
     known = {answer.plan for answer in answers}
     return int(next((row for row in order if model.space.plan(kept[row].tolist()) not in known), order[0]))
+
+
+def _phi(values: Floats) -> Floats:
+    """Of the standard normal distribution, the share below."""
+    below: Floats = torch.special.ndtr(torch.from_numpy(values)).numpy()
+    return below

@@ -1,0 +1,116 @@
+"""Agents learn: on toys whose optimum is known from trying every plan."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toys import CHAIN, CLIFF, RAGGED, SMOOTH, TOYS, Toy, best_feasible
+
+from pipeline.search.ddpg_entropy import _Wall
+from pipeline.search.model import fit, snap
+from pipeline.search.policy import Agent
+from pipeline.search.ppo_faithful import SoftplusMultiplier
+from pipeline.search.ppo_lagrangian import PPOLagrangianSettings, train
+from pipeline.search.problem import Problem, Searcher
+from pipeline.search.searchers import SEARCHERS
+
+LEARNERS = ("ppo-lagrangian", "ddpg-entropy")
+SEEDS = range(3)
+
+
+def shares(name: str, toy: Toy, trials: int) -> list[float]:
+    """Of the optimum, one for each seed."""
+    return [best_feasible(toy.solve(SEARCHERS[name], trials, seed)) / toy.optimum() for seed in SEEDS]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("toy", [CLIFF, RAGGED], ids=["cliff", "ragged"])
+def test_thirty_trials_bring_an_agent_near_the_optimum(name: str, toy: Toy) -> None:
+    """Costs in steps, and costs that fall when a width grows: the optimum of 729 or 6,561 plans."""
+    found = shares(name, toy, trials=30)
+
+    assert min(found) >= 0.95
+    assert np.mean(found) > np.mean(shares("random", toy, trials=30))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*LEARNERS, "knapsack", "tpe", "greedy"])
+@pytest.mark.parametrize("toy", TOYS.values(), ids=TOYS)
+def test_sixty_trials_bring_a_searcher_near_the_optimum(name: str, toy: Toy) -> None:
+    """Three to five groups; straight costs, steps, falls, products of neighbours, and a score without falling returns."""
+    found = shares(name, toy, trials=60)
+
+    assert min(found) >= 0.95
+    assert np.mean(found) > np.mean(shares("random", toy, trials=60))
+
+
+def converged(toy: Toy, trials: int, seed: int) -> tuple[Agent, Problem]:
+    problem = Problem(toy.space, toy.assess, trials, constraints=1, seed=seed)
+    return train(problem, PPOLagrangianSettings()), problem
+
+
+def test_after_convergence_the_policy_itself_keeps_the_limit() -> None:
+    """Not only the plan that is kept: the mean of what the policy would play, within 2 % of a limit that binds."""
+    overruns = []
+    for seed in SEEDS:
+        agent, problem = converged(SMOOTH, 40, seed)
+        played = agent.play(300, np.random.default_rng(seed)).actions.astype(np.float64)
+        overruns.append(SMOOTH.overruns(snap(problem.space, played)).mean())
+
+    assert abs(np.mean(overruns)) <= 0.02
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_what_a_search_keeps_is_within_the_limit_as_soon_as_anything_was(name: str) -> None:
+    asked = CHAIN.solve(SEARCHERS[name], trials=25, seed=2)
+    kept = max((found for found in asked if found.feasible), key=lambda found: found.score)
+
+    assert kept.overruns[0] <= 0
+
+
+def test_the_wall_leaves_enough_for_what_comes_behind() -> None:
+    """Wishes to keep everything: whatever is spent on the first groups, the last are not pushed over the limit."""
+    answers = [SMOOTH.assess(SMOOTH.space.plan(row.tolist())) for row in np.random.default_rng(0).random((40, 4))]
+    wall = _Wall(fit(SMOOTH.space, answers, additive=True))
+    spent, kept = np.zeros((1, 1)), []
+    for group in range(4):
+        fraction, spent = wall.nearest_allowed(group, spent, np.ones(1))
+        kept.append(float(fraction[0]))
+
+    assert kept[0] == 1.0
+    assert SMOOTH.overruns(np.asarray(kept)) == pytest.approx(0.0, abs=0.02)
+
+
+def test_the_papers_multiplier_begins_at_one_and_integrates() -> None:
+    multiplier = SoftplusMultiplier(rate=1.0)
+    history = [multiplier.value]
+    for excess in [10.0] * 3 + [-10.0] * 8:
+        multiplier.update(excess)
+        history.append(multiplier.value)
+
+    assert history[0] == pytest.approx(1.0)
+    assert history[:4] == sorted(history[:4])
+    assert history[-1] < history[3]
+
+
+def documented() -> dict[str, Searcher]:
+    """The names that the example in the documentation defines."""
+    text = (Path(__file__).parent.parent / "docs" / "usage.md").read_text()
+    block = next(found for found in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "PruningEnv(" in found)
+    names: dict[str, Searcher] = {}
+    exec(block, names)  # type: ignore[arg-type]
+    return names
+
+
+@pytest.fixture(scope="module")
+def own_agent() -> Callable[[Problem], None]:
+    return documented()["sac"]
+
+
+def test_an_agent_of_ones_own_searches_as_the_documentation_says(own_agent: Searcher) -> None:
+    asked = RAGGED.solve(own_agent, trials=20, seed=0)
+
+    assert 1 <= len(asked) <= 20
+    assert [found.plan for found in asked] == [found.plan for found in RAGGED.solve(own_agent, trials=20, seed=0)]
