@@ -16,13 +16,8 @@ from pipeline.errors import BUDGET_MISSED, BudgetError, CompressError, Interrupt
 __all__ = ["main"]
 
 EXAMPLES = """\b
-Searchers:
-  ppo-lagrangian           constrained agent, learns on a model of its measurements
-  ppo-lagrangian-faithful  the same as its paper has it, for comparison
-  ddpg-entropy             layer by layer, towards little spatial entropy
-  knapsack, greedy         after HALP and NetAdapt
-  evolution, tpe           general searchers, by Optuna
-  uniform, random          what any search has to beat
+Searchers: ppo-lagrangian (default), ppo-lagrangian-faithful, ddpg-entropy,
+  knapsack, greedy, evolution, tpe, uniform, random; docs/searchers.md has the differences
 
 \b
 Examples:
@@ -55,7 +50,7 @@ Examples:
     metavar="KEY=VALUE",
     help="Repeatable; over the profile's: latency_p50=40ms, params=25%.",
 )
-@click.option("--searcher", default="ppo-lagrangian", metavar="NAME", help="ppo-lagrangian (default), or one of those below.")
+@click.option("--searcher", default="ppo-lagrangian", metavar="NAME", help="One of those below.")
 @click.option(
     "--reward",
     type=click.Choice(["accuracy", "entropy"]),

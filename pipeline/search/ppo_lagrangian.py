@@ -52,7 +52,6 @@ class PPOLagrangianSettings:
     updates_per_trial: int = 4
     episodes_per_update: int = 64
     """Imagined ones."""
-    optimism: float = 0.5
     proposals: int = 128
     agent: AgentSettings = field(default_factory=AgentSettings)
 
@@ -80,11 +79,13 @@ def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
     generator = np.random.default_rng(problem.seed)
     while len(answers) < problem.trials + len(problem.known):
         model = fit(problem.space, answers)
+        scores = [answer.score for answer in answers]
+        low, span = min(scores), (max(scores) - min(scores)) or 1.0  # a task of the user's own may score on any scale
         for _ in range(settings.updates_per_trial):
             episodes = agent.play(settings.episodes_per_update, generator)
             guess = model.guess(snap(problem.space, episodes.actions.astype(np.float64)))
-            rewards = (guess.score + settings.optimism * guess.score_error) / 100
-            agent.learn(episodes, rewards.astype(np.float32), guess.overruns.astype(np.float32), generator)
+            rewards = ((guess.score - low) / span).astype(np.float32)
+            agent.learn(episodes, rewards, guess.overruns.astype(np.float32), generator)
         kept = snap(problem.space, agent.play(settings.proposals, generator).actions.astype(np.float64))
         ask(problem.space.plan(kept[most_promising(model, kept, answers)].tolist()))
     return agent
