@@ -1,0 +1,58 @@
+"""Rewards: what a search makes large, through the whole walk; and what agents are told of a layer."""
+
+from pathlib import Path
+
+import pytest
+from nets import EXAMPLE, Chain, build
+
+from pipeline.compress import compress
+from pipeline.evaluate import search_space
+from pipeline.finetune import FinetuneSettings
+from pipeline.graph.drafts import start_drafts
+from pipeline.job import Job
+from pipeline.run import Trial, read_trials
+from pipeline.search.problem import Layer
+from pipeline.search.searchers import SEARCHERS
+
+
+def job(out: Path, **changes: object) -> Job:
+    settings = {"target": "raspberrypi", "dry_run": True, "trials": 12, "finetuning": FinetuneSettings(epochs=1), "out": out}
+    return Job(**{**settings, "searcher": "random", **changes})  # type: ignore[arg-type]
+
+
+def within(trial: Trial) -> bool:
+    relative = trial.candidate.measurement and trial.candidate.measurement.relative_p50
+    return bool(relative and relative.high <= 0.5)
+
+
+def test_under_entropy_the_most_orderly_plan_within_the_budget_is_shipped(tmp_path: Path) -> None:
+    artifact = compress(job(tmp_path / "run", reward="entropy")).artifact
+    trials = [trial for trial in read_trials(tmp_path / "run") if trial.role in ("dense", "thinnest", "search")]
+    best = min(filter(within, trials), key=lambda trial: trial.candidate.entropy or 1.0)
+
+    assert all(0 < (trial.candidate.entropy or 0) < 1 for trial in trials)
+    assert all(trial.candidate.score is not None for trial in trials)
+    assert artifact.shipped.plan == best.candidate.plan
+
+
+def test_under_accuracy_no_entropy_is_computed(tmp_path: Path) -> None:
+    compress(job(tmp_path / "run", trials=2))
+
+    assert all(trial.candidate.entropy is None for trial in read_trials(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_each_searcher_has_the_reward_it_was_made_for_unless_told_otherwise(name: str) -> None:
+    assert Job("local", searcher=name).search_reward() == ("entropy" if name == "ddpg-entropy" else "accuracy")
+    assert Job("local", searcher=name, reward="entropy").search_reward() == "entropy"
+
+
+def test_agents_are_told_the_shape_of_a_groups_first_layer(tmp_path: Path) -> None:
+    """x -> conv 3x3 (8) -> conv 3x3 (12) -> mean -> linear(5)"""
+    net = build(Chain)
+    drafts = start_drafts(net, EXAMPLE, 18, 9, "l2", [], tmp_path / "dense.onnx", 0)
+
+    assert [choice.layer for choice in search_space(drafts, 4).choices] == [
+        Layer(3, (3, 3), (1, 1), (1, 1)),
+        Layer(8, (3, 3), (1, 1), (1, 1)),
+    ]
