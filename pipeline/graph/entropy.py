@@ -28,6 +28,10 @@ __all__ = ["LEVELS", "ActivationEntropy", "Disorder", "Ranges", "pair_counts", "
 
 LEVELS = 16
 _DEAD = 1e-6
+_PIXELS, _IMAGES = 2**14, 32
+"""Of a layer with large maps only so many pixels per channel are counted, from so many images at least: a table has 256
+cells, and counting all would cost as much again as the forward pass.
+"""
 _CHUNK = 2**20
 """Activations quantised at once: larger temporaries come fresh from the kernel each time, at three times the cost."""
 
@@ -76,7 +80,7 @@ class ActivationEntropy:
             if min(maps.shape[2:]) > 1 and (alive := high > low).any():
                 if not alive.all():
                     maps, low, high = maps[:, alive], low[alive], high[alive]
-                found = pair_counts(maps, low, high)
+                found = pair_counts(maps[:: self._stride(maps)], low, high)
                 counts[name] = counts[name] + found if name in counts else found
 
         _watch(module, self.inputs, self.batch, count)
@@ -87,6 +91,10 @@ class ActivationEntropy:
             dead.append(float(died.double().mean()))
         layers = max(len(entropies), 1)
         return Disorder(sum(entropies) / layers, sum(dead) / layers)
+
+    def _stride(self, maps: Tensor) -> int:
+        images = len(self.inputs)
+        return max(1, min(images // _IMAGES, images * maps[0, 0].numel() // _PIXELS))
 
 
 def start_entropy(module: nn.Module, space: PruneSpace, inputs: Tensor) -> ActivationEntropy:
