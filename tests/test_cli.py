@@ -135,7 +135,10 @@ def test_the_version_is_the_projects() -> None:
     ("arguments", "complaint"),
     [
         ((), "Error: Missing option '--target'. Try --target raspberrypi, or --target local for this machine."),
-        (("--searcher", "best"), "Error: no searcher 'best'; there are ddpg-entropy, evolution, greedy, knapsack, ppo-lagrangian, ppo-lagrangian-faithful, random, tpe, uniform"),
+        (
+            ("--searcher", "best"),
+            "Error: no searcher 'best'; there are ddpg-entropy, evolution, greedy, knapsack, ppo-lagrangian, ppo-lagrangian-faithful, random, tpe, uniform",
+        ),
         (("--trials", "0"), "Error: Invalid value for '--trials': 0 is not in the range x>=1."),
         (("--importance", "l3"), "Error: Invalid value for '--importance': 'l3' is not one of 'l1', 'l2', 'bn', 'taylor'."),
         (("--speed", "3"), "Error: No such option '--speed'. Did you mean '--seed'?"),

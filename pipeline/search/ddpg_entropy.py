@@ -54,7 +54,7 @@ class DDPGSettings:
     actor_rate: float = 1e-3
     critic_rate: float = 3e-3
     tau: float = 0.02
-    proposals: int = 32
+    proposals: int = 128
 
 
 class _Wall:
