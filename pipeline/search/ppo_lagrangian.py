@@ -48,7 +48,7 @@ class PPOLagrangianSettings:
     """Trials that go to finding the best uniform plan first."""
     scan_share: float = 0.2
     """Share of the trials that go to the sensitivity scan."""
-    fewest_trials_to_scan: int = 20
+    fewest_trials_to_scan: int = 30
     updates_per_trial: int = 4
     episodes_per_update: int = 64
     """Imagined ones."""
