@@ -9,7 +9,7 @@ from pipeline.budget import read_budget
 from pipeline.evaluate import Evaluator, search_space
 from pipeline.graph.drafts import start_drafts
 from pipeline.job import Job
-from pipeline.prepare import load_subject, refuse_unreachable, start_probe
+from pipeline.prepare import load_subject, start_probe
 from pipeline.profile import load_profile
 from pipeline.report.page import report_page
 from pipeline.run import open_run
@@ -38,7 +38,6 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
     watcher = watcher or Silent()
     refuse_unsafe(installed_versions(tuple(UNSAFE_BELOW)))
     profile = load_profile(job.target)
-    refuse_unreachable(profile, dry_run=job.dry_run)
     constraints = read_budget(profile, job.budget, job.limits)
     identity = job.identity(profile, {constraint.metric.key: constraint.show(constraint.limit) for constraint in constraints})
 
@@ -70,7 +69,8 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
             (watcher.say if drafts.sliceable else watcher.notice)(drafts.proof)
             space = search_space(drafts, runtime.channel_step)
 
-        with contextlib.closing(start_probe(profile, drafts, dry_run=job.dry_run)) as probe:
+        with contextlib.closing(start_probe(profile, drafts, watcher.notice, dry_run=job.dry_run)) as probe:
+            run.bind("device", probe.fingerprint.facts)
             evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials)
             watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
             with run.phase("measure"):

@@ -184,7 +184,7 @@ class Evaluator:
         """Both halves; the score is computed on the cores that no timed run uses, or after the runs where there are none."""
         busy = set(self._probe.busy_cores)
         free = [core for core in available_cores() if core not in busy]
-        if not busy or not free:
+        if not free:
             measured = self._probe.measure(_graph(draft), effort)
             return measured, None if isinstance(measured, Failure) else self._task.score(draft.module)
         with ThreadPoolExecutor(1) as pool, confined(free) as release:
@@ -212,7 +212,7 @@ def measure_decisively(
 
 
 def _graph(draft: Draft) -> Graph:
-    return Graph(draft.data, draft.structure, lambda: draft.answer)
+    return Graph(lambda: draft.data, draft.structure, lambda: draft.answer, draft.recipe)
 
 
 def _candidate(draft: Draft, measured: Measurement | Failure | None, score: float | None) -> Candidate:
@@ -220,7 +220,7 @@ def _candidate(draft: Draft, measured: Measurement | Failure | None, score: floa
         plan=draft.plan,
         params=draft.params,
         macs=draft.macs,
-        file_size_bytes=len(draft.data),
+        file_size_bytes=draft.file_size_bytes,
         structure=draft.structure,
         measurement=measured if isinstance(measured, Measurement) else None,
         score=score,

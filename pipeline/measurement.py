@@ -7,12 +7,21 @@ from typing import Literal
 from pipeline import statistics
 from pipeline.statistics import Estimate
 
-__all__ = ["Failure", "FailureKind", "Fingerprint", "Measurement", "Memory", "Mode", "TimedProcess"]
+__all__ = ["Condition", "Failure", "FailureKind", "Fingerprint", "Measurement", "Memory", "Mode", "TimedProcess", "throttled"]
 
 Mode = Literal["device", "host-emulated", "simulated"]
 
 FailureKind = Literal[
-    "timeout", "killed", "illegal-instruction", "segfault", "crashed", "load-error", "run-error", "wrong-output", "not-proven"
+    "timeout",
+    "killed",
+    "illegal-instruction",
+    "segfault",
+    "crashed",
+    "load-error",
+    "run-error",
+    "wrong-output",
+    "not-proven",
+    "lost",
 ]
 
 
@@ -41,6 +50,17 @@ class Fingerprint:
     """Threads that the profile asks for."""
     settings: tuple[tuple[str, str | int | bool], ...]
     """Provider, optimisation level, spinning, arena and the rest, as handed to ONNX Runtime."""
+    identity: str = ""
+    """Which one it is of several machines of the same kind; empty for machines that do not exist."""
+    system: str = ""
+    """Kernel and its version."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What must be the same for figures to be compared, as plain text."""
+        return {key: str(value) for key, value in vars(self).items() if key != "settings"} | {
+            key: str(value) for key, value in self.settings
+        }
 
     @property
     def stamp(self) -> str:
@@ -66,6 +86,39 @@ class TimedProcess:
     """Times that another program took the core; null where the system does not count them."""
     timed_ms: float
     """Wall time from the first warm-up run to the last timed one."""
+    course: tuple[tuple[float, float | None], ...] = ()
+    """Under a sustained load, at the end of each block: seconds since the first, temperature in degrees Celsius."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a machine was at one moment; null for what it does not tell."""
+
+    temperature_c: float | None
+    """Of its hottest zone."""
+    clock_mhz: float | None
+    clock_measured: bool
+    """False: what was asked for, which is not always what runs."""
+    governor: str | None
+    throttle_flags: int | None
+    """Raspberry Pi: bit 0 under-voltage, 1 frequency capped, 2 throttled, 3 soft temperature limit; 16 to 19: since boot."""
+    throttle_count: int | None
+    """Times that the processor slowed down since boot."""
+    load: float | None
+    """Processes that wanted a core, mean of the last minute."""
+    free_memory_bytes: int | None
+
+
+def throttled(before: Condition, after: Condition) -> str | None:
+    """What slowed the machine down between two moments; None when nothing is known to have."""
+    flags = (before.throttle_flags or 0) & 0xF | (after.throttle_flags or 0) & 0xF
+    # a bit of 16 to 19 that was not set before: it happened in between
+    flags |= ((after.throttle_flags or 0) & ~(before.throttle_flags or 0)) >> 16 & 0xF
+    names = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
+    found = [name for bit, name in enumerate(names) if flags >> bit & 1]
+    if not found and (after.throttle_count or 0) > (before.throttle_count or 0):
+        found.append("throttled")
+    return ", ".join(found) or None
 
 
 @dataclass(frozen=True)
@@ -78,6 +131,8 @@ class Memory:
     """After creating the session."""
     peak_bytes: int | None
     """The highest up to the end, baseline included."""
+    rss_bytes: int | None = None
+    """At the end, counted exactly (smaps_rollup); the others are the kernel's quick counters."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +146,8 @@ class Measurement:
     memory: Memory
     remarks: tuple[str, ...] = ()
     """Why the figures deserve doubt; empty when they are stable."""
+    before: Condition | None = None
+    after: Condition | None = None
 
     @cached_property
     def _blocks(self) -> statistics.Blocks:
@@ -140,5 +197,9 @@ class Measurement:
             default=self.memory,
         )
         return replace(
-            self, processes=self.processes + other.processes, memory=peak, remarks=tuple(sorted({*self.remarks, *other.remarks}))
+            self,
+            processes=self.processes + other.processes,
+            memory=peak,
+            remarks=tuple(sorted({*self.remarks, *other.remarks})),
+            after=other.after,
         )

@@ -68,7 +68,7 @@ def ship(
         plan=chosen.plan,
         params=draft.params,
         macs=draft.macs,
-        file_size_bytes=len(draft.data),
+        file_size_bytes=draft.file_size_bytes,
         structure=draft.structure,
         measurement=measured,
         score=task.test(OnnxModule(draft.data)),
