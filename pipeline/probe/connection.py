@@ -1,7 +1,7 @@
 """Connection: a link that is made again when it breaks, to a worker that then has what it had before."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.errors import CompressError, DeviceBusy, DeviceSoftware, DeviceUnreachable, ProbeError
@@ -12,6 +12,8 @@ from pipeline.recipe import Base
 
 __all__ = ["Connection", "Notify"]
 
+SILENCE_S = 60.0
+"""A worker at work says so every few seconds; one that says nothing for so long hangs."""
 HELLO_S = 180.0
 """A small board takes its time to import onnxruntime."""
 SAME = ("cpu", "machine", "architecture", "onnxruntime", "system")
@@ -79,13 +81,13 @@ class Connection:
         if told:
             self._notify(f"{self.where} is back after {time.monotonic() - began:.0f} s")
 
-    def ask(self, message: dict[str, Any], blob: bytes = b"", limit_s: float = 60.0) -> dict[str, Any]:
+    def ask(self, message: dict[str, Any], blob: bytes = b"", limit_s: float | None = None) -> dict[str, Any]:
         """See `Link.ask`. Raises ProbeError and its kin for a failure of the machine; one of the file is an answer."""
         if self._link is None:
             raise LinkLost("it was closed")
-        answer = self._link.ask(message, blob, limit_s)
+        answer = self._link.ask(message, blob, limit_s or SILENCE_S)
         if "failure" in answer:
-            problem = self._fault_of_the_machine(*answer["failure"], asked=message["do"], interpreter=answer.get("interpreter"))
+            problem = self._fault_of_the_machine(answer["failure"], message["do"], answer.get("interpreter"))
             if problem:
                 raise problem
         return answer
@@ -117,7 +119,7 @@ class Connection:
         try:
             self._link = self._start()
         except Refused as refusal:
-            problem = self._fault_of_the_machine(refusal.kind, refusal.detail, asked="hello", interpreter=None)
+            problem = self._fault_of_the_machine((refusal.kind, refusal.detail), "hello", None)
             raise problem or ProbeError(f"{self.where}: {refusal.detail}") from None
         return self.ask({"do": "hello"}, limit_s=HELLO_S)
 
@@ -129,7 +131,8 @@ class Connection:
             self._kept.add(name)
         return name
 
-    def _fault_of_the_machine(self, kind: str, detail: str, asked: str, interpreter: str | None) -> CompressError | None:
+    def _fault_of_the_machine(self, failure: Sequence[str], asked: str, interpreter: str | None) -> CompressError | None:
+        kind, detail = failure
         if kind == "not-kept":
             folder = self._machine.get("folder", "its temporary folder")
             return ProbeError(

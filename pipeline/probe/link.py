@@ -76,12 +76,15 @@ class Link:
         self.sent_bytes = 0
         self.received_bytes = 0
         if greeting:
-            self._write(greeting)
-            # it reads ahead: whatever follows at once would be lost when it starts itself anew as a file
-            first = self._message(time.monotonic() + _START_S)
-            if "failure" in first:
+            try:
+                self._write(greeting)
+                # it reads ahead: whatever follows at once would be lost when it starts itself anew as a file
+                first = self._message(time.monotonic() + _START_S)
+                if "failure" in first:
+                    raise Refused(*first["failure"])
+            except BaseException:
                 self.close()
-                raise Refused(*first["failure"])
+                raise
 
     @property
     def pid(self) -> int:

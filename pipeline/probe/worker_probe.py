@@ -159,7 +159,8 @@ class WorkerProbe:
         """Wait, within bounds, until nothing throttles any more and the machine is as cool as before, or 5 degrees cooler."""
         limit_s, began = self._profile.probe.cooldown_s, time.monotonic()
         hot = measured.after.temperature_c if measured.after else None
-        self._notify(f"{self._connection.where}: {_throttling(measured)}; measured again after a pause of up to {limit_s:.0f} s")
+        where = self._connection.where
+        self._notify(f"{where}: {_throttling(measured)}; measured again after a pause of up to {limit_s:.0f} s")
         while (waited := time.monotonic() - began) < limit_s:
             time.sleep(min(COOL_POLL_S, limit_s - waited))
             now = self.condition()
@@ -171,8 +172,8 @@ class WorkerProbe:
         threads = self._profile.threads
         if self._profile.device.host is not None and threads > len(there):
             raise ThreadsError(
-                f"runtime.threads is {threads}, but {self._connection.where} lets this user have {len(there)} cores; write threads: "
-                f"{len(there)} or less"
+                f"runtime.threads is {threads}, but {self._connection.where} lets this user have {len(there)} cores; write "
+                f"threads: {len(there)} or less"
             )
         return there[-threads:]
 
