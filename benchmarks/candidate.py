@@ -79,12 +79,12 @@ def main(candidates: int, target: str, processes: int | None, seed: int, out: Pa
         print(f"| {name} | {' | '.join(_cell(values, ' ms') for values in cells)} | {_cell(ratios, 'x')} |")
         if out:
             with out.open("a") as file:
-                file.write(json.dumps({"network": name, "target": target, "processes": processes, "seed": seed, **vars(costs)}) + "\n")
+                file.write(
+                    json.dumps({"network": name, "target": target, "processes": processes, "seed": seed, **vars(costs)}) + "\n"
+                )
 
 
-def measure(
-    module: nn.Module, side: int, images: int, candidates: int, target: str, processes: int, seed: int
-) -> Costs:
+def measure(module: nn.Module, side: int, images: int, candidates: int, target: str, processes: int, seed: int) -> Costs:
     """Candidates both ways, in turn."""
     profile = load_profile(target)
     profile = profile.model_copy(update={"probe": profile.probe.model_copy(update={"retries": 0})})

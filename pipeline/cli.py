@@ -6,12 +6,14 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from rich.console import Console
 
-from pipeline.errors import BUDGET_MISSED, BudgetError, CompressError, Interrupted
+from pipeline.cli_device import doctor, measure
+from pipeline.cli_told import told
+from pipeline.errors import BUDGET_MISSED, BudgetError
 
 __all__ = ["main"]
 
@@ -64,6 +66,7 @@ Examples:
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout, all else on stderr.")
 @click.version_option(package_name="edge-compress", prog_name="compress")
 @click.pass_context
+@told("; every finished trial is kept: run the same command again and it goes on from there")
 def compress(context: click.Context, /, **flags: Any) -> None:
     """Compress a trained vision network until it meets a measured budget on a device, and prove it."""
     if context.invoked_subcommand is not None:
@@ -72,14 +75,11 @@ def compress(context: click.Context, /, **flags: Any) -> None:
         raise click.UsageError("Missing option '--target'. Try --target raspberrypi, or --target local for this machine.")
     # brackets and colons in a path are no markup
     console = Console(stderr=flags["as_json"], highlight=False, markup=False, emoji=False)
-    try:
-        sys.exit(_walk(flags, console))
-    except KeyboardInterrupt:
-        _die(
-            Interrupted("interrupted; every finished trial is kept: run the same command again and it goes on from there"), flags
-        )
-    except CompressError as problem:
-        _die(problem, flags)
+    sys.exit(_walk(flags, console))
+
+
+compress.add_command(measure)
+compress.add_command(doctor)
 
 
 def main() -> None:
@@ -134,12 +134,3 @@ def _budget(text: str) -> tuple[str, str]:
     if not separator or not value:
         raise BudgetError(f"--budget {shlex.quote(text)}: expected KEY=VALUE, for example --budget latency_p50=50%")
     return key.strip(), value.strip()
-
-
-def _die(problem: CompressError, flags: Mapping[str, Any]) -> NoReturn:
-    """One line, and the exit code of its class."""
-    message = " ".join(str(problem).split())
-    click.echo(f"compress: {message}", err=True)
-    if flags["as_json"]:
-        click.echo(json.dumps({"error": type(problem).__name__, "message": message, "exit_code": problem.exit_code}))
-    sys.exit(problem.exit_code)
