@@ -24,7 +24,7 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+@click.command(epilog=EXAMPLES, short_help="Latency and memory of ONNX files, alone or one against another.")
 @TARGET
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL.onnx ...")
 @click.option("--duty", metavar="RATE", help="One run at a time at this rate, idle between, as for a camera: 10Hz.")
@@ -53,7 +53,7 @@ def measure(target: str, models: tuple[Path, ...], duty: str | None, sustained: 
         sys.exit(40)
 
 
-@click.command()
+@click.command(short_help="One page on a device, before anything long.")
 @TARGET
 @JSON
 @told()
