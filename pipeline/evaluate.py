@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+from pipeline.alignment import Alignment
 from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
 from pipeline.cores import confined
@@ -25,10 +26,17 @@ REPEATS = 3
 """Further measurements of a file whose verdict stays undecided."""
 
 
-def search_space(drafts: Drafts, step: int) -> SearchSpace:
-    """The widths on offer for each group, and what hangs on it."""
+def search_space(drafts: Drafts, step: int, alignment: Alignment | None = None) -> SearchSpace:
+    """The widths on offer for each group, and what hangs on it; none that `alignment` has seen to be dominated."""
     space = drafts.space
-    offers = {group.name: widths_of(group.channels, group.bundle, step) for group in space.groups}
+    offers = {
+        group.name: tuple(
+            width
+            for width in widths_of(group.channels, group.bundle, step)
+            if not alignment or group.bundle > 1 or width not in alignment.dominated(group.channels)
+        )
+        for group in space.groups
+    }
     whole = drafts.make(space.dense())
     choices = []
     for group in space.groups:

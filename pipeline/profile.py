@@ -80,8 +80,16 @@ class Runtime(_Strict):
     denormal_as_zero: bool = False
     opset: int = Field(18, ge=18, le=25, examples=[18])
     ir_version: int = Field(9, ge=8, le=13, examples=[9])
-    channel_step: int = Field(4, ge=1, le=256, examples=[4])
-    """Widths move in multiples of this; wide vector units are fast only at multiples of their own width."""
+    channel_step: int | Literal["measured"] = Field("measured", examples=["measured"])
+    """Widths move in multiples of this; vector units are fast only at multiples of their own width. `measured`: a short sweep
+    before the search finds out which."""
+
+    @field_validator("channel_step")
+    @classmethod
+    def _some_channels(cls, step: int | str) -> int | str:
+        if isinstance(step, int) and not 1 <= step <= 256:
+            raise ValueError("expected a whole number from 1 to 256, or measured")
+        return step
 
     @field_validator("threads")
     @classmethod

@@ -63,6 +63,11 @@ class Run:
         return self.folder / "dense.onnx"
 
     @property
+    def alignment(self) -> Path:
+        """Which widths the device was found to compute fast."""
+        return self.folder / "alignment.json"
+
+    @property
     def checkpoint(self) -> Path:
         """Where fine-tuning stands."""
         return self.folder / "finetune.safetensors"

@@ -79,7 +79,7 @@ class Probe(Protocol):
     def busy_cores(self) -> tuple[int, ...]:
         """Cores of this machine on which runs are timed; other work must keep off them meanwhile."""
 
-    def measure(self, graph: Graph, effort: Effort) -> Measurement | Failure:
+    def measure(self, graph: Graph, effort: Effort, load: Load | None = None) -> Measurement | Failure:
         """Time and weigh `graph` in fresh processes, interleaved with the reference.
 
         A file that does not load, run or answer rightly, and
