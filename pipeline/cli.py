@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from pipeline.cli_device import doctor, measure
+from pipeline.cli_device import calibrate, doctor, measure
 from pipeline.cli_told import told
 from pipeline.errors import BUDGET_MISSED, BudgetError
 
@@ -61,6 +61,12 @@ Examples:
     metavar="DIR",
     help="Run directory; the same command resumes there.  [default: in runs/]",
 )
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Made by compress calibrate: search here, measure on the device once.",
+)
 @click.option("--dry-run", is_flag=True, help="Simulate the probe: quick, and nothing is measured.")
 @click.option("--quiet", is_flag=True, help="Only the final table.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout, all else on stderr.")
@@ -80,6 +86,7 @@ def compress(context: click.Context, /, **flags: Any) -> None:
 
 compress.add_command(measure)
 compress.add_command(doctor)
+compress.add_command(calibrate)
 
 
 def main() -> None:
@@ -111,6 +118,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
         seed=flags["seed"],
         out=flags["out"],
         dry_run=flags["dry_run"],
+        calibration=flags["calibration"],
         importance=flags["importance"],
         finetuning=FinetuneSettings(epochs=flags["epochs"]),
         command=("compress", *sys.argv[1:]),

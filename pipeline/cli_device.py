@@ -11,7 +11,7 @@ from rich.console import Console
 from pipeline.cli_told import told
 from pipeline.errors import BudgetError
 
-__all__ = ["doctor", "measure"]
+__all__ = ["calibrate", "doctor", "measure"]
 
 TARGET = click.option("--target", required=True, metavar="PROFILE", help="Profile: a YAML file, or a name in hw_profiles/.")
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr.")
@@ -51,6 +51,42 @@ def measure(target: str, models: tuple[Path, ...], duty: str | None, sustained: 
         print_measured(console, found)
     if any(isinstance(each.measured, Failure) for each in found.files):
         sys.exit(40)
+
+
+@click.command(short_help="Learn to predict a device's latencies from this machine's.")
+@TARGET
+@click.option("--model", default="digits", metavar="MODEL", help="As for compress.")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="As for compress.")
+@click.option("--data", default="digits", metavar="DATA", help="As for compress.")
+@click.option("--plans", type=click.IntRange(4, 100), default=8, metavar="N", help="Beside dense and thinnest.  [default: 8]")
+@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="[default: 0]")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="[default: PROFILE.calibration.json]")
+@JSON
+@told()
+def calibrate(
+    target: str, model: str, weights: Path | None, data: str, plans: int, seed: int, out: Path | None, as_json: bool
+) -> None:
+    """Measure some plans of a network on the device and on this machine, so that a search needs the device only at its end."""
+    from pipeline.calibrate import calibrate as measure_both  # noqa: PLC0415
+    from pipeline.job import Job  # noqa: PLC0415
+    from pipeline.screen import Screen  # noqa: PLC0415
+
+    console = _console(as_json)
+    path = out or Path(f"{Path(target).stem}.calibration.json")
+    screen = Screen(console)
+    try:
+        found = measure_both(Job(target=target, model=model, weights=weights, data=data, seed=seed), plans, path, screen)
+    finally:
+        screen.close()
+    intercept, slope = found.line
+    if as_json:
+        facts = {"file": str(path), "points": [vars(point) for point in found.points], "error": found.error}
+        click.echo(json.dumps({**facts, "intercept": intercept, "slope": slope}))
+        return
+    console.print(
+        f"\n{path}: from {len(found.points)} plans; a plan left out is predicted within {100 * found.error:.1f} % of its latency"
+    )
+    console.print(f"search with it: compress --target {target} --calibration {path}")
 
 
 @click.command(short_help="One page on a device, before anything long.")

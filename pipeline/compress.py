@@ -4,22 +4,19 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.alignment import Alignment
 from pipeline.artifact import Artifact, read_artifact
 from pipeline.budget import read_budget
-from pipeline.evaluate import Evaluator, search_space
-from pipeline.graph.drafts import Drafts, start_drafts
+from pipeline.devices import aligned_space, final_probe, search_probe
+from pipeline.evaluate import Evaluator
+from pipeline.graph.drafts import start_drafts
 from pipeline.job import Job
-from pipeline.prepare import load_subject, start_probe
-from pipeline.probe.base import Probe
-from pipeline.probe.cached import cache_folder
-from pipeline.profile import Profile, load_profile
+from pipeline.prepare import load_subject
+from pipeline.profile import load_profile
 from pipeline.report.page import report_page
-from pipeline.run import Run, open_run
-from pipeline.search.problem import Problem, SearchSpace, TrialsSpent
+from pipeline.run import open_run
+from pipeline.search.problem import Problem, TrialsSpent
 from pipeline.ship.ship import Provenance, ship
 from pipeline.software import UNSAFE_BELOW, installed_versions, refuse_unsafe
-from pipeline.sweep import find_alignment
 from pipeline.watch import Silent, Watcher
 
 __all__ = ["Finished", "compress"]
@@ -72,11 +69,10 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
             )
             (watcher.say if drafts.sliceable else watcher.notice)(drafts.proof)
 
-        with contextlib.closing(start_probe(profile, drafts, watcher.notice, dry_run=job.dry_run)) as probe:
+        with search_probe(job, profile, drafts, watcher) as probe:
             run.bind("device", probe.fingerprint.facts)
             evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials)
-            with run.phase("align"):
-                space, alignment = _aligned_space(probe, drafts, profile, run, job.seed, watcher)
+            space, alignment = aligned_space(probe, drafts, profile, run, job.seed, watcher)
             watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
             with run.phase("measure"):
                 evaluator.measure_ends(space)
@@ -95,24 +91,12 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
                 tuned = task.finetune(student, subject.module, job.seed, run.checkpoint, watcher.progress)
 
             watcher.phase("ship", "export, prove, measure, test")
-            with run.phase("ship"):
+            with run.phase("ship"), final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):
                 notices = (*subject.notices, *evaluator.notices)
                 provenance = Provenance(job.command, identity, profile, job.model, notices)
 
                 def page(artifact: Artifact) -> bytes:
                     return report_page(artifact, *evaluator.searched(), constraints, alignment)
 
-                artifact = ship(run, tuned, chosen, drafts, task, probe, evaluator, constraints, provenance, page)
+                artifact = ship(run, tuned, chosen, drafts, task, judge, dense, constraints, provenance, page)
                 return Finished(artifact, run.artifact)
-
-
-def _aligned_space(
-    probe: Probe, drafts: Drafts, profile: Profile, run: Run, seed: int, watcher: Watcher
-) -> tuple[SearchSpace, Alignment | None]:
-    """The widths on offer: in the profile's steps, or in those that the device was found to be fast at."""
-    step = profile.runtime.channel_step
-    if step != "measured":
-        return search_space(drafts, int(step)), None
-    watcher.phase("align", f"which widths are fast, {probe.fingerprint.stamp}")
-    found = find_alignment(probe, drafts.module, drafts.space, drafts.example, run.alignment, cache_folder(), seed, watcher)
-    return search_space(drafts, found.step, found), found

@@ -10,9 +10,10 @@ from pipeline.candidate import Candidate
 from pipeline.cores import confined
 from pipeline.errors import BudgetError, ProbeError, RunError, UnreachableBudget
 from pipeline.graph.drafts import Draft, Drafts
+from pipeline.handover import graph_of
 from pipeline.measurement import Failure, Measurement
 from pipeline.plan import ChannelPlan
-from pipeline.probe.base import Effort, Graph, Probe
+from pipeline.probe.base import Effort, Probe
 from pipeline.profile import ProbeSettings, available_cores
 from pipeline.run import Role, Run, Trial
 from pipeline.search.problem import Assessment, Choice, SearchSpace, TrialsSpent, widths_of
@@ -147,6 +148,14 @@ class Evaluator:
         trials = [trial for trial in self._run.trials if trial.role == "search"]
         return trials, [self.assess(trial.candidate) for trial in trials]
 
+    def dense_on(self, probe: Probe) -> Candidate:
+        """The whole network, measured by another probe. Raises ProbeError when that fails."""
+        draft = self._drafts.make(self.dense.plan)
+        measured = measure_decisively(probe, draft, self._settings.final_processes, (), self.dense)
+        if isinstance(measured, Failure):
+            raise ProbeError(f"the dense network cannot be measured: {measured.kind}: {measured.detail}")
+        return replace(self.dense, measurement=measured)
+
     def confirm(self) -> Candidate:
         """The best feasible plan, measured again with fresh runs until one is found that is within for certain.
 
@@ -193,10 +202,10 @@ class Evaluator:
         busy = set(self._probe.busy_cores)
         free = [core for core in available_cores() if core not in busy]
         if not free:
-            measured = self._probe.measure(_graph(draft), effort)
+            measured = self._probe.measure(graph_of(draft), effort)
             return measured, None if isinstance(measured, Failure) else self._task.score(draft.module)
         with ThreadPoolExecutor(1) as pool, confined(free) as release:
-            measuring = pool.submit(self._probe.measure, _graph(draft), effort)
+            measuring = pool.submit(self._probe.measure, graph_of(draft), effort)
             score = self._task.score(draft.module, between=lambda: release() if measuring.done() else None)
             return measuring.result(), score
 
@@ -208,7 +217,7 @@ def measure_decisively(
     constraints = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
     total: Measurement | None = None
     for _ in range(1 + REPEATS):
-        measured = probe.measure(_graph(draft), Effort(processes))
+        measured = probe.measure(graph_of(draft), Effort(processes))
         if isinstance(measured, Failure):
             return measured
         total = measured if total is None else total.joined(measured)
@@ -217,10 +226,6 @@ def measure_decisively(
     if total is None:
         raise ProbeError("nothing was measured")
     return total
-
-
-def _graph(draft: Draft) -> Graph:
-    return Graph(lambda: draft.data, draft.structure, lambda: draft.answer, draft.recipe)
 
 
 def _candidate(draft: Draft, measured: Measurement | Failure | None, score: float | None) -> Candidate:

@@ -5,11 +5,12 @@ from functools import cached_property
 from typing import Literal
 
 from pipeline import statistics
+from pipeline.calibration import Calibration
 from pipeline.statistics import Estimate
 
 __all__ = ["Condition", "Failure", "FailureKind", "Fingerprint", "Measurement", "Memory", "Mode", "TimedProcess", "throttled"]
 
-Mode = Literal["device", "host-emulated", "simulated"]
+Mode = Literal["device", "host-emulated", "predicted", "simulated"]
 
 FailureKind = Literal[
     "timeout",
@@ -54,6 +55,8 @@ class Fingerprint:
     """Which one it is of several machines of the same kind; empty for machines that do not exist."""
     system: str = ""
     """Kernel and its version."""
+    error: float = 0.0
+    """Of a prediction, as a share of it; see `Calibration`."""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -65,9 +68,10 @@ class Fingerprint:
     @property
     def stamp(self) -> str:
         """What stands beside every figure: 'device', or 'host-emulated, 2 of 4 threads'."""
+        mode = f"predicted ± {100 * self.error:.1f} % from figures of this machine" if self.mode == "predicted" else self.mode
         if self.threads < self.profile_threads:
-            return f"{self.mode}, {self.threads} of {self.profile_threads} threads"
-        return self.mode
+            return f"{mode}, {self.threads} of {self.profile_threads} threads"
+        return mode
 
 
 @dataclass(frozen=True)
@@ -148,6 +152,8 @@ class Measurement:
     """Why the figures deserve doubt; empty when they are stable."""
     before: Condition | None = None
     after: Condition | None = None
+    calibration: Calibration | None = None
+    """With one, the runs are this machine's and the figures that follow from them the device's, predicted."""
 
     @cached_property
     def _blocks(self) -> statistics.Blocks:
@@ -160,31 +166,43 @@ class Measurement:
     @cached_property
     def latency_p50_ms(self) -> Estimate:
         """Median latency with its 95 % interval."""
+        if self.calibration:
+            return self.relative_p50.scaled(self.calibration.dense_p50_ms) if self.relative_p50 else Estimate.exact(0.0)
         return statistics.estimate(self._blocks, statistics.median)
 
     @cached_property
     def latency_p90_ms(self) -> Estimate | None:
         """The early-stopping p90 of MLPerf, null below 64 runs."""
+        if self.calibration:
+            dense_ms = self.calibration.dense_p90_ms
+            return self.relative_p90.scaled(dense_ms) if self.relative_p90 and dense_ms else None
         return statistics.p90_estimate(self._blocks)
 
     @cached_property
     def relative_p50(self) -> Estimate | None:
         """p50 over the reference's p50 of the same minutes, with its 95 % interval; null without a reference."""
-        return statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.median)
+        return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.median))
 
     @cached_property
     def relative_p90(self) -> Estimate | None:
         """p90 over the reference's p90 of the same minutes."""
-        return statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.percentile_90)
+        return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.percentile_90))
+
+    def _on_the_device(self, here: Estimate | None) -> Estimate | None:
+        return self.calibration.relative(here) if here and self.calibration else here
 
     @cached_property
     def reference_p50_ms(self) -> Estimate | None:
         """Median latency of the reference in the same minutes."""
+        if self.calibration:
+            return Estimate.exact(self.calibration.dense_p50_ms)
         return statistics.estimate(self._reference_blocks, statistics.median) if all(self._reference_blocks) else None
 
     @cached_property
     def reference_p90_ms(self) -> Estimate | None:
         """The reference's p90 in the same minutes."""
+        if self.calibration:
+            return Estimate.exact(self.calibration.dense_p90_ms) if self.calibration.dense_p90_ms else None
         return statistics.p90_estimate(self._reference_blocks) if all(self._reference_blocks) else None
 
     def joined(self, other: "Measurement") -> "Measurement":

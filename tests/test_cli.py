@@ -41,6 +41,8 @@ Options:
   --seed N                        [default: 0]  [x>=0]
   --out DIR                       Run directory; the same command resumes
                                   there.  [default: in runs/]
+  --calibration FILE              Made by compress calibrate: search here,
+                                  measure on the device once.
   --dry-run                       Simulate the probe: quick, and nothing is
                                   measured.
   --quiet                         Only the final table.
@@ -48,6 +50,11 @@ Options:
                                   stderr.
   --version                       Show the version and exit.
   -h, --help                      Show this message and exit.
+
+Commands:
+  calibrate  Learn to predict a device's latencies from this machine's.
+  doctor     One page on a device, before anything long.
+  measure    Latency and memory of ONNX files, alone or one against another.
 
   Examples:
     compress --target raspberrypi
