@@ -65,9 +65,9 @@ Examples:
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Made by compress calibrate: search here, measure on the device once.",
+    help="Of compress calibrate: search without the board.",
 )
-@click.option("--dry-run", is_flag=True, help="Simulate the probe: quick, and nothing is measured.")
+@click.option("--dry-run", is_flag=True, help="Simulate the probe; measure nothing.")
 @click.option("--quiet", is_flag=True, help="Only the final table.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout, all else on stderr.")
 @click.version_option(package_name="edge-compress", prog_name="compress")

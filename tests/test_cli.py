@@ -41,10 +41,8 @@ Options:
   --seed N                        [default: 0]  [x>=0]
   --out DIR                       Run directory; the same command resumes
                                   there.  [default: in runs/]
-  --calibration FILE              Made by compress calibrate: search here,
-                                  measure on the device once.
-  --dry-run                       Simulate the probe: quick, and nothing is
-                                  measured.
+  --calibration FILE              Of compress calibrate: search without the board.
+  --dry-run                       Simulate the probe; measure nothing.
   --quiet                         Only the final table.
   --json                          The result as JSON on stdout, all else on
                                   stderr.
