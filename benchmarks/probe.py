@@ -20,12 +20,10 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
-from pipeline.measure import compare
 from pipeline.measurement import Measurement
 from pipeline.prepare import connect
 from pipeline.probe.base import Effort, Graph, Load, Reference
 from pipeline.profile import Profile, load_profile
-from pipeline.statistics import Estimate
 
 SHAPE = (1, 16, 32, 32)
 INPUT = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
@@ -74,7 +72,8 @@ def main(target: str, repeats: int, comparisons: int, slower: int) -> None:
 
 def _net(layers: int) -> Graph:
     nodes = "\n".join(f"a{n + 1} = Conv <pads=[1,1,1,1]> (a{n}, w)" for n in range(layers))
-    text = f'<ir_version: 8, opset_import: ["" : 17]> net (float[1,16,32,32] x) => (float[1,16,32,32] y) {{ a0 = Relu (x) {nodes} y = Relu (a{layers}) }}'
+    head = '<ir_version: 8, opset_import: ["" : 17]> net (float[1,16,32,32] x) => (float[1,16,32,32] y)'
+    text = f"{head} {{ a0 = Relu (x) {nodes} y = Relu (a{layers}) }}"
     model = onnx.parser.parse_model(text)
     weights = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32) / np.float32(12)
     model.graph.initializer.append(numpy_helper.from_array(weights, "w"))
@@ -105,11 +104,16 @@ def _said(profile: Profile, first: Graph, other: Graph, count: int) -> str:
     """How often which answer came, and the median of the ratio."""
     said = {"faster": 0, "slower": 0, "undecided": 0}
     ratios = []
-    for _ in range(count):
-        ratio = compare(profile, Reference(first, INPUT), other, Load())
-        if isinstance(ratio, Estimate):
-            said["faster" if ratio.high < 1 else "slower" if ratio.low > 1 else "undecided"] += 1
-            ratios.append(ratio.value)
+    probe = connect(profile, Reference(first, INPUT))
+    try:
+        for _ in range(count):
+            found = probe.measure(other, Effort(profile.probe.final_processes, memory=False))
+            ratio = found.relative_p50 if isinstance(found, Measurement) else None
+            if ratio:
+                said["faster" if ratio.high < 1 else "slower" if ratio.low > 1 else "undecided"] += 1
+                ratios.append(ratio.value)
+    finally:
+        probe.close()
     middle, low, high = np.median(ratios), np.min(ratios), np.max(ratios)
     return ", ".join(f"{word} {times}" for word, times in said.items()) + f"; ratio {middle:.3f} ({low:.3f} to {high:.3f})"
 

@@ -65,7 +65,7 @@ Examples:
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Of compress calibrate: search without the board.",
+    help="Made by calibrate: search without the board.",
 )
 @click.option("--dry-run", is_flag=True, help="Simulate the probe; measure nothing.")
 @click.option("--quiet", is_flag=True, help="Only the final table.")

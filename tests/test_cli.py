@@ -41,7 +41,7 @@ Options:
   --seed N                        [default: 0]  [x>=0]
   --out DIR                       Run directory; the same command resumes
                                   there.  [default: in runs/]
-  --calibration FILE              Of compress calibrate: search without the board.
+  --calibration FILE              Made by calibrate: search without the board.
   --dry-run                       Simulate the probe; measure nothing.
   --quiet                         Only the final table.
   --json                          The result as JSON on stdout, all else on
