@@ -49,6 +49,10 @@ Options:
   --version                       Show the version and exit.
   -h, --help                      Show this message and exit.
 
+Commands:
+  doctor   One page on a device, before anything long.
+  measure  Latency and memory of ONNX files, alone or one against another.
+
   Examples:
     compress --target raspberrypi
     compress --target local --budget latency_p50=4ms --budget accuracy_drop=1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from graphs import conv_net, graph, reference
-from sshd import Board, needs_sshd
+from sshd import VCGENCMD, Board, needs_sshd
 from workers import alive, until
 
 from pipeline.errors import DeviceBusy, DeviceSoftware, DeviceUnreachable, HostKeyRefused, ProbeError, ThreadsError
@@ -356,15 +356,6 @@ def test_a_cache_folder_that_cannot_be_written_is_done_without(board: Board, con
 
 
 # ---------------------------------------------------------------- hot
-
-
-VCGENCMD = """#!/bin/sh
-# as on a Raspberry Pi: the firmware's flags, from a file
-case "$1" in
-  get_throttled) read flags < "$(dirname "$0")/flags"; echo "throttled=$flags" ;;
-  measure_clock) echo "frequency(48)=1500398464" ;;
-esac
-"""
 
 
 def test_a_throttled_measurement_is_discarded_and_repeated_when_the_device_has_cooled_down(
