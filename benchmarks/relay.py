@@ -4,19 +4,26 @@ Run by link.py: python benchmarks/relay.py HOST PORT BITS_PER_SECOND
 """
 
 import os
+import select
 import socket
 import sys
 import threading
 import time
 
-BURST_BYTES = 4096
+CHUNK_BYTES = 4096
 
 
 def carry(source: int, target: int, bytes_per_s: float) -> None:
-    """A token bucket: what has been carried is paid for by waiting; at most one burst is given in advance."""
+    """Pay by waiting for what is carried. Waits that were too long are made up for while there is more to carry, rests never."""
     due = time.monotonic()
-    while data := os.read(source, BURST_BYTES):
-        due = max(due, time.monotonic()) + len(data) / bytes_per_s
+    while True:
+        if not select.select([source], [], [], 0)[0]:
+            select.select([source], [], [])
+            due = time.monotonic()
+        data = os.read(source, CHUNK_BYTES)
+        if not data:
+            return
+        due += len(data) / bytes_per_s
         time.sleep(max(0.0, due - time.monotonic()))
         while data:
             data = data[os.write(target, data) :]
