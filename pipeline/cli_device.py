@@ -109,7 +109,7 @@ def doctor(target: str, as_json: bool) -> None:
         click.echo(json.dumps({"findings": [vars(finding) for finding in findings]}))
     failed = [finding for finding in findings if finding.level == "failure"]
     if not as_json:
-        console.print(f"\n{len(failed)} failures" if failed else "\nready")
+        console.print(f"\n{len(failed)} failure{'s' if len(failed) > 1 else ''}" if failed else "\nready")
     if failed:
         sys.exit(40)
 

@@ -13,6 +13,7 @@ from pipeline.graph.structure import structure
 from pipeline.measurement import Condition, Failure, throttled
 from pipeline.prepare import connect
 from pipeline.probe.base import Effort, Graph, Reference
+from pipeline.probe.link import LinkLost
 from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.profile import Profile
 from pipeline.statistics import noise
@@ -61,6 +62,8 @@ def examine(profile: Profile) -> Iterator[Finding]:
         yield from _noise(profile, probe)
     except CompressError as problem:
         yield Finding("measuring", "failure", f"{type(problem).__name__}: {problem}")
+    except LinkLost as loss:
+        yield Finding("measuring", "failure", f"{where} was lost: {loss}", "run the same command again when it is back")
     finally:
         probe.close()
 

@@ -78,7 +78,9 @@ def measure_files(
             FileMeasurement(path, len(graph.data), inputs.shape, probe.measure(graph, effort, replace(load, inputs=inputs)))
             for path, (graph, inputs) in zip(paths, graphs, strict=True)
         ]
-        fingerprint = probe.fingerprint
+        fingerprint = next(
+            (each.measured.fingerprint for each in found if isinstance(each.measured, Measurement)), probe.fingerprint
+        )
     finally:
         probe.close()
     comparisons = []
@@ -89,6 +91,8 @@ def measure_files(
                 ratio = compare(profile, Reference(first, inputs), graph, Load(period_ms), notify)
                 if isinstance(ratio, Estimate):
                     comparisons.append(Comparison(each.path, ratio))
+                elif ratio:
+                    notify(f"{each.path} cannot be compared with {paths[0]}: {ratio.kind}: {ratio.detail}")
     return Measured(fingerprint, load, tuple(found), tuple(comparisons))
 
 
@@ -137,6 +141,7 @@ def _read(path: Path) -> tuple[Graph, NDArray[np.float32]]:
         raise ModelError(f"{path}: cannot be read ({problem.strerror})") from None
     try:
         model = load_graph(data)
+        hashed = structure_of(model)
     except Exception as problem:  # protobuf's own
         raise ModelError(f"{path}: not an ONNX file that can be measured ({one_line(problem, 120)})") from None
     weights = {tensor.name for tensor in model.graph.initializer}
@@ -157,4 +162,4 @@ def _read(path: Path) -> tuple[Graph, NDArray[np.float32]]:
             "onnxruntime.tools.make_dynamic_shape_fixed"
         )
     numbers = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    return Graph(data, structure_of(model)), numbers
+    return Graph(data, hashed), numbers

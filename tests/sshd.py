@@ -20,6 +20,15 @@ needs_sshd = pytest.mark.skipif(
     SSHD is None or shutil.which("ssh") is None, reason="no OpenSSH server here: apt-get install openssh-server"
 )
 
+VCGENCMD = """#!/bin/sh
+# as on a Raspberry Pi: the firmware's flags, from a file
+case "$1" in
+  get_throttled) read flags < "$(dirname "$0")/flags"; echo "throttled=$flags" ;;
+  measure_clock) echo "frequency(48)=1500398464" ;;
+esac
+"""
+"""A program that a device may have."""
+
 
 class Board:
     """`ssh -F board.config board` leads to it. Not started until `start`, so that one may also be unreachable."""

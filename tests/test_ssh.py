@@ -10,13 +10,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from graphs import conv_net, graph, reference
-from sshd import Board, needs_sshd
+import torch
+from graphs import INPUT, conv_net, graph, reference
+from sshd import VCGENCMD, Board, needs_sshd
+from torch import nn
 from workers import alive, until
 
 from pipeline.errors import DeviceBusy, DeviceSoftware, DeviceUnreachable, HostKeyRefused, ProbeError, ThreadsError
+from pipeline.graph.drafts import start_drafts
 from pipeline.measurement import Failure, Measurement
-from pipeline.probe.base import Effort
+from pipeline.plan import ChannelPlan
+from pipeline.probe.base import Effort, Graph, Reference
 from pipeline.probe.ssh import SshProbe
 from pipeline.profile import Profile
 
@@ -47,8 +51,8 @@ def told() -> list[str]:
 def connect(board: Board, told: list[str]) -> Iterator[Connect]:
     started: list[SshProbe] = []
 
-    def connect(profile: Profile | None = None) -> SshProbe:
-        started.append(SshProbe(profile or board.profile(), reference(), told.append))
+    def connect(profile: Profile | None = None, against: Reference | None = None) -> SshProbe:
+        started.append(SshProbe(profile or board.profile(), against or reference(), told.append))
         return started[-1]
 
     yield connect
@@ -344,6 +348,21 @@ def test_a_full_disk_is_named_and_the_search_stops_to_be_resumed(small_disk: Pat
     assert measured(probe.measure(NET, QUICK))
 
 
+def test_a_disk_that_is_full_when_a_recipe_is_followed_is_named_too(small_disk: Path, connect: Connect, tmp_path: Path) -> None:
+    """83 kB of weights, and a dense graph made of them; a third file of that size finds no room, one of half the channels does"""
+    net = nn.Sequential(
+        nn.Conv2d(3, 48, 3), nn.ReLU(), nn.Conv2d(48, 48, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 2)
+    )
+    drafts = start_drafts(net.eval(), torch.from_numpy(INPUT), 18, 9, "l2", [], tmp_path / "dense.onnx", seed=0)
+    dense, half = (drafts.make(ChannelPlan.of(dict.fromkeys(("0", "2"), width))) for width in (48, 24))
+    graphs = [Graph(lambda draft=draft: draft.data, draft.structure, None, draft.recipe) for draft in (dense, half)]
+    probe = connect(against=Reference(graphs[0], INPUT))
+
+    with pytest.raises(ProbeError, match=r"board cannot keep a file .*No space left on device.*; free space in"):
+        probe.measure(graphs[0], QUICK)
+    assert measured(probe.measure(graphs[1], QUICK))
+
+
 def test_a_cache_folder_that_cannot_be_written_is_done_without(board: Board, connect: Connect) -> None:
     """a file where the folder should be: not even root can write there"""
     board.cache.rmdir()
@@ -356,15 +375,6 @@ def test_a_cache_folder_that_cannot_be_written_is_done_without(board: Board, con
 
 
 # ---------------------------------------------------------------- hot
-
-
-VCGENCMD = """#!/bin/sh
-# as on a Raspberry Pi: the firmware's flags, from a file
-case "$1" in
-  get_throttled) read flags < "$(dirname "$0")/flags"; echo "throttled=$flags" ;;
-  measure_clock) echo "frequency(48)=1500398464" ;;
-esac
-"""
 
 
 def test_a_throttled_measurement_is_discarded_and_repeated_when_the_device_has_cooled_down(

@@ -26,8 +26,6 @@ _LIMIT_BYTES = 64 * 2**20
 """No honest answer is longer."""
 # The whole text that a device's shell ever sees, but for the interpreter's name: read the worker, and let it place itself.
 _PLACE = "import sys; s = sys.stdin.buffer; source = s.read(int(s.readline())); exec(source)"
-
-
 _SSH_OPTIONS = ("BatchMode=yes", "StrictHostKeyChecking=yes", "UpdateHostKeys=no", "ConnectTimeout=15", "ServerAliveInterval=10")
 
 
@@ -190,13 +188,7 @@ def ssh_link(device: Device, client: str) -> Link:
     arguments = ["ssh", "-T", "-x", "-e", "none"]
     if device.ssh_config:
         arguments += ["-F", str(Path(device.ssh_config).expanduser())]
-    for option in (
-        "BatchMode=yes",
-        "StrictHostKeyChecking=yes",
-        "UpdateHostKeys=no",
-        "ConnectTimeout=15",
-        "ServerAliveInterval=10",
-    ):
+    for option in _SSH_OPTIONS:
         arguments += ["-o", option]
     home, _, rest = device.python.partition("~/")
     python = '"$HOME"/' + shlex.quote(rest) if not home and rest else shlex.quote(device.python)

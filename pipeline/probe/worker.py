@@ -236,6 +236,8 @@ def assemble(path, recipe, blob, base, tensors):
     stays = []
     for size, bits in recipe["masks"]:
         stays.append(numpy.flatnonzero(numpy.unpackbits(numpy.frombuffer(bytes.fromhex(bits), numpy.uint8))[:size]))
+    if len(tensors) != len(recipe["cuts"]):
+        raise ValueError("%d tensors, cuts for %d" % (len(tensors), len(recipe["cuts"])))
     parts, length = [], len(graph)
     for (name, kind, dtype, shape, offset), cuts in zip(tensors, recipe["cuts"]):
         values = numpy.ndarray(shape, dtype, base, offset)
@@ -597,13 +599,13 @@ class Supervisor:
             raise Failed("run-error", "no such base: %r" % recipe["base"])
         try:
             with open(self.path(recipe["base"]), "rb") as file:
-                # mapped anew each time, so that this process stays small
-                with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as base:
-                    assemble(path, recipe, blob, base, self.bases[recipe["base"]])
+                # mapped anew each time, so that this process stays small; unmapped with the last array that looks at it
+                base = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            assemble(path, recipe, blob, base, self.bases[recipe["base"]])
         except OSError as problem:
+            if os.path.exists(path):
+                os.unlink(path)
             raise Failed("not-kept", problem.strerror) from None
-        except BufferError:
-            pass  # the map outlives the block when numpy still looks at it; nothing is lost
 
     def measure(self, request, stream, size):
         model = os.path.join(self.folder, "model.onnx")
@@ -795,16 +797,7 @@ def serve(client=None, extra=None):
                     answer = {"failure": ["run-error", "unknown request %r" % request["do"]]}
             except Failed as failure:
                 answer = {"failure": [failure.kind, str(failure)]}
-            except (
-                KeyError,
-                TypeError,
-                ValueError,
-                IndexError,
-                AttributeError,
-                OverflowError,
-                MemoryError,
-                zlib.error,
-            ) as problem:
+            except MALFORMED as problem:
                 write_message(answers, {"failure": ["run-error", "malformed request: %r" % problem]})
                 return  # what follows on the pipe may be the rest of it
             write_message(answers, answer)

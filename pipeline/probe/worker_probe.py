@@ -50,19 +50,7 @@ class WorkerProbe:
     @property
     def fingerprint(self) -> Fingerprint:
         """Where and how figures are taken."""
-        settings = self._settings(Load())
-        return Fingerprint(
-            mode="device" if self._profile.measures_its_device else "host-emulated",
-            device=self._profile.device.name,
-            machine=self.machine["cpu"],
-            architecture=self.machine["architecture"],
-            onnxruntime=self.machine["onnxruntime"],
-            threads=len(self._cores),
-            profile_threads=self._profile.threads,
-            settings=tuple((key, str(settings[key])) for key in sorted(settings)),
-            identity=self.machine["machine"],
-            system=self.machine["system"],
-        )
+        return self._fingerprint(Load())
 
     @property
     def busy_cores(self) -> tuple[int, ...]:
@@ -146,7 +134,7 @@ class WorkerProbe:
         before, after = Condition(**answer["before"]), Condition(**answer["after"])
         slowed = throttled(before, after)
         return Measurement(
-            fingerprint=self.fingerprint,
+            fingerprint=self._fingerprint(load),
             structure=graph.structure,
             processes=timed,
             memory=Memory(*(memory.get(key) for key in ("baseline_bytes", "session_bytes", "peak_bytes", "rss_bytes"))),
@@ -177,7 +165,22 @@ class WorkerProbe:
             )
         return there[-threads:]
 
-    def _settings(self, load: "Load") -> dict[str, Any]:
+    def _fingerprint(self, load: Load) -> Fingerprint:
+        settings = self._settings(load)
+        return Fingerprint(
+            mode="device" if self._profile.measures_its_device else "host-emulated",
+            device=self._profile.device.name,
+            machine=self.machine["cpu"],
+            architecture=self.machine["architecture"],
+            onnxruntime=self.machine["onnxruntime"],
+            threads=len(self._cores),
+            profile_threads=self._profile.threads,
+            settings=tuple((key, str(settings[key])) for key in sorted(settings)),
+            identity=self.machine["machine"],
+            system=self.machine["system"],
+        )
+
+    def _settings(self, load: Load) -> dict[str, Any]:
         """What one child is told: the profile's runtime and the probe's patience."""
         runtime, probe = self._profile.runtime, self._profile.probe
         return {
