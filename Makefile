@@ -3,7 +3,7 @@ PYTHON ?= python3
 ENV := .venv
 BIN := $(ENV)/bin
 
-.PHONY: demo test test-all check format bench train-demo build clean help
+.PHONY: demo test test-all check sshd format bench bench-link train-demo build clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
@@ -11,10 +11,10 @@ help: ## this list
 demo: $(ENV)/.installed ## compress the demo network for the Raspberry Pi profile, to an artifact and a report
 	$(BIN)/compress --target hw_profiles/raspberrypi.yaml
 
-test: $(ENV)/.installed-dev check ## lint, types, import contracts, and the tests that take less than ten minutes
+test: $(ENV)/.installed-dev check sshd ## lint, types, import contracts, and the tests that take less than ten minutes
 	$(BIN)/pytest -n 2 --dist loadfile -q
 
-test-all: $(ENV)/.installed-dev check ## also the slow tests
+test-all: $(ENV)/.installed-dev check sshd ## also the slow tests
 	$(BIN)/pytest -q -m "slow or not slow"
 
 check: $(ENV)/.installed-dev ## ruff, mypy strict, import-linter, codespell
@@ -24,12 +24,18 @@ check: $(ENV)/.installed-dev ## ruff, mypy strict, import-linter, codespell
 	$(BIN)/lint-imports
 	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs pipeline models tests benchmarks hw_profiles
 
+sshd: # for the tests over ssh; skipped where it cannot be had
+	@sh tests/sshd.sh
+
 format: $(ENV)/.installed-dev ## let ruff set the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 bench: $(ENV)/.installed-dev ## what one candidate costs, here and with a graph library alone
 	$(BIN)/python benchmarks/candidate.py
+
+bench-link: $(ENV)/.installed-dev sshd ## what a candidate costs on its way to a device over a slow link
+	$(BIN)/python benchmarks/link.py
 
 train-demo: $(ENV)/.installed ## make models/digits.safetensors anew
 	$(BIN)/python models/train.py --model digits --data digits --epochs 40 --half --out models/digits.safetensors

@@ -2,7 +2,7 @@
 
 For each network, plans at random widths, made in turn both ways:
 
-  here     slice the ONNX graph, hand it to the probe (sessions in fresh processes, timed runs), score the torch module
+  here     write the recipe, hand it to the probe (slicing, sessions in fresh processes, timed runs), score the torch module
   library  deep copy, torch-pruning at the same widths, torch.onnx.export, a new session
 
 Both ways end with a file that can be timed; timed runs and scoring, which both need, are shown and left out of the ratio.
@@ -27,7 +27,7 @@ import torchvision
 from torch import nn
 
 from pipeline.evaluate import search_space
-from pipeline.graph.drafts import Drafts, start_drafts
+from pipeline.graph.drafts import Draft, Drafts, start_drafts
 from pipeline.graph.export import export, stripped
 from pipeline.load import find_model
 from pipeline.measurement import Measurement
@@ -60,27 +60,31 @@ class Costs:
 @click.command()
 @click.option("--candidates", default=10, show_default=True, help="Per network.")
 @click.option("--target", default="raspberrypi", show_default=True)
+@click.option("--processes", type=int, help="Fresh ones that load and time each candidate.  [default: the profile's]")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), help="Append raw figures here, as JSON lines.")
-def main(candidates: int, target: str, seed: int, out: Path | None) -> None:
+def main(candidates: int, target: str, processes: int | None, seed: int, out: Path | None) -> None:
     """Print a table of medians with the smallest and the largest figure."""
     warnings.simplefilter("ignore")
     versions = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
-    print(f"{platform.machine()}, {torch.get_num_threads()} cores, {versions}, {target}")
+    processes = processes or load_profile(target).probe.processes
+    print(f"{platform.machine()}, {torch.get_num_threads()} cores, {versions}, {target}, {processes} processes a candidate")
     print("| network | slice | sessions | timed runs | scoring | all but timed runs and scoring | library alone | times |")
     print("| --- | --: | --: | --: | --: | --: | --: | --: |")
     for name, (factory, side, images) in NETWORKS.items():
         torch.manual_seed(seed)
-        costs = measure(factory().eval(), side, images, candidates, target, seed)
+        costs = measure(factory().eval(), side, images, candidates, target, processes, seed)
         ratios = [theirs / ours for theirs, ours in zip(costs.library_ms, costs.ours_ms, strict=True)]
         cells = (costs.slice_ms, costs.sessions_ms, costs.timed_ms, costs.scoring_ms, costs.ours_ms, costs.library_ms)
         print(f"| {name} | {' | '.join(_cell(values, ' ms') for values in cells)} | {_cell(ratios, 'x')} |")
         if out:
             with out.open("a") as file:
-                file.write(json.dumps({"network": name, "target": target, "seed": seed, **vars(costs)}) + "\n")
+                file.write(
+                    json.dumps({"network": name, "target": target, "processes": processes, "seed": seed, **vars(costs)}) + "\n"
+                )
 
 
-def measure(module: nn.Module, side: int, images: int, candidates: int, target: str, seed: int) -> Costs:
+def measure(module: nn.Module, side: int, images: int, candidates: int, target: str, processes: int, seed: int) -> Costs:
     """Candidates both ways, in turn."""
     profile = load_profile(target)
     profile = profile.model_copy(update={"probe": profile.probe.model_copy(update={"retries": 0})})
@@ -93,14 +97,14 @@ def measure(module: nn.Module, side: int, images: int, candidates: int, target: 
         raise click.ClickException(drafts.proof)
     space = search_space(drafts, profile.runtime.channel_step)
     dense = drafts.make(space.dense())
-    probe = LocalProbe(profile, Reference(Graph(dense.data, dense.structure), example.numpy()))
+    probe = LocalProbe(profile, Reference(_graph(dense), example.numpy()))
     batch = torch.randn(images // 2, 3, side, side)
     generator = np.random.default_rng(seed)
     costs = Costs([], [], [], [], [], [])
     try:
         for _ in range(candidates + 1):
             plan = space.plan(generator.uniform(0.2, 0.9, len(space.choices)).tolist())
-            _ours(drafts, plan, probe, profile.probe.processes, batch, costs)
+            _ours(drafts, plan, probe, processes, batch, costs)
             costs.library_ms.append(_library(drafts, plan))
     finally:
         probe.close()
@@ -111,7 +115,7 @@ def _ours(drafts: Drafts, plan: ChannelPlan, probe: LocalProbe, processes: int, 
     started = time.perf_counter()
     draft = drafts.make(plan)
     made = time.perf_counter()
-    measured = probe.measure(Graph(draft.data, draft.structure, None), Effort(processes, memory=False, fresh=False))
+    measured = probe.measure(_graph(draft), Effort(processes, memory=False, fresh=False))
     if not isinstance(measured, Measurement):
         raise click.ClickException(f"{measured.kind}: {measured.detail}")
     weighed = time.perf_counter()
@@ -126,6 +130,10 @@ def _ours(drafts: Drafts, plan: ChannelPlan, probe: LocalProbe, processes: int, 
     costs.timed_ms.append(timed_ms)
     costs.scoring_ms.append(1e3 * (scored - weighed))
     costs.ours_ms.append(1e3 * (weighed - started) - timed_ms)
+
+
+def _graph(draft: Draft) -> Graph:
+    return Graph(lambda: draft.data, draft.structure, None, draft.recipe)
 
 
 def _library(drafts: Drafts, plan: ChannelPlan) -> float:

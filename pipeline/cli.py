@@ -6,20 +6,18 @@ import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 from rich.console import Console
 
-from pipeline.errors import BUDGET_MISSED, BudgetError, CompressError, Interrupted
+from pipeline.cli_device import calibrate, doctor, measure
+from pipeline.cli_told import told
+from pipeline.errors import BUDGET_MISSED, BudgetError
 
 __all__ = ["main"]
 
 EXAMPLES = """\b
-Searchers: ppo-lagrangian (default), ppo-lagrangian-faithful, ddpg-entropy,
-  knapsack, greedy, evolution, tpe, uniform, random; docs/searchers.md has the differences
-
-\b
 Examples:
   compress --target raspberrypi
   compress --target local --budget latency_p50=4ms --budget accuracy_drop=1
@@ -50,13 +48,13 @@ Examples:
     metavar="KEY=VALUE",
     help="Repeatable; over the profile's: latency_p50=40ms, params=25%.",
 )
-@click.option("--searcher", default="ppo-lagrangian", metavar="NAME", help="One of those below.")
+@click.option("--searcher", default="ppo-lagrangian", metavar="NAME", help="ppo-lagrangian (default), docs/searchers.md.")
 @click.option(
     "--reward",
     type=click.Choice(["accuracy", "entropy"]),
-    help="What the search makes large.  [default: accuracy; ddpg-entropy: entropy]",
+    help="What the search makes large.",
 )
-@click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Plans to measure and score.  [default: 60]")
+@click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Plans to measure.  [default: 60]")
 @click.option("--epochs", type=click.IntRange(1), default=20, metavar="N", help="Of fine-tuning.  [default: 20]")
 @click.option(
     "--importance", type=click.Choice(["l1", "l2", "bn", "taylor"]), default="l2", help="What ranks channels.  [default: l2]"
@@ -66,13 +64,20 @@ Examples:
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Run directory; the same command resumes there.  [default: in runs/]",
+    help="New, or one to resume.  [default: in runs/]",
 )
-@click.option("--dry-run", is_flag=True, help="Simulate the probe: quick, and nothing is measured.")
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Made by calibrate: search without the board.",
+)
+@click.option("--dry-run", is_flag=True, help="Simulate the probe; measure nothing.")
 @click.option("--quiet", is_flag=True, help="Only the final table.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout, all else on stderr.")
 @click.version_option(package_name="edge-compress", prog_name="compress")
 @click.pass_context
+@told("; every finished trial is kept: run the same command again and it goes on from there")
 def compress(context: click.Context, /, **flags: Any) -> None:
     """Compress a trained vision network until it meets a measured budget on a device, and prove it."""
     if context.invoked_subcommand is not None:
@@ -81,14 +86,12 @@ def compress(context: click.Context, /, **flags: Any) -> None:
         raise click.UsageError("Missing option '--target'. Try --target raspberrypi, or --target local for this machine.")
     # brackets and colons in a path are no markup
     console = Console(stderr=flags["as_json"], highlight=False, markup=False, emoji=False)
-    try:
-        sys.exit(_walk(flags, console))
-    except KeyboardInterrupt:
-        _die(
-            Interrupted("interrupted; every finished trial is kept: run the same command again and it goes on from there"), flags
-        )
-    except CompressError as problem:
-        _die(problem, flags)
+    sys.exit(_walk(flags, console))
+
+
+compress.add_command(measure)
+compress.add_command(doctor)
+compress.add_command(calibrate)
 
 
 def main() -> None:
@@ -121,6 +124,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
         seed=flags["seed"],
         out=flags["out"],
         dry_run=flags["dry_run"],
+        calibration=flags["calibration"],
         importance=flags["importance"],
         finetuning=FinetuneSettings(epochs=flags["epochs"]),
         command=("compress", *sys.argv[1:]),
@@ -144,12 +148,3 @@ def _budget(text: str) -> tuple[str, str]:
     if not separator or not value:
         raise BudgetError(f"--budget {shlex.quote(text)}: expected KEY=VALUE, for example --budget latency_p50=50%")
     return key.strip(), value.strip()
-
-
-def _die(problem: CompressError, flags: Mapping[str, Any]) -> NoReturn:
-    """One line, and the exit code of its class."""
-    message = " ".join(str(problem).split())
-    click.echo(f"compress: {message}", err=True)
-    if flags["as_json"]:
-        click.echo(json.dumps({"error": type(problem).__name__, "message": message, "exit_code": problem.exit_code}))
-    sys.exit(problem.exit_code)

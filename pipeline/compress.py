@@ -6,10 +6,11 @@ from pathlib import Path
 
 from pipeline.artifact import Artifact, read_artifact
 from pipeline.budget import read_budget
-from pipeline.evaluate import Evaluator, search_space
+from pipeline.devices import aligned_space, final_probe, search_probe
+from pipeline.evaluate import Evaluator
 from pipeline.graph.drafts import start_drafts
 from pipeline.job import Job
-from pipeline.prepare import load_subject, refuse_unreachable, start_probe
+from pipeline.prepare import load_subject
 from pipeline.profile import load_profile
 from pipeline.report.page import report_page
 from pipeline.run import open_run
@@ -38,7 +39,6 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
     watcher = watcher or Silent()
     refuse_unsafe(installed_versions(tuple(UNSAFE_BELOW)))
     profile = load_profile(job.target)
-    refuse_unreachable(profile, dry_run=job.dry_run)
     constraints = read_budget(profile, job.budget, job.limits)
     identity = job.identity(profile, {constraint.metric.key: constraint.show(constraint.limit) for constraint in constraints})
 
@@ -68,10 +68,11 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
                 job.seed,
             )
             (watcher.say if drafts.sliceable else watcher.notice)(drafts.proof)
-            space = search_space(drafts, runtime.channel_step)
 
-        with contextlib.closing(start_probe(profile, drafts, dry_run=job.dry_run)) as probe:
+        with search_probe(job, profile, drafts, watcher) as probe:
+            run.bind("device", probe.fingerprint.facts)
             evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials, job.search_reward())
+            space, alignment = aligned_space(probe, drafts, profile, run, job.seed, watcher)
             watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
             with run.phase("measure"):
                 evaluator.measure_ends(space)
@@ -91,12 +92,12 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
                 tuned = task.finetune(student, subject.module, job.seed, run.checkpoint, watcher.progress)
 
             watcher.phase("ship", "export, prove, measure, test")
-            with run.phase("ship"):
+            with run.phase("ship"), final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):
                 notices = (*subject.notices, *evaluator.notices)
                 provenance = Provenance(job.command, identity, profile, job.model, notices)
 
                 def page(artifact: Artifact) -> bytes:
-                    return report_page(artifact, *evaluator.searched(), constraints)
+                    return report_page(artifact, *evaluator.searched(), constraints, alignment)
 
-                artifact = ship(run, tuned, chosen, drafts, task, probe, evaluator, constraints, provenance, page)
+                artifact = ship(run, tuned, chosen, drafts, task, judge, dense, constraints, provenance, page)
                 return Finished(artifact, run.artifact)

@@ -17,6 +17,10 @@
     │   ├── CorruptImage        33  a file is not a readable image
     │   └── ImageMismatch       34  images are grey or of another size, and nothing says how to change that
     ├── ProbeError              40  measuring is not possible
+    │   ├── DeviceUnreachable   41  the device does not answer, or not any more
+    │   ├── HostKeyRefused      42  the device's host key is not known, or another than it was
+    │   ├── DeviceSoftware      43  the device lacks a Python with numpy and onnxruntime that work there
+    │   └── DeviceBusy          44  another job is measuring there
     ├── RunError                50  the run directory cannot be used
     │   ├── OtherJob            51  another job's results live there
     │   ├── RunLocked           52  another process works there
@@ -36,7 +40,11 @@ __all__ = [
     "CompressError",
     "CorruptImage",
     "DataError",
+    "DeviceBusy",
+    "DeviceSoftware",
+    "DeviceUnreachable",
     "EmptyData",
+    "HostKeyRefused",
     "ImageMismatch",
     "Interrupted",
     "ModelError",
@@ -163,6 +171,30 @@ class ProbeError(CompressError):
     """Measuring is not possible."""
 
     exit_code = 40
+
+
+class DeviceUnreachable(ProbeError):
+    """The device does not answer, or not any more."""
+
+    exit_code = 41
+
+
+class HostKeyRefused(ProbeError):
+    """The device's host key is not known, or is another than it was."""
+
+    exit_code = 42
+
+
+class DeviceSoftware(ProbeError):
+    """The device lacks a Python with numpy and onnxruntime that work there."""
+
+    exit_code = 43
+
+
+class DeviceBusy(ProbeError):
+    """Another job is measuring on the device."""
+
+    exit_code = 44
 
 
 class RunError(CompressError):

@@ -6,15 +6,17 @@ from dataclasses import replace
 
 from torch import nn
 
+from pipeline.alignment import Alignment
 from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
 from pipeline.cores import confined
 from pipeline.errors import BudgetError, ProbeError, RunError, UnreachableBudget
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.entropy import start_entropy
+from pipeline.handover import graph_of
 from pipeline.measurement import Failure, Measurement
 from pipeline.plan import ChannelPlan
-from pipeline.probe.base import Effort, Graph, Probe
+from pipeline.probe.base import Effort, Probe
 from pipeline.profile import ProbeSettings, available_cores
 from pipeline.run import Role, Run, Trial
 from pipeline.search.problem import Assessment, Choice, Layer, Reward, SearchSpace, TrialsSpent, widths_of
@@ -29,10 +31,17 @@ REPEATS = 3
 """Further measurements of a file whose verdict stays undecided."""
 
 
-def search_space(drafts: Drafts, step: int) -> SearchSpace:
-    """The widths on offer for each group, and what hangs on it."""
+def search_space(drafts: Drafts, step: int, alignment: Alignment | None = None) -> SearchSpace:
+    """The widths on offer for each group, and what hangs on it; none that `alignment` has seen to be dominated."""
     space = drafts.space
-    offers = {group.name: widths_of(group.channels, group.bundle, step) for group in space.groups}
+    offers = {
+        group.name: tuple(
+            width
+            for width in widths_of(group.channels, group.bundle, step)
+            if not alignment or group.bundle > 1 or width not in alignment.dominated(group.channels)
+        )
+        for group in space.groups
+    }
     whole = drafts.make(space.dense())
     choices = []
     for group in space.groups:
@@ -164,6 +173,14 @@ class Evaluator:
         trials = [trial for trial in self._run.trials if trial.role == "search"]
         return trials, [self.assess(trial.candidate) for trial in trials]
 
+    def dense_on(self, probe: Probe) -> Candidate:
+        """The whole network, measured by another probe. Raises ProbeError when that fails."""
+        draft = self._drafts.make(self.dense.plan)
+        measured = measure_decisively(probe, draft, self._settings.final_processes, (), self.dense)
+        if isinstance(measured, Failure):
+            raise ProbeError(f"the dense network cannot be measured: {measured.kind}: {measured.detail}")
+        return replace(self.dense, measurement=measured)
+
     def confirm(self) -> Candidate:
         """The best feasible plan, measured again with fresh runs until one is found that is within for certain.
 
@@ -214,11 +231,11 @@ class Evaluator:
         """Both halves; the score is computed on the cores that no timed run uses, or after the runs where there are none."""
         busy = set(self._probe.busy_cores)
         free = [core for core in available_cores() if core not in busy]
-        if not busy or not free:
-            measured = self._probe.measure(_graph(draft), effort)
+        if not free:
+            measured = self._probe.measure(graph_of(draft), effort)
             return measured, None if isinstance(measured, Failure) else self._task.score(draft.module)
         with ThreadPoolExecutor(1) as pool, confined(free) as release:
-            measuring = pool.submit(self._probe.measure, _graph(draft), effort)
+            measuring = pool.submit(self._probe.measure, graph_of(draft), effort)
             score = self._task.score(draft.module, between=lambda: release() if measuring.done() else None)
             return measuring.result(), score
 
@@ -230,7 +247,7 @@ def measure_decisively(
     constraints = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
     total: Measurement | None = None
     for _ in range(1 + REPEATS):
-        measured = probe.measure(_graph(draft), Effort(processes))
+        measured = probe.measure(graph_of(draft), Effort(processes))
         if isinstance(measured, Failure):
             return measured
         total = measured if total is None else total.joined(measured)
@@ -241,16 +258,12 @@ def measure_decisively(
     return total
 
 
-def _graph(draft: Draft) -> Graph:
-    return Graph(draft.data, draft.structure, lambda: draft.answer)
-
-
 def _candidate(draft: Draft, measured: Measurement | Failure | None, score: float | None) -> Candidate:
     return Candidate(
         plan=draft.plan,
         params=draft.params,
         macs=draft.macs,
-        file_size_bytes=len(draft.data),
+        file_size_bytes=draft.file_size_bytes,
         structure=draft.structure,
         measurement=measured if isinstance(measured, Measurement) else None,
         score=score,

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.budget import Limit
+from pipeline.files import sha256_file
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.importance import Importance
 from pipeline.profile import BudgetText, Profile
@@ -49,6 +50,8 @@ class Job:
     out: Path | None = None
     dry_run: bool = False
     """Simulate the probe: nothing is measured."""
+    calibration: Path | None = None
+    """Made by `calibrate`: search on this machine, predict the device's figures, and measure there once at the end."""
     importance: Importance = "l2"
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
     command: tuple[str, ...] = ()
@@ -75,6 +78,7 @@ class Job:
             "trials": self.trials,
             "seed": self.seed,
             "dry_run": self.dry_run,
+            "calibration": sha256_file(self.calibration) if self.calibration and self.calibration.is_file() else None,
             "importance": self.importance,
             "finetuning": vars(self.finetuning),
         }

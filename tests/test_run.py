@@ -64,7 +64,15 @@ def test_figures_that_were_derived_before_are_not_kept(tmp_path: Path) -> None:
         run.record(derived)
     line = json.loads(journal(tmp_path).read_text().splitlines()[-1])
 
-    assert set(line["trial"]["candidate"]["measurement"]) == {"fingerprint", "structure", "processes", "memory", "remarks"}
+    assert set(line["trial"]["candidate"]["measurement"]) == {
+        "fingerprint",
+        "structure",
+        "processes",
+        "memory",
+        "remarks",
+        "before",
+        "after",
+    }
     assert read_trials(tmp_path) == [derived]
 
 

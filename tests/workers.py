@@ -1,8 +1,6 @@
 """The worker, started for real and spoken to by hand."""
 
 import contextlib
-import os
-import subprocess
 import sys
 import threading
 import time
@@ -13,9 +11,10 @@ from typing import Any
 from graphs import INPUT
 
 from pipeline.files import sha256_bytes
-from pipeline.probe import local
+from pipeline.probe import link
+from pipeline.probe.link import Link, LinkLost
 
-WORKER = Path(local.__file__).with_name("worker.py")
+WORKER = Path(link.__file__).with_name("worker.py")
 FOREVER = {"runs": 10**9, "time_limit_s": 1e6}
 """Settings that only a timeout, a signal or the end of the worker cuts short."""
 SETTINGS = {
@@ -34,6 +33,8 @@ SETTINGS = {
     "block_runs": 4,
     "time_limit_s": 60.0,
     "timeout_s": 60.0,
+    "period_ms": 0.0,
+    "sustain_s": 0.0,
 }
 
 Answer = dict[str, Any]
@@ -44,16 +45,14 @@ class Worker:
 
     def __init__(self, folder: Path, *, before: tuple[str, ...] = (), **environment: str) -> None:
         self.folder = folder
-        self.process = subprocess.Popen(
-            [*before, sys.executable, str(WORKER), "serve"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env={**os.environ, "TMPDIR": str(folder), **environment},
+        settings = {"TMPDIR": str(folder), **environment}
+        self.link = Link(
+            ["env", *(f"{key}={value}" for key, value in settings.items()), *before, sys.executable, str(WORKER), "serve"]
         )
+        self.process = self.link._process
 
     def ask(self, message: Answer, blob: bytes = b"") -> Answer:
-        return local._exchange(self.process, message, blob)
+        return self.link.ask(message, blob)
 
     def put(self, data: bytes) -> str:
         name = sha256_bytes(data)
@@ -68,6 +67,7 @@ class Worker:
             "reference": self.put(reference) if reference else None,
             "input": self.put(INPUT.tobytes()),
             "shape": INPUT.shape,
+            "recipe": None,
             "processes": 1,
             "memory": False,
             "together": True,
@@ -84,7 +84,7 @@ class Worker:
         found: Answer = {}
 
         def ask() -> None:
-            with contextlib.suppress(EOFError):
+            with contextlib.suppress(LinkLost):
                 found.update(self.measure(model, **changes))
 
         thread = threading.Thread(target=ask)
@@ -103,8 +103,7 @@ class Worker:
 
     def close(self) -> int:
         """Close its input; the exit status."""
-        with contextlib.suppress(BrokenPipeError):
-            self.process.communicate(timeout=30)
+        self.link.close()
         return self.process.wait(30)
 
 

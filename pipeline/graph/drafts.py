@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,10 @@ from pipeline.graph.export import export, stripped
 from pipeline.graph.importance import Batches, Importance, rank
 from pipeline.graph.prove import Disagreement, prove_shrink, prove_slice
 from pipeline.graph.shrink import keep_channels, shrink
-from pipeline.graph.slice import SliceableGraph, prepare
+from pipeline.graph.slice import SliceableGraph, assembled, file_size_bytes, prepare
 from pipeline.graph.structure import load_graph, structure
 from pipeline.plan import ChannelPlan, Kept, PruneSpace
+from pipeline.recipe import Recipe
 
 __all__ = ["Draft", "Drafts", "start_drafts"]
 
@@ -30,15 +32,30 @@ PROOFS = 3
 
 
 class Draft:
-    """A plan, made but neither measured nor scored: the ONNX file at once, the torch module when it is asked for."""
+    """A plan, made but neither measured nor scored: its two forms come into being when they are asked for."""
 
-    def __init__(self, plan: ChannelPlan, graph: onnx.ModelProto, example: Tensor, make_module: Callable[[], nn.Module]) -> None:
+    def __init__(
+        self, plan: ChannelPlan, graph: Recipe | onnx.ModelProto, example: Tensor, make_module: Callable[[], nn.Module]
+    ) -> None:
         self.plan = plan
-        self.data = graph.SerializeToString(deterministic=True)
-        self.structure = structure(graph)
+        self.recipe = graph if isinstance(graph, Recipe) else None
+        outline = assembled(graph, values=False) if isinstance(graph, Recipe) else graph
+        self.structure = structure(outline)
+        self._graph = graph
         self._example, self._make_module = example, make_module
         self._lock = threading.Lock()  # a probe may ask for the answer from its own thread
         self._known: tuple[nn.Module, NDArray[np.float32], int] | None = None
+
+    @cached_property
+    def data(self) -> bytes:
+        """The ONNX file."""
+        graph = assembled(self._graph) if isinstance(self._graph, Recipe) else self._graph
+        return bytes(graph.SerializeToString(deterministic=True))
+
+    @cached_property
+    def file_size_bytes(self) -> int:
+        """Length of `data`, which need not be made for it."""
+        return file_size_bytes(self.recipe) if self.recipe else len(self.data)
 
     @property
     def module(self) -> nn.Module:
@@ -95,7 +112,7 @@ class Drafts:
         """Both forms of `plan`."""
         kept = self.kept(plan)
         if self.sliceable:
-            return Draft(plan, self.sliceable.slice(kept), self.example, lambda: shrink(self.module, self.space, kept))
+            return Draft(plan, self.sliceable.recipe(kept), self.example, lambda: shrink(self.module, self.space, kept))
         module = shrink(self.module, self.space, kept)
         return Draft(plan, self.exported(module), self.example, lambda: module)
 

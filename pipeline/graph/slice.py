@@ -1,18 +1,21 @@
 """Slice: (base graph, kept channels) -> a smaller ONNX graph, in milliseconds. numpy and onnx only."""
 
 import ast
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from pipeline.graph.export import SCOPES, stripped
 from pipeline.plan import Kept, PruneSpace
+from pipeline.recipe import Base, Recipe, Tensor
 
-__all__ = ["SliceableGraph", "prepare"]
+__all__ = ["SliceableGraph", "assembled", "file_size_bytes", "prepare"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name in the torch state dict -> its shape."""
@@ -49,26 +52,73 @@ class SliceableGraph:
     depthwise: tuple[tuple[int, str], ...]
     """(node index, torch weight) of depthwise convolutions, whose `group` attribute follows their width."""
 
-    def slice(self, kept: Kept) -> onnx.ModelProto:
-        """The graph in which every group has only its `kept` channels. The base graph survives."""
+    @cached_property
+    def base(self) -> Base:
+        """What every recipe cuts from."""
+        return Base(tuple(Tensor(w.name, helper.np_dtype_to_tensor_dtype(w.values.dtype), w.values) for w in self.weights))
+
+    def recipe(self, kept: Kept) -> Recipe:
+        """How to make the graph in which every group has only its `kept` channels. The base graph survives."""
+        remaining: dict[tuple[str, int, int], NDArray[np.int64]] = {}
+
+        def stays(tensor: str, axis: int, size: int) -> NDArray[np.int64]:
+            key = (tensor, axis, size)
+            if key not in remaining:
+                remaining[key] = self.space.remaining(tensor, axis, size, kept)
+            return remaining[key]
+
+        cuts = []
+        for weight in self.weights:
+            found = ((axis, stays(tensor, its_axis, weight.values.shape[axis])) for axis, tensor, its_axis in weight.cuts)
+            cuts.append(tuple((axis, index) for axis, index in found if len(index) < weight.values.shape[axis]))
         model = onnx.ModelProto()
         model.CopyFrom(self.skeleton)
-        for weight in self.weights:
-            values = weight.values
-            for axis, tensor, tensor_axis in weight.cuts:
-                index = self.space.remaining(tensor, tensor_axis, values.shape[axis], kept)
-                if len(index) < values.shape[axis]:
-                    values = np.take(values, index, axis=axis)
-            model.graph.initializer.append(numpy_helper.from_array(values, weight.name))
-        widths = {name: len(initializer) for name, initializer in self._depthwise_widths(kept).items()}
+        sizes = {cut[1]: weight.values.shape[0] for weight in self.weights for cut in weight.cuts if cut[0] == 0 == cut[2]}
         for node_index, tensor in self.depthwise:
             attribute = next(a for a in model.graph.node[node_index].attribute if a.name == "group")
-            attribute.i = widths[tensor]
-        return model
+            attribute.i = len(stays(tensor, 0, sizes[tensor]))
+        graph = model.graph.SerializeToString(deterministic=True)
+        model.ClearField("graph")
+        return Recipe(self.base, model.SerializeToString(deterministic=True), graph, tuple(cuts))
 
-    def _depthwise_widths(self, kept: Kept) -> dict[str, NDArray[np.int64]]:
-        sizes = {cut[1]: weight.values.shape[0] for weight in self.weights for cut in weight.cuts if cut[0] == 0 == cut[2]}
-        return {tensor: self.space.remaining(tensor, 0, sizes[tensor], kept) for _, tensor in self.depthwise}
+    def slice(self, kept: Kept) -> onnx.ModelProto:
+        """The graph itself."""
+        return assembled(self.recipe(kept))
+
+
+def assembled(recipe: Recipe, *, values: bool = True) -> onnx.ModelProto:
+    """The graph that `recipe` tells of. Without `values`, tensors have only their shapes, and small ones of integers."""
+    model = onnx.load_model_from_string(recipe.model)
+    model.graph.ParseFromString(recipe.graph)
+    for tensor, cuts in zip(recipe.base.tensors, recipe.cuts, strict=True):
+        array = tensor.values
+        if values or array.dtype != np.float32:
+            for axis, index in cuts:
+                array = np.take(array, index, axis=axis)
+            model.graph.initializer.append(numpy_helper.from_array(array, tensor.name))
+        else:
+            shape = list(array.shape)
+            for axis, index in cuts:
+                shape[axis] = len(index)
+            model.graph.initializer.add(name=tensor.name, data_type=tensor.onnx_type, dims=shape)
+    return model
+
+
+def file_size_bytes(recipe: Recipe) -> int:
+    """How long the file is, without making it."""
+    outline = assembled(recipe, values=False)
+    initializers = 0
+    for tensor in outline.graph.initializer:
+        raw = 4 * math.prod(tensor.dims) if not tensor.HasField("raw_data") else 0
+        size = tensor.ByteSize() + (1 + _varint_bytes(raw) + raw if raw or not tensor.HasField("raw_data") else 0)
+        initializers += 1 + _varint_bytes(size) + size
+    graph = len(recipe.graph) + initializers
+    return len(recipe.model) + 1 + _varint_bytes(graph) + graph
+
+
+def _varint_bytes(number: int) -> int:
+    """Length of a number as protobuf writes it: seven bits to a byte."""
+    return max(1, -(-number.bit_length() // 7))
 
 
 def prepare(model: onnx.ModelProto, space: PruneSpace, shapes: Shapes, ir_version: int) -> SliceableGraph:

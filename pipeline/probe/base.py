@@ -8,19 +8,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.measurement import Failure, Fingerprint, Measurement
+from pipeline.recipe import Recipe
 
-__all__ = ["Effort", "Graph", "Probe", "Reference"]
+__all__ = ["Effort", "Graph", "Load", "Probe", "Reference"]
 
 
 @dataclass(frozen=True)
 class Graph:
     """An ONNX file on its way to be measured."""
 
-    data: bytes
+    source: bytes | Callable[[], bytes]
+    """The file, or what makes it; it need not be made where the recipe will do."""
     structure: str
     """Hash of its ops and shapes."""
     expected: Callable[[], NDArray[np.float32]] | None = None
     """Gives the right answer to the reference input; another answer is a failure. Asked for when the runs are over."""
+    recipe: Recipe | None = None
+    """The file as a difference from a base, for a probe whose worker keeps the base."""
+
+    @property
+    def data(self) -> bytes:
+        """The file."""
+        return self.source if isinstance(self.source, bytes) else self.source()
 
 
 @dataclass(frozen=True)
@@ -45,8 +54,22 @@ class Effort:
     alone."""
 
 
+@dataclass(frozen=True)
+class Load:
+    """How the runs follow each other."""
+
+    period_ms: float = 0.0
+    """One run begins so long after the one before, and the machine idles between; 0: back to back."""
+    sustain_s: float = 0.0
+    """Keep the file running for so long, whatever the number of runs; 0: as many runs as the profile says."""
+    reference: bool = True
+    """Time the reference in between."""
+    inputs: NDArray[np.float32] | None = None
+    """In place of the reference's."""
+
+
 class Probe(Protocol):
-    """Weighs ONNX files. Implementations: `LocalProbe`, `SimulatedProbe`; `CachedProbe` wraps either."""
+    """Weighs ONNX files. Implementations: `LocalProbe`, `SshProbe`, `SimulatedProbe`; `CachedProbe` wraps any."""
 
     @property
     def fingerprint(self) -> Fingerprint:
@@ -56,7 +79,7 @@ class Probe(Protocol):
     def busy_cores(self) -> tuple[int, ...]:
         """Cores of this machine on which runs are timed; other work must keep off them meanwhile."""
 
-    def measure(self, graph: Graph, effort: Effort) -> Measurement | Failure:
+    def measure(self, graph: Graph, effort: Effort, load: Load | None = None) -> Measurement | Failure:
         """Time and weigh `graph` in fresh processes, interleaved with the reference.
 
         A file that does not load, run or answer rightly, and

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.errors import StorageError
 from pipeline.files import sha256_bytes, write_atomically
 from pipeline.measurement import Failure, Fingerprint, Measurement
-from pipeline.probe.base import Effort, Graph, Probe, Reference
+from pipeline.probe.base import Effort, Graph, Load, Probe, Reference
 
 __all__ = ["CachedProbe", "cache_folder"]
 
@@ -46,8 +46,10 @@ class CachedProbe:
         """The wrapped probe's."""
         return self._probe.busy_cores
 
-    def measure(self, graph: Graph, effort: Effort) -> Measurement | Failure:
-        """The stored answer, or a new one; a fresh effort never looks at what is stored."""
+    def measure(self, graph: Graph, effort: Effort, load: Load | None = None) -> Measurement | Failure:
+        """The stored answer, or a new one; a fresh effort never looks at what is stored, and an unusual load is never stored."""
+        if load is not None:
+            return self._probe.measure(graph, effort, load)
         key = sha256_bytes(f"{graph.structure} {effort.processes} {effort.memory} {self._circumstances}".encode())
         path = self._folder / f"{key}.json"
         if not effort.fresh:

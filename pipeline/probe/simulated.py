@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 
 from pipeline.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
-from pipeline.probe.base import Effort, Graph, Reference
+from pipeline.probe.base import Effort, Graph, Load, Reference
 from pipeline.profile import Profile
 
 __all__ = ["SimulatedProbe", "simulated_latency_ms"]
@@ -46,7 +46,7 @@ class SimulatedProbe:
         """None: nothing is timed."""
         return ()
 
-    def measure(self, graph: Graph, effort: Effort) -> Measurement | Failure:
+    def measure(self, graph: Graph, effort: Effort, load: Load | None = None) -> Measurement | Failure:
         """See `Probe.measure`; another effort draws other noise."""
         try:
             model = onnx.load_model_from_string(graph.data)
@@ -93,8 +93,9 @@ def simulated_latency_ms(model: onnx.ModelProto, threads: int) -> float:
         shape = weights.get(node.input[1]) if len(node.input) > 1 else None
         macs = 0.0
         if node.op_type == "Conv" and shape:
-            # only the output channels are rounded up: inputs are walked one by one
-            macs = _full_vectors(shape[0]) * math.prod(shape[1:]) * math.prod(dims.get(node.output[0], [0, 0])[2:])
+            # channels that fill a vector up are computed, and read again by the next layer
+            inputs = _full_vectors(shape[1]) if shape[1] > 1 else 1
+            macs = _full_vectors(shape[0]) * inputs * math.prod(shape[2:]) * math.prod(dims.get(node.output[0], [0, 0])[2:])
         elif node.op_type in ("Gemm", "MatMul") and shape:
             macs = math.prod(shape)
         total += NODE_OVERHEAD_MS + macs / MACS_PER_MS / threads

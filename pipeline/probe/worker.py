@@ -2,16 +2,22 @@
 
 Needs Python >= 3.8, numpy and onnxruntime >= 1.15, nothing else of this package.
 
-    python3 worker.py serve          supervisor: requests on stdin, answers on stdout, until stdin closes
-    python3 worker.py child ROLE     one measurement; started by the supervisor, never by hand
+    python3 worker.py serve [CLIENT]   supervisor: requests on stdin, answers on stdout, until stdin closes
+    python3 -c ... place CLIENT        the same on a device: puts this text into the cache folder first
+    python3 worker.py versions         what is installed; in a process of its own, because importing can kill
+    python3 worker.py child ROLE       one measurement; started by the supervisor, never by hand
 
-A message is  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian. Requests:
+A message is  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian. Before an answer that takes
+its time comes {"alive": true}, every five seconds; and once at the start, on a device. Requests:
 
     {"do": "hello"}                                        what this machine is
+    {"do": "state"}                                        how hot, how fast, how busy it is now
     {"do": "put", "name": SHA256} + bytes                  keep a file until the end
-    {"do": "measure", "reference": SHA256 or null, "input": SHA256, "shape": [...],
+    {"do": "base", "name": SHA256, "tensors": [...]} + bytes   keep the weights that recipes cut from
+    {"do": "make", "name": SHA256, "recipe": {...}} + bytes    make an ONNX file of them and keep it
+    {"do": "measure", "reference": SHA256 or null, "input": SHA256, "shape": [...], "recipe": {...} or null,
      "processes": N, "memory": true or false, "together": true or false, "settings": {...}, "seed": N,
-     "answer": N (send the output if it has at most so many values), "more": true or false} + bytes of the model
+     "answer": N (send the output if it has at most so many values), "more": true or false} + bytes of the model or recipe
 
 Every measurement has processes of its own: N that time the model, with the reference interleaved, and one that only
 weighs its memory. With "more" they are started ahead, after the answer to the request before, so that importing the
@@ -19,6 +25,8 @@ runtime and loading the reference cost nobody's time; a model is only ever run b
 before. With "together" the processes load the model at the same time; they are timed one after the other in any case.
 """
 
+import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -33,10 +41,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 
 HEADER = struct.Struct(">IQ")
 CHUNK = 1 << 20
 STARTUP_LIMIT_S = 120.0
+BEAT_S = 5.0
+MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, zlib.error)
 
 # onnxruntime 1.29 and later send telemetry, from threads of their own, out of the very processes that are measured
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -88,21 +99,161 @@ def cores():
     return list(range(os.cpu_count() or 1))
 
 
-def hello():
-    import numpy
-    import onnxruntime
+def text_of(path):
+    """A small file of /proc or /sys; None where there is none."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().strip("\0 \n") or None
+    except OSError:
+        return None
 
-    model = first_match("/proc/cpuinfo", "model name") or first_match("/proc/cpuinfo", "Model") or platform.processor()
-    return {
-        "cpu": model or "unknown processor",
+
+def number_of(path):
+    try:
+        return int(text_of(path) or "")
+    except ValueError:
+        return None
+
+
+def said(*arguments):
+    """What a program of the device prints; None where it is not installed."""
+    path = shutil.which(arguments[0])
+    if path is None:
+        return None
+    try:
+        done = subprocess.run([path, *arguments[1:]], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, timeout=5, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode(errors="replace").strip() or None
+
+
+def hello(folder):
+    """The machine, and what is installed on it."""
+    model = first_match("/proc/cpuinfo", "model name") or platform.processor()
+    identity = text_of("/etc/machine-id") or text_of("/proc/device-tree/serial-number") or platform.node()
+    disk = os.statvfs(folder)
+    facts = {
+        "board": text_of("/proc/device-tree/model"),
+        "cpu": text_of("/proc/device-tree/model") or model or first_match("/proc/cpuinfo", "Model") or "unknown processor",
         "architecture": platform.machine(),
         "cores": cores(),
         "memory_bytes": memory_bytes("MemTotal", "/proc/meminfo"),
+        "free_memory_bytes": memory_bytes("MemAvailable", "/proc/meminfo"),
+        "free_disk_bytes": disk.f_bavail * disk.f_frsize,
+        "folder": folder,
+        "machine": hashlib.sha256(identity.encode()).hexdigest()[:12],
+        "system": "%s %s" % (platform.system(), platform.release()),
         "python": platform.python_version(),
-        "numpy": numpy.__version__,
-        "onnxruntime": onnxruntime.__version__,
-        "providers": onnxruntime.get_available_providers(),
+        "interpreter": sys.executable,
     }
+    facts.update(installed())
+    return facts
+
+
+def installed():
+    """Versions of numpy and onnxruntime; or a failure that says which of them does not import, and how it ended."""
+    done = subprocess.run(
+        [sys.executable, os.path.abspath(__file__), "versions"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    if done.returncode == -signal.SIGILL:
+        return {"failure": ["illegal-instruction", "this build of onnxruntime uses instructions that the processor lacks"]}
+    lines = done.stdout.decode(errors="replace").strip().split("\n")
+    try:
+        return json.loads(lines[-1])
+    except ValueError:
+        words = done.stderr.decode(errors="replace").strip().split("\n")[-1][:300]
+        return {"failure": ["not-installed", words or "importing onnxruntime ended with status %d" % done.returncode]}
+
+
+def versions():
+    import numpy
+    import onnxruntime
+
+    facts = {"numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}
+    facts["providers"] = onnxruntime.get_available_providers()
+    print(json.dumps(facts))
+
+
+def state():
+    """How hot, fast and busy the machine is; null for what it does not tell."""
+    temperatures = [number_of(path) for path in glob.glob("/sys/class/thermal/thermal_zone*/temp")]
+    temperatures = [each / 1000.0 for each in temperatures if each is not None and each > 0]
+    clocks = [number_of(path) for path in glob.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    clocks = [each / 1000.0 for each in clocks if each]
+    clock, measured = (sum(clocks) / len(clocks) if clocks else None), False
+    answer = said("vcgencmd", "measure_clock", "arm")  # what runs; scaling_cur_freq is what was asked for
+    if answer and answer.rpartition("=")[2].isdigit():
+        clock, measured = int(answer.rpartition("=")[2]) / 1e6, True
+    flags = (said("vcgencmd", "get_throttled") or "").rpartition("=")[2] or text_of(
+        "/sys/devices/platform/soc/soc:firmware/get_throttled"
+    )
+    try:
+        flags = int(flags, 16) if flags else None
+    except ValueError:
+        flags = None
+    counts = [number_of(path) for path in glob.glob("/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")]
+    return {
+        "temperature_c": max(temperatures) if temperatures else None,
+        "clock_mhz": clock,
+        "clock_measured": measured,
+        "governor": text_of("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "throttle_flags": flags,
+        "throttle_count": sum(each for each in counts if each) if counts else None,
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "free_memory_bytes": memory_bytes("MemAvailable", "/proc/meminfo"),
+    }
+
+
+# ---------------------------------------------------------------- recipes: a few kilobytes instead of a file
+
+
+def varint(number):
+    """A number as protobuf writes it."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
+
+
+def field(number, length):
+    """What stands before a field of so many bytes."""
+    return varint(number << 3 | 2) + varint(length)
+
+
+def assemble(path, recipe, blob, base, tensors):
+    """Write the ONNX file that `recipe` tells of: ModelProto.graph is field 7, its initializers are field 5; a TensorProto
+    has dims 1, data_type 2, name 8 and raw_data 9."""
+    import numpy
+
+    plain = zlib.decompress(blob)
+    model, graph = plain[: recipe["model_bytes"]], plain[recipe["model_bytes"] :]
+    stays = []
+    for size, bits in recipe["masks"]:
+        stays.append(numpy.flatnonzero(numpy.unpackbits(numpy.frombuffer(bytes.fromhex(bits), numpy.uint8))[:size]))
+    if len(tensors) != len(recipe["cuts"]):
+        raise ValueError("%d tensors, cuts for %d" % (len(tensors), len(recipe["cuts"])))
+    parts, length = [], len(graph)
+    for (name, kind, dtype, shape, offset), cuts in zip(tensors, recipe["cuts"]):
+        values = numpy.ndarray(shape, dtype, base, offset)
+        for axis, mask in cuts:
+            values = values.take(stays[mask], axis)
+        values = numpy.ascontiguousarray(values).reshape(values.shape)
+        header = b"".join(b"\x08" + varint(size) for size in values.shape) + b"\x10" + varint(kind)
+        header += field(8, len(name.encode())) + name.encode() + field(9, values.nbytes)
+        header = field(5, len(header) + values.nbytes) + header
+        length += len(header) + values.nbytes
+        parts.append((header, values))
+    with open(path, "wb") as file:
+        file.write(model + field(7, length) + graph)
+        for header, values in parts:
+            file.write(header)
+            file.write(values.data if values.ndim else values.tobytes())
 
 
 # ---------------------------------------------------------------- one measurement, in its own process
@@ -171,12 +322,16 @@ def first_steps(job, order, feed):
     return session, loaded
 
 
-def run_block(session, name, feed, runs):
-    """`runs` timed runs in ms after one that is not counted: the other graph had the caches before."""
+def run_block(session, name, feed, runs, period_s):
+    """`runs` timed runs in ms after one that is not counted: the other graph had the caches before. With a period, each
+    starts so long after the one before, as for a camera, and the machine idles between."""
     run, clock, inputs = session.run, time.perf_counter_ns, {name: feed}
     run(None, inputs)
-    block = []
+    block, due = [], time.perf_counter()
     for _ in range(runs):
+        if period_s:
+            due = max(due + period_s, time.perf_counter())
+            time.sleep(max(0.0, due - time.perf_counter()))
         started = clock()
         run(None, inputs)
         block.append((clock() - started) / 1e6)
@@ -190,34 +345,45 @@ def latency_child(job, pause):
     order = pause("ready")
     session, loaded = first_steps(job, order, feed)
     pause("loaded", loaded)
-    name = session.get_inputs()[0].name
+    names = {each: each.get_inputs()[0].name for each in (session, reference) if each}
     began = time.perf_counter()
-    for each in (reference, session):
-        for _ in range(settings["warmup_runs"] if each else 0):
-            each.run(None, {each.get_inputs()[0].name: feed})
+    for each, name in names.items():
+        for _ in range(settings["warmup_runs"]):
+            each.run(None, {name: feed})
     import gc
 
     gc.disable()
     shuffle = random.Random(order["seed"])
-    blocks, reference_blocks, cpu_s = [], [], 0.0
+    block_runs, period_s, sustain_s = settings["block_runs"], settings["period_ms"] / 1e3, settings["sustain_s"]
+    blocks, reference_blocks, course, cpu_s = [], [], [], 0.0
     preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     started = time.perf_counter()
-    while len(blocks) * settings["block_runs"] < settings["runs"]:
-        turns = ["model"] + (["reference"] if reference else [])
+    while True:
+        turns = list(names)
         shuffle.shuffle(turns)
         for turn in turns:
-            if turn == "reference":
-                reference_blocks.append(run_block(reference, reference.get_inputs()[0].name, feed, settings["block_runs"]))
+            before = time.process_time()
+            block = run_block(turn, names[turn], feed, block_runs, period_s)
+            if turn is reference:
+                reference_blocks.append(block)
             else:
-                before = time.process_time()
-                blocks.append(run_block(session, name, feed, settings["block_runs"]))
+                blocks.append(block)
                 cpu_s += time.process_time() - before
-        if time.perf_counter() - started > settings["time_limit_s"]:
+        elapsed = time.perf_counter() - started
+        if sustain_s:
+            # the load goes on between the blocks that are kept, a hundred of them
+            course.append([round(elapsed, 3), state()["temperature_c"]])
+            while time.perf_counter() - started < min(sustain_s, len(blocks) * sustain_s / 100):
+                run_block(session, names[session], feed, 1, period_s)
+            if time.perf_counter() - started >= sustain_s:
+                break
+        elif len(blocks) * block_runs >= settings["runs"] or elapsed > settings["time_limit_s"]:
             break
     return {
         "latency_ms": blocks,
         "reference_latency_ms": reference_blocks,
-        "cpu_ms_per_run": 1e3 * cpu_s / (len(blocks) * (settings["block_runs"] + 1)),
+        "course": course,
+        "cpu_ms_per_run": 1e3 * cpu_s / (len(blocks) * (block_runs + 1)),
         "preemptions": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preempted,
         "timed_ms": 1e3 * (time.perf_counter() - began),
     }
@@ -241,8 +407,19 @@ def memory_child(job, pause):
     }
 
 
+def end_with_parent():
+    """Be killed when the supervisor is, however it ended."""
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG
+    except (ImportError, OSError, AttributeError):
+        pass
+
+
 def child(role):
     """The job on the first line of stdin; then a line out at every pause, and a line in that ends it; the result last."""
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     job = json.loads(sys.stdin.readline())
@@ -273,6 +450,10 @@ def child(role):
 class Child:
     """A process started ahead, waiting for its model."""
 
+    @staticmethod
+    def beat():
+        """Called while one is waited for; tells whoever asked that the supervisor lives."""
+
     def __init__(self, role, job, folder):
         self.errors = tempfile.TemporaryFile(dir=folder)
         self.buffer = b""
@@ -300,11 +481,15 @@ class Child:
         poll.register(self.process.stdout, select.POLLIN)
         poll.register(sys.stdin, 0)  # heard of only when the one who asked has gone
         while b"\n" not in self.buffer:
-            events = dict(poll.poll(1e3 * max(0.0, deadline - time.monotonic())))
+            left = deadline - time.monotonic()
+            events = dict(poll.poll(1e3 * max(0.0, min(left, BEAT_S))))
             if sys.stdin.fileno() in events:
                 raise EOFError
-            if not events:
+            if not events and left <= BEAT_S:
                 raise Failed("timeout", "no answer after %g s" % limit_s)
+            if not events:
+                Child.beat()
+                continue
             data = os.read(self.process.stdout.fileno(), 1 << 16)
             if not data:
                 raise self.death()
@@ -353,6 +538,7 @@ class Child:
 class Supervisor:
     def __init__(self, folder):
         self.folder = folder
+        self.bases = {}
         self.waiting = []
         self.finished = []
         self.key = None
@@ -397,9 +583,36 @@ class Supervisor:
                 os.unlink(path)
             raise Failed("not-kept", problem.strerror)
 
+    def base(self, name, tensors, stream, size):
+        self.put(name, stream, size)
+        self.bases[name] = tensors
+        return {}
+
+    def make(self, name, recipe, stream, size):
+        self.assemble(self.path(name), recipe, read_exactly(stream, size))
+        return {}
+
+    def assemble(self, path, recipe, blob):
+        import mmap
+
+        if recipe["base"] not in self.bases:
+            raise Failed("run-error", "no such base: %r" % recipe["base"])
+        try:
+            with open(self.path(recipe["base"]), "rb") as file:
+                # mapped anew each time, so that this process stays small; unmapped with the last array that looks at it
+                base = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            assemble(path, recipe, blob, base, self.bases[recipe["base"]])
+        except OSError as problem:
+            if os.path.exists(path):
+                os.unlink(path)
+            raise Failed("not-kept", problem.strerror) from None
+
     def measure(self, request, stream, size):
         model = os.path.join(self.folder, "model.onnx")
-        self.receive(model, stream, size)
+        if request["recipe"]:
+            self.assemble(model, request["recipe"], read_exactly(stream, size))
+        else:
+            self.receive(model, stream, size)
         self.start_ahead(request)
         if any(each.process.poll() is not None for _, each in self.waiting):
             self.stop()  # one died while it waited: not this model's doing
@@ -411,7 +624,7 @@ class Supervisor:
         order = {"model": model, "answer": request["answer"], "seed": request["seed"]}
         for each in memory + latency:
             each.wait_until_ready()  # none may still be starting while another is timed
-        result = {"processes": [], "memory": None}
+        result = {"processes": [], "memory": None, "before": state()}
         for each in memory:
             each.send(order)
             result["memory"] = each.hear(limit_s)
@@ -425,6 +638,7 @@ class Supervisor:
                 timed = each.hear(limit_s)
                 timed.update(loaded[len(result["processes"])])
                 result["processes"].append(timed)
+        result["after"] = state()
         return result
 
     def start_ahead(self, request):
@@ -455,29 +669,137 @@ class Supervisor:
         self.waiting, self.key = [], None
 
 
-def serve():
+def cache_folder():
+    return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "compress-probe")
+
+
+def place(client):
+    """On a device: keep this text under the name of its content, and go on as that file."""
+    source = globals()["source"]
+    name = "worker-%s.py" % hashlib.sha256(source).hexdigest()[:32]
+    extra = []
+    try:
+        os.makedirs(cache_folder(), exist_ok=True)
+        path = os.path.join(cache_folder(), name)
+        keep(path, source)
+    except OSError:  # read-only, or full: for this time only, then
+        try:
+            folder = tempfile.mkdtemp(prefix="compress-probe-")
+            path = os.path.join(folder, name)
+            keep(path, source)
+            extra = [folder]
+        except OSError as problem:
+            write_message(sys.stdout.buffer, {"failure": ["not-kept", "%s: %s" % (tempfile.gettempdir(), problem.strerror)]})
+            return
+    os.execv(sys.executable, [sys.executable, path, "serve", client, *extra])
+
+
+def keep(path, data):
+    """Temp, flush, rename; nothing when it is there already."""
+    try:
+        with open(path, "rb") as file:
+            if file.read() == data:
+                return
+    except OSError:
+        pass
+    handle, unnamed = tempfile.mkstemp(dir=os.path.dirname(path))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(unnamed, path)
+    except OSError:
+        os.unlink(unnamed)
+        raise
+
+
+def claim(client):
+    """Hold this device for one client: two that measure at once would measure each other. The same client takes over
+    from itself, when a lost connection left its earlier worker behind. Returns the lock, to be kept open."""
+    try:
+        os.makedirs(cache_folder(), exist_ok=True)
+        lock = open(os.path.join(cache_folder(), "lock"), "a+")
+    except OSError:
+        return None  # nowhere to keep a lock: measure without
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            break
+        except OSError:
+            lock.seek(0)
+            holder, _, pid = lock.read().strip().partition(" ")
+        if holder != client or not pid.isdigit() or time.monotonic() > deadline:
+            raise Failed("busy", "another job is measuring there (process %s)" % (pid or "unknown"))
+        try:
+            os.kill(int(pid), signal.SIGTERM if time.monotonic() < deadline - 15 else signal.SIGKILL)
+        except OSError:
+            pass
+        time.sleep(0.2)
+    lock.truncate(0)
+    lock.write("%s %d" % (client, os.getpid()))
+    lock.flush()
+    return lock
+
+
+def working_folder():
+    """A new one, held by a lock; those that killed workers left behind are removed."""
+    for left in glob.glob(os.path.join(tempfile.gettempdir(), "compress-probe-*")):
+        try:
+            with open(os.path.join(left, "held")) as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if time.time() - os.stat(left).st_mtime > 60:  # a younger one may be about to be held
+                    shutil.rmtree(left, ignore_errors=True)
+        except OSError:
+            pass  # in use, or another's
+    folder = tempfile.mkdtemp(prefix="compress-probe-")
+    held = open(os.path.join(folder, "held"), "w")
+    fcntl.flock(held, fcntl.LOCK_EX)
+    return folder, held
+
+
+def serve(client=None, extra=None):
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not end up between the messages
     requests = sys.stdin.buffer
-    folder = tempfile.mkdtemp(prefix="compress-probe-")
-    supervisor = Supervisor(folder)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asked; it closes stdin
+    try:
+        lock = claim(client) if client else None  # noqa: F841  (held until the end)
+        folder, _held = working_folder()  # so is this
+    except (Failed, OSError) as failure:
+        kind = failure.kind if isinstance(failure, Failed) else "not-kept"
+        write_message(answers, {"failure": [kind, str(failure)]})
+        return
+    supervisor = Supervisor(folder)
+    Child.beat = staticmethod(lambda: write_message(answers, {"alive": True}))
+    if client:
+        Child.beat()
     try:
         while True:
             text_size, blob_size = HEADER.unpack(read_exactly(requests, HEADER.size))
             request = json.loads(read_exactly(requests, text_size).decode())
             try:
                 if request["do"] == "hello":
-                    answer = hello()
+                    answer = hello(folder)
+                elif request["do"] == "state":
+                    answer = state()
                 elif request["do"] == "put":
                     answer = supervisor.put(request["name"], requests, blob_size)
+                elif request["do"] == "base":
+                    answer = supervisor.base(request["name"], request["tensors"], requests, blob_size)
+                elif request["do"] == "make":
+                    answer = supervisor.make(request["name"], request["recipe"], requests, blob_size)
                 elif request["do"] == "measure":
                     answer = supervisor.measure(request, requests, blob_size)
                 else:
                     answer = {"failure": ["run-error", "unknown request %r" % request["do"]]}
             except Failed as failure:
                 answer = {"failure": [failure.kind, str(failure)]}
+            except MALFORMED as problem:
+                write_message(answers, {"failure": ["run-error", "malformed request: %r" % problem]})
+                return  # what follows on the pipe may be the rest of it
             write_message(answers, answer)
             supervisor.clear()
             if request["do"] == "measure" and request["more"]:
@@ -488,11 +810,17 @@ def serve():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         supervisor.stop()
         shutil.rmtree(folder, ignore_errors=True)
+        if extra:
+            shutil.rmtree(extra, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["serve"]:
-        serve()
+    if sys.argv[1:2] == ["serve"]:
+        serve(*sys.argv[2:4])
+    elif sys.argv[1:2] == ["place"] and len(sys.argv) == 3:
+        place(sys.argv[2])
+    elif sys.argv[1:] == ["versions"]:
+        versions()
     elif sys.argv[1:2] == ["child"] and sys.argv[2:] in (["latency"], ["memory"]):
         child(sys.argv[2])
     else:

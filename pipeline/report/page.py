@@ -6,9 +6,10 @@ from pathlib import Path
 
 import jinja2
 
+from pipeline.alignment import Alignment
 from pipeline.artifact import Artifact
 from pipeline.budget.constraint import Constraint
-from pipeline.report.plots import latency_plot, search_plot, widths_plot
+from pipeline.report.plots import alignment_plot, latency_plot, search_plot, widths_plot
 from pipeline.run import Trial
 from pipeline.search.problem import Assessment
 from pipeline.units import format_bytes
@@ -26,7 +27,11 @@ def headline(artifact: Artifact) -> str:
 
 
 def report_page(
-    artifact: Artifact, trials: list[Trial], assessments: list[Assessment], constraints: tuple[Constraint, ...]
+    artifact: Artifact,
+    trials: list[Trial],
+    assessments: list[Assessment],
+    constraints: tuple[Constraint, ...],
+    alignment: Alignment | None = None,
 ) -> bytes:
     """The page of a finished run. `assessments` judge the `trials` of the search, in the same order."""
     measured = artifact.shipped.measurement
@@ -50,6 +55,8 @@ def report_page(
         latency_svg=latency_plot(artifact.shipped),
         widths_svg=widths_plot(artifact.widths),
         search_svg=search_plot(trials, artifact.dense, feasible, limit, chosen) if trials else "",
+        alignment=alignment,
+        alignment_svg=alignment_plot(alignment) if alignment else "",
         trials=trials,
         within=sum(feasible),
         failed=sum(trial.candidate.failure is not None for trial in trials),

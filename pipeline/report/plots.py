@@ -7,10 +7,11 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
+from pipeline.alignment import Alignment
 from pipeline.candidate import Candidate
 from pipeline.run import Trial
 
-__all__ = ["latency_plot", "search_plot", "widths_plot"]
+__all__ = ["alignment_plot", "latency_plot", "search_plot", "widths_plot"]
 
 DENSE, AFTER, OVER = "#7a869a", "#0b6e4f", "#c0562f"
 _STYLE: dict[Any, Any] = {
@@ -126,6 +127,26 @@ def widths_plot(widths: Mapping[str, tuple[int, int, int]]) -> str:
         axes.set_xlim(0, 1.18 * max(before for _, before in outputs))
         axes.set_xlabel("channels")
         return _svg(figure, "Channels kept of each group")
+
+
+def alignment_plot(alignment: Alignment) -> str:
+    """Latency of each pair of convolutions against the width between them; dominated widths hollow."""
+    if not alignment.sweeps:
+        return ""
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(7.2, 2.2), layout="constrained")
+        for axes, sweep in zip(figure.subplots(1, len(alignment.sweeps), squeeze=False)[0], alignment.sweeps, strict=True):
+            widths = sorted(sweep.latency_ms)
+            middle = [min(sweep.latency_ms[width]) for width in widths]
+            axes.plot(widths, middle, "-", color=DENSE, linewidth=1)
+            for width, latency_ms in zip(widths, middle, strict=True):
+                fill = "none" if width in sweep.dominated else "full"
+                axes.plot([width], [latency_ms], "o", color=AFTER, markersize=5, fillstyle=fill)
+            axes.set_xticks(widths[::2])
+            axes.set_ylim(0, None)
+            axes.set_xlabel(f"channels of {sweep.pair.name}")
+            axes.set_ylabel("latency, ms")
+        return _svg(figure, "Latency against width")
 
 
 def _spread(position: int, count: int) -> list[float]:

@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from pipeline.artifact import Artifact, Row
-from pipeline.budget import Constraint, Metric, known_metrics, worst_verdict
+from pipeline.budget import Constraint, Metric, Verdict, known_metrics, worst_verdict
 from pipeline.candidate import Candidate
 from pipeline.errors import ShipError
-from pipeline.evaluate import Evaluator, measure_decisively
+from pipeline.evaluate import measure_decisively
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.structure import load_graph
 from pipeline.graph.structure import structure as structure_of
@@ -50,7 +50,7 @@ def ship(
     drafts: Drafts,
     task: Task,
     probe: Probe,
-    evaluator: Evaluator,
+    dense: Candidate,
     constraints: tuple[Constraint, ...],
     provenance: Provenance,
     page: Callable[[Artifact], bytes],
@@ -60,15 +60,15 @@ def ship(
     Raises ShipError when the file does not answer like the network, or cannot be measured any more.
     """
     draft, proofs = _final_draft(tuned, chosen, drafts, task)
-    measured = measure_decisively(probe, draft, provenance.profile.probe.final_processes, constraints, evaluator.dense)
+    measured = measure_decisively(probe, draft, provenance.profile.probe.final_processes, constraints, dense)
     if isinstance(measured, Failure):
         raise ShipError(f"the final file cannot be measured: {measured.kind}: {measured.detail}")
-    dense = replace(evaluator.dense, score=task.test(OnnxModule(drafts.make(drafts.space.dense()).data)))
+    dense = replace(dense, score=task.test(OnnxModule(drafts.make(drafts.space.dense()).data)))
     shipped = Candidate(
         plan=chosen.plan,
         params=draft.params,
         macs=draft.macs,
-        file_size_bytes=len(draft.data),
+        file_size_bytes=draft.file_size_bytes,
         structure=draft.structure,
         measurement=measured,
         score=task.test(OnnxModule(draft.data)),
@@ -155,5 +155,12 @@ def _row(metric: Metric, constraint: Constraint | None, dense: Candidate, shippe
         ratio=metric.relative(shipped, dense) if metric.relative else None,
         limit=constraint.limit if constraint else None,
         relative=constraint.relative if constraint else False,
-        verdict=constraint.verdict(shipped, dense) if constraint else None,
+        verdict=_verdict(constraint, shipped, dense) if constraint else None,
     )
+
+
+def _verdict(constraint: Constraint, shipped: Candidate, dense: Candidate) -> Verdict:
+    """Only the device may say that its budget is met: what was predicted within stays undecided."""
+    found = constraint.verdict(shipped, dense)
+    predicted = shipped.measurement is not None and shipped.measurement.fingerprint.mode == "predicted"
+    return "undecided" if found == "within" and predicted and constraint.metric.measured else found

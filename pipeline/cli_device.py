@@ -1,0 +1,118 @@
+"""The commands that look at a device: measure, doctor. Flags in, a page out."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from pipeline.cli_told import told
+from pipeline.errors import BudgetError
+
+__all__ = ["calibrate", "doctor", "measure"]
+
+TARGET = click.option("--target", required=True, metavar="PROFILE", help="Profile: a YAML file, or a name in hw_profiles/.")
+JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr.")
+
+
+EXAMPLES = """\b
+Examples:
+  compress measure --target board.yaml model.onnx
+  compress measure --target board.yaml dense.onnx pruned.onnx
+"""
+
+
+@click.command(epilog=EXAMPLES, short_help="Latency and memory of ONNX files, alone or one against another.")
+@TARGET
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL.onnx ...")
+@click.option("--duty", metavar="RATE", help="One run at a time at this rate, idle between, as for a camera: 10Hz.")
+@click.option("--sustained", metavar="TIME", help="Keep running for so long, to see what heat does: 10min.")
+@JSON
+@told()
+def measure(target: str, models: tuple[Path, ...], duty: str | None, sustained: str | None, as_json: bool) -> None:
+    """Latency and memory of ONNX files on a device; two are run in turns, and compared."""
+    from pipeline.measure import measure_files, parse_duration_s, parse_rate_hz  # noqa: PLC0415
+    from pipeline.measurement import Failure  # noqa: PLC0415
+    from pipeline.profile import load_profile  # noqa: PLC0415
+    from pipeline.screen_device import measured_json, print_measured  # noqa: PLC0415
+
+    if sustained and len(models) > 1:
+        raise BudgetError("--sustained takes one file: heat from one would slow the next")
+    console = _console(as_json)
+    profile = load_profile(target)
+    period_ms = 1e3 / parse_rate_hz(duty) if duty else 0.0
+    sustain_s = parse_duration_s(sustained) if sustained else 0.0
+    found = measure_files(profile, models, period_ms, sustain_s, notify=lambda text: console.print(f"note: {text}"))
+    if as_json:
+        click.echo(json.dumps(measured_json(found)))
+    else:
+        print_measured(console, found)
+    if any(isinstance(each.measured, Failure) for each in found.files):
+        sys.exit(40)
+
+
+@click.command(short_help="Learn to predict a device's latencies from this machine's.")
+@TARGET
+@click.option("--model", default="digits", metavar="MODEL", help="As for compress.")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="As for compress.")
+@click.option("--data", default="digits", metavar="DATA", help="As for compress.")
+@click.option("--plans", type=click.IntRange(4, 100), default=8, metavar="N", help="Beside dense and thinnest.  [default: 8]")
+@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="[default: 0]")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="[default: PROFILE.calibration.json]")
+@JSON
+@told()
+def calibrate(
+    target: str, model: str, weights: Path | None, data: str, plans: int, seed: int, out: Path | None, as_json: bool
+) -> None:
+    """Measure some plans of a network on the device and on this machine, so that a search needs the device only at its end."""
+    from pipeline.calibrate import calibrate as measure_both  # noqa: PLC0415
+    from pipeline.job import Job  # noqa: PLC0415
+    from pipeline.screen import Screen  # noqa: PLC0415
+
+    console = _console(as_json)
+    path = out or Path(f"{Path(target).stem}.calibration.json")
+    screen = Screen(console)
+    try:
+        found = measure_both(Job(target=target, model=model, weights=weights, data=data, seed=seed), plans, path, screen)
+    finally:
+        screen.close()
+    intercept, slope = found.line
+    if as_json:
+        facts = {"file": str(path), "points": [vars(point) for point in found.points], "error": found.error}
+        click.echo(json.dumps({**facts, "intercept": intercept, "slope": slope}))
+        return
+    console.print(
+        f"\n{path}: from {len(found.points)} plans; a plan left out is predicted within {100 * found.error:.1f} % of its latency"
+    )
+    console.print(f"search with it: compress --target {target} --calibration {path}")
+
+
+@click.command(short_help="One page on a device, before anything long.")
+@TARGET
+@JSON
+@told()
+def doctor(target: str, as_json: bool) -> None:
+    """One page on a device before anything long: reachable, complete, quiet, and what it can tell apart."""
+    from pipeline.doctor import examine  # noqa: PLC0415
+    from pipeline.profile import load_profile  # noqa: PLC0415
+    from pipeline.screen_device import print_finding  # noqa: PLC0415
+
+    console = _console(as_json)
+    findings: list[Any] = []
+    for finding in examine(load_profile(target)):
+        findings.append(finding)
+        if not as_json:
+            print_finding(console, finding)
+    if as_json:
+        click.echo(json.dumps({"findings": [vars(finding) for finding in findings]}))
+    failed = [finding for finding in findings if finding.level == "failure"]
+    if not as_json:
+        console.print(f"\n{len(failed)} failure{'s' if len(failed) > 1 else ''}" if failed else "\nready")
+    if failed:
+        sys.exit(40)
+
+
+def _console(as_json: bool) -> Console:
+    return Console(stderr=as_json, highlight=False, markup=False, emoji=False)

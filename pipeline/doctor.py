@@ -1,0 +1,185 @@
+"""Doctor: one page on a device, before anything long."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from pipeline.errors import CompressError
+from pipeline.graph.structure import structure
+from pipeline.measurement import Condition, Failure, throttled
+from pipeline.prepare import connect
+from pipeline.probe.base import Effort, Graph, Reference
+from pipeline.probe.link import LinkLost
+from pipeline.probe.worker_probe import WorkerProbe
+from pipeline.profile import Profile
+from pipeline.statistics import noise
+from pipeline.units import format_bytes
+
+__all__ = ["CRASHING", "Finding", "examine"]
+
+Level = Literal["ok", "warning", "failure"]
+
+LITTLE_DISK_BYTES, LITTLE_MEMORY_BYTES = 200 * 2**20, 150 * 2**20
+HOT_C = 75.0
+CRASHING = {
+    "1.21.0": "dies of an illegal instruction on ARM cores before version 8.2 (Raspberry Pi 4 and older); 1.22 does not",
+}
+"""Releases of onnxruntime that are known to crash on small boards, and what they do there."""
+OLD_ARM = ("Raspberry Pi 4", "Raspberry Pi 3", "Raspberry Pi Zero 2", "Jetson Nano", "Cortex-A72", "Cortex-A53", "Cortex-A57")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the page."""
+
+    what: str
+    level: Level
+    found: str
+    advice: str = ""
+
+
+def examine(profile: Profile) -> Iterator[Finding]:
+    """Look at the profile's device, one thing after the other; ends early where nothing further can be seen."""
+    where = profile.device.host or "this machine"
+    try:
+        probe = connect(profile, Reference(_bench_net(), np.zeros((1, 16, 32, 32), np.float32)))
+    except CompressError as problem:
+        yield Finding("reachable", "failure", f"{type(problem).__name__}: {problem}")
+        return
+    try:
+        yield Finding(
+            "reachable", "ok", f"{where}: {probe.machine['cpu']}, {probe.machine['system']}, {probe.machine['architecture']}"
+        )
+        if profile.device.host:
+            yield Finding("host key", "ok", "known, and checked")
+        yield from _software(profile, probe.machine)
+        yield from _room(profile, probe.machine)
+        yield from _condition(probe.condition())
+        yield from _noise(profile, probe)
+    except CompressError as problem:
+        yield Finding("measuring", "failure", f"{type(problem).__name__}: {problem}")
+    except LinkLost as loss:
+        yield Finding("measuring", "failure", f"{where} was lost: {loss}", "run the same command again when it is back")
+    finally:
+        probe.close()
+
+
+def _software(profile: Profile, machine: dict[str, Any]) -> Iterator[Finding]:
+    yield Finding("python", "ok", f"{machine['python']} ({machine['interpreter']}), numpy {machine['numpy']}")
+    version, wanted = machine["onnxruntime"], profile.runtime.onnxruntime
+    crashes = CRASHING.get(version)
+    board = f"{machine['cpu']} {profile.device.cpu or ''} {profile.device.name}"
+    if crashes and machine["architecture"] == "aarch64" and any(name in board for name in OLD_ARM):
+        yield Finding(
+            "onnxruntime", "failure", f"{version} {crashes}", "install another: python3 -m pip install 'onnxruntime>=1.22'"
+        )
+    elif wanted and profile.measures_its_device and version != wanted:
+        yield Finding(
+            "onnxruntime",
+            "warning",
+            f"{version} there, {wanted} in the profile",
+            f'write onnxruntime: "{version}" in the profile, or install {wanted} there: figures are of one version only',
+        )
+    else:
+        beside = "" if profile.measures_its_device or not wanted else f" here, in the stead of the device's {wanted}"
+        yield Finding("onnxruntime", "ok", f"{version}{beside} ({', '.join(machine['providers'])})")
+
+
+def _room(profile: Profile, machine: dict[str, Any]) -> Iterator[Finding]:
+    cores, threads = len(machine["cores"]), profile.threads
+    if threads > cores:
+        yield Finding("cores", "warning", f"{cores} for {threads} threads", "figures are of fewer threads, and say so")
+    else:
+        yield Finding("cores", "ok", f"{cores}, of which an inference uses {threads}")
+    for what, key, little in (
+        ("free memory", "free_memory_bytes", LITTLE_MEMORY_BYTES),
+        ("free disk", "free_disk_bytes", LITTLE_DISK_BYTES),
+    ):
+        size = machine[key]
+        if size is None:
+            yield Finding(what, "warning", "the system does not tell")
+        else:
+            advice = f"at least {format_bytes(little)} should be free" if size < little else ""
+            yield Finding(what, "warning" if advice else "ok", f"{format_bytes(size)} ({machine['folder']})", advice)
+
+
+def _condition(now: Condition) -> Iterator[Finding]:
+    if now.governor is None:
+        yield Finding("governor", "ok", "the system has none")
+    elif now.governor == "performance":
+        yield Finding("governor", "ok", now.governor)
+    else:
+        yield Finding(
+            "governor",
+            "warning",
+            f"{now.governor}: the clock follows the load, and short runs see it rise",
+            "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor",
+        )
+    clock = f", {now.clock_mhz:.0f} MHz {'measured' if now.clock_measured else 'asked for'}" if now.clock_mhz else ""
+    slowed = throttled(now, now)
+    before = (now.throttle_flags or 0) >> 16 & 0xF
+    if slowed:
+        yield Finding("throttling", "failure", f"now: {slowed}{clock}", "cool it, and give it a better power supply")
+    elif before:
+        yield Finding(
+            "throttling", "warning", f"not now, but since it was switched on{clock}", "cool it, or check the power supply"
+        )
+    else:
+        yield Finding(
+            "throttling", "ok", "none" + ("" if now.throttle_flags is not None else " that the system tells of") + clock
+        )
+    if now.temperature_c is not None:
+        hot = now.temperature_c >= HOT_C
+        yield Finding("temperature", "warning" if hot else "ok", f"{now.temperature_c:.0f} °C", "let it cool down" if hot else "")
+    if now.load is not None and now.load > 0.5:
+        yield Finding("load", "warning", f"{now.load:.1f} processes want a core", "end what else runs there")
+
+
+def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
+    """A network against itself: what differs is noise."""
+    net = _bench_net()
+    measured = probe.measure(net, Effort(profile.probe.final_processes, memory=False))
+    if isinstance(measured, Failure):
+        yield Finding("measuring", "failure", f"{measured.kind}: {measured.detail}")
+        return
+    ratio = measured.relative_p50
+    if ratio is None:
+        return
+    runs = noise(tuple(process.latency_ms for process in measured.processes))
+    level: Level = "warning" if measured.remarks else "ok"
+    yield Finding("noise", level, f"{100 * runs:.1f} % from run to run", "; ".join(measured.remarks))
+    tells = max(ratio.high - 1, 1 - ratio.low)
+    equal = ratio.low <= 1 <= ratio.high
+    yield Finding(
+        "a network against itself",
+        "ok" if equal else "warning",
+        f"{100 * ratio.value:.1f} % [{100 * ratio.low:.1f}, {100 * ratio.high:.1f}]",
+        "" if equal else "something disturbs the runs: end what else runs there",
+    )
+    yield Finding(
+        "differences it can tell",
+        "ok" if tells < 0.05 else "warning",
+        f"{100 * tells:.1f} % and more, with {profile.probe.final_processes} processes of {profile.probe.runs} runs",
+        "" if tells < 0.05 else "raise probe.runs or probe.final_processes",
+    )
+
+
+def _bench_net() -> Graph:
+    """Three 3x3 convolutions of 16 to 64 channels on 32x32: 0.06 GMACs, a small network's size."""
+    text = """<ir_version: 8, opset_import: ["" : 17]> bench (float[1,16,32,32] x) => (float[1,64,32,32] y) {
+        a = Conv <pads=[1,1,1,1]> (x, w1)
+        b = Relu (a)
+        c = Conv <pads=[1,1,1,1]> (b, w2)
+        d = Relu (c)
+        y = Conv <pads=[1,1,1,1]> (d, w3)
+    }"""
+    model = onnx.parser.parse_model(text)
+    generator = np.random.default_rng(0)
+    for name, shape in (("w1", (64, 16, 3, 3)), ("w2", (64, 64, 3, 3)), ("w3", (64, 64, 3, 3))):
+        values = generator.standard_normal(shape).astype(np.float32) / np.float32(24)
+        model.graph.initializer.append(numpy_helper.from_array(values, name))
+    return Graph(model.SerializeToString(), structure(model))

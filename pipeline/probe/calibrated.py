@@ -1,0 +1,50 @@
+"""CalibratedProbe: figures taken here, told as what they would be on the device."""
+
+from dataclasses import replace
+
+from pipeline.calibration import Calibration
+from pipeline.errors import ProbeError
+from pipeline.measurement import Failure, Fingerprint, Measurement
+from pipeline.probe.base import Effort, Graph, Load, Probe, Reference
+
+__all__ = ["CalibratedProbe"]
+
+
+class CalibratedProbe:
+    """Wraps a probe of this machine; see `Probe`. Latencies are predicted, with the map's error in their intervals."""
+
+    def __init__(self, probe: Probe, reference: Reference, calibration: Calibration) -> None:
+        """Raises ProbeError when the calibration is of another machine, runtime, setting or network."""
+        self._probe, self._calibration = probe, calibration
+        here = probe.fingerprint.facts
+        for key, value in calibration.host.items():
+            if here.get(key) != value:
+                probe.close()
+                raise ProbeError(
+                    f"the calibration was made under another {key} ({value} then, {here.get(key)} now), and says nothing here; "
+                    "calibrate again: compress calibrate"
+                )
+        if calibration.network != reference.graph.structure:
+            probe.close()
+            raise ProbeError("the calibration is of another network; calibrate again: compress calibrate")
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """The wrapped probe's, marked as predicting."""
+        return replace(self._probe.fingerprint, mode="predicted", error=round(self._calibration.error, 4))
+
+    @property
+    def busy_cores(self) -> tuple[int, ...]:
+        """The wrapped probe's."""
+        return self._probe.busy_cores
+
+    def measure(self, graph: Graph, effort: Effort, load: Load | None = None) -> Measurement | Failure:
+        """See `Probe.measure`."""
+        found = self._probe.measure(graph, effort, load)
+        if isinstance(found, Failure):
+            return found
+        return replace(found, fingerprint=self.fingerprint, calibration=self._calibration)
+
+    def close(self) -> None:
+        """Close the wrapped probe."""
+        self._probe.close()

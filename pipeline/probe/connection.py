@@ -1,0 +1,149 @@
+"""Connection: a link that is made again when it breaks, to a worker that then has what it had before."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipeline.errors import CompressError, DeviceBusy, DeviceSoftware, DeviceUnreachable, ProbeError
+from pipeline.files import sha256_bytes
+from pipeline.probe.base import Graph
+from pipeline.probe.link import Link, LinkLost, Refused, Start
+from pipeline.recipe import Base
+
+__all__ = ["Connection", "Notify"]
+
+SILENCE_S = 60.0
+"""A worker at work says so every few seconds; one that says nothing for so long hangs."""
+HELLO_S = 180.0
+"""A small board takes its time to import onnxruntime."""
+SAME = ("cpu", "machine", "architecture", "onnxruntime", "system")
+"""What must not change while a run goes on."""
+
+Notify = Callable[[str], None]
+Diagnose = Callable[[LinkLost], CompressError]
+
+
+class Connection:
+    """To one machine. `ask` raises LinkLost when the link breaks; `reopen` makes it anew."""
+
+    def __init__(self, where: str, start: Start, diagnose: Diagnose, patience_s: float, notify: Notify) -> None:
+        """`where` names the machine in messages, `diagnose` says what a lost link means, `patience_s` bounds waiting."""
+        self.where = where
+        self._start, self._diagnose, self._patience_s, self._notify = start, diagnose, patience_s, notify
+        self._link: Link | None = None
+        self._machine: dict[str, Any] = {}
+        self._kept: set[str] = set()
+        self._traffic_bytes = 0
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Sent and received so far, over all links."""
+        link = self._link
+        return self._traffic_bytes + (link.sent_bytes + link.received_bytes if link else 0)
+
+    def open(self) -> dict[str, Any]:
+        """What the machine is. Raises ProbeError and its kin when it cannot be reached, or lacks what is needed."""
+        try:
+            self._machine = self._connect()
+        except LinkLost as loss:
+            raise self._diagnose(loss) from None
+        return self._machine
+
+    def reopen(self, loss: LinkLost) -> None:
+        """Wait for the machine to come back, visibly and not for ever. Raises ProbeError when it does not, or is another."""
+        began, pause_s, told = time.monotonic(), 0.5, False
+        while True:
+            self.close()
+            try:
+                machine = self._connect()
+                break
+            except LinkLost as again:
+                loss = again
+            except DeviceBusy:
+                if time.monotonic() - began > self._patience_s:
+                    raise
+            if time.monotonic() - began > self._patience_s:
+                self.close()
+                problem = self._diagnose(loss)
+                raise type(problem)(f"{problem}; every finished trial is kept: run the same command again when it is back")
+            if not told:
+                self._notify(f"{self.where} was lost ({loss}); waiting up to {self._patience_s:.0f} s for it")
+                told = True
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, 15.0)
+        for key in SAME:
+            if machine[key] != self._machine[key]:
+                self.close()
+                raise DeviceUnreachable(
+                    f"{self.where} came back as another one ({key}: {self._machine[key]} before, {machine[key]} now); figures of "
+                    "both do not mix: choose another --out"
+                )
+        if told:
+            self._notify(f"{self.where} is back after {time.monotonic() - began:.0f} s")
+
+    def ask(self, message: dict[str, Any], blob: bytes = b"", limit_s: float | None = None) -> dict[str, Any]:
+        """See `Link.ask`. Raises ProbeError and its kin for a failure of the machine; one of the file is an answer."""
+        if self._link is None:
+            raise LinkLost("it was closed")
+        answer = self._link.ask(message, blob, limit_s or SILENCE_S)
+        if "failure" in answer:
+            problem = self._fault_of_the_machine(answer["failure"], message["do"], answer.get("interpreter"))
+            if problem:
+                raise problem
+        return answer
+
+    def keep(self, graph: Graph) -> str:
+        """Have the worker keep `graph`; its name there."""
+        if graph.recipe is None:
+            return self.keep_bytes(graph.data)
+        self.keep_base(graph.recipe.base)
+        return self._keep(graph.recipe.digest, {"do": "make", "recipe": graph.recipe.order}, lambda: graph.recipe.blob)  # type: ignore[union-attr]
+
+    def keep_base(self, base: Base) -> str:
+        """Have the worker keep all weights, once."""
+        return self._keep(base.digest, {"do": "base", "tensors": base.index}, base.data)
+
+    def keep_bytes(self, data: bytes) -> str:
+        """Have the worker keep a file; its name there."""
+        return self._keep(sha256_bytes(data), {"do": "put"}, lambda: data)
+
+    def close(self) -> None:
+        """Close the link, if there is one."""
+        if self._link:
+            self._traffic_bytes = self.traffic_bytes
+            self._link.close()
+            self._link = None
+            self._kept = set()
+
+    def _connect(self) -> dict[str, Any]:
+        try:
+            self._link = self._start()
+        except Refused as refusal:
+            problem = self._fault_of_the_machine((refusal.kind, refusal.detail), "hello", None)
+            raise problem or ProbeError(f"{self.where}: {refusal.detail}") from None
+        return self.ask({"do": "hello"}, limit_s=HELLO_S)
+
+    def _keep(self, name: str, message: dict[str, Any], blob: Callable[[], bytes]) -> str:
+        if name not in self._kept:
+            answer = self.ask({**message, "name": name}, blob())
+            if "failure" in answer:
+                raise ProbeError(f"the worker on {self.where} refuses a file: {answer['failure'][1]}")
+            self._kept.add(name)
+        return name
+
+    def _fault_of_the_machine(self, failure: Sequence[str], asked: str, interpreter: str | None) -> CompressError | None:
+        kind, detail = failure
+        if kind == "not-kept":
+            folder = self._machine.get("folder", "its temporary folder")
+            return ProbeError(
+                f"{self.where} cannot keep a file ({detail}); free space in {folder}, or set TMPDIR there, then run the same "
+                "command again"
+            )
+        if kind == "busy":
+            return DeviceBusy(f"{self.where}: {detail}; wait for it, or end it there")
+        if asked == "hello":
+            return DeviceSoftware(
+                f"{self.where}: {detail}; install there: {interpreter or 'python3'} -m pip install numpy onnxruntime, or name "
+                "another interpreter in device.python"
+            )
+        return None

@@ -1,0 +1,196 @@
+"""Link: a worker's process and the two pipes to it, with a deadline on every answer. Local, or through OpenSSH."""
+
+import json
+import os
+import select
+import shlex
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.profile import Device
+
+__all__ = ["Link", "LinkLost", "Refused", "Start", "local_link", "ssh_link"]
+
+_HEADER = struct.Struct(">IQ")
+_WORKER = Path(__file__).with_name("worker.py")
+_STALL_S = 60.0
+"""A pipe that takes nothing for this long is dead; a slow one takes something."""
+_START_S = 60.0
+_LIMIT_BYTES = 64 * 2**20
+"""No honest answer is longer."""
+# The whole text that a device's shell ever sees, but for the interpreter's name: read the worker, and let it place itself.
+_PLACE = "import sys; s = sys.stdin.buffer; source = s.read(int(s.readline())); exec(source)"
+_SSH_OPTIONS = ("BatchMode=yes", "StrictHostKeyChecking=yes", "UpdateHostKeys=no", "ConnectTimeout=15", "ServerAliveInterval=10")
+
+
+class LinkLost(Exception):
+    """The worker's process ended, fell silent, or never started; the message says what is known of it."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        """Exit status of the process, where it ended."""
+
+
+class Refused(Exception):
+    """A worker that started and will not work; `kind` is one of the worker's failures."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+
+
+class Link:
+    """One worker. Messages are  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian."""
+
+    def __init__(self, arguments: list[str], greeting: bytes = b"") -> None:
+        """Start `arguments`; with a `greeting`, write that and wait until the worker says that it is there.
+
+        Raises LinkLost when the program does not exist or does not answer, Refused when it will not work.
+        """
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
+        try:
+            # a session of its own: Ctrl-C is for the one who asks, who then closes the pipe
+            self._process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                start_new_session=True,
+            )
+        except OSError as problem:
+            self._errors.close()
+            raise LinkLost(f"{arguments[0]} cannot be started: {problem.strerror}") from None
+        self._in, self._out = self._process.stdin, self._process.stdout
+        for stream in (self._in, self._out):
+            if stream:
+                os.set_blocking(stream.fileno(), False)
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        if greeting:
+            try:
+                self._write(greeting)
+                # it reads ahead: whatever follows at once would be lost when it starts itself anew as a file
+                first = self._message(time.monotonic() + _START_S)
+                if "failure" in first:
+                    raise Refused(*first["failure"])
+            except BaseException:
+                self.close()
+                raise
+
+    @property
+    def pid(self) -> int:
+        """Of the process on this side: the worker's own, or ssh's."""
+        return self._process.pid
+
+    def ask(self, message: dict[str, Any], blob: bytes = b"", limit_s: float = 60.0) -> dict[str, Any]:
+        """Send a request and wait for the answer. Raises LinkLost when the worker says nothing for `limit_s`; one that is at
+        work says so every few seconds.
+        """
+        text = json.dumps(message, separators=(",", ":")).encode()
+        self._write(_HEADER.pack(len(text), len(blob)) + text)
+        self._write(blob)
+        while True:
+            answer = self._message(time.monotonic() + limit_s)
+            if "alive" not in answer:
+                return answer
+
+    def _message(self, deadline: float) -> dict[str, Any]:
+        size, blob_size = _HEADER.unpack(self._read(_HEADER.size, deadline))
+        if blob_size or size > _LIMIT_BYTES:
+            raise self._lost("it does not speak this program's language (does a shell start-up file print something?)")
+        try:
+            answer: dict[str, Any] = json.loads(self._read(size, deadline))
+        except ValueError:
+            raise self._lost("it does not speak this program's language") from None
+        return answer
+
+    def close(self) -> None:
+        """Close the pipe; the worker removes what it kept and ends. One that does not is killed. May be called twice."""
+        for stream in (self._in, self._out):
+            if stream:
+                with suppress(OSError):
+                    stream.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def _write(self, data: bytes) -> None:
+        if self._in is None or self._in.closed:
+            raise LinkLost("it was closed")
+        view = memoryview(data)
+        while view:
+            if not select.select([], [self._in], [], _STALL_S)[1]:
+                raise self._lost(f"it took nothing for {_STALL_S:.0f} s")
+            try:
+                count = os.write(self._in.fileno(), view[: 1 << 18])
+            except BlockingIOError:
+                continue
+            except OSError:
+                raise self._lost("it is gone") from None
+            self.sent_bytes += count
+            view = view[count:]
+
+    def _read(self, count: int, deadline: float) -> bytes:
+        if self._out is None or self._out.closed:
+            raise LinkLost("it was closed")
+        parts = bytearray()
+        while len(parts) < count:
+            if not select.select([self._out], [], [], max(0.0, deadline - time.monotonic()))[0]:
+                raise self._lost("it does not answer")
+            data = os.read(self._out.fileno(), count - len(parts))
+            if not data:
+                raise self._lost("it is gone")
+            parts += data
+            self.received_bytes += len(data)
+        return bytes(parts)
+
+    def _lost(self, what: str) -> LinkLost:
+        """`what`, with the last words of the process where it left any."""
+        status = None
+        with suppress(subprocess.TimeoutExpired):
+            status = self._process.wait(2)
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors.read(1 << 16).decode(errors="replace").splitlines()]
+        said = [line for line in lines if line and not set(line) <= {"@"}]
+        return LinkLost(" | ".join([what, *said[-3:]])[:500], status)
+
+
+class Start(Protocol):
+    """Starts a worker: on this machine, or on a device."""
+
+    def __call__(self) -> Link:
+        """A new worker. Raises LinkLost."""
+
+
+def local_link() -> Link:
+    """A worker on this machine."""
+    return Link([sys.executable, str(_WORKER), "serve"])
+
+
+def ssh_link(device: Device, client: str) -> Link:
+    """A worker on `device`, which gets the worker's text first and keeps it in its cache folder.
+
+    The system's OpenSSH is started from a list of arguments, so the user's configuration, keys, agent and jump hosts
+    apply; nobody is asked for a password, and a host key that is not known is refused whatever the configuration says.
+    `client`: names this run there, so that it can take over from itself after a lost connection.
+    """
+    source = _WORKER.read_bytes()
+    arguments = ["ssh", "-T", "-x", "-e", "none"]
+    if device.ssh_config:
+        arguments += ["-F", str(Path(device.ssh_config).expanduser())]
+    for option in _SSH_OPTIONS:
+        arguments += ["-o", option]
+    home, _, rest = device.python.partition("~/")
+    python = '"$HOME"/' + shlex.quote(rest) if not home and rest else shlex.quote(device.python)
+    command = f"exec {python} -c {shlex.quote(_PLACE)} place {shlex.quote(client)}"
+    return Link([*arguments, "--", device.host or "", command], b"%d\n" % len(source) + source)

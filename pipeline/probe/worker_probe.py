@@ -1,0 +1,228 @@
+"""WorkerProbe: measurements by a worker at the other end of a connection, which may break and come back."""
+
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import ProbeError, ThreadsError
+from pipeline.measurement import Condition, Failure, Fingerprint, Measurement, Memory, TimedProcess, throttled
+from pipeline.probe.base import Effort, Graph, Load, Reference
+from pipeline.probe.connection import Connection, Notify
+from pipeline.probe.link import LinkLost
+from pipeline.probe.stability import remarks_on
+from pipeline.profile import Profile
+
+__all__ = ["WorkerProbe"]
+
+TOLERANCE = 1e-3
+"""Largest wrong-answer difference that counts as rounding, as a share of the largest output."""
+ANSWER_LIMIT = 100_000
+"""Outputs with more values than this are not sent back to be compared on every candidate; the final file's always are."""
+LOSSES = 3
+"""A file during whose measurement the link broke so often is to blame itself."""
+COOL_POLL_S = 5.0
+
+
+class WorkerProbe:
+    """See `Probe`. Subclasses say how the worker is started and what a lost link means."""
+
+    def __init__(self, profile: Profile, reference: Reference | None, connection: Connection, notify: Notify) -> None:
+        """Raises ProbeError and its kin when nothing can be measured at the other end of `connection`."""
+        self._profile, self._reference, self._connection, self._notify = profile, reference, connection, notify
+        self._seed = 0
+        self._lock = threading.Lock()
+        try:
+            self.machine = connection.open()
+            self._cores = tuple(self._chosen_cores(self.machine["cores"]))
+            provider = profile.runtime.execution_provider
+            if provider not in self.machine["providers"]:
+                raise ProbeError(
+                    f"onnxruntime {self.machine['onnxruntime']} on {connection.where} has no {provider} "
+                    f"(it has {', '.join(self.machine['providers'])}); change runtime.execution_provider"
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Where and how figures are taken."""
+        return self._fingerprint(Load())
+
+    @property
+    def busy_cores(self) -> tuple[int, ...]:
+        """Those of this machine on which runs are timed."""
+        return self._cores
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Sent and received so far."""
+        return self._connection.traffic_bytes
+
+    def measure(self, graph: Graph, effort: Effort, load: Load | None = None) -> Measurement | Failure:
+        """See `Probe.measure`. Unstable and throttled measurements are repeated, the latter after a pause to cool down; the
+        last one stands, with its remarks. A lost link is waited for, and the measurement begun again.
+        """
+        with self._lock:
+            lost = 0
+            while True:
+                try:
+                    return self._measure_steadily(graph, effort, load or Load())
+                except LinkLost as loss:
+                    lost += 1
+                    self._connection.reopen(loss)
+                    if lost == LOSSES:
+                        return Failure(
+                            "lost", f"{self._connection.where} was lost {lost} times while this was measured: {loss}"[:300]
+                        )
+
+    def condition(self) -> Condition:
+        """How the machine is now. Raises LinkLost."""
+        return Condition(**self._connection.ask({"do": "state"}))
+
+    def close(self) -> None:
+        """End the worker, also in the middle of a measurement; it removes what it kept."""
+        self._connection.close()
+
+    def _measure_steadily(self, graph: Graph, effort: Effort, load: Load) -> Measurement | Failure:
+        for attempt in range(self._profile.probe.retries + 1):
+            result = self._measure_once(graph, effort, load, attempt)
+            if isinstance(result, Failure) or not result.remarks:
+                break
+            if _throttling(result) and attempt < self._profile.probe.retries:
+                self._cool_down(result)
+        return result
+
+    def _measure_once(self, graph: Graph, effort: Effort, load: Load, attempt: int) -> Measurement | Failure:
+        self._seed += 1
+        settings = self._settings(load)
+        reference = self._connection.keep(self._reference.graph) if self._reference and load.reference else None
+        if graph.recipe:
+            self._connection.keep_base(graph.recipe.base)
+        inputs = load.inputs if load.inputs is not None else self._reference.inputs if self._reference else None
+        if inputs is None:
+            raise ProbeError("nothing to feed the network with")
+        answer = self._connection.ask(
+            {
+                "do": "measure",
+                "reference": reference,
+                "input": self._connection.keep_bytes(inputs.tobytes()),
+                "shape": list(inputs.shape),
+                "recipe": graph.recipe.order if graph.recipe else None,
+                "answer": ANSWER_LIMIT if graph.expected and not attempt else 0,
+                "processes": effort.processes,
+                "memory": effort.memory,
+                "together": not effort.fresh,
+                "settings": settings,
+                "seed": self._seed,
+                "more": True,
+            },
+            graph.recipe.blob if graph.recipe else graph.data,
+        )
+        if "failure" in answer:
+            return Failure(*answer["failure"])
+        output = answer["processes"][0]["answer"] if answer["processes"] else None
+        if graph.expected and output is not None:
+            difference = _difference(graph.expected(), np.asarray(output, dtype=np.float32))
+            if not difference <= TOLERANCE:
+                return Failure("wrong-output", f"off by {100 * difference:.3g} % of the largest output")
+        timed = tuple(_timed_process(process) for process in answer["processes"])
+        memory = answer["memory"] or {}
+        before, after = Condition(**answer["before"]), Condition(**answer["after"])
+        slowed = throttled(before, after)
+        return Measurement(
+            fingerprint=self._fingerprint(load),
+            structure=graph.structure,
+            processes=timed,
+            memory=Memory(*(memory.get(key) for key in ("baseline_bytes", "session_bytes", "peak_bytes", "rss_bytes"))),
+            remarks=(*([f"throttled: {slowed}"] if slowed else []), *remarks_on(timed, self._profile.probe.noise_limit, attempt)),
+            before=before,
+            after=after,
+        )
+
+    def _cool_down(self, measured: Measurement) -> None:
+        """Wait, within bounds, until nothing throttles any more and the machine is as cool as before, or 5 degrees cooler."""
+        limit_s, began = self._profile.probe.cooldown_s, time.monotonic()
+        hot = measured.after.temperature_c if measured.after else None
+        where = self._connection.where
+        self._notify(f"{where}: {_throttling(measured)}; measured again after a pause of up to {limit_s:.0f} s")
+        while (waited := time.monotonic() - began) < limit_s:
+            time.sleep(min(COOL_POLL_S, limit_s - waited))
+            now = self.condition()
+            if throttled(now, now) is None and (hot is None or now.temperature_c is None or now.temperature_c <= hot - 5):
+                return
+
+    def _chosen_cores(self, there: list[int]) -> list[int]:
+        """As many as the profile has threads, the highest numbers; here, in a device's stead, those that there are."""
+        threads = self._profile.threads
+        if self._profile.device.host is not None and threads > len(there):
+            raise ThreadsError(
+                f"runtime.threads is {threads}, but {self._connection.where} lets this user have {len(there)} cores; write "
+                f"threads: {len(there)} or less"
+            )
+        return there[-threads:]
+
+    def _fingerprint(self, load: Load) -> Fingerprint:
+        settings = self._settings(load)
+        return Fingerprint(
+            mode="device" if self._profile.measures_its_device else "host-emulated",
+            device=self._profile.device.name,
+            machine=self.machine["cpu"],
+            architecture=self.machine["architecture"],
+            onnxruntime=self.machine["onnxruntime"],
+            threads=len(self._cores),
+            profile_threads=self._profile.threads,
+            settings=tuple((key, str(settings[key])) for key in sorted(settings)),
+            identity=self.machine["machine"],
+            system=self.machine["system"],
+        )
+
+    def _settings(self, load: Load) -> dict[str, Any]:
+        """What one child is told: the profile's runtime and the probe's patience."""
+        runtime, probe = self._profile.runtime, self._profile.probe
+        return {
+            "provider": runtime.execution_provider,
+            "threads": len(self._cores),
+            "cores": list(self._cores),
+            "graph_optimization": runtime.graph_optimization,
+            "spinning": runtime.spinning,
+            "arena": runtime.arena,
+            "memory_pattern": runtime.memory_pattern,
+            "prepacking": runtime.prepacking,
+            "blocked_layout": runtime.blocked_layout,
+            "denormal_as_zero": runtime.denormal_as_zero,
+            "warmup_runs": probe.warmup_runs,
+            "runs": probe.runs,
+            "block_runs": probe.block_runs,
+            "time_limit_s": probe.time_limit_s,
+            "timeout_s": probe.timeout_s + load.sustain_s,
+            "period_ms": load.period_ms,
+            "sustain_s": load.sustain_s,
+        }
+
+
+def _throttling(measured: Measurement) -> str | None:
+    return next((remark for remark in measured.remarks if remark.startswith("throttled")), None)
+
+
+def _difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    """max |expected - found| over max |expected|; infinite when the sizes differ."""
+    if expected.size != found.size:
+        return float("inf")
+    return float(np.abs(expected.ravel() - found.ravel()).max() / max(float(np.abs(expected).max()), 1e-6))
+
+
+def _timed_process(answer: dict[str, Any]) -> TimedProcess:
+    return TimedProcess(
+        latency_ms=tuple(tuple(round(run, 5) for run in block) for block in answer["latency_ms"]),
+        reference_latency_ms=tuple(tuple(round(run, 5) for run in block) for block in answer["reference_latency_ms"]),
+        session_creation_ms=round(answer["session_creation_ms"], 3),
+        first_run_ms=round(answer["first_run_ms"], 3),
+        cpu_ms_per_run=round(answer["cpu_ms_per_run"], 4),
+        preemptions=answer["preemptions"],
+        timed_ms=round(answer["timed_ms"], 1),
+        course=tuple((seconds, temperature) for seconds, temperature in answer["course"]),
+    )
