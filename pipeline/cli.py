@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 
 from pipeline.cli_device import calibrate, doctor, measure
-from pipeline.cli_told import told
+from pipeline.cli_told import heed_interrupts, told
 from pipeline.errors import BUDGET_MISSED, BudgetError
 
 __all__ = ["main"]
@@ -108,7 +108,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
     from pipeline.job import Job  # noqa: PLC0415
     from pipeline.screen import Screen, print_result, result_json  # noqa: PLC0415
     from pipeline.search.searchers import SEARCHERS  # noqa: PLC0415
-    from pipeline.watch import Silent  # noqa: PLC0415
+    from pipeline.watch import Heeding, Silent  # noqa: PLC0415
 
     if flags["searcher"] not in SEARCHERS:
         raise click.UsageError(f"no searcher '{flags['searcher']}'; there are {', '.join(sorted(SEARCHERS))}")
@@ -130,11 +130,13 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
         command=("compress", *sys.argv[1:]),
     )
     screen = Screen(console)
+    watcher = Heeding(Silent() if flags["quiet"] else screen)
+    heed_interrupts(watcher)
     # what a user's own file prints must not stand among the JSON
     aside = contextlib.redirect_stdout(sys.stderr) if flags["as_json"] else contextlib.nullcontext()
     try:
         with aside:
-            finished = walk(job, Silent() if flags["quiet"] else screen)
+            finished = walk(job, watcher)
     finally:
         screen.close()
     print_result(console, finished)

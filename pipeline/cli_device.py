@@ -44,7 +44,13 @@ def measure(target: str, models: tuple[Path, ...], duty: str | None, sustained: 
     profile = load_profile(target)
     period_ms = 1e3 / parse_rate_hz(duty) if duty else 0.0
     sustain_s = parse_duration_s(sustained) if sustained else 0.0
-    found = measure_files(profile, models, period_ms, sustain_s, notify=lambda text: console.print(f"note: {text}"))
+
+    def notify(text: str) -> None:
+        console.print(f"note: {text}", soft_wrap=True)
+
+    found = measure_files(profile, models, period_ms, sustain_s, notify)
+        profile, models, period_ms, sustain_s, notify=lambda text: console.print(f"note: {text}", soft_wrap=True)
+    )
     if as_json:
         click.echo(json.dumps(measured_json(found)))
     else:

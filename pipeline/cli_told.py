@@ -2,15 +2,18 @@
 
 import functools
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from types import FrameType
+from typing import Any, NoReturn, Protocol
 
 import click
 
 from pipeline.errors import CompressError, Interrupted
 
-__all__ = ["told"]
+__all__ = ["heed_interrupts", "told"]
 
 Command = Callable[..., Any]
 
@@ -31,6 +34,21 @@ def told(after_interrupt: str = "") -> Callable[[Command], Command]:
         return wrapped
 
     return decorate
+
+
+class _Stoppable(Protocol):
+    stop: bool
+
+
+def heed_interrupts(watcher: _Stoppable) -> None:
+    """From now on Ctrl-C raises KeyboardInterrupt, and sets `watcher.stop` for the case that it gets lost on its way."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+        watcher.stop = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, interrupt)
 
 
 def _die(problem: CompressError, *, as_json: bool) -> NoReturn:

@@ -39,7 +39,7 @@ def print_measured(console: Console, found: Measured) -> None:
     console.print(table)
     for each in found.files:
         if isinstance(each.measured, Failure):
-            console.print(Text(f"{each.path}: {each.measured.kind}: {each.measured.detail}", style="bold red"))
+            console.print(Text(f"{each.path}: {each.measured.kind}: {each.measured.detail}", style="bold red"), soft_wrap=True)
         else:
             for remark in each.measured.remarks:
                 console.print(Text(f"{each.path.name}: {remark}", style="yellow"))

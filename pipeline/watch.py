@@ -4,7 +4,7 @@ from typing import Protocol
 
 from pipeline.candidate import Candidate
 
-__all__ = ["Silent", "Watcher"]
+__all__ = ["Heeding", "Silent", "Watcher"]
 
 
 class Watcher(Protocol):
@@ -47,3 +47,45 @@ class Silent:
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Ignored."""
+
+
+class Heeding:
+    """Passes everything on to another watcher; once `stop` is set, the next call raises KeyboardInterrupt.
+
+    An interrupt that arrives while a C library calls back into Python can get lost there; the flag does not.
+    """
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self.stop = False
+
+    def phase(self, name: str, detail: str) -> None:
+        """Passed on."""
+        self._heed()
+        self._watcher.phase(name, detail)
+
+    def say(self, text: str) -> None:
+        """Passed on."""
+        self._heed()
+        self._watcher.say(text)
+
+    def notice(self, text: str) -> None:
+        """Passed on."""
+        self._heed()
+        self._watcher.notice(text)
+
+    def trial(
+        self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None
+    ) -> None:
+        """Passed on."""
+        self._heed()
+        self._watcher.trial(number, total, candidate, dense, feasible, best)
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        """Passed on."""
+        self._heed()
+        self._watcher.progress(done, total, text)
+
+    def _heed(self) -> None:
+        if self.stop:
+            raise KeyboardInterrupt

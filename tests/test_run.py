@@ -72,6 +72,7 @@ def test_figures_that_were_derived_before_are_not_kept(tmp_path: Path) -> None:
         "remarks",
         "before",
         "after",
+        "calibration",
     }
     assert read_trials(tmp_path) == [derived]
 
