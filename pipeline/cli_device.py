@@ -49,8 +49,6 @@ def measure(target: str, models: tuple[Path, ...], duty: str | None, sustained: 
         console.print(f"note: {text}", soft_wrap=True)
 
     found = measure_files(profile, models, period_ms, sustain_s, notify)
-        profile, models, period_ms, sustain_s, notify=lambda text: console.print(f"note: {text}", soft_wrap=True)
-    )
     if as_json:
         click.echo(json.dumps(measured_json(found)))
     else:
