@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from pipeline.errors import CompressError
 from pipeline.graph.structure import structure
-from pipeline.measurement import Condition, Failure, throttled
+from pipeline.measurement import Condition, Failure, Measurement, throttled
 from pipeline.prepare import connect
 from pipeline.probe.base import Effort, Graph, Reference
 from pipeline.probe.link import LinkLost
@@ -25,6 +25,8 @@ Level = Literal["ok", "warning", "failure"]
 
 LITTLE_DISK_BYTES, LITTLE_MEMORY_BYTES = 200 * 2**20, 150 * 2**20
 HOT_C = 75.0
+FAR = 4.0
+BENCH_GMACS = 9 * 32 * 32 * (16 * 64 + 2 * 64 * 64) / 1e9
 CRASHING = {
     "1.21.0": "dies of an illegal instruction on ARM cores before version 8.2 (Raspberry Pi 4 and older); 1.22 does not",
 }
@@ -152,6 +154,7 @@ def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
     runs = noise(tuple(process.latency_ms for process in measured.processes))
     level: Level = "warning" if measured.remarks else "ok"
     yield Finding("noise", level, f"{100 * runs:.1f} % from run to run", "; ".join(measured.remarks))
+    yield from _speed(profile, measured)
     tells = max(ratio.high - 1, 1 - ratio.low)
     equal = ratio.low <= 1 <= ratio.high
     yield Finding(
@@ -166,6 +169,17 @@ def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
         f"{100 * tells:.1f} % and more, with {profile.probe.final_processes} processes of {profile.probe.runs} runs",
         "" if tells < 0.05 else "raise probe.runs or probe.final_processes",
     )
+
+
+def _speed(profile: Profile, measured: Measurement) -> Iterator[Finding]:
+    """A device far from what others saw of its kind is set up wrongly, or is another; a warning, because networks differ."""
+    expected = profile.device.gmacs_per_s
+    if expected is None or measured.fingerprint.mode != "device":
+        return
+    found = BENCH_GMACS / (measured.latency_p50_ms.value / 1e3)
+    far = not 1 / FAR <= found / expected <= FAR
+    advice = "check threads, governor, cooling, and that it is the board of the profile" if far else ""
+    yield Finding("speed", "warning" if far else "ok", f"{found:.1f} GMAC/s; others saw {expected:g}", advice)
 
 
 def _bench_net() -> Graph:

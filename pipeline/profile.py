@@ -34,6 +34,8 @@ class Device(_Strict):
     architecture: Literal["aarch64", "armv7l", "x86_64"] | None = Field(None, examples=["aarch64"])
     cpu: str | None = Field(None, examples=["Cortex-A72"])
     cores: int | None = Field(None, ge=1, le=1024, examples=[4])
+    gmacs_per_s: float | None = Field(None, gt=0, examples=[14.8])
+    """What others saw it compute on all its cores, in convolutions of float32; `doctor` warns when it is far from that."""
     memory: ByteCount | None = Field(None, examples=["4 GiB"])
     host: str | None = Field(None, examples=["pi@raspberrypi.local"])
     """Where the device is reached over ssh; null: figures are measured on this machine, in the device's stead."""

@@ -1,0 +1,91 @@
+"""The whole walk with the device in its loop: a real server, lost in the middle of the search, and lost for good."""
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from sshd import Board, needs_sshd
+
+from pipeline.artifact import read_artifact
+from pipeline.cli import compress
+from pipeline.errors import DeviceUnreachable
+from pipeline.run import read_trials
+
+pytestmark = needs_sshd
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
+    monkeypatch.setenv("COMPRESS_CACHE_DIR", str(tmp_path / "cache"))
+    board = Board(tmp_path / "board")
+    board.start()
+    yield board
+    board.stop()
+
+
+def run(board: Board, folder: Path, **probe: float) -> Result:
+    """Three random plans of the demo network, under an absolute budget that any of them meets."""
+    facts = {
+        "device": {**board.device().model_dump(mode="json", exclude_none=True), "memory": "1 GiB"},
+        "runtime": {"threads": 1, "channel_step": 16},
+        "probe": {"warmup_runs": 1, "runs": 16, "block_runs": 4, "processes": 1, "final_processes": 4, "retries": 0, **probe},
+        "budget": {"latency_p50": "1000 ms"},
+    }
+    target = folder / "board.yaml"
+    target.write_text(yaml.safe_dump(facts))
+    job = ("--target", target, "--trials", 3, "--epochs", 1, "--searcher", "random", "--out", folder / "run", "--json")
+    return CliRunner().invoke(compress, list(map(str, job)))
+
+
+def after_the_first_trial(folder: Path, happens: Callable[[], None]) -> threading.Thread:
+    journal = folder / "run" / "journal.jsonl"
+
+    def wait() -> None:
+        while not (journal.is_file() and '"role":"search"' in journal.read_text()):
+            time.sleep(0.02)
+        happens()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_search_goes_on_where_its_connection_dropped(board: Board, tmp_path: Path) -> None:
+    """every trial is there once, and every figure is the device's"""
+
+    def drop() -> None:
+        for pid in board.connections():
+            os.kill(pid, signal.SIGKILL)
+
+    dropping = after_the_first_trial(tmp_path, drop)
+    done = run(board, tmp_path)
+    dropping.join()
+
+    assert done.exit_code == 0, done.output
+    artifact = read_artifact(tmp_path / "run" / "artifact")
+    assert artifact.shipped.measurement is not None
+    assert artifact.shipped.measurement.fingerprint.mode == "device"
+    assert [trial.number for trial in read_trials(tmp_path / "run") if trial.role == "search"] == [1, 2, 3]
+
+
+def test_a_device_that_is_gone_ends_the_run_which_goes_on_when_it_is_back(board: Board, tmp_path: Path) -> None:
+    stopping = after_the_first_trial(tmp_path, board.stop)
+    lost = run(board, tmp_path, reconnect_s=1)
+    stopping.join()
+    kept = read_trials(tmp_path / "run")
+
+    assert lost.exit_code == DeviceUnreachable.exit_code, lost.output
+    assert "run the same command again" in lost.stderr
+    board.start()
+    done = run(board, tmp_path, reconnect_s=1)
+
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.splitlines()[-1])["figures"] == "device"
+    assert read_trials(tmp_path / "run")[: len(kept)] == kept
