@@ -41,14 +41,12 @@ Answer = dict[str, Any]
 
 
 class Worker:
-    """`worker.py serve`, keeping its files below `folder`."""
+    """`worker.py serve`, run by `python`, keeping its files below `folder`."""
 
-    def __init__(self, folder: Path, *, before: tuple[str, ...] = (), **environment: str) -> None:
+    def __init__(self, folder: Path, *, before: tuple[str, ...] = (), python: str = sys.executable, **environment: str) -> None:
         self.folder = folder
         settings = {"TMPDIR": str(folder), **environment}
-        self.link = Link(
-            ["env", *(f"{key}={value}" for key, value in settings.items()), *before, sys.executable, str(WORKER), "serve"]
-        )
+        self.link = Link(["env", *(f"{key}={value}" for key, value in settings.items()), *before, python, str(WORKER), "serve"])
         self.process = self.link._process
 
     def ask(self, message: Answer, blob: bytes = b"") -> Answer:

@@ -142,8 +142,9 @@ class Connection:
         if kind == "busy":
             return DeviceBusy(f"{self.where}: {detail}; wait for it, or end it there")
         if asked == "hello":
+            wanted = "--upgrade onnxruntime" if kind == "illegal-instruction" else "numpy onnxruntime"
             return DeviceSoftware(
-                f"{self.where}: {detail}; install there: {interpreter or 'python3'} -m pip install numpy onnxruntime, or name "
-                "another interpreter in device.python"
+                f"{self.where}: {detail}; install there: {interpreter or 'python3'} -m pip install {wanted}, or name another "
+                "interpreter in device.python"
             )
         return None
