@@ -1,0 +1,159 @@
+"""Search quality at equal cost: the same trials, fine-tuning and seeds for all. Run: python benchmarks/quality.py --help
+
+A cell is one run of the whole walk: network, budget, searcher, seed. Each has a run directory, so cells that are done are not run
+again, and one that was cut off goes on: the table can grow over days. `--table` prints what there is, and which cells are
+missing. The control row takes random ratios and scales them to the budget, with the same number of trials.
+"""
+
+import json
+import statistics
+from pathlib import Path
+
+import click
+import numpy as np
+
+from pipeline.artifact import Artifact, read_artifact
+from pipeline.compress import compress
+from pipeline.finetune import FinetuneSettings
+from pipeline.job import Job
+from pipeline.search.problem import Problem, Searcher
+from pipeline.search.searchers import SEARCHERS
+from pipeline.units import format_duration
+
+BISECTIONS = 5
+"""Trials that one random direction gets to be scaled to the budget."""
+
+
+def scaled_random(problem: Problem) -> None:
+    """Random ratios, scaled by bisection until they just meet the budget: what luck alone finds with as many trials."""
+    generator = np.random.default_rng(problem.seed)
+    while True:  # until problem.evaluate raises TrialsSpent
+        direction = generator.uniform(0.1, 1.0, len(problem.space.choices))
+        low, high = 0.0, 1.0 / float(direction.min())
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            found = problem.evaluate(problem.space.plan(np.clip(middle * direction, 0, 1).tolist()))
+            low, high = (middle, high) if found.feasible else (low, middle)
+
+
+ROWS: dict[str, Searcher] = {**SEARCHERS, "random, scaled": scaled_random}
+
+
+@click.command()
+@click.option("--target", default="raspberrypi", show_default=True)
+@click.option("--model", required=True)
+@click.option("--weights", type=click.Path(path_type=Path))
+@click.option("--data", required=True)
+@click.option("--budget", "budgets", multiple=True, default=("latency_p50=50%",), show_default=True, help="Repeatable.")
+@click.option("--searcher", "searchers", multiple=True, type=click.Choice(list(ROWS)), default=tuple(ROWS), help="[default: all]")
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--trials", default=100, show_default=True)
+@click.option("--epochs", default=10, show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/quality"), show_default=True)
+@click.option("--table", is_flag=True, help="Run nothing; print what there is.")
+def main(
+    target: str,
+    model: str,
+    weights: Path | None,
+    data: str,
+    budgets: tuple[str, ...],
+    searchers: tuple[str, ...],
+    seeds: int,
+    trials: int,
+    epochs: int,
+    out: Path,
+    table: bool,
+) -> None:
+    """Run the cells that are missing, seed by seed, and print the table after each."""
+    for seed in range(seeds if not table else 0):
+        for budget in budgets:
+            for searcher in searchers:
+                folder = cell(out, model, budget, searcher, seed)
+                if not (folder / "artifact" / "artifact.json").is_file():
+                    run(target, model, weights, data, budget, searcher, seed, trials, epochs, folder)
+                    print_table(out, model, budgets, searchers, seeds)
+    print_table(out, model, budgets, searchers, seeds)
+
+
+def cell(out: Path, model: str, budget: str, searcher: str, seed: int) -> Path:
+    """The run directory of a cell."""
+    words = "-".join((model, budget, searcher, str(seed)))
+    return out / "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in words)
+
+
+def run(
+    target: str,
+    model: str,
+    weights: Path | None,
+    data: str,
+    budget: str,
+    searcher: str,
+    seed: int,
+    trials: int,
+    epochs: int,
+    folder: Path,
+) -> None:
+    """One cell; its figures are added to the raw lines."""
+    key, _, value = budget.partition("=")
+    job = Job(
+        target=target,
+        model=model,
+        weights=weights,
+        data=data,
+        budget={key: value, "accuracy_drop": 100.0},
+        searcher=searcher if searcher in SEARCHERS else ROWS[searcher],
+        trials=trials,
+        seed=seed,
+        out=folder,
+        finetuning=FinetuneSettings(epochs=epochs),
+    )
+    artifact = compress(job).artifact
+    with (folder.parent / "cells.jsonl").open("a") as file:
+        file.write(json.dumps({"model": model, "budget": budget, "searcher": searcher, "seed": seed, **facts(artifact)}) + "\n")
+
+
+def facts(artifact: Artifact) -> dict[str, float | str]:
+    """What the table needs of one cell."""
+    rows = {row.key: row for row in artifact.rows}
+    limited = next(row for row in artifact.rows if row.limit is not None and row.key != "accuracy_drop")
+    used = (limited.ratio.value if limited.relative and limited.ratio else limited.after or 0.0) / (limited.limit or 1.0)
+    return {
+        "accuracy": rows["accuracy_drop"].after or 0.0,
+        "dense_accuracy": rows["accuracy_drop"].dense or 0.0,
+        "latency_p50": rows["latency_p50"].ratio.value if rows["latency_p50"].ratio else float("nan"),
+        "used": used,
+        "verdict": limited.verdict or "",
+        "seconds": sum(artifact.phase_seconds.values()),
+    }
+
+
+def print_table(out: Path, model: str, budgets: tuple[str, ...], searchers: tuple[str, ...], seeds: int) -> None:
+    """One line for each budget and searcher; cells that were not run are counted."""
+    print(
+        f"\n{model}\n\n| budget | searcher | test accuracy | latency p50, % of dense | of the budget | within | time | not run |"
+    )
+    print("| --- | --- | --: | --: | --: | --: | --: | --: |")
+    for budget in budgets:
+        for searcher in searchers:
+            folders = [cell(out, model, budget, searcher, seed) / "artifact" for seed in range(seeds)]
+            found = [facts(read_artifact(folder)) for folder in folders if (folder / "artifact.json").is_file()]
+            if not found:
+                print(f"| {budget} | {searcher} | | | | | | {seeds} |")
+                continue
+            accuracy = spread([float(each["accuracy"]) for each in found], "{:.2f} %")
+            latency = spread([100 * float(each["latency_p50"]) for each in found], "{:.1f}")
+            used = spread([100 * float(each["used"]) for each in found], "{:.0f} %")
+            within = sum(each["verdict"] == "within" for each in found)
+            seconds = format_duration(statistics.mean(float(each["seconds"]) for each in found))
+            line = (budget, searcher, accuracy, latency, used, f"{within} of {len(found)}", seconds, str(seeds - len(found)))
+            print(f"| {' | '.join(line)} |")
+
+
+def spread(values: list[float], form: str) -> str:
+    """Mean, and the smallest and largest where there are several."""
+    text = form.format(statistics.mean(values))
+    return text if len(values) == 1 else f"{text} ({form.format(min(values))} to {form.format(max(values))})"
+
+
+if __name__ == "__main__":
+    main()
