@@ -259,7 +259,8 @@ def assemble(path, recipe, blob, base, tensors):
 # ---------------------------------------------------------------- one measurement, in its own process
 
 
-def open_session(path, settings):
+def open_session(path, settings, beside=False):
+    """`beside`: another session of this process is timed in turn with it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -278,7 +279,8 @@ def open_session(path, settings):
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings["spinning"])))
     # the reference's threads must not burn the cores while the model is timed, nor the other way round
-    options.add_session_config_entry("session.force_spinning_stop", str(int(settings["spinning"])))
+    # (waking them costs the next run a few hundredths of a millisecond, so not where there is no other)
+    options.add_session_config_entry("session.force_spinning_stop", str(int(settings["spinning"] and beside)))
     options.add_session_config_entry("session.disable_prepacking", str(int(not settings["prepacking"])))
     options.add_session_config_entry("session.set_denormal_as_zero", str(int(settings["denormal_as_zero"])))
     off = [] if settings["blocked_layout"] else ["NchwcTransformer"]
@@ -297,13 +299,13 @@ class Failed(Exception):
         self.kind = kind
 
 
-def first_steps(job, order, feed):
+def first_steps(job, order, feed, beside=False):
     """Create the session and run it once, each timed."""
     import numpy
 
     started = time.perf_counter()
     try:
-        session = open_session(order["model"], job["settings"])
+        session = open_session(order["model"], job["settings"], beside)
     except Exception as problem:
         raise Failed("load-error", str(problem)) from None
     created = time.perf_counter()
@@ -341,9 +343,9 @@ def run_block(session, name, feed, runs, period_s):
 def latency_child(job, pause):
     settings = job["settings"]
     feed = load_input(job)
-    reference = open_session(job["reference"], settings) if job["reference"] else None
+    reference = open_session(job["reference"], settings, beside=True) if job["reference"] else None
     order = pause("ready")
-    session, loaded = first_steps(job, order, feed)
+    session, loaded = first_steps(job, order, feed, beside=reference is not None)
     pause("loaded", loaded)
     names = {each: each.get_inputs()[0].name for each in (session, reference) if each}
     began = time.perf_counter()
