@@ -51,15 +51,20 @@ class Calibration:
         off = []
         for index, point in enumerate(self.points):
             intercept, slope = _fit(self.points[:index] + self.points[index + 1 :])
-            off.append(abs(math.exp(intercept + slope * math.log(point.host)) / point.device - 1))
+            off.append(abs(_power(intercept, slope, point.host) / point.device - 1))
         return max(off)
 
     def relative(self, host: Estimate) -> Estimate:
         """The device's latency over dense, from this machine's: its interval and the map's own error together."""
         intercept, slope = self.line
-        value, low, high = (math.exp(intercept + slope * math.log(max(x, 1e-9))) for x in (host.value, host.low, host.high))
+        value, low, high = (_power(intercept, slope, x) for x in (host.value, host.low, host.high))
         low, high = min(low, high), max(low, high)
         return Estimate(value, low * max(0.0, 1 - self.error), high * (1 + self.error))
+
+
+def _power(intercept: float, slope: float, host: float) -> float:
+    """e^intercept host^slope, within what a float can hold: points that lie on top of each other give any slope."""
+    return math.exp(min(700.0, max(-700.0, intercept + slope * math.log(max(host, 1e-9)))))
 
 
 def _fit(points: tuple[Point, ...]) -> tuple[float, float]:

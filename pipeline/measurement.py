@@ -55,6 +55,8 @@ class Fingerprint:
     """Which one it is of several machines of the same kind; empty for machines that do not exist."""
     system: str = ""
     """Kernel and its version."""
+    wheel: str | None = None
+    """The build of onnxruntime: Python, interface and platform of its wheel; null where it has none."""
     error: float = 0.0
     """Of a prediction, as a share of it; see `Calibration`."""
 

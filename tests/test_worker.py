@@ -32,6 +32,7 @@ def test_it_says_what_the_machine_is(worker: Worker) -> None:
     assert said["providers"] == onnxruntime.get_available_providers()
     assert said["architecture"] == os.uname().machine
     assert said["memory_bytes"] > 2**20
+    assert said["wheel"] is None or os.uname().machine in said["wheel"]
 
 
 def kept(worker: Worker) -> list[Path]:

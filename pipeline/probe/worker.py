@@ -169,12 +169,24 @@ def installed():
         return {"failure": ["not-installed", words or "importing onnxruntime ended with status %d" % done.returncode]}
 
 
+def wheel_tag(package):
+    """For which Python, interface and platform it was built; null where it came some other way."""
+    try:
+        from importlib.metadata import distribution
+
+        lines = (distribution(package).read_text("WHEEL") or "").splitlines()
+    except Exception:
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Tag:")), None)
+
+
 def versions():
     import numpy
     import onnxruntime
 
     facts = {"numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}
     facts["providers"] = onnxruntime.get_available_providers()
+    facts["wheel"] = wheel_tag("onnxruntime")
     print(json.dumps(facts))
 
 

@@ -178,6 +178,7 @@ class WorkerProbe:
             settings=tuple((key, str(settings[key])) for key in sorted(settings)),
             identity=self.machine["machine"],
             system=self.machine["system"],
+            wheel=self.machine.get("wheel"),
         )
 
     def _settings(self, load: Load) -> dict[str, Any]:
