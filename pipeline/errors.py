@@ -37,6 +37,13 @@
     │   ├── OtherDevice         77  the artifact was made for another kind of device
     │   └── FilesDiffer         78  a file is missing, extra, altered, or no regular file
     ├── KeysError               79  the folder of signing keys is malformed, or open to others
+    ├── DeliveryError           80  an artifact cannot be placed on a device; what served there serves on
+    │   ├── Unhealthy           81  the artifact does not load, answer, or stay within its budget there
+    │   ├── TransferCorrupt     82  what lies on the device is not what was sent
+    │   ├── DeviceStorage       83  the device's disk is full, or cannot be written
+    │   ├── RolledBack          84  the switch was not committed in time
+    │   ├── NoPrevious          85  there is no release to go back to
+    │   └── FleetFailed         86  some devices of several did not take the artifact
     └── Interrupted            130  Ctrl-C; the run can be resumed
 
 2 is a wrong command line (click's own), 1 a defect in this program.
@@ -77,6 +84,8 @@ __all__ = [
     "StorageError",
     "ThreadsError",
     "TraceError",
+    "TransferCorrupt",
+    "Unhealthy",
     "UnreachableBudget",
     "UnsafeWeights",
     "Unsigned",
@@ -311,6 +320,48 @@ class KeysError(CompressError):
     """The folder of signing keys is malformed, has no usable key, or is open to others."""
 
     exit_code = 79
+
+
+class DeliveryError(CompressError):
+    """An artifact cannot be placed on a device; what served there serves on."""
+
+    exit_code = 80
+
+
+class Unhealthy(DeliveryError):
+    """The artifact does not load, does not answer rightly, or misses its budget on the device."""
+
+    exit_code = 81
+
+
+class TransferCorrupt(DeliveryError):
+    """What lies on the device is not what was sent."""
+
+    exit_code = 82
+
+
+class DeviceStorage(DeliveryError):
+    """The device's disk is full, or cannot be written."""
+
+    exit_code = 83
+
+
+class RolledBack(DeliveryError):
+    """The switch was not committed in time and was taken back."""
+
+    exit_code = 84
+
+
+class NoPrevious(DeliveryError):
+    """There is no release to go back to."""
+
+    exit_code = 85
+
+
+class FleetFailed(DeliveryError):
+    """Some devices of several did not take the artifact."""
+
+    exit_code = 86
 
 
 class Interrupted(CompressError):

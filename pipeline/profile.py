@@ -43,6 +43,8 @@ class Device(_Strict):
     """The interpreter there that can import onnxruntime and numpy."""
     ssh_config: str | None = Field(None, min_length=1, examples=["./ssh_config"])
     """A configuration of OpenSSH to use in place of your own."""
+    store: str = Field("~/compress", pattern=r"^(~/|/)[A-Za-z0-9_./+-]+$", examples=["~/compress"])
+    """The folder there in which releases are kept, with `current` leading to the one that serves."""
 
     @field_validator("host")
     @classmethod

@@ -18,6 +18,9 @@ SOURCES = sorted((ROOT / "pipeline").rglob("*.py"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
+ALONE = ("worker.py", "place.py", "device.py")
+
+
 def ids(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths]
 
@@ -38,24 +41,34 @@ def test_every_file_opens_with_its_sentence_and_names_what_is_public(path: Path)
 
     assert ast.get_docstring(tree)
     assert set(names) <= defined | imported
-    assert path.name in ("__init__.py", "worker.py") or names
+    assert path.name in ("__init__.py", *ALONE) or names
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=ids(SOURCES))
 def test_files_fit_the_head(path: Path) -> None:
-    """The worker is the exception: it must travel to the device as one file."""
-    assert len(path.read_text().splitlines()) <= (900 if path.name == "worker.py" else 300)
+    """But those that must travel to a device as one file."""
+    assert len(path.read_text().splitlines()) <= (900 if path.name in ALONE else 300)
 
 
-def test_the_worker_needs_nothing_of_the_package() -> None:
+@pytest.mark.parametrize(
+    ("path", "needed"),
+    [
+        ("probe/worker.py", {"numpy", "onnxruntime"}),
+        ("probe/place.py", set()),
+        ("ship/device.py", {"numpy", "infer"}),
+        ("ship/infer.py", {"numpy", "onnxruntime"}),
+    ],
+)
+def test_what_runs_on_a_device_is_python_3_8_and_needs_nothing_of_the_package(path: str, needed: set[str]) -> None:
+    """infer is the release's own"""
     imports = {
         (alias.name if isinstance(node, ast.Import) else node.module or "").partition(".")[0]
-        for node in ast.walk(ast.parse((ROOT / "pipeline/probe/worker.py").read_text(), feature_version=(3, 8)))
+        for node in ast.walk(ast.parse((ROOT / "pipeline" / path).read_text(), feature_version=(3, 8)))
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
 
-    assert imports - sys.stdlib_module_names == {"numpy", "onnxruntime"}
+    assert imports - sys.stdlib_module_names == needed
 
 
 def test_every_dependency_names_a_file_that_imports_it() -> None:

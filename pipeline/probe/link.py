@@ -24,8 +24,9 @@ _STALL_S = 60.0
 _START_S = 60.0
 _LIMIT_BYTES = 64 * 2**20
 """No honest answer is longer."""
-# The whole text that a device's shell ever sees, but for the interpreter's name: read the worker, and let it place itself.
-_PLACE = "import sys; s = sys.stdin.buffer; source = s.read(int(s.readline())); exec(source)"
+_PLACE = Path(__file__).with_name("place.py")
+# The whole text that a device's shell ever sees, but for the interpreter's name: read place.py, which reads the program.
+_BOOTSTRAP = "import sys; s = sys.stdin.buffer; exec(s.read(int(s.readline())))"
 _SSH_OPTIONS = ("BatchMode=yes", "StrictHostKeyChecking=yes", "UpdateHostKeys=no", "ConnectTimeout=15", "ServerAliveInterval=10")
 
 
@@ -177,14 +178,13 @@ def local_link() -> Link:
     return Link([sys.executable, str(_WORKER), "serve"])
 
 
-def ssh_link(device: Device, client: str) -> Link:
-    """A worker on `device`, which gets the worker's text first and keeps it in its cache folder.
+def ssh_link(device: Device, client: str, program: Path = _WORKER) -> Link:
+    """`program`, by default a worker, on `device`, which gets its text first and keeps it in its cache folder.
 
     The system's OpenSSH is started from a list of arguments, so the user's configuration, keys, agent and jump hosts
     apply; nobody is asked for a password, and a host key that is not known is refused whatever the configuration says.
     `client`: names this run there, so that it can take over from itself after a lost connection.
     """
-    source = _WORKER.read_bytes()
     arguments = ["ssh", "-T", "-x", "-e", "none"]
     if device.ssh_config:
         arguments += ["-F", str(Path(device.ssh_config).expanduser())]
@@ -192,5 +192,6 @@ def ssh_link(device: Device, client: str) -> Link:
         arguments += ["-o", option]
     home, _, rest = device.python.partition("~/")
     python = '"$HOME"/' + shlex.quote(rest) if not home and rest else shlex.quote(device.python)
-    command = f"exec {python} -c {shlex.quote(_PLACE)} place {shlex.quote(client)}"
-    return Link([*arguments, "--", device.host or "", command], b"%d\n" % len(source) + source)
+    command = f"exec {python} -c {shlex.quote(_BOOTSTRAP)} {shlex.quote(program.stem)} {shlex.quote(client)}"
+    texts = (_PLACE.read_bytes(), program.read_bytes())
+    return Link([*arguments, "--", device.host or "", command], b"".join(b"%d\n" % len(text) + text for text in texts))

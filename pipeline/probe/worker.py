@@ -3,7 +3,7 @@
 Needs Python >= 3.8, numpy and onnxruntime >= 1.15, nothing else of this package.
 
     python3 worker.py serve [CLIENT]   supervisor: requests on stdin, answers on stdout, until stdin closes
-    python3 -c ... place CLIENT        the same on a device: puts this text into the cache folder first
+                                       (a device is sent place.py first, which puts this text into the cache folder)
     python3 worker.py versions         what is installed; in a process of its own, because importing can kill
     python3 worker.py child ROLE       one measurement; started by the supervisor, never by hand
 
@@ -687,47 +687,6 @@ def cache_folder():
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "compress-probe")
 
 
-def place(client):
-    """On a device: keep this text under the name of its content, and go on as that file."""
-    source = globals()["source"]
-    name = "worker-%s.py" % hashlib.sha256(source).hexdigest()[:32]
-    extra = []
-    try:
-        os.makedirs(cache_folder(), exist_ok=True)
-        path = os.path.join(cache_folder(), name)
-        keep(path, source)
-    except OSError:  # read-only, or full: for this time only, then
-        try:
-            folder = tempfile.mkdtemp(prefix="compress-probe-")
-            path = os.path.join(folder, name)
-            keep(path, source)
-            extra = [folder]
-        except OSError as problem:
-            write_message(sys.stdout.buffer, {"failure": ["not-kept", "%s: %s" % (tempfile.gettempdir(), problem.strerror)]})
-            return
-    os.execv(sys.executable, [sys.executable, path, "serve", client, *extra])
-
-
-def keep(path, data):
-    """Temp, flush, rename; nothing when it is there already."""
-    try:
-        with open(path, "rb") as file:
-            if file.read() == data:
-                return
-    except OSError:
-        pass
-    handle, unnamed = tempfile.mkstemp(dir=os.path.dirname(path))
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(unnamed, path)
-    except OSError:
-        os.unlink(unnamed)
-        raise
-
-
 def claim(client):
     """Hold this device for one client: two that measure at once would measure each other. The same client takes over
     from itself, when a lost connection left its earlier worker behind. Returns the lock, to be kept open."""
@@ -831,8 +790,6 @@ def serve(client=None, extra=None):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["serve"]:
         serve(*sys.argv[2:4])
-    elif sys.argv[1:2] == ["place"] and len(sys.argv) == 3:
-        place(sys.argv[2])
     elif sys.argv[1:] == ["versions"]:
         versions()
     elif sys.argv[1:2] == ["child"] and sys.argv[2:] in (["latency"], ["memory"]):

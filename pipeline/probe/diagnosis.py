@@ -1,0 +1,36 @@
+"""Diagnosis: what a lost link means, from what ssh said."""
+
+from pipeline.errors import DeviceSoftware, DeviceUnreachable, HostKeyRefused, ProbeError
+from pipeline.probe.link import LinkLost
+from pipeline.profile import Device
+
+__all__ = ["diagnosis"]
+
+SSH_FAILED = 255
+"""OpenSSH's own exit status; any other is the remote command's."""
+NO_COMMAND = (126, 127)
+
+
+def diagnosis(loss: LinkLost, device: Device) -> ProbeError:
+    """The error to raise for a link to `device` that was lost."""
+    said, host = str(loss), device.host
+    if "IDENTIFICATION HAS CHANGED" in said or ("host key for" in said.lower() and "has changed" in said):
+        return HostKeyRefused(
+            f"{host}: its host key is not the one that is known ({said}); if the device was set up anew, forget the old key "
+            "(ssh-keygen -R and its name) and connect once by hand; if not, somebody may stand in between"
+        )
+    if "Host key verification failed" in said or "host key is known" in said:
+        return HostKeyRefused(
+            f"{host}: its host key is not known here; connect once by hand (ssh {host}), compare the fingerprint it shows with "
+            "the device's own, and accept it"
+        )
+    if "Permission denied" in said:
+        return DeviceUnreachable(
+            f"{host}: it lets nobody in with the keys there are ({said}); install one with: ssh-copy-id {host} (passwords are "
+            "never asked for)"
+        )
+    if loss.status in NO_COMMAND:
+        return DeviceSoftware(f"{host}: no interpreter '{device.python}' there ({said}); set device.python")
+    if loss.status == SSH_FAILED:
+        return DeviceUnreachable(f"{host}: cannot be reached ({said}); is it on, and does 'ssh {host} true' work?")
+    return DeviceUnreachable(f"{host}: the connection was lost ({said}); does 'ssh {host} {device.python} --version' work?")

@@ -1,0 +1,155 @@
+"""Deliver: an artifact onto a device: check, upload, verify there, place, check its health, switch, confirm, commit."""
+
+import datetime
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import DeliveryError, OtherDevice
+from pipeline.profile import Profile
+from pipeline.ship.folder import OpenFolder, open_folder
+from pipeline.ship.keys import TrustedKey
+from pipeline.ship.manifest import MANIFEST, SIGNATURE, DeviceKind, Manifest, check_artifact
+from pipeline.ship.serving import SERVED_FILES
+from pipeline.ship.store import Patience, Store, StoreStatus
+
+__all__ = ["Delivered", "Progress", "deliver", "look", "roll_back"]
+
+CHUNK_BYTES = 2**20
+
+Progress = Callable[[str, int, int], None]
+"""(step, bytes there, bytes in all); the bytes are 0 for steps that are not counted."""
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A device serves `release`."""
+
+    device: str
+    release: str
+    version: int | None
+    changed: bool
+    """False: it did so before, and nothing was done."""
+    sent_bytes: int
+    health: dict[str, Any]
+    """What the health check saw: golden_inputs, latency_p50_ms, latency_p90_ms, peak_memory_bytes, attempts."""
+
+
+def deliver(
+    profile: Profile,
+    folder: Path,
+    trusted: Sequence[TrustedKey],
+    now: datetime.datetime,
+    *,
+    patience: Patience | None = None,
+    budget: bool = True,
+    progress: Progress = lambda step, done, total: None,
+) -> Delivered:
+    """Place the artifact in `folder` on the profile's device, and have it serve. Doing it again changes nothing.
+
+    The signature is checked before the device is spoken to, every file's hash on the device. Without `budget`, a release
+    that is too slow or too large there is taken all the same. Raises the errors of `check_artifact`, `Store`, and
+    TransferCorrupt, Unhealthy, RolledBack or DeliveryError; whatever is raised, the device serves what it served.
+    """
+    patience = patience or Patience()
+    progress("check", 0, 0)
+    manifest = check_artifact(folder, trusted, DeviceKind(profile.device.name, profile.architecture), None, now)
+    missing = sorted(set(SERVED_FILES) - manifest.files.keys())
+    if missing:
+        raise DeliveryError(f"{folder}: has no {missing[0]}, so it was made by an older version; run `compress` again")
+    progress("connect", 0, 0)
+    with Store(profile, patience, write=True) as store:
+        _refuse_other_machine(store, profile)
+        with open_folder(folder) as opened:
+            envelope = [(name, opened.read(name, CHUNK_BYTES)) for name in (MANIFEST, SIGNATURE)]
+            begun = store.ask(
+                {
+                    "do": "begin",
+                    "release": manifest.digest,
+                    "names": list(SERVED_FILES),
+                    "envelope": [[name, len(data)] for name, data in envelope],
+                },
+                b"".join(data for _, data in envelope),
+            )
+            if "current" in begun:
+                return Delivered(store.where, manifest.digest, manifest.version, False, 0, {})
+            sent = 0
+            if "placed" not in begun:
+                sent = _upload(store, opened, manifest, begun["have"], progress)
+                for step in ("verify", "place"):
+                    progress(step, 0, 0)
+                    store.ask({"do": step})
+        health = _put_to_use(store, patience, budget, progress)
+    return Delivered(store.where, manifest.digest, manifest.version, True, sent, health)
+
+
+def roll_back(
+    profile: Profile, *, patience: Patience | None = None, progress: Progress = lambda step, done, total: None
+) -> Delivered:
+    """Have the device serve the release before the present one; it must still answer rightly, at whatever speed.
+
+    Raises NoPrevious when there is none, and as `deliver`.
+    """
+    patience = patience or Patience()
+    progress("connect", 0, 0)
+    with Store(profile, patience, write=True) as store:
+        release = store.ask({"do": "previous"})["release"]
+        version = next((each.version for each in store.status.history if each.release == release), None)
+        health = _put_to_use(store, patience, False, progress)
+    return Delivered(store.where, release, version, True, 0, health)
+
+
+def look(profile: Profile, patience: Patience | None = None) -> StoreStatus:
+    """What the device serves. What a power cut left half done is put right on the way. Raises as `Store`."""
+    with Store(profile, patience or Patience(), write=False) as store:
+        return store.status
+
+
+def _put_to_use(store: Store, patience: Patience, budget: bool, progress: Progress) -> dict[str, Any]:
+    """From a placed release to a committed one; what its health check saw."""
+    limit_s = patience.health_s
+    progress("health", 0, 0)
+    health = store.ask({"do": "check", "limit_s": limit_s, "budget": budget})
+    progress("switch", 0, 0)
+    store.ask({"do": "switch", "deadline_s": patience.commit_s})
+    store.ask({"do": "confirm", "limit_s": limit_s})
+    progress("commit", 0, 0)
+    store.ask({"do": "commit"})
+    return health
+
+
+def _refuse_other_machine(store: Store, profile: Profile) -> None:
+    found = store.status.architecture
+    if profile.device.architecture and found != profile.device.architecture:
+        raise OtherDevice(
+            f"{store.where}: is {found}, and the profile says {profile.device.architecture}; nothing was sent: mend the profile"
+        )
+
+
+def _upload(store: Store, opened: OpenFolder, manifest: Manifest, have: dict[str, tuple[int, str]], progress: Progress) -> int:
+    """Send what is not there yet; bytes sent."""
+    total = sum(manifest.files[name].size_bytes for name in SERVED_FILES)
+    done = sent = 0
+    for name in SERVED_FILES:
+        with opened.open(name) as file:
+            there = _same_start(file, *have.get(name, (0, "")))
+            file.seek(there)
+            done += there
+            progress("upload", done, total)
+            while True:
+                data = file.read(CHUNK_BYTES)
+                if data or there == 0:
+                    store.ask({"do": "put", "name": name, "offset": there}, data)
+                if not data:
+                    break
+                there, done, sent = there + len(data), done + len(data), sent + len(data)
+                progress("upload", done, total)
+    return sent
+
+
+def _same_start(file: BufferedReader, size: int, digest: str) -> int:
+    """How much of `file` is there already: `size` bytes when they hash to `digest`, else nothing."""
+    return size if hashlib.sha256(file.read(size)).hexdigest() == digest else 0

@@ -1,0 +1,899 @@
+"""The device's side of shipping: places releases, checks them, switches to them, and back. One file, alone.
+
+Needs Python >= 3.8; the health check also needs what the release needs, numpy and onnxruntime.
+
+    python3 device.py serve CLIENT            requests on stdin, answers on stdout, until stdin closes or falls silent
+    python3 device.py watch STORE TOKEN S     goes back after S seconds without a commit; outlives the connection
+    python3 device.py health FOLDER RUNS      loads and runs a release; a process of its own, because it may crash
+
+Messages are those of the probe's worker:  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian;
+{"alive": true} comes before an answer that takes its time. A store is a folder:
+
+    lock                      held (flock) by the one who changes anything; the kernel frees it when that one dies
+    state.json                what was committed, newest first: the truth
+    pending.json              a switch that was begun and is not committed
+    incoming/RANDOM/          what is arriving, or leaving
+    releases/HASH/            whole releases, named by the hash of their manifest
+    current -> releases/HASH  what serves
+
+Whatever happens between two steps, `heal` makes `current` what state.json says. Requests, in the order of a shipment:
+
+    {"do": "open", "store": PATH, "silence_s": S, "write": true or false}     what is there; heals; with "write", locks
+    {"do": "begin", "release": HASH, "names": [...], "envelope": [[NAME, BYTES], ...]} + the manifest, its signature
+    {"do": "put", "name": NAME, "offset": N} + bytes                          a piece of a file
+    {"do": "verify"}                                                          flush, and compare with the manifest
+    {"do": "place"}                                                           rename into releases/
+    {"do": "check", "limit_s": S, "budget": true or false}                    the health check
+    {"do": "switch", "deadline_s": S}                                         current points to it; the deadline runs
+    {"do": "confirm", "limit_s": S}                                           it answers rightly through `current`
+    {"do": "commit"}
+    {"do": "previous"}                                                        in place of begin to place: go back
+"""
+
+import datetime
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import pathlib
+import platform
+import secrets
+import select
+import shutil
+import signal
+import stat
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+HEADER = struct.Struct(">IQ")
+CHUNK = 1 << 20
+LIMIT_BYTES = 16 << 20  # of a message
+BEAT_S = 2.0
+KEPT_RELEASES = 2
+MARGIN_BYTES = 1 << 20
+RUNS, RUNS_LIMIT_S, ATTEMPTS = 1000, 10.0, 3
+FORMAT = 1
+NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
+MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError)
+
+
+class Failed(Exception):
+    def __init__(self, kind, detail):
+        super().__init__(detail)
+        self.kind = kind
+
+
+def step(name):
+    """A named step. For tests, COMPRESS_FAULT=NAME:KIND lets it go wrong here: kill, stop, error=ENOSPC, or pause=PATH,
+    which makes PATH.reached and waits for PATH.go."""
+    where, _, kind = os.environ.get("COMPRESS_FAULT", "").partition(":")
+    if where != name:
+        return
+    kind, _, value = kind.partition("=")
+    if kind == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif kind == "stop":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif kind == "error":
+        raise OSError(getattr(errno, value), os.strerror(getattr(errno, value)))
+    elif kind == "pause":
+        with open(value + ".reached", "w"):
+            pass
+        while not os.path.exists(value + ".go"):
+            time.sleep(0.02)
+
+
+# ---------------------------------------------------------------- messages
+
+
+class Silence(Exception):
+    """The other side closed, or said nothing for too long."""
+
+
+def read_exactly(count, silence_s):
+    parts = bytearray()
+    while len(parts) < count:
+        if not select.select([0], [], [], silence_s)[0]:
+            raise Silence
+        data = os.read(0, min(count - len(parts), CHUNK))
+        if not data:
+            raise Silence
+        parts += data
+    return bytes(parts)
+
+
+class Answers:
+    """stdout, which nothing else writes to."""
+
+    def __init__(self):
+        self.stream = os.fdopen(os.dup(1), "wb")
+        os.dup2(2, 1)  # whatever a library prints must not end up between the messages
+        self.beaten = time.monotonic()
+
+    def write(self, message):
+        text = json.dumps(message).encode()
+        self.stream.write(HEADER.pack(len(text), 0) + text)
+        self.stream.flush()
+
+    def beat(self):
+        if time.monotonic() - self.beaten >= BEAT_S:
+            self.beaten = time.monotonic()
+            self.write({"alive": True})
+
+
+# ---------------------------------------------------------------- files
+
+
+def flush_folder(path):
+    handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_whole(path, data):
+    """Temp, flush, rename, flush: after a power cut the old file or the new."""
+    folder = os.path.dirname(path)
+    handle, unnamed = tempfile.mkstemp(dir=folder, prefix=".writing-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(unnamed, path)
+    except BaseException:
+        os.unlink(unnamed)
+        raise
+    flush_folder(folder)
+
+
+def remove(path):
+    """Whatever it is; links are not followed."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+    elif os.path.lexists(path):
+        os.unlink(path)
+
+
+def open_plain(path, flags):
+    """A regular file with one name. Raises Failed for links, fifos and all else that somebody may have put there."""
+    try:
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    except OSError as problem:
+        if problem.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+            raise Failed("corrupt", "%s is not a regular file" % os.path.basename(path)) from None
+        raise
+    facts = os.fstat(handle)
+    if not stat.S_ISREG(facts.st_mode) or facts.st_nlink != 1:
+        os.close(handle)
+        raise Failed("corrupt", "%s is not a regular file with one name" % os.path.basename(path))
+    return handle
+
+
+def digest_of(path, beat, flush=False):
+    """(size, SHA-256) of a plain file."""
+    digest, size = hashlib.sha256(), 0
+    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+        if flush:
+            os.fsync(file.fileno())
+        while True:
+            data = file.read(CHUNK)
+            if not data:
+                return size, digest.hexdigest()
+            digest.update(data)
+            size += len(data)
+            beat()
+
+
+def is_hash(text):
+    return isinstance(text, str) and len(text) == 64 and not set(text) - set("0123456789abcdef")
+
+
+def is_name(text):
+    """One path component of plain characters, not hidden, not an option."""
+    return isinstance(text, str) and 0 < len(text) <= 128 and text[0] not in ".-" and not set(text) - NAME_CHARACTERS
+
+
+def started(pid):
+    """When a process started, in ticks since boot; with its number it is told from a later one. None where there is none."""
+    try:
+        with open("/proc/%d/stat" % pid) as file:
+            return int(file.read().rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def now():
+    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+
+
+# ---------------------------------------------------------------- the store
+
+
+class Store:
+    """The folder on the disk. Whoever changes it holds `lock`."""
+
+    def __init__(self, folder):
+        self.folder = os.path.abspath(os.path.expanduser(folder))
+        self.current = self.path("current")
+        self.locked = None
+
+    def path(self, *names):
+        return os.path.join(self.folder, *names)
+
+    def make(self):
+        for name in ("incoming", "releases"):
+            os.makedirs(self.path(name), exist_ok=True)
+            if os.path.islink(self.path(name)):
+                raise Failed("refused", "%s is a link" % self.path(name))
+
+    def lock(self):
+        """Whether it could be had. Opened for reading, so that a read-only disk can be looked at."""
+        handle = os.open(self.path("lock"), os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+            return False
+        self.locked = handle
+        return True
+
+    def unlock(self):
+        if self.locked is not None:
+            os.close(self.locked)
+            self.locked = None
+
+    # what is written down
+
+    def read(self, name):
+        """A JSON object; None where there is none. One that is not what this program writes is set aside."""
+        try:
+            with open(self.path(name), "rb") as file:
+                found = json.loads(file.read(LIMIT_BYTES).decode())
+            if found["format"] != FORMAT or not all(is_hash(each) for each in self.named_in(found)):
+                raise ValueError
+            return found
+        except FileNotFoundError:
+            return None
+        except MALFORMED:
+            if self.locked is not None:
+                os.rename(self.path(name), self.path("%s.%s.broken" % (name, secrets.token_hex(4))))
+            return None
+
+    @staticmethod
+    def named_in(record):
+        if "history" in record:
+            return [each["release"] for each in record["history"]]
+        record["token"], record["holder"]
+        return [each for each in (record["to"], record["from"]) if each is not None]
+
+    def write(self, name, record):
+        write_whole(self.path(name), json.dumps(dict(record, format=FORMAT), indent=1).encode())
+
+    def history(self):
+        """What was committed, newest first."""
+        state = self.read("state.json")
+        if state:
+            return state["history"]
+        pending = self.read("pending.json")
+        if pending is None and not os.path.lexists(self.path("state.json")):
+            # the record is lost; what serves was committed, unless a switch was under way
+            serving = self.serving()
+            return [{"release": serving}] if serving else []
+        before = pending["from"] if pending else None
+        return [{"release": before}] if before else []
+
+    def committed(self):
+        history = self.history()
+        return history[0]["release"] if history else None
+
+    def serving(self):
+        """The release that `current` leads to; None where it leads nowhere."""
+        try:
+            head, name = os.path.split(os.readlink(self.current))
+        except OSError:
+            return None
+        return name if head == "releases" and is_hash(name) and os.path.isdir(self.path("releases", name)) else None
+
+    # changes
+
+    def point(self, release, link=None):
+        """`current` leads to `release` from one moment to the next. `link`: one made before."""
+        link = link or self.make_link(release)
+        try:
+            os.rename(link, self.current)
+        except OSError:
+            os.unlink(link)
+            raise
+        flush_folder(self.folder)
+
+    def make_link(self, release, name=None):
+        link = self.path(name or ".current-" + secrets.token_hex(8))
+        remove(link)
+        os.symlink(os.path.join("releases", release), link)
+        return link
+
+    def heal(self):
+        """Make `current` what was committed last; what was said, or None. Needs no space where a switch is taken back:
+        the link was made before."""
+        pending, history = self.read("pending.json"), self.history()
+        committed = history[0]["release"] if history else None
+        said = None
+        if history and not os.path.lexists(self.path("state.json")):
+            said = "the record was not readable and was made anew"
+        if pending and pending["to"] != committed:
+            said = "the switch to %s was not committed and was taken back" % pending["to"][:12]
+        if committed != self.serving():
+            if committed is None:
+                remove(self.current)
+                flush_folder(self.folder)
+            else:
+                spare = self.path(".current-back")
+                usable = os.path.islink(spare) and os.readlink(spare) == os.path.join("releases", committed)
+                self.point(committed, spare if usable else None)
+                said = said or "current did not lead to what was committed; it does again"
+        if os.path.lexists(self.path("pending.json")):
+            os.unlink(self.path("pending.json"))
+            flush_folder(self.folder)
+        for name in os.listdir(self.folder):
+            if name.startswith((".current-", ".writing-")):
+                remove(self.path(name))
+        if said:
+            try:
+                self.write("state.json", {"history": history, "last": "%s: %s" % (now(), said)})
+            except OSError:
+                pass  # full; it is only a remark
+        return said
+
+    def leave(self, release):
+        """Out of releases/ at once: what is removed piece by piece must not be seen there."""
+        gone = self.path("incoming", secrets.token_hex(8))
+        os.rename(self.path("releases", release), gone)
+        return gone
+
+    def prune(self, *also):
+        kept = {each["release"] for each in self.history()[:KEPT_RELEASES]} | {self.serving(), *also}
+        for name in os.listdir(self.path("releases")):
+            if name not in kept:
+                remove(self.leave(name))
+
+    def status(self):
+        state = self.read("state.json") or {}
+        pending = self.read("pending.json")
+        disk = os.statvfs(self.folder)
+        return {
+            "store": self.folder,
+            "history": self.history(),
+            "current": self.serving(),
+            "pending": pending["to"] if pending else None,
+            "releases": sorted(os.listdir(self.path("releases"))),
+            "incoming": len(os.listdir(self.path("incoming"))),
+            "last": state.get("last"),
+            "free_bytes": disk.f_bavail * disk.f_frsize,
+            "architecture": platform.machine(),
+            "python": platform.python_version(),
+            "interpreter": sys.executable,
+        }
+
+
+# ---------------------------------------------------------------- one shipment
+
+
+class Shipment:
+    def __init__(self, store, answers, silence_s):
+        self.store, self.answers, self.silence_s = store, answers, silence_s
+        self.files, self.facts = {}, {}
+        self.release = self.incoming = self.placed = self.checked = self.pending = None
+        self.deadline = 0.0
+
+    def begin(self, request, blob):
+        store = self.store
+        parts, start = [], 0
+        for name, size in request["envelope"]:
+            parts.append((name, blob[start : start + size]))
+            start += size
+        manifest = parts[0][1]
+        if hashlib.sha256(manifest).hexdigest() != request["release"] or start != len(blob):
+            raise Failed("corrupt", "the manifest did not arrive as it was sent")
+        facts = json.loads(manifest.decode())
+        files = {name: (facts["files"][name]["size_bytes"], facts["files"][name]["sha256"]) for name in request["names"]}
+        files.update((name, (len(data), hashlib.sha256(data).hexdigest())) for name, data in parts)
+        for name, (size, digest) in files.items():
+            if not is_name(name) or not is_hash(digest) or not isinstance(size, int) or size < 0:
+                raise Failed("refused", "the manifest names a file %.60r" % name)
+        self.files, self.release = files, request["release"]
+        self.facts = {"release": self.release, "name": str(facts["name"]), "version": int(facts["version"])}
+        history = store.history()
+        if history and self.release == history[0]["release"] and self.is_whole():
+            return {"current": True}
+        same = history and history[0].get("name") == self.facts["name"]
+        if same and self.facts["version"] < history[0]["version"]:
+            raise Failed("older", "version %d is older than %d, which serves" % (self.facts["version"], history[0]["version"]))
+        store.prune(self.release)
+        if os.path.lexists(self.folder()):
+            if self.is_whole():
+                self.placed = self.folder()
+                return {"placed": True}
+            remove(store.leave(self.release))
+        self.incoming = self.adopt()
+        have = {}
+        for name in os.listdir(self.incoming):
+            path = os.path.join(self.incoming, name)
+            try:
+                size, digest = digest_of(path, self.answers.beat) if name in files else (-1, None)
+            except Failed:
+                size = -1
+            if 0 <= size <= files.get(name, (-1,))[0]:
+                have[name] = [size, digest]
+            else:
+                remove(path)
+        disk = os.statvfs(self.incoming)
+        free = disk.f_bavail * disk.f_frsize
+        needed = sum(size - have.get(name, [0])[0] for name, (size, _) in files.items()) + MARGIN_BYTES
+        if free < needed:
+            raise Failed("storage", "no room: %d bytes are needed, %d are free in %s" % (needed, free, store.folder))
+        for name, data in parts:
+            self.put(name, 0, data)
+        return {"have": have}
+
+    def adopt(self):
+        """A folder that nobody else has, with what an attempt that was cut off has left."""
+        parent = self.store.path("incoming")
+        ours = os.path.join(parent, secrets.token_hex(8))
+        left = [os.path.join(parent, name) for name in os.listdir(parent)]
+        folders = [path for path in left if os.path.isdir(path) and not os.path.islink(path)]
+        newest = max(folders, key=lambda path: os.lstat(path).st_mtime, default=None)
+        for path in left:
+            if path != newest:
+                remove(path)
+        if newest:
+            os.rename(newest, ours)
+        else:
+            os.mkdir(ours)
+        os.utime(ours)
+        return ours
+
+    def folder(self):
+        return self.store.path("releases", self.release)
+
+    def put(self, name, offset, data):
+        size = self.files[name][0]
+        if not 0 <= offset <= offset + len(data) <= size:
+            raise Failed("corrupt", "%s is longer than the manifest says" % name)
+        handle = open_plain(os.path.join(self.incoming, name), os.O_WRONLY | os.O_CREAT)
+        try:
+            os.ftruncate(handle, offset)
+            view, at = memoryview(data), offset
+            while view:
+                count = os.pwrite(handle, view, at)
+                view, at = view[count:], at + count
+        finally:
+            os.close(handle)
+        step("upload")
+        return {}
+
+    def verify(self):
+        step("verify")
+        wrong = self.difference(self.incoming, flush=True)
+        if wrong:
+            raise Failed("corrupt", wrong)
+        flush_folder(self.incoming)
+        return {}
+
+    def difference(self, folder, flush=False):
+        """What in `folder` is not as the manifest has it, removed where it only arrives; None when all is."""
+        if os.path.islink(folder) or not os.path.isdir(folder):
+            return "%s is not a folder" % os.path.basename(folder)
+        there = set(os.listdir(folder)) if folder == self.incoming else self.listed(folder)
+        for name in sorted(there - set(self.files)):
+            if folder == self.incoming:
+                remove(os.path.join(folder, name))
+            return "%.60r does not belong to it" % name
+        for name, expected in sorted(self.files.items()):
+            path = os.path.join(folder, name)
+            try:
+                if digest_of(path, self.answers.beat, flush) == expected:
+                    continue
+                problem = "%s is not what the manifest says (size or SHA-256)" % name
+            except FileNotFoundError:
+                problem = "%s is missing" % name
+            except Failed as failure:
+                problem = str(failure)
+            if folder == self.incoming:
+                remove(path)
+            return problem
+        return None
+
+    @staticmethod
+    def listed(folder):
+        """What lies in a release, but for what Python compiles when somebody imports infer.py from there."""
+        return set(os.listdir(folder)) - {"__pycache__"}
+
+    def is_whole(self):
+        return self.difference(self.folder()) is None
+
+    def place(self):
+        step("place")
+        try:
+            os.rename(self.incoming, self.folder())
+        except OSError as problem:
+            if problem.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY):
+                raise Failed("refused", "%s is in the way: %s" % (self.folder(), problem.strerror)) from None
+            raise
+        flush_folder(self.store.path("incoming"))
+        flush_folder(self.store.path("releases"))
+        self.placed, self.incoming = self.folder(), None
+        step("placed")
+        return {}
+
+    def check(self, limit_s, budget):
+        step("check")
+        if self.placed is None:
+            raise Failed("refused", "nothing is placed")
+        wrong = self.difference(self.placed)
+        if wrong:
+            self.store.leave(self.release)
+            raise Failed("corrupt", wrong)
+        try:
+            found = healthy(self.placed, limit_s, budget, self.answers.beat)
+        except Failed:
+            if self.release not in [each["release"] for each in self.store.history()]:
+                self.store.leave(self.release)  # not visible, and there to be adopted when it is tried again
+            raise
+        self.checked = self.release
+        return found
+
+    def previous(self):
+        history = self.store.history()
+        if len(history) < 2 or not os.path.isdir(self.store.path("releases", history[1]["release"])):
+            raise Failed("no-previous", "there is no release before the one that serves")
+        self.release, self.facts = history[1]["release"], history[1]
+        manifest = os.path.join(self.folder(), "manifest.json")
+        with os.fdopen(open_plain(manifest, os.O_RDONLY), "rb") as file:
+            text = file.read(LIMIT_BYTES)
+        if hashlib.sha256(text).hexdigest() != self.release:
+            raise Failed("corrupt", "the manifest of %s is not the one that was shipped" % self.release[:12])
+        listed = json.loads(text.decode())["files"]
+        here = self.listed(self.folder())
+        self.files = {name: (listed[name]["size_bytes"], listed[name]["sha256"]) for name in here if name in listed}
+        # the envelope: the manifest was compared just now, and its signature is not used here
+        self.files.update(
+            (name, digest_of(os.path.join(self.folder(), name), self.answers.beat)) for name in here if name not in listed
+        )
+        self.placed = self.folder()
+        return {"release": self.release}
+
+    def switch(self, deadline_s):
+        if self.checked is None or self.checked != self.release:
+            raise Failed("refused", "nothing was checked")
+        store, before = self.store, self.store.committed()
+        if os.path.isdir(store.current) and not os.path.islink(store.current):
+            raise Failed("refused", "%s is a folder, not a link; move it away" % store.current)
+        token = secrets.token_hex(8)
+        if before:
+            store.make_link(before, ".current-back")
+        holder = [os.getpid(), started(os.getpid())]
+        self.deadline = time.monotonic() + deadline_s
+        store.write("pending.json", {"token": token, "to": self.release, "from": before, "holder": holder})
+        self.pending = token
+        watch(store.folder, token, deadline_s)
+        step("switch")
+        store.point(self.release)
+        step("switched")
+        return {}
+
+    def confirm(self, limit_s):
+        """Through `current`, as everybody will."""
+        step("confirm")
+        if self.store.serving() != self.release:
+            raise Failed("unhealthy", "current does not lead to it")
+        return healthy(self.store.current, limit_s, False, self.answers.beat)
+
+    def commit(self):
+        store = self.store
+        step("commit")
+        pending = store.read("pending.json")
+        if pending is None or pending["token"] != self.pending or time.monotonic() > self.deadline:
+            raise Failed("rolled-back", "no commit came before the deadline")
+        history = store.history()
+        known = [each["release"] for each in history]
+        if self.release in known:
+            history = history[known.index(self.release) :]
+        else:
+            history = [dict(self.facts, at=now()), *history][:KEPT_RELEASES]
+        store.write("state.json", {"history": history, "last": "%s: %s was committed" % (now(), self.release[:12])})
+        step("committed")
+        store.heal()
+        self.pending = None
+        store.prune()
+        return {"committed": self.release}
+
+    def give_up(self):
+        """Go back, at once, when something went wrong between switch and commit."""
+        if self.pending is not None:
+            step("rollback")
+            self.store.heal()
+            self.pending = None
+
+
+# ---------------------------------------------------------------- the watchdog
+
+
+def watch(folder, token, deadline_s):
+    """Start a process of its own that goes back when no commit comes."""
+    subprocess.Popen(
+        [sys.executable, os.path.abspath(__file__), "watch", folder, token, repr(deadline_s)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        cwd="/",
+    )
+
+
+def watchdog(folder, token, deadline_s):
+    os.environ.pop("COMPRESS_FAULT", None)
+    store, deadline, attempts = Store(folder), time.monotonic() + deadline_s, 0
+    while attempts < 100:
+        pending = store.read("pending.json")
+        if pending is None or pending["token"] != token:
+            return  # committed, or taken back by another
+        if time.monotonic() < deadline:
+            time.sleep(min(0.2, deadline_s / 4))
+            continue
+        attempts += 1
+        try:
+            if store.lock():
+                pending = store.read("pending.json")
+                if pending is not None and pending["token"] == token:
+                    store.heal()
+                return
+            pid, born = pending["holder"]
+            if born is not None and started(pid) == born:
+                os.kill(pid, signal.SIGKILL)  # it hangs: an agent at work would have gone back by itself
+        except (OSError, Failed):
+            pass  # read-only for now, or gone meanwhile
+        store.unlock()
+        time.sleep(min(0.1 * attempts, 5.0))
+
+
+# ---------------------------------------------------------------- the health check
+
+
+def p90_ms(latencies_ms):
+    """MLPerf's early-stopping estimate of the 90th percentile, at a confidence of 99 %; None below 64 runs."""
+    runs, slower = len(latencies_ms), 0
+    chance = term = 0.9**runs  # that no more than `slower` runs are slower than the true percentile
+    while chance <= 0.01:
+        slower += 1
+        term *= (runs - slower + 1) / slower * 0.1 / 0.9
+        chance += term
+    return sorted(latencies_ms)[1 - slower] if slower > 1 else None
+
+
+def healthy(folder, limit_s, budget, beat):
+    """What the release in `folder` did. Raises Failed with how it failed, by name."""
+    with open(os.path.join(folder, "serving.json"), encoding="utf-8") as file:
+        limits = json.load(file)["limits"] if budget else {}
+    for attempt in range(ATTEMPTS):
+        found = run_health(folder, RUNS if limits else 0, limit_s, beat)
+        over = []
+        for key, limit in sorted(limits.items()):
+            value = found.get(key)
+            if value is not None and limit is not None and value > limit:
+                over.append("%s is %.6g, the budget %.6g" % (key, value, limit))
+        if not over:
+            return dict(found, attempts=attempt + 1)
+    raise Failed("unhealthy", "over-budget: " + "; ".join(over))
+
+
+def run_health(folder, runs, limit_s, beat):
+    """One process that loads and runs it."""
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
+        child = subprocess.Popen(
+            [sys.executable, os.path.abspath(__file__), "health", folder, str(runs)],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=words,
+            start_new_session=True,
+        )
+        deadline, poll = time.monotonic() + limit_s, select.poll()
+        poll.register(0, 0)  # heard of only when the one who asked has gone
+        try:
+            while child.poll() is None:
+                if time.monotonic() > deadline:
+                    raise Failed("unhealthy", "timeout: no answer after %g s" % limit_s)
+                if poll.poll(20):
+                    raise Silence
+                beat()
+        finally:
+            if child.poll() is None:
+                os.killpg(child.pid, signal.SIGKILL)
+                child.wait()
+        said.seek(0)
+        words.seek(0)
+        try:
+            answer = json.loads(said.read(LIMIT_BYTES).decode().strip().split("\n")[-1])
+        except ValueError:
+            answer = None
+        if child.returncode < 0:
+            names = {signal.SIGILL: "illegal-instruction", signal.SIGSEGV: "segfault", signal.SIGKILL: "killed"}
+            name = names.get(-child.returncode, "crashed")
+            raise Failed("unhealthy", "%s: it ended with %s" % (name, signal.Signals(-child.returncode).name))
+        if answer is None:
+            last = words.read(LIMIT_BYTES).decode(errors="replace").strip().split("\n")[-1][:300]
+            raise Failed("unhealthy", "crashed: %s" % (last or "it ended with status %d" % child.returncode))
+    if "failure" in answer:
+        raise Failed("unhealthy", "%s: %s" % tuple(answer["failure"]))
+    return answer
+
+
+def health(folder, runs):
+    """In its own process: load the release with its own infer.py, compare, time it; the last line on stdout is what came out."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")  # if memory runs out, then this, and not what serves
+    except OSError:
+        pass
+    try:
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG: be killed when the parent is
+    except (ImportError, OSError, AttributeError):
+        pass
+    sys.stdout, answers = sys.stderr, sys.stdout
+    try:
+        found = examined(folder, runs)
+    except Failed as failure:
+        found = {"failure": [failure.kind, str(failure).strip().split("\n")[0][:300]]}
+    print(json.dumps(found), file=answers, flush=True)
+
+
+def examined(folder, runs):
+    sys.dont_write_bytecode = True
+    sys.path.insert(0, folder)
+    try:
+        import infer
+        import numpy
+
+        session = infer.load(pathlib.Path(folder))
+    except Exception as problem:
+        raise Failed("load-error", "%s: %s" % (type(problem).__name__, problem)) from None
+    name = session.get_inputs()[0].name
+    with open(os.path.join(folder, "serving.json"), encoding="utf-8") as file:
+        tolerance = json.load(file)["tolerance"]
+    # mapped, so that they do not count as the model's memory
+    inputs, outputs = (
+        numpy.load(os.path.join(folder, "golden-%s.npy" % each), mmap_mode="r", allow_pickle=False)
+        for each in ("inputs", "outputs")
+    )
+    first = {name: numpy.array(inputs[:1])}
+    for index in range(len(inputs)):
+        try:
+            found = session.run(None, {name: numpy.array(inputs[index : index + 1])})[0]
+        except Exception as problem:
+            raise Failed("run-error", str(problem)) from None
+        expected = outputs[index : index + 1]
+        if found.shape != expected.shape:
+            raise Failed("wrong-output", "shape %s instead of %s" % (found.shape, expected.shape))
+        off = float(numpy.abs(found - expected).max() / max(float(numpy.abs(expected).max()), 1e-6))
+        if not off <= tolerance:
+            raise Failed("wrong-output", "golden input %d is off by %.3g %% of the largest output" % (index, 100 * off))
+    peak = None
+    try:
+        with open("/proc/self/status") as file:
+            peak = next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:")), None)
+    except OSError:
+        pass
+    latencies, began = [], time.perf_counter()
+    while len(latencies) < runs and (len(latencies) < 64 or time.perf_counter() - began < RUNS_LIMIT_S):
+        start = time.perf_counter_ns()
+        session.run(None, first)
+        latencies.append((time.perf_counter_ns() - start) / 1e6)
+    return {
+        "golden_inputs": len(inputs),
+        "peak_memory_bytes": peak,
+        "runs": len(latencies),
+        "latency_p50_ms": sorted(latencies)[len(latencies) // 2] if latencies else None,
+        "latency_p90_ms": p90_ms(latencies),
+    }
+
+
+# ---------------------------------------------------------------- requests
+
+
+def serve(client, extra=None):
+    answers = Answers()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asked; it closes stdin
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: sys.exit(0))
+    answers.write({"alive": True})
+    shipment = None
+    try:
+        while True:
+            silence_s = shipment.silence_s if shipment else 60.0
+            text_size, blob_size = HEADER.unpack(read_exactly(HEADER.size, silence_s))
+            if max(text_size, blob_size) > LIMIT_BYTES:
+                answers.write({"failure": ["run-error", "a message of %d bytes" % max(text_size, blob_size)]})
+                return
+            try:
+                request = json.loads(read_exactly(text_size, silence_s).decode())
+                blob = read_exactly(blob_size, silence_s)
+                if shipment is None:
+                    shipment, answer = opened(request, answers)
+                else:
+                    answer = answered(shipment, request, blob)
+            except (Failed, OSError) as failure:
+                answer = {"failure": failure_of(failure)}
+                if shipment is not None:
+                    shipment.give_up()
+            except MALFORMED as problem:
+                answers.write({"failure": ["run-error", "malformed request: %.200r" % problem]})
+                return
+            answers.write(answer)
+    except (Silence, BrokenPipeError):
+        pass
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        try:
+            if shipment is not None:
+                shipment.give_up()
+        except OSError:
+            pass  # the watchdog will try again, and so will the next command
+        if extra:
+            shutil.rmtree(extra, ignore_errors=True)
+
+
+def failure_of(failure):
+    if isinstance(failure, Failed):
+        return [failure.kind, str(failure)]
+    return ["storage", "%s%s" % (failure.strerror, ": %s" % failure.filename if failure.filename else "")]
+
+
+def opened(request, answers):
+    store = Store(request["store"])
+    store.make()
+    healed, busy = None, not store.lock()
+    if busy and request["write"]:
+        raise Failed("busy", "another shipment is under way in %s; one that died frees it by itself" % store.folder)
+    if not busy:
+        healed = store.heal()
+        if not request["write"]:
+            store.unlock()
+    return Shipment(store, answers, request["silence_s"]), dict(store.status(), healed=healed, busy=busy)
+
+
+def answered(shipment, request, blob):
+    do = request["do"]
+    if shipment.store.locked is None:
+        raise Failed("refused", "opened for looking only")
+    if do == "begin":
+        return shipment.begin(request, blob)
+    if do == "put":
+        return shipment.put(request["name"], request["offset"], blob)
+    if do == "check":
+        return shipment.check(request["limit_s"], request["budget"])
+    if do == "switch":
+        return shipment.switch(request["deadline_s"])
+    if do == "confirm":
+        return shipment.confirm(request["limit_s"])
+    if do in ("verify", "place", "previous", "commit"):
+        return getattr(shipment, do)()
+    raise Failed("run-error", "unknown request %.60r" % do)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["serve"] and len(sys.argv) in (3, 4):
+        serve(*sys.argv[2:4])
+    elif sys.argv[1:2] == ["watch"] and len(sys.argv) == 5:
+        watchdog(sys.argv[2], sys.argv[3], float(sys.argv[4]))
+    elif sys.argv[1:2] == ["health"] and len(sys.argv) == 4:
+        health(sys.argv[2], int(sys.argv[3]))
+    else:
+        sys.exit("usage: device.py serve CLIENT")

@@ -1,0 +1,167 @@
+"""Store: the agent on a device, `device.py`, and the questions it answers; every failure there is one of our errors here."""
+
+import secrets
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.errors import (
+    CompressError,
+    DeliveryError,
+    DeviceBusy,
+    DeviceStorage,
+    DeviceUnreachable,
+    NoPrevious,
+    OlderVersion,
+    RolledBack,
+    TransferCorrupt,
+    Unhealthy,
+)
+from pipeline.probe.diagnosis import diagnosis
+from pipeline.probe.link import Link, LinkLost, Refused, ssh_link
+from pipeline.profile import Profile
+
+__all__ = ["Patience", "Release", "Store", "StoreStatus"]
+
+AGENT = Path(__file__).with_name("device.py")
+KEPT = "what arrived is kept: run the same command again"
+SAFE = "what served there serves on"
+ERRORS: dict[str, tuple[type[CompressError], str]] = {
+    "busy": (DeviceBusy, "wait for it"),
+    "storage": (DeviceStorage, f"{SAFE}; free some space or make it writable, then run the same command again"),
+    "not-kept": (DeviceStorage, "free some space there, then run the same command again"),
+    "corrupt": (TransferCorrupt, f"{SAFE}; run the same command again, and check the disk if it happens twice"),
+    "refused": (DeliveryError, SAFE),
+    "older": (OlderVersion, "`compress sign` it anew to go back on purpose, or use compress rollback"),
+    "unhealthy": (Unhealthy, SAFE),
+    "rolled-back": (RolledBack, f"{SAFE}; run the same command again"),
+    "no-previous": (NoPrevious, "ship one"),
+}
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for what, in seconds."""
+
+    silence_s: float = 60.0
+    """Without a word from the other side, on either side; one at work says so every two seconds."""
+    health_s: float = 300.0
+    """For a release to load, answer and be timed."""
+    commit_s: float = 120.0
+    """From the switch to the commit; after that the device goes back by itself."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """One that was committed on a device."""
+
+    release: str
+    """SHA-256 of its manifest."""
+    name: str | None = None
+    version: int | None = None
+    at: str | None = None
+    """UTC; null where the device's record was lost."""
+
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """What a device says of its store."""
+
+    store: str
+    """Its folder."""
+    history: tuple[Release, ...]
+    """Committed releases, newest first; only the first serves."""
+    current: str | None
+    """The release that `current` leads to."""
+    pending: str | None
+    """One that was switched to and is not committed."""
+    releases: tuple[str, ...]
+    incoming: int
+    """Shipments that were cut off, or are under way."""
+    last: str | None
+    """What happened last, with its time."""
+    healed: str | None
+    """What was put right just now."""
+    busy: bool
+    free_bytes: int
+    architecture: str
+    python: str
+    interpreter: str
+
+
+class Store:
+    """A connection to the store of a profile's device; to be closed. The agent there ends with it."""
+
+    def __init__(self, profile: Profile, patience: Patience, *, write: bool) -> None:
+        """With `write`, the store is held for this connection alone.
+
+        Raises DeviceUnreachable, HostKeyRefused, DeviceSoftware, DeviceBusy or DeviceStorage.
+        """
+        device = profile.device
+        if device.host is None and not device.this_machine:
+            raise DeliveryError(f"{device.name}: device.host is not set, so there is nothing to ship to")
+        self.where = device.host or device.name
+        self._device, self._patience = device, patience
+        self._doing = "connecting"
+        self._switched = False
+        client = secrets.token_hex(8)
+        try:
+            if device.host is None:
+                self._link = Link([sys.executable, str(AGENT), "serve", client])
+            else:
+                self._link = ssh_link(device, client, AGENT)
+        except LinkLost as loss:
+            raise diagnosis(loss, device) from None
+        except Refused as refusal:
+            raise self._error(refusal.kind, refusal.detail) from None
+        try:
+            found = self.ask({"do": "open", "store": device.store, "silence_s": patience.silence_s, "write": write})
+            history = tuple(
+                Release(**{key: each.get(key) for key in ("release", "name", "version", "at")}) for each in found.pop("history")
+            )
+            self.status = StoreStatus(history=history, releases=tuple(found.pop("releases")), **found)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, message: dict[str, Any], blob: bytes = b"") -> dict[str, Any]:
+        """The agent's answer. Raises the error that a failure stands for; DeviceUnreachable and its kin for a lost link."""
+        self._doing = message["do"]
+        self._switched = self._switched or self._doing == "switch"
+        try:
+            answer = self._link.ask(message, blob, self._patience.silence_s)
+        except LinkLost as loss:
+            raise self._lost(loss) from None
+        if "failure" in answer:
+            raise self._error(*answer["failure"])
+        return answer
+
+    def close(self) -> None:
+        """Hang up; a switch that was not committed is taken back by the device. May be called twice."""
+        with suppress(OSError):
+            self._link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _error(self, kind: str, detail: str) -> CompressError:
+        error, remedy = ERRORS.get(kind, (DeliveryError, "this is a defect of this program"))
+        return error(f"{self.where}: {self._doing}: {detail}; {remedy}")
+
+    def _lost(self, loss: LinkLost) -> CompressError:
+        problem = diagnosis(loss, self._device)
+        if not isinstance(problem, DeviceUnreachable):
+            return problem
+        if self._doing == "commit":
+            after = "whether the commit arrived, compress status tells"
+        elif self._switched:
+            after = "the device goes back to what served before by itself"
+        else:
+            after = KEPT
+        return type(problem)(f"{problem}; lost at: {self._doing}; {after}")

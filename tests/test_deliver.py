@@ -1,0 +1,204 @@
+"""An artifact on its way to a device, at the other end of a real OpenSSH connection."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from artifacts import INPUTS, NOW, Maker, answers, serves, store_of
+from graphs import conv_net
+from sshd import Board, needs_sshd
+
+from pipeline.errors import DeliveryError, NoPrevious, OlderVersion, OtherDevice, Unhealthy
+from pipeline.profile import Profile
+from pipeline.ship.deliver import Delivered, deliver, look, roll_back
+from pipeline.ship.store import Patience
+
+pytestmark = needs_sshd
+OLD, NEW = answers(conv_net(8, seed=1)), answers(conv_net(8, seed=2))
+PATIENCE = Patience(silence_s=20, health_s=60, commit_s=60)
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Board]:
+    board = Board(tmp_path / "board")
+    board.start()
+    yield board
+    board.stop()
+
+
+@pytest.fixture
+def profile(board: Board) -> Profile:
+    return board.profile()
+
+
+@pytest.fixture
+def maker(tmp_path: Path) -> Maker:
+    return Maker(tmp_path / "artifacts")
+
+
+def ship(profile: Profile, maker: Maker, folder: Path, *, budget: bool = True) -> Delivered:
+    return deliver(profile, folder, maker.trusted, NOW, patience=PATIENCE, budget=budget)
+
+
+def whole(store: Path) -> bool:
+    """Nothing that arrives or leaves, and each release has all its files."""
+    files = {"model.onnx", "serving.json", "infer.py", "golden-inputs.npy", "golden-outputs.npy", "manifest.json", "manifest.sig"}
+    leftovers = [path for path in store.iterdir() if path.name.startswith(".") and path.name != ".current-back"]
+    return all({path.name for path in release.iterdir()} == files for release in (store / "releases").iterdir()) and not leftovers
+
+
+def test_an_artifact_is_placed_and_serves(board: Board, profile: Profile, maker: Maker) -> None:
+    artifact = maker.make("new", profile, seed=2)
+    done = ship(profile, maker, artifact)
+
+    assert done.changed
+    assert done.health["golden_inputs"] == 3
+    np.testing.assert_allclose(serves(store_of(board)), NEW, rtol=1e-5)
+    assert str((store_of(board) / "current").readlink()) == f"releases/{done.release}"
+    assert whole(store_of(board))
+    assert not (store_of(board) / "current" / "weights.safetensors").exists()
+
+
+def test_shipping_it_again_changes_nothing(profile: Profile, maker: Maker) -> None:
+    artifact = maker.make("new", profile)
+    first, before = ship(profile, maker, artifact), look(profile)
+    again = ship(profile, maker, artifact)
+
+    assert again == Delivered("board", first.release, 1, changed=False, sent_bytes=0, health={})
+    assert replace(look(profile), free_bytes=0) == replace(before, free_bytes=0)
+
+
+def test_the_release_before_stays_and_can_be_gone_back_to(board: Board, profile: Profile, maker: Maker) -> None:
+    old = ship(profile, maker, maker.make("old", profile, seed=1))
+    ship(profile, maker, maker.make("new", profile, seed=2))
+    back = roll_back(profile, patience=PATIENCE)
+
+    assert back.release == old.release
+    np.testing.assert_allclose(serves(store_of(board)), OLD, rtol=1e-5)
+    with pytest.raises(NoPrevious, match="board: previous: there is no release before the one that serves; ship one"):
+        roll_back(profile, patience=PATIENCE)
+
+
+def test_two_releases_are_kept(board: Board, profile: Profile, maker: Maker) -> None:
+    shipped = [ship(profile, maker, maker.make(f"v{i}", profile, seed=i, version=i)).release for i in (1, 2, 3)]
+
+    assert sorted(path.name for path in (store_of(board) / "releases").iterdir()) == sorted(shipped[1:])
+
+
+def test_an_older_version_is_refused(board: Board, profile: Profile, maker: Maker) -> None:
+    ship(profile, maker, maker.make("new", profile, seed=2, version=8))
+
+    with pytest.raises(OlderVersion, match="begin: version 7 is older than 8, which serves"):
+        ship(profile, maker, maker.make("old", profile, seed=1, version=7))
+    assert whole(store_of(board))
+
+
+def test_a_device_of_another_architecture_is_refused(board: Board, maker: Maker) -> None:
+    """the profile says aarch64, and so does the manifest; the board is none"""
+    profile = board.profile()
+    other = profile.model_copy(update={"device": board.device(architecture="aarch64")})
+    artifact = maker.make("new", profile)
+
+    with pytest.raises(OtherDevice):
+        ship(other, maker, artifact)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"model.onnx": conv_net(8, seed=3)}, r"wrong-output: golden input 0 is off by [\d.]+ % of the largest output"),
+        ({"model.onnx": b"<html>404</html>"}, "load-error: InvalidProtobuf"),
+        ({"infer.py": b"import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"}, "illegal-instruction: it ended with SIGILL"),
+        ({"infer.py": b"import os\nos._exit(3)\n"}, "crashed: it ended with status 3"),
+        ({"golden-outputs.npy": b"\x93NUMPY no such thing"}, "crashed: ValueError: "),
+    ],
+    ids=["other weights", "no model", "illegal instruction", "exit", "golden outputs"],
+)
+def test_a_release_that_is_not_healthy_never_serves(
+    board: Board, profile: Profile, maker: Maker, changes: dict[str, bytes], named: str
+) -> None:
+    ship(profile, maker, maker.make("old", profile, seed=1))
+
+    with pytest.raises(Unhealthy, match=f"board: check: {named}.*; what served there serves on"):
+        ship(profile, maker, maker.make("new", profile, seed=2, changes=changes))
+    np.testing.assert_allclose(serves(store_of(board)), OLD, rtol=1e-5)
+    assert len(list((store_of(board) / "releases").iterdir())) == 1
+
+
+def test_what_python_compiles_on_the_way_does_no_harm(board: Board, profile: Profile, maker: Maker) -> None:
+    """a program that imports infer.py from `current` leaves a folder there"""
+    for name, seed in (("old", 1), ("new", 2)):
+        ship(profile, maker, maker.make(name, profile, seed=seed))
+        subprocess.run([sys.executable, "-c", "import infer"], cwd=store_of(board) / "current", env={}, check=True)
+
+    assert (store_of(board) / "current" / "__pycache__").is_dir()
+    assert not ship(profile, maker, maker.folder / "new").changed
+    assert roll_back(profile, patience=PATIENCE).changed
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        ({"latency_p90_ms": 1e-6}, "latency_p90_ms is .*, the budget 1e-06"),
+        ({"peak_memory_bytes": 1000}, "peak_memory_bytes is .*, the budget 1000"),
+    ],
+)
+def test_a_release_that_misses_its_budget_there_is_refused_unless_one_insists(
+    profile: Profile, maker: Maker, limits: dict[str, float], named: str
+) -> None:
+    artifact = maker.make("new", profile, limits=limits)
+
+    with pytest.raises(Unhealthy, match=f"over-budget: {named}"):
+        ship(profile, maker, artifact)
+    assert ship(profile, maker, artifact, budget=False).changed
+
+
+def test_what_arrived_before_is_not_sent_again(board: Board, profile: Profile, maker: Maker) -> None:
+    """half of the model lies there, and the golden inputs, one byte of which is wrong"""
+    artifact = maker.make("new", profile)
+    model, inputs = (artifact / "model.onnx").read_bytes(), bytearray((artifact / "golden-inputs.npy").read_bytes())
+    inputs[-1] ^= 1
+    left = store_of(board) / "incoming" / "left"
+    left.mkdir(parents=True)
+    (left / "model.onnx").write_bytes(model[: len(model) // 2])
+    (left / "golden-inputs.npy").write_bytes(inputs)
+    done = ship(profile, maker, artifact)
+
+    sizes = json.loads((artifact / "manifest.json").read_bytes())["files"]
+    whole_bytes = sum(facts["size_bytes"] for name, facts in sizes.items() if name != "weights.safetensors")
+    assert done.sent_bytes == whole_bytes - len(model) // 2
+
+
+def test_an_artifact_without_golden_inputs_is_refused_with_what_to_do(profile: Profile, maker: Maker) -> None:
+    artifact = maker.make("new", profile)
+    (artifact / "golden-inputs.npy").unlink()
+    maker.sign(artifact)
+
+    with pytest.raises(
+        DeliveryError, match=r"has no golden-inputs.npy, so it was made by an older version; run `compress` again"
+    ):
+        ship(profile, maker, artifact)
+
+
+def test_a_profile_without_a_host_has_nothing_to_ship_to(board: Board, maker: Maker) -> None:
+    profile = board.profile()
+    nowhere = profile.model_copy(update={"device": board.device(host=None)})
+
+    with pytest.raises(DeliveryError, match=re.escape("device.host is not set")):
+        ship(nowhere, maker, maker.make("new", profile))
+
+
+def test_this_machine_is_a_device_too(tmp_path: Path, board: Board, maker: Maker) -> None:
+    profile = board.profile()
+    device = board.device(host=None, this_machine=True, store=str(tmp_path / "store"))
+    here = profile.model_copy(update={"device": device})
+    ship(here, maker, maker.make("new", profile, seed=2))
+
+    np.testing.assert_allclose(serves(tmp_path / "store"), NEW, rtol=1e-5)
+    assert INPUTS.shape == (3, 3, 16, 16)
