@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pipeline.cli_device import calibrate, doctor, measure
 from pipeline.cli_keys import keys, sign
+from pipeline.cli_ship import rollback, ship, status
 from pipeline.cli_told import heed_interrupts, told
 from pipeline.errors import BUDGET_MISSED, BudgetError
 
@@ -95,6 +96,9 @@ compress.add_command(doctor)
 compress.add_command(calibrate)
 compress.add_command(sign)
 compress.add_command(keys)
+compress.add_command(ship)
+compress.add_command(status)
+compress.add_command(rollback)
 
 
 def main() -> None:
