@@ -38,9 +38,13 @@ def test_the_run_directory_holds_graph_journal_and_artifact(finished: tuple[Path
     assert sorted(path.name for path in out.iterdir()) == ["artifact", "dense.onnx", "finetune.safetensors", "journal.jsonl"]
     assert sorted(path.name for path in (out / "artifact").iterdir()) == [
         "artifact.json",
+        "golden-inputs.npy",
+        "golden-outputs.npy",
+        "infer.py",
         "model.onnx",
         "plan.json",
         "report.html",
+        "serving.json",
         "weights.safetensors",
     ]
 

@@ -56,6 +56,7 @@ BEAT_S = 2.0
 KEPT_RELEASES = 2
 MARGIN_BYTES = 1 << 20
 RUNS, RUNS_LIMIT_S, ATTEMPTS = 1000, 10.0, 3
+LOCK_WAIT_S = 4.0
 FORMAT = 1
 NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError)
@@ -68,23 +69,25 @@ class Failed(Exception):
 
 
 def step(name):
-    """A named step. For tests, COMPRESS_FAULT=NAME:KIND lets it go wrong here: kill, stop, error=ENOSPC, or pause=PATH,
-    which makes PATH.reached and waits for PATH.go."""
-    where, _, kind = os.environ.get("COMPRESS_FAULT", "").partition(":")
-    if where != name:
-        return
-    kind, _, value = kind.partition("=")
-    if kind == "kill":
-        os.kill(os.getpid(), signal.SIGKILL)
-    elif kind == "stop":
-        os.kill(os.getpid(), signal.SIGSTOP)
-    elif kind == "error":
-        raise OSError(getattr(errno, value), os.strerror(getattr(errno, value)))
-    elif kind == "pause":
-        with open(value + ".reached", "w"):
-            pass
-        while not os.path.exists(value + ".go"):
-            time.sleep(0.02)
+    """A named step. For tests, COMPRESS_FAULT=NAME:KIND,... lets things go wrong here: kill, stop, error=ENOSPC, or
+    pause=PATH, which makes PATH.reached and waits a minute for PATH.go."""
+    for fault in os.environ.get("COMPRESS_FAULT", "").split(","):
+        where, _, kind = fault.partition(":")
+        if where != name:
+            continue
+        kind, _, value = kind.partition("=")
+        if kind == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif kind == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        elif kind == "error":
+            raise OSError(getattr(errno, value), os.strerror(getattr(errno, value)))
+        elif kind == "pause" and not os.path.exists(value + ".reached"):
+            with open(value + ".reached", "w"):
+                pass
+            deadline = time.monotonic() + 60
+            while not os.path.exists(value + ".go") and time.monotonic() < deadline:
+                time.sleep(0.02)
 
 
 # ---------------------------------------------------------------- messages
@@ -199,11 +202,13 @@ def is_name(text):
     return isinstance(text, str) and 0 < len(text) <= 128 and text[0] not in ".-" and not set(text) - NAME_CHARACTERS
 
 
-def started(pid):
-    """When a process started, in ticks since boot; with its number it is told from a later one. None where there is none."""
+def process(pid):
+    """[number, start in ticks since boot], which tells it from a later one of that number; its parent; its state. None where
+    there is none."""
     try:
         with open("/proc/%d/stat" % pid) as file:
-            return int(file.read().rpartition(")")[2].split()[19])
+            facts = file.read().rpartition(")")[2].split()
+        return [pid, int(facts[19])], int(facts[1]), facts[0]
     except (OSError, ValueError, IndexError):
         return None
 
@@ -232,16 +237,55 @@ class Store:
             if os.path.islink(self.path(name)):
                 raise Failed("refused", "%s is a link" % self.path(name))
 
-    def lock(self):
-        """Whether it could be had. Opened for reading, so that a read-only disk can be looked at."""
+    def lock(self, wait_s=0.0):
+        """Whether it could be had. One whose holder lost its connection, or was stopped, is taken from it: to be killed at any
+        moment is nothing that it minds. Opened for reading, so that a read-only disk can be looked at."""
         handle = os.open(self.path("lock"), os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-            return False
+        deadline = time.monotonic() + wait_s
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                pass
+            if time.monotonic() > deadline:
+                os.close(handle)
+                return False
+            if time.monotonic() > deadline - wait_s / 2 and self.is_forlorn(self.holder()):
+                self.break_lock()
+            time.sleep(0.05)
         self.locked = handle
         return True
+
+    def sign_lock(self):
+        """Leave word of who holds it; where the disk is read-only nothing will be changed anyway."""
+        ours = process(os.getpid())
+        try:
+            with open(self.path("lock"), "w") as file:
+                json.dump({"process": ours and ours[0], "parent": ours and ours[1]}, file)
+        except OSError:
+            pass
+
+    def holder(self):
+        try:
+            with open(self.path("lock")) as file:
+                found = json.loads(file.read(LIMIT_BYTES))
+            return found if isinstance(found["process"][0], int) and isinstance(found["parent"], int) else None
+        except (OSError, *MALFORMED):
+            return None
+
+    @staticmethod
+    def is_forlorn(holder):
+        """Stopped, or without the process that it hung on: its connection."""
+        found = process(holder["process"][0]) if holder else None
+        return found is not None and found[0] == holder["process"] and (found[2] in "Tt" or found[1] != holder["parent"])
+
+    def break_lock(self):
+        """Kill the holder, if it is still the process that signed."""
+        holder = self.holder()
+        found = process(holder["process"][0]) if holder else None
+        if found is not None and found[0] == holder["process"]:
+            os.kill(found[0][0], signal.SIGKILL)
 
     def unlock(self):
         if self.locked is not None:
@@ -269,7 +313,7 @@ class Store:
     def named_in(record):
         if "history" in record:
             return [each["release"] for each in record["history"]]
-        record["token"], record["holder"]
+        record["token"]  # or it is none of ours
         return [each for each in (record["to"], record["from"]) if each is not None]
 
     def write(self, name, record):
@@ -577,9 +621,8 @@ class Shipment:
         token = secrets.token_hex(8)
         if before:
             store.make_link(before, ".current-back")
-        holder = [os.getpid(), started(os.getpid())]
         self.deadline = time.monotonic() + deadline_s
-        store.write("pending.json", {"token": token, "to": self.release, "from": before, "holder": holder})
+        store.write("pending.json", {"token": token, "to": self.release, "from": before})
         self.pending = token
         watch(store.folder, token, deadline_s)
         step("switch")
@@ -653,11 +696,9 @@ def watchdog(folder, token, deadline_s):
                 if pending is not None and pending["token"] == token:
                     store.heal()
                 return
-            pid, born = pending["holder"]
-            if born is not None and started(pid) == born:
-                os.kill(pid, signal.SIGKILL)  # it hangs: an agent at work would have gone back by itself
+            store.break_lock()  # it hangs: an agent at work would have gone back by itself
         except (OSError, Failed):
-            pass  # read-only for now, or gone meanwhile
+            pass  # read-only for now
         store.unlock()
         time.sleep(min(0.1 * attempts, 5.0))
 
@@ -859,10 +900,11 @@ def failure_of(failure):
 def opened(request, answers):
     store = Store(request["store"])
     store.make()
-    healed, busy = None, not store.lock()
+    healed, busy = None, not store.lock(LOCK_WAIT_S if request["write"] else 0.0)
     if busy and request["write"]:
         raise Failed("busy", "another shipment is under way in %s; one that died frees it by itself" % store.folder)
     if not busy:
+        store.sign_lock()
         healed = store.heal()
         if not request["write"]:
             store.unlock()

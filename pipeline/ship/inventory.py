@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.errors import ProfileError
 from pipeline.profile import Device, Profile, load_profile
@@ -62,8 +62,10 @@ def _profile(entry: _Entry, inventory: Path) -> Profile:
     profile = load_profile(str(beside) if beside.is_file() else entry.profile)
     if entry.host is None:
         return profile
+    facts = profile.device.model_dump()
+    memory = f"{facts['memory']} B" if facts["memory"] else None
     try:
-        device = Device.model_validate({**profile.device.model_dump(), "this_machine": False, "host": entry.host})
-    except ValueError as problem:
-        raise ProfileError(f"{inventory}: device '{entry.name}': host: {problem.errors()[0]['msg']}") from None  # type: ignore[attr-defined]
+        device = Device.model_validate({**facts, "memory": memory, "this_machine": False, "host": entry.host})
+    except ValidationError as problem:
+        raise ProfileError(f"{inventory}: device '{entry.name}': host: {problem.errors()[0]['msg']}") from None
     return profile.model_copy(update={"device": device})

@@ -22,6 +22,7 @@ from pipeline.profile import Profile
 from pipeline.run import Run
 from pipeline.scoring import OnnxModule
 from pipeline.ship.pack import file_facts, pack, plan_json, weights_bytes
+from pipeline.ship.serving import GOLDEN_INPUTS, device_limits, serving_files
 from pipeline.ship.verify import PARITY_INPUTS, verified_file
 from pipeline.software import installed_versions
 from pipeline.task import Task
@@ -73,8 +74,11 @@ def ship(
         measurement=measured,
         score=task.test(OnnxModule(draft.data)),
     )
+    golden = task.inputs(GOLDEN_INPUTS)
+    limits = device_limits(constraints, dense, shipped)
     files = {
         "model.onnx": draft.data,
+        **serving_files(provenance.profile, golden.numpy(), OnnxModule(draft.data)(golden).numpy(), limits),
         "weights.safetensors": weights_bytes(tuned),
         "plan.json": plan_json(provenance.model, chosen.plan, drafts.kept(chosen.plan)),
     }
