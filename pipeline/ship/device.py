@@ -635,6 +635,7 @@ class Shipment:
         step("confirm")
         if self.store.serving() != self.release:
             raise Failed("unhealthy", "current does not lead to it")
+        limit_s = min(limit_s, self.deadline - time.monotonic())
         return healthy(self.store.current, limit_s, False, self.answers.beat)
 
     def commit(self):
@@ -691,7 +692,7 @@ def watchdog(folder, token, deadline_s):
             continue
         attempts += 1
         try:
-            if store.lock():
+            if store.lock(1.0):
                 pending = store.read("pending.json")
                 if pending is not None and pending["token"] == token:
                     store.heal()
