@@ -5,26 +5,24 @@ import hashlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import yaml
 from artifacts import NOW, Maker, answers, serves, store_of
 from graphs import conv_net
-from sshd import Board, _descendants, _kill
+from sshd import Board, _kill
 from workers import until
 
 from pipeline.errors import CompressError
 from pipeline.profile import Profile
-from pipeline.ship.deliver import Delivered, deliver, look, roll_back
+from pipeline.ship.deliver import Delivered, deliver, roll_back
 from pipeline.ship.serving import SERVED_FILES
 from pipeline.ship.store import Patience
 
@@ -280,10 +278,10 @@ class Workshop:
             store = board.home / "disk" / "compress"
             store.parent.mkdir()
             shutil.copytree(self._folder / "store", store, symlinks=True)
-            profile = profile.model_copy(update={"device": profile.device.model_copy(update={"store": str(store)})})
+            there = profile.model_copy(update={"device": profile.device.model_copy(update={"store": str(store)})})
             artifact = board.folder / "artifact"
             shutil.copytree(self._artifact, artifact)
-            rig = Rig(board, relay, self._maker, profile, artifact, store, board.folder / "pause")
+            rig = Rig(board, relay, self._maker, there, artifact, store, board.folder / "pause")
             try:
                 yield rig
             finally:
@@ -321,21 +319,3 @@ def fill(rig: Rig) -> None:
 
 def can_mount() -> bool:
     return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
-
-
-__all__ = [
-    "CALM",
-    "HASTY",
-    "Rig",
-    "Workshop",
-    "can_mount",
-    "fill",
-    "look",
-    "mount",
-    "named",
-    "remount",
-    "replace",
-    "signal",
-    "time",
-    "_descendants",
-]

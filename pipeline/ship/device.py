@@ -349,11 +349,7 @@ class Store:
     def point(self, release, link=None):
         """`current` leads to `release` from one moment to the next. `link`: one made before."""
         link = link or self.make_link(release)
-        try:
-            os.rename(link, self.current)
-        except OSError:
-            os.unlink(link)
-            raise
+        os.rename(link, self.current)
         flush_folder(self.folder)
 
     def make_link(self, release, name=None):
@@ -873,7 +869,10 @@ def serve(client, extra=None):
             except (Failed, OSError) as failure:
                 answer = {"failure": failure_of(failure)}
                 if shipment is not None:
-                    shipment.give_up()
+                    try:
+                        shipment.give_up()
+                    except OSError:
+                        pass  # full or read-only: tried again at the end, by the watchdog, and by the next command
             except MALFORMED as problem:
                 answers.write({"failure": ["run-error", "malformed request: %.200r" % problem]})
                 return
@@ -887,7 +886,7 @@ def serve(client, extra=None):
             if shipment is not None:
                 shipment.give_up()
         except OSError:
-            pass  # the watchdog will try again, and so will the next command
+            pass  # likewise
         if extra:
             shutil.rmtree(extra, ignore_errors=True)
 
