@@ -68,7 +68,7 @@ class Job:
     def identity(self, profile: Profile, budget: Mapping[str, str]) -> dict[str, Any]:
         """All that the results depend on, as far as it is known before anything is loaded."""
         return {
-            "profile": profile.model_dump(mode="json", exclude={"budget"}),
+            "profile": profile.model_dump(mode="json", exclude={"budget": True, "device": {"store"}}),
             "budget": dict(budget),
             "model": self.model,
             "weights": self.weights.name if self.weights else None,

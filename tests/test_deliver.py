@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from artifacts import INPUTS, NOW, Maker, answers, serves, store_of
 from graphs import conv_net
 from sshd import Board, needs_sshd
 
-from pipeline.errors import DeliveryError, NoPrevious, OlderVersion, OtherDevice, Unhealthy
+from pipeline.errors import DeliveryError, DeviceStorage, NoPrevious, OlderVersion, OtherDevice, Unhealthy
 from pipeline.profile import Profile
 from pipeline.ship.deliver import Delivered, deliver, look, roll_back
 from pipeline.ship.store import Patience
@@ -202,3 +203,71 @@ def test_this_machine_is_a_device_too(tmp_path: Path, board: Board, maker: Maker
 
     np.testing.assert_allclose(serves(tmp_path / "store"), NEW, rtol=1e-5)
     assert INPUTS.shape == (3, 3, 16, 16)
+
+
+def test_looking_at_a_device_that_nothing_was_shipped_to_leaves_nothing_there(board: Board, profile: Profile) -> None:
+    found = look(profile)
+
+    assert (found.current, found.history, found.releases) == (None, (), ())
+    assert not store_of(board).exists()
+
+
+def test_a_first_release_that_is_not_committed_leaves_nothing_that_serves(board: Board, profile: Profile, maker: Maker) -> None:
+    board.environment["COMPRESS_FAULT"] = "confirm:error=EIO"
+    board.write_python()
+    artifact = maker.make("new", profile)
+    with pytest.raises(DeviceStorage, match="board: confirm: Input/output error"):
+        ship(profile, maker, artifact)
+    assert not (store_of(board) / "current").is_symlink()
+
+    board.environment.clear()
+    board.write_python()
+    assert ship(profile, maker, artifact).changed
+
+
+# ---------------------------------------------------------------- in which order things reach the disk
+
+
+@pytest.mark.skipif(shutil.which("strace") is None, reason="no strace here to record system calls: apt-get install strace")
+def test_what_a_name_leads_to_is_on_the_disk_before_the_name_is(board: Board, profile: Profile, maker: Maker) -> None:
+    """A power cut cannot be had in a test; the order of system calls can.
+
+    Every file of the release is flushed before the release has its name, the folder of that name before `current` leads to it,
+    and the record of a switch before the switch, the switch before the commit.
+    """
+    trace = board.folder / "trace"
+    board.write_python("strace", "-f", "-y", "-qq", "-e", "trace=fsync,rename,unlink,symlink", "-o", str(trace))
+    done = ship(profile, maker, maker.make("new", profile))
+    store, release = str(store_of(board)), f"releases/{done.release}"
+    calls = [line.partition(" ")[2].strip() for line in trace.read_text().splitlines()]
+
+    def at(*words: str) -> int:
+        """The first call with all of the words."""
+        return next(index for index, call in enumerate(calls) if all(word in call for word in words))
+
+    flushed = [at("fsync(", f"/{name}>") for name in ("model.onnx", "serving.json", "infer.py", "manifest.json", "manifest.sig")]
+    order = [
+        max(flushed),
+        at("rename(", release),
+        at("fsync(", f"{store}/releases>"),
+        at("rename(", "/pending.json"),
+        at("rename(", f'"{store}/current"'),
+        at("rename(", "/state.json"),
+        at("unlink(", "/pending.json"),
+    ]
+    assert order == sorted(order)
+    for renamed in order[3:7]:
+        assert "fsync(" in calls[renamed + 1], calls[renamed : renamed + 2]
+        assert f"{store}>" in calls[renamed + 1]
+
+
+def test_a_device_without_numpy_is_told_so_by_the_health_check(board: Board, profile: Profile, maker: Maker) -> None:
+    """placing needs the standard library alone; without numpy and onnxruntime, the health check says what is missing"""
+    empty = board.folder / "empty"
+    (empty / "numpy").mkdir(parents=True)
+    (empty / "numpy" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\")")
+    board.environment["PYTHONPATH"] = str(empty)
+    board.write_python()
+
+    with pytest.raises(Unhealthy, match="board: check: load-error: ModuleNotFoundError: No module named 'numpy'"):
+        ship(profile, maker, maker.make("new", profile))

@@ -75,6 +75,21 @@ def test_a_search_goes_on_where_its_connection_dropped(board: Board, tmp_path: P
     assert [trial.number for trial in read_trials(tmp_path / "run") if trial.role == "search"] == [1, 2, 3]
 
 
+def test_what_a_run_packs_can_be_shipped_to_the_device_that_it_was_measured_on(board: Board, tmp_path: Path) -> None:
+    """signed on the way, with a key that is made for that, said aloud; its own budget is what it is held to there"""
+    assert run(board, tmp_path).exit_code == 0
+    command = ["ship", "--target", tmp_path / "board.yaml", "--keys", tmp_path / "keys", tmp_path / "run" / "artifact"]
+    first, again = (CliRunner().invoke(compress, list(map(str, command))) for _ in range(2))
+
+    assert first.exit_code == again.exit_code == 0, first.output
+    assert "note: made a key to sign with" in first.stderr
+    assert again.stderr == ""
+    assert "shipped" in first.stdout
+    assert "serves already" in again.stdout
+    serving = json.loads((board.home / "compress" / "current" / "serving.json").read_text())
+    assert serving["limits"] == {"latency_p50_ms": 1000.0}
+
+
 def test_a_device_that_is_gone_ends_the_run_which_goes_on_when_it_is_back(board: Board, tmp_path: Path) -> None:
     stopping = after_the_first_trial(tmp_path, board.stop)
     lost = run(board, tmp_path, reconnect_s=1)

@@ -398,27 +398,37 @@ class Store:
 
     def prune(self, *also):
         kept = {each["release"] for each in self.history()[:KEPT_RELEASES]} | {self.serving(), *also}
-        for name in os.listdir(self.path("releases")):
+        for name in self.names("releases"):
             if name not in kept:
                 remove(self.leave(name))
 
     def status(self):
+        """Also of one that is not there: nobody has shipped anything yet."""
         state = self.read("state.json") or {}
         pending = self.read("pending.json")
-        disk = os.statvfs(self.folder)
+        there = self.folder
+        while not os.path.isdir(there):
+            there = os.path.dirname(there)
+        disk = os.statvfs(there)
         return {
             "store": self.folder,
             "history": self.history(),
             "current": self.serving(),
             "pending": pending["to"] if pending else None,
-            "releases": sorted(os.listdir(self.path("releases"))),
-            "incoming": len(os.listdir(self.path("incoming"))),
+            "releases": sorted(self.names("releases")),
+            "incoming": len(self.names("incoming")),
             "last": state.get("last"),
             "free_bytes": disk.f_bavail * disk.f_frsize,
             "architecture": platform.machine(),
             "python": platform.python_version(),
             "interpreter": sys.executable,
         }
+
+    def names(self, folder):
+        try:
+            return os.listdir(self.path(folder))
+        except FileNotFoundError:
+            return []
 
 
 # ---------------------------------------------------------------- one shipment
@@ -794,6 +804,7 @@ def health(folder, runs):
 
 def examined(folder, runs):
     sys.dont_write_bytecode = True
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it would be sent by threads of the process that is timed
     sys.path.insert(0, folder)
     try:
         import infer
@@ -898,15 +909,17 @@ def failure_of(failure):
 
 
 def opened(request, answers):
-    store = Store(request["store"])
-    store.make()
-    healed, busy = None, not store.lock(LOCK_WAIT_S if request["write"] else 0.0)
-    if busy and request["write"]:
-        raise Failed("busy", "another shipment is under way in %s; one that died frees it by itself" % store.folder)
-    if not busy:
-        store.sign_lock()
-        healed = store.heal()
-        if not request["write"]:
+    store, write = Store(request["store"]), request["write"]
+    healed, busy = None, False
+    if write or os.path.isdir(store.folder):
+        store.make()
+        busy = not store.lock(LOCK_WAIT_S if write else 0.0)
+        if busy and write:
+            raise Failed("busy", "another shipment is under way in %s; one that died frees it by itself" % store.folder)
+        if not busy:
+            store.sign_lock()
+            healed = store.heal()
+        if not write:
             store.unlock()
     return Shipment(store, answers, request["silence_s"]), dict(store.status(), healed=healed, busy=busy)
 
