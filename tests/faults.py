@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -301,7 +302,7 @@ def mount(rig: Rig, size: str) -> None:
     disk = rig.store.parent
     aside = disk.with_name("aside")
     shutil.copytree(rig.store, aside, symlinks=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(disk)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},nr_inodes=80", "none", str(disk)], check=True)
     rig.ended.append(lambda: subprocess.run(["umount", "-l", str(disk)], check=True) and None)
     shutil.copytree(aside, rig.store, symlinks=True)
 
@@ -311,10 +312,15 @@ def remount(rig: Rig, how: str) -> None:
 
 
 def fill(rig: Rig) -> None:
-    """Until nothing more fits."""
-    with contextlib.suppress(OSError), (rig.store.parent / "junk").open("wb", buffering=0) as file:
+    """Until nothing more fits: no byte, and no name."""
+    junk = rig.store.parent / "junk"
+    junk.mkdir()
+    with contextlib.suppress(OSError), (junk / "bytes").open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
+    with contextlib.suppress(OSError):
+        for number in itertools.count():
+            (junk / str(number)).symlink_to("nowhere")
 
 
 def can_mount() -> bool:

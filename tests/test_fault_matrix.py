@@ -6,12 +6,14 @@ lists of bad input.
 """
 
 import datetime
+import hashlib
+import json
 import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from sshd import needs_sshd
 from workers import until
 
 from pipeline.errors import CompressError
+from pipeline.files import sha256_file
 from pipeline.ship.deliver import Delivered, look
 from pipeline.ship.keys import revoke_key
 from pipeline.ship.store import Store
@@ -69,13 +72,13 @@ class Cell:
 
 
 def plain(fault: str, point: str, **expected: object) -> Cell:
-    """The device is told to do it itself."""
+    """The device is told to do it itself, and what follows from it; nobody speaks to it then."""
 
     def happens(rig: Rig) -> CompressError | Delivered:
         rig.fault(f"{named(point)}:{fault}")
         return rig.tried(point)
 
-    return Cell(fault, point, happens, **expected)  # type: ignore[arg-type]
+    return Cell(fault, point, happens, by_itself=point in AFTER_SWITCH, **expected)  # type: ignore[arg-type]
 
 
 def struck(fault: str, point: str, strike: Callable[[Rig], object], **expected: object) -> Cell:
@@ -160,6 +163,7 @@ ANYWHERE = [
         "the device goes back to what served before by itself",
         by_itself=True,
     ),
+    *(plain(f"error={name}", point, exit_code=83) for name in ("ENOSPC", "EDQUOT", "EACCES") for point in ("upload", "switch")),
     plain("error=EIO", "placed", exit_code=83),
     plain("error=EIO", "switched", exit_code=83),
 ]
@@ -180,7 +184,7 @@ def on_small_disk(point: str) -> Cell:
         83,
         "No space left on device",
         by_itself=True,
-        mends=lambda rig: (rig.store.parent / "junk").unlink(),
+        mends=lambda rig: shutil.rmtree(rig.store.parent / "junk"),
         needs_mount=True,
     )
 
@@ -239,7 +243,9 @@ def damaged(fault: str, point: str) -> Cell:
         if point == "upload":
             shutil.copy(rig.board.folder / "sound", rig.artifact / "golden-outputs.npy")
 
-    says = "longer than the manifest says" if (fault, point) == ("extra bytes", "upload") else "golden-outputs.npy is not what"
+    says = f"{'check' if point == 'place' else 'verify'}: golden-outputs.npy is not what"
+    if (fault, point) == ("extra bytes", "upload"):
+        says = "put: golden-outputs.npy is longer than the manifest says"
     return struck(fault, point, strike, exit_code=82, says=says, mends=mend)
 
 
@@ -380,7 +386,7 @@ def planted_meanwhile(kind: str) -> Cell:
         (incoming,) = (rig.store / "incoming").iterdir()
         plant(rig, kind, incoming / "model.onnx")
 
-    return struck(f"{kind} planted", "verify", strike, exit_code=82, says="model.onnx is not a regular file")
+    return struck(f"{kind} planted", "verify", strike, exit_code=82, says="verify: model.onnx is not a regular file")
 
 
 def planted_as_release(kind: str) -> Cell:
@@ -396,8 +402,6 @@ def planted_as_release(kind: str) -> Cell:
 
 
 def digest(rig: Rig) -> str:
-    from pipeline.files import sha256_file
-
     return sha256_file(rig.artifact / "manifest.json")
 
 
@@ -424,9 +428,6 @@ def forged_name(name: str) -> Happens:
     """By one who speaks to the device itself, and signs nothing."""
 
     def happens(rig: Rig) -> CompressError | Delivered:
-        import hashlib
-        import json
-
         facts = {"sha256": "0" * 64, "size_bytes": 4}
         manifest = json.dumps({"name": "net", "version": 9, "files": {name: facts}}).encode()
         release = hashlib.sha256(manifest).hexdigest()
@@ -472,12 +473,10 @@ def unfit(fault: str, says: str, code: str = "", limits: dict[str, float] | None
         if fault == "no model":
             (rig.artifact / "model.onnx").write_bytes(b"<html>404 not found</html>")
         if limits:
-            import json
-
             facts = json.loads((rig.artifact / "serving.json").read_text())
             (rig.artifact / "serving.json").write_text(json.dumps({**facts, "limits": limits}))
         rig.maker.sign(rig.artifact, version=3, days=36500)
-        found = rig.tried("check", HASTY if fault == "hang" else CALM)
+        found = rig.tried("check", replace(CALM, health_s=5) if fault == "hang" else CALM)
         rig.artifact = sound
         return found
 
@@ -490,7 +489,7 @@ UNFIT = [
     unfit("illegal instruction", "illegal-instruction: it ended with SIGILL", "os.kill(os.getpid(), signal.SIGILL)"),
     unfit("segmentation fault", "segfault: it ended with SIGSEGV", "os.kill(os.getpid(), signal.SIGSEGV)"),
     unfit("killed for memory", "killed: it ended with SIGKILL", "os.kill(os.getpid(), signal.SIGKILL)"),
-    unfit("hang", "timeout: no answer after 60 s" if HASTY.health_s == 60 else "timeout", "time.sleep(600)"),
+    unfit("hang", "timeout: no answer after 5 s", "time.sleep(600)"),
     unfit("too slow", "over-budget: latency_p90_ms", limits={"latency_p90_ms": 1e-6}),
     unfit("too large", "over-budget: peak_memory_bytes", limits={"peak_memory_bytes": 1.0}),
 ]
@@ -569,6 +568,8 @@ def run(cell: Cell, workshop: Workshop) -> None:
 
         if cell.fault != "device hangs":
             assert until(lambda: not look(rig.profile, CALM).busy, 60)
+            if cell.serves == 3:
+                assert "was committed" in (look(rig.profile, CALM).last or "")
         assert rig.serving() == cell.serves
         assert rig.partial() == []
         assert rig.left_over() == []
