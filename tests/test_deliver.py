@@ -205,6 +205,36 @@ def test_this_machine_is_a_device_too(tmp_path: Path, board: Board, maker: Maker
     assert INPUTS.shape == (3, 3, 16, 16)
 
 
+def test_a_release_that_was_damaged_where_it_serves_is_replaced(board: Board, profile: Profile, maker: Maker) -> None:
+    artifact = maker.make("new", profile, seed=2)
+    ship(profile, maker, artifact)
+    (store_of(board) / "current" / "golden-outputs.npy").write_bytes(b"worn out")
+    done = ship(profile, maker, artifact)
+
+    assert done.changed
+    assert (store_of(board) / "current" / "golden-outputs.npy").read_bytes() == (artifact / "golden-outputs.npy").read_bytes()
+    assert whole(store_of(board))
+
+
+def test_when_what_serves_was_deleted_the_release_before_serves(board: Board, profile: Profile, maker: Maker) -> None:
+    ship(profile, maker, maker.make("old", profile, seed=1))
+    done = ship(profile, maker, maker.make("new", profile, seed=2))
+    shutil.rmtree(store_of(board) / "releases" / done.release)
+    found = look(profile)
+
+    assert found.healed == "current did not lead to what was committed; it does again"
+    np.testing.assert_allclose(serves(store_of(board)), OLD, rtol=1e-5)
+
+
+def test_a_folder_where_the_link_should_be_is_not_touched(board: Board, profile: Profile, maker: Maker) -> None:
+    (store_of(board) / "current").mkdir(parents=True)
+    (store_of(board) / "current" / "mine").write_text("precious")
+
+    with pytest.raises(DeliveryError, match="current is a folder, not a link; move it away"):
+        ship(profile, maker, maker.make("new", profile))
+    assert (store_of(board) / "current" / "mine").read_text() == "precious"
+
+
 def test_looking_at_a_device_that_nothing_was_shipped_to_leaves_nothing_there(board: Board, profile: Profile) -> None:
     found = look(profile)
 

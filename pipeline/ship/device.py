@@ -320,10 +320,10 @@ class Store:
         write_whole(self.path(name), json.dumps(dict(record, format=FORMAT), indent=1).encode())
 
     def history(self):
-        """What was committed, newest first."""
+        """What was committed and is still there, newest first."""
         state = self.read("state.json")
         if state:
-            return state["history"]
+            return [each for each in state["history"] if os.path.isdir(self.path("releases", each["release"]))]
         pending = self.read("pending.json")
         if pending is None and not os.path.lexists(self.path("state.json")):
             # the record is lost; what serves was committed, unless a switch was under way
@@ -348,9 +348,13 @@ class Store:
 
     def point(self, release, link=None):
         """`current` leads to `release` from one moment to the next. `link`: one made before."""
-        link = link or self.make_link(release)
-        os.rename(link, self.current)
+        self.refuse_folder()
+        os.rename(link or self.make_link(release), self.current)
         flush_folder(self.folder)
+
+    def refuse_folder(self):
+        if os.path.isdir(self.current) and not os.path.islink(self.current):
+            raise Failed("refused", "%s is a folder, not a link; move it away" % self.current)
 
     def make_link(self, release, name=None):
         link = self.path(name or ".current-" + secrets.token_hex(8))
@@ -469,7 +473,8 @@ class Shipment:
             if self.is_whole():
                 self.placed = self.folder()
                 return {"placed": True}
-            remove(store.leave(self.release))
+            if self.release != store.serving():  # else it serves, damaged as it is, until a sound one takes its place
+                remove(store.leave(self.release))
         self.incoming = self.adopt()
         have = {}
         for name in os.listdir(self.incoming):
@@ -570,6 +575,8 @@ class Shipment:
     def place(self):
         step("place")
         try:
+            if self.release == self.store.serving():
+                self.store.leave(self.release)
             os.rename(self.incoming, self.folder())
         except OSError as problem:
             if problem.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY):
@@ -585,11 +592,10 @@ class Shipment:
         step("check")
         if self.placed is None:
             raise Failed("refused", "nothing is placed")
-        wrong = self.difference(self.placed)
-        if wrong:
-            self.store.leave(self.release)
-            raise Failed("corrupt", wrong)
         try:
+            wrong = self.difference(self.placed)
+            if wrong:
+                raise Failed("corrupt", wrong)
             found = healthy(self.placed, limit_s, budget, self.answers.beat)
         except Failed:
             if self.release not in [each["release"] for each in self.store.history()]:
@@ -622,8 +628,7 @@ class Shipment:
         if self.checked is None or self.checked != self.release:
             raise Failed("refused", "nothing was checked")
         store, before = self.store, self.store.committed()
-        if os.path.isdir(store.current) and not os.path.islink(store.current):
-            raise Failed("refused", "%s is a folder, not a link; move it away" % store.current)
+        store.refuse_folder()
         token = secrets.token_hex(8)
         if before:
             store.make_link(before, ".current-back")
