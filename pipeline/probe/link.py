@@ -84,11 +84,6 @@ class Link:
                 self.close()
                 raise
 
-    @property
-    def pid(self) -> int:
-        """Of the process on this side: the worker's own, or ssh's."""
-        return self._process.pid
-
     def ask(self, message: dict[str, Any], blob: bytes = b"", limit_s: float = 60.0) -> dict[str, Any]:
         """Send a request and wait for the answer. Raises LinkLost when the worker says nothing for `limit_s`; one that is at
         work says so every few seconds.
