@@ -39,7 +39,7 @@ class Device(_Strict):
     memory: ByteCount | None = Field(None, examples=["4 GiB"])
     host: str | None = Field(None, examples=["pi@raspberrypi.local"])
     """Where the device is reached over ssh; null: figures are measured on this machine, in the device's stead."""
-    python: str = Field("python3", pattern=r"^(~/)?[A-Za-z0-9_./+-]+$", examples=["python3"])
+    python: str = Field("python3", pattern=r"^(~/)?[A-Za-z0-9_./+][A-Za-z0-9_./+-]*$", examples=["python3"])
     """The interpreter there that can import onnxruntime and numpy."""
     ssh_config: str | None = Field(None, min_length=1, examples=["./ssh_config"])
     """A configuration of OpenSSH to use in place of your own."""

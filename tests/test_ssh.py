@@ -206,15 +206,10 @@ def test_a_host_that_is_an_option_is_refused(board: Board, value: str) -> None:
         board.device(host=value)
 
 
-@pytest.mark.parametrize("value", ["python3; touch x", "$(touch x)", "a\nb", "-c", "'"])
-def test_an_interpreter_that_is_a_command_is_refused_or_only_a_name(board: Board, connect: Connect, value: str) -> None:
-    try:
-        device = board.device(python=value)
-    except ValueError:
-        return
-    with pytest.raises(ProbeError):
-        connect(board.profile().model_copy(update={"device": device}))
-    assert not (Path.home() / "x").exists()
+@pytest.mark.parametrize("value", ["-c", "~/-c", "python3; touch x", "$(touch x)", "a\nb", "python3\n", "'", ""])
+def test_an_interpreter_that_is_an_option_or_a_command_is_refused(board: Board, value: str) -> None:
+    with pytest.raises(ValueError, match="python"):
+        board.device(python=value)
 
 
 # ---------------------------------------------------------------- what gets lost, and comes back
