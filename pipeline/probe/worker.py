@@ -151,7 +151,8 @@ def hello(folder):
 
 
 def installed():
-    """Versions of numpy and onnxruntime; or a failure that says which of them does not import, and how it ended."""
+    """Versions of numpy and onnxruntime; or a failure that says which of them does not import, and how it ended, with the
+    version of onnxruntime that was to be imported."""
     done = subprocess.run(
         [sys.executable, os.path.abspath(__file__), "versions"],
         stdin=subprocess.DEVNULL,
@@ -159,25 +160,31 @@ def installed():
         stderr=subprocess.PIPE,
         check=False,
     )
+    version = distribution("onnxruntime")["version"]
     if done.returncode == -signal.SIGILL:
-        return {"failure": ["illegal-instruction", "this build of onnxruntime uses instructions that the processor lacks"]}
+        detail = "this build of onnxruntime uses instructions that the processor lacks"
+        return {"failure": ["illegal-instruction", detail], "onnxruntime": version}
     lines = done.stdout.decode(errors="replace").strip().split("\n")
     try:
         return json.loads(lines[-1])
     except ValueError:
         words = done.stderr.decode(errors="replace").strip().split("\n")[-1][:300]
-        return {"failure": ["not-installed", words or "importing onnxruntime ended with status %d" % done.returncode]}
+        detail = words or "importing onnxruntime ended with status %d" % done.returncode
+        return {"failure": ["not-installed", detail], "onnxruntime": version}
 
 
-def wheel_tag(package):
-    """For which Python, interface and platform it was built; null where it came some other way."""
+def distribution(package):
+    """Version, and for which Python, interface and platform it was built, without importing it; null where it came some
+    other way."""
     try:
-        from importlib.metadata import distribution
+        from importlib import metadata
 
-        lines = (distribution(package).read_text("WHEEL") or "").splitlines()
+        found = metadata.distribution(package)
+        version, lines = found.version, (found.read_text("WHEEL") or "").splitlines()
     except Exception:
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Tag:")), None)
+        return {"version": None, "wheel": None}
+    tags = (line.partition(":")[2].strip() for line in lines if line.startswith("Tag:"))
+    return {"version": version, "wheel": next(tags, None)}
 
 
 def versions():
@@ -186,7 +193,7 @@ def versions():
 
     facts = {"numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}
     facts["providers"] = onnxruntime.get_available_providers()
-    facts["wheel"] = wheel_tag("onnxruntime")
+    facts["wheel"] = distribution("onnxruntime")["wheel"]
     print(json.dumps(facts))
 
 
