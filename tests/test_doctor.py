@@ -105,14 +105,6 @@ def test_a_profile_that_does_not_exist_ends_with_10() -> None:
 # ---------------------------------------------------------------- over ssh
 
 
-@pytest.fixture
-def board(tmp_path: Path) -> Iterator[Board]:
-    board = Board(tmp_path / "board")
-    board.start()
-    yield board
-    board.stop()
-
-
 @needs_sshd
 def test_a_board_over_ssh_gets_a_page_and_nothing_but_the_worker_stays_there(tmp_path: Path, board: Board) -> None:
     result = command("doctor", "--target", there(tmp_path, board))

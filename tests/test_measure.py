@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -342,14 +342,6 @@ def test_a_comparison_with_a_file_that_does_not_run_is_its_failure(tmp_path: Pat
 
 
 # ---------------------------------------------------------------- over ssh
-
-
-@pytest.fixture
-def board(tmp_path: Path) -> Iterator[Board]:
-    board = Board(tmp_path / "board")
-    board.start()
-    yield board
-    board.stop()
 
 
 @needs_sshd

@@ -34,14 +34,6 @@ Connect = Callable[..., SshProbe]
 
 
 @pytest.fixture
-def board(tmp_path: Path) -> Iterator[Board]:
-    board = Board(tmp_path / "board")
-    board.start()
-    yield board
-    board.stop()
-
-
-@pytest.fixture
 def told() -> list[str]:
     """What the user was told meanwhile."""
     return []
