@@ -298,7 +298,7 @@ def open_session(path, settings, beside=False):
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings["spinning"])))
     # the reference's threads must not burn the cores while the model is timed, nor the other way round
-    # (waking them costs the next run a few hundredths of a millisecond, so not where there is no other)
+    # (waking them costs the next run time, so not where there is no other)
     options.add_session_config_entry("session.force_spinning_stop", str(int(settings["spinning"] and beside)))
     options.add_session_config_entry("session.disable_prepacking", str(int(not settings["prepacking"])))
     options.add_session_config_entry("session.set_denormal_as_zero", str(int(settings["denormal_as_zero"])))
