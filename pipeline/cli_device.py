@@ -144,7 +144,7 @@ def doctor(target: str, as_json: bool) -> None:
     if not as_json:
         console.print(f"\n{len(failed)} failure{'s' if len(failed) > 1 else ''}" if failed else "\nready")
     if failed:
-        sys.exit(40)
+        sys.exit(next((finding.exit_code for finding in failed if finding.exit_code), ProbeError.exit_code))
 
 
 def _console(as_json: bool) -> Console:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from pipeline.errors import CompressError
+from pipeline.errors import CompressError, DeviceUnreachable, ProbeError
 from pipeline.graph.structure import structure
 from pipeline.measurement import Condition, Failure, Measurement, throttled
 from pipeline.prepare import connect
@@ -37,6 +37,8 @@ class Finding:
     level: Level
     found: str
     advice: str = ""
+    exit_code: int | None = None
+    """Of the error that it was, where it was one; see `pipeline.errors`."""
 
 
 def examine(profile: Profile) -> Iterator[Finding]:
@@ -45,7 +47,7 @@ def examine(profile: Profile) -> Iterator[Finding]:
     try:
         probe = connect(profile, Reference(_bench_net(), np.zeros((1, 16, 32, 32), np.float32)))
     except CompressError as problem:
-        yield Finding("reachable", "failure", f"{type(problem).__name__}: {problem}")
+        yield Finding("reachable", "failure", f"{type(problem).__name__}: {problem}", exit_code=problem.exit_code)
         return
     try:
         yield Finding(
@@ -58,9 +60,10 @@ def examine(profile: Profile) -> Iterator[Finding]:
         yield from _condition(probe.condition())
         yield from _noise(profile, probe)
     except CompressError as problem:
-        yield Finding("measuring", "failure", f"{type(problem).__name__}: {problem}")
+        yield Finding("measuring", "failure", f"{type(problem).__name__}: {problem}", exit_code=problem.exit_code)
     except LinkLost as loss:
-        yield Finding("measuring", "failure", f"{where} was lost: {loss}", "run the same command again when it is back")
+        code = (DeviceUnreachable if profile.device.host else ProbeError).exit_code
+        yield Finding("measuring", "failure", f"{where} was lost: {loss}", "run the same command again when it is back", code)
     finally:
         probe.close()
 

@@ -14,6 +14,7 @@ from workers import until
 
 from pipeline.doctor import Finding, _condition, _room, _software, examine
 from pipeline.measurement import Condition
+from pipeline.probe.ssh import SshProbe
 from pipeline.profile import Profile, load_profile
 
 PAGE = ["reachable", "python", "onnxruntime", "cores", "free memory", "free disk", "governor", "throttling", "noise"]
@@ -85,7 +86,7 @@ def test_json_has_the_same_findings(tmp_path: Path) -> None:
 
     assert result.exit_code == 0
     assert set(PAGE) <= {finding["what"] for finding in findings}
-    assert {tuple(finding) for finding in findings} == {("what", "level", "found", "advice")}
+    assert {tuple(finding) for finding in findings} == {("what", "level", "found", "advice", "exit_code")}
     assert {finding["level"] for finding in findings} <= {"ok", "warning"}
 
 
@@ -126,24 +127,24 @@ def without_numpy(board: Board) -> None:
 
 @needs_sshd
 @pytest.mark.parametrize(
-    ("happens", "complaint"),
+    ("happens", "code", "complaint"),
     [
-        (lambda board: board.stop(), "DeviceUnreachable: board: cannot be reached ("),
-        (lambda board: board.known_hosts.write_text(""), "HostKeyRefused: board: its host key is not known here; connect once"),
-        (lambda board: board.trust("user_key"), "HostKeyRefused: board: its host key is not the one that is known ("),
-        (without_numpy, "DeviceSoftware: board: ModuleNotFoundError: No module named 'numpy'; install there: "),
-        (lambda board: board.python.unlink(), "DeviceSoftware: board: no interpreter '"),
+        (lambda board: board.stop(), 41, "DeviceUnreachable: board: cannot be reached ("),
+        (lambda board: board.known_hosts.write_text(""), 42, "HostKeyRefused: board: its host key is not known here;"),
+        (lambda board: board.trust("user_key"), 42, "HostKeyRefused: board: its host key is not the one that is known ("),
+        (without_numpy, 43, "DeviceSoftware: board: ModuleNotFoundError: No module named 'numpy'; install there: "),
+        (lambda board: board.python.unlink(), 43, "DeviceSoftware: board: no interpreter '"),
     ],
     ids=["off", "unknown host key", "changed host key", "no numpy", "no interpreter"],
 )
-def test_a_board_that_cannot_be_had_is_one_failure_and_nothing_further(
-    tmp_path: Path, board: Board, happens: Callable[[Board], object], complaint: str
+def test_a_board_that_cannot_be_had_is_one_failure_with_its_exit_code_and_nothing_further(
+    tmp_path: Path, board: Board, happens: Callable[[Board], object], code: int, complaint: str
 ) -> None:
     happens(board)
     page = command("doctor", "--target", there(tmp_path, board))
     (finding,) = json.loads(command("doctor", "--target", there(tmp_path, board), "--json").stdout)["findings"]
 
-    assert page.exit_code == 40
+    assert page.exit_code == finding["exit_code"] == code
     assert page.output.endswith("\n1 failure\n")
     assert page.output.startswith(f"FAIL reachable                 {complaint}")
     assert (finding["what"], finding["level"]) == ("reachable", "failure")
@@ -182,6 +183,16 @@ def test_another_onnxruntime_than_the_profile_s_is_looked_at(tmp_path: Path, boa
 
 
 @needs_sshd
+def test_a_board_that_another_job_measures_on_ends_with_44(tmp_path: Path, board: Board) -> None:
+    first = SshProbe(board.profile())
+    result = command("doctor", "--target", there(tmp_path, board))
+    first.close()
+
+    assert result.exit_code == 44
+    assert result.output.startswith("FAIL reachable                 DeviceBusy: board: another job is measuring there")
+
+
+@needs_sshd
 def test_a_board_that_is_lost_meanwhile_is_a_failure(tmp_path: Path, board: Board) -> None:
     found = []
     for finding in examine(load_profile(there(tmp_path, board))):
@@ -189,7 +200,7 @@ def test_a_board_that_is_lost_meanwhile_is_a_failure(tmp_path: Path, board: Boar
         if finding.what == "free disk":
             board.stop()
 
-    assert (found[-1].what, found[-1].level) == ("measuring", "failure")
+    assert (found[-1].what, found[-1].level, found[-1].exit_code) == ("measuring", "failure", 41)
     assert found[-1].found.startswith("board was lost: ")
 
 
