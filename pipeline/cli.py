@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 
 from pipeline.cli_device import calibrate, doctor, measure
+from pipeline.cli_keys import keys, sign
 from pipeline.cli_told import heed_interrupts, told
 from pipeline.errors import BUDGET_MISSED, BudgetError
 
@@ -92,6 +93,8 @@ def compress(context: click.Context, /, **flags: Any) -> None:
 compress.add_command(measure)
 compress.add_command(doctor)
 compress.add_command(calibrate)
+compress.add_command(sign)
+compress.add_command(keys)
 
 
 def main() -> None:

@@ -27,6 +27,16 @@
     │   └── StorageError        53  the disk is full, or the directory cannot be written
     ├── ShipError               60  the exported file does not answer like the network
     ├── SoftwareError           61  a library is installed in a version that is known to be unsafe
+    ├── ManifestError           70  the manifest of an artifact is missing parts, malformed, or cannot be made
+    │   ├── Unsigned            71  there is no manifest, or no signature of it
+    │   ├── UntrustedKey        72  signed with a key that is not in the trust file, or not valid yet
+    │   │   └── RevokedKey      73  signed with a key that was revoked
+    │   ├── WrongSignature      74  the signature is not this manifest's
+    │   ├── Expired             75  the manifest's time is over
+    │   ├── OlderVersion        76  the device has a newer version already
+    │   ├── OtherDevice         77  the artifact was made for another kind of device
+    │   └── FilesDiffer         78  a file is missing, extra, altered, or no regular file
+    ├── KeysError               79  the folder of signing keys is malformed, or open to others
     └── Interrupted            130  Ctrl-C; the run can be resumed
 
 2 is a wrong command line (click's own), 1 a defect in this program.
@@ -44,15 +54,22 @@ __all__ = [
     "DeviceSoftware",
     "DeviceUnreachable",
     "EmptyData",
+    "Expired",
+    "FilesDiffer",
     "HostKeyRefused",
     "ImageMismatch",
     "Interrupted",
+    "KeysError",
+    "ManifestError",
     "ModelError",
     "NothingToPrune",
+    "OlderVersion",
     "OneClass",
+    "OtherDevice",
     "OtherJob",
     "ProbeError",
     "ProfileError",
+    "RevokedKey",
     "RunError",
     "RunLocked",
     "ShipError",
@@ -62,7 +79,10 @@ __all__ = [
     "TraceError",
     "UnreachableBudget",
     "UnsafeWeights",
+    "Unsigned",
+    "UntrustedKey",
     "WeightsError",
+    "WrongSignature",
     "one_line",
 ]
 
@@ -231,6 +251,66 @@ class SoftwareError(CompressError):
     """A library is installed in a version that is known to be unsafe."""
 
     exit_code = 61
+
+
+class ManifestError(CompressError):
+    """The manifest of an artifact is malformed, or cannot be made."""
+
+    exit_code = 70
+
+
+class Unsigned(ManifestError):
+    """There is no manifest, or no signature of it."""
+
+    exit_code = 71
+
+
+class UntrustedKey(ManifestError):
+    """Signed with a key that is not in the trust file, or is not valid yet."""
+
+    exit_code = 72
+
+
+class RevokedKey(UntrustedKey):
+    """Signed with a key that was revoked."""
+
+    exit_code = 73
+
+
+class WrongSignature(ManifestError):
+    """The signature was not made for this manifest."""
+
+    exit_code = 74
+
+
+class Expired(ManifestError):
+    """The manifest's time is over."""
+
+    exit_code = 75
+
+
+class OlderVersion(ManifestError):
+    """The device has a newer version than the artifact's."""
+
+    exit_code = 76
+
+
+class OtherDevice(ManifestError):
+    """The artifact was made for another kind of device."""
+
+    exit_code = 77
+
+
+class FilesDiffer(ManifestError):
+    """A file is missing, extra, altered, or not a regular file."""
+
+    exit_code = 78
+
+
+class KeysError(CompressError):
+    """The folder of signing keys is malformed, has no usable key, or is open to others."""
+
+    exit_code = 79
 
 
 class Interrupted(CompressError):

@@ -14,26 +14,28 @@ __all__ = ["flush_folder", "sha256_bytes", "sha256_file", "storage_errors", "wri
 
 
 @contextmanager
-def storage_errors(path: Path) -> Iterator[None]:
+def storage_errors(path: Path, remedy: str = "choose another --out") -> Iterator[None]:
     """Say plainly that the disk is full or the folder cannot be written; raises StorageError for any OSError."""
     try:
         yield
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(f"{path}: no space left on the disk; free some, then run the same command again") from None
-        raise StorageError(f"{path}: cannot be written ({problem.strerror}); choose another --out") from None
+        raise StorageError(f"{path}: cannot be written ({problem.strerror}); {remedy}") from None
 
 
-def write_atomically(path: Path, data: bytes | str) -> None:
+def write_atomically(path: Path, data: bytes | str, mode: int = 0o666, remedy: str = "choose another --out") -> None:
     """`data` at `path`: after a crash at any moment the old file is there, or the new one, never a part.
 
+    `mode`: permissions of the file from its first byte on, less the umask; `remedy`: what to do where `path` cannot be written.
     Raises StorageError when the disk is full or the folder cannot be written; nothing is left behind then.
     """
     raw = data.encode("utf-8") if isinstance(data, str) else data
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    with storage_errors(path):
+    with storage_errors(path, remedy):
         try:
-            with temporary.open("xb") as file:
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+            with os.fdopen(descriptor, "wb") as file:
                 file.write(raw)
                 file.flush()
                 os.fsync(file.fileno())
