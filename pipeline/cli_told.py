@@ -52,7 +52,8 @@ def heed_interrupts(watcher: _Stoppable) -> None:
 
 
 def _die(problem: CompressError, *, as_json: bool) -> NoReturn:
-    message = " ".join(str(problem).split())
+    # names and values in it can come from a stranger's file: nothing that steers a terminal
+    message = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(str(problem).split()))
     click.echo(f"compress: {message}", err=True)
     if as_json:
         click.echo(json.dumps({"error": type(problem).__name__, "message": message, "exit_code": problem.exit_code}))

@@ -43,8 +43,8 @@ def test_every_file_opens_with_its_sentence_and_names_what_is_public(path: Path)
 
 @pytest.mark.parametrize("path", SOURCES, ids=ids(SOURCES))
 def test_files_fit_the_head(path: Path) -> None:
-    """The worker is the exception: it must travel to the device as one file."""
-    assert len(path.read_text().splitlines()) <= (900 if path.name == "worker.py" else 300)
+    """The worker is the exception, because it must travel to the device as one file; and the tree of errors, which is a list."""
+    assert len(path.read_text().splitlines()) <= {"worker.py": 900, "errors.py": 400}.get(path.name, 300)
 
 
 def test_the_worker_needs_nothing_of_the_package() -> None:

@@ -28,7 +28,8 @@ from pipeline.ship.keys import SigningKey, TrustedKey, UtcText, parse_utc, trust
 
 __all__ = ["MANIFEST", "SIGNATURE", "DeviceKind", "Manifest", "check_artifact", "is_signed", "sign_artifact"]
 
-MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
+MANIFEST = "manifest.json"
+SIGNATURE = "manifest.sig"
 CONTEXT = b"edge-compress manifest 1\n"
 """Stands before what is signed, so that no signature of another kind of document can be passed off as one of these."""
 MAX_BYTES = 64 * 1024
@@ -218,9 +219,12 @@ def _refuse_unfit(
 
 def _refuse_other_files(manifest: Manifest, opened: OpenFolder) -> None:
     there = set(_names(opened))
-    for complaint, names in (("missing", manifest.files.keys() - there), ("not in the manifest", there - manifest.files.keys())):
-        if names:
-            raise FilesDiffer(f"{opened.path / min(names)}: {complaint}; `compress sign` the folder anew if it is as you want it")
+    if missing := manifest.files.keys() - there:
+        raise FilesDiffer(f"{opened.path}: {min(missing)} is missing; get the artifact anew, or `compress sign` it as it is")
+    if extra := there - manifest.files.keys():
+        raise FilesDiffer(
+            f"{opened.path}: {min(extra)!a} is not in the manifest; remove it, or `compress sign` the artifact with it"
+        )
     for name, facts in manifest.files.items():
         if opened.size_bytes(name) != facts.size_bytes or opened.facts(name) != facts:
             raise FilesDiffer(
