@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from pipeline.errors import ModelError, one_line
-from pipeline.graph.structure import load_graph
-from pipeline.graph.structure import structure as structure_of
+from pipeline.graph.intake import read_network
 from pipeline.measurement import Failure, Fingerprint, Measurement
 from pipeline.prepare import connect
 from pipeline.probe.base import Effort, Graph, Load, Reference
@@ -98,31 +95,6 @@ def measure_files(
 
 def _read(path: Path) -> tuple[Graph, NDArray[np.float32]]:
     """The file, and numbers to feed it with."""
-    try:
-        data = path.read_bytes()
-    except OSError as problem:
-        raise ModelError(f"{path}: cannot be read ({problem.strerror})") from None
-    try:
-        model = load_graph(data)
-        hashed = structure_of(model)
-    except Exception as problem:  # protobuf's own
-        raise ModelError(f"{path}: not an ONNX file that can be measured ({one_line(problem, 120)})") from None
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        raise ModelError(f"{path}: has {len(inputs)} inputs; only networks with one can be measured")
-    kind = inputs[0].type.tensor_type
-    if kind.elem_type != onnx.TensorProto.FLOAT:
-        name = onnx.TensorProto.DataType.Name(kind.elem_type)
-        raise ModelError(f"{path}: its input '{inputs[0].name}' is {name}; only float32 can be measured")
-    shape = [dim.dim_value for dim in kind.shape.dim]
-    if shape and shape[0] < 1:
-        shape[0] = 1  # a free batch size: one image, as on a device
-    if not shape or min(shape) < 1:
-        free = [dim.dim_param or "?" if dim.dim_value < 1 else dim.dim_value for dim in kind.shape.dim]
-        raise ModelError(
-            f"{path}: its input '{inputs[0].name}' has no fixed shape ({free}); fix it: python -m "
-            "onnxruntime.tools.make_dynamic_shape_fixed"
-        )
-    numbers = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    return Graph(data, hashed), numbers
+    network = read_network(path)
+    numbers = np.random.default_rng(0).standard_normal(network.shape, dtype=np.float32)
+    return Graph(network.data, network.structure), numbers
