@@ -1,5 +1,6 @@
 """Profile: one device, its runtime, how to probe it, and the budget to meet there."""
 
+import math
 import os
 import platform
 from contextlib import suppress
@@ -129,7 +130,9 @@ class ProbeSettings(_Strict):
     @field_validator("time_limit_s", "timeout_s", "cooldown_s", "reconnect_s", mode="before")
     @classmethod
     def _whole_seconds_are_numbers_too(cls, value: object) -> object:
-        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return float(value) if abs(value) < 2**53 else math.inf  # which is out of range, as such a number is
+        return value
 
 
 class Profile(_Strict):

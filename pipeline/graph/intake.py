@@ -15,7 +15,7 @@ import onnx
 from pipeline.errors import ModelError, one_line
 from pipeline.graph.structure import load_graph, structure
 
-__all__ = ["Network", "read_network"]
+__all__ = ["Network", "look", "read_network"]
 
 MAX_FILE_BYTES = 2**31 - 1
 """Protobuf reads no more."""
@@ -93,8 +93,8 @@ def _search_path() -> str:
     return os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
-def _look(data: bytes) -> dict[str, object]:
-    """In the process of its own: what there is to know, or why the file is refused."""
+def look(data: bytes) -> dict[str, object]:
+    """What there is to know of a file, or why it is refused; called in a process of its own."""
     try:
         model = load_graph(data)
         hashed = structure(model)
@@ -126,4 +126,4 @@ def _look(data: bytes) -> dict[str, object]:
 if __name__ == "__main__":
     limit = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    print(json.dumps(_look(sys.stdin.buffer.read())))  # noqa: T201 - to the process that asked
+    print(json.dumps(look(sys.stdin.buffer.read())))  # noqa: T201 - to the process that asked

@@ -6,6 +6,7 @@ from typing import Any
 
 from pipeline.errors import CompressError, DeviceBusy, DeviceSoftware, DeviceUnreachable, ProbeError
 from pipeline.files import sha256_bytes
+from pipeline.probe.answers import checked
 from pipeline.probe.base import Graph
 from pipeline.probe.link import Link, LinkLost, Refused, Start
 from pipeline.recipe import Base
@@ -87,7 +88,7 @@ class Connection:
         """See `Link.ask`. Raises ProbeError and its kin for a failure of the machine; one of the file is an answer."""
         if self._link is None:
             raise LinkLost("it was closed")
-        answer = self._link.ask(message, blob, limit_s or SILENCE_S)
+        answer = checked(self._link.ask(message, blob, limit_s or SILENCE_S), message["do"], self.where)
         if "failure" in answer:
             problem = self._fault_of_the_machine(answer, message["do"])
             if problem:
