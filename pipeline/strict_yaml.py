@@ -106,8 +106,15 @@ def _explain(problem: ValidationError, path: Path, lines: dict[KeyPath, int], mo
         missing = ".".join(str(part) for part in first["loc"])
         return f"{where}: '{missing}' is missing. {_example(first['loc'], model)}".rstrip()
     message = _short(first["msg"].removeprefix("Value error, "), 300)
-    got = "" if "(got " in message or isinstance(first["input"], dict) else f" (got {_short(repr(first['input']))})"
+    got = "" if "(got " in message or isinstance(first["input"], dict) else f" (got {_shown(first['input'])})"
     return f"{where}: {key}: {message[:1].lower()}{message[1:]}{got}. {_example(at, model)}".rstrip()
+
+
+def _shown(value: object) -> str:
+    try:
+        return _short(repr(value))
+    except ValueError:  # Python prints no number of more than 4300 digits
+        return "a number of thousands of digits"
 
 
 def _short(text: str, limit: int = 100) -> str:

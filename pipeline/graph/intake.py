@@ -100,6 +100,8 @@ def look(data: bytes) -> dict[str, object]:
         hashed = structure(model)
     except Exception as problem:  # protobuf's own
         return {"refused": f"not an ONNX file that can be measured ({one_line(problem, 120)})"}
+    if any(size < 0 for tensor in model.graph.initializer for size in tensor.dims):
+        return {"refused": "not an ONNX file that can be measured (a weight has a dimension below zero)"}
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:

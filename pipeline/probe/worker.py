@@ -47,7 +47,8 @@ HEADER = struct.Struct(">IQ")
 CHUNK = 1 << 20
 STARTUP_LIMIT_S = 120.0
 BEAT_S = 5.0
-MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, zlib.error)
+LONGEST_TEXT_BYTES = 64 << 20
+MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError, zlib.error)
 
 # onnxruntime 1.29 and later send telemetry, from threads of their own, out of the very processes that are measured
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -800,8 +801,10 @@ def serve(client=None, extra=None):
     try:
         while True:
             text_size, blob_size = HEADER.unpack(read_exactly(requests, HEADER.size))
-            request = json.loads(read_exactly(requests, text_size).decode())
             try:
+                if text_size > LONGEST_TEXT_BYTES:
+                    raise ValueError("%d bytes of text" % text_size)
+                request = json.loads(read_exactly(requests, text_size).decode())
                 if request["do"] == "hello":
                     answer = hello(folder)
                 elif request["do"] == "state":
