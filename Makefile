@@ -3,7 +3,7 @@ PYTHON ?= python3
 ENV := .venv
 BIN := $(ENV)/bin
 
-.PHONY: demo test test-all check sshd format bench bench-link train-demo build clean help
+.PHONY: demo test test-all fuzz check sshd format bench bench-link train-demo build clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
@@ -16,6 +16,10 @@ test: $(ENV)/.installed-dev check sshd ## lint, types, import contracts, and the
 
 test-all: $(ENV)/.installed-dev check sshd ## also the slow tests
 	$(BIN)/pytest -q -m "slow or not slow"
+
+fuzz: $(ENV)/.installed-dev ## throw hostile input at every reader, guided by coverage, a minute each
+	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check -e '.[fuzz]'
+	$(BIN)/python tests/fuzz.py --seconds 60
 
 check: $(ENV)/.installed-dev ## ruff, mypy strict, import-linter, codespell
 	$(BIN)/ruff format --check .

@@ -5,6 +5,7 @@ OpenSSH server on a loopback port. What comes out is right or wrong; nothing is 
 """
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -25,7 +26,6 @@ from numpy.typing import NDArray
 from sshd import SSHD, Board
 from workers import FOREVER, WORKER, Worker, alive, until
 
-from pipeline.doctor import CRASHING
 from pipeline.errors import DeviceSoftware, ProbeError
 from pipeline.graph.drafts import Draft, start_drafts
 from pipeline.graph.prove import largest_difference, random_kept, run_onnx
@@ -33,7 +33,7 @@ from pipeline.load import find_model, load_model
 from pipeline.measurement import Measurement
 from pipeline.plan import ChannelPlan
 from pipeline.probe.base import Effort, Graph, Probe, Reference
-from pipeline.probe.connection import Connection
+from pipeline.probe.connection import CRASHING, Connection
 from pipeline.probe.link import Link
 from pipeline.probe.ssh import SshProbe
 from pipeline.probe.worker_probe import WorkerProbe
@@ -124,7 +124,8 @@ def says_what_it_is(system: System) -> str:
 def is_refused(system: System) -> str:
     """A release that is known to crash on small boards does so, and whoever connects is told what to do."""
     connection, _ = _connection(system)
-    with pytest.raises(DeviceSoftware, match=r"instructions that the processor lacks; .* pip install --upgrade onnxruntime"):
+    named = rf"instructions that the processor lacks \({re.escape(system.version)}, which .* pip install --upgrade onnxruntime"
+    with pytest.raises(DeviceSoftware, match=named):
         WorkerProbe(profile(), None, connection, str)
     return f"onnxruntime {system.version} uses instructions that the processor lacks; the probe says so, and what to install"
 

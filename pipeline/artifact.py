@@ -102,8 +102,18 @@ def read_artifact(folder: Path) -> Artifact:
             f"{folder}/artifact.json: not written by this version of the program; run the same command with another --out"
         ) from None
     for name, facts in artifact.files.items():
-        if not (folder / name).is_file() or sha256_file(folder / name) != facts.sha256:
+        if not _is_whole(folder, name, facts):
             raise RunError(
-                f"{folder / name}: missing or changed since it was written; remove the folder and run the same command again"
+                f"{folder}/{name[:200]}: missing or changed since it was written; remove the folder and run the same command "
+                "again"
             )
     return artifact
+
+
+def _is_whole(folder: Path, name: str, facts: FileFacts) -> bool:
+    """Whether `name` is a file of this folder, and no other, with that content."""
+    try:
+        path = folder / name
+        return path.parent == folder and path.name == name and path.is_file() and sha256_file(path) == facts.sha256
+    except OSError:
+        return False

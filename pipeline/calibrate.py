@@ -12,12 +12,12 @@ from pipeline.calibration import Calibration, Point
 from pipeline.errors import ProbeError, ProfileError
 from pipeline.evaluate import search_space
 from pipeline.files import write_atomically
-from pipeline.graph.drafts import Draft, start_drafts
+from pipeline.graph.drafts import Draft
 from pipeline.handover import graph_of
 from pipeline.job import Job
 from pipeline.measurement import Measurement
 from pipeline.plan import ChannelPlan
-from pipeline.prepare import load_subject, start_local, start_probe
+from pipeline.prepare import draft_subject, load_subject, start_local, start_probe
 from pipeline.probe.base import Effort, Probe
 from pipeline.profile import load_profile
 from pipeline.search.problem import SearchSpace
@@ -38,20 +38,10 @@ def calibrate(job: Job, plans: int, path: Path, watcher: Watcher) -> Calibration
         raise ProfileError(f"{job.target}: device.host is not set, so there is no device to compare with; set it")
     watcher.phase("load", f"{job.model}, {job.data}")
     subject = load_subject(job, profile)
-    runtime, task = profile.runtime, subject.task
     watcher.phase("analyse", "export once, find the groups, prove the slice")
     with tempfile.TemporaryDirectory() as folder:
-        drafts = start_drafts(
-            subject.module,
-            task.example(),
-            runtime.opset,
-            runtime.ir_version,
-            job.importance,
-            task.calibration(),
-            Path(folder, "dense.onnx"),
-            job.seed,
-        )
-    step = 4 if runtime.channel_step == "measured" else int(runtime.channel_step)
+        drafts = draft_subject(job, profile, subject, Path(folder, "dense.onnx"))
+    step = 4 if profile.runtime.channel_step == "measured" else int(profile.runtime.channel_step)
     chosen = list(_plans(search_space(drafts, step), plans, job.seed))
     made = [drafts.make(plan) for plan in chosen]
     with (

@@ -1,4 +1,4 @@
-"""The command line: flags in, a job out. The only file, with the screen it owns, that prints or exits."""
+"""The command line: flags in, a job out. Only the `cli` files and the screens they own print or exit."""
 
 import contextlib
 import json

@@ -1,7 +1,8 @@
-"""The commands that look at a device: measure, doctor. Flags in, a page out."""
+"""The commands that look at a device: measure, calibrate, doctor. Flags in, a page out."""
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,13 @@ import click
 from rich.console import Console
 
 from pipeline.cli_told import told
-from pipeline.errors import BudgetError
+from pipeline.errors import ProbeError
+from pipeline.units import parse_quantity
 
 __all__ = ["calibrate", "doctor", "measure"]
 
 TARGET = click.option("--target", required=True, metavar="PROFILE", help="Profile: a YAML file, or a name in hw_profiles/.")
 JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr.")
-
 
 EXAMPLES = """\b
 Examples:
@@ -24,26 +25,54 @@ Examples:
 """
 
 
+def _quantity(unit: str) -> Callable[[click.Context, click.Parameter, str | None], float]:
+    """Reads an option in `unit`; one that is not given is 0."""
+
+    def read(_context: click.Context, _option: click.Parameter, text: str | None) -> float:
+        if text is None:
+            return 0.0
+        try:
+            value = parse_quantity(text, unit)
+        except ValueError as problem:
+            raise click.BadParameter(str(problem)) from None
+        if not 0 < value < 1e6:
+            raise click.BadParameter(f"{text!r} is out of range")
+        return value
+
+    return read
+
+
 @click.command(epilog=EXAMPLES, short_help="Latency and memory of ONNX files, alone or one against another.")
 @TARGET
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL.onnx ...")
-@click.option("--duty", metavar="RATE", help="One run at a time at this rate, idle between, as for a camera: 10Hz.")
-@click.option("--sustained", metavar="TIME", help="Keep running for so long, to see what heat does: 10min.")
+@click.option(
+    "--duty",
+    "duty_hz",
+    metavar="RATE",
+    callback=_quantity("hz"),
+    help="One run at a time at this rate, idle between, as for a camera: 10Hz.",
+)
+@click.option(
+    "--sustained",
+    "sustain_s",
+    metavar="TIME",
+    callback=_quantity("s"),
+    help="Keep running for so long, to see what heat does: 10min.",
+)
 @JSON
 @told()
-def measure(target: str, models: tuple[Path, ...], duty: str | None, sustained: str | None, as_json: bool) -> None:
+def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: float, as_json: bool) -> None:
     """Latency and memory of ONNX files on a device; two are run in turns, and compared."""
-    from pipeline.measure import measure_files, parse_duration_s, parse_rate_hz  # noqa: PLC0415
+    from pipeline.measure import measure_files  # noqa: PLC0415
     from pipeline.measurement import Failure  # noqa: PLC0415
     from pipeline.profile import load_profile  # noqa: PLC0415
     from pipeline.screen_device import measured_json, print_measured  # noqa: PLC0415
 
-    if sustained and len(models) > 1:
-        raise BudgetError("--sustained takes one file: heat from one would slow the next")
+    if sustain_s and len(models) > 1:
+        raise click.UsageError("--sustained takes one file: heat from one would slow the next")
     console = _console(as_json)
     profile = load_profile(target)
-    period_ms = 1e3 / parse_rate_hz(duty) if duty else 0.0
-    sustain_s = parse_duration_s(sustained) if sustained else 0.0
+    period_ms = 1e3 / duty_hz if duty_hz else 0.0
 
     def notify(text: str) -> None:
         console.print(f"note: {text}", soft_wrap=True)
@@ -54,7 +83,7 @@ def measure(target: str, models: tuple[Path, ...], duty: str | None, sustained: 
     else:
         print_measured(console, found)
     if any(isinstance(each.measured, Failure) for each in found.files):
-        sys.exit(40)
+        sys.exit(ProbeError.exit_code)
 
 
 @click.command(short_help="Learn to predict a device's latencies from this machine's.")
@@ -115,7 +144,7 @@ def doctor(target: str, as_json: bool) -> None:
     if not as_json:
         console.print(f"\n{len(failed)} failure{'s' if len(failed) > 1 else ''}" if failed else "\nready")
     if failed:
-        sys.exit(40)
+        sys.exit(next((finding.exit_code for finding in failed if finding.exit_code), ProbeError.exit_code))
 
 
 def _console(as_json: bool) -> Console:

@@ -8,9 +8,8 @@ from pipeline.artifact import Artifact, read_artifact
 from pipeline.budget import read_budget
 from pipeline.devices import aligned_space, final_probe, search_probe
 from pipeline.evaluate import Evaluator
-from pipeline.graph.drafts import start_drafts
 from pipeline.job import Job
-from pipeline.prepare import load_subject
+from pipeline.prepare import draft_subject, load_subject
 from pipeline.profile import load_profile
 from pipeline.report.page import report_page
 from pipeline.run import open_run
@@ -50,23 +49,14 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
         watcher.phase("load", f"{job.model}, {job.data}")
         with run.phase("load"):
             subject = load_subject(job, profile)
+            task = subject.task
             run.bind("inputs", subject.facts)
             for notice in subject.notices:
                 watcher.notice(notice)
 
         watcher.phase("analyse", "export once, find the groups, prove the slice")
         with run.phase("analyse"):
-            runtime, task = profile.runtime, subject.task
-            drafts = start_drafts(
-                subject.module,
-                task.example(),
-                runtime.opset,
-                runtime.ir_version,
-                job.importance,
-                task.calibration(),
-                run.dense_graph,
-                job.seed,
-            )
+            drafts = draft_subject(job, profile, subject, run.dense_graph)
             (watcher.say if drafts.sliceable else watcher.notice)(drafts.proof)
 
         with search_probe(job, profile, drafts, watcher) as probe:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from pipeline.errors import CompressError
+from pipeline.errors import CompressError, DeviceUnreachable, ProbeError
 from pipeline.graph.structure import structure
 from pipeline.measurement import Condition, Failure, Measurement, throttled
 from pipeline.prepare import connect
@@ -19,7 +19,7 @@ from pipeline.profile import Profile
 from pipeline.statistics import noise
 from pipeline.units import format_bytes
 
-__all__ = ["CRASHING", "Finding", "examine"]
+__all__ = ["Finding", "examine"]
 
 Level = Literal["ok", "warning", "failure"]
 
@@ -27,11 +27,6 @@ LITTLE_DISK_BYTES, LITTLE_MEMORY_BYTES = 200 * 2**20, 150 * 2**20
 HOT_C = 75.0
 FAR = 4.0
 BENCH_GMACS = 9 * 32 * 32 * (16 * 64 + 2 * 64 * 64) / 1e9
-CRASHING = {
-    "1.21.0": "dies of an illegal instruction on ARM cores before version 8.2 (Raspberry Pi 4 and older); 1.22 does not",
-}
-"""Releases of onnxruntime that are known to crash on small boards, and what they do there."""
-OLD_ARM = ("Raspberry Pi 4", "Raspberry Pi 3", "Raspberry Pi Zero 2", "Jetson Nano", "Cortex-A72", "Cortex-A53", "Cortex-A57")
 
 
 @dataclass(frozen=True)
@@ -42,6 +37,8 @@ class Finding:
     level: Level
     found: str
     advice: str = ""
+    exit_code: int | None = None
+    """Of the error that it was, where it was one; see `pipeline.errors`."""
 
 
 def examine(profile: Profile) -> Iterator[Finding]:
@@ -50,7 +47,7 @@ def examine(profile: Profile) -> Iterator[Finding]:
     try:
         probe = connect(profile, Reference(_bench_net(), np.zeros((1, 16, 32, 32), np.float32)))
     except CompressError as problem:
-        yield Finding("reachable", "failure", f"{type(problem).__name__}: {problem}")
+        yield Finding("reachable", "failure", f"{type(problem).__name__}: {problem}", exit_code=problem.exit_code)
         return
     try:
         yield Finding(
@@ -63,9 +60,10 @@ def examine(profile: Profile) -> Iterator[Finding]:
         yield from _condition(probe.condition())
         yield from _noise(profile, probe)
     except CompressError as problem:
-        yield Finding("measuring", "failure", f"{type(problem).__name__}: {problem}")
+        yield Finding("measuring", "failure", f"{type(problem).__name__}: {problem}", exit_code=problem.exit_code)
     except LinkLost as loss:
-        yield Finding("measuring", "failure", f"{where} was lost: {loss}", "run the same command again when it is back")
+        code = (DeviceUnreachable if profile.device.host else ProbeError).exit_code
+        yield Finding("measuring", "failure", f"{where} was lost: {loss}", "run the same command again when it is back", code)
     finally:
         probe.close()
 
@@ -73,13 +71,7 @@ def examine(profile: Profile) -> Iterator[Finding]:
 def _software(profile: Profile, machine: dict[str, Any]) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{machine['python']} ({machine['interpreter']}), numpy {machine['numpy']}")
     version, wanted = machine["onnxruntime"], profile.runtime.onnxruntime
-    crashes = CRASHING.get(version)
-    board = f"{machine['cpu']} {profile.device.cpu or ''} {profile.device.name}"
-    if crashes and machine["architecture"] == "aarch64" and any(name in board for name in OLD_ARM):
-        yield Finding(
-            "onnxruntime", "failure", f"{version} {crashes}", "install another: python3 -m pip install 'onnxruntime>=1.22'"
-        )
-    elif wanted and profile.measures_its_device and version != wanted:
+    if wanted and profile.measures_its_device and version != wanted:
         yield Finding(
             "onnxruntime",
             "warning",

@@ -4,7 +4,9 @@ import importlib.util
 import inspect
 import sys
 import warnings
+import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -160,10 +162,12 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if path.suffix == ".safetensors":
         try:
             return safetensors.torch.load_file(path)
-        except (safetensors.SafetensorError, OSError, ValueError) as problem:
+        except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as problem:
             raise WeightsError(
                 f"{path}: not a readable safetensors file ({one_line(problem, 120)}); was it copied whole? save it again"
             ) from None
+    if _unpacks_to_more(path):
+        raise UnsafeWeights(f"{path}: a packed archive, which torch never writes; save the state dict again, unpacked")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # it warns of TorchScript before it refuses it
@@ -190,6 +194,13 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _starts_like_a_pickle(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(1) == b"\x80"
+
+
+def _unpacks_to_more(path: Path) -> bool:
+    """Whether an archive holds more than its own size: a few kilobytes could fill the memory."""
+    with suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError), zipfile.ZipFile(path) as archive:
+        return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
+    return False
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

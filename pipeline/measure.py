@@ -6,12 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
-from pipeline.errors import BudgetError, ModelError, one_line
-from pipeline.graph.structure import load_graph
-from pipeline.graph.structure import structure as structure_of
+from pipeline.graph.intake import read_network
 from pipeline.measurement import Failure, Fingerprint, Measurement
 from pipeline.prepare import connect
 from pipeline.probe.base import Effort, Graph, Load, Reference
@@ -19,7 +16,7 @@ from pipeline.probe.connection import Notify
 from pipeline.profile import Profile
 from pipeline.statistics import Estimate
 
-__all__ = ["Answer", "Comparison", "FileMeasurement", "Measured", "compare", "measure_files", "parse_duration_s", "parse_rate_hz"]
+__all__ = ["Answer", "Comparison", "FileMeasurement", "Measured", "measure_files"]
 
 Answer = Literal["faster", "slower", "undecided"]
 
@@ -64,7 +61,7 @@ class Measured:
 def measure_files(
     profile: Profile, paths: Sequence[Path], period_ms: float = 0.0, sustain_s: float = 0.0, notify: Notify = lambda text: None
 ) -> Measured:
-    """Measure each of `paths`, and all but the first against the first.
+    """Measure each of `paths`, one at least, and all but the first against the first; over one connection.
 
     `period_ms`: one run begins so long after the one before. `sustain_s`: keep running for so long, in one process; the
     files are then not compared. Raises ModelError for what is no ONNX file, ProbeError and its kin.
@@ -72,7 +69,7 @@ def measure_files(
     graphs = [_read(path) for path in paths]
     load = Load(period_ms, sustain_s, reference=False)
     effort = Effort(1 if sustain_s else profile.probe.final_processes)
-    probe = connect(profile, None, notify)
+    probe = connect(profile, Reference(*graphs[0]), notify)
     try:
         found = [
             FileMeasurement(path, len(graph.data), inputs.shape, probe.measure(graph, effort, replace(load, inputs=inputs)))
@@ -81,85 +78,23 @@ def measure_files(
         fingerprint = next(
             (each.measured.fingerprint for each in found if isinstance(each.measured, Measurement)), probe.fingerprint
         )
+        sound = [isinstance(each.measured, Measurement) for each in found]
+        others = [number for number in range(1, len(paths)) if sound[0] and sound[number] and not sustain_s]
+        comparisons = []
+        for number in others:
+            # in turns, both with the first one's input
+            beside = probe.measure(graphs[number][0], replace(effort, memory=False), Load(period_ms))
+            if isinstance(beside, Failure):
+                notify(f"{paths[number]} cannot be compared with {paths[0]}: {beside.kind}: {beside.detail}")
+            elif beside.relative_p50:
+                comparisons.append(Comparison(paths[number], beside.relative_p50))
     finally:
         probe.close()
-    comparisons = []
-    if not sustain_s:
-        first, inputs = graphs[0]
-        for each, (graph, _) in zip(found[1:], graphs[1:], strict=True):
-            if isinstance(found[0].measured, Measurement) and isinstance(each.measured, Measurement):
-                ratio = compare(profile, Reference(first, inputs), graph, Load(period_ms), notify)
-                if isinstance(ratio, Estimate):
-                    comparisons.append(Comparison(each.path, ratio))
-                elif ratio:
-                    notify(f"{each.path} cannot be compared with {paths[0]}: {ratio.kind}: {ratio.detail}")
     return Measured(fingerprint, load, tuple(found), tuple(comparisons))
-
-
-def compare(
-    profile: Profile, first: Reference, other: Graph, load: Load, notify: Notify = lambda text: None
-) -> Estimate | Failure | None:
-    """Median latency of `other` over that of `first`, in turns; each gets the input of `first` where the shapes agree."""
-    probe = connect(profile, first, notify)
-    try:
-        measured = probe.measure(other, Effort(profile.probe.final_processes, memory=False), load)
-    finally:
-        probe.close()
-    return measured if isinstance(measured, Failure) else measured.relative_p50
-
-
-def parse_rate_hz(text: str) -> float:
-    """'10Hz' -> 10.0. Raises BudgetError."""
-    number = text.strip().lower().removesuffix("hz").strip()
-    return _above_zero(number, f"--duty {text!r}: expected runs per second, for example 10Hz")
-
-
-def parse_duration_s(text: str) -> float:
-    """'10min' -> 600.0, '30s' -> 30.0. Raises BudgetError."""
-    for unit, factor in (("min", 60.0), ("ms", 1e-3), ("h", 3600.0), ("s", 1.0)):
-        if text.strip().lower().endswith(unit):
-            number = text.strip().lower().removesuffix(unit).strip()
-            return factor * _above_zero(number, f"--sustained {text!r}: expected for example 10min or 30s")
-    raise BudgetError(f"--sustained {text!r}: expected for example 10min or 30s")
-
-
-def _above_zero(number: str, complaint: str) -> float:
-    try:
-        value = float(number)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < 1e6:
-        raise BudgetError(complaint)
-    return value
 
 
 def _read(path: Path) -> tuple[Graph, NDArray[np.float32]]:
     """The file, and numbers to feed it with."""
-    try:
-        data = path.read_bytes()
-    except OSError as problem:
-        raise ModelError(f"{path}: cannot be read ({problem.strerror})") from None
-    try:
-        model = load_graph(data)
-        hashed = structure_of(model)
-    except Exception as problem:  # protobuf's own
-        raise ModelError(f"{path}: not an ONNX file that can be measured ({one_line(problem, 120)})") from None
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        raise ModelError(f"{path}: has {len(inputs)} inputs; only networks with one can be measured")
-    kind = inputs[0].type.tensor_type
-    if kind.elem_type != onnx.TensorProto.FLOAT:
-        name = onnx.TensorProto.DataType.Name(kind.elem_type)
-        raise ModelError(f"{path}: its input '{inputs[0].name}' is {name}; only float32 can be measured")
-    shape = [dim.dim_value for dim in kind.shape.dim]
-    if shape and shape[0] < 1:
-        shape[0] = 1  # a free batch size: one image, as on a device
-    if not shape or min(shape) < 1:
-        free = [dim.dim_param or "?" if dim.dim_value < 1 else dim.dim_value for dim in kind.shape.dim]
-        raise ModelError(
-            f"{path}: its input '{inputs[0].name}' has no fixed shape ({free}); fix it: python -m "
-            "onnxruntime.tools.make_dynamic_shape_fixed"
-        )
-    numbers = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
-    return Graph(data, hashed), numbers
+    network = read_network(path)
+    numbers = np.random.default_rng(0).standard_normal(network.shape, dtype=np.float32)
+    return Graph(network.data, network.structure), numbers

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import nn
 from pipeline.calibration import Calibration
 from pipeline.errors import ModelError, TraceError, one_line
 from pipeline.files import sha256_bytes
-from pipeline.graph.drafts import Drafts
+from pipeline.graph.drafts import Drafts, start_drafts
 from pipeline.handover import reference_of
 from pipeline.job import Job
 from pipeline.load import find_model, load_data, load_model, settle_normalisation
@@ -25,7 +26,7 @@ from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.profile import Profile
 from pipeline.task import Classification, Task
 
-__all__ = ["Subject", "connect", "emulated", "load_subject", "start_local", "start_probe"]
+__all__ = ["Subject", "connect", "draft_subject", "emulated", "load_subject", "start_local", "start_probe"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,21 @@ def load_subject(job: Job, profile: Profile) -> Subject:
     if isinstance(task, Classification):
         facts["preprocessing"] = task.splits.train.preprocessing.model_dump(mode="json")
     return Subject(module, task, facts, tuple(notices))
+
+
+def draft_subject(job: Job, profile: Profile, subject: Subject, dense_path: Path) -> Drafts:
+    """The subject's network, analysed and exported once to `dense_path` (or taken from there). Raises as `start_drafts` does."""
+    runtime, task = profile.runtime, subject.task
+    return start_drafts(
+        subject.module,
+        task.example(),
+        runtime.opset,
+        runtime.ir_version,
+        job.importance,
+        task.calibration(),
+        dense_path,
+        job.seed,
+    )
 
 
 def start_probe(profile: Profile, drafts: Drafts, notify: Notify, *, dry_run: bool) -> Probe:

@@ -1,5 +1,6 @@
 """Profile: one device, its runtime, how to probe it, and the budget to meet there."""
 
+import math
 import os
 import platform
 from contextlib import suppress
@@ -39,7 +40,7 @@ class Device(_Strict):
     memory: ByteCount | None = Field(None, examples=["4 GiB"])
     host: str | None = Field(None, examples=["pi@raspberrypi.local"])
     """Where the device is reached over ssh; null: figures are measured on this machine, in the device's stead."""
-    python: str = Field("python3", pattern=r"^(~/)?[A-Za-z0-9_./+-]+$", examples=["python3"])
+    python: str = Field("python3", pattern=r"^(~/)?[A-Za-z0-9_./+][A-Za-z0-9_./+-]*$", examples=["python3"])
     """The interpreter there that can import onnxruntime and numpy."""
     ssh_config: str | None = Field(None, min_length=1, examples=["./ssh_config"])
     """A configuration of OpenSSH to use in place of your own."""
@@ -131,7 +132,9 @@ class ProbeSettings(_Strict):
     @field_validator("time_limit_s", "timeout_s", "cooldown_s", "reconnect_s", mode="before")
     @classmethod
     def _whole_seconds_are_numbers_too(cls, value: object) -> object:
-        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(value, int) and not isinstance(value, bool):
+            return float(value) if abs(value) < 2**53 else math.inf  # which is out of range, as such a number is
+        return value
 
 
 class Profile(_Strict):

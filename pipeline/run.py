@@ -194,7 +194,7 @@ def _read(path: Path, repair: int | None) -> list[dict[str, Any]]:
                 case kind:
                     raise ValueError(kind)
             lines.append(line)
-        except (ValueError, KeyError, TypeError, ValidationError):
+        except (ValueError, KeyError, TypeError, ValidationError, RecursionError):
             raise RunError(f"{path}:{number}: not a journal line of this program; choose another --out") from None
     return lines
 

@@ -80,7 +80,7 @@ def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path, e
         for key, value in node.value:
             child = (*at, str(key.value))
             if child in lines:
-                raise error(f"{path}:{_line(key)}: '{key.value}' stands here a second time; keep one")
+                raise error(f"{path}:{_line(key)}: '{_short(str(key.value))}' stands here a second time; keep one")
             _walk(value, child, lines, path, error)
             lines[child] = _line(key)
     elif isinstance(node, yaml.SequenceNode):
@@ -98,16 +98,27 @@ def _explain(problem: ValidationError, path: Path, lines: dict[KeyPath, int], mo
     at: KeyPath = tuple(part for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-")))
     while at not in lines and at:
         at = at[:-1]
-    key = ".".join(str(part) for part in first["loc"] if part in at) or ".".join(str(part) for part in first["loc"])
+    key = _short(".".join(str(part) for part in first["loc"] if part in at) or ".".join(str(part) for part in first["loc"]))
     where = f"{path}:{lines.get(at, 1)}"
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key '{key}'. {_suggest(at, model)}"
     if first["type"] == "missing":
         missing = ".".join(str(part) for part in first["loc"])
         return f"{where}: '{missing}' is missing. {_example(first['loc'], model)}".rstrip()
-    message = first["msg"].removeprefix("Value error, ")
-    got = "" if "(got " in message or isinstance(first["input"], dict) else f" (got {first['input']!r})"
+    message = _short(first["msg"].removeprefix("Value error, "), 300)
+    got = "" if "(got " in message or isinstance(first["input"], dict) else f" (got {_shown(first['input'])})"
     return f"{where}: {key}: {message[:1].lower()}{message[1:]}{got}. {_example(at, model)}".rstrip()
+
+
+def _shown(value: object) -> str:
+    try:
+        return _short(repr(value))
+    except ValueError:  # Python prints no number of more than 4300 digits
+        return "a number of thousands of digits"
+
+
+def _short(text: str, limit: int = 100) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _suggest(at: KeyPath, model: type[BaseModel]) -> str:

@@ -1,4 +1,4 @@
-"""Quantities with their units, as people write them: `40 ms`, `80 MiB`, `50 %`."""
+"""Quantities with their units, as people write them: `40 ms`, `80 MiB`, `10Hz`."""
 
 import re
 
@@ -6,6 +6,8 @@ __all__ = ["format_bytes", "format_count", "format_duration", "parse_bytes", "pa
 
 _FACTORS: dict[str, dict[str, float]] = {
     "ms": {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3},
+    "s": {"ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0},
+    "hz": {"": 1.0, "hz": 1.0},
     "bytes": {
         "b": 1.0,
         "kb": 1e3,
@@ -18,12 +20,12 @@ _FACTORS: dict[str, dict[str, float]] = {
     "count": {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9},
     "points": {"": 1.0, "points": 1.0, "point": 1.0},
 }
-_EXAMPLES = {"ms": "40 ms", "bytes": "80 MiB", "count": "1.5M", "points": "1.0"}
+_EXAMPLES = {"ms": "40 ms", "s": "10min", "hz": "10Hz", "bytes": "80 MiB", "count": "1.5M", "points": "1.0"}
 _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,2}))?\s*([A-Za-zµ]*)\s*")
 
 
 def parse_quantity(text: str | float, unit: str) -> float:
-    """`text` in `unit`, one of `ms`, `bytes`, `count`, `points`.
+    """`text` in `unit`, one of `ms`, `s`, `hz`, `bytes`, `count`, `points`.
 
     parse_quantity("40 ms", "ms")        # 40.0
     parse_quantity("0.04 s", "ms")       # 40.0

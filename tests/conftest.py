@@ -1,6 +1,6 @@
 """What all tests share."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from places import NETS, Place
+from sshd import Board
 
 torch.set_num_threads(1)  # tests run side by side, and one thread gives the same bits everywhere
 
@@ -49,6 +50,15 @@ def place(tmp_path: Path, image_folder: ImageFolder) -> Place:
     (tmp_path / "nets.py").write_text(NETS)
     image_folder(train=4, test=2)
     return Place(tmp_path, image_folder)
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Board]:
+    """A device at the other end of a real OpenSSH server; for tests that are marked with `needs_sshd`."""
+    board = Board(tmp_path / "board")
+    board.start()
+    yield board
+    board.stop()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

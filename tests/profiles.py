@@ -18,9 +18,13 @@ def here(folder: Path, runtime: dict[str, object] | None = None, **probe: float)
 
 def there(folder: Path, board: Board, runtime: dict[str, object] | None = None, **probe: float) -> str:
     """The board at the other end of a real OpenSSH connection."""
-    device = {"name": "board", "architecture": "x86_64", "cores": 1, "memory": "1 GiB", "host": "board"}
-    found = {**device, "python": str(board.python), "ssh_config": str(board.config)}
-    return _write(folder / "board.yaml", found, runtime, {"reconnect_s": 20, **probe})
+    return _write(folder / "board.yaml", board.facts, runtime, {"reconnect_s": 20, **probe})
+
+
+def to_walk(folder: Path, board: Board, **probe: float) -> str:
+    """The board, with an absolute budget that any plan of the demo network meets."""
+    quick = {"reconnect_s": 20, "runs": 16, "final_processes": 4}
+    return _write(folder / "board.yaml", board.facts, {"channel_step": 16}, {**quick, **probe}, {"latency_p50": "1000 ms"})
 
 
 def command(*arguments: object) -> Result:
@@ -28,6 +32,13 @@ def command(*arguments: object) -> Result:
     return CliRunner().invoke(compress, [str(each) for each in arguments], catch_exceptions=False)
 
 
-def _write(path: Path, device: dict[str, object], runtime: dict[str, object] | None, probe: dict[str, float]) -> str:
-    path.write_text(yaml.safe_dump({"device": device, "runtime": {"threads": 1, **(runtime or {})}, "probe": {**QUICK, **probe}}))
+def _write(
+    path: Path,
+    device: dict[str, object],
+    runtime: dict[str, object] | None,
+    probe: dict[str, float],
+    budget: dict[str, str] | None = None,
+) -> str:
+    facts = {"device": device, "runtime": {"threads": 1, **(runtime or {})}, "probe": {**QUICK, **probe}, "budget": budget or {}}
+    path.write_text(yaml.safe_dump(facts))
     return str(path)

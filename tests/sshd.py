@@ -117,8 +117,10 @@ class Board:
         found = [pid for pid in _all_processes() if " serve " in f"{_command(pid)} " and "worker-" in _command(pid)]
         return [pid for pid in found if str(self.cache) in _environment(pid)]
 
-    def device(self, **changes: object) -> Device:
-        facts = {
+    @property
+    def facts(self) -> dict[str, object]:
+        """As they stand under `device` in a profile."""
+        return {
             "name": "board",
             "architecture": "x86_64",
             "cores": 1,
@@ -127,7 +129,9 @@ class Board:
             "python": str(self.python),
             "ssh_config": str(self.config),
         }
-        return Device.model_validate({**facts, **changes})
+
+    def device(self, **changes: object) -> Device:
+        return Device.model_validate({**self.facts, **changes})
 
     def profile(self, **probe: float) -> Profile:
         """One thread; as quick as can be."""

@@ -6,16 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
-from click.testing import CliRunner, Result
 from graphs import conv_net, graph, profile, reference
 from hypothesis import given
 from hypothesis import strategies as st
+from profiles import command, to_walk
 from sshd import Board, needs_sshd
 
 from pipeline.calibrate import read_calibration
 from pipeline.calibration import Calibration, Point
-from pipeline.cli import compress
 from pipeline.errors import ProbeError
 from pipeline.measurement import Failure, Measurement
 from pipeline.probe.base import Effort
@@ -134,53 +132,31 @@ def test_what_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
 # ---------------------------------------------------------------- the whole way, with a device
 
 
-def board_profile(board: Board, path: Path) -> Path:
-    """A profile of the board with an absolute budget that any plan meets, and a quick probe."""
-    facts = {
-        "device": {**board.device().model_dump(mode="json", exclude_none=True), "memory": "1 GiB"},
-        "runtime": {"threads": 1, "channel_step": 16},
-        "probe": {"warmup_runs": 1, "runs": 16, "block_runs": 4, "processes": 1, "final_processes": 4, "retries": 0},
-        "budget": {"latency_p50": "1000 ms"},
-    }
-    path.write_text(yaml.safe_dump(facts))
-    return path
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(compress, [str(argument) for argument in arguments])
-
-
 @needs_sshd
-def test_a_search_with_a_calibration_needs_the_device_only_at_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_with_a_calibration_needs_the_device_only_at_its_end(tmp_path: Path, board: Board) -> None:
     """calibrate; search while the board is off: undecided; the same search with the board on: measured there, within"""
-    monkeypatch.setenv("COMPRESS_CACHE_DIR", str(tmp_path / "cache"))
-    board = Board(tmp_path / "board")
+    target, kept = to_walk(tmp_path, board), tmp_path / "kept.json"
+    done = command("calibrate", "--target", target, "--plans", 4, "--out", kept)
+    assert done.exit_code == 0, done.output
+    assert len(json.loads(kept.read_text())["points"]) == 6
+    search = ("--target", target, "--calibration", kept, "--trials", 2, "--epochs", 1, "--searcher", "random")
+
+    board.stop()
+    off = command(*search, "--out", tmp_path / "off", "--json")
+    assert off.exit_code == 14, off.output
+    said = json.loads(off.stdout.splitlines()[-1])
+    assert said["figures"].startswith("predicted ± ")
+    assert said["verdict"] == "undecided"
+
     board.start()
-    target, kept = board_profile(board, tmp_path / "board.yaml"), tmp_path / "kept.json"
-    try:
-        done = run("calibrate", "--target", target, "--plans", 4, "--out", kept)
-        assert done.exit_code == 0, done.output
-        assert len(json.loads(kept.read_text())["points"]) == 6
-        search = ("--target", target, "--calibration", kept, "--trials", 2, "--epochs", 1, "--searcher", "random")
-
-        board.stop()
-        off = run(*search, "--out", tmp_path / "off", "--json")
-        assert off.exit_code == 14, off.output
-        said = json.loads(off.stdout.splitlines()[-1])
-        assert said["figures"].startswith("predicted ± ")
-        assert said["verdict"] == "undecided"
-
-        board.start()
-        on = run(*search, "--out", tmp_path / "on", "--json")
-        assert on.exit_code == 0, on.output
-        said = json.loads(on.stdout.splitlines()[-1])
-        assert (said["figures"], said["verdict"]) == ("device", "within")
-    finally:
-        board.stop()
+    on = command(*search, "--out", tmp_path / "on", "--json")
+    assert on.exit_code == 0, on.output
+    said = json.loads(on.stdout.splitlines()[-1])
+    assert (said["figures"], said["verdict"]) == ("device", "within")
 
 
 def test_without_a_device_there_is_nothing_to_calibrate(tmp_path: Path) -> None:
-    done = run("calibrate", "--target", "raspberrypi", "--out", tmp_path / "kept.json")
+    done = command("calibrate", "--target", "raspberrypi", "--out", tmp_path / "kept.json")
 
     assert done.exit_code == 10
     assert "device.host is not set" in done.stderr

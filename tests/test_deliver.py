@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,14 +22,6 @@ from pipeline.ship.store import Patience
 pytestmark = needs_sshd
 OLD, NEW = answers(conv_net(8, seed=1)), answers(conv_net(8, seed=2))
 PATIENCE = Patience(silence_s=20, health_s=60, commit_s=60)
-
-
-@pytest.fixture
-def board(tmp_path: Path) -> Iterator[Board]:
-    board = Board(tmp_path / "board")
-    board.start()
-    yield board
-    board.stop()
 
 
 @pytest.fixture

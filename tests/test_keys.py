@@ -215,7 +215,7 @@ def test_a_private_key_behind_a_link_is_refused(folder: Path) -> None:
     [
         ("name: ours", "name: $(reboot)", "name"),
         ("name: ours", 'name: "ours\\n"', "name"),
-        ("name: ours", "name: ours\n  nane: x", "unknown key 'keys.0.nane'"),
+        ("name: ours", "name: ours\n  title: x", "unknown key 'keys.0.title'"),
         ("key_id: ", "key_id: '0123456789abcdef' #", "key_id is not the start of the public key's SHA-256"),
         ("public_key: ", "public_key: ab # ", "public_key"),
         ("revoked_at: null", "revoked_at: yesterday", "revoked_at"),

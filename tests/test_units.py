@@ -19,6 +19,16 @@ from pipeline.units import format_bytes, format_count, format_duration, parse_by
         ("250 us", "ms", 0.25),
         ("250 µs", "ms", 0.25),
         ("4e1 MS", "ms", 40.0),
+        # time, in s
+        ("10min", "s", 600.0),
+        ("30s", "s", 30.0),
+        ("1.5 h", "s", 5400.0),
+        ("500ms", "s", 0.5),
+        (" 2 MIN", "s", 120.0),
+        # rates
+        ("10Hz", "hz", 10.0),
+        (" 2.5 hz", "hz", 2.5),
+        ("30", "hz", 30.0),
         # sizes: kB counts by 1000, KiB by 1024
         ("80 MiB", "bytes", 80 * 2**20),
         ("80 MB", "bytes", 80e6),

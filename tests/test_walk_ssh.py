@@ -5,43 +5,24 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-import yaml
-from click.testing import CliRunner, Result
+from click.testing import Result
+from profiles import command, to_walk
 from sshd import Board, needs_sshd
 
 from pipeline.artifact import read_artifact
-from pipeline.cli import compress
 from pipeline.errors import DeviceUnreachable
 from pipeline.run import read_trials
 
 pytestmark = needs_sshd
 
 
-@pytest.fixture
-def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Board]:
-    monkeypatch.setenv("COMPRESS_CACHE_DIR", str(tmp_path / "cache"))
-    board = Board(tmp_path / "board")
-    board.start()
-    yield board
-    board.stop()
-
-
 def run(board: Board, folder: Path, **probe: float) -> Result:
-    """Three random plans of the demo network, under an absolute budget that any of them meets."""
-    facts = {
-        "device": {**board.device().model_dump(mode="json", exclude_none=True), "memory": "1 GiB"},
-        "runtime": {"threads": 1, "channel_step": 16},
-        "probe": {"warmup_runs": 1, "runs": 16, "block_runs": 4, "processes": 1, "final_processes": 4, "retries": 0, **probe},
-        "budget": {"latency_p50": "1000 ms"},
-    }
-    target = folder / "board.yaml"
-    target.write_text(yaml.safe_dump(facts))
-    job = ("--target", target, "--trials", 3, "--epochs", 1, "--searcher", "random", "--out", folder / "run", "--json")
-    return CliRunner().invoke(compress, list(map(str, job)))
+    """Three random plans of the demo network."""
+    target = to_walk(folder, board, **probe)
+    return command("--target", target, "--trials", 3, "--epochs", 1, "--searcher", "random", "--out", folder / "run", "--json")
 
 
 def after_the_first_trial(folder: Path, happens: Callable[[], None]) -> threading.Thread:

@@ -39,9 +39,9 @@ class Draft:
     ) -> None:
         self.plan = plan
         self.recipe = graph if isinstance(graph, Recipe) else None
-        outline = assembled(graph, values=False) if isinstance(graph, Recipe) else graph
-        self.structure = structure(outline)
-        self._graph = graph
+        # the recipe's has no values: structure and size need none
+        self._graph = assembled(graph, values=False) if isinstance(graph, Recipe) else graph
+        self.structure = structure(self._graph)
         self._example, self._make_module = example, make_module
         self._lock = threading.Lock()  # a probe may ask for the answer from its own thread
         self._known: tuple[nn.Module, NDArray[np.float32], int] | None = None
@@ -49,13 +49,13 @@ class Draft:
     @cached_property
     def data(self) -> bytes:
         """The ONNX file."""
-        graph = assembled(self._graph) if isinstance(self._graph, Recipe) else self._graph
+        graph = assembled(self.recipe) if self.recipe else self._graph
         return bytes(graph.SerializeToString(deterministic=True))
 
     @cached_property
     def file_size_bytes(self) -> int:
         """Length of `data`, which need not be made for it."""
-        return file_size_bytes(self.recipe) if self.recipe else len(self.data)
+        return file_size_bytes(self.recipe, self._graph) if self.recipe else len(self.data)
 
     @property
     def module(self) -> nn.Module:

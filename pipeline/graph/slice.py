@@ -104,9 +104,8 @@ def assembled(recipe: Recipe, *, values: bool = True) -> onnx.ModelProto:
     return model
 
 
-def file_size_bytes(recipe: Recipe) -> int:
-    """How long the file is, without making it."""
-    outline = assembled(recipe, values=False)
+def file_size_bytes(recipe: Recipe, outline: onnx.ModelProto) -> int:
+    """How long the file is, without making it. `outline`: the recipe's graph, assembled without values."""
     initializers = 0
     for tensor in outline.graph.initializer:
         raw = 4 * math.prod(tensor.dims) if not tensor.HasField("raw_data") else 0

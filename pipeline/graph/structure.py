@@ -1,7 +1,8 @@
 """Structure: a hash of a graph's ops, attributes and shapes, blind to names and to the values of weights."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
 
 import onnx
 
@@ -35,27 +36,19 @@ def structure(model: onnx.ModelProto) -> str:
 def load_graph(data: bytes) -> onnx.ModelProto:
     """`data` as a graph that holds all its weights itself. Raises ValueError for external data."""
     model = onnx.load_model_from_string(data)
-    tensors = [*_tensors(model.graph), *(tensor for function in model.functions for tensor in _constants(function.node))]
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in tensors):
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data for tensor in _tensors(model)):
         raise ValueError("the ONNX file keeps weights in other files; only single files are accepted")
     return model
 
 
-def _tensors(graph: onnx.GraphProto) -> Iterable[onnx.TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    yield from _constants(graph.node)
-
-
-def _constants(nodes: Iterable[onnx.NodeProto]) -> Iterable[onnx.TensorProto]:
-    for node in nodes:
-        for attribute in node.attribute:
-            yield from (attribute.t, *attribute.tensors)
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
-                yield from (sparse.values, sparse.indices)
-            for inner in (attribute.g, *attribute.graphs):
-                if inner.node or inner.initializer:
+def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
+    """Every tensor below `message`, of protobuf, wherever the format has a place for one, now or in a later version."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_MESSAGE:
+            for inner in (value,) if hasattr(value, "ListFields") else value:
+                if isinstance(inner, onnx.TensorProto):
+                    yield inner
+                else:
                     yield from _tensors(inner)
 
 

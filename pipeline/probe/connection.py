@@ -1,16 +1,17 @@
 """Connection: a link that is made again when it breaks, to a worker that then has what it had before."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from pipeline.errors import CompressError, DeviceBusy, DeviceSoftware, DeviceUnreachable, ProbeError
 from pipeline.files import sha256_bytes
+from pipeline.probe.answers import checked
 from pipeline.probe.base import Graph
 from pipeline.probe.link import Link, LinkLost, Refused, Start
 from pipeline.recipe import Base
 
-__all__ = ["Connection", "Notify"]
+__all__ = ["CRASHING", "Connection", "Notify"]
 
 SILENCE_S = 60.0
 """A worker at work says so every few seconds; one that says nothing for so long hangs."""
@@ -18,6 +19,8 @@ HELLO_S = 180.0
 """A small board takes its time to import onnxruntime."""
 SAME = ("cpu", "machine", "architecture", "onnxruntime", "system")
 """What must not change while a run goes on."""
+CRASHING = {"1.21.0": "does so on ARM cores before version 8.2, as in a Raspberry Pi 4 and older; 1.22 does not"}
+"""Releases of onnxruntime that are known to die of an illegal instruction when they are imported, and where."""
 
 Notify = Callable[[str], None]
 Diagnose = Callable[[LinkLost], CompressError]
@@ -85,9 +88,9 @@ class Connection:
         """See `Link.ask`. Raises ProbeError and its kin for a failure of the machine; one of the file is an answer."""
         if self._link is None:
             raise LinkLost("it was closed")
-        answer = self._link.ask(message, blob, limit_s or SILENCE_S)
+        answer = checked(self._link.ask(message, blob, limit_s or SILENCE_S), message["do"], self.where)
         if "failure" in answer:
-            problem = self._fault_of_the_machine(answer["failure"], message["do"], answer.get("interpreter"))
+            problem = self._fault_of_the_machine(answer, message["do"])
             if problem:
                 raise problem
         return answer
@@ -119,7 +122,7 @@ class Connection:
         try:
             self._link = self._start()
         except Refused as refusal:
-            problem = self._fault_of_the_machine((refusal.kind, refusal.detail), "hello", None)
+            problem = self._fault_of_the_machine({"failure": (refusal.kind, refusal.detail)}, "hello")
             raise problem or ProbeError(f"{self.where}: {refusal.detail}") from None
         return self.ask({"do": "hello"}, limit_s=HELLO_S)
 
@@ -131,8 +134,8 @@ class Connection:
             self._kept.add(name)
         return name
 
-    def _fault_of_the_machine(self, failure: Sequence[str], asked: str, interpreter: str | None) -> CompressError | None:
-        kind, detail = failure
+    def _fault_of_the_machine(self, answer: Mapping[str, Any], asked: str) -> CompressError | None:
+        kind, detail = answer["failure"]
         if kind == "not-kept":
             folder = self._machine.get("folder", "its temporary folder")
             return ProbeError(
@@ -142,9 +145,13 @@ class Connection:
         if kind == "busy":
             return DeviceBusy(f"{self.where}: {detail}; wait for it, or end it there")
         if asked == "hello":
-            wanted = "--upgrade onnxruntime" if kind == "illegal-instruction" else "numpy onnxruntime"
+            wanted, version = "numpy onnxruntime", answer.get("onnxruntime")
+            if kind == "illegal-instruction":
+                wanted = "--upgrade onnxruntime"
+                known = f", which {CRASHING[version]}" if version in CRASHING else ""
+                detail += f" ({version}{known})" if version else ""
             return DeviceSoftware(
-                f"{self.where}: {detail}; install there: {interpreter or 'python3'} -m pip install {wanted}, or name another "
-                "interpreter in device.python"
+                f"{self.where}: {detail}; install there: {answer.get('interpreter', 'python3')} -m pip install {wanted}, or name "
+                "another interpreter in device.python"
             )
         return None

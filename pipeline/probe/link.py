@@ -85,11 +85,6 @@ class Link:
                 self.close()
                 raise
 
-    @property
-    def pid(self) -> int:
-        """Of the process on this side: the worker's own, or ssh's."""
-        return self._process.pid
-
     def ask(self, message: dict[str, Any], blob: bytes = b"", limit_s: float = 60.0) -> dict[str, Any]:
         """Send a request and wait for the answer. Raises LinkLost when the worker says nothing for `limit_s`; one that is at
         work says so every few seconds.
@@ -106,11 +101,12 @@ class Link:
         size, blob_size = _HEADER.unpack(self._read(_HEADER.size, deadline))
         if blob_size or size > _LIMIT_BYTES:
             raise self._lost("it does not speak this program's language (does a shell start-up file print something?)")
-        try:
-            answer: dict[str, Any] = json.loads(self._read(size, deadline))
-        except ValueError:
-            raise self._lost("it does not speak this program's language") from None
-        return answer
+        text = self._read(size, deadline)
+        with suppress(ValueError, RecursionError):
+            answer = json.loads(text)
+            if isinstance(answer, dict) and _is_failure(answer.get("failure", ["", ""])):
+                return answer
+        raise self._lost("it does not speak this program's language")
 
     def close(self) -> None:
         """Close the pipe; the worker removes what it kept and ends. One that does not is killed. May be called twice."""
@@ -164,6 +160,11 @@ class Link:
         lines = [line.strip() for line in self._errors.read(1 << 16).decode(errors="replace").splitlines()]
         said = [line for line in lines if line and not set(line) <= {"@"}]
         return LinkLost(" | ".join([what, *said[-3:]])[:500], status)
+
+
+def _is_failure(value: object) -> bool:
+    """A kind and a detail."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
 
 
 class Start(Protocol):

@@ -47,7 +47,8 @@ HEADER = struct.Struct(">IQ")
 CHUNK = 1 << 20
 STARTUP_LIMIT_S = 120.0
 BEAT_S = 5.0
-MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, zlib.error)
+LONGEST_TEXT_BYTES = 64 << 20
+MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError, zlib.error)
 
 # onnxruntime 1.29 and later send telemetry, from threads of their own, out of the very processes that are measured
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -151,7 +152,8 @@ def hello(folder):
 
 
 def installed():
-    """Versions of numpy and onnxruntime; or a failure that says which of them does not import, and how it ended."""
+    """Versions of numpy and onnxruntime; or a failure that says which of them does not import, and how it ended, with the
+    version of onnxruntime that was to be imported."""
     done = subprocess.run(
         [sys.executable, os.path.abspath(__file__), "versions"],
         stdin=subprocess.DEVNULL,
@@ -159,25 +161,31 @@ def installed():
         stderr=subprocess.PIPE,
         check=False,
     )
+    version = distribution("onnxruntime")["version"]
     if done.returncode == -signal.SIGILL:
-        return {"failure": ["illegal-instruction", "this build of onnxruntime uses instructions that the processor lacks"]}
+        detail = "this build of onnxruntime uses instructions that the processor lacks"
+        return {"failure": ["illegal-instruction", detail], "onnxruntime": version}
     lines = done.stdout.decode(errors="replace").strip().split("\n")
     try:
         return json.loads(lines[-1])
     except ValueError:
         words = done.stderr.decode(errors="replace").strip().split("\n")[-1][:300]
-        return {"failure": ["not-installed", words or "importing onnxruntime ended with status %d" % done.returncode]}
+        detail = words or "importing onnxruntime ended with status %d" % done.returncode
+        return {"failure": ["not-installed", detail], "onnxruntime": version}
 
 
-def wheel_tag(package):
-    """For which Python, interface and platform it was built; null where it came some other way."""
+def distribution(package):
+    """Version, and for which Python, interface and platform it was built, without importing it; null where it came some
+    other way."""
     try:
-        from importlib.metadata import distribution
+        from importlib import metadata
 
-        lines = (distribution(package).read_text("WHEEL") or "").splitlines()
+        found = metadata.distribution(package)
+        version, lines = found.version, (found.read_text("WHEEL") or "").splitlines()
     except Exception:
-        return None
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("Tag:")), None)
+        return {"version": None, "wheel": None}
+    tags = (line.partition(":")[2].strip() for line in lines if line.startswith("Tag:"))
+    return {"version": version, "wheel": next(tags, None)}
 
 
 def versions():
@@ -186,7 +194,7 @@ def versions():
 
     facts = {"numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}
     facts["providers"] = onnxruntime.get_available_providers()
-    facts["wheel"] = wheel_tag("onnxruntime")
+    facts["wheel"] = distribution("onnxruntime")["wheel"]
     print(json.dumps(facts))
 
 
@@ -291,7 +299,7 @@ def open_session(path, settings, beside=False):
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings["spinning"])))
     # the reference's threads must not burn the cores while the model is timed, nor the other way round
-    # (waking them costs the next run a few hundredths of a millisecond, so not where there is no other)
+    # (waking them costs the next run time, so not where there is no other)
     options.add_session_config_entry("session.force_spinning_stop", str(int(settings["spinning"] and beside)))
     options.add_session_config_entry("session.disable_prepacking", str(int(not settings["prepacking"])))
     options.add_session_config_entry("session.set_denormal_as_zero", str(int(settings["denormal_as_zero"])))
@@ -752,8 +760,10 @@ def serve(client=None, extra=None):
     try:
         while True:
             text_size, blob_size = HEADER.unpack(read_exactly(requests, HEADER.size))
-            request = json.loads(read_exactly(requests, text_size).decode())
             try:
+                if text_size > LONGEST_TEXT_BYTES:
+                    raise ValueError("%d bytes of text" % text_size)
+                request = json.loads(read_exactly(requests, text_size).decode())
                 if request["do"] == "hello":
                     answer = hello(folder)
                 elif request["do"] == "state":

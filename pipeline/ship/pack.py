@@ -5,14 +5,18 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import safetensors
 import safetensors.torch
 import torch
+from pydantic import TypeAdapter
 from torch import nn
 
 from pipeline.artifact import Artifact, FileFacts, dump_artifact
-from pipeline.errors import RunError, WeightsError
+from pipeline.errors import RunError, WeightsError, one_line
 from pipeline.files import flush_folder, sha256_bytes, storage_errors
 from pipeline.graph.shrink import rebuild
 from pipeline.plan import ChannelPlan, Kept
@@ -20,6 +24,17 @@ from pipeline.plan import ChannelPlan, Kept
 __all__ = ["file_facts", "load_compressed", "pack", "plan_json", "weights_bytes"]
 
 PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """plan.json, as far as it is read."""
+
+    format: int
+    groups: Mapping[str, Any]
+
+
+_PLAN = TypeAdapter(_Plan)
 
 
 def weights_bytes(module: nn.Module) -> bytes:
@@ -44,14 +59,14 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
     """
     try:
         tensors = safetensors.torch.load_file(artifact / "weights.safetensors")
-        plan = json.loads((artifact / "plan.json").read_bytes())
-    except (OSError, ValueError) as problem:
-        raise RunError(f"{artifact}: no readable weights.safetensors and plan.json there ({problem})") from None
-    if plan.get("format") != PLAN_FORMAT:
-        raise RunError(f"{artifact}/plan.json: format {plan.get('format')}; this program reads {PLAN_FORMAT}")
+        plan = _PLAN.validate_json((artifact / "plan.json").read_bytes())
+    except (OSError, ValueError, safetensors.SafetensorError) as problem:
+        raise RunError(f"{artifact}: no readable weights.safetensors and plan.json there ({one_line(problem, 120)})") from None
+    if plan.format != PLAN_FORMAT:
+        raise RunError(f"{artifact}/plan.json: format {plan.format}; this program reads {PLAN_FORMAT}")
     network = rebuild(original, tensors)
     layers = dict(network.named_modules())
-    for name in plan["groups"]:
+    for name in plan.groups:
         if not isinstance(getattr(layers.get(name), "weight", None), torch.Tensor):
             raise WeightsError(f"{artifact}/plan.json: the network has no layer '{name}'; use the factory that was compressed")
     return network.eval()

@@ -1,0 +1,131 @@
+"""Intake: a stranger's ONNX file, looked at in a process of its own, with an end to its memory and its time."""
+
+import json
+import math
+import os
+import resource
+import stat
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from pipeline.errors import ModelError, one_line
+from pipeline.graph.structure import load_graph, structure
+
+__all__ = ["Network", "look", "read_network"]
+
+MAX_FILE_BYTES = 2**31 - 1
+"""Protobuf reads no more."""
+MAX_INPUT_VALUES = 2**27
+"""Half a gigabyte of float32, which no image is."""
+BASE_MEMORY_BYTES = 2 * 2**30
+MEMORY_PER_BYTE = 4
+"""Address space of the process that looks: a little for itself, and some for each byte of the file. A few bytes of protobuf can
+ask for a thousand times as much."""
+TIME_LIMIT_S = 60.0
+
+
+@dataclass(frozen=True)
+class Network:
+    """An ONNX file that holds all its weights, with one float32 input of a fixed shape."""
+
+    data: bytes
+    structure: str
+    shape: tuple[int, ...]
+    """Of the input; a free batch size is 1."""
+
+
+def read_network(path: Path, time_limit_s: float = TIME_LIMIT_S) -> Network:
+    """The network in `path`. Nothing of it is run, no other file is opened, and this process never parses it.
+
+    Raises ModelError when it cannot be read, is no ONNX file, keeps weights elsewhere, has not exactly one float32 input of
+    fixed shape, or takes more memory or time to look at than any honest file of its size.
+    """
+    data = _bytes_of(path)
+    limit_bytes = BASE_MEMORY_BYTES + MEMORY_PER_BYTE * len(data)
+    # one thread: each of a numerical library's would take its share of the address space
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": _search_path()}
+    command = [sys.executable, "-m", "pipeline.graph.intake", str(limit_bytes)]
+    try:
+        looked = subprocess.run(
+            command,
+            input=data,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=time_limit_s,
+            check=False,
+            env=environment,
+        )
+        answer = json.loads(looked.stdout)
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{path}: not an ONNX file that can be measured (no end of it after {time_limit_s:.0f} s)") from None
+    except ValueError:
+        raise ModelError(
+            f"{path}: not an ONNX file that can be measured (reading it takes more than {limit_bytes // 2**20} MiB)"
+        ) from None
+    if "refused" in answer:
+        raise ModelError(f"{path}: {answer['refused']}")
+    return Network(data, answer["structure"], tuple(answer["shape"]))
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        # non-blocking: a pipe must not make us wait for its other end
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb", closefd=True) as file:
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode):
+                raise ModelError(f"{path}: cannot be read (not a regular file)")
+            if facts.st_size > MAX_FILE_BYTES:
+                raise ModelError(f"{path}: not an ONNX file that can be measured (larger than 2 GiB)")
+            return file.read(MAX_FILE_BYTES)
+    except ValueError:
+        raise ModelError(f"{path}: cannot be read (not a path)") from None
+    except OSError as problem:
+        raise ModelError(f"{path}: cannot be read ({problem.strerror})") from None
+
+
+def _search_path() -> str:
+    """Where this package is, also when it was not installed."""
+    return os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+def look(data: bytes) -> dict[str, object]:
+    """What there is to know of a file, or why it is refused; called in a process of its own."""
+    try:
+        model = load_graph(data)
+        hashed = structure(model)
+    except Exception as problem:  # protobuf's own
+        return {"refused": f"not an ONNX file that can be measured ({one_line(problem, 120)})"}
+    if any(size < 0 for tensor in model.graph.initializer for size in tensor.dims):
+        return {"refused": "not an ONNX file that can be measured (a weight has a dimension below zero)"}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        return {"refused": f"has {len(inputs)} inputs; only networks with one can be measured"}
+    kind, name = inputs[0].type.tensor_type, inputs[0].name
+    if kind.elem_type != onnx.TensorProto.FLOAT:
+        known = kind.elem_type in onnx.TensorProto.DataType.values()
+        found = onnx.TensorProto.DataType.Name(kind.elem_type) if known else f"of type {kind.elem_type}"
+        return {"refused": f"its input '{name}' is {found}; only float32 can be measured"}
+    shape = [dim.dim_value for dim in kind.shape.dim]
+    if shape and shape[0] < 1:
+        shape[0] = 1  # a free batch size: one image, as on a device
+    if not shape or min(shape) < 1:
+        free = [dim.dim_param or "?" if dim.dim_value < 1 else dim.dim_value for dim in kind.shape.dim]
+        return {
+            "refused": f"its input '{name}' has no fixed shape ({free}); fix it: python -m "
+            "onnxruntime.tools.make_dynamic_shape_fixed"
+        }
+    if math.prod(shape) > MAX_INPUT_VALUES or len(shape) > 32:
+        return {"refused": f"its input '{name}' of shape {shape} holds more than {MAX_INPUT_VALUES} values; is it an image?"}
+    return {"structure": hashed, "shape": shape}
+
+
+if __name__ == "__main__":
+    limit = int(sys.argv[1])
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    print(json.dumps(look(sys.stdin.buffer.read())))  # noqa: T201 - to the process that asked
