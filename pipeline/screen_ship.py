@@ -8,9 +8,9 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from pipeline.ship.answers import StoreStatus
 from pipeline.ship.deliver import Delivered
 from pipeline.ship.fleet import Outcome
-from pipeline.ship.store import StoreStatus
 from pipeline.units import format_bytes
 
 __all__ = ["ShipScreen", "outcome_json", "print_status"]
@@ -89,8 +89,8 @@ def _delivered(found: Delivered) -> str:
     if not found.changed:
         return ", ".join([*parts, "serves already"])
     parts.append(f"{format_bytes(found.sent_bytes)} sent")
-    if found.health.get("latency_p90_ms"):
-        parts.append(f"p90 {found.health['latency_p90_ms']:.3f} ms")
-    if found.health.get("peak_memory_bytes"):
-        parts.append(f"peak memory {format_bytes(found.health['peak_memory_bytes'])}")
+    if found.health and found.health.latency_p90_ms:
+        parts.append(f"p90 {found.health.latency_p90_ms:.3f} ms")
+    if found.health and found.health.peak_memory_bytes:
+        parts.append(f"peak memory {format_bytes(found.health.peak_memory_bytes)}")
     return ", ".join(parts)

@@ -50,7 +50,8 @@ def test_an_artifact_is_placed_and_serves(board: Board, profile: Profile, maker:
     done = ship(profile, maker, artifact)
 
     assert done.changed
-    assert done.health["golden_inputs"] == 3
+    assert done.health is not None
+    assert done.health.golden_inputs == 3
     np.testing.assert_allclose(serves(store_of(board)), NEW, rtol=1e-5)
     assert str((store_of(board) / "current").readlink()) == f"releases/{done.release}"
     assert whole(store_of(board))
@@ -62,7 +63,7 @@ def test_shipping_it_again_changes_nothing(profile: Profile, maker: Maker) -> No
     first, before = ship(profile, maker, artifact), look(profile)
     again = ship(profile, maker, artifact)
 
-    assert again == Delivered("board", first.release, 1, changed=False, sent_bytes=0, health={})
+    assert again == Delivered("board", first.release, 1, changed=False, sent_bytes=0)
     assert replace(look(profile), free_bytes=0) == replace(before, free_bytes=0)
 
 
@@ -224,6 +225,27 @@ def test_a_folder_where_the_link_should_be_is_not_touched(board: Board, profile:
     with pytest.raises(DeliveryError, match="current is a folder, not a link; move it away"):
         ship(profile, maker, maker.make("new", profile))
     assert (store_of(board) / "current" / "mine").read_text() == "precious"
+
+
+LIAR = """
+import json, struct, sys
+for message in ({"alive": True}, {"store": "\\x1b[2J", "busy": "perhaps"}):
+    text = json.dumps(message).encode()
+    sys.stdout.buffer.write(struct.pack(">IQ", len(text), 0) + text)
+sys.stdout.buffer.flush()
+sys.stdin.read()
+"""
+"""A device that says it has the agent, and clears the screen of the one who asks."""
+
+
+def test_a_device_that_lies_is_not_believed(board: Board, profile: Profile) -> None:
+    liar = board.program("liar.py", LIAR)
+    board.python.write_text(f"#!/bin/sh\nexec {sys.executable} {liar}\n")
+
+    with pytest.raises(
+        DeliveryError, match=r"board: what its agent says cannot be \(store: Value error, expected printable text\)"
+    ):
+        look(profile)
 
 
 def test_looking_at_a_device_that_nothing_was_shipped_to_leaves_nothing_there(board: Board, profile: Profile) -> None:

@@ -24,6 +24,7 @@ from workers import until
 
 from pipeline.errors import CompressError
 from pipeline.files import sha256_file
+from pipeline.ship.answers import Begun
 from pipeline.ship.deliver import Delivered, look
 from pipeline.ship.keys import revoke_key
 from pipeline.ship.store import Store
@@ -433,9 +434,8 @@ def forged_name(name: str) -> Happens:
         release = hashlib.sha256(manifest).hexdigest()
         with Store(rig.profile, CALM, write=True) as store:
             try:
-                store.ask(
-                    {"do": "begin", "release": release, "names": [name], "envelope": [["manifest.json", len(manifest)]]}, manifest
-                )
+                order = {"do": "begin", "release": release, "names": [name], "envelope": [["manifest.json", len(manifest)]]}
+                store.ask(order, Begun, manifest)
             except CompressError as problem:
                 return problem
         raise AssertionError("it was taken")

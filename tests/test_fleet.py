@@ -10,17 +10,16 @@ import numpy as np
 import pytest
 import yaml
 from artifacts import Maker, answers, serves, store_of
-from click.testing import CliRunner, Result
 from graphs import conv_net
+from profiles import command
 from sshd import Board, needs_sshd
 
-from pipeline.cli import compress
 from pipeline.errors import DeviceUnreachable, ProfileError
 from pipeline.ship.deliver import Delivered
 from pipeline.ship.fleet import Outcome, Rollout, Target, roll_out
 from pipeline.ship.inventory import read_inventory
 
-SOUND = Delivered("", "0" * 64, 1, True, 0, {})
+SOUND = Delivered("", "0" * 64, 1, True, 0)
 Fleet = Callable[[int], list[Board]]
 
 
@@ -181,10 +180,6 @@ def written(boards: list[Board], folder: Path) -> Path:
     return inventory(folder, {"devices": [{"name": f"d{i}", "profile": f"board{i}.yaml"} for i in range(len(boards))]})
 
 
-def run(*words: object) -> Result:
-    return CliRunner().invoke(compress, [str(word) for word in words], catch_exceptions=False)
-
-
 @needs_sshd
 def test_a_bad_device_corrupts_no_other(tmp_path: Path, fleet: Fleet) -> None:
     """the third of four is off; then it is on, and the same command sees to it alone"""
@@ -192,8 +187,8 @@ def test_a_bad_device_corrupts_no_other(tmp_path: Path, fleet: Fleet) -> None:
     maker = Maker(tmp_path / "artifacts")
     artifact = maker.make("new", boards[0].profile(), seed=2, days=36500)
     boards[2].stop()
-    command = ("ship", "--inventory", written(boards, tmp_path), "--keys", maker.keys, "--json", artifact)
-    failed = run(*command, "--results", tmp_path / "results.jsonl")
+    words = ("ship", "--inventory", written(boards, tmp_path), "--keys", maker.keys, "--json", artifact)
+    failed = command(*words, "--results", tmp_path / "results.jsonl")
 
     assert failed.exit_code == 86
     assert "compress: 1 of 4 devices failed, 0 were not tried" in failed.stderr
@@ -206,7 +201,7 @@ def test_a_bad_device_corrupts_no_other(tmp_path: Path, fleet: Fleet) -> None:
         np.testing.assert_allclose(serves(store_of(board)), answers(conv_net(8, seed=2)), rtol=1e-5)
 
     boards[2].start()
-    again = run(*command)
+    again = command(*words)
 
     assert again.exit_code == 0
     assert [each["result"] for each in json.loads(again.stdout)["devices"]] == ["unchanged", "unchanged", "shipped", "unchanged"]
@@ -219,18 +214,18 @@ def test_ship_status_rollback_on_the_command_line(tmp_path: Path, fleet: Fleet) 
     maker, target = Maker(tmp_path / "artifacts"), ("--target", tmp_path / "board0.yaml")
     for version in (1, 2):
         artifact = maker.make(f"v{version}", board.profile(), seed=version, version=version, days=36500)
-        shipped = run("ship", *target, "--keys", maker.keys, artifact)
+        shipped = command("ship", *target, "--keys", maker.keys, artifact)
         assert shipped.exit_code == 0, shipped.output
         assert "shipped" in shipped.stdout
         assert f"version {version}" in shipped.stdout
-    shown = run("status", *target)
-    back = run("rollback", *target)
-    after = json.loads(run("status", *target, "--json").stdout)["devices"][0]
+    shown = command("status", *target)
+    back = command("rollback", *target)
+    after = json.loads(command("status", *target, "--json").stdout)["devices"][0]
 
     assert shown.exit_code == back.exit_code == 0
     assert "net version 2" in shown.stdout
     assert [each["version"] for each in after["history"]] == [1]
-    once_more = run("rollback", *target)
+    once_more = command("rollback", *target)
     assert once_more.exit_code == 85
     assert once_more.stderr == "compress: board: previous: there is no release before the one that serves; ship one\n"
 
@@ -246,7 +241,7 @@ def test_ship_status_rollback_on_the_command_line(tmp_path: Path, fleet: Fleet) 
     ],
 )
 def test_a_wrong_command_line_is_told_what_is_right(words: tuple[str, ...]) -> None:
-    assert run(*words).exit_code == 2
+    assert command(*words).exit_code == 2
 
 
 @needs_sshd

@@ -6,15 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import DeliveryError, OtherDevice
 from pipeline.profile import Profile
+from pipeline.ship.answers import Begun, Done, Health, Previous, StoreStatus
 from pipeline.ship.folder import OpenFolder, open_folder
 from pipeline.ship.keys import TrustedKey
 from pipeline.ship.manifest import MANIFEST, SIGNATURE, DeviceKind, Manifest, check_artifact
 from pipeline.ship.serving import SERVED_FILES
-from pipeline.ship.store import Patience, Store, StoreStatus
+from pipeline.ship.store import Patience, Store
 
 __all__ = ["Delivered", "Progress", "deliver", "look", "roll_back"]
 
@@ -34,8 +34,8 @@ class Delivered:
     changed: bool
     """False: it did so before, and nothing was done."""
     sent_bytes: int
-    health: dict[str, Any]
-    """What the health check saw: golden_inputs, latency_p50_ms, latency_p90_ms, peak_memory_bytes, attempts."""
+    health: Health | None = None
+    """What the health check saw, where one was made."""
 
 
 def deliver(
@@ -72,16 +72,17 @@ def deliver(
                     "names": list(SERVED_FILES),
                     "envelope": [[name, len(data)] for name, data in envelope],
                 },
+                Begun,
                 b"".join(data for _, data in envelope),
             )
-            if "current" in begun:
-                return Delivered(store.where, manifest.digest, manifest.version, False, 0, {})
+            if begun.current:
+                return Delivered(store.where, manifest.digest, manifest.version, False, 0)
             sent = 0
-            if "placed" not in begun:
-                sent = _upload(store, opened, manifest, begun["have"], progress)
+            if not begun.placed:
+                sent = _upload(store, opened, manifest, begun.have, progress)
                 for step in ("verify", "place"):
                     progress(step, 0, 0)
-                    store.ask({"do": step})
+                    store.ask({"do": step}, Done)
         health = _put_to_use(store, patience, budget, progress)
     return Delivered(store.where, manifest.digest, manifest.version, True, sent, health)
 
@@ -96,7 +97,7 @@ def roll_back(
     patience = patience or Patience()
     progress("connect", 0, 0)
     with Store(profile, patience, write=True) as store:
-        release = store.ask({"do": "previous"})["release"]
+        release = store.ask({"do": "previous"}, Previous).release
         version = next((each.version for each in store.status.history if each.release == release), None)
         health = _put_to_use(store, patience, False, progress)
     return Delivered(store.where, release, version, True, 0, health)
@@ -108,16 +109,16 @@ def look(profile: Profile, patience: Patience | None = None) -> StoreStatus:
         return store.status
 
 
-def _put_to_use(store: Store, patience: Patience, budget: bool, progress: Progress) -> dict[str, Any]:
+def _put_to_use(store: Store, patience: Patience, budget: bool, progress: Progress) -> Health:
     """From a placed release to a committed one; what its health check saw."""
     limit_s = patience.health_s
     progress("health", 0, 0)
-    health = store.ask({"do": "check", "limit_s": limit_s, "budget": budget})
+    health = store.ask({"do": "check", "limit_s": limit_s, "budget": budget}, Health)
     progress("switch", 0, 0)
-    store.ask({"do": "switch", "deadline_s": patience.commit_s})
-    store.ask({"do": "confirm", "limit_s": limit_s})
+    store.ask({"do": "switch", "deadline_s": patience.commit_s}, Done)
+    store.ask({"do": "confirm", "limit_s": limit_s}, Health)
     progress("commit", 0, 0)
-    store.ask({"do": "commit"})
+    store.ask({"do": "commit"}, Done)
     return health
 
 
@@ -142,7 +143,7 @@ def _upload(store: Store, opened: OpenFolder, manifest: Manifest, have: dict[str
             while True:
                 data = file.read(CHUNK_BYTES)
                 if data or there == 0:
-                    store.ask({"do": "put", "name": name, "offset": there}, data)
+                    store.ask({"do": "put", "name": name, "offset": there}, Done, data)
                 if not data:
                     break
                 there, done, sent = there + len(data), done + len(data), sent + len(data)

@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from pipeline.errors import (
     CompressError,
@@ -23,8 +23,9 @@ from pipeline.errors import (
 from pipeline.probe.diagnosis import diagnosis
 from pipeline.probe.link import Link, LinkLost, Refused, ssh_link
 from pipeline.profile import Profile
+from pipeline.ship.answers import StoreStatus, checked
 
-__all__ = ["Patience", "Release", "Store", "StoreStatus"]
+__all__ = ["Patience", "Store"]
 
 AGENT = Path(__file__).with_name("device.py")
 KEPT = "what arrived is kept: run the same command again"
@@ -42,6 +43,9 @@ ERRORS: dict[str, tuple[type[CompressError], str]] = {
 }
 
 
+Answer = TypeVar("Answer")
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long to wait for what, in seconds."""
@@ -52,44 +56,6 @@ class Patience:
     """For a release to load, answer and be timed."""
     commit_s: float = 120.0
     """From the switch to the commit; after that the device goes back by itself."""
-
-
-@dataclass(frozen=True)
-class Release:
-    """One that was committed on a device."""
-
-    release: str
-    """SHA-256 of its manifest."""
-    name: str | None = None
-    version: int | None = None
-    at: str | None = None
-    """UTC; null where the device's record was lost."""
-
-
-@dataclass(frozen=True)
-class StoreStatus:
-    """What a device says of its store."""
-
-    store: str
-    """Its folder."""
-    history: tuple[Release, ...]
-    """Committed releases, newest first; only the first serves."""
-    current: str | None
-    """The release that `current` leads to."""
-    pending: str | None
-    """One that was switched to and is not committed."""
-    releases: tuple[str, ...]
-    incoming: int
-    """Shipments that were cut off, or are under way."""
-    last: str | None
-    """What happened last, with its time."""
-    healed: str | None
-    """What was put right just now."""
-    busy: bool
-    free_bytes: int
-    architecture: str
-    python: str
-    interpreter: str
 
 
 class Store:
@@ -118,17 +84,18 @@ class Store:
         except Refused as refusal:
             raise self._error(refusal.kind, refusal.detail) from None
         try:
-            found = self.ask({"do": "open", "store": device.store, "silence_s": patience.silence_s, "write": write})
-            history = tuple(
-                Release(**{key: each.get(key) for key in ("release", "name", "version", "at")}) for each in found.pop("history")
-            )
-            self.status = StoreStatus(history=history, releases=tuple(found.pop("releases")), **found)
+            order = {"do": "open", "store": device.store, "silence_s": patience.silence_s, "write": write}
+            self.status = self.ask(order, StoreStatus)
         except BaseException:
             self.close()
             raise
 
-    def ask(self, message: dict[str, Any], blob: bytes = b"") -> dict[str, Any]:
-        """The agent's answer. Raises the error that a failure stands for; DeviceUnreachable and its kin for a lost link."""
+    def ask(self, message: dict[str, Any], kind: type[Answer], blob: bytes = b"") -> Answer:
+        """The agent's answer, a `kind`.
+
+        Raises the error that a failure stands for, DeviceUnreachable and its kin for a lost link, DeliveryError for an
+        answer that is none.
+        """
         self._doing = message["do"]
         self._switched = self._switched or self._doing == "switch"
         try:
@@ -137,7 +104,7 @@ class Store:
             raise self._lost(loss) from None
         if "failure" in answer:
             raise self._error(*answer["failure"])
-        return answer
+        return checked(answer, kind, self.where)
 
     def close(self) -> None:
         """Hang up; a switch that was not committed is taken back by the device. May be called twice."""
