@@ -109,9 +109,10 @@ def test_a_device_of_another_architecture_is_refused(board: Board, maker: Maker)
         ({"model.onnx": b"<html>404</html>"}, "load-error: InvalidProtobuf"),
         ({"infer.py": b"import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"}, "illegal-instruction: it ended with SIGILL"),
         ({"infer.py": b"import os\nos._exit(3)\n"}, "crashed: it ended with status 3"),
+        ({"serving.json": b'{"limits": {"latency_p90_ms": "fast"}}'}, "load-error: serving.json is malformed"),
         ({"golden-outputs.npy": b"\x93NUMPY no such thing"}, "crashed: ValueError: "),
     ],
-    ids=["other weights", "no model", "illegal instruction", "exit", "golden outputs"],
+    ids=["other weights", "no model", "illegal instruction", "exit", "serving", "golden outputs"],
 )
 def test_a_release_that_is_not_healthy_never_serves(
     board: Board, profile: Profile, maker: Maker, changes: dict[str, bytes], named: str

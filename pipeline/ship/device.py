@@ -633,8 +633,8 @@ class Shipment:
         if before:
             store.make_link(before, ".current-back")
         self.deadline = time.monotonic() + deadline_s
-        store.write("pending.json", {"token": token, "to": self.release, "from": before})
         self.pending = token
+        store.write("pending.json", {"token": token, "to": self.release, "from": before})
         watch(store.folder, token, deadline_s)
         step("switch")
         store.point(self.release)
@@ -663,9 +663,12 @@ class Shipment:
             history = [dict(self.facts, at=now()), *history][:KEPT_RELEASES]
         store.write("state.json", {"history": history, "last": "%s: %s was committed" % (now(), self.release[:12])})
         step("committed")
-        store.heal()
+        try:
+            store.heal()
+            store.prune()
+        except OSError:
+            pass  # it is committed all the same; the next one tidies up
         self.pending = None
-        store.prune()
         return {"committed": self.release}
 
     def give_up(self):
@@ -695,14 +698,13 @@ def watchdog(folder, token, deadline_s):
     os.environ.pop("COMPRESS_FAULT", None)
     store, deadline, attempts = Store(folder), time.monotonic() + deadline_s, 0
     while attempts < 100:
-        pending = store.read("pending.json")
-        if pending is None or pending["token"] != token:
-            return  # committed, or taken back by another
-        if time.monotonic() < deadline:
-            time.sleep(min(0.2, deadline_s / 4))
-            continue
-        attempts += 1
         try:
+            pending = store.read("pending.json")
+            if pending is None or pending["token"] != token:
+                return  # committed, or taken back by another
+            if time.monotonic() < deadline:
+                time.sleep(min(0.2, deadline_s / 4))
+                continue
             if store.lock(1.0):
                 pending = store.read("pending.json")
                 if pending is not None and pending["token"] == token:
@@ -711,6 +713,7 @@ def watchdog(folder, token, deadline_s):
             store.break_lock()  # it hangs: an agent at work would have gone back by itself
         except (OSError, Failed):
             pass  # read-only for now
+        attempts += 1
         store.unlock()
         time.sleep(min(0.1 * attempts, 5.0))
 
@@ -732,14 +735,18 @@ def p90_ms(latencies_ms):
 def healthy(folder, limit_s, budget, beat, runs=FEW_RUNS):
     """What the release in `folder` did; timed over so many runs, or as many as it takes to hold it to its budget. Raises Failed
     with how it failed, by name."""
-    with open(os.path.join(folder, "serving.json"), encoding="utf-8") as file:
-        limits = json.load(file)["limits"] if budget else {}
+    try:
+        with open(os.path.join(folder, "serving.json"), encoding="utf-8") as file:
+            limits = json.load(file)["limits"] if budget else {}
+        limits = {key: float(limit) for key, limit in limits.items()}
+    except MALFORMED:
+        raise Failed("unhealthy", "load-error: serving.json is malformed") from None
     for attempt in range(ATTEMPTS):
         found = run_health(folder, RUNS if limits else runs, limit_s, beat)
         over = []
         for key, limit in sorted(limits.items()):
             value = found.get(key)
-            if value is not None and limit is not None and value > limit:
+            if value is not None and value > limit:
                 over.append("%s is %.6g, the budget %.6g" % (key, value, limit))
         if not over:
             return dict(found, attempts=attempt + 1)
