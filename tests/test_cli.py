@@ -51,7 +51,9 @@ Options:
 Commands:
   calibrate  Learn to predict a device's latencies from this machine's.
   doctor     One page on a device, before anything long.
+  keys       Make, list, rotate and revoke the keys that sign artifacts.
   measure    Latency and memory of ONNX files, alone or one against another.
+  sign       Sign an artifact, so that devices can be given it.
 
   Examples:
     compress --target raspberrypi
