@@ -1,9 +1,11 @@
 """Evaluator: the black box. A plan goes in; it is made, measured, scored, written down, and judged."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from pipeline.alignment import Alignment
@@ -11,6 +13,7 @@ from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
 from pipeline.cores import confined
 from pipeline.errors import BudgetError, ProbeError, RunError, UnreachableBudget
+from pipeline.graph.compensate import start_compensation
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.entropy import start_entropy
 from pipeline.handover import graph_of
@@ -18,6 +21,7 @@ from pipeline.measurement import Failure, Measurement
 from pipeline.plan import ChannelPlan
 from pipeline.probe.base import Effort, Probe
 from pipeline.profile import ProbeSettings, available_cores
+from pipeline.recover import RECOVERY_STEPS
 from pipeline.run import Role, Run, Trial
 from pipeline.search.problem import Assessment, Choice, Layer, Reward, SearchSpace, TrialsSpent, widths_of
 from pipeline.task import Task
@@ -83,12 +87,15 @@ class Evaluator:
         watcher: Watcher,
         trials: int,
         reward: Reward = "accuracy",
+        recovery_steps: int = RECOVERY_STEPS,
     ) -> None:
         self._run, self._drafts, self._task, self._probe, self._settings = run, drafts, task, probe, settings
         self._searched = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
         self._effort = Effort(settings.processes, any(c.metric.needs_memory for c in self._searched), fresh=False)
         self._watcher = watcher
         self._trials = trials
+        self._compensation = start_compensation(drafts.module, drafts.space, (inputs for inputs, _ in task.calibration()))
+        self._recovery = task.recovery(drafts.module, recovery_steps, drafts.make(drafts.space.dense()).macs)
         self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS)) if reward == "entropy" else None
         self._count = 0
         self._best: Candidate | None = None
@@ -221,7 +228,7 @@ class Evaluator:
             effort = self._effort if role == "search" else replace(self._effort, memory=True)
             candidate = _candidate(draft, *self._measure_and_score(draft, effort))
             if self._entropy and candidate.score is not None:
-                # after the score: by then the BatchNorm statistics are the narrowed network's own
+                # after the score: by then the network has recovered and its BatchNorm statistics are its own
                 disorder = self._entropy.of(draft.module, self._drafts.kept(plan))
                 candidate = replace(candidate, entropy=disorder.entropy, dead_share=disorder.dead_share)
         self._run.record(Trial(role, number, candidate, round(time.monotonic() - started, 3)))
@@ -233,11 +240,24 @@ class Evaluator:
         free = [core for core in available_cores() if core not in busy]
         if not free:
             measured = self._probe.measure(graph_of(draft), effort)
-            return measured, None if isinstance(measured, Failure) else self._task.score(draft.module)
+            return measured, None if isinstance(measured, Failure) else self._score(draft)
         with ThreadPoolExecutor(1) as pool, confined(free) as release:
             measuring = pool.submit(self._probe.measure, graph_of(draft), effort)
-            score = self._task.score(draft.module, between=lambda: release() if measuring.done() else None)
+            score = self._score(draft, between=lambda: release() if measuring.done() else None)
             return measuring.result(), score
+
+    def _score(self, draft: Draft, between: Callable[[], None] = lambda: None) -> float:
+        if draft.plan != self._drafts.space.dense():
+            self._compensation.apply(draft.module, self._drafts.kept(draft.plan))
+            if self._recovery:
+                self._recovery(draft.module.to(memory_format=torch.channels_last), between)
+        return self._task.score(draft.module, between)
+
+    def student(self, plan: ChannelPlan) -> nn.Module:
+        """The network of `plan`, to be fine-tuned."""
+        module = self._drafts.make(plan).module
+        self._compensation.apply(module, self._drafts.kept(plan))
+        return module
 
 
 def measure_decisively(
