@@ -61,8 +61,8 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
 
         with search_probe(job, profile, drafts, watcher) as probe:
             run.bind("device", probe.fingerprint.facts)
-            reward, steps = job.search_reward(), job.recovery_steps
-            evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials, reward, steps)
+            reward, recovery = job.search_reward(), job.recovery
+            evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials, reward, recovery)
             space, alignment = aligned_space(probe, drafts, profile, run, job.seed, watcher)
             watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
             with run.phase("measure"):

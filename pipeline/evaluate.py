@@ -21,7 +21,7 @@ from pipeline.measurement import Failure, Measurement
 from pipeline.plan import ChannelPlan
 from pipeline.probe.base import Effort, Probe
 from pipeline.profile import ProbeSettings, available_cores
-from pipeline.recover import RECOVERY_STEPS
+from pipeline.recover import Recovery, RecoverySettings
 from pipeline.run import Role, Run, Trial
 from pipeline.search.problem import Assessment, Choice, Layer, Reward, SearchSpace, TrialsSpent, widths_of
 from pipeline.task import Task
@@ -87,7 +87,7 @@ class Evaluator:
         watcher: Watcher,
         trials: int,
         reward: Reward = "accuracy",
-        recovery_steps: int = RECOVERY_STEPS,
+        recovery: RecoverySettings | None = None,
     ) -> None:
         self._run, self._drafts, self._task, self._probe, self._settings = run, drafts, task, probe, settings
         self._searched = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
@@ -95,7 +95,8 @@ class Evaluator:
         self._watcher = watcher
         self._trials = trials
         self._compensation = start_compensation(drafts.module, drafts.space, (inputs for inputs, _ in task.calibration()))
-        self._recovery = task.recovery(drafts.module, recovery_steps, drafts.make(drafts.space.dense()).macs)
+        self._recovery_settings = recovery or RecoverySettings()
+        self._recovery = self._start_recovery(self._recovery_settings)
         self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS)) if reward == "entropy" else None
         self._count = 0
         self._best: Candidate | None = None
@@ -199,7 +200,7 @@ class Evaluator:
             if trial.role in ("dense", "thinnest", "search") and self.assess(trial.candidate).feasible:
                 seen.setdefault(trial.candidate.plan, trial.candidate)
         ranked = sorted(seen.values(), key=self._reward, reverse=True)
-        finalists = [*ranked[:FINALISTS], self.thinnest]
+        finalists = [*self._rescored(ranked[:FINALISTS]), self.thinnest]
         for number, candidate in enumerate(finalists, start=1):
             confirmed = self._candidate(candidate.plan, "finalist", number)
             verdict = judge(self._searched, confirmed, self.dense)
@@ -207,6 +208,27 @@ class Evaluator:
             if verdict == "within":
                 return confirmed
         return confirmed
+
+    def _rescored(self, ranked: list[Candidate]) -> list[Candidate]:
+        """The same plans in the order of what they answer after a longer recovery; by the reward where that is no accuracy."""
+        longer = self._start_recovery(self._recovery_settings.longer()) if self._entropy is None and len(ranked) > 1 else None
+        if longer is None or not longer.settings.steps:
+            return ranked
+        rescored = []
+        for number, candidate in enumerate(ranked, start=1):
+            known = self._run.find("rescored", number)
+            if known is None or known.candidate.plan != candidate.plan:
+                started = time.monotonic()
+                score = self._score(self._drafts.make(candidate.plan), longer)
+                known = Trial("rescored", number, replace(candidate, score=score), round(time.monotonic() - started, 3))
+                self._run.record(known)
+            self._watcher.say(f"score {candidate.score or 0:.2f}: {known.candidate.score or 0:.2f} after a longer recovery")
+            rescored.append(known.candidate)
+        return sorted(rescored, key=self._reward, reverse=True)
+
+    def _start_recovery(self, settings: RecoverySettings) -> Recovery | None:
+        dense = self._drafts.make(self._drafts.space.dense())
+        return self._task.recovery(self._drafts.module, settings, dense.macs)
 
     def _candidate(self, plan: ChannelPlan, role: Role, number: int) -> Candidate:
         known = self._run.find(role, number)
@@ -221,7 +243,7 @@ class Evaluator:
         draft = self._drafts.make(plan)
         if role == "finalist":
             measured = measure_decisively(self._probe, draft, self._settings.final_processes, self._searched, self.dense)
-            searched = next(t.candidate for t in self._run.trials if t.candidate.plan == plan)
+            searched = next(t.candidate for t in reversed(self._run.trials) if t.candidate.plan == plan)
             candidate = _candidate(draft, measured, searched.score)
             candidate = replace(candidate, entropy=searched.entropy, dead_share=searched.dead_share)
         else:
@@ -240,17 +262,17 @@ class Evaluator:
         free = [core for core in available_cores() if core not in busy]
         if not free:
             measured = self._probe.measure(graph_of(draft), effort)
-            return measured, None if isinstance(measured, Failure) else self._score(draft)
+            return measured, None if isinstance(measured, Failure) else self._score(draft, self._recovery)
         with ThreadPoolExecutor(1) as pool, confined(free) as release:
             measuring = pool.submit(self._probe.measure, graph_of(draft), effort)
-            score = self._score(draft, between=lambda: release() if measuring.done() else None)
+            score = self._score(draft, self._recovery, between=lambda: release() if measuring.done() else None)
             return measuring.result(), score
 
-    def _score(self, draft: Draft, between: Callable[[], None] = lambda: None) -> float:
+    def _score(self, draft: Draft, recovery: Recovery | None, between: Callable[[], None] = lambda: None) -> float:
         if draft.plan != self._drafts.space.dense():
             self._compensation.apply(draft.module, self._drafts.kept(draft.plan))
-            if self._recovery:
-                self._recovery(draft.module.to(memory_format=torch.channels_last), between)
+            if recovery:
+                recovery(draft.module.to(memory_format=torch.channels_last), between)
         return self._task.score(draft.module, between)
 
     def student(self, plan: ChannelPlan) -> nn.Module:

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from pipeline.recover import Recovery, start_recovery
+from pipeline.recover import Recovery, RecoverySettings, start_recovery
 
 
 def network(dropout: float = 0.0) -> nn.Module:
@@ -26,7 +26,7 @@ def images(count: int) -> Tensor:
 
 
 def started(dense: nn.Module, steps: int = 32, macs: int = 1000, count: int = 512) -> Recovery:
-    return start_recovery(dense, images(count).split(64), steps, macs)
+    return start_recovery(dense, images(count).split(64), RecoverySettings(steps), macs)
 
 
 def distance(dense: nn.Module, other: nn.Module) -> float:
@@ -59,12 +59,12 @@ def test_the_same_network_recovers_to_the_same_weights() -> None:
 
 def test_large_networks_get_fewer_steps_and_very_large_ones_none() -> None:
     dense = network()
-    assert started(dense, macs=10**6).steps == 32
-    assert 4 <= started(dense, macs=10**9).steps < 32
+    assert started(dense, macs=10**6).settings.steps == 32
+    assert 4 <= started(dense, macs=10**9).settings.steps < 32
     huge = started(dense, macs=10**11)
     before = copy.deepcopy(dense.state_dict())
     huge(dense)
-    assert huge.steps == 0
+    assert huge.settings.steps == 0
     assert all(torch.equal(before[name], tensor) for name, tensor in dense.state_dict().items())
 
 
@@ -80,7 +80,7 @@ def test_no_steps_read_no_images() -> None:
     def none() -> Tensor:
         raise AssertionError
 
-    assert start_recovery(network(), (none() for _ in range(1)), 0, 1000).steps == 0
+    assert start_recovery(network(), (none() for _ in range(1)), RecoverySettings(0), 1000).settings.steps == 0
 
 
 def test_fixed_weights_stay() -> None:
