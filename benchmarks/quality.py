@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from rivals import RIVALS, run_rival
 
 from pipeline.artifact import Artifact, read_artifact
 from pipeline.compress import compress
@@ -37,6 +38,7 @@ def scaled_random(problem: Problem) -> None:
 
 
 ROWS: dict[str, Searcher] = {**SEARCHERS, "random, scaled": scaled_random}
+ALL = (*ROWS, *RIVALS)
 
 
 @click.command()
@@ -45,7 +47,7 @@ ROWS: dict[str, Searcher] = {**SEARCHERS, "random, scaled": scaled_random}
 @click.option("--weights", type=click.Path(path_type=Path))
 @click.option("--data", required=True)
 @click.option("--budget", "budgets", multiple=True, default=("latency_p50=50%",), show_default=True, help="Repeatable.")
-@click.option("--searcher", "searchers", multiple=True, type=click.Choice(list(ROWS)), default=tuple(ROWS), help="[default: all]")
+@click.option("--searcher", "searchers", multiple=True, type=click.Choice(ALL), default=ALL, help="[default: all]")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--trials", default=100, show_default=True)
 @click.option("--epochs", default=10, show_default=True)
@@ -69,7 +71,7 @@ def main(
         for budget in budgets:
             for searcher in searchers:
                 folder = cell(out, model, budget, searcher, seed)
-                if not (folder / "artifact" / "artifact.json").is_file():
+                if known(folder) is None:
                     run(target, model, weights, data, budget, searcher, seed, trials, epochs, folder)
                     print_table(out, model, budgets, searchers, seeds)
     print_table(out, model, budgets, searchers, seeds)
@@ -101,15 +103,24 @@ def run(
         weights=weights,
         data=data,
         budget={key: value, "accuracy_drop": 100.0},
-        searcher=searcher if searcher in SEARCHERS else ROWS[searcher],
+        searcher=searcher if searcher in SEARCHERS else ROWS.get(searcher, "uniform"),
         trials=trials,
         seed=seed,
         out=folder,
         finetuning=FinetuneSettings(epochs=epochs),
     )
-    artifact = compress(job).artifact
+    found = run_rival(job, searcher, folder) if searcher in RIVALS else facts(compress(job).artifact)
+    key = {"model": model, "budget": budget, "searcher": searcher, "seed": seed, "trials": trials, "epochs": epochs}
     with (folder.parent / "cells.jsonl").open("a") as file:
-        file.write(json.dumps({"model": model, "budget": budget, "searcher": searcher, "seed": seed, **facts(artifact)}) + "\n")
+        file.write(json.dumps(key | found) + "\n")
+
+
+def known(folder: Path) -> dict[str, float | str] | None:
+    """The figures of a cell that was run."""
+    if (folder / "cell.json").is_file():
+        rival: dict[str, float | str] = json.loads((folder / "cell.json").read_text())
+        return rival
+    return facts(read_artifact(folder / "artifact")) if (folder / "artifact" / "artifact.json").is_file() else None
 
 
 def facts(artifact: Artifact) -> dict[str, float | str]:
@@ -123,6 +134,8 @@ def facts(artifact: Artifact) -> dict[str, float | str]:
         "latency_p50": rows["latency_p50"].ratio.value if rows["latency_p50"].ratio else float("nan"),
         "used": used,
         "verdict": limited.verdict or "",
+        "params": artifact.shipped.params,
+        "macs": artifact.shipped.macs,
         "seconds": sum(artifact.phase_seconds.values()),
     }
 
@@ -135,8 +148,7 @@ def print_table(out: Path, model: str, budgets: tuple[str, ...], searchers: tupl
     print("| --- | --- | --: | --: | --: | --: | --: | --: |")
     for budget in budgets:
         for searcher in searchers:
-            folders = [cell(out, model, budget, searcher, seed) / "artifact" for seed in range(seeds)]
-            found = [facts(read_artifact(folder)) for folder in folders if (folder / "artifact.json").is_file()]
+            found = [each for seed in range(seeds) if (each := known(cell(out, model, budget, searcher, seed)))]
             if not found:
                 print(f"| {budget} | {searcher} | | | | | | {seeds} |")
                 continue
