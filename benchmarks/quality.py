@@ -10,7 +10,9 @@ import statistics
 from pathlib import Path
 
 import click
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
 from rivals import RIVALS, run_rival
 
 from pipeline.artifact import Artifact, read_artifact
@@ -38,6 +40,7 @@ def scaled_random(problem: Problem) -> None:
 
 
 ROWS: dict[str, Searcher] = {**SEARCHERS, "random, scaled": scaled_random}
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d")
 ALL = (*ROWS, *RIVALS)
 
 
@@ -53,6 +56,7 @@ ALL = (*ROWS, *RIVALS)
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/quality"), show_default=True)
 @click.option("--table", is_flag=True, help="Run nothing; print what there is.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw accuracy against latency into this SVG file.")
 def main(
     target: str,
     model: str,
@@ -65,6 +69,7 @@ def main(
     epochs: int,
     out: Path,
     table: bool,
+    plot: Path | None,
 ) -> None:
     """Run the cells that are missing, seed by seed, and print the table after each."""
     for seed in range(seeds if not table else 0):
@@ -75,6 +80,8 @@ def main(
                     run(target, model, weights, data, budget, searcher, seed, trials, epochs, folder)
                     print_table(out, model, budgets, searchers, seeds)
     print_table(out, model, budgets, searchers, seeds)
+    if plot:
+        draw(plot, out, model, budgets, searchers, seeds)
 
 
 def cell(out: Path, model: str, budget: str, searcher: str, seed: int) -> Path:
@@ -159,6 +166,28 @@ def print_table(out: Path, model: str, budgets: tuple[str, ...], searchers: tupl
             seconds = format_duration(statistics.mean(float(each["seconds"]) for each in found))
             line = (budget, searcher, accuracy, latency, used, f"{within} of {len(found)}", seconds, str(seeds - len(found)))
             print(f"| {' | '.join(line)} |")
+
+
+def draw(path: Path, out: Path, model: str, budgets: tuple[str, ...], searchers: tuple[str, ...], seeds: int) -> None:
+    """Each cell as a point; the front joins those that no other beats in both accuracy and latency."""
+    points: list[tuple[float, float]] = []
+    with mpl.rc_context({"font.size": 9, "svg.hashsalt": "compress", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for number, searcher in enumerate(searchers):
+            cells = [each for b in budgets for seed in range(seeds) if (each := known(cell(out, model, b, searcher, seed)))]
+            found = [(100 * float(each["latency_p50"]), float(each["accuracy"])) for each in cells]
+            if found:
+                axes.plot(*zip(*found, strict=True), MARKERS[number % len(MARKERS)], label=searcher, markersize=6, alpha=0.8)
+            points += found
+        front = [p for p in sorted(points) if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)]
+        if front:
+            axes.plot(*zip(*front, strict=True), "-", color="#9aa4b2", linewidth=1, zorder=0, label="Pareto front")
+        axes.set_xlabel("latency p50 of the shipped file, % of dense")
+        axes.set_ylabel("test accuracy, %")
+        axes.set_title(model, loc="left")
+        axes.legend(fontsize=7, ncols=2)
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def spread(values: list[float], form: str) -> str:
