@@ -16,12 +16,13 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluate import ENTROPY_INPUTS, search_space
+from pipeline.evaluate import ENTROPY_INPUTS
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.compensate import start_compensation
 from pipeline.graph.drafts import Drafts
 from pipeline.graph.entropy import start_entropy
 from pipeline.job import Job
+from pipeline.offer import search_space
 from pipeline.plan import ChannelPlan
 from pipeline.prepare import draft_subject, load_subject
 from pipeline.profile import load_profile

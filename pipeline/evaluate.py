@@ -8,7 +8,6 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from pipeline.alignment import Alignment
 from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
 from pipeline.cores import confined
@@ -23,54 +22,16 @@ from pipeline.probe.base import Effort, Probe
 from pipeline.profile import ProbeSettings, available_cores
 from pipeline.recover import Recovery, RecoverySettings
 from pipeline.run import Role, Run, Trial
-from pipeline.search.problem import Assessment, Choice, Layer, Reward, SearchSpace, TrialsSpent, widths_of
+from pipeline.search.problem import Assessment, Reward, SearchSpace, TrialsSpent
 from pipeline.task import Task
 from pipeline.watch import Watcher
 
-__all__ = ["Evaluator", "measure_decisively", "search_space"]
+__all__ = ["Evaluator", "measure_decisively"]
 
 ENTROPY_INPUTS = 256
 FINALISTS = 8
 REPEATS = 3
 """Further measurements of a file whose verdict stays undecided."""
-
-
-def search_space(drafts: Drafts, step: int, alignment: Alignment | None = None) -> SearchSpace:
-    """The widths on offer for each group, and what hangs on it; none that `alignment` has seen to be dominated."""
-    space = drafts.space
-    offers = {
-        group.name: tuple(
-            width
-            for width in widths_of(group.channels, group.bundle, step)
-            if not alignment or group.bundle > 1 or width not in alignment.dominated(group.channels)
-        )
-        for group in space.groups
-    }
-    whole = drafts.make(space.dense())
-    choices = []
-    for group in space.groups:
-        alone = drafts.make(
-            ChannelPlan(tuple((name, offers[name][0] if name == group.name else width) for name, width in space.dense()))
-        )
-        choices.append(
-            Choice(
-                name=group.name,
-                channels=group.channels,
-                widths=offers[group.name],
-                macs_share=1 - alone.macs / max(whole.macs, 1),
-                params_share=1 - alone.params / whole.params,
-                layer=_layer(drafts.module.get_submodule(group.name)),
-            )
-        )
-    return SearchSpace(tuple(choices))
-
-
-def _layer(module: nn.Module) -> Layer:
-    if not isinstance(module, nn.Conv2d):
-        return Layer(getattr(module, "in_features", 0))
-    padding = (0, 0) if isinstance(module.padding, str) else module.padding
-    kernel, stride, padding = ((int(each[0]), int(each[1])) for each in (module.kernel_size, module.stride, padding))
-    return Layer(module.in_channels, kernel, stride, padding)
 
 
 class Evaluator:

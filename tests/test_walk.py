@@ -24,7 +24,14 @@ from pipeline.task import OwnTask
 
 
 def job(out: Path, **changes: object) -> Job:
-    settings = {"target": "raspberrypi", "dry_run": True, "trials": 6, "recovery": RecoverySettings(4), "finetuning": FinetuneSettings(epochs=2), "out": out}
+    settings = {
+        "target": "raspberrypi",
+        "dry_run": True,
+        "trials": 6,
+        "recovery": RecoverySettings(4),
+        "finetuning": FinetuneSettings(epochs=2),
+        "out": out,
+    }
     return Job(**{**settings, **changes})  # type: ignore[arg-type]
 
 
