@@ -26,11 +26,11 @@ import torch_pruning
 import torchvision
 from torch import nn
 
-from pipeline.evaluate import search_space
 from pipeline.graph.drafts import Draft, Drafts, start_drafts
 from pipeline.graph.export import export, stripped
 from pipeline.load import find_model
 from pipeline.measurement import Measurement
+from pipeline.offer import search_space
 from pipeline.plan import ChannelPlan
 from pipeline.probe.base import Effort, Graph, Reference
 from pipeline.probe.local import LocalProbe

@@ -26,10 +26,10 @@ import numpy as np
 import onnxruntime
 import torch
 
-from pipeline.evaluate import search_space
 from pipeline.graph.drafts import Draft, start_drafts
 from pipeline.load import find_model
 from pipeline.measurement import Measurement
+from pipeline.offer import search_space
 from pipeline.probe.base import Effort, Graph, Reference
 from pipeline.probe.ssh import SshProbe
 

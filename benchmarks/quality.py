@@ -10,7 +10,10 @@ import statistics
 from pathlib import Path
 
 import click
+import matplotlib as mpl
 import numpy as np
+from matplotlib.figure import Figure
+from rivals import RIVALS, run_rival
 
 from pipeline.artifact import Artifact, read_artifact
 from pipeline.compress import compress
@@ -37,6 +40,8 @@ def scaled_random(problem: Problem) -> None:
 
 
 ROWS: dict[str, Searcher] = {**SEARCHERS, "random, scaled": scaled_random}
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d")
+ALL = (*ROWS, *RIVALS)
 
 
 @click.command()
@@ -45,12 +50,13 @@ ROWS: dict[str, Searcher] = {**SEARCHERS, "random, scaled": scaled_random}
 @click.option("--weights", type=click.Path(path_type=Path))
 @click.option("--data", required=True)
 @click.option("--budget", "budgets", multiple=True, default=("latency_p50=50%",), show_default=True, help="Repeatable.")
-@click.option("--searcher", "searchers", multiple=True, type=click.Choice(list(ROWS)), default=tuple(ROWS), help="[default: all]")
+@click.option("--searcher", "searchers", multiple=True, type=click.Choice(ALL), default=ALL, help="[default: all]")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--trials", default=100, show_default=True)
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/quality"), show_default=True)
 @click.option("--table", is_flag=True, help="Run nothing; print what there is.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Draw accuracy against latency into this SVG file.")
 def main(
     target: str,
     model: str,
@@ -63,16 +69,19 @@ def main(
     epochs: int,
     out: Path,
     table: bool,
+    plot: Path | None,
 ) -> None:
     """Run the cells that are missing, seed by seed, and print the table after each."""
     for seed in range(seeds if not table else 0):
         for budget in budgets:
             for searcher in searchers:
                 folder = cell(out, model, budget, searcher, seed)
-                if not (folder / "artifact" / "artifact.json").is_file():
+                if known(folder) is None:
                     run(target, model, weights, data, budget, searcher, seed, trials, epochs, folder)
                     print_table(out, model, budgets, searchers, seeds)
     print_table(out, model, budgets, searchers, seeds)
+    if plot:
+        draw(plot, out, model, budgets, searchers, seeds)
 
 
 def cell(out: Path, model: str, budget: str, searcher: str, seed: int) -> Path:
@@ -101,15 +110,24 @@ def run(
         weights=weights,
         data=data,
         budget={key: value, "accuracy_drop": 100.0},
-        searcher=searcher if searcher in SEARCHERS else ROWS[searcher],
+        searcher=searcher if searcher in SEARCHERS else ROWS.get(searcher, "uniform"),
         trials=trials,
         seed=seed,
         out=folder,
         finetuning=FinetuneSettings(epochs=epochs),
     )
-    artifact = compress(job).artifact
+    found = run_rival(job, searcher, folder) if searcher in RIVALS else facts(compress(job).artifact)
+    key = {"model": model, "budget": budget, "searcher": searcher, "seed": seed, "trials": trials, "epochs": epochs}
     with (folder.parent / "cells.jsonl").open("a") as file:
-        file.write(json.dumps({"model": model, "budget": budget, "searcher": searcher, "seed": seed, **facts(artifact)}) + "\n")
+        file.write(json.dumps(key | found) + "\n")
+
+
+def known(folder: Path) -> dict[str, float | str] | None:
+    """The figures of a cell that was run."""
+    if (folder / "cell.json").is_file():
+        rival: dict[str, float | str] = json.loads((folder / "cell.json").read_text())
+        return rival
+    return facts(read_artifact(folder / "artifact")) if (folder / "artifact" / "artifact.json").is_file() else None
 
 
 def facts(artifact: Artifact) -> dict[str, float | str]:
@@ -123,6 +141,8 @@ def facts(artifact: Artifact) -> dict[str, float | str]:
         "latency_p50": rows["latency_p50"].ratio.value if rows["latency_p50"].ratio else float("nan"),
         "used": used,
         "verdict": limited.verdict or "",
+        "params": artifact.shipped.params,
+        "macs": artifact.shipped.macs,
         "seconds": sum(artifact.phase_seconds.values()),
     }
 
@@ -135,8 +155,7 @@ def print_table(out: Path, model: str, budgets: tuple[str, ...], searchers: tupl
     print("| --- | --- | --: | --: | --: | --: | --: | --: |")
     for budget in budgets:
         for searcher in searchers:
-            folders = [cell(out, model, budget, searcher, seed) / "artifact" for seed in range(seeds)]
-            found = [facts(read_artifact(folder)) for folder in folders if (folder / "artifact.json").is_file()]
+            found = [each for seed in range(seeds) if (each := known(cell(out, model, budget, searcher, seed)))]
             if not found:
                 print(f"| {budget} | {searcher} | | | | | | {seeds} |")
                 continue
@@ -147,6 +166,28 @@ def print_table(out: Path, model: str, budgets: tuple[str, ...], searchers: tupl
             seconds = format_duration(statistics.mean(float(each["seconds"]) for each in found))
             line = (budget, searcher, accuracy, latency, used, f"{within} of {len(found)}", seconds, str(seeds - len(found)))
             print(f"| {' | '.join(line)} |")
+
+
+def draw(path: Path, out: Path, model: str, budgets: tuple[str, ...], searchers: tuple[str, ...], seeds: int) -> None:
+    """Each cell as a point; the front joins those that no other beats in both accuracy and latency."""
+    points: list[tuple[float, float]] = []
+    with mpl.rc_context({"font.size": 9, "svg.hashsalt": "compress", "svg.fonttype": "none"}):
+        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+        axes = figure.subplots()
+        for number, searcher in enumerate(searchers):
+            cells = [each for b in budgets for seed in range(seeds) if (each := known(cell(out, model, b, searcher, seed)))]
+            found = [(100 * float(each["latency_p50"]), float(each["accuracy"])) for each in cells]
+            if found:
+                axes.plot(*zip(*found, strict=True), MARKERS[number % len(MARKERS)], label=searcher, markersize=6, alpha=0.8)
+            points += found
+        front = [p for p in sorted(points) if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)]
+        if front:
+            axes.plot(*zip(*front, strict=True), "-", color="#9aa4b2", linewidth=1, zorder=0, label="Pareto front")
+        axes.set_xlabel("latency p50 of the shipped file, % of dense")
+        axes.set_ylabel("test accuracy, %")
+        axes.set_title(model, loc="left")
+        axes.legend(fontsize=7, ncols=2)
+        figure.savefig(path, format="svg", metadata={"Date": None})
 
 
 def spread(values: list[float], form: str) -> str:

@@ -10,12 +10,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.calibration import Calibration, Point
 from pipeline.errors import ProbeError, ProfileError
-from pipeline.evaluate import search_space
 from pipeline.files import write_atomically
 from pipeline.graph.drafts import Draft
 from pipeline.handover import graph_of
 from pipeline.job import Job
 from pipeline.measurement import Measurement
+from pipeline.offer import search_space
 from pipeline.plan import ChannelPlan
 from pipeline.prepare import draft_subject, load_subject, start_local, start_probe
 from pipeline.probe.base import Effort, Probe

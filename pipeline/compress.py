@@ -61,7 +61,8 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
 
         with search_probe(job, profile, drafts, watcher) as probe:
             run.bind("device", probe.fingerprint.facts)
-            evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials, job.search_reward())
+            reward, recovery = job.search_reward(), job.recovery
+            evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials, reward, recovery)
             space, alignment = aligned_space(probe, drafts, profile, run, job.seed, watcher)
             watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
             with run.phase("measure"):
@@ -78,8 +79,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
 
             watcher.phase("fine-tune", f"{job.finetuning.epochs} epochs")
             with run.phase("fine-tune"):
-                student = drafts.make(chosen.plan).module
-                tuned = task.finetune(student, subject.module, job.seed, run.checkpoint, watcher.progress)
+                tuned = task.finetune(evaluator.student(chosen.plan), subject.module, job.seed, run.checkpoint, watcher.progress)
 
             watcher.phase("ship", "export, prove, measure, test")
             with run.phase("ship"), final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):

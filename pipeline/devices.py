@@ -7,9 +7,10 @@ from pipeline.alignment import Alignment
 from pipeline.calibrate import read_calibration
 from pipeline.candidate import Candidate
 from pipeline.errors import ProbeError
-from pipeline.evaluate import Evaluator, search_space
+from pipeline.evaluate import Evaluator
 from pipeline.graph.drafts import Drafts
 from pipeline.job import Job
+from pipeline.offer import search_space
 from pipeline.prepare import start_local, start_probe
 from pipeline.probe.base import Probe
 from pipeline.probe.cached import cache_folder

@@ -1,16 +1,18 @@
 """Evaluator: the black box. A plan goes in; it is made, measured, scored, written down, and judged."""
 
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import torch
 from torch import nn
 
-from pipeline.alignment import Alignment
 from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
 from pipeline.cores import confined
 from pipeline.errors import BudgetError, ProbeError, RunError, UnreachableBudget
+from pipeline.graph.compensate import start_compensation
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.entropy import start_entropy
 from pipeline.handover import graph_of
@@ -18,55 +20,18 @@ from pipeline.measurement import Failure, Measurement
 from pipeline.plan import ChannelPlan
 from pipeline.probe.base import Effort, Probe
 from pipeline.profile import ProbeSettings, available_cores
+from pipeline.recover import Recovery, RecoverySettings
 from pipeline.run import Role, Run, Trial
-from pipeline.search.problem import Assessment, Choice, Layer, Reward, SearchSpace, TrialsSpent, widths_of
+from pipeline.search.problem import Assessment, Reward, SearchSpace, TrialsSpent
 from pipeline.task import Task
 from pipeline.watch import Watcher
 
-__all__ = ["Evaluator", "measure_decisively", "search_space"]
+__all__ = ["Evaluator", "measure_decisively"]
 
 ENTROPY_INPUTS = 256
 FINALISTS = 8
 REPEATS = 3
 """Further measurements of a file whose verdict stays undecided."""
-
-
-def search_space(drafts: Drafts, step: int, alignment: Alignment | None = None) -> SearchSpace:
-    """The widths on offer for each group, and what hangs on it; none that `alignment` has seen to be dominated."""
-    space = drafts.space
-    offers = {
-        group.name: tuple(
-            width
-            for width in widths_of(group.channels, group.bundle, step)
-            if not alignment or group.bundle > 1 or width not in alignment.dominated(group.channels)
-        )
-        for group in space.groups
-    }
-    whole = drafts.make(space.dense())
-    choices = []
-    for group in space.groups:
-        alone = drafts.make(
-            ChannelPlan(tuple((name, offers[name][0] if name == group.name else width) for name, width in space.dense()))
-        )
-        choices.append(
-            Choice(
-                name=group.name,
-                channels=group.channels,
-                widths=offers[group.name],
-                macs_share=1 - alone.macs / max(whole.macs, 1),
-                params_share=1 - alone.params / whole.params,
-                layer=_layer(drafts.module.get_submodule(group.name)),
-            )
-        )
-    return SearchSpace(tuple(choices))
-
-
-def _layer(module: nn.Module) -> Layer:
-    if not isinstance(module, nn.Conv2d):
-        return Layer(getattr(module, "in_features", 0))
-    padding = (0, 0) if isinstance(module.padding, str) else module.padding
-    kernel, stride, padding = ((int(each[0]), int(each[1])) for each in (module.kernel_size, module.stride, padding))
-    return Layer(module.in_channels, kernel, stride, padding)
 
 
 class Evaluator:
@@ -83,12 +48,16 @@ class Evaluator:
         watcher: Watcher,
         trials: int,
         reward: Reward = "accuracy",
+        recovery: RecoverySettings | None = None,
     ) -> None:
         self._run, self._drafts, self._task, self._probe, self._settings = run, drafts, task, probe, settings
         self._searched = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
         self._effort = Effort(settings.processes, any(c.metric.needs_memory for c in self._searched), fresh=False)
         self._watcher = watcher
         self._trials = trials
+        self._compensation = start_compensation(drafts.module, drafts.space, (inputs for inputs, _ in task.calibration()))
+        self._recovery_settings = recovery or RecoverySettings()
+        self._recovery = self._start_recovery(self._recovery_settings)
         self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS)) if reward == "entropy" else None
         self._count = 0
         self._best: Candidate | None = None
@@ -192,7 +161,7 @@ class Evaluator:
             if trial.role in ("dense", "thinnest", "search") and self.assess(trial.candidate).feasible:
                 seen.setdefault(trial.candidate.plan, trial.candidate)
         ranked = sorted(seen.values(), key=self._reward, reverse=True)
-        finalists = [*ranked[:FINALISTS], self.thinnest]
+        finalists = [*self._rescored(ranked[:FINALISTS]), self.thinnest]
         for number, candidate in enumerate(finalists, start=1):
             confirmed = self._candidate(candidate.plan, "finalist", number)
             verdict = judge(self._searched, confirmed, self.dense)
@@ -200,6 +169,27 @@ class Evaluator:
             if verdict == "within":
                 return confirmed
         return confirmed
+
+    def _rescored(self, ranked: list[Candidate]) -> list[Candidate]:
+        """The same plans in the order of what they answer after a longer recovery; by the reward where that is no accuracy."""
+        longer = self._start_recovery(self._recovery_settings.longer()) if self._entropy is None and len(ranked) > 1 else None
+        if longer is None or not longer.settings.steps:
+            return ranked
+        rescored = []
+        for number, candidate in enumerate(ranked, start=1):
+            known = self._run.find("rescored", number)
+            if known is None or known.candidate.plan != candidate.plan:
+                started = time.monotonic()
+                score = self._score(self._drafts.make(candidate.plan), longer)
+                known = Trial("rescored", number, replace(candidate, score=score), round(time.monotonic() - started, 3))
+                self._run.record(known)
+            self._watcher.say(f"score {candidate.score or 0:.2f}: {known.candidate.score or 0:.2f} after a longer recovery")
+            rescored.append(known.candidate)
+        return sorted(rescored, key=self._reward, reverse=True)
+
+    def _start_recovery(self, settings: RecoverySettings) -> Recovery | None:
+        dense = self._drafts.make(self._drafts.space.dense())
+        return self._task.recovery(self._drafts.module, settings, dense.macs)
 
     def _candidate(self, plan: ChannelPlan, role: Role, number: int) -> Candidate:
         known = self._run.find(role, number)
@@ -214,14 +204,14 @@ class Evaluator:
         draft = self._drafts.make(plan)
         if role == "finalist":
             measured = measure_decisively(self._probe, draft, self._settings.final_processes, self._searched, self.dense)
-            searched = next(t.candidate for t in self._run.trials if t.candidate.plan == plan)
+            searched = next(t.candidate for t in reversed(self._run.trials) if t.candidate.plan == plan)
             candidate = _candidate(draft, measured, searched.score)
             candidate = replace(candidate, entropy=searched.entropy, dead_share=searched.dead_share)
         else:
             effort = self._effort if role == "search" else replace(self._effort, memory=True)
             candidate = _candidate(draft, *self._measure_and_score(draft, effort))
             if self._entropy and candidate.score is not None:
-                # after the score: by then the BatchNorm statistics are the narrowed network's own
+                # after the score: by then the network has recovered and its BatchNorm statistics are its own
                 disorder = self._entropy.of(draft.module, self._drafts.kept(plan))
                 candidate = replace(candidate, entropy=disorder.entropy, dead_share=disorder.dead_share)
         self._run.record(Trial(role, number, candidate, round(time.monotonic() - started, 3)))
@@ -233,11 +223,24 @@ class Evaluator:
         free = [core for core in available_cores() if core not in busy]
         if not free:
             measured = self._probe.measure(graph_of(draft), effort)
-            return measured, None if isinstance(measured, Failure) else self._task.score(draft.module)
+            return measured, None if isinstance(measured, Failure) else self._score(draft, self._recovery)
         with ThreadPoolExecutor(1) as pool, confined(free) as release:
             measuring = pool.submit(self._probe.measure, graph_of(draft), effort)
-            score = self._task.score(draft.module, between=lambda: release() if measuring.done() else None)
+            score = self._score(draft, self._recovery, between=lambda: release() if measuring.done() else None)
             return measuring.result(), score
+
+    def _score(self, draft: Draft, recovery: Recovery | None, between: Callable[[], None] = lambda: None) -> float:
+        if draft.plan != self._drafts.space.dense():
+            self._compensation.apply(draft.module, self._drafts.kept(draft.plan))
+            if recovery:
+                recovery(draft.module.to(memory_format=torch.channels_last), between)
+        return self._task.score(draft.module, between)
+
+    def student(self, plan: ChannelPlan) -> nn.Module:
+        """The network of `plan`, to be fine-tuned."""
+        module = self._drafts.make(plan).module
+        self._compensation.apply(module, self._drafts.kept(plan))
+        return module
 
 
 def measure_decisively(

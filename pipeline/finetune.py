@@ -19,7 +19,7 @@ from pipeline.data.images import Images
 from pipeline.files import sha256_bytes, write_atomically
 from pipeline.scoring import accuracy
 
-__all__ = ["FinetuneSettings", "Progress", "finetune"]
+__all__ = ["FinetuneSettings", "Progress", "distillation_loss", "finetune", "mixed_precision"]
 
 Progress = Callable[[int, int, str], None]
 """(batches done, batches in all, text)."""
@@ -113,7 +113,7 @@ def finetune(
 
 def _loss(module: nn.Module, teacher: nn.Module | None, pixels: Tensor, labels: Tensor, settings: FinetuneSettings) -> Tensor:
     """(1 - a) CE(y, smoothed labels) + a T^2 KL(teacher / T || student / T)   (Hinton et al., arXiv 1503.02531)."""
-    with _mixed_precision(pixels.device):
+    with mixed_precision(pixels.device):
         logits = module(pixels)
         with torch.no_grad():
             target = teacher(pixels) if teacher else None
@@ -121,14 +121,14 @@ def _loss(module: nn.Module, teacher: nn.Module | None, pixels: Tensor, labels: 
     hard = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
     if target is None:
         return hard
-    temperature = settings.temperature
-    soft = F.kl_div(
-        F.log_softmax(logits / temperature, 1),
-        F.log_softmax(target.float() / temperature, 1),
-        reduction="batchmean",
-        log_target=True,
-    )
-    return (1 - settings.distillation) * hard + settings.distillation * temperature**2 * soft
+    soft = distillation_loss(logits, target.float(), settings.temperature)
+    return (1 - settings.distillation) * hard + settings.distillation * soft
+
+
+def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(target / T || logits / T), both (N, classes), mean over the batch (Hinton et al., arXiv 1503.02531)."""
+    soft = F.log_softmax(logits / temperature, 1), F.log_softmax(target / temperature, 1)
+    return temperature**2 * F.kl_div(*soft, reduction="batchmean", log_target=True)
 
 
 def _schedule(epoch: float, epochs: int) -> float:
@@ -139,7 +139,7 @@ def _schedule(epoch: float, epochs: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
 
 
-def _mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:
+def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:
     """bfloat16 where the hardware computes in it; emulated, it would be slower than float32."""
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)

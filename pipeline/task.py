@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.data.images import Images, Splits
 from pipeline.finetune import FinetuneSettings, Progress, finetune
+from pipeline.recover import Recovery, RecoverySettings, start_recovery
 from pipeline.scoring import BATCH, accuracy, recalibrate
 
 __all__ = ["Classification", "OwnTask", "Task"]
@@ -36,6 +37,9 @@ class Task(Protocol):
 
     def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
         """A few batches of (inputs, labels) from the training data."""
+
+    def recovery(self, dense: nn.Module, settings: RecoverySettings, macs: int) -> Recovery | None:
+        """A short training that every narrowed network gets before it is scored; None where the task has none."""
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """How well a narrowed network does on validation data, higher is better; its BatchNorm is estimated anew first.
@@ -77,6 +81,11 @@ class Classification:
     def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
         """See `Task`."""
         return self._calibration_images().batches(BATCH)
+
+    def recovery(self, dense: nn.Module, settings: RecoverySettings, macs: int) -> Recovery | None:
+        """See `Task`."""
+        images = self.splits.train.sample(settings.steps * BATCH, self.seed + 1)
+        return start_recovery(dense, (pixels for pixels, _ in images.batches(BATCH)), settings, macs)
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """See `Task`."""
@@ -132,6 +141,9 @@ class OwnTask:
     def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Inputs without labels: importance by Taylor expansion needs a task that has them."""
         return ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self.all_inputs.split(BATCH))
+
+    def recovery(self, dense: nn.Module, settings: RecoverySettings, macs: int) -> None:
+        """See `Task`: what the answers mean, and how to train for it, only the user knows."""
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """See `Task`."""

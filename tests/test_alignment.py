@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from nets import ZOO
 
 from pipeline.alignment import Alignment, ConvPair, Sweep
-from pipeline.evaluate import search_space
 from pipeline.graph.analyse import analyse
 from pipeline.graph.drafts import start_drafts
+from pipeline.offer import search_space
 from pipeline.plan import PruneSpace
 from pipeline.probe.simulated import LANES, SimulatedProbe
 from pipeline.profile import Profile

@@ -6,10 +6,10 @@ import pytest
 from nets import EXAMPLE, Chain, build
 
 from pipeline.compress import compress
-from pipeline.evaluate import search_space
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.drafts import start_drafts
 from pipeline.job import Job
+from pipeline.offer import search_space
 from pipeline.run import Trial, read_trials
 from pipeline.search.problem import Layer
 from pipeline.search.searchers import SEARCHERS

@@ -1,0 +1,125 @@
+"""Torch-Pruning's own pruners, bisected to the same measured latency and fine-tuned in the same way; used by quality.py."""
+
+import contextlib
+import copy
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch_pruning
+from torch import nn
+
+from pipeline.budget import Constraint, read_budget
+from pipeline.candidate import Candidate
+from pipeline.evaluate import measure_decisively
+from pipeline.files import write_atomically
+from pipeline.graph.drafts import Draft, Drafts
+from pipeline.handover import graph_of
+from pipeline.job import Job
+from pipeline.measurement import Failure
+from pipeline.prepare import draft_subject, load_subject, start_probe
+from pipeline.probe.base import Effort, Probe
+from pipeline.profile import load_profile
+from pipeline.scoring import OnnxModule
+
+RIVALS = {"torch-pruning, uniform": False, "torch-pruning, global": True}
+"""Row -> whether one threshold serves all layers."""
+BISECTIONS = 10
+
+
+def run_rival(job: Job, rival: str, folder: Path) -> dict[str, Any]:
+    """One cell: bisect the pruning ratio to the budget, fine-tune, measure afresh, test. The figures lie in `cell.json`."""
+    started = time.monotonic()
+    profile = load_profile(job.target)
+    (constraint,) = (each for each in read_budget(profile, job.budget, ()) if not each.metric.after_finetuning)
+    folder.mkdir(parents=True, exist_ok=True)
+    subject = load_subject(job, profile)
+    task = subject.task
+    with tempfile.TemporaryDirectory() as scratch:
+        drafts = draft_subject(job, profile, subject, Path(scratch) / "dense.onnx")
+    with contextlib.closing(start_probe(profile, drafts, print, dry_run=False)) as probe:
+        dense = measured(probe, drafts.make(drafts.space.dense()), profile.probe.processes, drafts)
+        low, high, best = 0.0, 1.0, None
+        for _ in range(BISECTIONS):
+            middle = (low + high) / 2
+            module = pruned(drafts, middle, global_pruning=RIVALS[rival])
+            draft = draft_of(module, drafts)
+            if within(constraint, measured(probe, draft, profile.probe.processes, drafts), dense):
+                best, high = module, middle
+            else:
+                low = middle
+        if best is None:
+            raise SystemExit(f"{rival}: no ratio meets {constraint.text}")
+        tuned = task.finetune(best, drafts.module, job.seed, folder / "finetune.safetensors", lambda *_: None)
+        final = draft_of(tuned, drafts)
+        shipped = measured(probe, final, profile.probe.final_processes, drafts, (constraint,), dense)
+    figure = constraint.figure(shipped, dense)
+    ratio = shipped.measurement.relative_p50 if shipped.measurement else None
+    facts = {
+        "accuracy": task.test(OnnxModule(final.data)),
+        "dense_accuracy": task.test(drafts.module),
+        "latency_p50": ratio.value if ratio else float("nan"),
+        "used": (figure.value if figure else float("nan")) / constraint.limit,
+        "verdict": constraint.verdict(shipped, dense),
+        "params": final.params,
+        "macs": final.macs,
+        "seconds": time.monotonic() - started,
+    }
+    write_atomically(folder / "cell.json", json.dumps(facts).encode())
+    return facts
+
+
+def pruned(drafts: Drafts, ratio: float, *, global_pruning: bool) -> nn.Module:
+    """A copy of the dense network, as a user of the library would narrow it; the layer that answers stays."""
+    module = copy.deepcopy(drafts.module)
+    answers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
+    pruner = torch_pruning.pruner.BasePruner(
+        module,
+        drafts.example,
+        torch_pruning.importance.MagnitudeImportance(p=1),
+        global_pruning=global_pruning,
+        pruning_ratio=ratio,
+        ignored_layers=[answers],
+    )
+    pruner.step()
+    return module.eval()
+
+
+def draft_of(module: nn.Module, drafts: Drafts) -> Draft:
+    """The module and its ONNX file; the plan is a name only."""
+    make: Callable[[], nn.Module] = lambda: copy.deepcopy(module)  # noqa: E731
+    return Draft(drafts.space.dense(), drafts.exported(module), drafts.example, make)
+
+
+def measured(
+    probe: Probe,
+    draft: Draft,
+    processes: int,
+    drafts: Drafts,
+    decisive: tuple[Constraint, ...] = (),
+    dense: Candidate | None = None,
+) -> Candidate:
+    """Measured as a candidate of the search is, or decisively as a shipped file is."""
+    if dense is None:
+        found = probe.measure(graph_of(draft), Effort(processes, memory=False, fresh=False))
+    else:
+        found = measure_decisively(probe, draft, processes, decisive, dense)
+    return Candidate(
+        plan=draft.plan,
+        params=draft.params,
+        macs=draft.macs,
+        file_size_bytes=draft.file_size_bytes,
+        structure=draft.structure,
+        measurement=None if isinstance(found, Failure) else found,
+        score=None,
+        failure=found if isinstance(found, Failure) else None,
+    )
+
+
+def within(constraint: Constraint, candidate: Candidate, dense: Candidate) -> bool:
+    """As the search judges: at the careful end of the interval."""
+    overrun = None if candidate.failure else constraint.overrun(candidate, dense)
+    return overrun is not None and overrun.high <= 0

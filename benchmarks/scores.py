@@ -1,0 +1,145 @@
+"""Does what a search looks at rank plans as fine-tuning does? Run: python benchmarks/scores.py --help
+
+Random plans with about the same number of multiply-accumulates, so that size explains little. Each is scored in every way before
+it is fine-tuned: as it was cut, with compensated weights, after the recovery of the search, after the longer one of the
+finalists, and by the entropy of its activations in three of these states. Printed: Spearman's rank correlation of each with
+the validation accuracy after fine-tuning, with a bootstrap interval over the plans. Plans that are done are not done again.
+"""
+
+import copy
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.evaluate import ENTROPY_INPUTS
+from pipeline.finetune import FinetuneSettings
+from pipeline.graph.compensate import start_compensation
+from pipeline.graph.drafts import Drafts
+from pipeline.graph.entropy import start_entropy
+from pipeline.job import Job
+from pipeline.offer import search_space
+from pipeline.plan import ChannelPlan
+from pipeline.prepare import draft_subject, load_subject
+from pipeline.profile import load_profile
+from pipeline.recover import RecoverySettings
+from pipeline.search.problem import SearchSpace
+
+STEP = 4
+"""Widths are multiples of it, as in the profiles of the boards."""
+TOLERANCE = 0.15
+"""Of the multiply-accumulates asked for."""
+
+
+@click.command()
+@click.option("--target", default="raspberrypi", show_default=True)
+@click.option("--model", required=True)
+@click.option("--weights", type=click.Path(path_type=Path))
+@click.option("--data", required=True)
+@click.option("--macs", "share", default=0.25, show_default=True, help="Share of the dense network's that a plan has.")
+@click.option("--plans", default=20, show_default=True)
+@click.option("--epochs", default=1, show_default=True, help="Of fine-tuning.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/scores.jsonl"), show_default=True)
+def main(target: str, model: str, weights: Path | None, data: str, share: float, plans: int, epochs: int, out: Path) -> None:
+    """Score and fine-tune the plans that are missing; print the table."""
+    job = Job(target=target, model=model, weights=weights, data=data, finetuning=FinetuneSettings(epochs=epochs))
+    key = {"model": model, "macs": share, "epochs": epochs}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
+    rows = [line for line in lines if line["key"] == key]
+    if len(rows) < plans:
+        bench = Bench(job, out.parent)
+        for plan in random_plans(bench.space, bench.drafts, share * bench.dense_macs, plans)[len(rows) :]:
+            rows.append({"key": key, **bench.row(plan)})
+            with out.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            print(f"{len(rows)} of {plans}: {rows[-1]['fine-tuned']:.2f} %", flush=True)
+    print_table(rows)
+
+
+class Bench:
+    """One network with all that is needed to score its plans in every way."""
+
+    def __init__(self, job: Job, folder: Path) -> None:
+        profile = load_profile(job.target)
+        subject = load_subject(job, profile)
+        self.task = task = subject.task
+        with tempfile.TemporaryDirectory() as scratch:
+            self.drafts = drafts = draft_subject(job, profile, subject, Path(scratch) / "dense.onnx")
+        self.dense_macs = drafts.make(drafts.space.dense()).macs
+        self.space = search_space(drafts, STEP)
+        self._compensation = start_compensation(drafts.module, drafts.space, (pixels for pixels, _ in task.calibration()))
+        settings = RecoverySettings()
+        self._recover, self._longer = (
+            task.recovery(drafts.module, each, self.dense_macs) or (lambda module: None) for each in (settings, settings.longer())
+        )
+        self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS))
+        self._checkpoint = folder / "scores.safetensors"
+
+    def row(self, plan: ChannelPlan) -> dict[str, Any]:
+        """Everything that is seen of one plan."""
+        kept, draft = self.drafts.kept(plan), self.drafts.make(plan)
+        cut = draft.module
+        compensated = copy.deepcopy(cut)
+        self._compensation.apply(compensated, kept)
+        recovered, longer, student = (copy.deepcopy(compensated) for _ in range(3))
+        self._recover(recovered)
+        self._longer(longer)
+        row: dict[str, Any] = {"plan": list(plan.widths), "macs": draft.macs, "parameters": draft.params}
+        for name, module in (("as cut", cut), ("compensated", compensated), ("recovered", recovered)):
+            row[f"accuracy, {name}"] = self.task.score(module)
+            row[f"1 - H, {name}"] = 1 - self._entropy.of(module, kept).entropy
+        row["accuracy, recovered for longer"] = self.task.score(longer)
+        self._checkpoint.unlink(missing_ok=True)
+        row["fine-tuned"] = self.task.validate(
+            self.task.finetune(student, self.drafts.module, 0, self._checkpoint, lambda *_: None)
+        )
+        self._checkpoint.unlink(missing_ok=True)
+        return row
+
+
+def random_plans(space: SearchSpace, drafts: Drafts, macs: float, count: int) -> list[ChannelPlan]:
+    """Random ratios scaled by bisection to `macs`; those that come out too far off are drawn again."""
+    generator = np.random.default_rng(0)
+    plans: list[ChannelPlan] = []
+    while len(plans) < count:
+        direction = generator.uniform(0.1, 1.0, len(space.choices))
+        low, high = 0.0, 1.0 / float(direction.min())
+        for _ in range(12):
+            middle = (low + high) / 2
+            plan = space.plan(np.clip(middle * direction, 0, 1).tolist())
+            low, high = (middle, high) if drafts.make(plan).macs < macs else (low, middle)
+        if abs(drafts.make(plan).macs / macs - 1) < TOLERANCE and plan not in plans:
+            plans.append(plan)
+    return plans
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """One line for each thing that a search could look at."""
+    truth = np.asarray([row["fine-tuned"] for row in rows])
+    print(f"\n{len(rows)} plans, fine-tuned {truth.mean():.2f} % ({truth.min():.2f} to {truth.max():.2f} %)\n")
+    print("| looked at | mean | rank correlation with fine-tuned | 95 % of bootstraps |\n| --- | --: | --: | --- |")
+    generator = np.random.default_rng(0)
+    draws = generator.integers(0, len(rows), (2000, len(rows)))
+    for name in rows[0]:
+        if name in ("key", "plan", "fine-tuned"):
+            continue
+        seen = np.asarray([row[name] for row in rows], dtype=np.float64)
+        again = [spearman(seen[draw], truth[draw]) for draw in draws if len(set(draw.tolist())) > 2]
+        low, high = np.nanquantile(again, (0.025, 0.975))
+        mean = f"{seen.mean():.3f}" if seen.mean() < 1 else f"{seen.mean():.4g}"
+        print(f"| {name} | {mean} | {spearman(seen, truth):.2f} | {low:.2f} to {high:.2f} |")
+
+
+def spearman(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
+    """Spearman's rank correlation, ties shared."""
+    ranks = [(values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2 for values in (left, right)]
+    return float(np.corrcoef(*ranks)[0, 1]) if min(np.ptp(each) for each in ranks) > 0 else float("nan")
+
+
+if __name__ == "__main__":
+    main()
