@@ -53,7 +53,10 @@ Commands:
   doctor     One page on a device, before anything long.
   keys       Make, list, rotate and revoke the keys that sign artifacts.
   measure    Latency and memory of ONNX files, alone or one against another.
+  rollback   Go back to the release before.
+  ship       Put an artifact on devices, check it there, and switch to it.
   sign       Sign an artifact, so that devices can be given it.
+  status     What devices serve.
 
   Examples:
     compress --target raspberrypi
@@ -102,7 +105,7 @@ def test_help_is_one_page_with_three_examples() -> None:
     result = run("--help")
 
     assert result.output.splitlines() == HELP.splitlines()
-    assert len(HELP.splitlines()) <= 45
+    assert len(HELP.splitlines()) <= 48
     assert HELP.count("\n    compress ") == 3
     assert run("-h").output == HELP
     assert result.exit_code == 0

@@ -58,7 +58,7 @@ def test_the_first_signature_needs_no_key_and_says_that_it_made_one(artifact: Pa
         done.stderr
         == f"note: made a key to sign with, {key.key_id}, in {tmp_path}/keys; keep that folder, and see `compress keys --help`\n"
     )
-    assert "of 'digits', 5 files\n" in done.stdout
+    assert "of 'digits', 9 files\n" in done.stdout
 
 
 def test_what_is_left_out_comes_from_the_artifact_the_clock_and_the_profile(artifact: Path, tmp_path: Path) -> None:
@@ -70,7 +70,10 @@ def test_what_is_left_out_comes_from_the_artifact_the_clock_and_the_profile(arti
     assert manifest.name == "digits"
     assert manifest.version >= int(before.timestamp())
     assert manifest.fits(PI4)
-    assert set(manifest.files) == {"artifact.json", "model.onnx", "plan.json", "report.html", "weights.safetensors"}
+    assert set(manifest.files) == {
+        *("artifact.json", "model.onnx", "plan.json", "report.html", "weights.safetensors"),
+        *("serving.json", "infer.py", "golden-inputs.npy", "golden-outputs.npy"),
+    }
     assert manifest.provenance["measured"] == "simulated"
 
 
