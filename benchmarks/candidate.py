@@ -32,6 +32,7 @@ from pipeline.load import find_model
 from pipeline.measurement import Measurement
 from pipeline.offer import search_space
 from pipeline.plan import ChannelPlan
+from pipeline.prepare import file_format
 from pipeline.probe.base import Effort, Graph, Reference
 from pipeline.probe.local import LocalProbe
 from pipeline.profile import load_profile
@@ -89,10 +90,9 @@ def measure(module: nn.Module, side: int, images: int, candidates: int, target: 
     profile = load_profile(target)
     profile = profile.model_copy(update={"probe": profile.probe.model_copy(update={"retries": 0})})
     example = torch.randn(1, 3, side, side)
+    form = file_format(profile, print, ask=True)
     with tempfile.TemporaryDirectory() as folder:
-        drafts = start_drafts(
-            module, example, profile.runtime.opset, profile.runtime.ir_version, "l2", [], Path(folder, "dense.onnx"), seed
-        )
+        drafts = start_drafts(module, example, form.opset, form.ir_version, "l2", [], Path(folder, "dense.onnx"), seed)
     if drafts.sliceable is None:
         raise click.ClickException(drafts.proof)
     space = search_space(drafts, profile.runtime.channel_step)

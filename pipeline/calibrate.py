@@ -40,7 +40,7 @@ def calibrate(job: Job, plans: int, path: Path, watcher: Watcher) -> Calibration
     subject = load_subject(job, profile)
     watcher.phase("analyse", "export once, find the groups, prove the slice")
     with tempfile.TemporaryDirectory() as folder:
-        drafts = draft_subject(job, profile, subject, Path(folder, "dense.onnx"))
+        drafts = draft_subject(job, profile, subject, Path(folder, "dense.onnx"), watcher.notice)
     step = 4 if profile.runtime.channel_step == "measured" else int(profile.runtime.channel_step)
     chosen = list(_plans(search_space(drafts, step), plans, job.seed))
     made = [drafts.make(plan) for plan in chosen]

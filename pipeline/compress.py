@@ -56,7 +56,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
 
         watcher.phase("analyse", "export once, find the groups, prove the slice")
         with run.phase("analyse"):
-            drafts = draft_subject(job, profile, subject, run.dense_graph)
+            drafts = draft_subject(job, profile, subject, run.dense_graph, watcher.notice)
             (watcher.say if drafts.sliceable else watcher.notice)(drafts.proof)
 
         with search_probe(job, profile, drafts, watcher) as probe:

@@ -1,5 +1,6 @@
 """Prepare: the user's network with its task, and a probe to weigh it with."""
 
+import contextlib
 import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,13 @@ import torch
 from torch import nn
 
 from pipeline.calibration import Calibration
-from pipeline.errors import ModelError, TraceError, one_line
+from pipeline.errors import ModelError, ProfileError, TraceError, one_line
 from pipeline.files import sha256_bytes
 from pipeline.graph.drafts import Drafts, start_drafts
 from pipeline.handover import reference_of
 from pipeline.job import Job
 from pipeline.load import find_model, load_data, load_model, settle_normalisation
+from pipeline.opsets import FileFormat, choose_format
 from pipeline.probe.base import Probe, Reference
 from pipeline.probe.cached import CachedProbe, cache_folder
 from pipeline.probe.calibrated import CalibratedProbe
@@ -26,7 +28,7 @@ from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.profile import Profile
 from pipeline.task import Classification, Task
 
-__all__ = ["Subject", "connect", "draft_subject", "emulated", "load_subject", "start_local", "start_probe"]
+__all__ = ["Subject", "connect", "draft_subject", "emulated", "file_format", "load_subject", "start_local", "start_probe"]
 
 
 @dataclass(frozen=True)
@@ -76,18 +78,22 @@ def load_subject(job: Job, profile: Profile) -> Subject:
     return Subject(module, task, facts, tuple(notices))
 
 
-def draft_subject(job: Job, profile: Profile, subject: Subject, dense_path: Path) -> Drafts:
-    """The subject's network, analysed and exported once to `dense_path` (or taken from there). Raises as `start_drafts` does."""
-    runtime, task = profile.runtime, subject.task
+def draft_subject(job: Job, profile: Profile, subject: Subject, dense_path: Path, notify: Notify) -> Drafts:
+    """The subject's network, analysed and exported once to `dense_path` (or taken from there), for the onnxruntime that is there.
+
+    Raises as `file_format` and `start_drafts` do.
+    """
+    form, task = file_format(profile, notify, ask=not (job.dry_run or job.calibration)), subject.task
     return start_drafts(
         subject.module,
         task.example(),
-        runtime.opset,
-        runtime.ir_version,
+        form.opset,
+        form.ir_version,
         job.importance,
         task.calibration(),
         dense_path,
         job.seed,
+        form.highest_opset,
     )
 
 
@@ -104,6 +110,23 @@ def start_local(profile: Profile, drafts: Drafts, notify: Notify, calibration: C
     reference = reference_of(drafts)
     probe = CachedProbe(LocalProbe(emulated(profile), reference, notify), reference, cache_folder())
     return CalibratedProbe(probe, reference, calibration) if calibration else probe
+
+
+def file_format(profile: Profile, notify: Notify, *, ask: bool) -> FileFormat:
+    """Opset and IR version of all files to come: what the profile wishes for, or the lowest that will do, where the device's
+    onnxruntime and the one here read it. The device is asked for its version, unless it has no host or `ask` is false; then the
+    profile's counts. Raises ProfileError when one of the two cannot read what the profile wishes for, ProbeError and its kin.
+    """
+    versions = [importlib.metadata.version("onnxruntime")]
+    if profile.device.host and ask:
+        with contextlib.closing(connect(profile, None, notify)) as probe:
+            versions.append(probe.fingerprint.onnxruntime)
+    elif profile.runtime.onnxruntime:
+        versions.append(profile.runtime.onnxruntime)
+    try:
+        return choose_format(versions, profile.runtime.opset, profile.runtime.ir_version)
+    except ValueError as problem:
+        raise ProfileError(f"{profile.device.name}: runtime: {problem}") from None
 
 
 def emulated(profile: Profile) -> Profile:

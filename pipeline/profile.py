@@ -7,17 +7,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from pipeline.errors import ProfileError, ThreadsError
+from pipeline.opsets import choose_format, reads
 from pipeline.shipped import shipped_files
 from pipeline.strict_yaml import load_yaml
 from pipeline.units import parse_bytes
 
-__all__ = ["BudgetText", "Device", "ProbeSettings", "Profile", "Runtime", "available_cores", "load_profile"]
+__all__ = ["BudgetText", "Device", "Precision", "ProbeSettings", "Profile", "Runtime", "available_cores", "load_profile"]
 
 ByteCount = Annotated[int, BeforeValidator(parse_bytes)]
 BudgetText = str | float
+Precision = Literal["fp32", "int8"]
 
 
 class _Strict(BaseModel):
@@ -83,11 +85,30 @@ class Runtime(_Strict):
     """ONNX Runtime's NCHWc layout, in which widths that are no multiple of 8 or 16 cost as much as the next one. Builds for ARM
     had none before 2026; false lets this machine compute as they do."""
     denormal_as_zero: bool = False
-    opset: int = Field(18, ge=18, le=25, examples=[18])
-    ir_version: int = Field(9, ge=8, le=13, examples=[9])
+    opset: int | None = Field(None, ge=18, le=26, examples=[18])
+    """Of the shipped file; null: the lowest that the network can do with, which the device's onnxruntime must read."""
+    ir_version: int | None = Field(None, ge=8, le=13, examples=[9])
+    """Of the shipped file; null: 9, which onnxruntime reads from 1.15 on."""
+    ort_format: bool = False
+    """Also ship the file in onnxruntime's own format, and the list of operators that a reduced build of it needs."""
     channel_step: int | Literal["measured"] = Field("measured", examples=["measured"])
     """Widths move in multiples of this; vector units are fast only at multiples of their own width. `measured`: a short sweep
     before the search finds out which."""
+
+    @field_validator("onnxruntime")
+    @classmethod
+    def _a_known_release(cls, version: str | None) -> str | None:
+        if version is not None:
+            reads(version)
+        return version
+
+    @field_validator("opset", "ir_version")
+    @classmethod
+    def _can_be_read(cls, value: int | None, info: ValidationInfo) -> int | None:
+        version = info.data.get("onnxruntime")
+        if version is not None:
+            choose_format([version], **{"opset": None, "ir_version": None, str(info.field_name): value})
+        return value
 
     @field_validator("channel_step")
     @classmethod
@@ -143,7 +164,16 @@ class Profile(_Strict):
     device: Device
     runtime: Runtime
     probe: ProbeSettings = Field(default_factory=ProbeSettings)
+    precision: list[Precision] = Field(["fp32"], examples=["[fp32, int8]"])
+    """int8: try that as well, at the end, and ship it where it is faster on the device and accurate enough."""
     budget: dict[str, BudgetText] = Field(default_factory=dict, examples=["\n  latency_p50: 50 %"])
+
+    @field_validator("precision")
+    @classmethod
+    def _fp32_and_others(cls, precision: list[Precision]) -> list[Precision]:
+        if "fp32" not in precision or len(set(precision)) < len(precision):
+            raise ValueError("expected fp32, and int8 beside it where that is to be tried, each once")
+        return precision
 
     @property
     def measures_its_device(self) -> bool:

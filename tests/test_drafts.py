@@ -9,8 +9,8 @@ import torch
 from nets import EXAMPLE, ZOO, Unsliceable, build
 from torch import nn
 
+from pipeline.graph.answers import largest_difference, run_onnx
 from pipeline.graph.drafts import Drafts, start_drafts
-from pipeline.graph.prove import largest_difference, run_onnx
 from pipeline.graph.structure import load_graph, structure
 from pipeline.plan import ChannelPlan
 

@@ -1,17 +1,22 @@
 """Export: one file, as asked, with nothing of this machine in it."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
-from nets import EXAMPLE, ZOO, build
+from nets import EXAMPLE, ZOO, Chain, build
 from torch import Tensor, nn
 
 from pipeline.errors import TraceError
-from pipeline.graph.export import SCOPES, export, stripped
-from pipeline.graph.prove import run_onnx
+from pipeline.graph.answers import run_onnx
+from pipeline.graph.difference import first_difference
+from pipeline.graph.export import SCOPES, export, exporter_of, opset_of, stripped
+from pipeline.graph.exporters import EXPORTERS
 from pipeline.graph.structure import load_graph
 
 
@@ -34,9 +39,23 @@ def test_a_newer_opset_and_another_ir_version_are_reached_too(opset: int, ir_ver
     assert read.ir_version == ir_version
 
 
+CAPTURED, TRACED = EXPORTERS
+FIRST = {CAPTURED: EXPORTERS[CAPTURED]}
+
+
 def test_an_opset_that_cannot_be_reached_is_refused() -> None:
-    with pytest.raises(TraceError, match=r"needs ONNX opset 18 and the profile asks for 17; raise runtime\.opset"):
-        export(build(ZOO["chain"]), EXAMPLE, 17, 9)
+    with pytest.raises(TraceError, match=r"it needs ONNX opset 18, and the device reads, or the profile asks for, 17; raise"):
+        export(build(ZOO["chain"]), EXAMPLE, 17, 9, exporters=FIRST)
+
+
+def test_an_opset_goes_up_where_the_network_needs_it_and_the_device_reads_it() -> None:
+    assert opset_of(export(build(ZOO["chain"]), EXAMPLE, 17, 9, highest_opset=20, exporters=FIRST)) == 18
+
+
+def test_an_opset_that_one_exporter_does_not_reach_is_reached_by_the_other() -> None:
+    model = export(build(ZOO["chain"]), EXAMPLE, 17, 9)
+
+    assert (opset_of(model), exporter_of(model)) == (17, TRACED)
 
 
 def test_nothing_of_the_exporter_or_this_machine_is_left() -> None:
@@ -81,6 +100,91 @@ def test_the_same_network_gives_the_same_bytes() -> None:
     assert first == second
 
 
+def test_two_processes_make_the_same_bytes() -> None:
+    """with other seeds for the order of Python's sets, and other addresses"""
+    program = """
+import hashlib, sys
+sys.path.insert(0, "tests")
+from nets import EXAMPLE, ZOO, Chain, build
+from pipeline.graph.export import export, stripped
+for name in ("concat", "squeeze-excite"):
+    print(hashlib.sha256(stripped(export(build(ZOO[name]), EXAMPLE, 18, 9), 9).SerializeToString(deterministic=True)).hexdigest())
+"""
+    first, second = (
+        subprocess.run(
+            [sys.executable, "-c", program],
+            cwd=Path(__file__).parent.parent,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout.split()
+        for seed in ("1", "2")
+    )
+
+    assert len(set(first)) == 2
+    assert first == second
+
+
+class Careful(Chain):
+    """A Chain that is half as loud again while `exporting` is true, as detectors leave their last steps out of an ONNX file."""
+
+    exporting = staticmethod(torch.compiler.is_exporting)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.head(self.b(y * 1.5 if self.exporting() else y).mean((2, 3)))
+
+
+class Careless(Careful):
+    exporting = staticmethod(torch.onnx.is_in_onnx_export)
+
+
+def test_an_exporter_that_is_wrong_is_replaced_by_the_other() -> None:
+    """torch.export sees another network than the one that runs; TorchScript sees the right one"""
+    module = build(Careful)
+    model = export(module, EXAMPLE, 18, 9)
+    with torch.no_grad():
+        expected = module(EXAMPLE).numpy()
+
+    assert exporter_of(model) == TRACED
+    np.testing.assert_allclose(run_onnx(model.SerializeToString(), EXAMPLE.numpy()), expected, atol=1e-5)
+
+
+def test_a_file_of_the_other_exporter_is_as_clean() -> None:
+    shipped = stripped(export(build(Careful), EXAMPLE, 18, 9), 9)
+    onnx.checker.check_model(shipped, full_check=True)
+
+    assert not [part for part in (b".py", b"site-packages", str(Path.cwd()).encode()) if part in shipped.SerializeToString()]
+    assert {entry.key for entry in shipped.metadata_props} == {"edge_compress.exporter"}
+    assert not {"BatchNormalization", "Dropout", "Identity"} & {node.op_type for node in shipped.graph.node}
+
+
+def test_where_both_are_wrong_the_first_node_that_differs_is_named() -> None:
+    with pytest.raises(
+        TraceError, match=r"off by [\d.]+ % .* from node 'node_mul' \(Mul\) on; the other .* '/Mul' \(Mul\) on; write"
+    ):
+        export(build(Careless), EXAMPLE, 18, 9)
+
+
+def test_the_node_is_found_behind_convolutions_whose_batchnorms_were_folded() -> None:
+    """x -> conv, BatchNorm, ReLU -> conv, BatchNorm, ReLU (here the file has a LeakyReLU) -> mean -> linear"""
+    module = build(ZOO["chain"])
+    model = export(module, EXAMPLE, 18, 9)
+    last = [node for node in model.graph.node if node.op_type == "Relu"][-1]
+    last.op_type = "LeakyRelu"
+
+    assert first_difference(module, model, EXAMPLE) == f"'{last.name}' (LeakyRelu)"
+
+
+def test_weights_that_no_onnx_file_holds_are_refused_before_anything_is_exported() -> None:
+    """3 GiB, never touched, so they cost nothing here"""
+    module = nn.Linear(3, 5)
+    module.weight = nn.Parameter(torch.empty(5, 3 * 2**26))
+
+    with pytest.raises(TraceError, match=r"take 3\.8 GiB, and one ONNX file holds less than 2"):
+        export(module, EXAMPLE, 18, 9)
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_the_network_is_left_in_the_mode_it_was_in(training: bool) -> None:
     module = build(ZOO["chain"]).train(training)
@@ -117,13 +221,22 @@ def test_a_second_input_that_may_be_left_out_is_left_out() -> None:
     assert [value.name for value in export(Optional(), EXAMPLE, 18, 9).graph.input] == ["input"]
 
 
-def test_an_op_that_onnx_does_not_have_is_named() -> None:
-    class Bessel(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.special.bessel_j0(x)
+class Bessel(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
 
+
+def test_an_op_that_onnx_does_not_have_is_named() -> None:
     with pytest.raises(TraceError, match=r"DispatchError: No ONNX function found for .*bessel_j0"):
         export(Bessel(), EXAMPLE, 18, 9)
+
+
+def test_an_export_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """TorchScript would show its graph"""
+    with pytest.raises(TraceError):
+        export(Bessel(), EXAMPLE, 18, 9)
+
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_network_that_decides_by_its_input_is_refused() -> None:
@@ -131,7 +244,7 @@ def test_a_network_that_decides_by_its_input_is_refused() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return x + 1 if float(x.sum()) > 0 else x - 1
 
-    with pytest.raises(TraceError, match=r"cannot be exported to ONNX: .*data-dependent"):
+    with pytest.raises(TraceError, match=r"cannot be exported to ONNX: .*data-dependent.*; the other exporter: .*Python float"):
         export(Deciding(), EXAMPLE, 18, 9)
 
 

@@ -86,7 +86,11 @@ def test_an_unknown_name_is_answered_with_the_known_ones(target: str) -> None:
 # (what of BOARD is replaced, by what, and what is said of it)
 MISTAKES = {
     "unknown key, nearly known": ("  threads: 4", "  thread: 4", "FILE:7: unknown key 'runtime.thread'. Did you mean 'threads'?"),
-    "unknown section": ("budget:", "wishes:", "FILE:8: unknown key 'wishes'. Known here: budget, device, probe, runtime."),
+    "unknown section": (
+        "budget:",
+        "wishes:",
+        "FILE:8: unknown key 'wishes'. Known here: budget, device, precision, probe, runtime.",
+    ),
     "wrong type": (
         "cores: 4",
         "cores: four",
@@ -140,6 +144,29 @@ MISTAKES = {
         "  cores: 4\n",
         "  cores: 4\n  this_machine: true\n  host: pi@board\n",
         "FILE:1: device: this_machine and host exclude each other: remove one.",
+    ),
+    "a file that the device cannot read": (
+        "  threads: 4",
+        '  threads: 4\n  opset: 21\n  onnxruntime: "1.17.3"',
+        "FILE:8: runtime.opset: onnxruntime 1.17.3 reads files up to opset 20 (got 21); leave opset out, write 20 or less, or install "
+        "a later onnxruntime on the device. Write for example 'opset: 18'.",
+    ),
+    "a runtime from before anything was known of it": (
+        "  threads: 4",
+        '  threads: 4\n  onnxruntime: "1.14.0"',
+        "FILE:8: runtime.onnxruntime: onnxruntime 1.14.0 is not known to work here; install 1.15 or later on the device (got '1.14.0'). "
+        "Write for example 'onnxruntime: \"1.22.1\"'.",
+    ),
+    "int8 as a promise": (
+        "budget:",
+        "precision: [int8]\nbudget:",
+        "FILE:8: precision: expected fp32, and int8 beside it where that is to be tried, each once (got ['int8']). "
+        "Write for example 'precision: [fp32, int8]'.",
+    ),
+    "a precision that is not offered": (
+        "budget:",
+        "precision: [fp32, fp16]\nbudget:",
+        "FILE:8: precision.1: input should be 'fp32' or 'int8' (got 'fp16').",
     ),
     "a host that ssh would take for an option": (
         "  cores: 4\n",

@@ -15,8 +15,9 @@ from nets import EXAMPLE, ZOO, build
 from workers import WORKER, Worker, until
 
 from pipeline.graph.analyse import analyse
+from pipeline.graph.answers import run_onnx
 from pipeline.graph.export import export
-from pipeline.graph.prove import random_kept, run_onnx
+from pipeline.graph.prove import random_kept
 from pipeline.graph.slice import SliceableGraph, assembled, file_size_bytes, prepare
 from pipeline.graph.structure import structure
 from pipeline.plan import PruneSpace

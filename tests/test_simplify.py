@@ -9,7 +9,7 @@ import onnx
 import onnx.parser
 import pytest
 
-from pipeline.graph.prove import run_onnx
+from pipeline.graph.answers import run_onnx
 from pipeline.graph.simplify import simplify
 from pipeline.graph.structure import load_graph
 

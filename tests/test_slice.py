@@ -14,9 +14,10 @@ from torch import nn
 
 from models.resnet import resnet20
 from pipeline.graph.analyse import analyse, mask
+from pipeline.graph.answers import largest_difference, run_onnx
 from pipeline.graph.drafts import Drafts, start_drafts
 from pipeline.graph.export import export, stripped
-from pipeline.graph.prove import Disagreement, largest_difference, prove_shrink, prove_slice, random_kept, run_onnx
+from pipeline.graph.prove import Disagreement, prove_shrink, prove_slice, random_kept
 from pipeline.graph.shrink import all_channels, shrink
 from pipeline.graph.slice import SliceableGraph, prepare
 from pipeline.graph.structure import structure

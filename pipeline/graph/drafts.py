@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.errors import TraceError
 from pipeline.files import write_atomically
 from pipeline.graph.analyse import analyse
-from pipeline.graph.export import export, stripped
+from pipeline.graph.export import export, exporter_of, opset_of, stripped
+from pipeline.graph.exporters import EXPORTERS
 from pipeline.graph.importance import Batches, Importance, rank
 from pipeline.graph.prove import Disagreement, prove_shrink, prove_slice
 from pipeline.graph.shrink import keep_channels, shrink
@@ -101,6 +102,8 @@ class Drafts:
     opset: int
     ir_version: int
     sliceable: SliceableGraph | None
+    exporter: str
+    """What made the base graph; see `EXPORTERS`."""
     proof: str
     """What was compared at the start, and what came out."""
 
@@ -117,8 +120,10 @@ class Drafts:
         return Draft(plan, self.exported(module), self.example, lambda: module)
 
     def exported(self, module: nn.Module) -> onnx.ModelProto:
-        """`module` as the exporter makes it, ready to be measured or shipped."""
-        return stripped(export(module, self.example, self.opset, self.ir_version), self.ir_version)
+        """`module` as the exporter of the base graph makes it, ready to be measured or shipped."""
+        first = {name: exporter for name, exporter in EXPORTERS.items() if name == self.exporter}
+        model = export(module, self.example, self.opset, self.ir_version, exporters={**first, **EXPORTERS})
+        return stripped(model, self.ir_version)
 
 
 def start_drafts(
@@ -130,16 +135,19 @@ def start_drafts(
     batches: Batches,
     dense_path: Path,
     seed: int,
+    highest_opset: int | None = None,
 ) -> Drafts:
     """Analyse `module`, export it once to `dense_path` (or take what is there), rank its channels, prove the slices.
 
-    `example`: one input as a batch, (1, C, H, W). Raises TraceError, NothingToPrune, StorageError.
+    `example`: one input as a batch, (1, C, H, W). The opset may go up to `highest_opset` where the network needs it.
+    Raises TraceError, NothingToPrune, StorageError.
     """
     if dense_path.is_file():
         base = load_graph(dense_path.read_bytes())
     else:
-        base = export(module, example, opset, ir_version)
+        base = export(module, example, opset, ir_version, highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
+    opset, exporter = opset_of(base), exporter_of(base)
     space = analyse(module, example)
     prove_shrink(module, space, example, seed)
     ranking = rank(module, space, importance, batches)
@@ -147,8 +155,11 @@ def start_drafts(
     try:
         sliceable = prepare(base, space, shapes, ir_version)
         worst = max(prove_slice(module, sliceable, example, seed + number) for number in range(PROOFS))
-        proof = f"{PROOFS} random plans sliced in ONNX and pruned in torch: answers differ by {worst:.1e} of the largest output"
-        return Drafts(module, space, ranking, example, opset, ir_version, sliceable, proof)
+        proof = (
+            f"{PROOFS} random plans sliced in ONNX and pruned in torch: answers differ by {worst:.1e} of the largest output; "
+            f"exported by {exporter}"
+        )
+        return Drafts(module, space, ranking, example, opset, ir_version, sliceable, exporter, proof)
     except (Disagreement, TraceError, ValueError) as problem:
         proof = f"slicing is not proven for this network ({problem}); every candidate is exported instead, which takes seconds"
-        return Drafts(module, space, ranking, example, opset, ir_version, None, proof)
+        return Drafts(module, space, ranking, example, opset, ir_version, None, exporter, proof)

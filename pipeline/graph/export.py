@@ -1,63 +1,84 @@
-"""Export: torch module -> ONNX graph, one file, with the names that slicing needs; by torch's exporter, built on onnxscript."""
+"""Export: torch module -> ONNX graph, one file, with the names that slicing needs; the first exporter that is right makes it."""
 
-import contextlib
-import io
-import logging
-import re
-import warnings
+from collections.abc import Mapping
 
 import onnx
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import TraceError, one_line
+from pipeline.errors import TraceError
+from pipeline.graph.answers import TOLERANCE, largest_difference, run_onnx
+from pipeline.graph.difference import first_difference
+from pipeline.graph.exporters import EXPORTERS, INPUT, OUTPUT, Exporter, NotExported
 
-__all__ = ["INPUT", "OUTPUT", "SCOPES", "export", "stripped"]
+__all__ = ["INPUT", "METADATA", "OUTPUT", "SCOPES", "export", "exporter_of", "opset_of", "stamp", "stripped"]
 
-INPUT = "input"
-OUTPUT = "output"
 SCOPES = "pkg.torch.onnx.name_scopes"
 """Node metadata in which the exporter tells the module a node came from."""
+METADATA = "edge_compress."
+"""Before the key of everything that this program writes into a file's metadata."""
+LIMIT_BYTES = 2**31 - 2**20
+"""Of all weights. A protobuf message, and so an ONNX file, holds less than 2 GiB."""
 
 
-def export(module: nn.Module, example: Tensor, opset: int, ir_version: int) -> onnx.ModelProto:
+def export(
+    module: nn.Module,
+    example: Tensor,
+    opset: int,
+    ir_version: int,
+    highest_opset: int | None = None,
+    exporters: Mapping[str, Exporter] = EXPORTERS,
+) -> onnx.ModelProto:
     """`module` in evaluation mode as an ONNX graph for inputs of exactly the shape of `example`, (N, C, H, W).
 
-    Of the exporter's notes only `SCOPES` are kept; the rest holds paths of this machine. Raises TraceError when the
-    exporter fails, or does not reach the opset.
+    The exporters are tried in turn until one makes a graph that answers like the module; `exporter_of` tells which. The opset may
+    go up to `highest_opset` (by default not at all) where the network needs it. Of the exporters' notes only `SCOPES` are
+    kept; the rest holds paths of this machine. Raises TraceError when none of them can, naming the first node that is wrong.
     """
+    _refuse_giants(module)
     training = module.training
     module.eval()
+    complaints: list[str] = []
+    remedy = f"{next(iter(exporters))} must accept it"
     try:
-        with _silence(), torch.no_grad():
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                opset_version=opset,
-                external_data=False,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                verbose=False,
-            )
-        model: onnx.ModelProto = program.model_proto  # type: ignore[union-attr]
-    except Exception as problem:
-        raise TraceError(
-            f"the network cannot be exported to ONNX: {_reason(problem)}; torch.onnx.export(..., dynamo=True) must accept it"
-        ) from None
+        for name, exporter in exporters.items():
+            try:
+                model = exporter(module, example, opset)
+            except NotExported as problem:
+                complaints.append(str(problem))
+                continue
+            _refuse_other_doors(model)
+            complaint = _wrong_operators(model, opset, highest_opset or opset) or _wrong_answers(module, model, example)
+            if complaint is None:
+                _keep_only_scopes(model)
+                stamp(model, {"exporter": name})
+                model.ir_version = ir_version if ir_version >= 10 else 10
+                return model
+            complaints.append(complaint)
+            remedy = "write that part of the network in another way"
     finally:
         module.train(training)
-    found = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), None)
-    if found != opset:
-        raise TraceError(f"the network needs ONNX opset {found} and the profile asks for {opset}; raise runtime.opset")
-    if len(model.graph.input) != 1 or len(model.graph.output) != 1:
-        raise TraceError(
-            f"the network takes {len(model.graph.input)} inputs and gives {len(model.graph.output)} outputs; "
-            "wrap it so that one image batch goes in and one tensor comes out"
-        )
-    _keep_only_scopes(model)
-    model.ir_version = ir_version if ir_version >= 10 else 10
-    return model
+    ways = "; the other exporter: ".join(complaints)
+    raise TraceError(f"the network cannot be exported to ONNX: {ways}; {remedy}")
+
+
+def stamp(model: onnx.ModelProto, facts: Mapping[str, str]) -> None:
+    """Write `facts` into the metadata of `model`, each under METADATA; what stood there under the same key goes."""
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    known.update({f"{METADATA}{key}": value for key, value in facts.items()})
+    del model.metadata_props[:]
+    for key in sorted(known):
+        model.metadata_props.add(key=key, value=known[key])
+
+
+def exporter_of(model: onnx.ModelProto) -> str:
+    """The name of the exporter that made `model`."""
+    return next((entry.value for entry in model.metadata_props if entry.key == f"{METADATA}exporter"), "not known")
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """The opset of the standard operators, read back from `model`; 0 where it says none."""
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
 def stripped(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
@@ -71,10 +92,47 @@ def stripped(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
     return copy
 
 
-def _reason(problem: Exception) -> str:
-    """What went wrong. The exporter says it under a headline of its own, below advice on how to debug torch."""
-    summary = str(problem).partition("## Exception summary")[2]
-    return one_line(RuntimeError(re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", summary)) if summary else problem)
+def _refuse_giants(module: nn.Module) -> None:
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*module.parameters(), *module.buffers()))
+    if size > LIMIT_BYTES:
+        raise TraceError(
+            f"the network's weights take {size / 2**30:.1f} GiB, and one ONNX file holds less than 2; use a smaller one"
+        )
+
+
+def _refuse_other_doors(model: onnx.ModelProto) -> None:
+    if len(model.graph.input) != 1 or len(model.graph.output) != 1:
+        raise TraceError(
+            f"the network takes {len(model.graph.input)} inputs and gives {len(model.graph.output)} outputs; "
+            "wrap it so that one image batch goes in and one tensor comes out"
+        )
+
+
+def _wrong_operators(model: onnx.ModelProto, opset: int, highest_opset: int) -> str | None:
+    """What is needed that the device may lack; null when nothing is."""
+    found = opset_of(model)
+    if not opset <= found <= highest_opset:
+        return f"it needs ONNX opset {found}, and the device reads, or the profile asks for, {highest_opset}; raise runtime.opset"
+    others = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    return f"it needs operators of {', '.join(others)}, which not every onnxruntime has" if others else None
+
+
+def _wrong_answers(module: nn.Module, model: onnx.ModelProto, example: Tensor) -> str | None:
+    """How the graph's answers differ from the module's, to the example and to its negative; null when they do not."""
+    data = model.SerializeToString()
+    for inputs in (example, -example):
+        with torch.no_grad():
+            expected = module(inputs)
+        if not torch.isfinite(expected).all():
+            continue
+        try:
+            difference = largest_difference(expected.numpy(), run_onnx(data, inputs.numpy()))
+        except Exception as problem:
+            return f"ONNX Runtime does not run the exported graph: {str(problem).splitlines()[0][:200]}"
+        if not difference <= TOLERANCE:
+            where = first_difference(module, model, inputs)
+            return f"the exported graph's answer is off by {100 * difference:.3g} % of the largest output, from node {where} on"
+    return None
 
 
 def _keep_only_scopes(model: onnx.ModelProto) -> None:
@@ -89,17 +147,4 @@ def _keep_only_scopes(model: onnx.ModelProto) -> None:
         del holder.metadata_props[:]
         holder.doc_string = ""
     del model.functions[:]
-
-
-@contextlib.contextmanager
-def _silence():  # type: ignore[no-untyped-def]
-    """The exporter prints progress and warns about its own insides; what matters comes as an exception."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+    model.producer_name, model.producer_version, model.domain, graph.name = "edge-compress", "", "", "network"

@@ -4,21 +4,17 @@ import copy
 import warnings
 
 import numpy as np
-import onnxruntime
 import torch
 import torch_pruning
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import TraceError, one_line
+from pipeline.graph.answers import TOLERANCE, largest_difference, run_onnx
 from pipeline.graph.shrink import shrink
 from pipeline.graph.slice import SliceableGraph
 from pipeline.plan import Group, Kept, PruneSpace
 
-__all__ = ["Disagreement", "largest_difference", "prove_shrink", "prove_slice", "random_kept", "run_onnx"]
-
-TOLERANCE = 1e-4
-"""Largest difference allowed, as a share of the largest answer."""
+__all__ = ["Disagreement", "prove_shrink", "prove_slice", "random_kept"]
 
 
 class Disagreement(Exception):
@@ -83,22 +79,6 @@ def random_kept(space: PruneSpace, seed: int) -> Kept:
         group.name: tuple(sorted(generator.permutation(group.channels)[: generator.integers(1, group.channels + 1)].tolist()))
         for group in space.groups
     }
-
-
-def run_onnx(data: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The answer of an ONNX file to one batch, single-threaded."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs})[0])
-
-
-def largest_difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """max |expected - found| over max |expected|; infinite when shapes differ or values are not finite."""
-    if expected.shape != found.shape or not np.isfinite(found).all():
-        return float("inf")
-    return float(np.abs(expected - found).max() / max(float(np.abs(expected).max()), 1e-6))
 
 
 def _outputs(group: Group, channels: set[int]) -> list[int]:

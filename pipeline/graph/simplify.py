@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pipeline.graph.prove import TOLERANCE, largest_difference, run_onnx
+from pipeline.graph.answers import TOLERANCE, largest_difference, run_onnx
 from pipeline.graph.structure import load_graph
 
 __all__ = ["Simplified", "simplify"]

@@ -1,0 +1,78 @@
+"""Opsets: which ONNX files a release of onnxruntime reads, and which file is made for it."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+__all__ = ["OLDEST", "FileFormat", "Reads", "choose_format", "reads"]
+
+
+@dataclass(frozen=True)
+class Reads:
+    """The newest file that a release loads."""
+
+    opset: int
+    ir_version: int
+
+
+OLDEST = (1, 15)
+"""The oldest release that the probe's worker runs with."""
+_RELEASES = {
+    (1, 15): Reads(19, 9),
+    (1, 16): Reads(19, 9),
+    (1, 17): Reads(20, 9),
+    (1, 18): Reads(21, 10),
+    (1, 19): Reads(21, 10),
+    (1, 20): Reads(21, 10),
+    (1, 21): Reads(22, 10),
+    (1, 22): Reads(22, 10),
+    (1, 23): Reads(23, 11),
+    (1, 24): Reads(25, 13),
+    (1, 25): Reads(26, 13),
+}
+"""Up to 1.20: onnxruntime.ai/docs/reference/compatibility.html, which has IR 8 for 1.15, where 9 loads. That, and all others up
+to 1.31: benchmarks/opsets.py, run with each release's x86-64 wheel. Later releases read what earlier ones do (same page)."""
+USUAL_OPSET, USUAL_IR_VERSION = 18, 9
+"""The exporter's own opset, which needs no conversion, and an IR that all releases above read. A higher opset only where a
+network needs one: nothing is gained by it, and older runtimes are lost."""
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """What a file must be like to be read by every runtime that is to load it."""
+
+    opset: int
+    ir_version: int
+    highest_opset: int
+    """What it may go up to where the network needs operators that `opset` lacks."""
+
+
+def reads(onnxruntime: str) -> Reads:
+    """What `onnxruntime`, a version such as '1.22.1', loads. Raises ValueError below OLDEST and for what is no version."""
+    found = re.match(r"(\d+)\.(\d+)", onnxruntime)
+    release = (int(found[1]), int(found[2])) if found else (0, 0)
+    if release < OLDEST:
+        oldest = ".".join(str(part) for part in OLDEST)
+        raise ValueError(f"onnxruntime {onnxruntime} is not known to work here; install {oldest} or later on the device")
+    return _RELEASES[max(known for known in _RELEASES if known <= release)]
+
+
+def choose_format(onnxruntimes: Iterable[str], opset: int | None, ir_version: int | None) -> FileFormat:
+    """The file for runtimes of these versions; `opset` and `ir_version` are the profile's own wishes, null where it has none.
+
+    Raises ValueError when one of the runtimes cannot read what is wished for.
+    """
+    limits = {version: reads(version) for version in onnxruntimes}
+    for version, limit in limits.items():
+        for name, wish, highest in (("opset", opset, limit.opset), ("ir_version", ir_version, limit.ir_version)):
+            if wish is not None and wish > highest:
+                raise ValueError(
+                    f"onnxruntime {version} reads files up to {name} {highest} (got {wish}); leave {name} out, write {highest} "
+                    "or less, or install a later onnxruntime on the device"
+                )
+    highest_opset = min(limit.opset for limit in limits.values())
+    return FileFormat(
+        opset=opset or USUAL_OPSET,
+        ir_version=ir_version or USUAL_IR_VERSION,
+        highest_opset=opset or highest_opset,
+    )
