@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -12,9 +12,10 @@ from pipeline.candidate import Candidate
 from pipeline.errors import RunError
 from pipeline.files import sha256_file
 from pipeline.plan import Frozen
+from pipeline.profile import Precision
 from pipeline.statistics import Estimate
 
-__all__ = ["Artifact", "FileFacts", "Row", "dump_artifact", "read_artifact"]
+__all__ = ["Artifact", "FileFacts", "PrecisionRow", "Row", "dump_artifact", "read_artifact"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,31 @@ class Row:
 
 
 @dataclass(frozen=True)
+class PrecisionRow:
+    """One of the four files that are compared where int8 was tried."""
+
+    network: Literal["dense", "pruned"]
+    precision: Precision
+    latency_p50: Estimate | None
+    """In ms; null where it could not be measured."""
+    relative_p50: Estimate | None
+    """Over the dense network in float32, timed in turn with it."""
+    score: float | None
+    """Of the ONNX file, on validation data."""
+    file_size_bytes: int
+    scheme: str
+    """How it was quantised; empty for float32."""
+
+    @property
+    def texts(self) -> tuple[str, str, str, str, str]:
+        """Name, latency, latency over dense, score and size as people write them."""
+        relative = show(self.relative_p50.value, "ms", relative=True) if self.relative_p50 else ""
+        latency = show(self.latency_p50.value if self.latency_p50 else None, "ms")
+        score = f"{self.score:.2f}" if self.score is not None else "not known"
+        return f"{self.network} {self.precision}", latency, relative, score, show(self.file_size_bytes, "bytes")
+
+
+@dataclass(frozen=True)
 class Artifact:
     """The evidence: what was asked, what was done, what came out, where it was measured."""
 
@@ -81,6 +107,10 @@ class Artifact:
     """Group -> (channels kept, channels before, outputs per channel)."""
     frozen: tuple[Frozen, ...]
     phase_seconds: Mapping[str, float]
+    precision: Precision = "fp32"
+    """Of the file in this folder."""
+    precisions: tuple[PrecisionRow, ...] = ()
+    """Side by side, where int8 was tried."""
 
 
 _ARTIFACT = TypeAdapter(Artifact)

@@ -7,8 +7,8 @@ __all__ = ["graph_of", "reference_of"]
 
 
 def graph_of(draft: Draft) -> Graph:
-    """The draft's file, its recipe, and the answer it must give."""
-    return Graph(lambda: draft.data, draft.structure, lambda: draft.answer, draft.recipe)
+    """The draft's file, its recipe, and the answer it must give, where it is to give one exactly."""
+    return Graph(lambda: draft.data, draft.structure, (lambda: draft.answer) if draft.exact else None, draft.recipe)
 
 
 def reference_of(drafts: Drafts) -> Reference:

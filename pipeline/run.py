@@ -19,7 +19,7 @@ from pipeline.files import flush_folder, storage_errors
 __all__ = ["Role", "Run", "Trial", "open_run", "read_trials"]
 
 FORMAT = 1
-Role = Literal["dense", "thinnest", "search", "rescored", "finalist"]
+Role = Literal["dense", "thinnest", "search", "rescored", "finalist", "int8", "int8-dense"]
 KINDS = ("job", "inputs", "device")
 """What a run directory is tied to: what was asked for, what was loaded, where it was measured."""
 Facts = Mapping[str, Any]

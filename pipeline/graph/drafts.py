@@ -36,9 +36,15 @@ class Draft:
     """A plan, made but neither measured nor scored: its two forms come into being when they are asked for."""
 
     def __init__(
-        self, plan: ChannelPlan, graph: Recipe | onnx.ModelProto, example: Tensor, make_module: Callable[[], nn.Module]
+        self,
+        plan: ChannelPlan,
+        graph: Recipe | onnx.ModelProto,
+        example: Tensor,
+        make_module: Callable[[], nn.Module],
+        exact: bool = True,
     ) -> None:
         self.plan = plan
+        self.exact = exact  # false: the file answers nearly like the module, as int8 does
         self.recipe = graph if isinstance(graph, Recipe) else None
         # the recipe's has no values: structure and size need none
         self._graph = assembled(graph, values=False) if isinstance(graph, Recipe) else graph

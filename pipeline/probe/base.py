@@ -66,6 +66,8 @@ class Load:
     """Time the reference in between."""
     inputs: NDArray[np.float32] | None = None
     """In place of the reference's."""
+    beside: Graph | None = None
+    """Time this one in between, in place of the reference."""
 
 
 class Probe(Protocol):

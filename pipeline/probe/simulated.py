@@ -13,6 +13,7 @@ from pipeline.profile import Profile
 __all__ = ["SimulatedProbe", "simulated_latency_ms"]
 
 MACS_PER_MS = 2e6
+INT8_SPEEDUP = 2
 NODE_OVERHEAD_MS = 0.004
 LANES = 8
 """Channels are computed in vectors of this many; a vector that is not full costs as much as a full one."""
@@ -53,6 +54,9 @@ class SimulatedProbe:
         except Exception:  # protobuf's own; whatever else it finds is no ONNX file either
             return Failure("load-error", "not an ONNX file")
         latency_ms = simulated_latency_ms(model, self._profile.threads)
+        beside_ms = self._reference_ms
+        if load and load.beside:
+            beside_ms = simulated_latency_ms(onnx.load_model_from_string(load.beside.data), self._profile.threads)
         weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
         seed = hashlib.sha256(f"{graph.structure} {effort}".encode()).digest()
         generator = np.random.default_rng(list(seed))
@@ -66,12 +70,12 @@ class SimulatedProbe:
         timed = tuple(
             TimedProcess(
                 latency_ms=runs(latency_ms),
-                reference_latency_ms=runs(self._reference_ms),
+                reference_latency_ms=runs(beside_ms),
                 session_creation_ms=round(2 + weights / 2**20, 3),
                 first_run_ms=round(2 * latency_ms, 6),
                 cpu_ms_per_run=round(latency_ms, 6),
                 preemptions=0,
-                timed_ms=round(probe.runs * (latency_ms + self._reference_ms), 1),
+                timed_ms=round(probe.runs * (latency_ms + beside_ms), 1),
             )
             for _ in range(effort.processes)
         )
@@ -88,8 +92,16 @@ def simulated_latency_ms(model: onnx.ModelProto, threads: int) -> float:
     values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     dims = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
     weights = {tensor.name: list(tensor.dims) for tensor in model.graph.initializer}
+    int8 = {
+        node.output[0]: weights[node.input[0]]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in weights
+    }
+    weights |= int8
     total = 0.0
     for node in model.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            continue  # a runtime fuses them with what they stand around
         shape = weights.get(node.input[1]) if len(node.input) > 1 else None
         macs = 0.0
         if node.op_type == "Conv" and shape:
@@ -98,7 +110,8 @@ def simulated_latency_ms(model: onnx.ModelProto, threads: int) -> float:
             macs = _full_vectors(shape[0]) * inputs * math.prod(shape[2:]) * math.prod(dims.get(node.output[0], [0, 0])[2:])
         elif node.op_type in ("Gemm", "MatMul") and shape:
             macs = math.prod(shape)
-        total += NODE_OVERHEAD_MS + macs / MACS_PER_MS / threads
+        speed = MACS_PER_MS * (INT8_SPEEDUP if len(node.input) > 1 and node.input[1] in int8 else 1)
+        total += NODE_OVERHEAD_MS + macs / speed / threads
     return total
 
 

@@ -99,7 +99,8 @@ class WorkerProbe:
     def _measure_once(self, graph: Graph, effort: Effort, load: Load, attempt: int) -> Measurement | Failure:
         self._seed += 1
         settings = self._settings(load)
-        reference = self._connection.keep(self._reference.graph) if self._reference and load.reference else None
+        beside = load.beside or (self._reference.graph if self._reference and load.reference else None)
+        reference = self._connection.keep(beside) if beside else None
         if graph.recipe:
             self._connection.keep_base(graph.recipe.base)
         inputs = load.inputs if load.inputs is not None else self._reference.inputs if self._reference else None
