@@ -11,10 +11,11 @@ from pipeline.evaluate import Evaluator
 from pipeline.job import Job
 from pipeline.prepare import draft_subject, load_subject
 from pipeline.profile import load_profile
+from pipeline.quantise import quantise
 from pipeline.report.page import report_page
 from pipeline.run import open_run
 from pipeline.search.problem import Problem, TrialsSpent
-from pipeline.ship.ship import Provenance, ship
+from pipeline.ship.ship import Provenance, final_file, ship, with_int8
 from pipeline.software import UNSAFE_BELOW, installed_versions, refuse_unsafe
 from pipeline.watch import Silent, Watcher
 
@@ -81,13 +82,23 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
             with run.phase("fine-tune"):
                 tuned = task.finetune(evaluator.student(chosen.plan), subject.module, job.seed, run.checkpoint, watcher.progress)
 
-            watcher.phase("ship", "export, prove, measure, test")
-            with run.phase("ship"), final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):
+            with final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):
                 notices = (*subject.notices, *evaluator.notices)
                 provenance = Provenance(job.command, identity, profile, job.model, notices)
+                watcher.phase("export", "and prove")
+                with run.phase("export"):
+                    final = final_file(tuned, chosen, drafts, task, provenance)
+
+                if "int8" in profile.precision:
+                    watcher.phase("quantise", "int8, if it is faster and accurate enough")
+                    with run.phase("quantise"):
+                        tried = quantise(run, final.draft, drafts, task, judge, profile.probe, constraints, dense, watcher)
+                        final, provenance = with_int8(final, provenance, tried)
 
                 def page(artifact: Artifact) -> bytes:
                     return report_page(artifact, *evaluator.searched(), constraints, alignment)
 
-                artifact = ship(run, tuned, chosen, drafts, task, judge, dense, constraints, provenance, page)
+                watcher.phase("ship", "measure, test, pack")
+                with run.phase("ship"):
+                    artifact = ship(run, tuned, chosen, final, drafts, task, judge, dense, constraints, provenance, page)
                 return Finished(artifact, run.artifact)

@@ -26,7 +26,7 @@ from pipeline.search.problem import Assessment, Reward, SearchSpace, TrialsSpent
 from pipeline.task import Task
 from pipeline.watch import Watcher
 
-__all__ = ["Evaluator", "measure_decisively"]
+__all__ = ["REPEATS", "Evaluator", "candidate_of", "measure_decisively"]
 
 ENTROPY_INPUTS = 256
 FINALISTS = 8
@@ -205,11 +205,11 @@ class Evaluator:
         if role == "finalist":
             measured = measure_decisively(self._probe, draft, self._settings.final_processes, self._searched, self.dense)
             searched = next(t.candidate for t in reversed(self._run.trials) if t.candidate.plan == plan)
-            candidate = _candidate(draft, measured, searched.score)
+            candidate = candidate_of(draft, measured, searched.score)
             candidate = replace(candidate, entropy=searched.entropy, dead_share=searched.dead_share)
         else:
             effort = self._effort if role == "search" else replace(self._effort, memory=True)
-            candidate = _candidate(draft, *self._measure_and_score(draft, effort))
+            candidate = candidate_of(draft, *self._measure_and_score(draft, effort))
             if self._entropy and candidate.score is not None:
                 # after the score: by then the network has recovered and its BatchNorm statistics are its own
                 disorder = self._entropy.of(draft.module, self._drafts.kept(plan))
@@ -254,14 +254,15 @@ def measure_decisively(
         if isinstance(measured, Failure):
             return measured
         total = measured if total is None else total.joined(measured)
-        if judge(constraints, _candidate(draft, total, None), dense) != "undecided":
+        if judge(constraints, candidate_of(draft, total, None), dense) != "undecided":
             break
     if total is None:
         raise ProbeError("nothing was measured")
     return total
 
 
-def _candidate(draft: Draft, measured: Measurement | Failure | None, score: float | None) -> Candidate:
+def candidate_of(draft: Draft, measured: Measurement | Failure | None, score: float | None) -> Candidate:
+    """`draft` with what was found of it."""
     return Candidate(
         plan=draft.plan,
         params=draft.params,

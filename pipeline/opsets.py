@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 __all__ = ["OLDEST", "FileFormat", "Reads", "choose_format", "reads"]
 
@@ -13,6 +13,8 @@ class Reads:
 
     opset: int
     ir_version: int
+    ort_format: bool = False
+    """Whether it loads what `convert_onnx_models_to_ort` writes now."""
 
 
 OLDEST = (1, 15)
@@ -32,6 +34,8 @@ _RELEASES = {
 }
 """Up to 1.20: onnxruntime.ai/docs/reference/compatibility.html, which has IR 8 for 1.15, where 9 loads. That, and all others up
 to 1.31: benchmarks/opsets.py, run with each release's x86-64 wheel. Later releases read what earlier ones do (same page)."""
+READS_ORT_FORMAT = (1, 16)
+"""From when on the format of `convert_onnx_models_to_ort`, version 6, is read; tried with 1.15 to 1.31."""
 USUAL_OPSET, USUAL_IR_VERSION = 18, 9
 """The exporter's own opset, which needs no conversion, and an IR that all releases above read. A higher opset only where a
 network needs one: nothing is gained by it, and older runtimes are lost."""
@@ -54,7 +58,8 @@ def reads(onnxruntime: str) -> Reads:
     if release < OLDEST:
         oldest = ".".join(str(part) for part in OLDEST)
         raise ValueError(f"onnxruntime {onnxruntime} is not known to work here; install {oldest} or later on the device")
-    return _RELEASES[max(known for known in _RELEASES if known <= release)]
+    known = _RELEASES[max(known for known in _RELEASES if known <= release)]
+    return replace(known, ort_format=release >= READS_ORT_FORMAT)
 
 
 def choose_format(onnxruntimes: Iterable[str], opset: int | None, ir_version: int | None) -> FileFormat:

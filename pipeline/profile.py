@@ -110,6 +110,14 @@ class Runtime(_Strict):
             choose_format([version], **{"opset": None, "ir_version": None, str(info.field_name): value})
         return value
 
+    @field_validator("ort_format")
+    @classmethod
+    def _can_be_loaded(cls, value: bool, info: ValidationInfo) -> bool:
+        version = info.data.get("onnxruntime")
+        if value and version is not None and not reads(version).ort_format:
+            raise ValueError(f"onnxruntime {version} does not load today's format; install 1.16 or later there, or write false")
+        return value
+
     @field_validator("channel_step")
     @classmethod
     def _some_channels(cls, step: int | str) -> int | str:

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.artifact import PrecisionRow
 from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
-from pipeline.evaluate import REPEATS
+from pipeline.evaluate import REPEATS, candidate_of
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.quantise import SCHEMES, NotQuantised, Quantiser, Scheme
 from pipeline.graph.structure import load_graph
@@ -61,9 +61,9 @@ def quantise(
 ) -> Quantised:
     """Try int8 on `fp32`, the pruned, fine-tuned and proven file.
 
-    Every scheme is timed in turn with `fp32` and scored on validation data; these judgements are in the journal. Where no file that
-    is faster is accurate enough, the layers that suffer most are left in float32, step by step. The best is then judged again,
-    with fresh runs and all validation data. `dense`: the whole network as it was measured by `probe`.
+    Every scheme is timed in turn with `fp32` and scored on validation data; these judgements are in the journal. Where no file
+    that is faster is accurate enough, the layers that suffer most are left in float32, step by step. The best is then judged
+    again, with fresh runs and all validation data. `dense`: the whole network as it was measured by `probe`.
     """
     if probe.fingerprint.mode == "predicted":
         return Quantised(None, ("int8 was not tried: latencies are predicted from those of float32 files",), ())
@@ -91,8 +91,8 @@ def quantise(
     said = (
         f"int8: {found.scheme.text}, calibrated with {len(inputs)} training inputs (SHA-256 {digest}…)",
         f"int8 against the proven float32 file: median latency {_percent(ratio)}, in turns; validation score "
-        f"{rows[3].score:.2f} against {rows[1].score:.2f}, and {rows[0].score:.2f} of the dense network; it need not answer equally, "
-        f"and decides the same on {_agreement(found.draft, fp32, task.inputs(AGREEMENT_INPUTS))} real inputs",
+        f"{rows[3].score:.2f} against {rows[1].score:.2f}, and {rows[0].score:.2f} of the dense network; it need not answer "
+        f"equally, and decides the same on {_agreement(found.draft, fp32, task.inputs(AGREEMENT_INPUTS))} real inputs",
     )
     return Quantised(found.draft, said, rows)
 
@@ -169,7 +169,7 @@ class _Bench:
     ) -> tuple[PrecisionRow, Candidate]:
         """One of the four, timed in turn with the dense network in float32, and scored on all validation data."""
         measured = self._probe.measure(graph_of(draft), Effort(self._settings.final_processes, memory))
-        candidate = _candidate(draft, measured, self._task.validate(OnnxModule(draft.data)))
+        candidate = candidate_of(draft, measured, self._task.validate(OnnxModule(draft.data)))
         row = PrecisionRow(
             network=network,
             precision="int8" if scheme else "fp32",
@@ -213,7 +213,7 @@ class _Bench:
             if draft.structure not in measured:
                 effort = Effort(self._settings.processes, memory=False)
                 measured[draft.structure] = self._probe.measure(graph_of(draft), effort, Load(beside=graph_of(source)))
-            candidate = _candidate(draft, measured[draft.structure], self._task.score(OnnxModule(draft.data)))
+            candidate = candidate_of(draft, measured[draft.structure], self._task.score(OnnxModule(draft.data)))
             known = Trial(role, number, candidate, round(time.monotonic() - started, 3))
             self._run.record(known)
         found = _Asked(scheme, known.candidate, quantiser, source)
@@ -265,19 +265,6 @@ def _agreement(draft: Draft, source: Draft, inputs: Tensor) -> str:
 def _draft(quantiser: Quantiser, scheme: Scheme, source: Draft) -> Draft:
     graph = load_graph(quantiser.make(scheme))
     return Draft(source.plan, graph, source.example, lambda: source.module, exact=False)
-
-
-def _candidate(draft: Draft, measured: Measurement | Failure, score: float) -> Candidate:
-    return Candidate(
-        plan=draft.plan,
-        params=draft.params,
-        macs=draft.macs,
-        file_size_bytes=draft.file_size_bytes,
-        structure=draft.structure,
-        measurement=measured if isinstance(measured, Measurement) else None,
-        score=score,
-        failure=measured if isinstance(measured, Failure) else None,
-    )
 
 
 def _by_score(asked: _Asked) -> float:

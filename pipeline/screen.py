@@ -10,6 +10,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.artifact import Artifact
 from pipeline.candidate import Candidate
 from pipeline.compress import Finished
 from pipeline.report.page import headline
@@ -105,6 +106,9 @@ def print_result(console: Console, finished: Finished) -> None:
         table.add_row(row.title, dense, after, change, f"<= {limit}" if limit else "", verdict)
     console.print()
     console.print(table)
+    if artifact.precisions:
+        console.print()
+        console.print(_precisions(artifact))
     console.print()
     console.print(Text(headline(artifact), style=_COLOURS[artifact.verdict]))
     measured = artifact.shipped.measurement
@@ -112,6 +116,19 @@ def print_result(console: Console, finished: Finished) -> None:
         console.print(f"figures: {measured.fingerprint.stamp} ({measured.fingerprint.machine})", style="dim")
     size = format_bytes(artifact.files["model.onnx"].size_bytes)
     console.print(f"{folder / 'model.onnx'} ({size})\n{folder / 'report.html'}", highlight=False, soft_wrap=True)
+
+
+def _precisions(artifact: Artifact) -> Table:
+    """Dense and pruned, float32 and int8."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    for column in ("latency p50", "of dense fp32", "validation score", "file"):
+        table.add_column(column, justify="right")
+    table.add_column("")
+    for row in artifact.precisions:
+        shipped = row.network == "pruned" and row.precision == artifact.precision
+        table.add_row(*row.texts, "shipped" if shipped else "")
+    return table
 
 
 def result_json(finished: Finished) -> dict[str, Any]:
@@ -123,6 +140,7 @@ def result_json(finished: Finished) -> dict[str, Any]:
         "artifact": str(finished.folder),
         "model": str(finished.folder / "model.onnx"),
         "sha256": artifact.files["model.onnx"].sha256,
+        "precision": artifact.precision,
         "figures": measured.fingerprint.stamp if measured else None,
         "rows": [asdict(row) for row in artifact.rows],
     }

@@ -157,6 +157,12 @@ MISTAKES = {
         "FILE:8: runtime.onnxruntime: onnxruntime 1.14.0 is not known to work here; install 1.15 or later on the device (got '1.14.0'). "
         "Write for example 'onnxruntime: \"1.22.1\"'.",
     ),
+    "a format that the device cannot read": (
+        "  threads: 4",
+        '  threads: 4\n  ort_format: true\n  onnxruntime: "1.15.1"',
+        "FILE:8: runtime.ort_format: onnxruntime 1.15.1 does not load today's format; install 1.16 or later there, or write false "
+        "(got True).",
+    ),
     "int8 as a promise": (
         "budget:",
         "precision: [int8]\nbudget:",

@@ -76,6 +76,17 @@ def test_the_shipped_file_is_one_valid_file_with_the_asked_opset_and_ir(finished
     assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
 
 
+def test_the_file_tells_where_it_comes_from_under_one_prefix(finished: tuple[Path, Artifact]) -> None:
+    model = onnx.load(finished[0] / "artifact" / "model.onnx", load_external_data=False)
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+
+    assert {key.removeprefix("edge_compress.") for key in facts} == {
+        "exporter", "job", "model", "target", "version.edge-compress", "version.onnx", "version.torch", "weights"
+    }  # fmt: skip
+    assert facts["edge_compress.weights"] == finished[1].files["weights.safetensors"].sha256
+    assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+
+
 def test_the_small_torch_network_is_rebuilt_from_the_artifact_and_answers_like_the_onnx_file(
     finished: tuple[Path, Artifact],
 ) -> None:
@@ -127,7 +138,9 @@ def test_the_evidence_is_complete(finished: tuple[Path, Artifact]) -> None:
     artifact = finished[1]
 
     assert {"torch", "onnx", "onnxruntime", "edge-compress", "python"} <= set(artifact.versions)
-    assert {"load", "analyse", "measure", "search", "confirm", "fine-tune", "ship"} >= set(artifact.phase_seconds) > set()
+    assert (
+        {"load", "analyse", "measure", "search", "confirm", "fine-tune", "export", "ship"} >= set(artifact.phase_seconds) > set()
+    )
     assert {row.key for row in artifact.rows} >= {"latency_p50", "accuracy_drop", "file_size", "params", "macs", "peak_memory"}
     assert any("256 real inputs" in proof for proof in artifact.proofs)
     assert artifact.job["seed"] == 0
@@ -155,6 +168,10 @@ def test_a_changed_artifact_is_noticed(tmp_path: Path, finished: tuple[Path, Art
 
     with pytest.raises(RunError, match=r"model\.onnx: missing or changed"):
         read_artifact(folder)
+
+
+def test_where_int8_was_not_asked_for_it_was_not_tried(finished: tuple[Path, Artifact]) -> None:
+    assert (finished[1].precision, finished[1].precisions) == ("fp32", ())
 
 
 def test_a_budget_below_the_thinnest_ends_before_the_search(tmp_path: Path) -> None:

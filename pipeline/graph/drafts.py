@@ -49,7 +49,7 @@ class Draft:
         # the recipe's has no values: structure and size need none
         self._graph = assembled(graph, values=False) if isinstance(graph, Recipe) else graph
         self.structure = structure(self._graph)
-        self._example, self._make_module = example, make_module
+        self.example, self._make_module = example, make_module
         self._lock = threading.Lock()  # a probe may ask for the answer from its own thread
         self._known: tuple[nn.Module, NDArray[np.float32], int] | None = None
 
@@ -92,8 +92,8 @@ class Draft:
                 module = self._make_module().eval()
                 counter = FlopCounterMode(display=False)
                 with torch.no_grad(), counter:
-                    answer = module(self._example).numpy()
-                self._known = module, answer, counter.get_total_flops() // 2 // len(self._example)
+                    answer = module(self.example).numpy()
+                self._known = module, answer, counter.get_total_flops() // 2 // len(self.example)
             return self._known
 
 

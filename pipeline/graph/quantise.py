@@ -90,7 +90,7 @@ class Quantiser:
 
     def make(self, scheme: Scheme) -> bytes:
         """The file in int8. Raises NotQuantised."""
-        return self._made(scheme, only=()).SerializeToString(deterministic=True)
+        return bytes(self._made(scheme, only=()).SerializeToString(deterministic=True))
 
     def errors(self, scheme: Scheme) -> dict[str, float]:
         """Layer -> what quantising it alone does to the answers: the mean squared change over the mean square."""

@@ -1,8 +1,5 @@
 """Simplify: onnxsim in a child process; whatever goes wrong, the graph that went in is what comes out."""
 
-import os
-import signal
-import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -12,6 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from pipeline.child import run_child
 from pipeline.graph.answers import TOLERANCE, largest_difference, run_onnx
 from pipeline.graph.structure import load_graph
 
@@ -44,7 +42,7 @@ def simplify(
     with tempfile.TemporaryDirectory(prefix="compress-simplify-") as folder:
         source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
         source.write_bytes(data)
-        failure = _run((*command, str(source), str(target)), time_limit_s)
+        failure = run_child((*command, str(source), str(target)), time_limit_s)
         if failure is None and not target.is_file():
             failure = "it wrote no file"
         if failure is not None:
@@ -63,6 +61,9 @@ def simplify(
     if len(after.graph.node) > len(before.graph.node):
         return Simplified(data, "not simplified: its result has more nodes")
     after.ir_version = before.ir_version
+    del after.metadata_props[:]
+    after.metadata_props.extend(before.metadata_props)
+    after.producer_name, after.producer_version = before.producer_name, before.producer_version
     note = f"simplified: {len(before.graph.node)} -> {len(after.graph.node)} nodes"
     return Simplified(after.SerializeToString(deterministic=True), note)
 
@@ -71,24 +72,3 @@ def _door(model: onnx.ModelProto) -> tuple[list[str], list[str], list[int]]:
     """By what others know the graph: names of inputs and outputs, and the opset."""
     opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     return [value.name for value in model.graph.input], [value.name for value in model.graph.output], opsets
-
-
-def _run(command: tuple[str, ...], time_limit_s: float) -> str | None:
-    """Why the command failed; None when it did not. Its whole process group is killed at the time limit."""
-    try:
-        child = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-    except OSError as problem:
-        return f"it does not start ({problem.strerror})"
-    try:
-        status = child.wait(time_limit_s)
-    except subprocess.TimeoutExpired:
-        return f"no answer after {time_limit_s:.0f} s"
-    finally:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-            child.wait()
-    if status < 0:
-        return f"it was killed by {signal.Signals(-status).name}"
-    return None if status == 0 else f"it exited with {status}"

@@ -1,6 +1,7 @@
 """Ship: export the trained network, prove the file, measure it again, test it once, and pack the evidence."""
 
 import datetime
+import json
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -8,29 +9,44 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.artifact import Artifact, Row
+from pipeline.artifact import Artifact, PrecisionRow, Row
 from pipeline.budget import Constraint, Metric, Verdict, known_metrics, worst_verdict
 from pipeline.candidate import Candidate
 from pipeline.errors import ShipError
 from pipeline.evaluate import measure_decisively
+from pipeline.files import sha256_bytes
 from pipeline.graph.drafts import Draft, Drafts
+from pipeline.graph.export import stamp
 from pipeline.graph.structure import load_graph
 from pipeline.graph.structure import structure as structure_of
 from pipeline.measurement import Failure
 from pipeline.probe.base import Probe
-from pipeline.profile import Profile
+from pipeline.profile import Precision, Profile
+from pipeline.quantise import Quantised
 from pipeline.run import Run
 from pipeline.scoring import OnnxModule
+from pipeline.ship.ort import ort_files
 from pipeline.ship.pack import file_facts, pack, plan_json, weights_bytes
 from pipeline.ship.serving import GOLDEN_INPUTS, device_limits, serving_files
 from pipeline.ship.verify import PARITY_INPUTS, verified_file
 from pipeline.software import installed_versions
 from pipeline.task import Task
 
-__all__ = ["Provenance", "ship"]
+__all__ = ["Final", "Provenance", "final_file", "ship", "with_int8"]
 
 ARTIFACT_FORMAT = 1
 PACKAGES = ("edge-compress", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnxsim", "torch-pruning", "numpy")
+
+
+@dataclass(frozen=True)
+class Final:
+    """The file that ships, and what was shown of it."""
+
+    draft: Draft
+    proofs: tuple[str, ...]
+    precision: Precision = "fp32"
+    rows: tuple[PrecisionRow, ...] = ()
+    """Side by side, where int8 was tried."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,7 @@ def ship(
     run: Run,
     tuned: nn.Module,
     chosen: Candidate,
+    final: Final,
     drafts: Drafts,
     task: Task,
     probe: Probe,
@@ -60,7 +77,7 @@ def ship(
 
     Raises ShipError when the file does not answer like the network, or cannot be measured any more.
     """
-    draft, proofs = _final_draft(tuned, chosen, drafts, task)
+    draft, proofs = final.draft, final.proofs
     measured = measure_decisively(probe, draft, provenance.profile.probe.final_processes, constraints, dense)
     if isinstance(measured, Failure):
         raise ShipError(f"the final file cannot be measured: {measured.kind}: {measured.detail}")
@@ -82,6 +99,9 @@ def ship(
         "weights.safetensors": weights_bytes(tuned),
         "plan.json": plan_json(provenance.model, chosen.plan, drafts.kept(chosen.plan)),
     }
+    if provenance.profile.runtime.ort_format:
+        others, shown = ort_files(draft.data, final.precision, provenance.profile, task.inputs(PARITY_INPUTS))
+        files, proofs = {**files, **others}, (*proofs, shown)
     rows = tuple(_rows(constraints, dense, shipped))
     artifact = Artifact(
         format=ARTIFACT_FORMAT,
@@ -100,12 +120,15 @@ def ship(
             "dense": task.validate(drafts.module),
             "before_finetuning": chosen.score or 0.0,
             "after_finetuning": task.validate(tuned),
+            **({"int8": task.validate(OnnxModule(draft.data))} if final.precision == "int8" else {}),
         },
         proofs=(drafts.proof, *proofs),
         notices=provenance.notices,
         widths={group.name: (chosen.plan[group.name], group.channels, group.bundle) for group in drafts.space.groups},
         frozen=drafts.space.frozen,
         phase_seconds=run.phase_seconds(),
+        precision=final.precision,
+        precisions=final.rows,
     )
     report = page(artifact)
     artifact = replace(artifact, files={**artifact.files, **file_facts({"report.html": report})})
@@ -113,9 +136,14 @@ def ship(
     return artifact
 
 
-def _final_draft(tuned: nn.Module, chosen: Candidate, drafts: Drafts, task: Task) -> tuple[Draft, tuple[str, ...]]:
-    """The exported, simplified and verified file of the trained network, of the same structure as what was measured."""
+def final_file(tuned: nn.Module, chosen: Candidate, drafts: Drafts, task: Task, provenance: Provenance) -> Final:
+    """The exported, simplified and verified float32 file of the trained network, of the same structure as what was measured.
+
+    The same network and job make the same bytes: what is measured and when is told in artifact.json, not in the file. Raises
+    ShipError when it is another graph than the one that was measured, or does not answer like `tuned`.
+    """
     exported = drafts.exported(tuned)
+    stamp(exported, _facts(tuned, provenance))
     if structure_of(exported) != chosen.structure:
         raise ShipError(
             "the exported file is not the graph that was measured: its ops or shapes differ; nothing is shipped, because its "
@@ -130,7 +158,25 @@ def _final_draft(tuned: nn.Module, chosen: Candidate, drafts: Drafts, task: Task
         else "the export has the structure of the measured candidate; simplifying changed it, and the changed file was "
         "measured anew"
     )
-    return Draft(chosen.plan, graph, drafts.example, lambda: tuned), (*verified.proofs, proof)
+    return Final(Draft(chosen.plan, graph, drafts.example, lambda: tuned), (*verified.proofs, proof))
+
+
+def with_int8(final: Final, provenance: Provenance, tried: Quantised) -> tuple[Final, Provenance]:
+    """`final` in int8, where that is to ship; where it is not, the float32 file, and a notice that says why."""
+    if tried.draft is None:
+        return replace(final, rows=tried.rows), replace(provenance, notices=(*provenance.notices, *tried.said))
+    return Final(tried.draft, (*final.proofs, *tried.said), "int8", tried.rows), provenance
+
+
+def _facts(tuned: nn.Module, provenance: Provenance) -> dict[str, str]:
+    """What the file says of itself; see `METADATA` for the prefix of the keys."""
+    return {
+        "weights": sha256_bytes(weights_bytes(tuned)),
+        "job": sha256_bytes(json.dumps(provenance.job, sort_keys=True, default=str).encode()),
+        "model": provenance.model,
+        "target": provenance.profile.device.name,
+        **{f"version.{name}": version for name, version in installed_versions(("edge-compress", "torch", "onnx")).items()},
+    }
 
 
 def _rows(constraints: tuple[Constraint, ...], dense: Candidate, shipped: Candidate) -> list[Row]:
