@@ -74,7 +74,7 @@ def quantise(
         found = bench.search("int8", fp32, inputs, constraints, whole, STEPS)
         dense_int8 = bench.search("int8-dense", whole, inputs, constraints, whole, 0)
     except NotQuantised as problem:
-        return Quantised(None, (f"int8 was not tried: {problem}",), ())
+        return Quantised(None, (f"int8 could not be made: {problem}",), ())
     memory = any(constraint.metric.needs_memory for constraint in constraints)
     sides = [
         bench.side("dense", whole, None, memory),
@@ -146,7 +146,15 @@ class _Bench:
         """
         quantiser = Quantiser(source.data, inputs.numpy())
         measured: dict[str, Measurement | Failure] = {}
-        asked = [self._ask(role, number, scheme, quantiser, source, measured) for number, scheme in enumerate(SCHEMES, 1)]
+        asked, refused = [], []
+        for number, scheme in enumerate(SCHEMES, start=1):
+            try:
+                asked.append(self._ask(role, number, scheme, quantiser, source, measured))
+            except NotQuantised as problem:
+                refused.append(problem)
+                self._watcher.say(f"not quantised: {problem}")
+        if not asked:
+            raise refused[0]
         own = self._task.score(OnnxModule(source.data))
         least = _least(constraints, self._task.score(OnnxModule(whole.data)), own)
 
@@ -157,9 +165,10 @@ class _Bench:
         if found is None and start is not None and own >= least and steps:
             errors = quantiser.errors(start.scheme)
             worst = sorted(errors, key=lambda layer: errors[layer], reverse=True)
-            for count in sorted({math.ceil(step * len(worst) / (2 * steps)) for step in range(1, steps + 1)}):
+            counts = sorted({math.ceil(step * len(worst) / (2 * steps)) for step in range(1, steps + 1)})
+            for number, count in enumerate(counts, start=len(SCHEMES) + 1):
                 scheme = Scheme(start.scheme.per_channel, start.scheme.method, tuple(sorted(worst[:count])))
-                asked.append(self._ask(role, len(asked) + 1, scheme, quantiser, source, measured))
+                asked.append(self._ask(role, number, scheme, quantiser, source, measured))
                 if (found := best()) is not None or not asked[-1].faster:
                     break  # enough are spared; or so many that nothing is gained
         return found or max(asked, key=lambda each: (each.faster, each.score))

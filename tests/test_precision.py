@@ -12,6 +12,7 @@ from nets import ZOO, build
 
 from pipeline.artifact import Artifact, read_artifact
 from pipeline.budget import Constraint, known_metrics
+from pipeline.calibration import Calibration, Point
 from pipeline.candidate import Candidate
 from pipeline.compress import compress
 from pipeline.errors import ShipError
@@ -24,6 +25,7 @@ from pipeline.job import Job
 from pipeline.measurement import Measurement
 from pipeline.prepare import start_local
 from pipeline.probe.base import Effort, Probe
+from pipeline.probe.calibrated import CalibratedProbe
 from pipeline.probe.simulated import SimulatedProbe
 from pipeline.profile import Profile, load_profile
 from pipeline.quantise import Quantised, quantise
@@ -234,14 +236,11 @@ def test_on_a_real_clock_int8_ships_only_if_the_whole_interval_says_faster(diffi
 
 
 def test_a_prediction_from_float32_files_says_nothing_about_int8(difficult: Difficult) -> None:
-    class Predicting(SimulatedProbe):
-        @property
-        def fingerprint(self):  # type: ignore[no-untyped-def]
-            from dataclasses import replace
-
-            return replace(super().fingerprint, mode="predicted")
-
-    found = difficult.quantised(Predicting(difficult.profile, reference_of(difficult.drafts)), accuracy_drop=100.0)
+    reference = reference_of(difficult.drafts)
+    simulated = SimulatedProbe(difficult.profile, reference)
+    points = tuple(Point(share, share) for share in (0.2, 0.4, 0.6, 0.8))
+    known = Calibration(simulated.fingerprint.facts, {}, reference.graph.structure, 1.0, 2.0, points)
+    found = difficult.quantised(CalibratedProbe(simulated, reference, known), accuracy_drop=100.0)
 
     assert (found.draft, found.rows) == (None, ())
     assert found.said == ("int8 was not tried: latencies are predicted from those of float32 files",)

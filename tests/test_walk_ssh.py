@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from click.testing import Result
-from profiles import command, to_walk
+from profiles import command, there, to_walk
 from sshd import Board, needs_sshd
 
 from pipeline.artifact import read_artifact
-from pipeline.errors import DeviceUnreachable
+from pipeline.errors import DeviceUnreachable, ProfileError
 from pipeline.run import read_trials
 
 pytestmark = needs_sshd
@@ -85,3 +85,30 @@ def test_a_device_that_is_gone_ends_the_run_which_goes_on_when_it_is_back(board:
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.splitlines()[-1])["figures"] == "device"
     assert read_trials(tmp_path / "run")[: len(kept)] == kept
+
+
+OLDER = """
+import os, sys
+sys.path.remove(os.path.dirname(__file__))
+del sys.modules["onnxruntime"]
+import onnxruntime
+onnxruntime.__version__ = "1.17.3"
+"""
+
+
+def test_the_runtime_that_is_really_there_decides_what_file_it_can_be_given(board: Board, tmp_path: Path) -> None:
+    """the profile says nothing of its version; asked, it says 1.17.3, which does not read opset 21"""
+    package = board.folder / "older"
+    package.mkdir()
+    (package / "onnxruntime.py").write_text(OLDER)
+    board.environment = {"PYTHONPATH": str(package)}
+    board.write_python()
+    target = there(tmp_path, board, {"opset": 21})
+    refused = command("--target", target, "--budget", "latency_p50=50%", "--out", tmp_path / "run")
+
+    assert refused.exit_code == ProfileError.exit_code
+    assert refused.stderr.splitlines()[-1] == (
+        "compress: board: runtime: onnxruntime 1.17.3 reads files up to opset 20 (got 21); leave opset out, write 20 or less, or "
+        "install a later onnxruntime on the device"
+    )
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["journal.jsonl"]

@@ -89,8 +89,15 @@ class Quantiser:
         return tuple(node.name for node in nodes if len(node.input) > 1 and node.input[1] in weights)
 
     def make(self, scheme: Scheme) -> bytes:
-        """The file in int8. Raises NotQuantised."""
-        return bytes(self._made(scheme, only=()).SerializeToString(deterministic=True))
+        """The file in int8, which has run here. Raises NotQuantised."""
+        data = bytes(self._made(scheme, only=()).SerializeToString(deterministic=True))
+        try:
+            answers = _answers(data, self._inputs[:1])
+        except Exception as problem:
+            raise NotQuantised(f"{scheme.text}: ONNX Runtime does not run it: {one_line(problem)}") from None
+        if not np.isfinite(answers).all():
+            raise NotQuantised(f"{scheme.text}: its answer is not finite")
+        return data
 
     def errors(self, scheme: Scheme) -> dict[str, float]:
         """Layer -> what quantising it alone does to the answers: the mean squared change over the mean square."""
