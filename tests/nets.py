@@ -222,6 +222,16 @@ class Unsliceable(nn.Module):
         return self.head(torch.sin(y.expand(-1, y.shape[1], 4, 4)).sum((2, 3)))
 
 
+class Careful(Chain):
+    """A Chain that is half as loud again while `exporting` is true, as detectors leave their last steps out of an ONNX file."""
+
+    exporting = staticmethod(torch.compiler.is_exporting)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        return self.head(self.b(y * 1.5 if self.exporting() else y).mean((2, 3)))
+
+
 ZOO: dict[str, Callable[[], nn.Module]] = {
     "chain": Chain,
     "residual": Residual,

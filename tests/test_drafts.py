@@ -6,11 +6,12 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from nets import EXAMPLE, ZOO, Unsliceable, build
+from nets import EXAMPLE, ZOO, Careful, Unsliceable, build
 from torch import nn
 
 from pipeline.graph.answers import largest_difference, run_onnx
 from pipeline.graph.drafts import Drafts, start_drafts
+from pipeline.graph.export import exporter_of
 from pipeline.graph.structure import load_graph, structure
 from pipeline.plan import ChannelPlan
 
@@ -135,3 +136,13 @@ def test_the_weights_of_another_network_are_not_sliced(tmp_path: Path) -> None:
 
     assert drafts.sliceable is None
     assert "answer is off by" in drafts.proof
+
+
+def test_where_the_other_exporter_makes_the_base_it_makes_every_candidate(dense: Path) -> None:
+    """nothing can be sliced then, because its names tell too little; the answers are right"""
+    drafts = drafts_of(build(Careful), dense)
+    draft = drafts.make(ChannelPlan.of({"a.0": 3, "b.0": 7}))
+
+    assert drafts.exporter == exporter_of(load_graph(draft.data)) == "torch.onnx.export(..., dynamo=False)"
+    assert drafts.sliceable is None
+    assert largest_difference(draft.answer, run_onnx(draft.data, EXAMPLE.numpy())) < CLOSE

@@ -29,7 +29,7 @@ class NotExported(Exception):
 
 
 def captured(module: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
-    """By torch.export, which reads the module's Python and refuses what depends on the values of its input."""
+    """By torch.export and onnxscript. It reads the module's Python and refuses what depends on the values of its input."""
     try:
         with _silence(), torch.no_grad():
             program = torch.onnx.export(

@@ -14,7 +14,8 @@ from pipeline.scoring import OnnxModule
 
 __all__ = ["CONFIG", "MODEL", "ort_files"]
 
-MODEL, CONFIG = "model.ort", "model.required_operators_and_types.config"
+MODEL = "model.ort"
+CONFIG = "model.required_operators_and_types.config"
 TIME_LIMIT_S = 300.0
 LEVELS = {"disabled": "disable", "basic": "basic", "extended": "extended", "all": "all"}
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "int8": 5e-2}
