@@ -222,7 +222,7 @@ def test_the_screen_tells_every_step_and_every_trial(finished: tuple[Path, Resul
     lines = finished[1].stderr.splitlines()
     steps = [line.split()[0] for line in lines if "(after " in line]
 
-    assert steps == ["load", "analyse", "measure", "search", "confirm", "fine-tune", "ship"]
+    assert steps == ["load", "analyse", "measure", "search", "confirm", "fine-tune", "export", "ship"]
     assert [line.split()[0] for line in lines if " params  score " in line] == ["1/3", "2/3", "3/3"]
     assert any("note: figures are taken on this machine in the stead of Raspberry Pi 4 Model B" in line for line in lines)
 
