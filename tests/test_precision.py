@@ -97,6 +97,10 @@ def test_what_is_claimed_of_an_int8_file_is_not_that_it_answers_equally(finished
     assert any("calibrated with 128 training inputs (SHA-256 " in proof for proof in proofs)
 
 
+def test_a_device_is_allowed_the_rounding_of_other_int8_kernels(finished: tuple[Path, Artifact]) -> None:
+    assert json.loads((finished[0] / "artifact" / "serving.json").read_text())["tolerance"] == 0.05
+
+
 def test_every_scheme_of_both_networks_is_in_the_journal(finished: tuple[Path, Artifact]) -> None:
     roles = [trial.role for trial in read_trials(finished[0])]
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.budget import Constraint
 from pipeline.candidate import Candidate
-from pipeline.profile import Profile
+from pipeline.profile import Precision, Profile
 
 __all__ = ["GOLDEN_INPUTS", "SERVED_FILES", "device_limits", "serving_files"]
 
@@ -19,7 +19,7 @@ SERVED_FILES = ("model.onnx", "serving.json", "infer.py", "golden-inputs.npy", "
 GOLDEN_INPUTS = 16
 GOLDEN_BYTES = 2 * 2**20
 """Fewer golden inputs where they are large; one at least."""
-TOLERANCE = 1e-2
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-2, "int8": 5e-2}
 """Largest difference from an expected output, as a share of the largest; kernels of other processors round otherwise."""
 _LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 _LIMITED = {"latency_p50": "latency_p50_ms", "latency_p90": "latency_p90_ms", "peak_memory": "peak_memory_bytes"}
@@ -27,7 +27,11 @@ _LIMITED = {"latency_p50": "latency_p50_ms", "latency_p90": "latency_p90_ms", "p
 
 
 def serving_files(
-    profile: Profile, inputs: NDArray[np.float32], outputs: NDArray[np.float32], limits: Mapping[str, float]
+    profile: Profile,
+    inputs: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    limits: Mapping[str, float],
+    precision: Precision = "fp32",
 ) -> dict[str, bytes]:
     """All of SERVED_FILES but the model.
 
@@ -52,7 +56,7 @@ def serving_files(
                 "session.set_denormal_as_zero": str(int(runtime.denormal_as_zero)),
             },
         },
-        "tolerance": TOLERANCE,
+        "tolerance": TOLERANCES[precision],
         "limits": dict(limits),
     }
     return {

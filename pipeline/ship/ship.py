@@ -95,7 +95,7 @@ def ship(
     limits = device_limits(constraints, dense, shipped)
     files = {
         "model.onnx": draft.data,
-        **serving_files(provenance.profile, golden.numpy(), OnnxModule(draft.data)(golden).numpy(), limits),
+        **serving_files(provenance.profile, golden.numpy(), OnnxModule(draft.data)(golden).numpy(), limits, final.precision),
         "weights.safetensors": weights_bytes(tuned),
         "plan.json": plan_json(provenance.model, chosen.plan, drafts.kept(chosen.plan)),
     }
