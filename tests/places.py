@@ -54,7 +54,7 @@ class Linear(nn.Module):
 def nine():
     return Net(9)
 '''
-DRY = ("--dry-run", "--trials", "3", "--epochs", "1", "--searcher", "random")
+DRY = ("--dry-run", "--trials", "3", "--recovery", "2", "--epochs", "1", "--searcher", "random")
 DIGITS = ("--target", "raspberrypi", *DRY)
 
 

@@ -15,7 +15,7 @@ from pipeline.search.searchers import SEARCHERS
 from pipeline.shipped import shipped_folder
 from pipeline.units import format_bytes
 
-DRY = ("--target", "raspberrypi", "--dry-run", "--trials", "3", "--epochs", "1", "--searcher", "random")
+DRY = ("--target", "raspberrypi", "--dry-run", "--trials", "3", "--recovery", "2", "--epochs", "1", "--searcher", "random")
 
 HELP = """\
 Usage: compress --target PROFILE [OPTIONS]
@@ -36,6 +36,7 @@ Options:
   --searcher NAME                 ppo-lagrangian (default), docs/searchers.md.
   --reward [accuracy|entropy]     What the search makes large.
   --trials N                      Plans to measure.  [default: 60]  [x>=1]
+  --recovery N                    Steps before scoring.  [default: 32]  [x>=0]
   --epochs N                      Of fine-tuning.  [default: 20]  [x>=1]
   --importance [l1|l2|bn|taylor]  What ranks channels.  [default: l2]
   --seed N                        [default: 0]  [x>=0]

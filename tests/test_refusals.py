@@ -141,7 +141,21 @@ def test_no_library_adds_to_the_one_line(place: Place, spoil: Spoil, code: int) 
 def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """SIGINT once four trials are in the journal; the second time they are kept, and sixteen more come."""
     out = tmp_path / "run"
-    job = ("--target", "raspberrypi", "--dry-run", "--trials", "20", "--epochs", "1", "--searcher", "random", "--out", str(out))
+    job = (
+        "--target",
+        "raspberrypi",
+        "--dry-run",
+        "--trials",
+        "20",
+        "--recovery",
+        "2",
+        "--epochs",
+        "1",
+        "--searcher",
+        "random",
+        "--out",
+        str(out),
+    )
     process = subprocess.Popen(
         (*MAIN, *job), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

@@ -11,7 +11,20 @@ from pathlib import Path
 
 import pytest
 
-ARGUMENTS = ("--target", "raspberrypi", "--dry-run", "--trials", "8", "--epochs", "2", "--seed", "5", "--quiet")
+ARGUMENTS = (
+    "--target",
+    "raspberrypi",
+    "--dry-run",
+    "--trials",
+    "8",
+    "--recovery",
+    "4",
+    "--epochs",
+    "2",
+    "--seed",
+    "5",
+    "--quiet",
+)
 
 
 def start(out: Path) -> "subprocess.Popen[bytes]":

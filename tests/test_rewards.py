@@ -10,13 +10,21 @@ from pipeline.finetune import FinetuneSettings
 from pipeline.graph.drafts import start_drafts
 from pipeline.job import Job
 from pipeline.offer import search_space
+from pipeline.recover import RecoverySettings
 from pipeline.run import Trial, read_trials
 from pipeline.search.problem import Layer
 from pipeline.search.searchers import SEARCHERS
 
 
 def job(out: Path, **changes: object) -> Job:
-    settings = {"target": "raspberrypi", "dry_run": True, "trials": 12, "finetuning": FinetuneSettings(epochs=1), "out": out}
+    settings = {
+        "target": "raspberrypi",
+        "dry_run": True,
+        "trials": 12,
+        "recovery": RecoverySettings(2),
+        "finetuning": FinetuneSettings(epochs=1),
+        "out": out,
+    }
     return Job(**{**settings, "searcher": "random", **changes})  # type: ignore[arg-type]
 
 

@@ -22,7 +22,21 @@ pytestmark = needs_sshd
 def run(board: Board, folder: Path, **probe: float) -> Result:
     """Three random plans of the demo network."""
     target = to_walk(folder, board, **probe)
-    return command("--target", target, "--trials", 3, "--epochs", 1, "--searcher", "random", "--out", folder / "run", "--json")
+    return command(
+        "--target",
+        target,
+        "--trials",
+        3,
+        "--recovery",
+        2,
+        "--epochs",
+        1,
+        "--searcher",
+        "random",
+        "--out",
+        folder / "run",
+        "--json",
+    )
 
 
 def after_the_first_trial(folder: Path, happens: Callable[[], None]) -> threading.Thread:
