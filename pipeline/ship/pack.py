@@ -68,7 +68,9 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
     layers = dict(network.named_modules())
     for name in plan.groups:
         if not isinstance(getattr(layers.get(name), "weight", None), torch.Tensor):
-            raise WeightsError(f"{artifact}/plan.json: the network has no layer '{name}'; use the factory that was compressed")
+            raise WeightsError(
+                f"{artifact}/plan.json: the network has no layer '{name[:100]}'; use the factory that was compressed"
+            )
     return network.eval()
 
 
