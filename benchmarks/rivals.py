@@ -14,12 +14,11 @@ from torch import nn
 
 from pipeline.budget import Constraint, read_budget
 from pipeline.candidate import Candidate
-from pipeline.evaluate import measure_decisively
+from pipeline.evaluate import candidate_of, measure_decisively
 from pipeline.files import write_atomically
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.handover import graph_of
 from pipeline.job import Job
-from pipeline.measurement import Failure
 from pipeline.prepare import draft_subject, load_subject, start_probe
 from pipeline.probe.base import Effort, Probe
 from pipeline.profile import load_profile
@@ -107,16 +106,7 @@ def measured(
         found = probe.measure(graph_of(draft), Effort(processes, memory=False, fresh=False))
     else:
         found = measure_decisively(probe, draft, processes, decisive, dense)
-    return Candidate(
-        plan=draft.plan,
-        params=draft.params,
-        macs=draft.macs,
-        file_size_bytes=draft.file_size_bytes,
-        structure=draft.structure,
-        measurement=None if isinstance(found, Failure) else found,
-        score=None,
-        failure=found if isinstance(found, Failure) else None,
-    )
+    return candidate_of(draft, found, None)
 
 
 def within(constraint: Constraint, candidate: Candidate, dense: Candidate) -> bool:

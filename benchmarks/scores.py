@@ -75,7 +75,8 @@ class Bench:
         self._compensation = start_compensation(drafts.module, drafts.space, (pixels for pixels, _ in task.calibration()))
         settings = RecoverySettings()
         self._recover, self._longer = (
-            task.recovery(drafts.module, each, self.dense_macs) or (lambda module: None) for each in (settings, settings.longer())
+            task.recovery(drafts.module, each.affordable(self.dense_macs)) or (lambda module: None)
+            for each in (settings, settings.longer())
         )
         self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS))
         self._checkpoint = folder / "scores.safetensors"

@@ -173,12 +173,12 @@ class Evaluator:
     def _rescored(self, ranked: list[Candidate]) -> list[Candidate]:
         """The same plans in the order of what they answer after a longer recovery; by the reward where that is no accuracy."""
         longer = self._start_recovery(self._recovery_settings.longer()) if self._entropy is None and len(ranked) > 1 else None
-        if longer is None or not longer.settings.steps:
+        if longer is None:
             return ranked
         rescored = []
         for number, candidate in enumerate(ranked, start=1):
-            known = self._run.find("rescored", number)
-            if known is None or known.candidate.plan != candidate.plan:
+            known = self._known(candidate.plan, "rescored", number)
+            if known is None:
                 started = time.monotonic()
                 score = self._score(self._drafts.make(candidate.plan), longer)
                 known = Trial("rescored", number, replace(candidate, score=score), round(time.monotonic() - started, 3))
@@ -188,17 +188,22 @@ class Evaluator:
         return sorted(rescored, key=self._reward, reverse=True)
 
     def _start_recovery(self, settings: RecoverySettings) -> Recovery | None:
-        dense = self._drafts.make(self._drafts.space.dense())
-        return self._task.recovery(self._drafts.module, settings, dense.macs)
+        affordable = settings.affordable(self._drafts.make(self._drafts.space.dense()).macs)
+        return self._task.recovery(self._drafts.module, affordable) if affordable.steps else None
+
+    def _known(self, plan: ChannelPlan, role: Role, number: int) -> Trial | None:
+        """What an earlier process found; raises RunError where it asked about another plan."""
+        known = self._run.find(role, number)
+        if known is not None and known.candidate.plan != plan:
+            raise RunError(
+                f"{self._run.folder}: {role} trial {number} was another plan, so this search is not the one that was "
+                "interrupted (did the software change?); choose another --out"
+            )
+        return known
 
     def _candidate(self, plan: ChannelPlan, role: Role, number: int) -> Candidate:
-        known = self._run.find(role, number)
+        known = self._known(plan, role, number)
         if known is not None:
-            if known.candidate.plan != plan:
-                raise RunError(
-                    f"{self._run.folder}: {role} trial {number} was another plan, so this search is not the one that was "
-                    "interrupted (did the software change?); choose another --out"
-                )
             return known.candidate
         started = time.monotonic()
         draft = self._drafts.make(plan)
@@ -230,10 +235,9 @@ class Evaluator:
             return measuring.result(), score
 
     def _score(self, draft: Draft, recovery: Recovery | None, between: Callable[[], None] = lambda: None) -> float:
-        if draft.plan != self._drafts.space.dense():
-            self._compensation.apply(draft.module, self._drafts.kept(draft.plan))
-            if recovery:
-                recovery(draft.module.to(memory_format=torch.channels_last), between)
+        self._compensation.apply(draft.module, self._drafts.kept(draft.plan))
+        if recovery and draft.plan != self._drafts.space.dense():
+            recovery(draft.module.to(memory_format=torch.channels_last), between)
         return self._task.score(draft.module, between)
 
     def student(self, plan: ChannelPlan) -> nn.Module:

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from pipeline.finetune import distillation_loss, mixed_precision
 
-__all__ = ["RECOVERY_STEPS", "Recovery", "RecoverySettings", "start_recovery"]
+__all__ = ["BATCH", "Recovery", "RecoverySettings", "start_recovery"]
 
-RECOVERY_STEPS = 32
 BATCH = 64
 WARMUP_STEPS = 5
 TEMPERATURE = 4.0
@@ -27,9 +26,15 @@ FEWEST_STEPS = 4
 class RecoverySettings:
     """How a candidate is trained before it is scored."""
 
-    steps: int = RECOVERY_STEPS
+    steps: int = 32
+    """Batches of 64 images; 0 for no recovery."""
     learning_rate: float = 0.02
     """At the peak; it falls to zero in a straight line."""
+
+    def affordable(self, macs: int) -> "RecoverySettings":
+        """Fewer steps, or none, where the dense network, of `macs` a run, makes each of them costly."""
+        steps = int(self.steps * min(1.0, MACS_PER_STEP / (3 * BATCH * macs)))
+        return replace(self, steps=steps if steps >= FEWEST_STEPS else 0)
 
     def longer(self) -> "RecoverySettings":
         """For the few best: four times as long."""
@@ -49,16 +54,18 @@ class Recovery:
     def __call__(self, module: nn.Module, between: Callable[[], None] = lambda: None) -> None:
         """Train `module` in place and leave it in evaluation mode. Calls `between` batches."""
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        if not self.settings.steps or not parameters:
+        if not parameters:
             return
         optimizer = torch.optim.SGD(parameters, self.settings.learning_rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
         torch.manual_seed(0)  # for dropout
         module.train()
         for step in range(self.settings.steps):
             between()
+            share = min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / self.settings.steps)
             for group in optimizer.param_groups:
-                group["lr"] = self.settings.learning_rate * min(1.0, (step + 1) / WARMUP_STEPS) * (1 - step / self.settings.steps)
-            chosen = slice(step * BATCH % len(self.images), step * BATCH % len(self.images) + BATCH)
+                group["lr"] = share * self.settings.learning_rate
+            start = step * BATCH % len(self.images)
+            chosen = slice(start, start + BATCH)
             images = self.images[chosen]
             with mixed_precision(images.device):
                 logits = module(images)
@@ -69,24 +76,12 @@ class Recovery:
         module.eval()
 
 
-def start_recovery(dense: nn.Module, batches: Iterable[Tensor], settings: RecoverySettings, macs: int) -> Recovery:
-    """A recovery of `settings.steps` batches, fewer where the dense network, of `macs` a run, makes them costly.
-
-    `batches` of training images, (N, C, H, W), are read until there are enough; their order is kept.
-    """
-    steps = int(settings.steps * min(1.0, MACS_PER_STEP / (3 * BATCH * macs)))
-    settings = replace(settings, steps=steps if steps >= FEWEST_STEPS else 0)
-    images: list[Tensor] = []
-    for batch in batches if settings.steps else ():
-        images.append(batch)
-        if sum(len(each) for each in images) >= steps * BATCH:
-            break
-    if not images:
-        return Recovery(torch.empty(0), torch.empty(0), replace(settings, steps=0))
+def start_recovery(dense: nn.Module, batches: Iterable[Tensor], settings: RecoverySettings) -> Recovery:
+    """`batches`: training images, (N, C, H, W), to be gone through in their order, again and again where they are few."""
+    images = torch.cat(list(batches))
     # whole batches: BatchNorm in training cannot learn from a last one of a single image
-    count = sum(len(each) for each in images)
-    together = torch.cat(images)[: max(count // BATCH, 1) * BATCH]
+    images = images[: max(len(images) // BATCH, 1) * BATCH]
     dense.eval()
     with torch.no_grad():
-        answers = torch.cat([dense(part) for part in together.split(BATCH)])
-    return Recovery(together.contiguous(memory_format=torch.channels_last), answers, settings)
+        answers = torch.cat([dense(part) for part in images.split(BATCH)])
+    return Recovery(images.contiguous(memory_format=torch.channels_last), answers, settings)

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline import recover
 from pipeline.data.images import Images, Splits
 from pipeline.finetune import FinetuneSettings, Progress, finetune
 from pipeline.recover import Recovery, RecoverySettings, start_recovery
@@ -38,7 +39,7 @@ class Task(Protocol):
     def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
         """A few batches of (inputs, labels) from the training data."""
 
-    def recovery(self, dense: nn.Module, settings: RecoverySettings, macs: int) -> Recovery | None:
+    def recovery(self, dense: nn.Module, settings: RecoverySettings) -> Recovery | None:
         """A short training that every narrowed network gets before it is scored; None where the task has none."""
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
@@ -82,10 +83,10 @@ class Classification:
         """See `Task`."""
         return self._calibration_images().batches(BATCH)
 
-    def recovery(self, dense: nn.Module, settings: RecoverySettings, macs: int) -> Recovery | None:
+    def recovery(self, dense: nn.Module, settings: RecoverySettings) -> Recovery | None:
         """See `Task`."""
-        images = self.splits.train.sample(settings.steps * BATCH, self.seed + 1)
-        return start_recovery(dense, (pixels for pixels, _ in images.batches(BATCH)), settings, macs)
+        images = self.splits.train.sample(settings.steps * recover.BATCH, self.seed + 1)
+        return start_recovery(dense, (pixels for pixels, _ in images.batches(BATCH)), settings)
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """See `Task`."""
@@ -142,7 +143,7 @@ class OwnTask:
         """Inputs without labels: importance by Taylor expansion needs a task that has them."""
         return ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self.all_inputs.split(BATCH))
 
-    def recovery(self, dense: nn.Module, settings: RecoverySettings, macs: int) -> None:
+    def recovery(self, dense: nn.Module, settings: RecoverySettings) -> None:
         """See `Task`: what the answers mean, and how to train for it, only the user knows."""
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:

@@ -124,6 +124,42 @@ def test_dead_channels_and_untrained_layers_do_no_harm() -> None:
     assert all(torch.isfinite(tensor).all() for tensor in helped.state_dict().values())
 
 
+def test_a_layer_called_by_keyword_is_left_as_it_is() -> None:
+    class ByKeyword(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1)
+            self.head = nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.second(input=torch.relu(self.first(x)))).mean((2, 3)))
+
+    network = ByKeyword()
+    plain, helped = narrowed(network, {"first": (0, 1, 2, 3), "second": (0, 1, 2)})
+    assert torch.equal(plain.second.weight, helped.second.weight)
+    assert not torch.equal(plain.head.weight, helped.head.weight)
+
+
+def test_a_layer_with_two_names_is_taken_once() -> None:
+    class Aliased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1)
+            self.also = self.second
+            self.head = nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(torch.relu(self.also(torch.relu(self.first(x)))).mean((2, 3)))
+
+    network = Aliased()
+    twins(network.first)
+    with torch.no_grad():
+        network.head.bias.zero_()
+    plain, helped = narrowed(network, {"first": (0, 1, 2, 3), "second": tuple(range(6))})
+    assert error(network, plain) > 0.01
+    assert error(network, helped) < 1e-3
+
+
 def test_the_whole_network_is_not_touched() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 1), nn.Flatten(), nn.Linear(6 * 36, 5))
     before = copy.deepcopy(network.state_dict())

@@ -1,8 +1,5 @@
 """Export: one file, as asked, with nothing of this machine in it."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +7,7 @@ import onnx
 import pytest
 import torch
 from nets import EXAMPLE, ZOO, Careful, build
+from processes import said_by_two_processes
 from torch import Tensor, nn
 
 from pipeline.errors import TraceError
@@ -101,25 +99,14 @@ def test_the_same_network_gives_the_same_bytes() -> None:
 
 
 def test_two_processes_make_the_same_bytes() -> None:
-    """with other seeds for the order of Python's sets, and other addresses"""
     program = """
-import hashlib, sys
-sys.path.insert(0, "tests")
+import hashlib
 from nets import EXAMPLE, ZOO, Careful, build
 from pipeline.graph.export import export, stripped
 for name in ("concat", "squeeze-excite"):
     print(hashlib.sha256(stripped(export(build(ZOO[name]), EXAMPLE, 18, 9), 9).SerializeToString(deterministic=True)).hexdigest())
 """
-    first, second = (
-        subprocess.run(
-            [sys.executable, "-c", program],
-            cwd=Path(__file__).parent.parent,
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            check=True,
-        ).stdout.split()
-        for seed in ("1", "2")
-    )
+    first, second = said_by_two_processes(program)
 
     assert len(set(first)) == 2
     assert first == second

@@ -25,8 +25,8 @@ def images(count: int) -> Tensor:
     return torch.randn(count, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
-def started(dense: nn.Module, steps: int = 32, macs: int = 1000, count: int = 512) -> Recovery:
-    return start_recovery(dense, images(count).split(64), RecoverySettings(steps), macs)
+def started(dense: nn.Module, count: int = 512) -> Recovery:
+    return start_recovery(dense, images(count).split(64), RecoverySettings())
 
 
 def distance(dense: nn.Module, other: nn.Module) -> float:
@@ -58,14 +58,12 @@ def test_the_same_network_recovers_to_the_same_weights() -> None:
 
 
 def test_large_networks_get_fewer_steps_and_very_large_ones_none() -> None:
-    dense = network()
-    assert started(dense, macs=10**6).settings.steps == 32
-    assert 4 <= started(dense, macs=10**9).settings.steps < 32
-    huge = started(dense, macs=10**11)
-    before = copy.deepcopy(dense.state_dict())
-    huge(dense)
-    assert huge.settings.steps == 0
-    assert all(torch.equal(before[name], tensor) for name, tensor in dense.state_dict().items())
+    steps = [RecoverySettings(32).affordable(macs).steps for macs in (10**6, 10**9, 10**11)]
+
+    assert steps[0] == 32
+    assert 4 <= steps[1] < 32
+    assert steps[2] == 0
+    assert RecoverySettings(0).affordable(1).steps == 0
 
 
 def test_few_images_are_seen_again() -> None:
@@ -74,13 +72,6 @@ def test_few_images_are_seen_again() -> None:
         narrow = network()
         recovery(narrow)
         assert all(torch.isfinite(tensor).all() for tensor in narrow.state_dict().values())
-
-
-def test_no_steps_read_no_images() -> None:
-    def none() -> Tensor:
-        raise AssertionError
-
-    assert start_recovery(network(), (none() for _ in range(1)), RecoverySettings(0), 1000).settings.steps == 0
 
 
 def test_fixed_weights_stay() -> None:

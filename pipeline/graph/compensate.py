@@ -87,20 +87,22 @@ def start_compensation(module: nn.Module, space: PruneSpace, inputs: Iterable[Te
     layers = dict(module.named_modules())
     columns = {}
     for name, slots in _readers(space).items():
-        layer = layers[name]
+        layer = layers.get(name)  # none for a second name of a layer that is held under two
         if isinstance(layer, (*CONVS, nn.Linear)) and not getattr(layer, "transposed", False):
             found = _columns(layer, slots)
             if found is not None and getattr(layer, "groups", 1) == 1 and layer.weight.requires_grad:
                 columns[name] = found
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}
 
-    def add(name: str, read: Tensor) -> None:
-        rows = _rows(layers[name], read, columns[name])
+    def add(name: str, read: tuple[Tensor, ...]) -> None:
+        if not read:  # handed over by keyword: what cannot be seen is not compensated
+            return
+        rows = _rows(layers[name], read[0].detach(), columns[name])
         rows = rows[:: -(-len(rows) // ROWS)].float()
         mean, square, count = sums.get(name, (torch.zeros(()), torch.zeros(()), 0))
         sums[name] = mean + rows.double().sum(0), square + (rows.T @ rows).double(), count + len(rows)
 
-    handles = [layers[name].register_forward_pre_hook(lambda _, read, name=name: add(name, read[0].detach())) for name in columns]
+    handles = [layers[name].register_forward_pre_hook(lambda _, read, name=name: add(name, read)) for name in columns]
     module.eval()
     try:
         with torch.no_grad():

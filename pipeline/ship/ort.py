@@ -4,11 +4,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 from torch import Tensor
 
 from pipeline.child import run_child
 from pipeline.errors import ShipError, one_line
+from pipeline.graph.answers import largest_difference
 from pipeline.profile import Precision, Profile
 from pipeline.scoring import OnnxModule
 
@@ -60,7 +60,7 @@ def _shown(data: bytes, ort: bytes, inputs: Tensor, tolerance: float) -> str:
         found = OnnxModule(ort)(inputs).numpy()
     except Exception as problem:
         raise ShipError(f"{MODEL} does not load here: {one_line(problem)}; set runtime.ort_format: false") from None
-    difference = float(np.abs(expected - found).max() / max(float(np.abs(expected).max()), 1e-6))
+    difference = largest_difference(expected, found)
     if not difference <= tolerance:
         raise ShipError(
             f"{MODEL} answers differently from model.onnx, by {100 * difference:.2g} % of the largest output; set "
