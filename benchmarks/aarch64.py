@@ -42,7 +42,7 @@ from pipeline.probe.worker_probe import WorkerProbe
 CLOSE = 1e-4
 """Largest difference of two answers that is rounding, as a share of the largest output."""
 QUICK = Effort(1, memory=False)
-PATIENT = {"timeout_s": 300.0, "time_limit_s": 300.0}
+PATIENT: dict[str, Any] = {"timeout_s": 300.0, "time_limit_s": 300.0}
 OPTIONS: tuple[dict[str, Any], ...] = (
     *({"graph_optimization": level} for level in ("disabled", "basic", "extended", "all")),
     {"spinning": True, "threads": 2},
@@ -70,7 +70,7 @@ class System:
     """An empty one, for this run."""
 
     @property
-    def environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, Any]:
         """Beside this process's own."""
         emulator = {"QEMU_CPU": os.environ.get("QEMU_CPU", "max"), "QEMU_LD_PREFIX": str(self.prefix)} if self.prefix else {}
         return {"PYTHONPATH": str(self.packages), "PYTHONDONTWRITEBYTECODE": "1", **emulator}
@@ -125,7 +125,7 @@ def is_refused(system: System) -> str:
     connection, _ = _connection(system)
     named = rf"instructions that the processor lacks \({re.escape(system.version)}, which .* pip install --upgrade onnxruntime"
     with pytest.raises(DeviceSoftware, match=named):
-        WorkerProbe(profile(), None, connection, str)
+        WorkerProbe(profile(), None, connection, print)
     return f"onnxruntime {system.version} uses instructions that the processor lacks; the probe says so, and what to install"
 
 
@@ -169,7 +169,7 @@ def assembles(system: System) -> str:
     assert worker.ask({"do": "make", "name": name, "recipe": dense.recipe.order}, dense.recipe.blob) == {}
     (made,) = worker.folder.glob(f"compress-probe-*/{name}")
     assert run_onnx(made.read_bytes(), example).tobytes() == run_onnx(dense.data, example).tobytes()
-    inputs = {"input": worker.put(example.tobytes()), "shape": example.shape}
+    inputs: dict[str, Any] = {"input": worker.put(example.tobytes()), "shape": example.shape}
     found = worker.measure(small.recipe.blob, recipe=small.recipe.order, **inputs, **PATIENT)
     worker.close()
     assert "failure" not in found, found
@@ -227,7 +227,7 @@ def ends(system: System) -> str:
 def probed(system: System) -> str:
     """The probe of a run, which starts processes ahead and has the reference and every candidate made there."""
     connection, folder = _connection(system)
-    probe = WorkerProbe(profile(**PATIENT), _reference(system), connection, str)
+    probe = WorkerProbe(profile(**PATIENT), _reference(system), connection, print)
     try:
         found = _judged(probe, system.drafts[1])
     finally:

@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from pipeline.probe.local import LocalProbe
 from pipeline.profile import load_profile
 from pipeline.scoring import recalibrate
 
-NETWORKS = {
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "resnet18": (lambda: torchvision.models.resnet18(weights=None), 224, 64),
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(weights=None), 224, 64),
     "vgg16_bn (32x32)": (lambda: find_model("vgg16_bn").factory(), 32, 1024),
@@ -95,7 +96,8 @@ def measure(module: nn.Module, side: int, images: int, candidates: int, target: 
         drafts = start_drafts(module, example, form.opset, form.ir_version, "l2", [], Path(folder, "dense.onnx"), seed)
     if drafts.sliceable is None:
         raise click.ClickException(drafts.proof)
-    space = search_space(drafts, profile.runtime.channel_step)
+    step = profile.runtime.channel_step
+    space = search_space(drafts, 4 if step == "measured" else int(step))
     dense = drafts.make(space.dense())
     probe = LocalProbe(profile, Reference(_graph(dense), example.numpy()))
     batch = torch.randn(images // 2, 3, side, side)
@@ -143,7 +145,7 @@ def _library(drafts: Drafts, plan: ChannelPlan) -> float:
     graph = torch_pruning.DependencyGraph().build_dependency(module, example_inputs=drafts.example, verbose=False)
     for name, kept in drafts.kept(plan).items():
         layer = module.get_submodule(name)
-        width = layer.weight.shape[0]
+        width = layer.get_parameter("weight").shape[0]
         gone = sorted(set(range(width)) - set(kept))
         if gone:
             graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, gone).prune()

@@ -103,13 +103,13 @@ def run(
     folder: Path,
 ) -> None:
     """One cell; its figures are added to the raw lines."""
-    key, _, value = budget.partition("=")
+    metric, _, value = budget.partition("=")
     job = Job(
         target=target,
         model=model,
         weights=weights,
         data=data,
-        budget={key: value, "accuracy_drop": 100.0},
+        budget={metric: value, "accuracy_drop": 100.0},
         searcher=searcher if searcher in SEARCHERS else ROWS.get(searcher, "uniform"),
         trials=trials,
         seed=seed,

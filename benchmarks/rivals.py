@@ -38,7 +38,7 @@ def run_rival(job: Job, rival: str, folder: Path) -> dict[str, Any]:
     subject = load_subject(job, profile)
     task = subject.task
     with tempfile.TemporaryDirectory() as scratch:
-        drafts = draft_subject(job, profile, subject, Path(scratch) / "dense.onnx")
+        drafts = draft_subject(job, profile, subject, Path(scratch) / "dense.onnx", print)
     with contextlib.closing(start_probe(profile, drafts, print, dry_run=False)) as probe:
         dense = measured(probe, drafts.make(drafts.space.dense()), profile.probe.processes, drafts)
         low, high, best = 0.0, 1.0, None

@@ -69,7 +69,7 @@ class Bench:
         subject = load_subject(job, profile)
         self.task = task = subject.task
         with tempfile.TemporaryDirectory() as scratch:
-            self.drafts = drafts = draft_subject(job, profile, subject, Path(scratch) / "dense.onnx")
+            self.drafts = drafts = draft_subject(job, profile, subject, Path(scratch) / "dense.onnx", print)
         self.dense_macs = drafts.make(drafts.space.dense()).macs
         self.space = search_space(drafts, STEP)
         self._compensation = start_compensation(drafts.module, drafts.space, (pixels for pixels, _ in task.calibration()))

@@ -15,7 +15,7 @@ from pipeline.probe import link
 from pipeline.probe.link import Link, LinkLost
 
 WORKER = Path(link.__file__).with_name("worker.py")
-FOREVER = {"runs": 10**9, "time_limit_s": 1e6}
+FOREVER: dict[str, Any] = {"runs": 10**9, "time_limit_s": 1e6}
 """Settings that only a timeout, a signal or the end of the worker cuts short."""
 SETTINGS = {
     "provider": "CPUExecutionProvider",
