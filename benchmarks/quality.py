@@ -17,6 +17,7 @@ from rivals import RIVALS, run_rival
 
 from pipeline.artifact import Artifact, read_artifact
 from pipeline.compress import compress
+from pipeline.files import write_atomically
 from pipeline.finetune import FinetuneSettings
 from pipeline.job import Job
 from pipeline.search.problem import Problem, Searcher
@@ -104,6 +105,7 @@ def run(
 ) -> None:
     """One cell; its figures are added to the raw lines."""
     metric, _, value = budget.partition("=")
+    share_supernet(cell(folder.parent, model, budget, "ANY", seed), folder)
     job = Job(
         target=target,
         model=model,
@@ -120,6 +122,13 @@ def run(
     key = {"model": model, "budget": budget, "searcher": searcher, "seed": seed, "trials": trials, "epochs": epochs}
     with (folder.parent / "cells.jsonl").open("a") as file:
         file.write(json.dumps(key | found) + "\n")
+
+
+def share_supernet(cells: Path, folder: Path) -> None:
+    """Give the cell `folder` the supernet of another with the same network, budget and seed: same weights for all searchers."""
+    if made := next(cells.parent.glob(f"{cells.name.replace('ANY', '*')}/supernet.safetensors"), None):
+        folder.mkdir(exist_ok=True)
+        write_atomically(folder / made.name, made.read_bytes())
 
 
 def known(folder: Path) -> dict[str, float | str] | None:

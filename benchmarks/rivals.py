@@ -3,9 +3,11 @@
 import contextlib
 import copy
 import json
+import math
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +25,15 @@ from pipeline.prepare import draft_subject, load_subject, start_probe
 from pipeline.probe.base import Effort, Probe
 from pipeline.profile import load_profile
 from pipeline.scoring import OnnxModule
+from pipeline.supernet import BATCH, MOST_STEPS
+from pipeline.task import Classification
 
-RIVALS = {"torch-pruning, uniform": False, "torch-pruning, global": True}
-"""Row -> whether one threshold serves all layers."""
+RIVALS = {
+    "torch-pruning, uniform": (False, False),
+    "torch-pruning, global": (True, False),
+    "torch-pruning, uniform, trained as long": (False, True),
+}
+"""Row -> whether one threshold serves all layers; whether the images that a supernet sees are added to the fine-tuning."""
 BISECTIONS = 10
 
 
@@ -35,8 +43,12 @@ def run_rival(job: Job, rival: str, folder: Path) -> dict[str, Any]:
     profile = load_profile(job.target)
     (constraint,) = (each for each in read_budget(profile, job.budget, ()) if not each.metric.after_finetuning)
     folder.mkdir(parents=True, exist_ok=True)
+    one_threshold, longer = RIVALS[rival]
     subject = load_subject(job, profile)
     task = subject.task
+    if longer and isinstance(task, Classification):
+        added = math.ceil(MOST_STEPS * BATCH / len(task.splits.train))
+        task = replace(task, settings=replace(task.settings, epochs=task.settings.epochs + added))
     with tempfile.TemporaryDirectory() as scratch:
         drafts = draft_subject(job, profile, subject, Path(scratch) / "dense.onnx", print)
     with contextlib.closing(start_probe(profile, drafts, print, dry_run=False)) as probe:
@@ -44,7 +56,7 @@ def run_rival(job: Job, rival: str, folder: Path) -> dict[str, Any]:
         low, high, best = 0.0, 1.0, None
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            module = pruned(drafts, middle, global_pruning=RIVALS[rival])
+            module = pruned(drafts, middle, global_pruning=one_threshold)
             draft = draft_of(module, drafts)
             if within(constraint, measured(probe, draft, profile.probe.processes, drafts), dense):
                 best, high = module, middle

@@ -1,9 +1,9 @@
 """Does what a search looks at rank plans as fine-tuning does? Run: python benchmarks/scores.py --help
 
 Random plans with about the same number of multiply-accumulates, so that size explains little. Each is scored in every way before
-it is fine-tuned: as it was cut, with compensated weights, after the recovery of the search, after the longer one of the
-finalists, and by the entropy of its activations in three of these states. Printed: Spearman's rank correlation of each with
-the validation accuracy after fine-tuning, with a bootstrap interval over the plans. Plans that are done are not done again.
+it is fine-tuned: as it was cut, with compensated weights, with those of the supernet, and by the entropy of its activations in
+these three states. Fine-tuning begins with the supernet's weights, as in `compress`. Printed: Spearman's rank correlation of each
+with the validation accuracy after fine-tuning, with a bootstrap interval over the plans. Plans that are done are not done again.
 """
 
 import copy
@@ -21,13 +21,14 @@ from pipeline.finetune import FinetuneSettings
 from pipeline.graph.compensate import start_compensation
 from pipeline.graph.drafts import Drafts
 from pipeline.graph.entropy import start_entropy
+from pipeline.graph.shrink import shrink
 from pipeline.job import Job
 from pipeline.offer import search_space
 from pipeline.plan import ChannelPlan
 from pipeline.prepare import draft_subject, load_subject
 from pipeline.profile import load_profile
-from pipeline.recover import RecoverySettings
 from pipeline.search.problem import SearchSpace
+from pipeline.supernet import IMAGES, affordable_steps, plans_around, train_supernet
 
 STEP = 4
 """Widths are multiples of it, as in the profiles of the boards."""
@@ -52,7 +53,7 @@ def main(target: str, model: str, weights: Path | None, data: str, share: float,
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
     rows = [line for line in lines if line["key"] == key]
     if len(rows) < plans:
-        bench = Bench(job, out.parent)
+        bench = Bench(job, share, out.parent)
         for plan in random_plans(bench.space, bench.drafts, share * bench.dense_macs, plans)[len(rows) :]:
             rows.append({"key": key, **bench.row(plan)})
             with out.open("a") as file:
@@ -64,7 +65,7 @@ def main(target: str, model: str, weights: Path | None, data: str, share: float,
 class Bench:
     """One network with all that is needed to score its plans in every way."""
 
-    def __init__(self, job: Job, folder: Path) -> None:
+    def __init__(self, job: Job, share: float, folder: Path) -> None:
         profile = load_profile(job.target)
         subject = load_subject(job, profile)
         self.task = task = subject.task
@@ -73,11 +74,12 @@ class Bench:
         self.dense_macs = drafts.make(drafts.space.dense()).macs
         self.space = search_space(drafts, STEP)
         self._compensation = start_compensation(drafts.module, drafts.space, (pixels for pixels, _ in task.calibration()))
-        settings = RecoverySettings()
-        self._recover, self._longer = (
-            task.recovery(drafts.module, each.affordable(self.dense_macs)) or (lambda module: None)
-            for each in (settings, settings.longer())
-        )
+        typical, lessons = self._uniform(share * self.dense_macs), task.lessons(IMAGES)
+        assert lessons is not None
+        steps = affordable_steps(drafts.make(self.space.uniform(typical)).macs, len(lessons))
+        plans = (drafts.kept(plan) for plan in plans_around(self.space, typical, 0))
+        checkpoint = folder / f"supernet-{job.model}-{share}.safetensors"
+        self._supernet = train_supernet(drafts.module, drafts.space, plans, lessons, steps, checkpoint)
         self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS))
         self._checkpoint = folder / "scores.safetensors"
 
@@ -87,20 +89,26 @@ class Bench:
         cut = draft.module
         compensated = copy.deepcopy(cut)
         self._compensation.apply(compensated, kept)
-        recovered, longer, student = (copy.deepcopy(compensated) for _ in range(3))
-        self._recover(recovered)
-        self._longer(longer)
+        shared = shrink(self._supernet, self.drafts.space, kept)
+        student = copy.deepcopy(shared)
         row: dict[str, Any] = {"plan": list(plan.widths), "macs": draft.macs, "parameters": draft.params}
-        for name, module in (("as cut", cut), ("compensated", compensated), ("recovered", recovered)):
+        for name, module in (("as cut", cut), ("compensated", compensated), ("supernet", shared)):
             row[f"accuracy, {name}"] = self.task.score(module)
             row[f"1 - H, {name}"] = 1 - self._entropy.of(module, kept).entropy
-        row["accuracy, recovered for longer"] = self.task.score(longer)
         self._checkpoint.unlink(missing_ok=True)
         row["fine-tuned"] = self.task.validate(
             self.task.finetune(student, self.drafts.module, 0, self._checkpoint, lambda *_: None)
         )
         self._checkpoint.unlink(missing_ok=True)
         return row
+
+    def _uniform(self, macs: float) -> float:
+        """The share of channels at which all groups together have `macs`."""
+        low, high = 0.0, 1.0
+        for _ in range(12):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.drafts.make(self.space.uniform(middle)).macs < macs else (low, middle)
+        return low
 
 
 def random_plans(space: SearchSpace, drafts: Drafts, macs: float, count: int) -> list[ChannelPlan]:

@@ -57,7 +57,13 @@ Examples:
     help="What the search makes large.",
 )
 @click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Plans to measure.  [default: 60]")
-@click.option("--recovery", type=click.IntRange(0), default=32, metavar="N", help="Steps before scoring.  [default: 32]")
+@click.option(
+    "--supernet",
+    "supernet_steps",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Steps before the search.  [default: auto]",
+)
 @click.option("--epochs", type=click.IntRange(1), default=20, metavar="N", help="Of fine-tuning.  [default: 20]")
 @click.option(
     "--importance", type=click.Choice(["l1", "l2", "bn", "taylor"]), default="l2", help="What ranks channels.  [default: l2]"
@@ -114,7 +120,6 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
     from pipeline.compress import compress as walk  # noqa: PLC0415
     from pipeline.finetune import FinetuneSettings  # noqa: PLC0415
     from pipeline.job import Job  # noqa: PLC0415
-    from pipeline.recover import RecoverySettings  # noqa: PLC0415
     from pipeline.screen import Screen, print_result, result_json  # noqa: PLC0415
     from pipeline.search.searchers import SEARCHERS  # noqa: PLC0415
     from pipeline.watch import Heeding, Silent  # noqa: PLC0415
@@ -135,7 +140,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
         dry_run=flags["dry_run"],
         calibration=flags["calibration"],
         importance=flags["importance"],
-        recovery=RecoverySettings(flags["recovery"]),
+        supernet_steps=flags["supernet_steps"],
         finetuning=FinetuneSettings(epochs=flags["epochs"]),
         command=("compress", *sys.argv[1:]),
     )

@@ -1,4 +1,5 @@
-"""The walk: load, export once, analyse, prove the slice, measure dense and thinnest, search, fine-tune, ship."""
+"""The walk: load, export once, analyse, prove the slice, measure dense and thinnest, train the supernet, search,
+fine-tune, ship."""
 
 import contextlib
 from dataclasses import dataclass
@@ -62,12 +63,16 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
 
         with search_probe(job, profile, drafts, watcher) as probe:
             run.bind("device", probe.fingerprint.facts)
-            reward, recovery = job.search_reward(), job.recovery
-            evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials, reward, recovery)
+            reward = job.search_reward()
+            evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials, reward)
             space, alignment = aligned_space(probe, drafts, profile, run, job.seed, watcher)
             watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
             with run.phase("measure"):
-                evaluator.measure_ends(space)
+                share = evaluator.measure_ends(space)
+
+            watcher.phase("supernet", f"one set of weights for all plans, at widths around {100 * share:.0f} %")
+            with run.phase("supernet"):
+                evaluator.share_weights(space, share, job.supernet_steps, job.seed)
 
             watcher.phase("search", f"{identity['searcher']}, {job.trials} trials")
             with run.phase("search"), contextlib.suppress(TrialsSpent):

@@ -1,11 +1,9 @@
 """Evaluator: the black box. A plan goes in; it is made, measured, scored, written down, and judged."""
 
 import time
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from pipeline.budget import Constraint, judge
@@ -15,14 +13,15 @@ from pipeline.errors import BudgetError, ProbeError, RunError, UnreachableBudget
 from pipeline.graph.compensate import start_compensation
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.entropy import start_entropy
+from pipeline.graph.shrink import shrink
 from pipeline.handover import graph_of
 from pipeline.measurement import Failure, Measurement
 from pipeline.plan import ChannelPlan
 from pipeline.probe.base import Effort, Probe
 from pipeline.profile import ProbeSettings, available_cores
-from pipeline.recover import Recovery, RecoverySettings
 from pipeline.run import Role, Run, Trial
 from pipeline.search.problem import Assessment, Reward, SearchSpace, TrialsSpent
+from pipeline.supernet import IMAGES, affordable_steps, plans_around, train_supernet
 from pipeline.task import Task
 from pipeline.watch import Watcher
 
@@ -30,6 +29,8 @@ __all__ = ["REPEATS", "Evaluator", "candidate_of", "measure_decisively"]
 
 ENTROPY_INPUTS = 256
 FINALISTS = 8
+BISECTIONS = 5
+"""Uniform plans that are measured to find where the budget lies."""
 REPEATS = 3
 """Further measurements of a file whose verdict stays undecided."""
 
@@ -48,7 +49,6 @@ class Evaluator:
         watcher: Watcher,
         trials: int,
         reward: Reward = "accuracy",
-        recovery: RecoverySettings | None = None,
     ) -> None:
         self._run, self._drafts, self._task, self._probe, self._settings = run, drafts, task, probe, settings
         self._searched = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
@@ -56,8 +56,7 @@ class Evaluator:
         self._watcher = watcher
         self._trials = trials
         self._compensation = start_compensation(drafts.module, drafts.space, (inputs for inputs, _ in task.calibration()))
-        self._recovery_settings = recovery or RecoverySettings()
-        self._recovery = self._start_recovery(self._recovery_settings)
+        self._supernet: nn.Module | None = None
         self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS)) if reward == "entropy" else None
         self._count = 0
         self._best: Candidate | None = None
@@ -75,8 +74,9 @@ class Evaluator:
         """How the dense and the thinnest plan are judged, once they are measured."""
         return self.assess(self.dense), self.assess(self.thinnest)
 
-    def measure_ends(self, space: SearchSpace) -> None:
-        """Measure the whole network and the thinnest plan: between them lies everything that can be had.
+    def measure_ends(self, space: SearchSpace) -> float:
+        """Measure the whole network and the thinnest plan: between them lies everything that can be had. Returns the
+        largest share of its channels that every group can keep within the budget, by bisection; 0 for the thinnest.
 
         Raises UnreachableBudget when even the thinnest misses, ProbeError when the whole network cannot be measured,
         BudgetError when a limit cannot be judged from the runs that the profile allows.
@@ -90,16 +90,38 @@ class Evaluator:
                     f"budget: {constraint.text} cannot be judged here: the figure is not available; a p90 needs 64 runs "
                     "(probe.runs x probe.processes, within probe.time_limit_s), memory needs a Linux system"
                 )
-        self.thinnest = self._candidate(space.thinnest(), "thinnest", 1)
+        thinnest = self._candidate(space.thinnest(), "uniform", 1)
         for constraint in self._searched:
-            if constraint.verdict(self.thinnest, self.dense) == "over":
-                figure = constraint.figure(self.thinnest, self.dense)
+            if constraint.verdict(thinnest, self.dense) == "over":
+                figure = constraint.figure(thinnest, self.dense)
                 takes = f"takes {constraint.show(figure.value)}" if figure else "fails"
                 kind = f"{constraint.metric.title}{', of dense' if constraint.relative else ''}"
                 raise UnreachableBudget(
                     f"at minimum width this model {takes} ({kind}); "
                     f"the budget is {constraint.show(constraint.limit)}; allow more, or start from a smaller network"
                 )
+        within, over = 0.0, 1.0
+        for number in range(2, 2 + BISECTIONS):
+            share = (within + over) / 2
+            feasible = self.assess(self._candidate(space.uniform(share), "uniform", number)).feasible
+            within, over = (share, over) if feasible else (within, share)
+        return within
+
+    def share_weights(self, space: SearchSpace, share: float, steps: int | None, seed: int) -> None:
+        """Train the weights that plans are scored with from now on, at widths around `share` of the channels.
+
+        `steps`: by default as many as pay. Without any, and for a task that has no images to train on, plans are scored
+        with their compensated weights. The thinnest plan gets its score here.
+        """
+        lessons = self._task.lessons(IMAGES)
+        if lessons is not None:
+            typical = self._drafts.make(space.uniform(share)).macs
+            steps = affordable_steps(typical, len(lessons)) if steps is None else steps
+            if steps:
+                dense, groups = self._drafts.module, self._drafts.space
+                plans = (self._drafts.kept(plan) for plan in plans_around(space, share, seed))
+                self._supernet = train_supernet(dense, groups, plans, lessons, steps, self._run.supernet, self._watcher.progress)
+        self.thinnest = self._candidate(space.thinnest(), "thinnest", 1)
         self._tell_ends()
 
     def _tell_ends(self) -> None:
@@ -161,7 +183,7 @@ class Evaluator:
             if trial.role in ("dense", "thinnest", "search") and self.assess(trial.candidate).feasible:
                 seen.setdefault(trial.candidate.plan, trial.candidate)
         ranked = sorted(seen.values(), key=self._reward, reverse=True)
-        finalists = [*self._rescored(ranked[:FINALISTS]), self.thinnest]
+        finalists = [*ranked[:FINALISTS], self.thinnest]
         for number, candidate in enumerate(finalists, start=1):
             confirmed = self._candidate(candidate.plan, "finalist", number)
             verdict = judge(self._searched, confirmed, self.dense)
@@ -169,27 +191,6 @@ class Evaluator:
             if verdict == "within":
                 return confirmed
         return confirmed
-
-    def _rescored(self, ranked: list[Candidate]) -> list[Candidate]:
-        """The same plans in the order of what they answer after a longer recovery; by the reward where that is no accuracy."""
-        longer = self._start_recovery(self._recovery_settings.longer()) if self._entropy is None and len(ranked) > 1 else None
-        if longer is None:
-            return ranked
-        rescored = []
-        for number, candidate in enumerate(ranked, start=1):
-            known = self._known(candidate.plan, "rescored", number)
-            if known is None:
-                started = time.monotonic()
-                score = self._score(self._drafts.make(candidate.plan), longer)
-                known = Trial("rescored", number, replace(candidate, score=score), round(time.monotonic() - started, 3))
-                self._run.record(known)
-            self._watcher.say(f"score {candidate.score or 0:.2f}: {known.candidate.score or 0:.2f} after a longer recovery")
-            rescored.append(known.candidate)
-        return sorted(rescored, key=self._reward, reverse=True)
-
-    def _start_recovery(self, settings: RecoverySettings) -> Recovery | None:
-        affordable = settings.affordable(self._drafts.make(self._drafts.space.dense()).macs)
-        return self._task.recovery(self._drafts.module, affordable) if affordable.steps else None
 
     def _known(self, plan: ChannelPlan, role: Role, number: int) -> Trial | None:
         """What an earlier process found; raises RunError where it asked about another plan."""
@@ -212,38 +213,39 @@ class Evaluator:
             searched = next(t.candidate for t in reversed(self._run.trials) if t.candidate.plan == plan)
             candidate = candidate_of(draft, measured, searched.score)
             candidate = replace(candidate, entropy=searched.entropy, dead_share=searched.dead_share)
+        elif role == "uniform":
+            measured = self._probe.measure(graph_of(draft), replace(self._effort, memory=self._effort.memory or number == 1))
+            candidate = candidate_of(draft, measured, None)
         else:
             effort = self._effort if role == "search" else replace(self._effort, memory=True)
-            candidate = candidate_of(draft, *self._measure_and_score(draft, effort))
+            module = self.student(plan)
+            candidate = candidate_of(draft, *self._measure_and_score(draft, module, effort))
             if self._entropy and candidate.score is not None:
-                # after the score: by then the network has recovered and its BatchNorm statistics are its own
-                disorder = self._entropy.of(draft.module, self._drafts.kept(plan))
+                # after the score: by then BatchNorm statistics are its own
+                disorder = self._entropy.of(module, self._drafts.kept(plan))
                 candidate = replace(candidate, entropy=disorder.entropy, dead_share=disorder.dead_share)
         self._run.record(Trial(role, number, candidate, round(time.monotonic() - started, 3)))
         return candidate
 
-    def _measure_and_score(self, draft: Draft, effort: Effort) -> tuple[Measurement | Failure, float | None]:
+    def _measure_and_score(self, draft: Draft, module: nn.Module, effort: Effort) -> tuple[Measurement | Failure, float | None]:
         """Both halves; the score is computed on the cores that no timed run uses, or after the runs where there are none."""
         busy = set(self._probe.busy_cores)
         free = [core for core in available_cores() if core not in busy]
         if not free:
             measured = self._probe.measure(graph_of(draft), effort)
-            return measured, None if isinstance(measured, Failure) else self._score(draft, self._recovery)
+            return measured, None if isinstance(measured, Failure) else self._task.score(module)
         with ThreadPoolExecutor(1) as pool, confined(free) as release:
             measuring = pool.submit(self._probe.measure, graph_of(draft), effort)
-            score = self._score(draft, self._recovery, between=lambda: release() if measuring.done() else None)
+            score = self._task.score(module, between=lambda: release() if measuring.done() else None)
             return measuring.result(), score
 
-    def _score(self, draft: Draft, recovery: Recovery | None, between: Callable[[], None] = lambda: None) -> float:
-        self._compensation.apply(draft.module, self._drafts.kept(draft.plan))
-        if recovery and draft.plan != self._drafts.space.dense():
-            recovery(draft.module.to(memory_format=torch.channels_last), between)
-        return self._task.score(draft.module, between)
-
     def student(self, plan: ChannelPlan) -> nn.Module:
-        """The network of `plan`, to be fine-tuned."""
-        module = self._drafts.make(plan).module
-        self._compensation.apply(module, self._drafts.kept(plan))
+        """The network of `plan` with the weights that it is scored with and that fine-tuning begins with."""
+        kept = self._drafts.kept(plan)
+        if self._supernet and plan != self._drafts.space.dense():
+            return shrink(self._supernet, self._drafts.space, kept)
+        module = shrink(self._drafts.module, self._drafts.space, kept).eval()
+        self._compensation.apply(module, kept)
         return module
 
 

@@ -13,7 +13,6 @@ from pipeline.files import sha256_file
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.importance import Importance
 from pipeline.profile import BudgetText, Profile
-from pipeline.recover import RecoverySettings
 from pipeline.search.problem import Reward, Searcher
 from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS, usual_reward
 from pipeline.task import OwnTask
@@ -54,7 +53,8 @@ class Job:
     calibration: Path | None = None
     """Made by `calibrate`: search on this machine, predict the device's figures, and measure there once at the end."""
     importance: Importance = "l2"
-    recovery: RecoverySettings = field(default_factory=RecoverySettings)
+    supernet_steps: int | None = None
+    """Of training the weights that plans are scored with; by default as many as pay, 0 for none."""
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
     command: tuple[str, ...] = ()
     """As typed, for the record."""
@@ -82,7 +82,7 @@ class Job:
             "dry_run": self.dry_run,
             "calibration": sha256_file(self.calibration) if self.calibration and self.calibration.is_file() else None,
             "importance": self.importance,
-            "recovery": vars(self.recovery),
+            "supernet_steps": self.supernet_steps,
             "finetuning": vars(self.finetuning),
         }
 

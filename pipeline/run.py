@@ -19,7 +19,7 @@ from pipeline.files import flush_folder, storage_errors
 __all__ = ["Role", "Run", "Trial", "open_run", "read_trials"]
 
 FORMAT = 1
-Role = Literal["dense", "thinnest", "search", "rescored", "finalist", "int8", "int8-dense"]
+Role = Literal["dense", "thinnest", "uniform", "search", "finalist", "int8", "int8-dense"]
 KINDS = ("job", "inputs", "device")
 """What a run directory is tied to: what was asked for, what was loaded, where it was measured."""
 Facts = Mapping[str, Any]
@@ -66,6 +66,11 @@ class Run:
     def alignment(self) -> Path:
         """Which widths the device was found to compute fast."""
         return self.folder / "alignment.json"
+
+    @property
+    def supernet(self) -> Path:
+        """The weights that all plans share."""
+        return self.folder / "supernet.safetensors"
 
     @property
     def checkpoint(self) -> Path:

@@ -8,10 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from pipeline import recover
 from pipeline.data.images import Images, Splits
 from pipeline.finetune import FinetuneSettings, Progress, finetune
-from pipeline.recover import Recovery, RecoverySettings, start_recovery
 from pipeline.scoring import BATCH, accuracy, recalibrate
 
 __all__ = ["Classification", "OwnTask", "Task"]
@@ -39,8 +37,8 @@ class Task(Protocol):
     def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
         """A few batches of (inputs, labels) from the training data."""
 
-    def recovery(self, dense: nn.Module, settings: RecoverySettings) -> Recovery | None:
-        """A short training that every narrowed network gets before it is scored; None where the task has none."""
+    def lessons(self, count: int) -> Images | None:
+        """Training images, `count` at most, on which a network may follow another's answers; None where the task has none."""
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """How well a narrowed network does on validation data, higher is better; its BatchNorm is estimated anew first.
@@ -83,10 +81,9 @@ class Classification:
         """See `Task`."""
         return self._calibration_images().batches(BATCH)
 
-    def recovery(self, dense: nn.Module, settings: RecoverySettings) -> Recovery | None:
+    def lessons(self, count: int) -> Images | None:
         """See `Task`."""
-        images = self.splits.train.sample(settings.steps * recover.BATCH, self.seed + 1)
-        return start_recovery(dense, (pixels for pixels, _ in images.batches(BATCH)), settings)
+        return self.splits.train.sample(count, self.seed + 1)
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """See `Task`."""
@@ -143,7 +140,7 @@ class OwnTask:
         """Inputs without labels: importance by Taylor expansion needs a task that has them."""
         return ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self.all_inputs.split(BATCH))
 
-    def recovery(self, dense: nn.Module, settings: RecoverySettings) -> None:
+    def lessons(self, count: int) -> None:
         """See `Task`: what the answers mean, and how to train for it, only the user knows."""
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:

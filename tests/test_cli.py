@@ -15,7 +15,7 @@ from pipeline.search.searchers import SEARCHERS
 from pipeline.shipped import shipped_folder
 from pipeline.units import format_bytes
 
-DRY = ("--target", "raspberrypi", "--dry-run", "--trials", "3", "--recovery", "2", "--epochs", "1", "--searcher", "random")
+DRY = ("--target", "raspberrypi", "--dry-run", "--trials", "3", "--supernet", "2", "--epochs", "1", "--searcher", "random")
 
 HELP = """\
 Usage: compress --target PROFILE [OPTIONS]
@@ -36,7 +36,8 @@ Options:
   --searcher NAME                 ppo-lagrangian (default), docs/searchers.md.
   --reward [accuracy|entropy]     What the search makes large.
   --trials N                      Plans to measure.  [default: 60]  [x>=1]
-  --recovery N                    Steps before scoring.  [default: 32]  [x>=0]
+  --supernet N                    Steps before the search.  [default: auto]
+                                  [x>=0]
   --epochs N                      Of fine-tuning.  [default: 20]  [x>=1]
   --importance [l1|l2|bn|taylor]  What ranks channels.  [default: l2]
   --seed N                        [default: 0]  [x>=0]
@@ -148,7 +149,7 @@ def test_the_version_is_the_projects() -> None:
         ),
         (("--trials", "0"), "Error: Invalid value for '--trials': 0 is not in the range x>=1."),
         (("--importance", "l3"), "Error: Invalid value for '--importance': 'l3' is not one of 'l1', 'l2', 'bn', 'taylor'."),
-        (("--speed", "3"), "Error: No such option '--speed'. Did you mean '--seed'?"),
+        (("--sed", "3"), "Error: No such option '--sed'. Did you mean '--seed'?"),
         (("again",), "Error: No such command 'again'."),
     ],
 )
@@ -223,7 +224,7 @@ def test_the_screen_tells_every_step_and_every_trial(finished: tuple[Path, Resul
     lines = finished[1].stderr.splitlines()
     steps = [line.split()[0] for line in lines if "(after " in line]
 
-    assert steps == ["load", "analyse", "measure", "search", "confirm", "fine-tune", "export", "ship"]
+    assert steps == ["load", "analyse", "measure", "supernet", "search", "confirm", "fine-tune", "export", "ship"]
     assert [line.split()[0] for line in lines if " params  score " in line] == ["1/3", "2/3", "3/3"]
     assert any("note: figures are taken on this machine in the stead of Raspberry Pi 4 Model B" in line for line in lines)
 

@@ -29,7 +29,6 @@ from pipeline.probe.calibrated import CalibratedProbe
 from pipeline.probe.simulated import SimulatedProbe
 from pipeline.profile import Profile, load_profile
 from pipeline.quantise import Quantised, quantise
-from pipeline.recover import RecoverySettings
 from pipeline.run import open_run, read_trials
 from pipeline.ship.ort import CONFIG, MODEL, ort_files
 from pipeline.shipped import shipped_folder
@@ -50,7 +49,7 @@ def job(folder: Path, accuracy_drop: float) -> Job:
         target=str(profile_file(folder, ort_format=True)),
         dry_run=True,
         trials=3,
-        recovery=RecoverySettings(4),
+        supernet_steps=4,
         searcher="uniform",
         finetuning=FinetuneSettings(epochs=1),
         budget={"latency_p50": "80%", "accuracy_drop": accuracy_drop},

@@ -147,7 +147,7 @@ def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(tmp_path: Path) 
         "--dry-run",
         "--trials",
         "20",
-        "--recovery",
+        "--supernet",
         "2",
         "--epochs",
         "1",

@@ -17,7 +17,7 @@ ARGUMENTS = (
     "--dry-run",
     "--trials",
     "8",
-    "--recovery",
+    "--supernet",
     "4",
     "--epochs",
     "2",

@@ -10,7 +10,6 @@ from pipeline.finetune import FinetuneSettings
 from pipeline.graph.drafts import start_drafts
 from pipeline.job import Job
 from pipeline.offer import search_space
-from pipeline.recover import RecoverySettings
 from pipeline.run import Trial, read_trials
 from pipeline.search.problem import Layer
 from pipeline.search.searchers import SEARCHERS
@@ -21,7 +20,7 @@ def job(out: Path, **changes: object) -> Job:
         "target": "raspberrypi",
         "dry_run": True,
         "trials": 12,
-        "recovery": RecoverySettings(2),
+        "supernet_steps": 4,
         "finetuning": FinetuneSettings(epochs=1),
         "out": out,
     }

@@ -14,7 +14,6 @@ from pipeline.errors import OlderVersion
 from pipeline.finetune import FinetuneSettings
 from pipeline.job import Job
 from pipeline.profile import load_profile
-from pipeline.recover import RecoverySettings
 from pipeline.ship.keys import read_trusted
 from pipeline.ship.manifest import DeviceKind, Manifest, check_artifact
 from pipeline.ship.sign import ensure_signed
@@ -31,7 +30,7 @@ def artifact_of_a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dry_run=True,
         searcher="random",
         trials=2,
-        recovery=RecoverySettings(2),
+        supernet_steps=4,
         finetuning=FinetuneSettings(epochs=1),
     )
     return compress(job).folder

@@ -27,7 +27,7 @@ def run(board: Board, folder: Path, **probe: float) -> Result:
         target,
         "--trials",
         3,
-        "--recovery",
+        "--supernet",
         2,
         "--epochs",
         1,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.errors import WeightsError
 from pipeline.plan import ChannelPlan, Kept, PruneSpace
 
-__all__ = ["all_channels", "keep_channels", "rebuild", "shrink"]
+__all__ = ["all_channels", "keep_channels", "rebuild", "scatter_gradients", "shrink"]
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d)
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -41,6 +41,21 @@ def shrink(module: nn.Module, space: PruneSpace, kept: Kept) -> nn.Module:
     result = copy.deepcopy(module, smaller)
     _follow_shapes(result)
     return result
+
+
+def scatter_gradients(small: nn.Module, whole: nn.Module, space: PruneSpace, kept: Kept) -> None:
+    """Add the gradients of `small`, which is `whole` shrunk to `kept`, to those that `whole` has, where they belong."""
+    tensors = dict(whole.named_parameters())
+    names = {id(tensor): name for name, tensor in whole.named_parameters(remove_duplicate=False) if name in space.axes}
+    for name, parameter in small.named_parameters():
+        target = tensors[name].grad
+        if parameter.grad is None or target is None:
+            continue
+        known = names.get(id(tensors[name]))  # a tensor may be held under several names, of which the space knows one
+        index = [torch.arange(size, device=target.device) for size in target.shape]
+        for axis in space.axes[known] if known else ():
+            index[axis] = torch.from_numpy(space.remaining(str(known), axis, target.shape[axis], kept)).to(target.device)
+        target[torch.meshgrid(*index, indexing="ij")] += parameter.grad
 
 
 def rebuild(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

@@ -1,0 +1,126 @@
+"""Supernet: one set of weights that serves every plan, so that plans can be told apart before any of them is fine-tuned.
+
+The dense network goes on learning while it is narrowed to another plan at every step (Yu & Huang, Universally Slimmable
+Networks, arXiv 1903.05134, sections 3.2 and 3.4, without their fixed rule of which widths): what one plan learns, all plans
+that share its channels learn. It follows the dense network's answers, so it needs no labels. A plan's own weights are then cut
+out of it, and are what fine-tuning begins with.
+
+Unlike there: widths are drawn group by group, around those that just meet the budget; steps take one plan, not four.
+"""
+
+import copy
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+
+from pipeline.data.images import Images
+from pipeline.files import write_atomically
+from pipeline.finetune import Progress, distillation_loss, mixed_precision
+from pipeline.graph.shrink import scatter_gradients, shrink
+from pipeline.plan import ChannelPlan, Kept, PruneSpace
+from pipeline.search.problem import SearchSpace
+
+__all__ = ["BATCH", "IMAGES", "MOST_STEPS", "affordable_steps", "load_supernet", "plans_around", "train_supernet"]
+
+BATCH = 64
+MOST_STEPS = 2000
+FEWEST_STEPS = 100
+"""Fewer make every plan worse than its compensated cut."""
+MACS = 1e13
+"""Of all steps together: some minutes on two cores."""
+MOST_EPOCHS = 40
+"""Small data sets are not gone through more often."""
+LEARNING_RATE = 0.05
+"""At the peak; it falls to nearly zero in a straight line."""
+WARMUP_STEPS = 50
+TEMPERATURE = 4.0
+LARGEST_GRADIENT = 10.0
+IMAGES = 200 * BATCH
+"""That it learns from, at most."""
+
+
+def affordable_steps(macs: int, images: int) -> int:
+    """How many steps a network is worth whose typical plan has `macs`; 0 where too few would come of it."""
+    steps = min(MOST_STEPS, int(MACS / (3 * BATCH * macs)), MOST_EPOCHS * images // BATCH)
+    return steps if steps >= FEWEST_STEPS else 0
+
+
+def plans_around(space: SearchSpace, ratio: float, seed: int) -> Iterator[ChannelPlan]:
+    """Random plans without end; their mean width is half of `ratio` to one and a half times it, and a quarter are uniform."""
+    generator = np.random.default_rng(seed)
+    count = len(space.choices)
+    while True:
+        mean = generator.uniform(0.5 * ratio, min(1.5 * ratio, 1.0))
+        shape = generator.uniform(0.2, 1.0, count) if generator.uniform() > 0.25 else np.ones(count)
+        yield space.plan(np.clip(mean * shape / shape.mean(), 0, 1).tolist())
+
+
+def train_supernet(
+    dense: nn.Module,
+    space: PruneSpace,
+    plans: Iterator[Kept],
+    images: Images,
+    steps: int,
+    checkpoint: Path,
+    progress: Progress = lambda done, total, text: None,
+) -> nn.Module:
+    """A copy of `dense` that was trained for `steps` batches of 64 images, each narrowed to the next of `plans`.
+
+    It is kept in `checkpoint`, and taken from there when it was finished before. Raises StorageError.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if checkpoint.is_file():
+        return load_supernet(dense, checkpoint)
+    whole, teacher = copy.deepcopy(dense).to(device), copy.deepcopy(dense).to(device).eval()
+    parameters = [parameter for parameter in whole.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, LEARNING_RATE, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    batches = _taught(teacher, images, device)
+    started = time.monotonic()
+    torch.manual_seed(0)  # for dropout
+    for step in range(steps):
+        rate = min(1.0, (step + 1) / WARMUP_STEPS) * max(1 - step / steps, 0.02)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * LEARNING_RATE
+        kept = next(plans)
+        small = shrink(whole, space, kept).to(memory_format=torch.channels_last).train()
+        pixels, answers = next(batches)
+        with mixed_precision(device):
+            logits = small(pixels)
+        distillation_loss(logits.float(), answers, TEMPERATURE).backward()
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter)
+        scatter_gradients(small, whole, space, kept)
+        torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
+        optimizer.step()
+        left = (time.monotonic() - started) / (step + 1) * (steps - step - 1)
+        progress(step + 1, steps, f"weights for all plans, {left:.0f} s left")
+    whole = whole.cpu().eval()
+    # clones: a tensor under two names is written twice, which safetensors refuses for one memory
+    write_atomically(checkpoint, safetensors.torch.save({name: tensor.clone() for name, tensor in whole.state_dict().items()}))
+    return whole
+
+
+def load_supernet(dense: nn.Module, checkpoint: Path) -> nn.Module:
+    """A copy of `dense` with the weights in `checkpoint`."""
+    whole = copy.deepcopy(dense)
+    whole.load_state_dict(safetensors.torch.load_file(checkpoint))
+    return whole.eval()
+
+
+def _taught(teacher: nn.Module, images: Images, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches with the teacher's answers, round and round; the teacher is asked once about each image."""
+    known: list[torch.Tensor] = []
+    # whole batches: BatchNorm in training cannot learn from a last one of a single image
+    count = max(len(images) // BATCH, 1)
+    while True:
+        for number, (pixels, _) in zip(range(count), images.batches(BATCH), strict=False):
+            placed = pixels.to(device, memory_format=torch.channels_last)
+            if number == len(known):
+                with torch.no_grad():
+                    known.append(teacher(placed).float())
+            yield placed, known[number]

@@ -1,0 +1,136 @@
+"""Supernet: one set of weights that serves every plan."""
+
+import copy
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from nets import EXAMPLE, ZOO, Chain, build
+from torch import Tensor, nn
+
+from pipeline.data.images import Images
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.graph.analyse import analyse
+from pipeline.graph.shrink import all_channels, scatter_gradients, shrink
+from pipeline.plan import Kept, PruneSpace
+from pipeline.scoring import recalibrate
+from pipeline.search.problem import Choice, SearchSpace
+from pipeline.supernet import affordable_steps, plans_around, train_supernet
+
+SPACE = SearchSpace(tuple(Choice(name, 32, tuple(range(2, 33, 2)), 0.1, 0.1) for name in "abcd"))
+
+
+def images(count: int) -> Images:
+    pixels = torch.randn(count, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return Images(lambda chosen: pixels[chosen], torch.zeros(count, dtype=torch.long), torch.arange(count), Preprocessing())
+
+
+def halves(space: PruneSpace) -> Kept:
+    return {group.name: tuple(range(0, group.channels, 2)) for group in space.groups}
+
+
+def trained(dense: nn.Module, checkpoint: Path, steps: int = 60, count: int = 512) -> nn.Module:
+    space = analyse(dense, EXAMPLE)
+    plans = iter([halves(space), all_channels(space)] * steps)
+    return train_supernet(dense, space, plans, images(count), steps, checkpoint)
+
+
+def distance(dense: nn.Module, other: nn.Module) -> float:
+    """Of the answers to images that none was trained on, as probabilities."""
+    inputs = torch.randn(256, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+    recalibrate(other, [inputs])
+    with torch.no_grad():
+        return float((dense.eval()(inputs).softmax(1) - other.eval()(inputs).softmax(1)).abs().mean())
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_gradients_land_where_the_weights_came_from(name: str) -> None:
+    """A weight of the whole network has moved exactly where the small one's has."""
+    whole = build(ZOO[name])
+    space = analyse(whole, EXAMPLE)
+    kept = halves(space)
+    small = shrink(whole, space, kept)
+    for parameter in small.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    for parameter in whole.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+
+    scatter_gradients(small, whole, space, kept)
+
+    with torch.no_grad():
+        for network in (whole, small):
+            for parameter in network.parameters():
+                parameter.sub_(parameter.grad)
+    again = shrink(whole, space, kept)
+    assert all(torch.equal(a, b) for a, b in zip(again.state_dict().values(), small.state_dict().values(), strict=True))
+    given, arrived = (sum(float(p.grad.square().sum()) for p in network.parameters()) for network in (small, whole))
+    assert arrived == pytest.approx(given)
+
+
+def test_narrow_plans_answer_more_like_the_dense_network_than_before(tmp_path: Path) -> None:
+    dense = build(Chain)
+    with torch.no_grad():
+        dense.head.weight.mul_(10)
+    space = analyse(dense, EXAMPLE)
+    supernet = trained(dense, tmp_path / "supernet.safetensors")
+
+    assert distance(dense, shrink(supernet, space, halves(space))) < distance(dense, shrink(dense, space, halves(space))) / 2
+
+
+def test_the_same_again_gives_the_same_weights_and_the_dense_network_stays(tmp_path: Path) -> None:
+    dense = build(Chain)
+    before = copy.deepcopy(dense.state_dict())
+    one, other = (trained(dense, tmp_path / name, steps=4).state_dict() for name in ("one", "other"))
+
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any(not torch.equal(one[name], before[name]) for name in one)
+    assert all(torch.equal(before[name], tensor) for name, tensor in dense.state_dict().items())
+
+
+def test_what_was_trained_is_taken_from_the_file(tmp_path: Path) -> None:
+    def none() -> Tensor:
+        raise AssertionError
+
+    dense = build(Chain)
+    first = trained(dense, tmp_path / "supernet.safetensors", steps=4)
+    again = train_supernet(
+        dense, analyse(dense, EXAMPLE), (none() for _ in range(1)), images(64), 4, tmp_path / "supernet.safetensors"
+    )
+
+    assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 129])
+def test_few_images_are_seen_again(tmp_path: Path, count: int) -> None:
+    found = trained(build(ZOO["residual"]), tmp_path / "supernet.safetensors", steps=5, count=count)
+
+    assert all(torch.isfinite(tensor).all() for tensor in found.state_dict().values())
+
+
+def test_fixed_weights_stay(tmp_path: Path) -> None:
+    dense = build(Chain)
+    first = next(dense.parameters())
+    first.requires_grad_(False)
+    found = trained(dense, tmp_path / "supernet.safetensors", steps=4)
+
+    assert torch.equal(next(found.parameters()), first)
+
+
+def test_large_networks_get_fewer_steps_very_large_ones_none_and_small_data_few() -> None:
+    assert affordable_steps(10**6, 50_000) == 2000
+    assert 100 <= affordable_steps(5 * 10**8, 50_000) < 2000
+    assert affordable_steps(10**10, 50_000) == 0
+    assert 100 <= affordable_steps(10**6, 1000) < 1000
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.9])
+def test_plans_lie_around_the_share_and_differ_in_shape(share: float) -> None:
+    widths = np.array([[width for _, width in plan] for plan in islice(plans_around(SPACE, share, 0), 400)]) / 32
+
+    assert 0.7 * share < widths.mean() < 1.1 * share
+    assert widths.min() >= 2 / 32
+    assert 0.15 < (np.ptp(widths, axis=1) == 0).mean() < 0.35
+    assert np.ptp(widths, axis=1).mean() > 0.3 * share
+    assert np.array_equal(widths, np.array([[w for _, w in plan] for plan in islice(plans_around(SPACE, share, 0), 400)]) / 32)
