@@ -149,7 +149,7 @@ def test_the_version_is_the_projects() -> None:
         ),
         (("--trials", "0"), "Error: Invalid value for '--trials': 0 is not in the range x>=1."),
         (("--importance", "l3"), "Error: Invalid value for '--importance': 'l3' is not one of 'l1', 'l2', 'bn', 'taylor'."),
-        (("--sed", "3"), "Error: No such option '--sed'. Did you mean '--seed'?"),
+        (("--seeed", "3"), "Error: No such option '--seeed'. Did you mean '--seed'?"),
         (("again",), "Error: No such command 'again'."),
     ],
 )
