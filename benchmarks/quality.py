@@ -7,6 +7,7 @@ missing. The control row takes random ratios and scales them to the budget, with
 
 import json
 import statistics
+import zlib
 from pathlib import Path
 
 import click
@@ -16,11 +17,12 @@ from matplotlib.figure import Figure
 from rivals import RIVALS, run_rival
 
 from pipeline.artifact import Artifact, read_artifact
+from pipeline.candidate import Candidate
 from pipeline.compress import compress
 from pipeline.files import write_atomically
 from pipeline.finetune import FinetuneSettings
 from pipeline.job import Job
-from pipeline.search.problem import Problem, Searcher
+from pipeline.search.problem import Problem, Reward, Searcher
 from pipeline.search.searchers import SEARCHERS
 from pipeline.units import format_duration
 
@@ -40,7 +42,24 @@ def scaled_random(problem: Problem) -> None:
             low, high = (middle, high) if found.feasible else (low, middle)
 
 
-ROWS: dict[str, Searcher] = {**SEARCHERS, "random, scaled": scaled_random}
+def disorder(candidate: Candidate) -> float:
+    """Paper B's reward with the sign flipped."""
+    return 100 * (candidate.entropy or 0.0)
+
+
+def luck(candidate: Candidate) -> float:
+    """A reward that says nothing, but always the same of a plan."""
+    return 100 * zlib.crc32(repr(candidate.plan.widths).encode()) / 2**32
+
+
+ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
+    **{name: (name, None) for name in SEARCHERS},
+    "random, scaled": (scaled_random, None),
+    "ddpg, accuracy": ("ddpg-entropy", "accuracy"),
+    "ddpg, flipped entropy": ("ddpg-entropy", disorder),
+    "ddpg, random reward": ("ddpg-entropy", luck),
+}
+"""Row -> the searcher, and what it is rewarded for in place of its usual reward."""
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d")
 ALL = (*ROWS, *RIVALS)
 
@@ -106,13 +125,15 @@ def run(
     """One cell; its figures are added to the raw lines."""
     metric, _, value = budget.partition("=")
     share_supernet(cell(folder.parent, model, budget, "ANY", seed), folder)
+    function, reward = ROWS.get(searcher, ("uniform", None))
     job = Job(
         target=target,
         model=model,
         weights=weights,
         data=data,
         budget={metric: value, "accuracy_drop": 100.0},
-        searcher=searcher if searcher in SEARCHERS else ROWS.get(searcher, "uniform"),
+        searcher=function,
+        reward=reward,
         trials=trials,
         seed=seed,
         out=folder,

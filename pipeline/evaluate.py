@@ -57,7 +57,9 @@ class Evaluator:
         self._trials = trials
         self._compensation = start_compensation(drafts.module, drafts.space, (inputs for inputs, _ in task.calibration()))
         self._supernet: nn.Module | None = None
-        self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS)) if reward == "entropy" else None
+        self._rewarded = reward
+        inputs = task.inputs(ENTROPY_INPUTS)
+        self._entropy = start_entropy(drafts.module, drafts.space, inputs) if reward != "accuracy" else None
         self._count = 0
         self._best: Candidate | None = None
         self.notices: list[str] = []
@@ -155,9 +157,11 @@ class Evaluator:
         return Assessment(candidate.plan, self._reward(candidate), tuple(overruns))
 
     def _reward(self, candidate: Candidate) -> float:
-        if self._entropy is None:
+        if self._rewarded == "accuracy":
             return candidate.score or 0.0
-        return 0.0 if candidate.entropy is None else 100 * (1 - candidate.entropy)
+        if candidate.entropy is None:
+            return 0.0
+        return 100 * (1 - candidate.entropy) if self._rewarded == "entropy" else self._rewarded(candidate)
 
     def searched(self) -> tuple[list[Trial], list[Assessment]]:
         """The trials of the search in order, and how they are judged."""

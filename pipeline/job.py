@@ -44,7 +44,7 @@ class Job:
     """On functions of one's own."""
     searcher: str | Searcher = DEFAULT_SEARCHER
     reward: Reward | None = None
-    """What the search makes large; by default what the searcher was made for."""
+    """What the search makes large; by default what the searcher was made for. Candidate -> float for a reward of one's own."""
     trials: int = DEFAULT_TRIALS
     seed: int = 0
     out: Path | None = None
@@ -76,7 +76,7 @@ class Job:
             "weights": self.weights.name if self.weights else None,
             "data": self.task.description if self.task else self.data,
             "searcher": self.searcher if isinstance(self.searcher, str) else self.searcher.__qualname__,
-            "reward": self.search_reward(),
+            "reward": reward if isinstance(reward := self.search_reward(), str) else reward.__qualname__,
             "trials": self.trials,
             "seed": self.seed,
             "dry_run": self.dry_run,

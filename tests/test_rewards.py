@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from nets import EXAMPLE, Chain, build
 
+from pipeline.candidate import Candidate
 from pipeline.compress import compress
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.drafts import start_drafts
@@ -40,6 +41,17 @@ def test_under_entropy_the_most_orderly_plan_within_the_budget_is_shipped(tmp_pa
     assert all(0 < (trial.candidate.entropy or 0) < 1 for trial in trials)
     assert all(trial.candidate.score is not None for trial in trials)
     assert artifact.shipped.plan == best.candidate.plan
+
+
+def test_a_reward_of_ones_own_decides_what_is_shipped(tmp_path: Path) -> None:
+    def small_and_orderly(candidate: Candidate) -> float:
+        return -(candidate.entropy or 1.0) * candidate.params
+
+    artifact = compress(job(tmp_path / "run", reward=small_and_orderly)).artifact
+    trials = [trial for trial in read_trials(tmp_path / "run") if trial.role in ("thinnest", "search") and within(trial)]
+
+    assert artifact.shipped.plan == max(trials, key=lambda trial: small_and_orderly(trial.candidate)).candidate.plan
+    assert artifact.job["reward"].endswith("small_and_orderly")
 
 
 def test_under_accuracy_no_entropy_is_computed(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pipeline.candidate import Candidate
 from pipeline.plan import ChannelPlan
 
 __all__ = [
@@ -21,8 +22,10 @@ __all__ = [
 ]
 
 
-Reward = Literal["accuracy", "entropy"]
-"""What the evaluator calls a score: the task's own, or 100 x (1 - spatial entropy of the activations)."""
+Reward = Literal["accuracy", "entropy"] | Callable[[Candidate], float]
+"""What the evaluator calls a score: the task's own, or 100 x (1 - spatial entropy of the activations), or what a function of
+one's own makes of a measured candidate, whose entropy is then known as well.
+"""
 
 
 @dataclass(frozen=True)
