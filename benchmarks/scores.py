@@ -28,7 +28,7 @@ from pipeline.plan import ChannelPlan
 from pipeline.prepare import draft_subject, load_subject
 from pipeline.profile import load_profile
 from pipeline.search.problem import SearchSpace
-from pipeline.supernet import IMAGES, affordable_steps, plans_around, train_supernet
+from pipeline.supernet import IMAGES, affordable_steps, middle_share, plans_around, train_supernet
 
 STEP = 4
 """Widths are multiples of it, as in the profiles of the boards."""
@@ -76,7 +76,8 @@ class Bench:
         self._compensation = start_compensation(drafts.module, drafts.space, (pixels for pixels, _ in task.calibration()))
         typical, lessons = self._uniform(share * self.dense_macs), task.lessons(IMAGES)
         assert lessons is not None
-        steps = affordable_steps(drafts.make(self.space.uniform(typical)).macs, len(lessons))
+        middle = drafts.make(self.space.uniform(middle_share(typical))).macs
+        steps = affordable_steps(middle, self.dense_macs, len(lessons))
         plans = (drafts.kept(plan) for plan in plans_around(self.space, typical, 0))
         checkpoint = folder / f"supernet-{job.model}-{share}.safetensors"
         self._supernet = train_supernet(drafts.module, drafts.space, plans, lessons, steps, checkpoint)

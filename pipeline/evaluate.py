@@ -21,7 +21,7 @@ from pipeline.probe.base import Effort, Probe
 from pipeline.profile import ProbeSettings, available_cores
 from pipeline.run import Role, Run, Trial
 from pipeline.search.problem import Assessment, Reward, SearchSpace, TrialsSpent
-from pipeline.supernet import IMAGES, affordable_steps, plans_around, train_supernet
+from pipeline.supernet import IMAGES, affordable_steps, middle_share, plans_around, train_supernet
 from pipeline.task import Task
 from pipeline.watch import Watcher
 
@@ -31,6 +31,8 @@ ENTROPY_INPUTS = 256
 FINALISTS = 8
 BISECTIONS = 5
 """Uniform plans that are measured to find where the budget lies."""
+KNOWING = 0.3
+"""Share of the dense score above which a compensated cut tells good plans from bad ones, and is the better start."""
 REPEATS = 3
 """Further measurements of a file whose verdict stays undecided."""
 
@@ -112,19 +114,30 @@ class Evaluator:
     def share_weights(self, space: SearchSpace, share: float, steps: int | None, seed: int) -> None:
         """Train the weights that plans are scored with from now on, at widths around `share` of the channels.
 
-        `steps`: by default as many as pay. Without any, and for a task that has no images to train on, plans are scored
-        with their compensated weights. The thinnest plan gets its score here.
+        `steps`: by default as many as pay, and none where the uniform plan still knows much when it is cut. Without any, and
+        for a task that has no images to train on, plans are scored with their compensated weights. The thinnest plan gets
+        its score here.
         """
+        dense, groups = self._drafts.module, self._drafts.space
         lessons = self._task.lessons(IMAGES)
         if lessons is not None:
-            typical = self._drafts.make(space.uniform(share)).macs
-            steps = affordable_steps(typical, len(lessons)) if steps is None else steps
+            middle, whole = (self._drafts.make(space.uniform(width)).macs for width in (middle_share(share), 1.0))
+            steps = self._worth(space.uniform(share), affordable_steps(middle, whole, len(lessons))) if steps is None else steps
             if steps:
-                dense, groups = self._drafts.module, self._drafts.space
                 plans = (self._drafts.kept(plan) for plan in plans_around(space, share, seed))
                 self._supernet = train_supernet(dense, groups, plans, lessons, steps, self._run.supernet, self._watcher.progress)
         self.thinnest = self._candidate(space.thinnest(), "thinnest", 1)
         self._tell_ends()
+
+    def _worth(self, plan: ChannelPlan, steps: int) -> int:
+        """`steps`; or 0 where the plain cut of `plan` still answers well enough for plans to be told apart by it."""
+        if self._run.supernet.is_file():
+            return steps
+        if self._run.find("thinnest", 1):
+            return 0  # an earlier process found so
+        score, enough = self._task.score(self.student(plan)), KNOWING * (self.dense.score or 0.0)
+        self._watcher.say(f"uniform widths just within the budget: score {score:.2f}, no supernet needed from {enough:.2f}")
+        return 0 if score >= enough else steps
 
     def _tell_ends(self) -> None:
         for name, candidate in (("dense", self.dense), ("thinnest", self.thinnest)):

@@ -5,7 +5,7 @@ Networks, arXiv 1903.05134, sections 3.2 and 3.4, without their fixed rule of wh
 that share its channels learn. It follows the dense network's answers, so it needs no labels. A plan's own weights are then cut
 out of it, and are what fine-tuning begins with.
 
-Unlike there: widths are drawn group by group, around those that just meet the budget; steps take one plan, not four.
+Unlike there: widths are drawn group by group; steps take one plan, not four.
 """
 
 import copy
@@ -25,38 +25,50 @@ from pipeline.graph.shrink import scatter_gradients, shrink
 from pipeline.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.search.problem import SearchSpace
 
-__all__ = ["BATCH", "IMAGES", "MOST_STEPS", "affordable_steps", "load_supernet", "plans_around", "train_supernet"]
+__all__ = ["BATCH", "IMAGES", "MOST_STEPS", "affordable_steps", "load_supernet", "middle_share", "plans_around", "train_supernet"]
 
 BATCH = 64
 MOST_STEPS = 2000
 FEWEST_STEPS = 100
 """Fewer make every plan worse than its compensated cut."""
-MACS = 1e13
-"""Of all steps together: some minutes on two cores."""
+MACS = 2e13
+"""Of all steps together, the teacher's among them: some minutes on two cores."""
 MOST_EPOCHS = 40
 """Small data sets are not gone through more often."""
+NARROWEST = 0.3
+"""Mean width of the narrowest plans drawn, of the uniform plan's that just meets the budget."""
 LEARNING_RATE = 0.05
 """At the peak; it falls to nearly zero in a straight line."""
 WARMUP_STEPS = 50
 TEMPERATURE = 4.0
 LARGEST_GRADIENT = 10.0
-IMAGES = 200 * BATCH
+IMAGES = MOST_STEPS * BATCH
 """That it learns from, at most."""
 
 
-def affordable_steps(macs: int, images: int) -> int:
-    """How many steps a network is worth whose typical plan has `macs`; 0 where too few would come of it."""
-    steps = min(MOST_STEPS, int(MACS / (3 * BATCH * macs)), MOST_EPOCHS * images // BATCH)
+def affordable_steps(middle: int, dense: int, images: int) -> int:
+    """How many steps pay, where a plan of middling width has `middle` multiply-accumulates and the whole network `dense`; 0
+    where too few would come of it.
+    """
+    steps = min(MOST_STEPS, int(MACS / (BATCH * (3 * middle + dense))), MOST_EPOCHS * images // BATCH)
     return steps if steps >= FEWEST_STEPS else 0
 
 
-def plans_around(space: SearchSpace, ratio: float, seed: int) -> Iterator[ChannelPlan]:
-    """Random plans without end; their mean width is half of `ratio` to one and a half times it, and a quarter are uniform."""
+def middle_share(share: float) -> float:
+    """The middle of the range of mean widths that `plans_around` draws from."""
+    return (NARROWEST * share + 1.0) / 2
+
+
+def plans_around(space: SearchSpace, share: float, seed: int) -> Iterator[ChannelPlan]:
+    """Random plans without end, from somewhat narrower than all groups at `share` up to the whole network; a quarter uniform.
+
+    The wide ones are what keeps the narrow ones from forgetting: without them all end up worse.
+    """
     generator = np.random.default_rng(seed)
     count = len(space.choices)
     while True:
-        mean = generator.uniform(0.5 * ratio, min(1.5 * ratio, 1.0))
-        shape = generator.uniform(0.2, 1.0, count) if generator.uniform() > 0.25 else np.ones(count)
+        mean = generator.uniform(NARROWEST * share, 1.0)
+        shape = generator.uniform(0.5, 1.5, count) if generator.uniform() > 0.25 else np.ones(count)
         yield space.plan(np.clip(mean * shape / shape.mean(), 0, 1).tolist())
 
 
