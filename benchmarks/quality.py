@@ -124,7 +124,8 @@ def run(
 ) -> None:
     """One cell; its figures are added to the raw lines."""
     metric, _, value = budget.partition("=")
-    share_supernet(cell(folder.parent, model, budget, "ANY", seed), folder)
+    if searcher not in RIVALS:
+        share_supernet(cell(folder.parent, model, budget, "ANY", seed), folder)
     function, reward = ROWS.get(searcher, ("uniform", None))
     job = Job(
         target=target,

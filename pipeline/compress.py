@@ -70,7 +70,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
             with run.phase("measure"):
                 share = evaluator.measure_ends(space)
 
-            watcher.phase("supernet", f"one set of weights for all plans, at widths around {100 * share:.0f} %")
+            watcher.phase("supernet", f"weights for all plans, if {100 * share:.0f} % of the channels know too little")
             with run.phase("supernet"):
                 evaluator.share_weights(space, share, job.supernet_steps, job.seed)
 

@@ -136,7 +136,7 @@ class Evaluator:
         if self._run.find("thinnest", 1):
             return 0  # an earlier process found so
         score, enough = self._task.score(self.student(plan)), KNOWING * (self.dense.score or 0.0)
-        self._watcher.say(f"uniform widths just within the budget: score {score:.2f}, no supernet needed from {enough:.2f}")
+        self._watcher.say(f"cut to these widths: score {score:.2f}; without a supernet from {enough:.2f} on")
         return 0 if score >= enough else steps
 
     def _tell_ends(self) -> None:

@@ -1,4 +1,4 @@
-"""Supernet: one set of weights that serves every plan, so that plans can be told apart before any of them is fine-tuned.
+"""Supernet: one set of weights that serves every plan, so that plans can be told apart where the plain cut answers nothing.
 
 The dense network goes on learning while it is narrowed to another plan at every step (Yu & Huang, Universally Slimmable
 Networks, arXiv 1903.05134, sections 3.2 and 3.4, without their fixed rule of which widths): what one plan learns, all plans

@@ -129,6 +129,14 @@ def test_the_chosen_plan_is_the_best_of_those_within_the_budget(finished: tuple[
     assert artifact.shipped.plan == max(within("thinnest", "search"), key=score).plan
 
 
+@pytest.mark.parametrize(("params", "needed"), [("60%", False), ("0.4%", True)])
+def test_a_supernet_is_trained_where_the_cut_knows_too_little(tmp_path: Path, params: str, needed: bool) -> None:
+    budget = {"params": params, "latency_p50": "100%"}
+    compress(job(tmp_path / "run", supernet_steps=None, budget=budget, searcher="uniform", finetuning=FinetuneSettings(epochs=1)))
+
+    assert (tmp_path / "run" / "supernet.safetensors").is_file() == needed
+
+
 def test_every_figure_says_that_nothing_was_measured(finished: tuple[Path, Artifact]) -> None:
     _, artifact = finished
 
