@@ -9,6 +9,7 @@ from pipeline.artifact import Artifact, read_artifact
 from pipeline.budget import read_budget
 from pipeline.devices import aligned_space, final_probe, search_probe
 from pipeline.evaluate import Evaluator
+from pipeline.inherit import Inheritance
 from pipeline.job import Job
 from pipeline.prepare import draft_subject, load_subject
 from pipeline.profile import load_profile
@@ -64,7 +65,8 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
         with search_probe(job, profile, drafts, watcher) as probe:
             run.bind("device", probe.fingerprint.facts)
             reward = job.search_reward()
-            evaluator = Evaluator(run, drafts, task, probe, profile.probe, constraints, watcher, job.trials, reward)
+            inherit = Inheritance(run, drafts, task, watcher)
+            evaluator = Evaluator(run, drafts, task, inherit, probe, profile.probe, constraints, watcher, job.trials, reward)
             space, alignment = aligned_space(probe, drafts, profile, run, job.seed, watcher)
             watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
             with run.phase("measure"):
@@ -72,7 +74,8 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
 
             watcher.phase("supernet", f"weights for all plans, if {100 * share:.0f} % of the channels know too little")
             with run.phase("supernet"):
-                evaluator.share_weights(space, share, job.supernet_steps, job.seed)
+                inherit.settle(space, share, evaluator.dense.score or 0.0, job.supernet_steps, job.seed)
+                evaluator.score_thinnest(space)
 
             watcher.phase("search", f"{identity['searcher']}, {job.trials} trials")
             with run.phase("search"), contextlib.suppress(TrialsSpent):
@@ -85,7 +88,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
 
             watcher.phase("fine-tune", f"{job.finetuning.epochs} epochs")
             with run.phase("fine-tune"):
-                tuned = task.finetune(evaluator.student(chosen.plan), subject.module, job.seed, run.checkpoint, watcher.progress)
+                tuned = task.finetune(inherit(chosen.plan), subject.module, job.seed, run.checkpoint, watcher.progress)
 
             with final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):
                 notices = (*subject.notices, *evaluator.notices)

@@ -10,18 +10,16 @@ from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
 from pipeline.cores import confined
 from pipeline.errors import BudgetError, ProbeError, RunError, UnreachableBudget
-from pipeline.graph.compensate import start_compensation
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.entropy import start_entropy
-from pipeline.graph.shrink import shrink
 from pipeline.handover import graph_of
+from pipeline.inherit import Inheritance
 from pipeline.measurement import Failure, Measurement
 from pipeline.plan import ChannelPlan
 from pipeline.probe.base import Effort, Probe
 from pipeline.profile import ProbeSettings, available_cores
 from pipeline.run import Role, Run, Trial
 from pipeline.search.problem import Assessment, Reward, SearchSpace, TrialsSpent
-from pipeline.supernet import IMAGES, affordable_steps, middle_share, plans_around, train_supernet
 from pipeline.task import Task
 from pipeline.watch import Watcher
 
@@ -31,8 +29,6 @@ ENTROPY_INPUTS = 256
 FINALISTS = 8
 BISECTIONS = 5
 """Uniform plans that are measured to find where the budget lies."""
-KNOWING = 0.3
-"""Share of the dense score above which a compensated cut tells good plans from bad ones, and is the better start."""
 REPEATS = 3
 """Further measurements of a file whose verdict stays undecided."""
 
@@ -45,6 +41,7 @@ class Evaluator:
         run: Run,
         drafts: Drafts,
         task: Task,
+        inherit: Inheritance,
         probe: Probe,
         settings: ProbeSettings,
         constraints: tuple[Constraint, ...],
@@ -53,12 +50,11 @@ class Evaluator:
         reward: Reward = "accuracy",
     ) -> None:
         self._run, self._drafts, self._task, self._probe, self._settings = run, drafts, task, probe, settings
+        self._inherit = inherit
         self._searched = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
         self._effort = Effort(settings.processes, any(c.metric.needs_memory for c in self._searched), fresh=False)
         self._watcher = watcher
         self._trials = trials
-        self._compensation = start_compensation(drafts.module, drafts.space, (inputs for inputs, _ in task.calibration()))
-        self._supernet: nn.Module | None = None
         self._rewarded = reward
         inputs = task.inputs(ENTROPY_INPUTS)
         self._entropy = start_entropy(drafts.module, drafts.space, inputs) if reward != "accuracy" else None
@@ -111,33 +107,10 @@ class Evaluator:
             within, over = (share, over) if feasible else (within, share)
         return within
 
-    def share_weights(self, space: SearchSpace, share: float, steps: int | None, seed: int) -> None:
-        """Train the weights that plans are scored with from now on, at widths around `share` of the channels.
-
-        `steps`: by default as many as pay, and none where the uniform plan still knows much when it is cut. Without any, and
-        for a task that has no images to train on, plans are scored with their compensated weights. The thinnest plan gets
-        its score here.
-        """
-        dense, groups = self._drafts.module, self._drafts.space
-        lessons = self._task.lessons(IMAGES)
-        if lessons is not None:
-            middle, whole = (self._drafts.make(space.uniform(width)).macs for width in (middle_share(share), 1.0))
-            steps = self._worth(space.uniform(share), affordable_steps(middle, whole, len(lessons))) if steps is None else steps
-            if steps:
-                plans = (self._drafts.kept(plan) for plan in plans_around(space, share, seed))
-                self._supernet = train_supernet(dense, groups, plans, lessons, steps, self._run.supernet, self._watcher.progress)
+    def score_thinnest(self, space: SearchSpace) -> None:
+        """Once it is settled with which weights plans are scored, the thinnest gets its score."""
         self.thinnest = self._candidate(space.thinnest(), "thinnest", 1)
         self._tell_ends()
-
-    def _worth(self, plan: ChannelPlan, steps: int) -> int:
-        """`steps`; or 0 where the plain cut of `plan` still answers well enough for plans to be told apart by it."""
-        if self._run.supernet.is_file():
-            return steps
-        if self._run.find("thinnest", 1):
-            return 0  # an earlier process found so
-        score, enough = self._task.score(self.student(plan)), KNOWING * (self.dense.score or 0.0)
-        self._watcher.say(f"cut to these widths: score {score:.2f}; without a supernet from {enough:.2f} on")
-        return 0 if score >= enough else steps
 
     def _tell_ends(self) -> None:
         for name, candidate in (("dense", self.dense), ("thinnest", self.thinnest)):
@@ -235,7 +208,7 @@ class Evaluator:
             candidate = candidate_of(draft, measured, None)
         else:
             effort = self._effort if role == "search" else replace(self._effort, memory=True)
-            module = self.student(plan)
+            module = self._inherit(plan)
             candidate = candidate_of(draft, *self._measure_and_score(draft, module, effort))
             if self._entropy and candidate.score is not None:
                 # after the score: by then BatchNorm statistics are its own
@@ -255,15 +228,6 @@ class Evaluator:
             measuring = pool.submit(self._probe.measure, graph_of(draft), effort)
             score = self._task.score(module, between=lambda: release() if measuring.done() else None)
             return measuring.result(), score
-
-    def student(self, plan: ChannelPlan) -> nn.Module:
-        """The network of `plan` with the weights that it is scored with and that fine-tuning begins with."""
-        kept = self._drafts.kept(plan)
-        if self._supernet and plan != self._drafts.space.dense():
-            return shrink(self._supernet, self._drafts.space, kept)
-        module = shrink(self._drafts.module, self._drafts.space, kept).eval()
-        self._compensation.apply(module, kept)
-        return module
 
 
 def measure_decisively(

@@ -25,7 +25,7 @@ from pipeline.graph.shrink import scatter_gradients, shrink
 from pipeline.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.search.problem import SearchSpace
 
-__all__ = ["BATCH", "IMAGES", "MOST_STEPS", "affordable_steps", "load_supernet", "middle_share", "plans_around", "train_supernet"]
+__all__ = ["BATCH", "IMAGES", "MOST_STEPS", "affordable_steps", "middle_share", "plans_around", "train_supernet"]
 
 BATCH = 64
 MOST_STEPS = 2000
@@ -87,7 +87,7 @@ def train_supernet(
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if checkpoint.is_file():
-        return load_supernet(dense, checkpoint)
+        return _loaded(dense, checkpoint)
     whole, teacher = copy.deepcopy(dense).to(device), copy.deepcopy(dense).to(device).eval()
     parameters = [parameter for parameter in whole.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, LEARNING_RATE, momentum=0.9, weight_decay=1e-4, nesterov=True)
@@ -117,7 +117,7 @@ def train_supernet(
     return whole
 
 
-def load_supernet(dense: nn.Module, checkpoint: Path) -> nn.Module:
+def _loaded(dense: nn.Module, checkpoint: Path) -> nn.Module:
     """A copy of `dense` with the weights in `checkpoint`."""
     whole = copy.deepcopy(dense)
     whole.load_state_dict(safetensors.torch.load_file(checkpoint))
