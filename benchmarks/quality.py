@@ -148,7 +148,8 @@ def run(
 
 def share_supernet(cells: Path, folder: Path) -> None:
     """Give the cell `folder` the supernet of another with the same network, budget and seed: same weights for all searchers."""
-    if made := next(cells.parent.glob(f"{cells.name.replace('ANY', '*')}/supernet.safetensors"), None):
+    made = next(cells.parent.glob(f"{cells.name.replace('ANY', '*')}/supernet.safetensors"), None)
+    if made and not (folder / "journal.jsonl").is_file():
         folder.mkdir(exist_ok=True)
         write_atomically(folder / made.name, made.read_bytes())
 
@@ -174,7 +175,7 @@ def facts(artifact: Artifact) -> dict[str, float | str]:
         "verdict": limited.verdict or "",
         "params": artifact.shipped.params,
         "macs": artifact.shipped.macs,
-        "seconds": sum(artifact.phase_seconds.values()),
+        "seconds": sum(seconds for phase, seconds in artifact.phase_seconds.items() if phase != "supernet"),
     }
 
 

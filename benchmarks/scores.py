@@ -2,7 +2,7 @@
 
 Random plans with about the same number of multiply-accumulates, so that size explains little. Each is scored in every way before
 it is fine-tuned: as it was cut, with compensated weights, with those of the supernet, and by the entropy of its activations in
-these three states. Fine-tuning begins with the supernet's weights, as in `compress`. Printed: Spearman's rank correlation of each
+these three states. Fine-tuning begins with the supernet's weights. Printed: Spearman's rank correlation of each
 with the validation accuracy after fine-tuning, with a bootstrap interval over the plans. Plans that are done are not done again.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate import ENTROPY_INPUTS
+from pipeline.files import sha256_bytes
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.compensate import start_compensation
 from pipeline.graph.drafts import Drafts
@@ -48,7 +49,7 @@ TOLERANCE = 0.15
 def main(target: str, model: str, weights: Path | None, data: str, share: float, plans: int, epochs: int, out: Path) -> None:
     """Score and fine-tune the plans that are missing; print the table."""
     job = Job(target=target, model=model, weights=weights, data=data, finetuning=FinetuneSettings(epochs=epochs))
-    key = {"model": model, "macs": share, "epochs": epochs}
+    key = {"model": model, "weights": str(weights), "data": data, "macs": share, "epochs": epochs, "start": "supernet"}
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
     rows = [line for line in lines if line["key"] == key]
@@ -79,7 +80,8 @@ class Bench:
         middle = drafts.make(self.space.uniform(middle_share(typical))).macs
         steps = affordable_steps(middle, self.dense_macs, len(lessons))
         plans = (drafts.kept(plan) for plan in plans_around(self.space, typical, 0))
-        checkpoint = folder / f"supernet-{job.model}-{share}.safetensors"
+        name = sha256_bytes(repr((job.model, job.weights, job.data, share)).encode())[:8]
+        checkpoint = folder / f"supernet-{name}.safetensors"
         self._supernet = train_supernet(drafts.module, drafts.space, plans, lessons, steps, checkpoint)
         self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS))
         self._checkpoint = folder / "scores.safetensors"

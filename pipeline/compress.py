@@ -70,11 +70,11 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
             space, alignment = aligned_space(probe, drafts, profile, run, job.seed, watcher)
             watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
             with run.phase("measure"):
-                share = evaluator.measure_ends(space)
+                evaluator.measure_ends(space)
 
-            watcher.phase("supernet", f"weights for all plans, if {100 * share:.0f} % of the channels know too little")
+            watcher.phase("supernet", "one set of weights for all plans, if the cut knows too little")
             with run.phase("supernet"):
-                inherit.settle(space, share, evaluator.dense.score or 0.0, job.supernet_steps, job.seed)
+                inherit.settle(space, evaluator.widest_uniform, evaluator.dense.score or 0.0, job.supernet_steps, job.seed)
                 evaluator.score_thinnest(space)
 
             watcher.phase("search", f"{identity['searcher']}, {job.trials} trials")
@@ -91,7 +91,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
                 tuned = task.finetune(inherit(chosen.plan), subject.module, job.seed, run.checkpoint, watcher.progress)
 
             with final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):
-                notices = (*subject.notices, *evaluator.notices)
+                notices = (*subject.notices, *evaluator.notices, *inherit.notices)
                 provenance = Provenance(job.command, identity, profile, job.model, notices)
                 watcher.phase("export", "and prove")
                 with run.phase("export"):

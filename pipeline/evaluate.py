@@ -1,5 +1,6 @@
 """Evaluator: the black box. A plan goes in; it is made, measured, scored, written down, and judged."""
 
+import itertools
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -19,7 +20,8 @@ from pipeline.plan import ChannelPlan
 from pipeline.probe.base import Effort, Probe
 from pipeline.profile import ProbeSettings, available_cores
 from pipeline.run import Role, Run, Trial
-from pipeline.search.problem import Assessment, Reward, SearchSpace, TrialsSpent
+from pipeline.search.problem import Assessment, Problem, Reward, SearchSpace, TrialsSpent
+from pipeline.search.uniform import bisect
 from pipeline.task import Task
 from pipeline.watch import Watcher
 
@@ -74,9 +76,8 @@ class Evaluator:
         """How the dense and the thinnest plan are judged, once they are measured."""
         return self.assess(self.dense), self.assess(self.thinnest)
 
-    def measure_ends(self, space: SearchSpace) -> float:
-        """Measure the whole network and the thinnest plan: between them lies everything that can be had. Returns the
-        largest share of its channels that every group can keep within the budget, by bisection; 0 for the thinnest.
+    def measure_ends(self, space: SearchSpace) -> None:
+        """Measure the whole network and the thinnest plan: between them lies everything that can be had.
 
         Raises UnreachableBudget when even the thinnest misses, ProbeError when the whole network cannot be measured,
         BudgetError when a limit cannot be judged from the runs that the profile allows.
@@ -100,15 +101,18 @@ class Evaluator:
                     f"at minimum width this model {takes} ({kind}); "
                     f"the budget is {constraint.show(constraint.limit)}; allow more, or start from a smaller network"
                 )
-        within, over = 0.0, 1.0
-        for number in range(2, 2 + BISECTIONS):
-            share = (within + over) / 2
-            feasible = self.assess(self._candidate(space.uniform(share), "uniform", number)).feasible
-            within, over = (share, over) if feasible else (within, share)
-        return within
+
+    def widest_uniform(self, space: SearchSpace) -> float:
+        """The largest share of its channels that every group can keep within the budget, measured by bisection."""
+        numbers = itertools.count(2)  # the first uniform plan was the thinnest
+
+        def evaluate(plan: ChannelPlan) -> Assessment:
+            return self.assess(self._candidate(plan, "uniform", next(numbers)))
+
+        return bisect(Problem(space, evaluate, BISECTIONS, self.constraint_count, seed=0), BISECTIONS)
 
     def score_thinnest(self, space: SearchSpace) -> None:
-        """Once it is settled with which weights plans are scored, the thinnest gets its score."""
+        """To be called once it is settled with which weights plans are scored."""
         self.thinnest = self._candidate(space.thinnest(), "thinnest", 1)
         self._tell_ends()
 
@@ -145,7 +149,7 @@ class Evaluator:
     def _reward(self, candidate: Candidate) -> float:
         if self._rewarded == "accuracy":
             return candidate.score or 0.0
-        if candidate.entropy is None:
+        if candidate.failure or candidate.entropy is None:
             return 0.0
         return 100 * (1 - candidate.entropy) if self._rewarded == "entropy" else self._rewarded(candidate)
 
@@ -200,22 +204,31 @@ class Evaluator:
         draft = self._drafts.make(plan)
         if role == "finalist":
             measured = measure_decisively(self._probe, draft, self._settings.final_processes, self._searched, self.dense)
-            searched = next(t.candidate for t in reversed(self._run.trials) if t.candidate.plan == plan)
+            scored = (trial.candidate for trial in reversed(self._run.trials) if trial.role != "uniform")
+            searched = next(candidate for candidate in scored if candidate.plan == plan)
             candidate = candidate_of(draft, measured, searched.score)
             candidate = replace(candidate, entropy=searched.entropy, dead_share=searched.dead_share)
         elif role == "uniform":
-            measured = self._probe.measure(graph_of(draft), replace(self._effort, memory=self._effort.memory or number == 1))
-            candidate = candidate_of(draft, measured, None)
-        else:
-            effort = self._effort if role == "search" else replace(self._effort, memory=True)
+            # the first is the thinnest plan, whose memory is reported
+            effort = replace(self._effort, memory=self._effort.memory or number == 1)
+            candidate = candidate_of(draft, self._probe.measure(graph_of(draft), effort), None)
+        elif role == "thinnest" and (first := self._run.find("uniform", 1)):
             module = self._inherit(plan)
-            candidate = candidate_of(draft, *self._measure_and_score(draft, module, effort))
-            if self._entropy and candidate.score is not None:
-                # after the score: by then BatchNorm statistics are its own
-                disorder = self._entropy.of(module, self._drafts.kept(plan))
-                candidate = replace(candidate, entropy=disorder.entropy, dead_share=disorder.dead_share)
+            score = None if first.candidate.failure else self._task.score(module)
+            candidate = self._with_entropy(replace(first.candidate, score=score), module)
+        else:
+            effort = replace(self._effort, memory=self._effort.memory or role == "dense")
+            module = self._inherit(plan)
+            candidate = self._with_entropy(candidate_of(draft, *self._measure_and_score(draft, module, effort)), module)
         self._run.record(Trial(role, number, candidate, round(time.monotonic() - started, 3)))
         return candidate
+
+    def _with_entropy(self, candidate: Candidate, module: nn.Module) -> Candidate:
+        """`module` must have been scored: only then are its BatchNorm statistics its own."""
+        if self._entropy is None or candidate.score is None:
+            return candidate
+        disorder = self._entropy.of(module, self._drafts.kept(candidate.plan))
+        return replace(candidate, entropy=disorder.entropy, dead_share=disorder.dead_share)
 
     def _measure_and_score(self, draft: Draft, module: nn.Module, effort: Effort) -> tuple[Measurement | Failure, float | None]:
         """Both halves; the score is computed on the cores that no timed run uses, or after the runs where there are none."""

@@ -2,6 +2,8 @@
 compensated for what is gone; or, under a tight budget, of a supernet's.
 """
 
+from collections.abc import Callable
+
 from torch import nn
 
 from pipeline.graph.compensate import start_compensation
@@ -16,8 +18,10 @@ from pipeline.watch import Watcher
 
 __all__ = ["Inheritance"]
 
-KNOWING = 0.3
-"""Share of the dense score above which a compensated cut tells good plans from bad ones, and is the better start."""
+KNOWING = 0.2
+"""Of the way from guessing to the dense score: from here on a compensated cut tells good plans from bad ones, and is the better
+start.
+"""
 
 
 class Inheritance:
@@ -27,6 +31,7 @@ class Inheritance:
         self._run, self._drafts, self._task, self._watcher = run, drafts, task, watcher
         self._compensation = start_compensation(drafts.module, drafts.space, (inputs for inputs, _ in task.calibration()))
         self._supernet: nn.Module | None = None
+        self.notices: list[str] = []
 
     def __call__(self, plan: ChannelPlan) -> nn.Module:
         """The network of `plan`, in evaluation mode; it may be changed."""
@@ -37,28 +42,47 @@ class Inheritance:
         self._compensation.apply(module, kept)
         return module
 
-    def settle(self, space: SearchSpace, share: float, dense_score: float, steps: int | None, seed: int) -> None:
+    def settle(
+        self, space: SearchSpace, widest: Callable[[SearchSpace], float], dense_score: float, steps: int | None, seed: int
+    ) -> None:
         """Train a supernet, from which all plans inherit from now on, where that pays.
 
-        `share`: of its channels that every group can keep within the budget. `steps`: by default as many as pay, and none
-        where the uniform plan of `share` still answers well when it is cut. A task that has no images to train on gets none.
-        What an earlier process decided in this run directory holds. Raises StorageError.
+        `widest` tells the share of its channels that every group can keep within the budget. `steps`: by default as many as
+        pay, and none where the uniform plan of that share still answers well when it is cut. A task that has no images to
+        train on gets none. What was decided is written down, and holds when the run is resumed. Raises StorageError.
         """
-        lessons = self._task.lessons(IMAGES)
+        lessons = self._task.lessons(IMAGES) if steps != 0 else None
         if lessons is None:
             return
-        if steps is None:
-            needed = self._run.supernet.is_file() or self._knows_too_little(space.uniform(share), dense_score)
-            middle, dense = (self._drafts.make(space.uniform(width)).macs for width in (middle_share(share), 1.0))
-            steps = affordable_steps(middle, dense, len(lessons)) if needed else 0
-        if steps:
+        share = widest(space)
+        decided = self._run.facts("weights") or {"supernet_steps": steps}
+        if decided["supernet_steps"] is None:
+            decided = {"supernet_steps": self._steps_that_pay(space, share, dense_score, len(lessons))}
+        self._run.bind("weights", decided)
+        if decided["supernet_steps"]:
             plans = (self._drafts.kept(plan) for plan in plans_around(space, share, seed))
             module, groups, file = self._drafts.module, self._drafts.space, self._run.supernet
+            steps = int(decided["supernet_steps"])
             self._supernet = train_supernet(module, groups, plans, lessons, steps, file, self._watcher.progress)
+            self._note(f"plans were scored with the weights of a supernet, trained for {steps} steps, and fine-tuned from them")
 
-    def _knows_too_little(self, plan: ChannelPlan, dense_score: float) -> bool:
-        if self._run.find("thinnest", 1):  # plans were scored before, and without a supernet
-            return False
-        score, enough = self._task.score(self(plan)), KNOWING * dense_score
-        self._watcher.say(f"cut to these widths: score {score:.2f}; without a supernet from {enough:.2f} on")
-        return score < enough
+    def _steps_that_pay(self, space: SearchSpace, share: float, dense_score: float, images: int) -> int:
+        score, guess = self._task.score(self(space.uniform(share))), self._task.guess
+        enough = guess + KNOWING * (dense_score - guess)
+        self._watcher.say(
+            f"{100 * share:.0f} % of all channels, cut: score {score:.2f}; {enough:.2f} is enough to tell plans apart"
+        )
+        if score >= enough:
+            return 0
+        middle, dense = (self._drafts.make(space.uniform(width)).macs for width in (middle_share(share), 1.0))
+        steps = affordable_steps(middle, dense, images)
+        if not steps:
+            self._note(
+                f"the budget is so tight that a cut network scores {score:.2f}, and this one too large to train a supernet "
+                "in minutes: scores tell little; --supernet 500 trains one all the same"
+            )
+        return steps
+
+    def _note(self, notice: str) -> None:
+        self.notices.append(notice)
+        self._watcher.notice(notice)

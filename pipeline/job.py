@@ -54,7 +54,7 @@ class Job:
     """Made by `calibrate`: search on this machine, predict the device's figures, and measure there once at the end."""
     importance: Importance = "l2"
     supernet_steps: int | None = None
-    """Of training the weights that plans are scored with; by default as many as pay, 0 for none."""
+    """Of training the weights that plans are scored with; by default as many as pay, where the budget is tight; 0 for none."""
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
     command: tuple[str, ...] = ()
     """As typed, for the record."""

@@ -20,8 +20,8 @@ __all__ = ["Role", "Run", "Trial", "open_run", "read_trials"]
 
 FORMAT = 1
 Role = Literal["dense", "thinnest", "uniform", "search", "finalist", "int8", "int8-dense"]
-KINDS = ("job", "inputs", "device")
-"""What a run directory is tied to: what was asked for, what was loaded, where it was measured."""
+KINDS = ("job", "inputs", "device", "weights")
+"""What a run directory is tied to: what was asked for, what was loaded, where it was measured, what plans inherit."""
 Facts = Mapping[str, Any]
 
 
@@ -82,7 +82,7 @@ class Run:
         """The folder to ship."""
         return self.folder / "artifact"
 
-    def bind(self, kind: Literal["job", "inputs", "device"], facts: Facts) -> None:
+    def bind(self, kind: Literal["job", "inputs", "device", "weights"], facts: Facts) -> None:
         """Tie the directory to `facts`; raises OtherJob, with what differs, when it is tied to others."""
         facts = json.loads(json.dumps(facts))
         known = self._facts.get(kind)
@@ -96,6 +96,10 @@ class Run:
                 if known.get(key) != facts.get(key)
             )
             raise OtherJob(f"{self.folder}: holds another job ({differences}); choose another --out, or remove the directory")
+
+    def facts(self, kind: Literal["job", "inputs", "device", "weights"]) -> Facts | None:
+        """What the directory is tied to, if it is."""
+        return self._facts.get(kind)
 
     def find(self, role: Role, number: int) -> Trial | None:
         """The trial that an earlier process recorded under this role and number."""
@@ -190,7 +194,7 @@ def _read(path: Path, repair: int | None) -> list[dict[str, Any]]:
                     _TRIAL.validate_python(line["trial"])
                 case "phase":
                     _PHASE.validate_python((line["name"], line["seconds"]))
-                case "job" | "inputs" | "device":
+                case "job" | "inputs" | "device" | "weights":
                     if line["format"] != FORMAT:
                         raise RunError(
                             f"{path}:{number}: format {line['format']}; this program reads {FORMAT}; choose another --out"

@@ -85,9 +85,9 @@ def train_supernet(
 
     It is kept in `checkpoint`, and taken from there when it was finished before. Raises StorageError.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if checkpoint.is_file():
         return _loaded(dense, checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     whole, teacher = copy.deepcopy(dense).to(device), copy.deepcopy(dense).to(device).eval()
     parameters = [parameter for parameter in whole.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, LEARNING_RATE, momentum=0.9, weight_decay=1e-4, nesterov=True)
@@ -112,8 +112,9 @@ def train_supernet(
         left = (time.monotonic() - started) / (step + 1) * (steps - step - 1)
         progress(step + 1, steps, f"weights for all plans, {left:.0f} s left")
     whole = whole.cpu().eval()
-    # clones: a tensor under two names is written twice, which safetensors refuses for one memory
-    write_atomically(checkpoint, safetensors.torch.save({name: tensor.clone() for name, tensor in whole.state_dict().items()}))
+    # clones: a tensor under two names is written twice, which safetensors refuses for one memory, or with gaps
+    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in whole.state_dict().items()}
+    write_atomically(checkpoint, safetensors.torch.save(tensors))
     return whole
 
 

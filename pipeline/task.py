@@ -37,6 +37,10 @@ class Task(Protocol):
     def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
         """A few batches of (inputs, labels) from the training data."""
 
+    @property
+    def guess(self) -> float:
+        """The score of a network that knows nothing."""
+
     def lessons(self, count: int) -> Images | None:
         """Training images, `count` at most, on which a network may follow another's answers; None where the task has none."""
 
@@ -80,6 +84,12 @@ class Classification:
     def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
         """See `Task`."""
         return self._calibration_images().batches(BATCH)
+
+    @property
+    def guess(self) -> float:
+        """See `Task`: that of always answering with the commonest class."""
+        counts = self._scoring_images().label_counts()
+        return 100.0 * float(counts.max() / counts.sum())
 
     def lessons(self, count: int) -> Images | None:
         """See `Task`."""
@@ -139,6 +149,11 @@ class OwnTask:
     def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
         """Inputs without labels: importance by Taylor expansion needs a task that has them."""
         return ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self.all_inputs.split(BATCH))
+
+    @property
+    def guess(self) -> float:
+        """See `Task`: unknown."""
+        return 0.0
 
     def lessons(self, count: int) -> None:
         """See `Task`: what the answers mean, and how to train for it, only the user knows."""

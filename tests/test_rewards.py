@@ -44,14 +44,20 @@ def test_under_entropy_the_most_orderly_plan_within_the_budget_is_shipped(tmp_pa
 
 
 def test_a_reward_of_ones_own_decides_what_is_shipped(tmp_path: Path) -> None:
-    def small_and_orderly(candidate: Candidate) -> float:
-        return -(candidate.entropy or 1.0) * candidate.params
+    def middling(candidate: Candidate) -> float:
+        assert candidate.measurement
+        assert candidate.entropy
+        return 100 / (1 + abs(candidate.params - 100_000))
 
-    artifact = compress(job(tmp_path / "run", reward=small_and_orderly)).artifact
-    trials = [trial for trial in read_trials(tmp_path / "run") if trial.role in ("thinnest", "search") and within(trial)]
+    artifact = compress(job(tmp_path / "run", reward=middling)).artifact
+    trials = [
+        trial.candidate for trial in read_trials(tmp_path / "run") if trial.role in ("thinnest", "search") and within(trial)
+    ]
+    best = max(trials, key=middling)
 
-    assert artifact.shipped.plan == max(trials, key=lambda trial: small_and_orderly(trial.candidate)).candidate.plan
-    assert artifact.job["reward"].endswith("small_and_orderly")
+    assert artifact.shipped.plan == best.plan
+    assert min(c.params for c in trials) < best.params < max(c.params for c in trials)
+    assert artifact.job["reward"].endswith("middling")
 
 
 def test_under_accuracy_no_entropy_is_computed(tmp_path: Path) -> None:

@@ -45,10 +45,29 @@ def distance(dense: nn.Module, other: nn.Module) -> float:
         return float((dense.eval()(inputs).softmax(1) - other.eval()(inputs).softmax(1)).abs().mean())
 
 
-@pytest.mark.parametrize("name", ZOO)
+class Gain(nn.Module):
+    """A number that scales a branch, a layer under two names, and weights that do not lie as they are read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.also = self.second
+        self.gain = nn.Parameter(torch.tensor(0.5))
+        self.head = nn.Linear(8, 5)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.first(x))
+        return self.head((y + self.gain * torch.relu(self.also(y))).mean((2, 3)))
+
+
+NETS = {**ZOO, "gain": Gain}
+
+
+@pytest.mark.parametrize("name", NETS)
 def test_gradients_land_where_the_weights_came_from(name: str) -> None:
     """A weight of the whole network has moved exactly where the small one's has."""
-    whole = build(ZOO[name])
+    whole = build(NETS[name])
     space = analyse(whole, EXAMPLE)
     kept = halves(space)
     small = shrink(whole, space, kept)
@@ -107,6 +126,15 @@ def test_few_images_are_seen_again(tmp_path: Path, count: int) -> None:
     found = trained(build(ZOO["residual"]), tmp_path / "supernet.safetensors", steps=5, count=count)
 
     assert all(torch.isfinite(tensor).all() for tensor in found.state_dict().values())
+
+
+def test_odd_networks_are_trained_and_kept(tmp_path: Path) -> None:
+    dense = build(Gain)
+    found = trained(dense, tmp_path / "supernet.safetensors", steps=4)
+    again = trained(dense, tmp_path / "supernet.safetensors", steps=4)
+
+    assert not torch.equal(found.gain, dense.gain)
+    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), again.state_dict().values(), strict=True))
 
 
 def test_fixed_weights_stay(tmp_path: Path) -> None:

@@ -32,6 +32,10 @@ class Images:
         """Only the images at `positions` of this split."""
         return replace(self, indices=self.indices[positions])
 
+    def label_counts(self) -> Tensor:
+        """(classes,) images of each class."""
+        return torch.bincount(self.labels[self.indices])
+
     def sample(self, count: int, seed: int) -> "Images":
         """`count` images drawn without replacement, always the same for a seed."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))

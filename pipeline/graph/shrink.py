@@ -51,6 +51,9 @@ def scatter_gradients(small: nn.Module, whole: nn.Module, space: PruneSpace, kep
         target = tensors[name].grad
         if parameter.grad is None or target is None:
             continue
+        if parameter.shape == target.shape:
+            target += parameter.grad
+            continue
         known = names.get(id(tensors[name]))  # a tensor may be held under several names, of which the space knows one
         index = [torch.arange(size, device=target.device) for size in target.shape]
         for axis in space.axes[known] if known else ():
