@@ -134,6 +134,10 @@ def test_a_supernet_is_trained_where_the_cut_knows_too_little(tmp_path: Path, pa
     budget = {"params": params, "latency_p50": "100%"}
     compress(job(tmp_path / "run", supernet_steps=None, budget=budget, searcher="uniform", finetuning=FinetuneSettings(epochs=1)))
 
+    lines = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
+    (decided,) = (line["facts"]["supernet_steps"] for line in lines if line["kind"] == "weights")
+
+    assert (decided > 0) == needed
     assert (tmp_path / "run" / "supernet.safetensors").is_file() == needed
 
 
