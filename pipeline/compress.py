@@ -72,7 +72,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
             with run.phase("measure"):
                 evaluator.measure_ends(space)
 
-            watcher.phase("supernet", "one set of weights for all plans, if the cut knows too little")
+            watcher.phase("supernet", "one for all plans, if the cut knows too little")
             with run.phase("supernet"):
                 inherit.settle(space, evaluator.widest_uniform, evaluator.dense.score or 0.0, job.supernet_steps, job.seed)
                 evaluator.score_thinnest(space)

@@ -111,8 +111,13 @@ def children_of(parent: int) -> list[int]:
 
 
 def alive(pid: int) -> bool:
+    """Also while only some of its threads are gone: until the last is, its parent is told that it runs."""
     state, _ = _processes().get(pid, ("X", 0))
-    return state not in "ZX"
+    if state not in "ZX":
+        return True
+    with contextlib.suppress(OSError):
+        return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
+    return False
 
 
 def _processes() -> dict[int, tuple[str, int]]:
