@@ -49,7 +49,14 @@ TOLERANCE = 0.15
 def main(target: str, model: str, weights: Path | None, data: str, share: float, plans: int, epochs: int, out: Path) -> None:
     """Score and fine-tune the plans that are missing; print the table."""
     job = Job(target=target, model=model, weights=weights, data=data, finetuning=FinetuneSettings(epochs=epochs))
-    key = {"model": model, "weights": str(weights), "data": data, "macs": share, "epochs": epochs, "start": "supernet"}
+    key = {
+        "model": model,
+        "weights": weights.name if weights else None,
+        "data": Path(data).name,
+        "macs": share,
+        "epochs": epochs,
+        "start": "supernet",
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
     rows = [line for line in lines if line["key"] == key]

@@ -58,8 +58,7 @@ class Evaluator:
         self._watcher = watcher
         self._trials = trials
         self._rewarded = reward
-        inputs = task.inputs(ENTROPY_INPUTS)
-        self._entropy = start_entropy(drafts.module, drafts.space, inputs) if reward != "accuracy" else None
+        self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS)) if reward != "accuracy" else None
         self._count = 0
         self._best: Candidate | None = None
         self.notices: list[str] = []
