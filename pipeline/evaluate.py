@@ -1,13 +1,14 @@
 """Evaluator: the black box. A plan goes in; it is made, measured, scored, written down, and judged."""
 
 import itertools
+import operator
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 from torch import nn
 
-from pipeline.budget import Constraint, judge
+from pipeline.budget import Constraint, Verdict, judge
 from pipeline.candidate import Candidate
 from pipeline.cores import confined
 from pipeline.errors import BudgetError, ProbeError, RunError, UnreachableBudget
@@ -22,6 +23,7 @@ from pipeline.profile import ProbeSettings, available_cores
 from pipeline.run import Role, Run, Trial
 from pipeline.search.problem import Assessment, Problem, Reward, SearchSpace, TrialsSpent
 from pipeline.search.uniform import bisect
+from pipeline.statistics import Estimate
 from pipeline.task import Task
 from pipeline.watch import Watcher
 
@@ -139,11 +141,13 @@ class Evaluator:
 
     def assess(self, candidate: Candidate) -> Assessment:
         """The overruns at the careful end of their intervals; a failed candidate is twice over every limit."""
-        overruns = []
-        for constraint in self._searched:
-            overrun = None if candidate.failure else constraint.overrun(candidate, self.dense)
-            overruns.append(overrun.high if overrun else 1.0)
-        return Assessment(candidate.plan, self._reward(candidate), tuple(overruns))
+        overruns = tuple(overrun.high for overrun in self._overruns(candidate))
+        return Assessment(candidate.plan, self._reward(candidate), overruns)
+
+    def _overruns(self, candidate: Candidate) -> list[Estimate]:
+        """One per limit that is searched for; twice over where `candidate` failed or the figure is not known."""
+        found = (None if candidate.failure else constraint.overrun(candidate, self.dense) for constraint in self._searched)
+        return [overrun or Estimate.exact(1.0) for overrun in found]
 
     def _reward(self, candidate: Candidate) -> float:
         if self._rewarded == "accuracy":
@@ -168,21 +172,35 @@ class Evaluator:
     def confirm(self) -> Candidate:
         """The best feasible plan, measured again with fresh runs until one is found that is within for certain.
 
-        A search picks the luckiest of many samples; what is shipped must hold without luck. When none holds, the
-        thinnest plan is returned: it was measured within, or undecided, at the start.
+        A search picks the luckiest of many samples; what is shipped must hold without luck. A plan that does not hold shows
+        how far an interval reaches above its figure: the next one to be tried has at least so much room. Of plans with
+        equal scores the one with more room comes first. When none holds, the thinnest plan is returned: it was measured
+        within, or undecided, at the start.
         """
+        numbers = itertools.count(1)
+        remaining = self._ranked()
+        reach = [0.0] * len(self._searched)
+        for number in itertools.islice(numbers, FINALISTS):
+            remaining = [c for c in remaining if all(map(operator.le, (o.value for o in self._overruns(c)), reach))]
+            if not remaining:
+                return self._finalist(self.thinnest, number)
+            confirmed = self._finalist(remaining.pop(0), number)
+            if judge(self._searched, confirmed, self.dense) == "within":
+                return confirmed
+            reach = [min(least, o.value - o.high) for least, o in zip(reach, self._overruns(confirmed), strict=True)]
+        return self._finalist(self.thinnest, next(numbers))
+
+    def _ranked(self) -> list[Candidate]:
+        """The plans that were feasible when they were searched, best first."""
         seen: dict[ChannelPlan, Candidate] = {}
         for trial in self._run.trials:
             if trial.role in ("dense", "thinnest", "search") and self.assess(trial.candidate).feasible:
                 seen.setdefault(trial.candidate.plan, trial.candidate)
-        ranked = sorted(seen.values(), key=self._reward, reverse=True)
-        finalists = [*ranked[:FINALISTS], self.thinnest]
-        for number, candidate in enumerate(finalists, start=1):
-            confirmed = self._candidate(candidate.plan, "finalist", number)
-            verdict = judge(self._searched, confirmed, self.dense)
-            self._watcher.say(f"score {candidate.score or 0:.2f}: {verdict}")
-            if verdict == "within":
-                return confirmed
+        return sorted(seen.values(), key=lambda c: (-self._reward(c), max(self.assess(c).overruns, default=0.0)))
+
+    def _finalist(self, candidate: Candidate, number: int) -> Candidate:
+        confirmed = self._candidate(candidate.plan, "finalist", number)
+        self._watcher.say(f"score {candidate.score or 0:.2f}: {judge(self._searched, confirmed, self.dense)}")
         return confirmed
 
     def _known(self, plan: ChannelPlan, role: Role, number: int) -> Trial | None:
@@ -202,7 +220,9 @@ class Evaluator:
         started = time.monotonic()
         draft = self._drafts.make(plan)
         if role == "finalist":
-            measured = measure_decisively(self._probe, draft, self._settings.final_processes, self._searched, self.dense)
+            measured = measure_decisively(
+                self._probe, draft, self._settings.final_processes, self._searched, self.dense, twice=True
+            )
             scored = (trial.candidate for trial in reversed(self._run.trials) if trial.role != "uniform")
             searched = next(candidate for candidate in scored if candidate.plan == plan)
             candidate = candidate_of(draft, measured, searched.score)
@@ -243,18 +263,31 @@ class Evaluator:
 
 
 def measure_decisively(
-    probe: Probe, draft: Draft, processes: int, constraints: tuple[Constraint, ...], dense: Candidate
+    probe: Probe,
+    draft: Draft,
+    processes: int,
+    constraints: tuple[Constraint, ...],
+    dense: Candidate,
+    *,
+    twice: bool = False,
 ) -> Measurement | Failure:
-    """Fresh measurements of one file, put together until the verdict is decided or REPEATS more have been taken."""
+    """Fresh measurements of one file, put together until the verdict is decided or REPEATS more have been taken.
+
+    With `twice`, "within" has to be the verdict after two measurements in succession: to stop at the first would be luck.
+    """
     constraints = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
     total: Measurement | None = None
+    before: Verdict = "undecided" if twice else "within"
     for _ in range(1 + REPEATS):
         measured = probe.measure(graph_of(draft), Effort(processes))
         if isinstance(measured, Failure):
             return measured
         total = measured if total is None else total.joined(measured)
-        if judge(constraints, candidate_of(draft, total, None), dense) != "undecided":
+        verdict = judge(constraints, candidate_of(draft, total, None), dense)
+        if verdict == "over" or verdict == before == "within":
             break
+        if twice:
+            before = verdict
     if total is None:
         raise ProbeError("nothing was measured")
     return total

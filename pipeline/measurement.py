@@ -167,10 +167,10 @@ class Measurement:
 
     @cached_property
     def latency_p50_ms(self) -> Estimate:
-        """Median latency with its 95 % interval."""
+        """Median latency of a process, averaged over processes, with its 95 % interval."""
         if self.calibration:
             return self.relative_p50.scaled(self.calibration.dense_p50_ms) if self.relative_p50 else Estimate.exact(0.0)
-        return statistics.estimate(self._blocks, statistics.median)
+        return statistics.estimate(self._blocks, statistics.MEDIAN)
 
     @cached_property
     def latency_p90_ms(self) -> Estimate | None:
@@ -183,12 +183,12 @@ class Measurement:
     @cached_property
     def relative_p50(self) -> Estimate | None:
         """p50 over the reference's p50 of the same minutes, with its 95 % interval; null without a reference."""
-        return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.median))
+        return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.MEDIAN))
 
     @cached_property
     def relative_p90(self) -> Estimate | None:
         """p90 over the reference's p90 of the same minutes."""
-        return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.percentile_90))
+        return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.PERCENTILE_90))
 
     def _on_the_device(self, here: Estimate | None) -> Estimate | None:
         return self.calibration.relative(here) if here and self.calibration else here
@@ -198,7 +198,7 @@ class Measurement:
         """Median latency of the reference in the same minutes."""
         if self.calibration:
             return Estimate.exact(self.calibration.dense_p50_ms)
-        return statistics.estimate(self._reference_blocks, statistics.median) if all(self._reference_blocks) else None
+        return statistics.estimate(self._reference_blocks, statistics.MEDIAN) if all(self._reference_blocks) else None
 
     @cached_property
     def reference_p90_ms(self) -> Estimate | None:

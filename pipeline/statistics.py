@@ -8,14 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "MEDIAN",
+    "PERCENTILE_90",
     "Blocks",
     "Estimate",
+    "Statistic",
     "early_stopping_discards",
     "estimate",
-    "median",
     "noise",
     "p90_estimate",
-    "percentile_90",
     "ratio_estimate",
 ]
 
@@ -23,7 +24,27 @@ Blocks = tuple[tuple[tuple[float, ...], ...], ...]
 """Processes x blocks x runs."""
 
 Floats = NDArray[np.float64]
-Statistic = Callable[[Floats], Floats]
+
+
+@dataclass(frozen=True)
+class Statistic:
+    """What is said of many runs in several processes."""
+
+    of_runs: Callable[[Floats], Floats]
+    """Along the last axis."""
+    of_each_process: bool
+    """True: of each process, and the mean of these; false: of all runs together."""
+
+
+MEDIAN = Statistic(lambda runs: np.asarray(np.median(runs, axis=-1)), of_each_process=True)
+"""The median run of a process, averaged over processes.
+
+A process is as fast as the place where the system happens to put its memory and its threads, and often there are but two
+kinds. The median of all runs together then jumps from one kind to the other; this one settles.
+Source: Kalibera and Jones, Rigorous benchmarking in reasonable time, 2013: average over the level that varies.
+"""
+PERCENTILE_90 = Statistic(lambda runs: np.asarray(np.percentile(runs, 90, axis=-1)), of_each_process=False)
+"""The 90th percentile of all runs: a slow process is a part of the tail."""
 
 RESAMPLES = 400
 LEVEL = 0.95
@@ -49,16 +70,6 @@ class Estimate:
         return Estimate(self.value * factor, self.low * factor, self.high * factor)
 
 
-def median(runs: Floats) -> Floats:
-    """Median along the last axis."""
-    return np.asarray(np.median(runs, axis=-1))
-
-
-def percentile_90(runs: Floats) -> Floats:
-    """90th percentile along the last axis."""
-    return np.asarray(np.percentile(runs, 90, axis=-1))
-
-
 def noise(blocks: Blocks) -> float:
     """Median absolute deviation over the median, within processes, the largest of them."""
     worst = 0.0
@@ -71,18 +82,15 @@ def noise(blocks: Blocks) -> float:
 
 def estimate(blocks: Blocks, statistic: Statistic) -> Estimate:
     """`statistic` of all runs, with a bootstrap interval over processes and the blocks inside them."""
-    point = float(statistic(_flatten(blocks)))
-    samples = statistic(_resample(blocks, seed=0))
-    return _interval(point, samples)
+    return _interval(_point(blocks, statistic), _samples(blocks, statistic))
 
 
 def ratio_estimate(blocks: Blocks, reference: Blocks, statistic: Statistic) -> Estimate | None:
     """`statistic` of the runs over that of the reference's, neighbours resampled together so that drift cancels."""
     if not reference or not all(reference):
         return None
-    point = float(statistic(_flatten(blocks)) / statistic(_flatten(reference)))
-    samples = statistic(_resample(blocks, seed=0)) / statistic(_resample(reference, seed=0))
-    return _interval(point, samples)
+    point = _point(blocks, statistic) / _point(reference, statistic)
+    return _interval(point, _samples(blocks, statistic) / _samples(reference, statistic))
 
 
 def p90_estimate(blocks: Blocks) -> Estimate | None:
@@ -121,8 +129,22 @@ def _flatten(blocks: Blocks) -> Floats:
     return np.concatenate([np.asarray(block, dtype=np.float64) for process in blocks for block in process])
 
 
+def _point(blocks: Blocks, statistic: Statistic) -> float:
+    if not statistic.of_each_process:
+        return float(statistic.of_runs(_flatten(blocks)))
+    return float(np.mean([statistic.of_runs(_flatten((process,))) for process in blocks]))
+
+
+def _samples(blocks: Blocks, statistic: Statistic) -> Floats:
+    """`statistic` of RESAMPLES draws."""
+    drawn = _resample(blocks, seed=0)
+    if not statistic.of_each_process:
+        return statistic.of_runs(drawn.reshape(RESAMPLES, -1))
+    return np.asarray(statistic.of_runs(drawn).mean(axis=-1))
+
+
 def _resample(blocks: Blocks, seed: int) -> Floats:
-    """RESAMPLES x runs: processes drawn with replacement, then blocks inside each.
+    """RESAMPLES x processes x runs: processes drawn with replacement, then blocks inside each.
 
     The seed fixes the draw, so that a ratio's two halves draw the same neighbours and a figure is the same
     whenever it is derived again. A time limit can leave processes with unlike numbers of blocks; the draw then
@@ -136,8 +158,10 @@ def _resample(blocks: Blocks, seed: int) -> Floats:
     inside = generator.integers(count, size=(RESAMPLES, len(runs), count))
     if len(runs) * count < MIN_BLOCKS:
         within = generator.integers(length, size=(RESAMPLES, len(runs), count, length))
-        return runs[processes[..., None], inside[..., None], within].reshape(RESAMPLES, -1)
-    return runs[processes, inside].reshape(RESAMPLES, -1)
+        drawn = runs[processes[..., None], inside[..., None], within]
+    else:
+        drawn = runs[processes, inside]
+    return drawn.reshape(RESAMPLES, len(runs), -1)
 
 
 def _interval(point: float, samples: Floats) -> Estimate:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx.parser
 import pytest
+from workers import gone
 
 from pipeline.graph.answers import run_onnx
 from pipeline.graph.simplify import simplify
@@ -116,14 +117,8 @@ def test_a_hang_is_ended_with_all_its_children(tmp_path: Path) -> None:
 
     assert simplified.note == "not simplified: no answer after 3 s"
     assert simplified.data == foldable()
-    assert not any(_alive(int(pid)) for pid in pids.read_text().split())
+    assert gone([int(pid) for pid in pids.read_text().split()])
 
 
 def test_a_program_that_does_not_exist_is_told() -> None:
     assert simplify(foldable(), INPUTS, command=("/nowhere/onnxsim",)).note.startswith("not simplified: it does not start")
-
-
-def _alive(pid: int) -> bool:
-    """Not gone, and not a zombie that only waits to be counted."""
-    status = Path(f"/proc/{pid}/stat")
-    return status.is_file() and status.read_text().rpartition(")")[2].split()[0] != "Z"

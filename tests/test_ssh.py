@@ -14,7 +14,7 @@ import torch
 from graphs import INPUT, conv_net, graph, reference
 from sshd import VCGENCMD, Board, needs_sshd
 from torch import nn
-from workers import alive, until
+from workers import gone, until
 
 from pipeline.errors import DeviceBusy, DeviceSoftware, DeviceUnreachable, HostKeyRefused, ProbeError, ThreadsError
 from pipeline.graph.drafts import start_drafts
@@ -282,7 +282,7 @@ def test_a_hung_worker_is_noticed_and_replaced(board: Board, connect: Connect, m
         kill(hung, signal.SIGSTOP)
 
     assert measured(in_the_middle(board, probe, stop))
-    assert until(lambda: not any(map(alive, hung)))
+    assert gone(hung)
 
 
 def test_a_file_that_takes_the_device_down_every_time_is_a_failure(board: Board, connect: Connect) -> None:

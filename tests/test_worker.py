@@ -10,7 +10,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from graphs import INPUT, conv_net
-from workers import FOREVER, Worker, alive, until
+from workers import FOREVER, Worker, gone, until
 
 from pipeline.files import sha256_bytes
 
@@ -175,7 +175,7 @@ def test_those_who_wait_for_another_kind_of_measurement_are_ended(worker: Worker
     answer = worker.measure(NET, processes=1, runs=4)
 
     assert np.size(answer["processes"][0]["latency_ms"]) == 4
-    assert not any(map(alive, waiting))
+    assert gone(waiting)
 
 
 def test_one_that_dies_while_it_waits_is_replaced(worker: Worker) -> None:
@@ -183,6 +183,6 @@ def test_one_that_dies_while_it_waits_is_replaced(worker: Worker) -> None:
     worker.measure(NET, processes=2, more=True)
     victim = those_who_wait(worker, 2)[0]
     os.kill(victim, signal.SIGKILL)
-    assert until(lambda: not alive(victim))
+    assert gone([victim])
 
     assert len(worker.measure(NET, processes=2)["processes"]) == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from graphs import answers_nan, conv_net, fails_when_run, not_onnx, unknown_op
-from workers import FOREVER, WORKER, Worker, alive, children_of, until
+from workers import FOREVER, WORKER, Worker, children_of, gone, until
 
 NET = conv_net()
 
@@ -47,7 +47,7 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
 
 def nothing_is_left(worker_pid: int, children: list[int], folder: Path) -> bool:
     """No process of it, and no file."""
-    return until(lambda: not any(map(alive, [worker_pid, *children]))) and not list(folder.iterdir())
+    return gone([worker_pid, *children]) and not list(folder.iterdir())
 
 
 def busy(worker: Worker) -> bool:
@@ -101,7 +101,7 @@ def test_a_process_that_a_signal_ends_is_told_by_its_signal(worker: Worker, numb
 
     assert found == {"failure": failure}
     assert worker.answers()
-    assert not any(map(alive, victims))
+    assert gone(victims)
     assert "failure" not in worker.measure(NET)
 
 
@@ -136,7 +136,7 @@ def test_a_hung_process_is_ended_though_another_holds_its_output(tmp_path: Path)
     assert failed[0] == "timeout"
     assert worker.answers()
     assert len(grandchildren) == 1
-    assert not any(map(alive, grandchildren))
+    assert gone(grandchildren)
     assert worker.close() == 0
     assert nothing_is_left(worker.process.pid, grandchildren, files)
 

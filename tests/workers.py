@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,11 @@ def alive(pid: int) -> bool:
     with contextlib.suppress(OSError):
         return len(list(Path(f"/proc/{pid}/task").iterdir())) > 1
     return False
+
+
+def gone(pids: Iterable[int]) -> bool:
+    """All of them, in the end: a kill is an order, and the system takes its time to carry it out."""
+    return until(lambda: not any(map(alive, pids)))
 
 
 def _processes() -> dict[int, tuple[str, int]]:
