@@ -56,11 +56,12 @@ ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
     **{name: (name, None) for name in SEARCHERS},
     "random, scaled": (scaled_random, None),
     "ddpg, accuracy": ("ddpg-entropy", "accuracy"),
+    "ddpg, least entropy": ("ddpg-entropy", "least-entropy"),
     "ddpg, flipped entropy": ("ddpg-entropy", disorder),
     "ddpg, random reward": ("ddpg-entropy", luck),
 }
 """Row -> the searcher, and what it is rewarded for in place of its usual reward."""
-MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d")
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H")
 ALL = (*ROWS, *RIVALS)
 
 

@@ -1,9 +1,11 @@
 """Does what a search looks at rank plans as fine-tuning does? Run: python benchmarks/scores.py --help
 
 Random plans with about the same number of multiply-accumulates, so that size explains little. Each is scored in every way before
-it is fine-tuned: as it was cut, with compensated weights, with those of the supernet, and by the entropy of its activations in
-these three states. Fine-tuning begins with the supernet's weights. Printed: Spearman's rank correlation of each
-with the validation accuracy after fine-tuning, with a bootstrap interval over the plans. Plans that are done are not done again.
+it is fine-tuned: as it was cut, with compensated weights, with those of the supernet, and by two entropies of its activations in
+these three states: paper B's (1 - H), and the share that is kept of the dense network's. The control of the latter looks at
+widths alone. Fine-tuning begins with the supernet's weights. Printed: Spearman's rank correlation of each with the validation
+accuracy after fine-tuning, with a bootstrap interval over the plans. Plans that are done are not done again; where only a column
+is missing, they are not fine-tuned again.
 """
 
 import copy
@@ -17,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluate import ENTROPY_INPUTS
-from pipeline.files import sha256_bytes
+from pipeline.files import sha256_bytes, write_atomically
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.compensate import start_compensation
 from pipeline.graph.drafts import Drafts
-from pipeline.graph.entropy import start_entropy
+from pipeline.graph.entropy import harmonic_mean, start_entropy
 from pipeline.graph.shrink import shrink
 from pipeline.job import Job
 from pipeline.offer import search_space
@@ -35,6 +37,15 @@ STEP = 4
 """Widths are multiples of it, as in the profiles of the boards."""
 TOLERANCE = 0.15
 """Of the multiply-accumulates asked for."""
+STATES = ("as cut", "compensated", "supernet")
+COLUMNS = (
+    "plan",
+    "macs",
+    "parameters",
+    "kept channels",
+    *(f"{what}, {state}" for state in STATES for what in ("accuracy", "1 - H", "kept entropy")),
+    "fine-tuned",
+)
 
 
 @click.command()
@@ -60,13 +71,15 @@ def main(target: str, model: str, weights: Path | None, data: str, share: float,
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
     rows = [line for line in lines if line["key"] == key]
-    if len(rows) < plans:
+    others = [line for line in lines if line["key"] != key]
+    if len(rows) < plans or any(row.keys() != {"key", *COLUMNS} for row in rows):
         bench = Bench(job, share, out.parent)
-        for plan in random_plans(bench.space, bench.drafts, share * bench.dense_macs, plans)[len(rows) :]:
-            rows.append({"key": key, **bench.row(plan)})
-            with out.open("a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            print(f"{len(rows)} of {plans}: {rows[-1]['fine-tuned']:.2f} %", flush=True)
+        for number, plan in enumerate(random_plans(bench.space, bench.drafts, share * bench.dense_macs, plans)):
+            known = rows[number] if number < len(rows) else {}
+            if known.keys() != {"key", *COLUMNS}:
+                rows[number:] = [{"key": key, **bench.row(plan, known.get("fine-tuned"))}, *rows[number + 1 :]]
+                write_atomically(out, "".join(json.dumps(line) + "\n" for line in (*others, *rows)).encode())
+            print(f"{number + 1} of {plans}: {rows[number]['fine-tuned']:.2f} %", flush=True)
     print_table(rows)
 
 
@@ -93,8 +106,8 @@ class Bench:
         self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS))
         self._checkpoint = folder / "scores.safetensors"
 
-    def row(self, plan: ChannelPlan) -> dict[str, Any]:
-        """Everything that is seen of one plan."""
+    def row(self, plan: ChannelPlan, finetuned: float | None) -> dict[str, Any]:
+        """Everything that is seen of one plan; it is fine-tuned when it was not yet."""
         kept, draft = self.drafts.kept(plan), self.drafts.make(plan)
         cut = draft.module
         compensated = copy.deepcopy(cut)
@@ -102,9 +115,14 @@ class Bench:
         shared = shrink(self._supernet, self.drafts.space, kept)
         student = copy.deepcopy(shared)
         row: dict[str, Any] = {"plan": list(plan.widths), "macs": draft.macs, "parameters": draft.params}
-        for name, module in (("as cut", cut), ("compensated", compensated), ("supernet", shared)):
-            row[f"accuracy, {name}"] = self.task.score(module)
-            row[f"1 - H, {name}"] = 1 - self._entropy.of(module, kept).entropy
+        widths = [width / choice.channels for (_, width), choice in zip(plan.widths, self.space.choices, strict=True)]
+        row["kept channels"] = harmonic_mean(widths)
+        for state, module in zip(STATES, (cut, compensated, shared), strict=True):
+            row[f"accuracy, {state}"] = self.task.score(module)
+            disorder = self._entropy.of(module, kept)
+            row[f"1 - H, {state}"], row[f"kept entropy, {state}"] = 1 - disorder.entropy, disorder.kept
+        if finetuned is not None:
+            return {**row, "fine-tuned": finetuned}
         self._checkpoint.unlink(missing_ok=True)
         row["fine-tuned"] = self.task.validate(
             self.task.finetune(student, self.drafts.module, 0, self._checkpoint, lambda *_: None)

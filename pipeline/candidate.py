@@ -27,6 +27,8 @@ class Candidate:
     """Higher is better; for classification the accuracy in percent on the validation split."""
     failure: Failure | None = None
     entropy: float | None = None
-    """Spatial entropy of its activations, 0 to 1, where the search is rewarded for little of it."""
+    """Spatial entropy of its activations, 0 to 1, where a search looks at it."""
+    kept_entropy: float | None = None
+    """Share of the dense network's spatial entropy that is left, 0 to 1."""
     dead_share: float | None = None
     """Channels of it that never change, counted with the entropy."""

@@ -152,9 +152,11 @@ class Evaluator:
     def _reward(self, candidate: Candidate) -> float:
         if self._rewarded == "accuracy":
             return candidate.score or 0.0
-        if candidate.failure or candidate.entropy is None:
+        if candidate.failure or candidate.entropy is None or candidate.kept_entropy is None:
             return 0.0
-        return 100 * (1 - candidate.entropy) if self._rewarded == "entropy" else self._rewarded(candidate)
+        if self._rewarded == "entropy":
+            return 100 * candidate.kept_entropy
+        return 100 * (1 - candidate.entropy) if self._rewarded == "least-entropy" else self._rewarded(candidate)
 
     def searched(self) -> tuple[list[Trial], list[Assessment]]:
         """The trials of the search in order, and how they are judged."""
@@ -226,7 +228,8 @@ class Evaluator:
             scored = (trial.candidate for trial in reversed(self._run.trials) if trial.role != "uniform")
             searched = next(candidate for candidate in scored if candidate.plan == plan)
             candidate = candidate_of(draft, measured, searched.score)
-            candidate = replace(candidate, entropy=searched.entropy, dead_share=searched.dead_share)
+            found = {name: getattr(searched, name) for name in ("entropy", "kept_entropy", "dead_share")}
+            candidate = replace(candidate, **found)
         elif role == "uniform":
             # the first is the thinnest plan, whose memory is reported
             effort = replace(self._effort, memory=self._effort.memory or number == 1)
@@ -247,7 +250,7 @@ class Evaluator:
         if self._entropy is None or candidate.score is None:
             return candidate
         disorder = self._entropy.of(module, self._drafts.kept(candidate.plan))
-        return replace(candidate, entropy=disorder.entropy, dead_share=disorder.dead_share)
+        return replace(candidate, entropy=disorder.entropy, kept_entropy=disorder.kept, dead_share=disorder.dead_share)
 
     def _measure_and_score(self, draft: Draft, module: nn.Module, effort: Effort) -> tuple[Measurement | Failure, float | None]:
         """Both halves; the score is computed on the cores that no timed run uses, or after the runs where there are none."""

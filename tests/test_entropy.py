@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.graph.analyse import analyse
-from pipeline.graph.entropy import LEVELS, pair_counts, relative_entropy, start_entropy
+from pipeline.graph.entropy import LEVELS, harmonic_mean, pair_counts, pair_entropy, relative_entropy, start_entropy
 from pipeline.graph.shrink import shrink
 from pipeline.plan import PruneSpace
 
@@ -117,6 +117,46 @@ def test_of_a_narrowed_layer_the_channels_that_stay_keep_their_figures() -> None
     assert meter.of(small, kept).entropy == pytest.approx((first_layer + second_layer) / 2, abs=1e-6)
 
 
+def test_of_the_dense_networks_entropy_that_share_is_kept_whose_channels_stay() -> None:
+    """x -> conv(8) -> conv(12): of the first, channels 1, 4, 6 stay as they were; the second hears less, and less of it is kept"""
+    net, images = build(Chain), noise(32, 3, 16, 16)
+    space = analyse(net, images[:1])
+    whole = {group.name: tuple(range(group.channels)) for group in space.groups}
+    kept = whole | {"a.0": (1, 4, 6)}
+    meter = start_entropy(net, space, images)
+    small = shrink(net, space, kept)
+    with torch.no_grad():
+        first = entropies_of_pairs(net.a(images), *meter.ranges["a.0"])
+        second = entropies_of_pairs(small.b(small.a(images)), *meter.ranges["b.0"])
+    shares = [float(first[[1, 4, 6]].sum() / first.sum()), min(1.0, float(second.sum()) / meter.whole["b.0"])]
+
+    assert meter.of(net, whole).kept == pytest.approx(1)
+    assert meter.of(small, kept).kept == pytest.approx(harmonic_mean(shares), abs=1e-6)
+
+
+def entropies_of_pairs(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """0 for channels dead from the start."""
+    found = torch.zeros(len(low), dtype=torch.double)
+    alive = high > low
+    found[alive] = pair_entropy(pair_counts(maps[:, alive], low[alive], high[alive]))
+    return found
+
+
+def test_the_entropy_of_pairs_is_the_plain_formula() -> None:
+    """left half black, right half white, 4 x 4: of 12 pairs to the right 4 black, 4 white, 4 mixed; of 12 down 6 and 6"""
+    board = torch.zeros(1, 1, 4, 4)
+    board[..., 2:] = 1
+    right = -(math.log(1 / 3) * 2 / 3 + 2 * math.log(1 / 6) / 6)
+
+    assert float(pair_entropy(pair_counts(board, torch.zeros(1), torch.ones(1)))) == pytest.approx((right + math.log(2)) / 2)
+
+
+def test_the_layer_that_lets_least_through_counts_most() -> None:
+    assert harmonic_mean([1.0, 0.25]) == pytest.approx(0.4)
+    assert harmonic_mean([1.0, 0.0]) == 0
+    assert harmonic_mean([]) == 1
+
+
 def mean_entropy(maps: Tensor, low: Tensor, high: Tensor) -> float:
     """Of the channels that were alive."""
     alive = high > low
@@ -141,6 +181,7 @@ def test_killing_a_channel_is_not_rewarded() -> None:
     assert whole.dead_share == 0
     assert killed.dead_share == pytest.approx(3 / len(alive) / 3)
     assert killed.entropy > whole.entropy
+    assert killed.kept < whole.kept == 1
 
 
 class Functional(nn.Module):

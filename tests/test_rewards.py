@@ -33,12 +33,20 @@ def within(trial: Trial) -> bool:
     return bool(relative and relative.high <= 0.5)
 
 
-def test_under_entropy_the_most_orderly_plan_within_the_budget_is_shipped(tmp_path: Path) -> None:
-    artifact = compress(job(tmp_path / "run", reward="entropy")).artifact
+@pytest.mark.parametrize("reward", ["entropy", "least-entropy"])
+def test_under_entropy_the_plan_that_keeps_most_or_has_least_is_shipped(tmp_path: Path, reward: str) -> None:
+    artifact = compress(job(tmp_path / "run", reward=reward)).artifact
     trials = [trial for trial in read_trials(tmp_path / "run") if trial.role in ("dense", "thinnest", "search")]
-    best = min(filter(within, trials), key=lambda trial: trial.candidate.entropy or 1.0)
+
+    def worth(trial: Trial) -> float:
+        candidate = trial.candidate
+        return (candidate.kept_entropy or 0.0) if reward == "entropy" else -(candidate.entropy or 1.0)
+
+    best = max(filter(within, trials), key=worth)
 
     assert all(0 < (trial.candidate.entropy or 0) < 1 for trial in trials)
+    assert next(trial.candidate.kept_entropy for trial in trials if trial.role == "dense") == pytest.approx(1.0, abs=0.02)
+    assert all((trial.candidate.kept_entropy or 1) < 1 for trial in trials if trial.role != "dense")
     assert all(trial.candidate.score is not None for trial in trials)
     assert artifact.shipped.plan == best.candidate.plan
 

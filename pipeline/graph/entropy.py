@@ -1,4 +1,4 @@
-"""Entropy: how disordered a network's convolutional activations are in space; the reward of paper B, without labels.
+"""Entropy: how disordered a network's convolutional activations are in space; the rewards that need no labels.
 
 Spatial entropy in the form of the aura matrix (Journel & Deutsch, 1993; Razlighi & Kehtarnavaz, 2009), which is how the
 authors of paper B (Musat & Andonie, arXiv 2312.04918) define it elsewhere. For a channel quantised to levels g:
@@ -8,14 +8,20 @@ authors of paper B (Musat & Andonie, arXiv 2312.04918) define it elsewhere. For 
     H_R   = (H_2 - H_1) / H_1      0: a pixel tells its neighbour; 1: neighbours are independent
     H     = mean of H_R over right and down (left and up are the same pairs)
 
-Differences from it, each against a way in which an agent could cheat or a number could mislead:
+Paper B makes H small. What is left of the disorder tells more (docs/benchmarks.md): with l a convolution, c its channels,
+
+    kept = harmonic mean over l of  min(1, sum_c H_2 of the plan / sum_c H_2 of the dense network)
+
+A removed channel leaves nothing, one that went dead neither; and the layer that lets least through counts most.
+
+Differences from the papers' H, each against a way in which an agent could cheat or a number could mislead:
  1. levels span the range of the dense network's channel, so that a plan cannot win by shrinking what it is divided by.
  2. pairs are counted over all images of the batch before anything is divided: one 4x4 map has 12 pairs for 256 cells.
  3. a channel with one level only has H_1 = 0; it is dead and counts as 1, the worst, so that killing channels does not pay.
     Channels that were dead in the dense network do not count.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,7 +30,17 @@ from torch.overrides import TorchFunctionMode
 
 from pipeline.plan import Kept, PruneSpace
 
-__all__ = ["LEVELS", "ActivationEntropy", "Disorder", "Ranges", "pair_counts", "relative_entropy", "start_entropy"]
+__all__ = [
+    "LEVELS",
+    "ActivationEntropy",
+    "Disorder",
+    "Ranges",
+    "harmonic_mean",
+    "pair_counts",
+    "pair_entropy",
+    "relative_entropy",
+    "start_entropy",
+]
 
 LEVELS = 16
 _DEAD = 1e-6
@@ -53,6 +69,8 @@ class Disorder:
 
     entropy: float
     """0 to 1; dead channels count as 1."""
+    kept: float
+    """Of the dense network's entropy, 0 to 1; 1 where no convolution has a map."""
     dead_share: float
     """Channels that never change."""
 
@@ -65,10 +83,32 @@ class ActivationEntropy:
     inputs: Tensor
     """(N, C, H, W)"""
     ranges: Ranges
+    whole: dict[str, float] = field(default_factory=dict)
+    """Layer -> entropy of pairs in the dense network, summed over its channels."""
     batch: int = 64
 
     def of(self, module: nn.Module, kept: Kept) -> Disorder:
         """Disorder of `module`, which is the network with the channels in `kept`; it runs in evaluation mode."""
+        entropies, shares, dead = [], [], []
+        counts = self._count(module, kept)
+        for found in counts.values():
+            values, died = relative_entropy(found)
+            entropies.append(float(values.masked_fill(died, 1.0).mean()))
+            dead.append(float(died.double().mean()))
+        for name, whole in self.whole.items():
+            left = float(pair_entropy(counts[name]).sum()) if name in counts else 0.0
+            shares.append(min(1.0, left / whole))
+        layers = max(len(entropies), 1)
+        return Disorder(sum(entropies) / layers, harmonic_mean(shares), sum(dead) / layers)
+
+    def against(self, module: nn.Module) -> "ActivationEntropy":
+        """The same, with `module`, the dense network, as that of which something is kept."""
+        everything = {group.name: tuple(range(group.channels)) for group in self.space.groups}
+        whole = {name: float(pair_entropy(found).sum()) for name, found in self._count(module, everything).items()}
+        return replace(self, whole={name: entropy for name, entropy in whole.items() if entropy > _DEAD})
+
+    def _count(self, module: nn.Module, kept: Kept) -> dict[str, Tensor]:
+        """Layer -> `pair_counts` of its channels that were not dead from the start."""
         counts: dict[str, Tensor] = {}
         places = {
             name: torch.from_numpy(self.space.remaining(f"{name}.weight", 0, len(low), kept))
@@ -84,13 +124,7 @@ class ActivationEntropy:
                 counts[name] = counts[name] + found if name in counts else found
 
         _watch(module, self.inputs, self.batch, count)
-        entropies, dead = [], []
-        for found in counts.values():
-            values, died = relative_entropy(found)
-            entropies.append(float(values.masked_fill(died, 1.0).mean()))
-            dead.append(float(died.double().mean()))
-        layers = max(len(entropies), 1)
-        return Disorder(sum(entropies) / layers, sum(dead) / layers)
+        return counts
 
     def _stride(self, maps: Tensor) -> int:
         images = len(self.inputs)
@@ -98,7 +132,7 @@ class ActivationEntropy:
 
 
 def start_entropy(module: nn.Module, space: PruneSpace, inputs: Tensor) -> ActivationEntropy:
-    """Take the ranges of the dense `module` on `inputs`, (N, C, H, W)."""
+    """Take the ranges and the entropy of the dense `module` on `inputs`, (N, C, H, W)."""
     ranges: Ranges = {}
 
     def span(name: str, maps: Tensor) -> None:
@@ -108,7 +142,7 @@ def start_entropy(module: nn.Module, space: PruneSpace, inputs: Tensor) -> Activ
         ranges[name] = low, high
 
     _watch(module, inputs, ActivationEntropy.batch, span)
-    return ActivationEntropy(space, inputs, ranges)
+    return ActivationEntropy(space, inputs, ranges).against(module)
 
 
 def pair_counts(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -128,12 +162,30 @@ def pair_counts(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def relative_entropy(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Counts (C, 2, LEVELS, LEVELS) -> H (C,), 0 for the dead; and which channels are dead (C,)."""
-    pairs = (counts + counts.mT).double()
-    p = pairs / pairs.sum((2, 3), keepdim=True).clamp_min(1)
+    p = _shares(counts)
     joint = torch.special.entr(p).sum((2, 3))
     single = torch.special.entr(p.sum(3)).sum(2)
     relative = torch.where(single > _DEAD, (joint - single) / single.clamp_min(_DEAD), 0.0)
     return relative.mean(1), (single <= _DEAD).all(1)
+
+
+def pair_entropy(counts: Tensor) -> Tensor:
+    """Counts (C, 2, LEVELS, LEVELS) -> H_2 in nats, mean of both directions (C,); 0 for the dead."""
+    joint: Tensor = torch.special.entr(_shares(counts)).sum((2, 3))
+    return joint.mean(1)
+
+
+def harmonic_mean(shares: list[float]) -> float:
+    """0 when one of them is; 1 of none."""
+    if not shares:
+        return 1.0
+    return 0.0 if min(shares) <= 0 else len(shares) / sum(1 / share for share in shares)
+
+
+def _shares(counts: Tensor) -> Tensor:
+    pairs = (counts + counts.mT).double()
+    shares: Tensor = pairs / pairs.sum((2, 3), keepdim=True).clamp_min(1)
+    return shares
 
 
 class _Watch(TorchFunctionMode):

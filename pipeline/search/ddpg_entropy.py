@@ -14,6 +14,8 @@ Differences from AMC's code:
  5. many updates per trial and a faster actor, for the same reason; noise fades with the share of trials spent.
  6. of some noisy episodes the one that promises most is asked, and none twice.
  7. paper B keeps the best plan by its reward, not the last; so do we, from the journal.
+ 8. its usual reward is the share of the dense network's spatial entropy that a plan keeps. Paper B's own, little entropy, is
+    `--reward least-entropy`; it ranks plans no better than chance (docs/benchmarks.md).
 """
 
 from dataclasses import dataclass
