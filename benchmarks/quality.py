@@ -97,7 +97,7 @@ def main(
         for budget in budgets:
             for searcher in searchers:
                 folder = cell(out, model, budget, searcher, seed)
-                if known(folder) is None:
+                if known(folder, budget) is None:
                     run(target, model, weights, data, budget, searcher, seed, trials, epochs, folder)
                     print_table(out, model, budgets, searchers, seeds)
     print_table(out, model, budgets, searchers, seeds)
@@ -133,7 +133,7 @@ def run(
         model=model,
         weights=weights,
         data=data,
-        budget={metric: value, "accuracy_drop": 100.0},
+        budget={"latency_p50": "100%", "accuracy_drop": 100.0, metric: value},  # over the profile's own
         searcher=function,
         reward=reward,
         trials=trials,
@@ -141,7 +141,7 @@ def run(
         out=folder,
         finetuning=FinetuneSettings(epochs=epochs),
     )
-    found = run_rival(job, searcher, folder) if searcher in RIVALS else facts(compress(job).artifact)
+    found = run_rival(job, searcher, folder) if searcher in RIVALS else facts(compress(job).artifact, metric)
     key = {"model": model, "budget": budget, "searcher": searcher, "seed": seed, "trials": trials, "epochs": epochs}
     with (folder.parent / "cells.jsonl").open("a") as file:
         file.write(json.dumps(key | found) + "\n")
@@ -155,18 +155,20 @@ def share_supernet(cells: Path, folder: Path) -> None:
         write_atomically(folder / made.name, made.read_bytes())
 
 
-def known(folder: Path) -> dict[str, float | str] | None:
+def known(folder: Path, budget: str) -> dict[str, float | str] | None:
     """The figures of a cell that was run."""
     if (folder / "cell.json").is_file():
         rival: dict[str, float | str] = json.loads((folder / "cell.json").read_text())
         return rival
-    return facts(read_artifact(folder / "artifact")) if (folder / "artifact" / "artifact.json").is_file() else None
+    if not (folder / "artifact" / "artifact.json").is_file():
+        return None
+    return facts(read_artifact(folder / "artifact"), budget.partition("=")[0])
 
 
-def facts(artifact: Artifact) -> dict[str, float | str]:
-    """What the table needs of one cell."""
+def facts(artifact: Artifact, metric: str) -> dict[str, float | str]:
+    """What the table needs of one cell, whose budget limits `metric`."""
     rows = {row.key: row for row in artifact.rows}
-    limited = next(row for row in artifact.rows if row.limit is not None and row.key != "accuracy_drop")
+    limited = rows[metric]
     used = (limited.ratio.value if limited.relative and limited.ratio else limited.after or 0.0) / (limited.limit or 1.0)
     return {
         "accuracy": rows["accuracy_drop"].after or 0.0,
@@ -188,7 +190,7 @@ def print_table(out: Path, model: str, budgets: tuple[str, ...], searchers: tupl
     print("| --- | --- | --: | --: | --: | --: | --: | --: |")
     for budget in budgets:
         for searcher in searchers:
-            found = [each for seed in range(seeds) if (each := known(cell(out, model, budget, searcher, seed)))]
+            found = [each for seed in range(seeds) if (each := known(cell(out, model, budget, searcher, seed), budget))]
             if not found:
                 print(f"| {budget} | {searcher} | | | | | | {seeds} |")
                 continue
@@ -208,7 +210,8 @@ def draw(path: Path, out: Path, model: str, budgets: tuple[str, ...], searchers:
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axes = figure.subplots()
         for number, searcher in enumerate(searchers):
-            cells = [each for b in budgets for seed in range(seeds) if (each := known(cell(out, model, b, searcher, seed)))]
+            folders = [(cell(out, model, budget, searcher, seed), budget) for budget in budgets for seed in range(seeds)]
+            cells = [each for folder in folders if (each := known(*folder))]
             found = [(100 * float(each["latency_p50"]), float(each["accuracy"])) for each in cells]
             if found:
                 axes.plot(*zip(*found, strict=True), MARKERS[number % len(MARKERS)], label=searcher, markersize=6, alpha=0.8)
