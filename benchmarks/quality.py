@@ -55,13 +55,14 @@ def luck(candidate: Candidate) -> float:
 ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
     **{name: (name, None) for name in SEARCHERS},
     "random, scaled": (scaled_random, None),
+    "ppo-lagrangian, entropy": ("ppo-lagrangian", "entropy"),
     "ddpg, accuracy": ("ddpg-entropy", "accuracy"),
     "ddpg, least entropy": ("ddpg-entropy", "least-entropy"),
     "ddpg, flipped entropy": ("ddpg-entropy", disorder),
     "ddpg, random reward": ("ddpg-entropy", luck),
 }
 """Row -> the searcher, and what it is rewarded for in place of its usual reward."""
-MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H")
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H", "*")
 ALL = (*ROWS, *RIVALS)
 
 
