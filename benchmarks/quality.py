@@ -62,7 +62,7 @@ ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
     "ddpg, random reward": ("ddpg-entropy", luck),
 }
 """Row -> the searcher, and what it is rewarded for in place of its usual reward."""
-MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H", "*")
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H", "x")
 ALL = (*ROWS, *RIVALS)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 import click
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from pipeline.evaluate import ENTROPY_INPUTS
 from pipeline.files import sha256_bytes, write_atomically
@@ -42,7 +43,7 @@ COLUMNS = (
     "plan",
     "macs",
     "parameters",
-    "kept channels",
+    "kept widths",
     *(f"{what}, {state}" for state in STATES for what in ("accuracy", "1 - H", "kept entropy")),
     "fine-tuned",
 )
@@ -115,8 +116,7 @@ class Bench:
         shared = shrink(self._supernet, self.drafts.space, kept)
         student = copy.deepcopy(shared)
         row: dict[str, Any] = {"plan": list(plan.widths), "macs": draft.macs, "parameters": draft.params}
-        widths = [width / choice.channels for (_, width), choice in zip(plan.widths, self.space.choices, strict=True)]
-        row["kept channels"] = harmonic_mean(widths)
+        row["kept widths"] = harmonic_mean(kept_widths(cut, self.drafts.module))
         for state, module in zip(STATES, (cut, compensated, shared), strict=True):
             row[f"accuracy, {state}"] = self.task.score(module)
             disorder = self._entropy.of(module, kept)
@@ -137,6 +137,12 @@ class Bench:
             middle = (low + high) / 2
             low, high = (middle, high) if self.drafts.make(self.space.uniform(middle)).macs < macs else (low, middle)
         return low
+
+
+def kept_widths(small: nn.Module, whole: nn.Module) -> list[float]:
+    """Of each convolution, the share of its channels that it keeps."""
+    sizes = {name: layer.out_channels for name, layer in whole.named_modules() if isinstance(layer, nn.Conv2d)}
+    return [layer.out_channels / sizes[name] for name, layer in small.named_modules() if isinstance(layer, nn.Conv2d)]
 
 
 def random_plans(space: SearchSpace, drafts: Drafts, macs: float, count: int) -> list[ChannelPlan]:
