@@ -62,7 +62,7 @@ ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
     "ddpg, random reward": ("ddpg-entropy", luck),
 }
 """Row -> the searcher, and what it is rewarded for in place of its usual reward."""
-MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H", "x")
+MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H", "x", "+", "1", "2")
 ALL = (*ROWS, *RIVALS)
 
 
@@ -142,7 +142,7 @@ def run(
         out=folder,
         finetuning=FinetuneSettings(epochs=epochs),
     )
-    found = run_rival(job, searcher, folder) if searcher in RIVALS else facts(compress(job).artifact, metric)
+    found = run_rival(job, searcher, metric, folder) if searcher in RIVALS else facts(compress(job).artifact, metric)
     key = {"model": model, "budget": budget, "searcher": searcher, "seed": seed, "trials": trials, "epochs": epochs}
     with (folder.parent / "cells.jsonl").open("a") as file:
         file.write(json.dumps(key | found) + "\n")

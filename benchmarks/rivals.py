@@ -37,11 +37,11 @@ RIVALS = {
 BISECTIONS = 10
 
 
-def run_rival(job: Job, rival: str, folder: Path) -> dict[str, Any]:
-    """One cell: bisect the pruning ratio to the budget, fine-tune, measure afresh, test. The figures lie in `cell.json`."""
+def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]:
+    """One cell: bisect the pruning ratio to the limit on `metric`, fine-tune, measure afresh, test; figures in `cell.json`."""
     started = time.monotonic()
     profile = load_profile(job.target)
-    (constraint,) = (each for each in read_budget(profile, job.budget, ()) if not each.metric.after_finetuning)
+    (constraint,) = (each for each in read_budget(profile, job.budget, ()) if each.metric.key == metric)
     folder.mkdir(parents=True, exist_ok=True)
     one_threshold, longer = RIVALS[rival]
     subject = load_subject(job, profile)

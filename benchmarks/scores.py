@@ -75,8 +75,11 @@ def main(target: str, model: str, weights: Path | None, data: str, share: float,
     others = [line for line in lines if line["key"] != key]
     if len(rows) < plans or any(row.keys() != {"key", *COLUMNS} for row in rows):
         bench = Bench(job, share, out.parent)
-        for number, plan in enumerate(random_plans(bench.space, bench.drafts, share * bench.dense_macs, plans)):
+        drawn = random_plans(bench.space, bench.drafts, share * bench.dense_macs, max(plans, len(rows)))
+        for number, plan in enumerate(drawn):
             known = rows[number] if number < len(rows) else {}
+            if known and known["plan"] != [list(pair) for pair in plan]:
+                raise click.ClickException(f"{out}: plan {number + 1} is another than the one drawn today; choose another --out")
             if known.keys() != {"key", *COLUMNS}:
                 rows[number:] = [{"key": key, **bench.row(plan, known.get("fine-tuned"))}, *rows[number + 1 :]]
                 write_atomically(out, "".join(json.dumps(line) + "\n" for line in (*others, *rows)).encode())

@@ -16,7 +16,7 @@ class Point:
     """One plan, measured on both."""
 
     host: float
-    """Median latency over the dense graph's, on this machine."""
+    """p50 over the dense graph's, on this machine."""
     device: float
     """The same on the device."""
 

@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.budget import Constraint, Verdict, judge
 from pipeline.candidate import Candidate
 from pipeline.cores import confined
-from pipeline.errors import BudgetError, ProbeError, RunError, UnreachableBudget
+from pipeline.errors import BudgetError, ModelError, ProbeError, RunError, UnreachableBudget
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.entropy import start_entropy
 from pipeline.handover import graph_of
@@ -61,6 +61,8 @@ class Evaluator:
         self._trials = trials
         self._rewarded = reward
         self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS)) if reward != "accuracy" else None
+        if self._entropy and not self._entropy.whole:
+            raise ModelError("--reward: no convolution of this network has a map of more than a pixel: no entropy; use accuracy")
         self._count = 0
         self._best: Candidate | None = None
         self.notices: list[str] = []
@@ -152,10 +154,10 @@ class Evaluator:
     def _reward(self, candidate: Candidate) -> float:
         if self._rewarded == "accuracy":
             return candidate.score or 0.0
-        if candidate.failure or candidate.entropy is None or candidate.kept_entropy is None:
+        if candidate.failure or candidate.entropy is None:
             return 0.0
         if self._rewarded == "entropy":
-            return 100 * candidate.kept_entropy
+            return 100 * (candidate.kept_entropy or 0.0)
         return 100 * (1 - candidate.entropy) if self._rewarded == "least-entropy" else self._rewarded(candidate)
 
     def searched(self) -> tuple[list[Trial], list[Assessment]]:
@@ -175,21 +177,25 @@ class Evaluator:
         """The best feasible plan, measured again with fresh runs until one is found that is within for certain.
 
         A search picks the luckiest of many samples; what is shipped must hold without luck. A plan that does not hold shows
-        how far an interval reaches above its figure: the next one to be tried has at least so much room. Of plans with
-        equal scores the one with more room comes first. When none holds, the thinnest plan is returned: it was measured
-        within, or undecided, at the start.
+        how far an interval reaches above its figure: the next one to be tried has at least so much room, or of the rest
+        the most. Of plans with equal scores the one with more room comes first. When none of FINALISTS holds, the thinnest
+        plan is returned: it was measured within, or undecided, at the start.
         """
         numbers = itertools.count(1)
         remaining = self._ranked()
         reach = [0.0] * len(self._searched)
-        for number in itertools.islice(numbers, FINALISTS):
-            remaining = [c for c in remaining if all(map(operator.le, (o.value for o in self._overruns(c)), reach))]
-            if not remaining:
-                return self._finalist(self.thinnest, number)
-            confirmed = self._finalist(remaining.pop(0), number)
+        for number in itertools.islice(numbers, min(FINALISTS, len(remaining))):
+            roomy = (c for c in remaining if all(map(operator.le, (o.value for o in self._overruns(c)), reach)))
+            candidate = next(roomy, None) or min(remaining, key=self._worst_overrun)
+            remaining.remove(candidate)
+            confirmed = self._finalist(candidate, number)
             if judge(self._searched, confirmed, self.dense) == "within":
                 return confirmed
-            reach = [min(least, o.value - o.high) for least, o in zip(reach, self._overruns(confirmed), strict=True)]
+            found = zip(self._searched, reach, self._overruns(confirmed), strict=True)
+            reach = [
+                least if each.verdict(confirmed, self.dense) == "within" else min(least, o.value - o.high)
+                for each, least, o in found
+            ]
         return self._finalist(self.thinnest, next(numbers))
 
     def _ranked(self) -> list[Candidate]:
@@ -198,7 +204,10 @@ class Evaluator:
         for trial in self._run.trials:
             if trial.role in ("dense", "thinnest", "search") and self.assess(trial.candidate).feasible:
                 seen.setdefault(trial.candidate.plan, trial.candidate)
-        return sorted(seen.values(), key=lambda c: (-self._reward(c), max(self.assess(c).overruns, default=0.0)))
+        return sorted(seen.values(), key=lambda c: (-self._reward(c), self._worst_overrun(c)))
+
+    def _worst_overrun(self, candidate: Candidate) -> float:
+        return max(self.assess(candidate).overruns, default=0.0)
 
     def _finalist(self, candidate: Candidate, number: int) -> Candidate:
         confirmed = self._candidate(candidate.plan, "finalist", number)
@@ -276,24 +285,24 @@ def measure_decisively(
 ) -> Measurement | Failure:
     """Fresh measurements of one file, put together until the verdict is decided or REPEATS more have been taken.
 
-    With `twice`, "within" has to be the verdict after two measurements in succession: to stop at the first would be luck.
+    With `twice`, "within" has to be the verdict after two measurements in succession: to stop at the first would be luck. That
+    may take one more.
     """
     constraints = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
     total: Measurement | None = None
     before: Verdict = "undecided" if twice else "within"
-    for _ in range(1 + REPEATS):
+    repeats = 0
+    while True:
         measured = probe.measure(graph_of(draft), Effort(processes))
         if isinstance(measured, Failure):
             return measured
         total = measured if total is None else total.joined(measured)
         verdict = judge(constraints, candidate_of(draft, total, None), dense)
-        if verdict == "over" or verdict == before == "within":
-            break
+        if verdict == "over" or verdict == before == "within" or (repeats >= REPEATS and verdict != "within"):
+            return total
         if twice:
             before = verdict
-    if total is None:
-        raise ProbeError("nothing was measured")
-    return total
+        repeats += 1
 
 
 def candidate_of(draft: Draft, measured: Measurement | Failure | None, score: float | None) -> Candidate:

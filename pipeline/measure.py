@@ -38,7 +38,7 @@ class Comparison:
 
     path: Path
     ratio_p50: Estimate
-    """Its median latency over the first one's."""
+    """Its p50 over the first one's."""
 
     @property
     def answer(self) -> Answer:

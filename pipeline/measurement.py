@@ -195,7 +195,7 @@ class Measurement:
 
     @cached_property
     def reference_p50_ms(self) -> Estimate | None:
-        """Median latency of the reference in the same minutes."""
+        """p50 of the reference in the same minutes, its interval by bootstrap."""
         if self.calibration:
             return Estimate.exact(self.calibration.dense_p50_ms)
         return statistics.estimate(self._reference_blocks, statistics.MEDIAN) if all(self._reference_blocks) else None

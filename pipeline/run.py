@@ -18,7 +18,7 @@ from pipeline.files import flush_folder, storage_errors
 
 __all__ = ["Role", "Run", "Trial", "open_run", "read_trials"]
 
-FORMAT = 1
+FORMAT = 2
 Role = Literal["dense", "thinnest", "uniform", "search", "finalist", "int8", "int8-dense"]
 KINDS = ("job", "inputs", "device", "weights")
 """What a run directory is tied to: what was asked for, what was loaded, where it was measured, what plans inherit."""

@@ -1,12 +1,15 @@
 """Rewards: what a search makes large, through the whole walk; and what agents are told of a layer."""
 
+import runpy
 from pathlib import Path
 
 import pytest
+import torch
 from nets import EXAMPLE, Chain, build
 
 from pipeline.candidate import Candidate
 from pipeline.compress import compress
+from pipeline.errors import ModelError
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.drafts import start_drafts
 from pipeline.job import Job
@@ -66,6 +69,20 @@ def test_a_reward_of_ones_own_decides_what_is_shipped(tmp_path: Path) -> None:
     assert artifact.shipped.plan == best.plan
     assert min(c.params for c in trials) < best.params < max(c.params for c in trials)
     assert artifact.job["reward"].endswith("middling")
+
+
+def test_where_no_map_has_two_pixels_there_is_no_entropy_to_look_for(tmp_path: Path) -> None:
+    """8x8 -> conv 8x8 -> 1x1 -> conv 1x1 -> classes"""
+    net = tmp_path / "net.py"
+    net.write_text(
+        "from torch import nn\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(1, 16, 8), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 10))\n"
+    )
+    torch.save(runpy.run_path(str(net))["make"]().state_dict(), tmp_path / "net.pt")
+
+    with pytest.raises(ModelError, match="no entropy; use accuracy"):
+        compress(job(tmp_path / "run", model=f"{net}:make", weights=tmp_path / "net.pt", data="digits", reward="entropy"))
 
 
 def test_under_accuracy_no_entropy_is_computed(tmp_path: Path) -> None:

