@@ -1,7 +1,6 @@
 """Evaluator: the black box. A plan goes in; it is made, measured, scored, written down, and judged."""
 
 import itertools
-import operator
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -176,27 +175,30 @@ class Evaluator:
     def confirm(self) -> Candidate:
         """The best feasible plan, measured again with fresh runs until one is found that is within for certain.
 
-        A search picks the luckiest of many samples; what is shipped must hold without luck. A plan that does not hold shows
-        how far an interval reaches above its figure: the next one to be tried has at least so much room, or of the rest
-        the most. Of plans with equal scores the one with more room comes first. When none of FINALISTS holds, the thinnest
-        plan is returned: it was measured within, or undecided, at the start.
+        A search picks the luckiest of many samples, and something may have disturbed it; what is shipped must hold without
+        luck. A plan that does not hold shows how many times what the search measured it may take: the next one to be tried
+        has room for that, or of the rest the most room. Of plans with equal scores the one with more room comes first. When
+        none of FINALISTS holds, the thinnest plan is returned: it was measured within, or undecided, at the start.
         """
         numbers = itertools.count(1)
         remaining = self._ranked()
-        reach = [0.0] * len(self._searched)
+        rise = [1.0] * len(self._searched)
         for number in itertools.islice(numbers, min(FINALISTS, len(remaining))):
-            roomy = (c for c in remaining if all(map(operator.le, (o.value for o in self._overruns(c)), reach)))
+            roomy = (each for each in remaining if all(r * s <= 1 for r, s in zip(rise, self._used(each), strict=True)))
             candidate = next(roomy, None) or min(remaining, key=self._worst_overrun)
             remaining.remove(candidate)
             confirmed = self._finalist(candidate, number)
             if judge(self._searched, confirmed, self.dense) == "within":
                 return confirmed
-            found = zip(self._searched, reach, self._overruns(confirmed), strict=True)
-            reach = [
-                least if each.verdict(confirmed, self.dense) == "within" else min(least, o.value - o.high)
-                for each, least, o in found
-            ]
+            if confirmed.failure:
+                continue
+            found = zip(self._overruns(confirmed), self._used(candidate), strict=True)
+            rise = [max(most, (1 + now.high) / then) for most, (now, then) in zip(rise, found, strict=True)]
         return self._finalist(self.thinnest, next(numbers))
+
+    def _used(self, candidate: Candidate) -> list[float]:
+        """The share of each limit that `candidate` takes, above 0."""
+        return [max(1 + overrun.value, 1e-9) for overrun in self._overruns(candidate)]
 
     def _ranked(self) -> list[Candidate]:
         """The plans that were feasible when they were searched, best first."""
@@ -211,7 +213,14 @@ class Evaluator:
 
     def _finalist(self, candidate: Candidate, number: int) -> Candidate:
         confirmed = self._candidate(candidate.plan, "finalist", number)
-        self._watcher.say(f"score {candidate.score or 0:.2f}: {judge(self._searched, confirmed, self.dense)}")
+        told = [f"score {candidate.score or 0:.2f}: {judge(self._searched, confirmed, self.dense)}"]
+        for constraint in self._searched:
+            then, now = (constraint.figure(each, self.dense) for each in (candidate, confirmed))
+            if then and now and now.low > then.high:
+                told.append(
+                    f"{constraint.metric.title} {constraint.show(now.value)}, in the search {constraint.show(then.value)}"
+                )
+        self._watcher.say("; ".join(told))
         return confirmed
 
     def _known(self, plan: ChannelPlan, role: Role, number: int) -> Trial | None:
@@ -285,12 +294,12 @@ def measure_decisively(
 ) -> Measurement | Failure:
     """Fresh measurements of one file, put together until the verdict is decided or REPEATS more have been taken.
 
-    With `twice`, "within" has to be the verdict after two measurements in succession: to stop at the first would be luck. That
+    With `twice`, a verdict counts when it stands after two measurements in succession: to stop at the first would be luck. That
     may take one more.
     """
     constraints = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
     total: Measurement | None = None
-    before: Verdict = "undecided" if twice else "within"
+    before: Verdict = "undecided"
     repeats = 0
     while True:
         measured = probe.measure(graph_of(draft), Effort(processes))
@@ -298,11 +307,10 @@ def measure_decisively(
             return measured
         total = measured if total is None else total.joined(measured)
         verdict = judge(constraints, candidate_of(draft, total, None), dense)
-        if verdict == "over" or verdict == before == "within" or (repeats >= REPEATS and verdict != "within"):
+        decided = verdict != "undecided" and (verdict == before or not twice)
+        if decided or (repeats >= REPEATS and verdict != "within"):
             return total
-        if twice:
-            before = verdict
-        repeats += 1
+        before, repeats = verdict, repeats + 1
 
 
 def candidate_of(draft: Draft, measured: Measurement | Failure | None, score: float | None) -> Candidate:
