@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from graphs import INPUT, answers_nan, conv_net, fails_when_run, graph, not_onnx, profile, reference, unknown_op
+from pydantic import TypeAdapter
 from sshd import Board, needs_sshd
 
 from pipeline.errors import ProbeError
@@ -172,6 +174,27 @@ class TestSimulatedProbe(ProbeContract):
 
 class TestCachedLocalProbe(RunningProbeContract):
     start = staticmethod(cached(local))
+
+
+def test_what_was_measured_while_the_reference_was_slow_is_measured_again(tmp_path: Path) -> None:
+    """a stored answer whose reference took twice as long as in others: it is replaced, and then believed"""
+    again = Effort(1, fresh=False)
+    inner, folder = simulated(profile(), reference(), tmp_path), tmp_path / "kept"
+    plain = measured(CachedProbe(inner, reference(), folder).measure(NET, again))
+    (stored,) = folder.iterdir()
+    slow = [
+        replace(process, reference_latency_ms=tuple(tuple(2 * run for run in block) for block in process.reference_latency_ms))
+        for process in plain.processes
+    ]
+    disturbed = replace(plain, processes=tuple(slow))
+    stored.write_bytes(TypeAdapter(Measurement).dump_json(disturbed))
+
+    believed = CachedProbe(inner, reference(), folder)
+    assert believed.measure(NET, again) == disturbed  # nothing to compare it with yet
+    warned = CachedProbe(inner, reference(), folder)
+    warned.measure(WIDER, again)
+    assert warned.measure(NET, again) == plain
+    assert believed.measure(NET, again) == plain
 
 
 class TestCachedSimulatedProbe(ProbeContract):

@@ -13,6 +13,7 @@ from pipeline.probe.base import Effort, Graph, Load, Probe, Reference
 __all__ = ["CachedProbe", "cache_folder"]
 
 _MEASUREMENT = TypeAdapter(Measurement)
+SLOWER = 1.25
 
 
 def cache_folder() -> Path:
@@ -29,11 +30,15 @@ class CachedProbe:
     The key holds the structure of the graph and of its reference, the input's shape, the whole fingerprint (machine,
     runtime version, every setting) and the number of processes. Stored answers that cannot be read are measured again;
     failures and unstable measurements are not stored.
+
+    Nor is one kept, or believed, in which the reference took SLOWER times as long as in another: a program that shares the core
+    slows a file that runs for longer than a time slice, and not one that is done before.
     """
 
     def __init__(self, probe: Probe, reference: Reference, folder: Path) -> None:
         self._probe = probe
         self._folder = folder
+        self._reference_ms = float("inf")
         self._circumstances = f"{reference.graph.structure} {reference.inputs.shape} {probe.fingerprint}"
 
     @property
@@ -54,12 +59,20 @@ class CachedProbe:
         path = self._folder / f"{key}.json"
         if not effort.fresh:
             found = self._read(path, graph)
-            if found is not None:
+            if found is not None and self._undisturbed(found):
                 return found
         measured = self._probe.measure(graph, effort)
-        if isinstance(measured, Measurement) and not measured.remarks:
+        if isinstance(measured, Measurement) and not measured.remarks and self._undisturbed(measured):
             self._write(path, measured)
         return measured
+
+    def _undisturbed(self, measured: Measurement) -> bool:
+        """Whether the reference was about as fast as it ever was."""
+        reference = measured.reference_p50_ms
+        if reference is None:
+            return True
+        self._reference_ms = min(self._reference_ms, reference.value)
+        return reference.value <= SLOWER * self._reference_ms
 
     def close(self) -> None:
         """Close the wrapped probe."""
