@@ -16,7 +16,7 @@ from torch import nn
 
 from pipeline.budget import Constraint, read_budget
 from pipeline.candidate import Candidate
-from pipeline.evaluate import candidate_of, measure_decisively
+from pipeline.decide import candidate_of, measure_decisively
 from pipeline.files import write_atomically
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.handover import graph_of

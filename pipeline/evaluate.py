@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from torch import nn
 
-from pipeline.budget import Constraint, Verdict, judge
+from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
 from pipeline.cores import confined
+from pipeline.decide import candidate_of, measure_decisively
 from pipeline.errors import BudgetError, ModelError, ProbeError, RunError, UnreachableBudget
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.entropy import start_entropy
@@ -26,14 +27,12 @@ from pipeline.statistics import Estimate
 from pipeline.task import Task
 from pipeline.watch import Watcher
 
-__all__ = ["REPEATS", "Evaluator", "candidate_of", "measure_decisively"]
+__all__ = ["Evaluator"]
 
 ENTROPY_INPUTS = 256
 FINALISTS = 8
 BISECTIONS = 5
 """Uniform plans that are measured to find where the budget lies."""
-REPEATS = 3
-"""Further measurements of a file whose verdict stays undecided."""
 
 
 class Evaluator:
@@ -281,47 +280,3 @@ class Evaluator:
             measuring = pool.submit(self._probe.measure, graph_of(draft), effort)
             score = self._task.score(module, between=lambda: release() if measuring.done() else None)
             return measuring.result(), score
-
-
-def measure_decisively(
-    probe: Probe,
-    draft: Draft,
-    processes: int,
-    constraints: tuple[Constraint, ...],
-    dense: Candidate,
-    *,
-    twice: bool = False,
-) -> Measurement | Failure:
-    """Fresh measurements of one file, put together until the verdict is decided or REPEATS more have been taken.
-
-    With `twice`, a verdict counts when it stands after two measurements in succession: to stop at the first would be luck. That
-    may take one more.
-    """
-    constraints = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
-    total: Measurement | None = None
-    before: Verdict = "undecided"
-    repeats = 0
-    while True:
-        measured = probe.measure(graph_of(draft), Effort(processes))
-        if isinstance(measured, Failure):
-            return measured
-        total = measured if total is None else total.joined(measured)
-        verdict = judge(constraints, candidate_of(draft, total, None), dense)
-        decided = verdict != "undecided" and (verdict == before or not twice)
-        if decided or (repeats >= REPEATS and verdict != "within"):
-            return total
-        before, repeats = verdict, repeats + 1
-
-
-def candidate_of(draft: Draft, measured: Measurement | Failure | None, score: float | None) -> Candidate:
-    """`draft` with what was found of it."""
-    return Candidate(
-        plan=draft.plan,
-        params=draft.params,
-        macs=draft.macs,
-        file_size_bytes=draft.file_size_bytes,
-        structure=draft.structure,
-        measurement=measured if isinstance(measured, Measurement) else None,
-        score=score,
-        failure=measured if isinstance(measured, Failure) else None,
-    )

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.artifact import PrecisionRow
 from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
-from pipeline.evaluate import REPEATS, candidate_of
+from pipeline.decide import REPEATS, candidate_of
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.quantise import SCHEMES, NotQuantised, Quantiser, Scheme
 from pipeline.graph.structure import load_graph

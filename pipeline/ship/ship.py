@@ -12,8 +12,8 @@ from torch import nn
 from pipeline.artifact import Artifact, PrecisionRow, Row
 from pipeline.budget import Constraint, Metric, Verdict, known_metrics, worst_verdict
 from pipeline.candidate import Candidate
+from pipeline.decide import measure_decisively
 from pipeline.errors import ShipError
-from pipeline.evaluate import measure_decisively
 from pipeline.files import sha256_bytes
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.export import stamp
