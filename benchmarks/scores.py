@@ -12,6 +12,7 @@ import copy
 import json
 import tempfile
 from pathlib import Path
+from statistics import harmonic_mean
 from typing import Any
 
 import click
@@ -24,7 +25,7 @@ from pipeline.files import sha256_bytes, write_atomically
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.compensate import start_compensation
 from pipeline.graph.drafts import Drafts
-from pipeline.graph.entropy import harmonic_mean, start_entropy
+from pipeline.graph.entropy import start_entropy
 from pipeline.graph.shrink import shrink
 from pipeline.job import Job
 from pipeline.offer import search_space

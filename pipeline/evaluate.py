@@ -245,8 +245,9 @@ class Evaluator:
             scored = (trial.candidate for trial in reversed(self._run.trials) if trial.role != "uniform")
             searched = next(candidate for candidate in scored if candidate.plan == plan)
             candidate = candidate_of(draft, measured, searched.score)
-            found = {name: getattr(searched, name) for name in ("entropy", "kept_entropy", "dead_share")}
-            candidate = replace(candidate, **found)
+            candidate = replace(
+                candidate, entropy=searched.entropy, kept_entropy=searched.kept_entropy, dead_share=searched.dead_share
+            )
         elif role == "uniform":
             # the first is the thinnest plan, whose memory is reported
             effort = replace(self._effort, memory=self._effort.memory or number == 1)

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections import Counter
+from statistics import harmonic_mean
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.graph.analyse import analyse
-from pipeline.graph.entropy import LEVELS, harmonic_mean, pair_counts, pair_entropy, relative_entropy, start_entropy
+from pipeline.graph.entropy import LEVELS, pair_counts, pair_entropy, relative_entropy, start_entropy
 from pipeline.graph.shrink import shrink
 from pipeline.plan import PruneSpace
 
@@ -149,12 +150,6 @@ def test_the_entropy_of_pairs_is_the_plain_formula() -> None:
     right = -(math.log(1 / 3) * 2 / 3 + 2 * math.log(1 / 6) / 6)
 
     assert float(pair_entropy(pair_counts(board, torch.zeros(1), torch.ones(1)))) == pytest.approx((right + math.log(2)) / 2)
-
-
-def test_the_layer_that_lets_least_through_counts_most() -> None:
-    assert harmonic_mean([1.0, 0.25]) == pytest.approx(0.4)
-    assert harmonic_mean([1.0, 0.0]) == 0
-    assert harmonic_mean([]) == 1
 
 
 def mean_entropy(maps: Tensor, low: Tensor, high: Tensor) -> float:

@@ -150,8 +150,7 @@ def test_a_plan_that_does_not_hold_when_measured_again_gives_way_to_one_with_mor
 
     assert len(shares) > 1
     assert 1.1 * shares[0] > 0.5
-    assert max(shares[1:]) <= 0.5 - 0.1 * shares[0]
-    assert 1.1 * shares[-1] <= 0.5
+    assert 1.1 * max(shares[1:]) <= 0.5
     assert artifact.shipped.plan == trials[-1].candidate.plan
 
 

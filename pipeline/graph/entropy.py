@@ -22,6 +22,7 @@ Differences from the papers' H, each against a way in which an agent could cheat
 """
 
 from dataclasses import dataclass, field, replace
+from statistics import harmonic_mean
 from typing import Any
 
 import torch
@@ -35,7 +36,6 @@ __all__ = [
     "ActivationEntropy",
     "Disorder",
     "Ranges",
-    "harmonic_mean",
     "pair_counts",
     "pair_entropy",
     "relative_entropy",
@@ -96,10 +96,11 @@ class ActivationEntropy:
             entropies.append(float(values.masked_fill(died, 1.0).mean()))
             dead.append(float(died.double().mean()))
         for name, whole in self.whole.items():
-            left = float(pair_entropy(counts[name]).sum()) if name in counts else 0.0
-            shares.append(min(1.0, left / whole))
+            plans = float(pair_entropy(counts[name]).sum()) if name in counts else 0.0
+            shares.append(min(1.0, plans / whole))
         layers = max(len(entropies), 1)
-        return Disorder(sum(entropies) / layers, harmonic_mean(shares), sum(dead) / layers)
+        left = harmonic_mean(shares) if shares else 1.0
+        return Disorder(sum(entropies) / layers, left, sum(dead) / layers)
 
     def against(self, module: nn.Module) -> "ActivationEntropy":
         """The same, with `module`, the dense network, as that of which something is kept."""
@@ -173,13 +174,6 @@ def pair_entropy(counts: Tensor) -> Tensor:
     """Counts (C, 2, LEVELS, LEVELS) -> H_2 in nats, mean of both directions (C,); 0 for the dead."""
     joint: Tensor = torch.special.entr(_shares(counts)).sum((2, 3))
     return joint.mean(1)
-
-
-def harmonic_mean(shares: list[float]) -> float:
-    """0 when one of them is; 1 of none."""
-    if not shares:
-        return 1.0
-    return 0.0 if min(shares) <= 0 else len(shares) / sum(1 / share for share in shares)
 
 
 def _shares(counts: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ __all__ = ["CachedProbe", "cache_folder"]
 
 _MEASUREMENT = TypeAdapter(Measurement)
 SLOWER = 1.25
+"""More than the noise of a restless machine, less than half a core lost."""
 
 
 def cache_folder() -> Path:
