@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import socket
+import socketserver
 import subprocess
 import sys
 import threading
@@ -35,71 +36,85 @@ OUTPUTS = {version: answers(conv_net(8, seed=version)) for version in (1, 2, 3)}
 """Version -> what its model answers. 1 was served before 2, which serves; 3 is shipped."""
 
 
-class Relay:
+class Relay(socketserver.ThreadingTCPServer):
     """A port that leads to another, until it cuts, stalls, or flips a bit of what goes up."""
 
+    request_queue_size = 100
+
     def __init__(self, port: int) -> None:
-        self._target = port
-        self._server = socket.create_server(("127.0.0.1", 0))
-        self.port = int(self._server.getsockname()[1])
-        self._open: list[socket.socket] = []
-        self._flip_after: int | None = None
-        self._flowing = threading.Event()
-        self._flowing.set()
-        threading.Thread(target=self._accept, daemon=True).start()
+        super().__init__(("127.0.0.1", 0), _Carrier)
+        self.target = port
+        self.port = int(self.server_address[1])
+        self.open: set[socket.socket] = set()
+        self.flip_after: int | None = None
+        self.flowing = threading.Event()
+        self.flowing.set()
+        self.ended = False
+        threading.Thread(target=self.serve_forever, args=(0.02,)).start()
 
     def cut(self) -> None:
         """Reset what is open; new connections are carried."""
-        for each in self._open:
+        for each in tuple(self.open):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
     def stall(self) -> None:
         """Carry nothing, and close nothing."""
-        self._flowing.clear()
+        self.flowing.clear()
 
     def flip(self, after_bytes: int) -> None:
         """One bit, so many bytes into what is sent to the device from now on."""
-        self._flip_after = after_bytes
+        self.flip_after = after_bytes
 
     def mend(self) -> None:
         """Drop what is open, and carry again."""
-        self._flip_after = None
+        self.flip_after = None
         self.cut()
-        self._flowing.set()
+        self.flowing.set()
 
     def close(self) -> None:
+        """Until nothing of it runs or is open."""
+        self.shutdown()
+        self.ended = True
         self.mend()
-        self._server.close()
+        self.server_close()
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                here, _ = self._server.accept()
-                there = socket.create_connection(("127.0.0.1", self._target))
-            except OSError:
-                with contextlib.suppress(OSError, UnboundLocalError):
-                    here.close()
-                if self._server.fileno() < 0:
-                    return
-                continue
-            self._open += [here, there]
-            for source, target in ((here, there), (there, here)):
-                threading.Thread(target=self._carry, args=(source, target, source is here), daemon=True).start()
 
-    def _carry(self, source: socket.socket, target: socket.socket, upwards: bool) -> None:
+class _Carrier(socketserver.BaseRequestHandler):
+    """One connection: here to there in this thread, there to here in another; both sockets are closed when both ended."""
+
+    server: Relay
+    request: socket.socket
+
+    def handle(self) -> None:
+        try:
+            there = socket.create_connection(("127.0.0.1", self.server.target))
+        except OSError:
+            return
+        with there:
+            ends = {self.request, there}
+            self.server.open |= ends
+            if self.server.ended:  # after the last cut
+                return
+            back = threading.Thread(target=self._carry, args=(there, self.request))
+            back.start()
+            self._carry(self.request, there)
+            back.join()
+            self.server.open -= ends
+
+    def _carry(self, source: socket.socket, target: socket.socket) -> None:
+        relay = self.server
         with contextlib.suppress(OSError):
             while data := source.recv(1 << 16):
-                self._flowing.wait()
-                if upwards and self._flip_after is not None:
-                    self._flip_after -= len(data)
-                    if self._flip_after < 0:
-                        data, self._flip_after = bytes([data[0] ^ 1]) + data[1:], None
+                relay.flowing.wait()
+                if source is self.request and relay.flip_after is not None:
+                    relay.flip_after -= len(data)
+                    if relay.flip_after < 0:
+                        data, relay.flip_after = bytes([data[0] ^ 1]) + data[1:], None
                 target.sendall(data)
         for each in (source, target):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
-                each.close()
 
 
 @dataclass
