@@ -58,8 +58,11 @@ COLUMNS = (
 @click.option("--macs", "share", default=0.25, show_default=True, help="Share of the dense network's that a plan has.")
 @click.option("--plans", default=20, show_default=True)
 @click.option("--epochs", default=1, show_default=True, help="Of fine-tuning.")
+@click.option("--seed", default=0, show_default=True, help="Of the plans.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/scores.jsonl"), show_default=True)
-def main(target: str, model: str, weights: Path | None, data: str, share: float, plans: int, epochs: int, out: Path) -> None:
+def main(
+    target: str, model: str, weights: Path | None, data: str, share: float, plans: int, epochs: int, seed: int, out: Path
+) -> None:
     """Score and fine-tune the plans that are missing; print the table."""
     job = Job(target=target, model=model, weights=weights, data=data, finetuning=FinetuneSettings(epochs=epochs))
     key = {
@@ -69,6 +72,7 @@ def main(target: str, model: str, weights: Path | None, data: str, share: float,
         "macs": share,
         "epochs": epochs,
         "start": "supernet",
+        "seed": seed,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
@@ -76,7 +80,7 @@ def main(target: str, model: str, weights: Path | None, data: str, share: float,
     others = [line for line in lines if line["key"] != key]
     if len(rows) < plans or any(row.keys() != {"key", *COLUMNS} for row in rows):
         bench = Bench(job, share, out.parent)
-        drawn = random_plans(bench.space, bench.drafts, share * bench.dense_macs, max(plans, len(rows)))
+        drawn = random_plans(bench.space, bench.drafts, share * bench.dense_macs, max(plans, len(rows)), seed)
         for number, plan in enumerate(drawn):
             known = rows[number] if number < len(rows) else {}
             if known and known["plan"] != [list(pair) for pair in plan]:
@@ -149,9 +153,9 @@ def kept_widths(small: nn.Module, whole: nn.Module) -> list[float]:
     return [layer.out_channels / sizes[name] for name, layer in small.named_modules() if isinstance(layer, nn.Conv2d)]
 
 
-def random_plans(space: SearchSpace, drafts: Drafts, macs: float, count: int) -> list[ChannelPlan]:
+def random_plans(space: SearchSpace, drafts: Drafts, macs: float, count: int, seed: int) -> list[ChannelPlan]:
     """Random ratios scaled by bisection to `macs`; those that come out too far off are drawn again."""
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     plans: list[ChannelPlan] = []
     while len(plans) < count:
         direction = generator.uniform(0.1, 1.0, len(space.choices))
