@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -11,6 +12,10 @@ from places import NETS, Place
 from sshd import Board
 
 torch.set_num_threads(1)  # tests run side by side, and one thread gives the same bits everywhere
+
+# The same examples on every machine, however slow; `--hypothesis-profile default` draws new ones.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("repeatable")
 
 ImageFolder = Callable[..., Path]
 

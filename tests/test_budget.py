@@ -229,7 +229,7 @@ def test_an_overrun_is_below_zero_exactly_when_the_figure_is_below_its_limit(fig
 
     assert overrun is not None
     assert (overrun.value <= 0) == (figure <= limit)
-    assert overrun.value == pytest.approx(figure / limit - 1, abs=1e-9)
+    assert overrun.value == pytest.approx(figure / limit - 1, rel=1e-9, abs=1e-9)
 
 
 def test_a_limit_of_zero_has_an_overrun_too() -> None:

@@ -233,7 +233,7 @@ def test_a_malformed_trust_file_is_refused(folder: Path, old: str, new: str, sai
         read_trusted(folder)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(raw=st.binary(max_size=200))
 def test_arbitrary_bytes_are_no_trust_file(tmp_path_factory: pytest.TempPathFactory, raw: bytes) -> None:
     folder = tmp_path_factory.getbasetemp() / "arbitrary"

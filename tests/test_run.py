@@ -78,7 +78,7 @@ def test_figures_that_were_derived_before_are_not_kept(tmp_path: Path) -> None:
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_a_torn_last_line_is_cut_wherever_it_was_torn(tmp_path_factory: pytest.TempPathFactory, where: int) -> None:
     folder = tmp_path_factory.mktemp("run")
     with open_run(folder, JOB) as run:

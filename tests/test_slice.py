@@ -41,7 +41,7 @@ def answer(module: nn.Module) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ZOO)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10_000))
 def test_a_sliced_graph_answers_like_the_shrunk_network(name: str, seed: int) -> None:
     """random channels of every group, down to one"""
@@ -61,7 +61,7 @@ def test_the_shrunk_network_answers_like_torch_prunings_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ZOO if name not in ("layer-norm", "convnext")])
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(seed=st.integers(0, 10_000))
 def test_a_removed_channel_is_a_channel_that_nobody_hears(name: str, seed: int) -> None:
     """the whole network with deaf listeners, which knows nothing of how slicing works"""
