@@ -73,15 +73,10 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize(
-    "moments", [(searched(1), searched(4)), (fine_tuning,)], ids=["twice in the search", "while fine-tuning"]
-)
-def test_killed_and_resumed_equals_never_killed(
-    tmp_path: Path, unbroken: Path, moments: tuple[Callable[[Path], bool], ...]
-) -> None:
-    """Same trials, none measured twice, the same file at the end, byte for byte."""
+def test_killed_and_resumed_equals_never_killed(tmp_path: Path, unbroken: Path) -> None:
+    """Twice in the search, once while fine-tuning: same trials, none measured twice, the same file, byte for byte."""
     out = tmp_path / "run"
-    for moment in moments:
+    for moment in (searched(1), searched(4), fine_tuning):
         kill_when(out, moment)
     finish(out)
 
