@@ -135,7 +135,7 @@ def _processes() -> dict[int, tuple[str, int]]:
     return found
 
 
-def until(happens: Callable[[], object], limit_s: float = 30.0) -> bool:
+def until(happens: Callable[[], object], limit_s: float = 60.0) -> bool:
     """Wait for it; whether it happened."""
     deadline = time.monotonic() + limit_s
     while not happens():
