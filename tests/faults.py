@@ -142,7 +142,7 @@ class Rig:
         self.fault(f"{point}:pause={self.pause}")
 
     def wait_for_pause(self) -> None:
-        assert until(lambda: self.pause.with_suffix(".reached").exists(), 60)
+        assert until(lambda: self.pause.with_suffix(".reached").exists())
 
     def go_on(self) -> None:
         self.pause.with_suffix(".go").write_text("")

@@ -561,13 +561,13 @@ def run(cell: Cell, workshop: Workshop) -> None:
         else:
             assert cell.exit_code in (0, None), found
         if cell.by_itself:
-            assert until(lambda: not rig.running() and rig.serving() == cell.serves, 60), rig.serving()
+            assert until(lambda: not rig.running() and rig.serving() == cell.serves), rig.serving()
         rig.fault()
         rig.relay.mend()
         cell.mends(rig)
 
         if cell.fault != "device hangs":
-            assert until(lambda: not look(rig.profile, CALM).busy, 60)
+            assert until(lambda: not look(rig.profile, CALM).busy)
             if cell.serves == 3:
                 assert "was committed" in (look(rig.profile, CALM).last or "")
         assert rig.serving() == cell.serves

@@ -96,8 +96,8 @@ class ActivationEntropy:
             entropies.append(float(values.masked_fill(died, 1.0).mean()))
             dead.append(float(died.double().mean()))
         for name, whole in self.whole.items():
-            plans = float(pair_entropy(counts[name]).sum()) if name in counts else 0.0
-            shares.append(min(1.0, plans / whole))
+            now = float(pair_entropy(counts[name]).sum()) if name in counts else 0.0
+            shares.append(min(1.0, now / whole))
         layers = max(len(entropies), 1)
         left = harmonic_mean(shares) if shares else 1.0
         return Disorder(sum(entropies) / layers, left, sum(dead) / layers)
