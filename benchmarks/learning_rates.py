@@ -1,0 +1,79 @@
+"""At which peak rate should a cut network be fine-tuned? Run: python benchmarks/learning_rates.py --help
+
+The plan of a finished run is cut anew from the dense network, compensated as in that run, and fine-tuned once at every rate:
+the same images in the same order, validation accuracy after each epoch. The test images are not looked at. A rate that is in
+the file of results is not run again.
+"""
+
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from pipeline.artifact import read_artifact
+from pipeline.files import write_atomically
+from pipeline.finetune import FinetuneSettings, finetune
+from pipeline.graph.compensate import start_compensation
+from pipeline.graph.shrink import shrink
+from pipeline.job import Job
+from pipeline.prepare import draft_subject, load_subject
+from pipeline.profile import load_profile
+from pipeline.task import Classification
+
+
+@click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--target", default="raspberrypi", show_default=True)
+@click.option("--model", required=True)
+@click.option("--weights", type=click.Path(path_type=Path))
+@click.option("--data", required=True)
+@click.option("--rate", "rates", type=float, multiple=True, default=(0.05, 0.02, 0.01, 0.005), show_default=True)
+@click.option("--epochs", default=1, show_default=True)
+@click.option("--seed", default=0, show_default=True, help="Of the order of the images.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/learning_rates.jsonl"), show_default=True)
+def main(
+    run: Path,
+    target: str,
+    model: str,
+    weights: Path | None,
+    data: str,
+    rates: tuple[float, ...],
+    epochs: int,
+    seed: int,
+    out: Path,
+) -> None:
+    """Fine-tune the plan in the folder RUN, which had no supernet, at every rate."""
+    if (run / "supernet.safetensors").is_file():
+        raise click.ClickException(f"{run}: fine-tuned from a supernet, not from a compensated cut; choose another run")
+    job = Job(target=target, model=model, weights=weights, data=data, finetuning=FinetuneSettings(epochs=epochs))
+    profile = load_profile(target)
+    subject = load_subject(job, profile)
+    task = subject.task
+    if not isinstance(task, Classification):
+        raise click.ClickException(f"{data}: there are no labelled images to fine-tune on")
+    with tempfile.TemporaryDirectory() as scratch:
+        drafts = draft_subject(job, profile, subject, Path(scratch) / "dense.onnx", print)
+    kept = drafts.kept(read_artifact(run / "artifact").shipped.plan)
+    student = shrink(drafts.module, drafts.space, kept).eval()
+    start_compensation(drafts.module, drafts.space, (pixels for pixels, _ in task.calibration())).apply(student, kept)
+
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
+    for rate in rates:
+        key = {"run": run.name, "epochs": epochs, "seed": seed, "learning_rate": rate}
+        if not any(line.items() >= key.items() for line in lines):
+            checkpoint = out.parent / f"learning-rate-{rate:g}.safetensors"  # of another plan, it is not taken up
+            settings = replace(job.finetuning, learning_rate=rate)
+            images = task.splits
+            _, history = finetune(student, subject.module, images.train, images.validation, settings, seed, checkpoint)
+            checkpoint.unlink()
+            lines.append({**key, "validation": [round(score, 2) for score in history]})
+            write_atomically(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
+        found = next(line for line in lines if line.items() >= key.items())
+        print(f"{rate:g}: {max(found['validation']):.2f} % after {epochs} epochs", flush=True)
+
+
+if __name__ == "__main__":
+    main()
