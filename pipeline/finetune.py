@@ -1,4 +1,8 @@
-"""Fine-tune: SGD with a cosine schedule, label smoothing and distillation from the dense network; resumable by epoch."""
+"""Fine-tune: SGD with a cosine schedule, label smoothing and distillation from the dense network; resumable by epoch.
+
+A high peak rate forgets what a good cut still knows, and a low one does not bring a bad cut back in time. So each of `RATES` is
+first tried on a few images, and judged by the validation accuracy.
+"""
 
 import contextlib
 import copy
@@ -6,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import safetensors
@@ -21,6 +25,17 @@ from pipeline.scoring import accuracy
 
 __all__ = ["FinetuneSettings", "Progress", "distillation_loss", "finetune", "mixed_precision"]
 
+RATES = (0.05, 0.02, 0.01, 0.005)
+"""Peak rates to choose from, the highest first."""
+ALIKE = 1.0
+"""Percentage points that the highest may be behind the best: a long training bears more than a short trial."""
+TRIAL_SHARE = 0.1
+"""Of the images that the whole training sees, for each trial."""
+TRIAL_IMAGES = 10_000
+"""At most, for each trial."""
+FEWEST_STEPS = 32
+"""In a trial; a shorter one tells nothing, and the first of `RATES` is taken."""
+
 Progress = Callable[[int, int, str], None]
 """(batches done, batches in all, text)."""
 
@@ -31,8 +46,8 @@ class FinetuneSettings:
 
     epochs: int = 20
     batch_size: int = 128
-    learning_rate: float = 0.05
-    """At the peak, after one epoch of warm-up."""
+    learning_rate: float | None = None
+    """At the peak, after one epoch of warm-up. None: one of `RATES`, by trial."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
@@ -49,6 +64,7 @@ class _State:
     best_score: float
     best: dict[str, Tensor]
     history: list[float]
+    learning_rate: float
 
 
 def finetune(
@@ -64,8 +80,8 @@ def finetune(
     """Train a copy of `student`; returns it as of its best validation epoch, and validation accuracy by epoch.
 
     The state is kept in `checkpoint` after every epoch, and a run that was cut off continues from there; the batches of
-    an epoch depend on the seed and the epoch alone. Only `train` and `validation` are ever looked at. On the CPU with
-    bfloat16 units and on CUDA the forward pass runs in bfloat16.
+    an epoch depend on the seed and the epoch alone. Where the settings name no learning rate, `RATES` are tried first. Only
+    `train` and `validation` are ever looked at. On the CPU with bfloat16 units and on CUDA the forward pass runs in bfloat16.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     module = copy.deepcopy(student).to(device).to(memory_format=torch.channels_last)
@@ -75,21 +91,24 @@ def finetune(
         )
     optimizer = torch.optim.SGD(
         module.parameters(),
-        lr=settings.learning_rate,
+        lr=RATES[0],  # set anew at every step
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
         nesterov=True,
     )
-    identity = sha256_bytes(json.dumps([asdict(settings), seed, len(train), _shapes(module)]).encode())
-    state = _resume(checkpoint, module, optimizer, identity) or _State(0, -1.0, {}, [])
+    identity = sha256_bytes(json.dumps([asdict(settings), RATES, seed, len(train), _shapes(module)]).encode())
     steps = math.ceil(len(train) / settings.batch_size)
+    state = _resume(checkpoint, module, optimizer, identity)
+    if state is None:
+        rate = settings.learning_rate or _tried_rate(student, teacher, train, validation, settings, seed, progress)
+        state = _State(0, -1.0, {}, [], rate)
     started, first = time.monotonic(), state.epoch
     for epoch in range(state.epoch, settings.epochs):
         torch.manual_seed(1_000_003 * seed + epoch)  # for dropout
         module.train()
         for step, (images, labels) in enumerate(train.training_batches(settings.batch_size, seed, epoch)):
             for group in optimizer.param_groups:
-                group["lr"] = settings.learning_rate * _schedule(epoch + step / steps, settings.epochs)
+                group["lr"] = state.learning_rate * _schedule(epoch + step / steps, settings.epochs)
             pixels = images.to(device, memory_format=torch.channels_last)
             loss = _loss(module, teacher, pixels, labels.to(device), settings)
             optimizer.zero_grad()
@@ -98,7 +117,11 @@ def finetune(
             done = epoch * steps + step + 1
             left = (time.monotonic() - started) / (done - first * steps) * (settings.epochs * steps - done)
             best = f", best {state.best_score:.2f} %" if state.history else ""
-            progress(done, settings.epochs * steps, f"epoch {epoch + 1} of {settings.epochs}{best}, {left:.0f} s left")
+            progress(
+                done,
+                settings.epochs * steps,
+                f"epoch {epoch + 1} of {settings.epochs}, rate {state.learning_rate:g}{best}, {left:.0f} s left",
+            )
         score = accuracy(module, validation)
         state.history.append(score)
         if score > state.best_score:
@@ -109,6 +132,31 @@ def finetune(
     if state.best:
         module.load_state_dict(state.best)
     return module.cpu().to(memory_format=torch.contiguous_format).eval(), tuple(state.history)
+
+
+def _tried_rate(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    train: Images,
+    validation: Images,
+    settings: FinetuneSettings,
+    seed: int,
+    progress: Progress,
+) -> float:
+    """The highest rate with which a whole schedule on a few images ends about as well as with any other, on `validation`."""
+    sample = train.sample(min(TRIAL_IMAGES, int(TRIAL_SHARE * settings.epochs * len(train))), seed)
+    if len(sample) < FEWEST_STEPS * settings.batch_size:
+        return RATES[0]
+
+    def score(rate: float) -> float:
+        def tell(done: int, total: int, text: str) -> None:
+            progress(0, total, f"trying rate {rate:g}: {done} of {total} batches")
+
+        trial = replace(settings, epochs=1, learning_rate=rate)
+        return finetune(student, teacher, sample, validation, trial, seed, progress=tell)[1][-1]
+
+    scores = {rate: score(rate) for rate in RATES}
+    return next(rate for rate in RATES if scores[rate] >= max(scores.values()) - ALIKE)
 
 
 def _loss(module: nn.Module, teacher: nn.Module | None, pixels: Tensor, labels: Tensor, settings: FinetuneSettings) -> Tensor:
@@ -170,6 +218,7 @@ def _save(checkpoint: Path | None, module: nn.Module, optimizer: torch.optim.SGD
         "epoch": str(state.epoch),
         "best_score": repr(state.best_score),
         "history": json.dumps(state.history),
+        "learning_rate": repr(state.learning_rate),
     }
     write_atomically(checkpoint, safetensors.torch.save(tensors, metadata=notes))
 
@@ -188,4 +237,5 @@ def _resume(checkpoint: Path | None, module: nn.Module, optimizer: torch.optim.S
         if f"momentum/{name}" in tensors:
             optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum/{name}"].to(parameter.device)
     best = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best/")}
-    return _State(int(notes["epoch"]), float(notes["best_score"]), best, json.loads(notes["history"]))
+    history, rate = json.loads(notes["history"]), float(notes["learning_rate"])
+    return _State(int(notes["epoch"]), float(notes["best_score"]), best, history, rate)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from pipeline.finetune import FinetuneSettings, _loss, _schedule, finetune
 from pipeline.scoring import accuracy
 from pipeline.task import Classification
 
-SETTINGS = FinetuneSettings(epochs=4, batch_size=64)
+SETTINGS = FinetuneSettings(epochs=4, batch_size=64, learning_rate=0.05)
 
 on_the_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="sums in another order on a GPU have other last bits")
 
@@ -140,6 +141,79 @@ def test_a_layer_under_two_names_is_kept_in_a_checkpoint(digits: Splits, tmp_pat
     assert (tmp_path / "state").is_file()
     assert {"0.weight", "1.weight"} <= kept.state_dict().keys()
     assert equal(kept.state_dict(), alone.state_dict())
+
+
+# the rate
+
+
+UNNAMED = replace(SETTINGS, epochs=8, batch_size=8, learning_rate=None)
+"""A tenth of 8 epochs of 320 images are 32 batches: enough to try rates."""
+
+
+def rates_tried(digits: Splits, settings: FinetuneSettings) -> tuple[set[str], set[str]]:
+    """What the progress says: the rates that are tried, and the rate of the training itself."""
+    tried, taken = set[str](), set[str]()
+
+    def progress(done: int, total: int, text: str) -> None:
+        found = re.match(r"trying rate (\S+):", text)
+        if found:
+            tried.add(found[1])
+        else:
+            taken.update(re.findall(r"rate ([^ ,]+)", text))
+
+    finetune(tiny(), None, digits.train, digits.validation, settings, 7, None, progress)
+    return tried, taken
+
+
+def test_a_rate_that_ruins_the_network_is_tried_and_not_taken(digits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.finetune.RATES", (500.0, 0.05))
+
+    assert rates_tried(digits, UNNAMED) == ({"500", "0.05"}, {"0.05"})
+
+
+def test_a_rate_that_brings_nothing_back_is_tried_and_not_taken(digits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.finetune.RATES", (1e-9, 0.2))
+
+    assert rates_tried(digits, UNNAMED) == ({"1e-09", "0.2"}, {"0.2"})
+
+
+def test_of_two_rates_that_end_alike_the_higher_is_taken(digits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.finetune.RATES", (2e-9, 1e-9))
+
+    assert rates_tried(digits, UNNAMED) == ({"2e-09", "1e-09"}, {"2e-09"})
+
+
+def test_a_rate_that_is_named_is_taken_as_it_is(digits: Splits) -> None:
+    assert rates_tried(digits, replace(UNNAMED, learning_rate=0.03)) == (set(), {"0.03"})
+
+
+def test_a_training_too_short_to_try_rates_takes_the_highest(digits: Splits) -> None:
+    assert rates_tried(digits, replace(UNNAMED, epochs=7)) == (set(), {"0.05"})
+
+
+@on_the_cpu
+def test_the_rate_that_was_chosen_is_kept_when_training_is_resumed(
+    digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.finetune.RATES", (500.0, 0.05))
+    never, history = run(digits, UNNAMED)
+    with pytest.raises(KeyboardInterrupt):
+        run(digits, UNNAMED, checkpoint=tmp_path / "state", kill_at=60)
+    texts: list[str] = []
+    network, resumed = finetune(
+        tiny(),
+        tiny(1),
+        digits.train,
+        digits.validation,
+        UNNAMED,
+        7,
+        tmp_path / "state",
+        lambda done, total, text: texts.append(text),
+    )
+
+    assert not any("trying" in text for text in texts)
+    assert resumed == history
+    assert equal(network.state_dict(), never)
 
 
 # what is learned, and from what
