@@ -37,6 +37,8 @@ from pipeline.supernet import IMAGES, affordable_steps, middle_share, plans_arou
 
 STEP = 4
 """Widths are multiples of it, as in the profiles of the boards."""
+RATE = 0.05
+"""Of fine-tuning, the same for all plans."""
 TOLERANCE = 0.15
 """Of the multiply-accumulates asked for."""
 STATES = ("as cut", "compensated", "supernet")
@@ -64,7 +66,8 @@ def main(
     target: str, model: str, weights: Path | None, data: str, share: float, plans: int, epochs: int, seed: int, out: Path
 ) -> None:
     """Score and fine-tune the plans that are missing; print the table."""
-    job = Job(target=target, model=model, weights=weights, data=data, finetuning=FinetuneSettings(epochs=epochs))
+    settings = FinetuneSettings(epochs=epochs, learning_rate=RATE)
+    job = Job(target=target, model=model, weights=weights, data=data, finetuning=settings)
     key = {
         "model": model,
         "weights": weights.name if weights else None,
