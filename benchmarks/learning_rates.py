@@ -14,7 +14,7 @@ import click
 
 from pipeline.artifact import read_artifact
 from pipeline.files import write_atomically
-from pipeline.finetune import FinetuneSettings, finetune
+from pipeline.finetune import RATES, FinetuneSettings, finetune
 from pipeline.graph.compensate import start_compensation
 from pipeline.graph.shrink import shrink
 from pipeline.job import Job
@@ -29,7 +29,7 @@ from pipeline.task import Classification
 @click.option("--model", required=True)
 @click.option("--weights", type=click.Path(path_type=Path))
 @click.option("--data", required=True)
-@click.option("--rate", "rates", type=float, multiple=True, default=(0.05, 0.02, 0.01, 0.005), show_default=True)
+@click.option("--rate", "rates", type=float, multiple=True, default=RATES, show_default=True)
 @click.option("--epochs", default=1, show_default=True)
 @click.option("--seed", default=0, show_default=True, help="Of the order of the images.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/learning_rates.jsonl"), show_default=True)
@@ -63,15 +63,16 @@ def main(
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
     for rate in rates:
         key = {"run": run.name, "epochs": epochs, "seed": seed, "learning_rate": rate}
-        if not any(line.items() >= key.items() for line in lines):
+        found = next((line for line in lines if line.items() >= key.items()), None)
+        if found is None:
             checkpoint = out.parent / f"learning-rate-{rate:g}.safetensors"  # of another plan, it is not taken up
             settings = replace(job.finetuning, learning_rate=rate)
             images = task.splits
             _, history = finetune(student, subject.module, images.train, images.validation, settings, seed, checkpoint)
             checkpoint.unlink()
-            lines.append({**key, "validation": [round(score, 2) for score in history]})
+            found = {**key, "validation": [round(score, 2) for score in history]}
+            lines.append(found)
             write_atomically(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
-        found = next(line for line in lines if line.items() >= key.items())
         print(f"{rate:g}: {max(found['validation']):.2f} % after {epochs} epochs", flush=True)
 
 

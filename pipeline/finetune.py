@@ -100,8 +100,12 @@ def finetune(
     steps = math.ceil(len(train) / settings.batch_size)
     state = _resume(checkpoint, module, optimizer, identity)
     if state is None:
-        rate = settings.learning_rate or _tried_rate(student, teacher, train, validation, settings, seed, progress)
-        state = _State(0, -1.0, {}, [], rate)
+
+        def end_of(trial: FinetuneSettings, images: Images, tell: Progress) -> float:
+            return finetune(student, teacher, images, validation, trial, seed, progress=tell)[1][-1]
+
+        rate = settings.learning_rate
+        state = _State(0, -1.0, {}, [], _tried_rate(end_of, train, settings, seed, progress) if rate is None else rate)
     started, first = time.monotonic(), state.epoch
     for epoch in range(state.epoch, settings.epochs):
         torch.manual_seed(1_000_003 * seed + epoch)  # for dropout
@@ -135,15 +139,16 @@ def finetune(
 
 
 def _tried_rate(
-    student: nn.Module,
-    teacher: nn.Module | None,
+    end_of: Callable[[FinetuneSettings, Images, Progress], float],
     train: Images,
-    validation: Images,
     settings: FinetuneSettings,
     seed: int,
     progress: Progress,
 ) -> float:
-    """The highest rate with which a whole schedule on a few images ends about as well as with any other, on `validation`."""
+    """The highest rate with which a whole schedule on a few images ends about as well as with any other.
+
+    `end_of` a training: its validation accuracy.
+    """
     sample = train.sample(min(TRIAL_IMAGES, int(TRIAL_SHARE * settings.epochs * len(train))), seed)
     if len(sample) < FEWEST_STEPS * settings.batch_size:
         return RATES[0]
@@ -152,8 +157,7 @@ def _tried_rate(
         def tell(done: int, total: int, text: str) -> None:
             progress(0, total, f"trying rate {rate:g}: {done} of {total} batches")
 
-        trial = replace(settings, epochs=1, learning_rate=rate)
-        return finetune(student, teacher, sample, validation, trial, seed, progress=tell)[1][-1]
+        return end_of(replace(settings, epochs=1, learning_rate=rate), sample, tell)
 
     scores = {rate: score(rate) for rate in RATES}
     return next(rate for rate in RATES if scores[rate] >= max(scores.values()) - ALIKE)
