@@ -68,9 +68,9 @@ def main(
             checkpoint = out.parent / f"learning-rate-{rate:g}.safetensors"  # of another plan, it is not taken up
             settings = replace(job.finetuning, learning_rate=rate)
             images = task.splits
-            _, history = finetune(student, subject.module, images.train, images.validation, settings, seed, checkpoint)
+            tuned = finetune(student, subject.module, images.train, images.validation, settings, seed, checkpoint)
             checkpoint.unlink()
-            found = {**key, "validation": [round(score, 2) for score in history]}
+            found = {**key, "validation": [round(score, 2) for score in tuned.accuracies]}
             lines.append(found)
             write_atomically(out, "".join(json.dumps(line) + "\n" for line in lines).encode())
         print(f"{rate:g}: {max(found['validation']):.2f} % after {epochs} epochs", flush=True)

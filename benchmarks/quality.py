@@ -9,6 +9,7 @@ import json
 import statistics
 import zlib
 from pathlib import Path
+from typing import Any
 
 import click
 import matplotlib as mpl
@@ -76,6 +77,7 @@ ALL = (*ROWS, *RIVALS)
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--trials", default=100, show_default=True)
 @click.option("--epochs", default=10, show_default=True)
+@click.option("--learning-rate", type=float, help="Of fine-tuning, for all alike.  [default: tried for each]")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/quality"), show_default=True)
 @click.option("--table", is_flag=True, help="Run nothing; print what there is.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw accuracy against latency into this SVG file.")
@@ -89,6 +91,7 @@ def main(
     seeds: int,
     trials: int,
     epochs: int,
+    learning_rate: float | None,
     out: Path,
     table: bool,
     plot: Path | None,
@@ -99,7 +102,18 @@ def main(
             for searcher in searchers:
                 folder = cell(out, model, budget, searcher, seed)
                 if known(folder, budget) is None:
-                    run(target, model, weights, data, budget, searcher, seed, trials, epochs, folder)
+                    run(
+                        target,
+                        model,
+                        weights,
+                        data,
+                        budget,
+                        searcher,
+                        seed,
+                        trials,
+                        FinetuneSettings(epochs, learning_rate=learning_rate),
+                        folder,
+                    )
                     print_table(out, model, budgets, searchers, seeds)
     print_table(out, model, budgets, searchers, seeds)
     if plot:
@@ -121,7 +135,7 @@ def run(
     searcher: str,
     seed: int,
     trials: int,
-    epochs: int,
+    finetuning: FinetuneSettings,
     folder: Path,
 ) -> None:
     """One cell; its figures are added to the raw lines."""
@@ -140,10 +154,10 @@ def run(
         trials=trials,
         seed=seed,
         out=folder,
-        finetuning=FinetuneSettings(epochs=epochs),
+        finetuning=finetuning,
     )
     found = run_rival(job, searcher, metric, folder) if searcher in RIVALS else facts(compress(job).artifact, metric)
-    key = {"model": model, "budget": budget, "searcher": searcher, "seed": seed, "trials": trials, "epochs": epochs}
+    key = {"model": model, "budget": budget, "searcher": searcher, "seed": seed, "trials": trials, "epochs": finetuning.epochs}
     with (folder.parent / "cells.jsonl").open("a") as file:
         file.write(json.dumps(key | found) + "\n")
 
@@ -156,17 +170,17 @@ def share_supernet(cells: Path, folder: Path) -> None:
         write_atomically(folder / made.name, made.read_bytes())
 
 
-def known(folder: Path, budget: str) -> dict[str, float | str] | None:
+def known(folder: Path, budget: str) -> dict[str, Any] | None:
     """The figures of a cell that was run."""
     if (folder / "cell.json").is_file():
-        rival: dict[str, float | str] = json.loads((folder / "cell.json").read_text())
+        rival: dict[str, Any] = json.loads((folder / "cell.json").read_text())
         return rival
     if not (folder / "artifact" / "artifact.json").is_file():
         return None
     return facts(read_artifact(folder / "artifact"), budget.partition("=")[0])
 
 
-def facts(artifact: Artifact, metric: str) -> dict[str, float | str]:
+def facts(artifact: Artifact, metric: str) -> dict[str, Any]:
     """What the table needs of one cell, whose budget limits `metric`."""
     rows = {row.key: row for row in artifact.rows}
     limited = rows[metric]
@@ -177,6 +191,7 @@ def facts(artifact: Artifact, metric: str) -> dict[str, float | str]:
         "latency_p50": rows["latency_p50"].ratio.value if rows["latency_p50"].ratio else float("nan"),
         "used": used,
         "verdict": limited.verdict or "",
+        "learning_rate": artifact.learning_rate,
         "params": artifact.shipped.params,
         "macs": artifact.shipped.macs,
         "seconds": sum(seconds for phase, seconds in artifact.phase_seconds.items() if phase != "supernet"),

@@ -65,7 +65,7 @@ def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]
         if best is None:
             raise SystemExit(f"{rival}: no ratio meets {constraint.text}")
         tuned = task.finetune(best, drafts.module, job.seed, folder / "finetune.safetensors", lambda *_: None)
-        final = draft_of(tuned, drafts)
+        final = draft_of(tuned.module, drafts)
         shipped = measured(probe, final, profile.probe.final_processes, drafts, (constraint,), dense)
     figure = constraint.figure(shipped, dense)
     ratio = shipped.measurement.relative_p50 if shipped.measurement else None
@@ -75,6 +75,7 @@ def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]
         "latency_p50": ratio.value if ratio else float("nan"),
         "used": (figure.value if figure else float("nan")) / constraint.limit,
         "verdict": constraint.verdict(shipped, dense),
+        "learning_rate": tuned.learning_rate,
         "params": final.params,
         "macs": final.macs,
         "seconds": time.monotonic() - started,

@@ -135,9 +135,8 @@ class Bench:
         if finetuned is not None:
             return {**row, "fine-tuned": finetuned}
         self._checkpoint.unlink(missing_ok=True)
-        row["fine-tuned"] = self.task.validate(
-            self.task.finetune(student, self.drafts.module, 0, self._checkpoint, lambda *_: None)
-        )
+        tuned = self.task.finetune(student, self.drafts.module, 0, self._checkpoint, lambda *_: None)
+        row["fine-tuned"] = self.task.validate(tuned.module)
         self._checkpoint.unlink(missing_ok=True)
         return row
 

@@ -54,7 +54,8 @@ def main(
             if done % max(1, total // epochs) == 0:
                 click.echo(text)
 
-        network, history = finetune(network, None, splits.train, splits.validation, settings, seed, checkpoint, progress)
+        tuned = finetune(network, None, splits.train, splits.validation, settings, seed, checkpoint, progress)
+        network, best = tuned.module, max(tuned.accuracies)
         tensors = {
             name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()
             for name, tensor in network.state_dict().items()
@@ -64,14 +65,14 @@ def main(
         notes = {
             "data": splits.description,
             "test_accuracy": f"{test:.2f}",
-            "validation_accuracy": f"{max(history):.2f}",
+            "validation_accuracy": f"{best:.2f}",
             "settings": json.dumps([epochs, learning_rate, batch_size, seed]),
         }
         write_atomically(out, safetensors.torch.save(tensors, metadata=notes))
         checkpoint.unlink(missing_ok=True)
     except CompressError as problem:
         raise click.ClickException(str(problem)) from None
-    click.echo(f"{out}: validation {max(history):.2f} %, test {test:.2f} %")
+    click.echo(f"{out}: validation {best:.2f} %, test {test:.2f} %")
 
 
 if __name__ == "__main__":

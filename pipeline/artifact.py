@@ -107,6 +107,8 @@ class Artifact:
     """Group -> (channels kept, channels before, outputs per channel)."""
     frozen: tuple[Frozen, ...]
     phase_seconds: Mapping[str, float]
+    learning_rate: float | None = None
+    """At the peak of fine-tuning; null where the user's own function trained."""
     precision: Precision = "fp32"
     """Of the file in this folder."""
     precisions: tuple[PrecisionRow, ...] = ()

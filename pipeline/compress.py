@@ -95,7 +95,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
                 provenance = Provenance(job.command, identity, profile, job.model, notices)
                 watcher.phase("export", "and prove")
                 with run.phase("export"):
-                    final = final_file(tuned, chosen, drafts, task, provenance)
+                    final = final_file(tuned.module, chosen, drafts, task, provenance)
 
                 if "int8" in profile.precision:
                     watcher.phase("quantise", "int8, if it is faster and accurate enough")

@@ -23,7 +23,7 @@ from pipeline.data.images import Images
 from pipeline.files import sha256_bytes, write_atomically
 from pipeline.scoring import accuracy
 
-__all__ = ["FinetuneSettings", "Progress", "distillation_loss", "finetune", "mixed_precision"]
+__all__ = ["FinetuneSettings", "Finetuned", "Progress", "distillation_loss", "finetune", "mixed_precision"]
 
 RATES = (0.05, 0.02, 0.01, 0.005)
 """Peak rates to choose from, the highest first."""
@@ -56,6 +56,17 @@ class FinetuneSettings:
     temperature: float = 4.0
 
 
+@dataclass(frozen=True)
+class Finetuned:
+    """A trained network, and how it came about."""
+
+    module: nn.Module
+    learning_rate: float | None = None
+    """At the peak. None where that is not known: a user's own training."""
+    accuracies: tuple[float, ...] = ()
+    """In percent on validation images, epoch by epoch."""
+
+
 @dataclass
 class _State:
     """Where training stands after an epoch."""
@@ -76,8 +87,8 @@ def finetune(
     seed: int,
     checkpoint: Path | None = None,
     progress: Progress = lambda done, total, text: None,
-) -> tuple[nn.Module, tuple[float, ...]]:
-    """Train a copy of `student`; returns it as of its best validation epoch, and validation accuracy by epoch.
+) -> Finetuned:
+    """Train a copy of `student`; returns it as of its best validation epoch.
 
     The state is kept in `checkpoint` after every epoch, and a run that was cut off continues from there; the batches of
     an epoch depend on the seed and the epoch alone. Where the settings name no learning rate, `RATES` are tried first. Only
@@ -102,7 +113,7 @@ def finetune(
     if state is None:
 
         def end_of(trial: FinetuneSettings, images: Images, tell: Progress) -> float:
-            return finetune(student, teacher, images, validation, trial, seed, progress=tell)[1][-1]
+            return finetune(student, teacher, images, validation, trial, seed, progress=tell).accuracies[-1]
 
         rate = settings.learning_rate
         state = _State(0, -1.0, {}, [], _tried_rate(end_of, train, settings, seed, progress) if rate is None else rate)
@@ -135,7 +146,8 @@ def finetune(
         _save(checkpoint, module, optimizer, state, identity)
     if state.best:
         module.load_state_dict(state.best)
-    return module.cpu().to(memory_format=torch.contiguous_format).eval(), tuple(state.history)
+    module = module.cpu().to(memory_format=torch.contiguous_format).eval()
+    return Finetuned(module, state.learning_rate, tuple(state.history))
 
 
 def _tried_rate(

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.data.images import Images, Splits
-from pipeline.finetune import FinetuneSettings, Progress, finetune
+from pipeline.finetune import Finetuned, FinetuneSettings, Progress, finetune
 from pipeline.scoring import BATCH, accuracy, recalibrate
 
 __all__ = ["Classification", "OwnTask", "Task"]
@@ -56,7 +56,7 @@ class Task(Protocol):
     def test(self, module: nn.Module) -> float:
         """How well a finished network does on test data; called at the very end, once for each network reported."""
 
-    def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> nn.Module:
+    def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
         """A trained copy of `student`."""
 
 
@@ -109,10 +109,10 @@ class Classification:
         """See `Task`."""
         return accuracy(module, self.splits.test)
 
-    def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> nn.Module:
+    def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
         """See `Task`."""
         splits = self.splits
-        return finetune(student, teacher, splits.train, splits.validation, self.settings, seed, checkpoint, progress)[0]
+        return finetune(student, teacher, splits.train, splits.validation, self.settings, seed, checkpoint, progress)
 
     def _calibration_images(self) -> Images:
         return self.splits.train.sample(CALIBRATION_BATCHES * BATCH, self.seed)
@@ -171,9 +171,9 @@ class OwnTask:
         """See `Task`."""
         return (self.evaluate_test or self.evaluate)(module)
 
-    def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> nn.Module:
+    def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
         """See `Task`; the user's loop keeps its own checkpoints."""
-        return self.train(student)
+        return Finetuned(self.train(student))
 
 
 def _pausing(images: Images, between: BetweenBatches) -> Iterable[tuple[Tensor, Tensor]]:

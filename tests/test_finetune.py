@@ -54,8 +54,8 @@ def run(
         if done == kill_at:
             raise KeyboardInterrupt
 
-    network, history = finetune(tiny(), tiny(1), digits.train, digits.validation, settings, seed, checkpoint, progress)
-    return network.state_dict(), history
+    tuned = finetune(tiny(), tiny(1), digits.train, digits.validation, settings, seed, checkpoint, progress)
+    return tuned.module.state_dict(), tuned.accuracies
 
 
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
@@ -126,7 +126,7 @@ def test_a_checkpoint_of_another_training_is_ignored(
 def test_a_checkpoint_of_another_width_is_ignored(digits: Splits, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=1)
     run(digits, settings, checkpoint=tmp_path / "state")
-    network, _ = finetune(tiny(width=6), None, digits.train, digits.validation, settings, 7, tmp_path / "state")
+    network = finetune(tiny(width=6), None, digits.train, digits.validation, settings, 7, tmp_path / "state").module
 
     assert network.get_submodule("0").out_channels == 6
 
@@ -135,8 +135,10 @@ def test_a_layer_under_two_names_is_kept_in_a_checkpoint(digits: Splits, tmp_pat
     """The same BatchNorm, twice in the network: one memory, two names in the state dict."""
     norm = nn.BatchNorm2d(1)
     settings = replace(SETTINGS, epochs=2)
-    alone, _ = finetune(nn.Sequential(norm, norm, tiny()), None, digits.train, digits.validation, settings, 7)
-    kept, _ = finetune(nn.Sequential(norm, norm, tiny()), None, digits.train, digits.validation, settings, 7, tmp_path / "state")
+    alone, kept = (
+        finetune(nn.Sequential(norm, norm, tiny()), None, digits.train, digits.validation, settings, 7, checkpoint).module
+        for checkpoint in (None, tmp_path / "state")
+    )
 
     assert (tmp_path / "state").is_file()
     assert {"0.weight", "1.weight"} <= kept.state_dict().keys()
@@ -200,7 +202,7 @@ def test_the_rate_that_was_chosen_is_kept_when_training_is_resumed(
     with pytest.raises(KeyboardInterrupt):
         run(digits, UNNAMED, checkpoint=tmp_path / "state", kill_at=60)
     texts: list[str] = []
-    network, resumed = finetune(
+    resumed = finetune(
         tiny(),
         tiny(1),
         digits.train,
@@ -212,8 +214,9 @@ def test_the_rate_that_was_chosen_is_kept_when_training_is_resumed(
     )
 
     assert not any("trying" in text for text in texts)
-    assert resumed == history
-    assert equal(network.state_dict(), never)
+    assert resumed.learning_rate == 0.05
+    assert resumed.accuracies == history
+    assert equal(resumed.module.state_dict(), never)
 
 
 # what is learned, and from what
@@ -224,19 +227,20 @@ LONGER = replace(SETTINGS, epochs=8, batch_size=32, learning_rate=0.2)
 
 def test_a_tiny_network_learns_the_digits() -> None:
     digits = load_digits(None, seed=0)
-    network, history = finetune(tiny(), None, digits.train, digits.validation, LONGER, seed=0)
+    tuned = finetune(tiny(), None, digits.train, digits.validation, LONGER, seed=0)
 
     assert accuracy(tiny(), digits.test) < 30
-    assert accuracy(network, digits.test) > 80
-    assert len(history) == 8
+    assert accuracy(tuned.module, digits.test) > 80
+    assert len(tuned.accuracies) == 8
+    assert tuned.learning_rate == 0.2
 
 
 def test_a_teacher_alone_teaches() -> None:
     """All labels are wrong, and count for nothing: the student follows the teacher, who knows."""
     digits = load_digits(None, seed=0)
-    teacher, _ = finetune(tiny(1), None, digits.train, digits.validation, LONGER, seed=0)
+    teacher = finetune(tiny(1), None, digits.train, digits.validation, LONGER, seed=0).module
     wrong = replace(digits.train, labels=(digits.train.labels + 1) % 10)
-    student, _ = finetune(tiny(), teacher, wrong, digits.validation, replace(LONGER, distillation=1.0), seed=0)
+    student = finetune(tiny(), teacher, wrong, digits.validation, replace(LONGER, distillation=1.0), seed=0).module
 
     assert accuracy(student, digits.test) > 70
 
@@ -244,16 +248,16 @@ def test_a_teacher_alone_teaches() -> None:
 def test_the_best_validation_epoch_is_returned_and_not_the_last(digits: Splits) -> None:
     """Validation labels are wrong on purpose, so that every step makes it worse."""
     wrong = replace(digits.validation, labels=(digits.validation.labels + 1) % 10)
-    network, history = finetune(tiny(), None, digits.train, wrong, replace(SETTINGS, epochs=6, learning_rate=0.2), seed=0)
+    tuned = finetune(tiny(), None, digits.train, wrong, replace(SETTINGS, epochs=6, learning_rate=0.2), seed=0)
 
-    assert max(history) > history[-1]
-    assert accuracy(network, wrong) == max(history)
+    assert max(tuned.accuracies) > tuned.accuracies[-1]
+    assert accuracy(tuned.module, wrong) == max(tuned.accuracies)
 
 
 def test_student_and_teacher_are_left_as_they_were(digits: Splits) -> None:
     student, teacher = tiny(), tiny(1)
     before = copy.deepcopy(student.state_dict()), copy.deepcopy(teacher.state_dict())
-    found, _ = finetune(student, teacher, digits.train, digits.validation, replace(SETTINGS, epochs=1), seed=0)
+    found = finetune(student, teacher, digits.train, digits.validation, replace(SETTINGS, epochs=1), seed=0).module
 
     assert equal(student.state_dict(), before[0])
     assert equal(teacher.state_dict(), before[1])
@@ -268,7 +272,7 @@ def test_the_test_images_are_never_touched_before_the_end(digits: Splits, tmp_pa
         raise AssertionError("the test images were looked at")
 
     task = Classification(replace(digits, test=replace(digits.test, fetch=sealed)), replace(SETTINGS, epochs=1), seed=0)
-    network = task.finetune(tiny(), tiny(1), 0, tmp_path / "state", lambda done, total, text: None)
+    network = task.finetune(tiny(), tiny(1), 0, tmp_path / "state", lambda done, total, text: None).module
 
     assert task.example().shape == (1, 1, 8, 8)
     assert len(task.inputs(12)) == 12

@@ -188,6 +188,7 @@ def test_the_evidence_is_complete(finished: tuple[Path, Artifact]) -> None:
     assert {row.key for row in artifact.rows} >= {"latency_p50", "accuracy_drop", "file_size", "params", "macs", "peak_memory"}
     assert any("256 real inputs" in proof for proof in artifact.proofs)
     assert artifact.job["seed"] == 0
+    assert artifact.learning_rate == 0.05
 
 
 def test_the_report_stands_alone(finished: tuple[Path, Artifact]) -> None:
@@ -199,6 +200,7 @@ def test_the_report_stands_alone(finished: tuple[Path, Artifact]) -> None:
     assert 'src="' not in page
     assert page.count("<svg") == 3
     assert f"{artifact.shipped.score:.2f} %" in page
+    assert "after fine-tuning (peak rate 0.05)" in page
     for name in artifact.widths:
         assert name in page
 
@@ -255,3 +257,4 @@ def test_a_task_of_ones_own_replaces_the_classification(tmp_path: Path) -> None:
 
     assert calls.count("train") == 1
     assert artifact.data == "the user's own task"
+    assert artifact.learning_rate is None

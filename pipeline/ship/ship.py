@@ -15,6 +15,7 @@ from pipeline.candidate import Candidate
 from pipeline.decide import measure_decisively
 from pipeline.errors import ShipError
 from pipeline.files import sha256_bytes
+from pipeline.finetune import Finetuned
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.graph.export import stamp
 from pipeline.graph.structure import load_graph
@@ -62,7 +63,7 @@ class Provenance:
 
 def ship(
     run: Run,
-    tuned: nn.Module,
+    tuned: Finetuned,
     chosen: Candidate,
     final: Final,
     drafts: Drafts,
@@ -96,7 +97,7 @@ def ship(
     files = {
         "model.onnx": draft.data,
         **serving_files(provenance.profile, golden.numpy(), OnnxModule(draft.data)(golden).numpy(), limits, final.precision),
-        "weights.safetensors": weights_bytes(tuned),
+        "weights.safetensors": weights_bytes(tuned.module),
         "plan.json": plan_json(provenance.model, chosen.plan, drafts.kept(chosen.plan)),
     }
     if provenance.profile.runtime.ort_format:
@@ -119,7 +120,7 @@ def ship(
         validation={
             "dense": task.validate(drafts.module),
             "before_finetuning": chosen.score or 0.0,
-            "after_finetuning": task.validate(tuned),
+            "after_finetuning": task.validate(tuned.module),
             **({"int8": task.validate(OnnxModule(draft.data))} if final.precision == "int8" else {}),
         },
         proofs=(drafts.proof, *proofs),
@@ -127,6 +128,7 @@ def ship(
         widths={group.name: (chosen.plan[group.name], group.channels, group.bundle) for group in drafts.space.groups},
         frozen=drafts.space.frozen,
         phase_seconds=run.phase_seconds(),
+        learning_rate=tuned.learning_rate,
         precision=final.precision,
         precisions=final.rows,
     )
