@@ -97,23 +97,13 @@ def main(
     plot: Path | None,
 ) -> None:
     """Run the cells that are missing, seed by seed, and print the table after each."""
+    finetuning = FinetuneSettings(epochs, learning_rate=learning_rate)
     for seed in range(seeds if not table else 0):
         for budget in budgets:
             for searcher in searchers:
                 folder = cell(out, model, budget, searcher, seed)
                 if known(folder, budget) is None:
-                    run(
-                        target,
-                        model,
-                        weights,
-                        data,
-                        budget,
-                        searcher,
-                        seed,
-                        trials,
-                        FinetuneSettings(epochs, learning_rate=learning_rate),
-                        folder,
-                    )
+                    run(target, model, weights, data, budget, searcher, seed, trials, finetuning, folder)
                     print_table(out, model, budgets, searchers, seeds)
     print_table(out, model, budgets, searchers, seeds)
     if plot:
