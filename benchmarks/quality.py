@@ -1,13 +1,15 @@
 """Search quality at equal cost: the same trials, fine-tuning and seeds for all. Run: python benchmarks/quality.py --help
 
-A cell is one run of the whole walk: network, budget, searcher, seed. Each has a run directory, so cells that are done are not run
-again, and one that was cut off goes on: the table can grow over days. `--table` prints what there is, and which cells are
-missing. The control row takes random ratios and scales them to the budget, with the same number of trials.
+A cell is one run of the whole walk: network, budget, searcher, seed. A finished one is a raw line and is not run again; one was
+cut off goes on in its run directory: the table can grow over days and machines. `--table` makes it of the raw lines, without
+data or weights, and says which cells are missing. The control row takes random ratios and scales them to the budget, with the
+same number of trials.
 """
 
 import json
 import statistics
 import zlib
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from rivals import RIVALS, run_rival
 
-from pipeline.artifact import Artifact, read_artifact
+from pipeline.artifact import Artifact
 from pipeline.candidate import Candidate
 from pipeline.compress import compress
 from pipeline.files import write_atomically
@@ -65,27 +67,57 @@ ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
 """Row -> the searcher, and what it is rewarded for in place of its usual reward."""
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H", "x", "+", "1", "2")
 ALL = (*ROWS, *RIVALS)
+RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
+COMMON = ("model", "trials", "epochs", "pinned_rate")
+"""Of a raw line: what it has in common with the other cells of its table."""
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What the cells of one table have in common."""
+
+    model: str
+    trials: int
+    epochs: int
+    pinned_rate: float | None
+    """Of fine-tuning, for all alike; null where each cell tried rates."""
+    results: Path
+    """Raw lines: one of JSON for each finished cell."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the whole walk."""
+
+    budget: str
+    searcher: str
+    seed: int
+
+
+Facts = dict[str, Any]
+"""What is known of a finished cell: accuracy, latency_p50 and so on."""
 
 
 @click.command()
 @click.option("--target", default="raspberrypi", show_default=True)
 @click.option("--model", required=True)
 @click.option("--weights", type=click.Path(path_type=Path))
-@click.option("--data", required=True)
+@click.option("--data", help="Not needed with --table.")
 @click.option("--budget", "budgets", multiple=True, default=("latency_p50=50%",), show_default=True, help="Repeatable.")
 @click.option("--searcher", "searchers", multiple=True, type=click.Choice(ALL), default=ALL, help="[default: all]")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--trials", default=100, show_default=True)
 @click.option("--epochs", default=10, show_default=True)
 @click.option("--learning-rate", type=float, help="Of fine-tuning, for all alike.  [default: tried for each]")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/quality"), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/quality"), show_default=True, help="Run directories.")
+@click.option("--results", type=click.Path(path_type=Path), default=RESULTS, help="Raw lines.  [default: those in results/]")
 @click.option("--table", is_flag=True, help="Run nothing; print what there is.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Draw accuracy against latency into this SVG file.")
 def main(
     target: str,
     model: str,
     weights: Path | None,
-    data: str,
+    data: str | None,
     budgets: tuple[str, ...],
     searchers: tuple[str, ...],
     seeds: int,
@@ -93,84 +125,82 @@ def main(
     epochs: int,
     learning_rate: float | None,
     out: Path,
+    results: Path,
     table: bool,
     plot: Path | None,
 ) -> None:
     """Run the cells that are missing, seed by seed, and print the table after each."""
-    finetuning = FinetuneSettings(epochs, learning_rate=learning_rate)
+    if not (table or data):
+        raise click.UsageError("Missing option '--data'.")
+    campaign = Campaign(model, trials, epochs, learning_rate, results)
     for seed in range(seeds if not table else 0):
         for budget in budgets:
             for searcher in searchers:
-                folder = cell(out, model, budget, searcher, seed)
-                if known(folder, budget) is None:
-                    run(target, model, weights, data, budget, searcher, seed, trials, finetuning, folder)
-                    print_table(out, model, budgets, searchers, seeds)
-    print_table(out, model, budgets, searchers, seeds)
+                cell = Cell(budget, searcher, seed)
+                if cell not in finished(campaign):
+                    keep(campaign, cell, run(campaign, cell, target, weights, data or "", out))
+                    print(table_of(campaign, budgets, searchers, seeds))
+    print(table_of(campaign, budgets, searchers, seeds))
     if plot:
-        draw(plot, out, model, budgets, searchers, seeds)
+        draw(plot, campaign, budgets, searchers, seeds)
 
 
-def cell(out: Path, model: str, budget: str, searcher: str, seed: int) -> Path:
+def folder_of(out: Path, campaign: Campaign, cell: Cell) -> Path:
     """The run directory of a cell."""
-    words = "-".join((model, budget, searcher, str(seed)))
-    return out / "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in words)
+    rate = "tried" if campaign.pinned_rate is None else f"{campaign.pinned_rate:g}"
+    words = (campaign.model, cell.budget, cell.searcher, str(campaign.epochs), rate, str(cell.seed))
+    return out / "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in "-".join(words))
 
 
-def run(
-    target: str,
-    model: str,
-    weights: Path | None,
-    data: str,
-    budget: str,
-    searcher: str,
-    seed: int,
-    trials: int,
-    finetuning: FinetuneSettings,
-    folder: Path,
-) -> None:
-    """One cell; its figures are added to the raw lines."""
-    metric, _, value = budget.partition("=")
-    if searcher not in RIVALS:
-        share_supernet(cell(folder.parent, model, budget, "ANY", seed), folder)
-    function, reward = ROWS.get(searcher, ("uniform", None))
+def run(campaign: Campaign, cell: Cell, target: str, weights: Path | None, data: str, out: Path) -> Facts:
+    """One cell, from the start or from where it was cut off."""
+    metric, _, value = cell.budget.partition("=")
+    folder = folder_of(out, campaign, cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    if cell.searcher not in RIVALS:
+        share_supernet(folder_of(out, campaign, replace(cell, searcher="ANY")), folder)
+    function, reward = ROWS.get(cell.searcher, ("uniform", None))
     job = Job(
         target=target,
-        model=model,
+        model=campaign.model,
         weights=weights,
         data=data,
         budget={"latency_p50": "100%", "accuracy_drop": 100.0, metric: value},  # over the profile's own
         searcher=function,
         reward=reward,
-        trials=trials,
-        seed=seed,
+        trials=campaign.trials,
+        seed=cell.seed,
         out=folder,
-        finetuning=finetuning,
+        finetuning=FinetuneSettings(campaign.epochs, learning_rate=campaign.pinned_rate),
     )
-    found = run_rival(job, searcher, metric, folder) if searcher in RIVALS else facts(compress(job).artifact, metric)
-    key = {"model": model, "budget": budget, "searcher": searcher, "seed": seed, "trials": trials, "epochs": finetuning.epochs}
-    with (folder.parent / "cells.jsonl").open("a") as file:
-        file.write(json.dumps(key | found) + "\n")
+    if cell.searcher in RIVALS:
+        return run_rival(job, cell.searcher, metric, folder)
+    return facts(compress(job).artifact, metric)
+
+
+def keep(campaign: Campaign, cell: Cell, found: Facts) -> None:
+    """Add a finished cell to the raw lines."""
+    line = {"model": campaign.model, **asdict(cell), "trials": campaign.trials, "epochs": campaign.epochs}
+    with campaign.results.open("a") as file:
+        file.write(json.dumps(line | {"pinned_rate": campaign.pinned_rate} | found) + "\n")
+
+
+def finished(campaign: Campaign) -> dict[Cell, Facts]:
+    """The cells of a campaign that have a raw line; the last line of a cell counts."""
+    texts = campaign.results.read_text().splitlines() if campaign.results.is_file() else []
+    asked = (campaign.model, campaign.trials, campaign.epochs, campaign.pinned_rate)
+    lines = [line for line in map(json.loads, texts) if tuple(line[name] for name in COMMON) == asked]
+    return {Cell(line["budget"], line["searcher"], line["seed"]): line for line in lines}
 
 
 def share_supernet(cells: Path, folder: Path) -> None:
     """Give the cell `folder` the supernet of another with the same network, budget and seed: same weights for all searchers."""
     made = next(cells.parent.glob(f"{cells.name.replace('ANY', '*')}/supernet.safetensors"), None)
     if made and not (folder / "journal.jsonl").is_file():
-        folder.mkdir(exist_ok=True)
         write_atomically(folder / made.name, made.read_bytes())
 
 
-def known(folder: Path, budget: str) -> dict[str, Any] | None:
-    """The figures of a cell that was run."""
-    if (folder / "cell.json").is_file():
-        rival: dict[str, Any] = json.loads((folder / "cell.json").read_text())
-        return rival
-    if not (folder / "artifact" / "artifact.json").is_file():
-        return None
-    return facts(read_artifact(folder / "artifact"), budget.partition("=")[0])
-
-
-def facts(artifact: Artifact, metric: str) -> dict[str, Any]:
+def facts(artifact: Artifact, metric: str) -> Facts:
     """What the table needs of one cell, whose budget limits `metric`."""
     rows = {row.key: row for row in artifact.rows}
     limited = rows[metric]
@@ -185,20 +215,20 @@ def facts(artifact: Artifact, metric: str) -> dict[str, Any]:
         "params": artifact.shipped.params,
         "macs": artifact.shipped.macs,
         "seconds": sum(seconds for phase, seconds in artifact.phase_seconds.items() if phase != "supernet"),
+        "machine": measurement.fingerprint.machine if (measurement := artifact.shipped.measurement) else "",
     }
 
 
-def print_table(out: Path, model: str, budgets: tuple[str, ...], searchers: tuple[str, ...], seeds: int) -> None:
+def table_of(campaign: Campaign, budgets: tuple[str, ...], searchers: tuple[str, ...], seeds: int) -> str:
     """One line for each budget and searcher; cells that were not run are counted."""
-    print(
-        f"\n{model}\n\n| budget | searcher | test accuracy | latency p50, % of dense | of the budget | within | time | not run |"
-    )
-    print("| --- | --- | --: | --: | --: | --: | --: | --: |")
+    head = ("budget", "searcher", "test accuracy", "latency p50, % of dense", "of the budget", "within", "time", "not run")
+    lines = [f"{campaign.model}\n", f"| {' | '.join(head)} |", f"| --- | --- |{' --: |' * (len(head) - 2)}"]
+    known = finished(campaign)
     for budget in budgets:
         for searcher in searchers:
-            found = [each for seed in range(seeds) if (each := known(cell(out, model, budget, searcher, seed), budget))]
+            found = [known[cell] for seed in range(seeds) if (cell := Cell(budget, searcher, seed)) in known]
             if not found:
-                print(f"| {budget} | {searcher} | | | | | | {seeds} |")
+                lines.append(f"| {budget} | {searcher} | | | | | | {seeds} |")
                 continue
             accuracy = spread([float(each["accuracy"]) for each in found], "{:.2f} %")
             latency = spread([100 * float(each["latency_p50"]) for each in found], "{:.1f}")
@@ -206,19 +236,21 @@ def print_table(out: Path, model: str, budgets: tuple[str, ...], searchers: tupl
             within = sum(each["verdict"] == "within" for each in found)
             seconds = format_duration(statistics.mean(float(each["seconds"]) for each in found))
             line = (budget, searcher, accuracy, latency, used, f"{within} of {len(found)}", seconds, str(seeds - len(found)))
-            print(f"| {' | '.join(line)} |")
+            lines.append(f"| {' | '.join(line)} |")
+    return "\n".join(("", *lines))
 
 
-def draw(path: Path, out: Path, model: str, budgets: tuple[str, ...], searchers: tuple[str, ...], seeds: int) -> None:
+def draw(path: Path, campaign: Campaign, budgets: tuple[str, ...], searchers: tuple[str, ...], seeds: int) -> None:
     """Each cell as a point; the front joins those that no other beats in both accuracy and latency."""
     points: list[tuple[float, float]] = []
+    everything = finished(campaign)
     with mpl.rc_context({"font.size": 9, "svg.hashsalt": "compress", "svg.fonttype": "none"}):
         figure = Figure(figsize=(7.2, 4.2), layout="constrained")
         axes = figure.subplots()
         for number, searcher in enumerate(searchers):
-            folders = [(cell(out, model, budget, searcher, seed), budget) for budget in budgets for seed in range(seeds)]
-            cells = [each for folder in folders if (each := known(*folder))]
-            found = [(100 * float(each["latency_p50"]), float(each["accuracy"])) for each in cells]
+            cells = [Cell(budget, searcher, seed) for budget in budgets for seed in range(seeds)]
+            known = [everything[cell] for cell in cells if cell in everything]
+            found = [(100 * float(each["latency_p50"]), float(each["accuracy"])) for each in known]
             if found:
                 axes.plot(*zip(*found, strict=True), MARKERS[number % len(MARKERS)], label=searcher, markersize=6, alpha=0.8)
             points += found
@@ -227,7 +259,7 @@ def draw(path: Path, out: Path, model: str, budgets: tuple[str, ...], searchers:
             axes.plot(*zip(*front, strict=True), "-", color="#9aa4b2", linewidth=1, zorder=0, label="Pareto front")
         axes.set_xlabel("latency p50 of the shipped file, % of dense")
         axes.set_ylabel("test accuracy, %")
-        axes.set_title(model, loc="left")
+        axes.set_title(campaign.model, loc="left")
         axes.legend(fontsize=7, ncols=2)
         figure.savefig(path, format="svg", metadata={"Date": None})
 

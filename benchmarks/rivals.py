@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import json
 import math
 import tempfile
 import time
@@ -17,7 +16,6 @@ from torch import nn
 from pipeline.budget import Constraint, read_budget
 from pipeline.candidate import Candidate
 from pipeline.decide import candidate_of, measure_decisively
-from pipeline.files import write_atomically
 from pipeline.graph.drafts import Draft, Drafts
 from pipeline.handover import graph_of
 from pipeline.job import Job
@@ -38,11 +36,10 @@ BISECTIONS = 10
 
 
 def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]:
-    """One cell: bisect the pruning ratio to the limit on `metric`, fine-tune, measure afresh, test; figures in `cell.json`."""
+    """One cell: bisect the pruning ratio to the limit on `metric`, fine-tune, measure afresh, test."""
     started = time.monotonic()
     profile = load_profile(job.target)
     (constraint,) = (each for each in read_budget(profile, job.budget, ()) if each.metric.key == metric)
-    folder.mkdir(parents=True, exist_ok=True)
     one_threshold, longer = RIVALS[rival]
     subject = load_subject(job, profile)
     task = subject.task
@@ -69,7 +66,7 @@ def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]
         shipped = measured(probe, final, profile.probe.final_processes, drafts, (constraint,), dense)
     figure = constraint.figure(shipped, dense)
     ratio = shipped.measurement.relative_p50 if shipped.measurement else None
-    facts = {
+    return {
         "accuracy": task.test(OnnxModule(final.data)),
         "dense_accuracy": task.test(drafts.module),
         "latency_p50": ratio.value if ratio else float("nan"),
@@ -79,9 +76,8 @@ def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]
         "params": final.params,
         "macs": final.macs,
         "seconds": time.monotonic() - started,
+        "machine": shipped.measurement.fingerprint.machine if shipped.measurement else "",
     }
-    write_atomically(folder / "cell.json", json.dumps(facts).encode())
-    return facts
 
 
 def pruned(drafts: Drafts, ratio: float, *, global_pruning: bool) -> nn.Module:

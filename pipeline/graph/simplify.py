@@ -16,7 +16,9 @@ from pipeline.graph.structure import load_graph
 __all__ = ["Simplified", "simplify"]
 
 TIME_LIMIT_S = 120.0
-COMMAND = (sys.executable, "-m", "onnxsim")
+# onnxsim imports torch, which takes seconds, for what is not asked of it here; to onnxsim it is optional
+WITHOUT_TORCH = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('onnxsim', run_name='__main__', alter_sys=True)"
+COMMAND = (sys.executable, "-c", WITHOUT_TORCH)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,55 @@
+"""The documented tables say what the raw lines say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from quality import ALL, RESULTS, Campaign, Cell, finished, keep, table_of
+
+DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+ROW = re.compile(r"^\| (?:latency_p50|macs|params)=.*$", flags=re.MULTILINE)
+
+
+def campaign(results: Path = RESULTS) -> Campaign:
+    return Campaign("resnet20", trials=100, epochs=2, pinned_rate=0.05, results=results)
+
+
+def test_every_row_of_search_quality_is_made_of_the_raw_lines() -> None:
+    lines = [json.loads(text) for text in RESULTS.read_text().splitlines()]
+    campaigns = {(line["model"], line["trials"], line["epochs"], line["pinned_rate"]) for line in lines}
+    budgets = tuple({line["budget"] for line in lines})
+    made = {
+        row
+        for model, trials, epochs, rate in campaigns
+        for seeds in (1, 2, 3)
+        for row in ROW.findall(table_of(Campaign(model, trials, epochs, rate, RESULTS), budgets, ALL, seeds))
+    }
+    documented = ROW.findall(re.sub(r", \d+ epochs \|", " |", DOCS.read_text()))
+
+    assert len([row for row in documented if row.count("|") == 9]) > 50
+    assert [row for row in documented if row.count("|") == 9 and row not in made] == []
+
+
+def test_a_cell_that_was_kept_is_finished_for_its_own_settings_only(tmp_path: Path) -> None:
+    results, cell = tmp_path / "lines.jsonl", Cell("latency_p50=50%", "random", 0)
+    here, longer = campaign(results), Campaign("resnet20", trials=100, epochs=10, pinned_rate=0.05, results=results)
+    keep(here, cell, {"accuracy": 80.0})
+
+    assert finished(here)[cell]["accuracy"] == 80.0
+    assert finished(longer) == {}
+
+
+def test_the_last_line_of_a_cell_counts(tmp_path: Path) -> None:
+    here, cell = campaign(tmp_path / "lines.jsonl"), Cell("latency_p50=50%", "random", 0)
+    keep(here, cell, {"accuracy": 80.0})
+    keep(here, cell, {"accuracy": 81.0})
+
+    assert finished(here)[cell]["accuracy"] == 81.0
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_cells_that_were_not_run_are_counted(seeds: int, tmp_path: Path) -> None:
+    table = table_of(campaign(tmp_path / "none.jsonl"), ("latency_p50=50%",), ("random",), seeds)
+
+    assert table.splitlines()[-1] == f"| latency_p50=50% | random | | | | | | {seeds} |"
