@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.artifact import Artifact, read_artifact
 from pipeline.budget import read_budget
+from pipeline.case import Case
 from pipeline.devices import aligned_space, final_probe, search_probe
 from pipeline.evaluate import Evaluator
 from pipeline.inherit import Inheritance
@@ -65,8 +66,9 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
         with search_probe(job, profile, drafts, watcher) as probe:
             run.bind("device", probe.fingerprint.facts)
             reward = job.search_reward()
-            inherit = Inheritance(run, drafts, task, watcher)
-            evaluator = Evaluator(run, drafts, task, inherit, probe, profile.probe, constraints, watcher, job.trials, reward)
+            case = Case(run, drafts, task, profile, constraints, watcher)
+            inherit = Inheritance(case)
+            evaluator = Evaluator(case, inherit, probe, job.trials, reward)
             space, alignment = aligned_space(probe, drafts, profile, run, job.seed, watcher)
             watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
             with run.phase("measure"):
@@ -100,7 +102,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
                 if "int8" in profile.precision:
                     watcher.phase("quantise", "int8, if it is faster and accurate enough")
                     with run.phase("quantise"):
-                        tried = quantise(run, final.draft, drafts, task, judge, profile.probe, constraints, dense, watcher)
+                        tried = quantise(case, final.draft, judge, dense)
                         final, provenance = with_int8(final, provenance, tried)
 
                 def page(artifact: Artifact) -> bytes:
@@ -108,5 +110,5 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
 
                 watcher.phase("ship", "measure, test, pack")
                 with run.phase("ship"):
-                    artifact = ship(run, tuned, chosen, final, drafts, task, judge, dense, constraints, provenance, page)
+                    artifact = ship(case, tuned, chosen, final, judge, dense, provenance, page)
                 return Finished(artifact, run.artifact)

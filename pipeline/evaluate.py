@@ -7,25 +7,24 @@ from dataclasses import replace
 
 from torch import nn
 
-from pipeline.budget import Constraint, judge
+from pipeline.budget import judge
 from pipeline.candidate import Candidate
+from pipeline.case import Case
 from pipeline.cores import confined
 from pipeline.decide import candidate_of, measure_decisively
 from pipeline.errors import BudgetError, ModelError, ProbeError, RunError, UnreachableBudget
-from pipeline.graph.drafts import Draft, Drafts
+from pipeline.graph.drafts import Draft
 from pipeline.graph.entropy import start_entropy
 from pipeline.handover import graph_of
 from pipeline.inherit import Inheritance
 from pipeline.measurement import Failure, Measurement
 from pipeline.plan import ChannelPlan
 from pipeline.probe.base import Effort, Probe
-from pipeline.profile import ProbeSettings, available_cores
-from pipeline.run import Role, Run, Trial
+from pipeline.profile import available_cores
+from pipeline.run import Role, Trial
 from pipeline.search.problem import Assessment, Problem, Reward, SearchSpace, TrialsSpent
 from pipeline.search.uniform import bisect
 from pipeline.statistics import Estimate
-from pipeline.task import Task
-from pipeline.watch import Watcher
 
 __all__ = ["Evaluator"]
 
@@ -38,27 +37,18 @@ BISECTIONS = 5
 class Evaluator:
     """Judges plans for a searcher; every judgement is in the journal before it is answered."""
 
-    def __init__(
-        self,
-        run: Run,
-        drafts: Drafts,
-        task: Task,
-        inherit: Inheritance,
-        probe: Probe,
-        settings: ProbeSettings,
-        constraints: tuple[Constraint, ...],
-        watcher: Watcher,
-        trials: int,
-        reward: Reward = "accuracy",
-    ) -> None:
-        self._run, self._drafts, self._task, self._probe, self._settings = run, drafts, task, probe, settings
-        self._inherit = inherit
-        self._searched = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
-        self._effort = Effort(settings.processes, any(c.metric.needs_memory for c in self._searched), fresh=False)
-        self._watcher = watcher
+    def __init__(self, case: Case, inherit: Inheritance, probe: Probe, trials: int, reward: Reward = "accuracy") -> None:
+        self._run, self._drafts, self._task, self._watcher = case.run, case.drafts, case.task, case.watcher
+        self._inherit, self._probe, self._settings = inherit, probe, case.profile.probe
+        self._searched = tuple(constraint for constraint in case.constraints if not constraint.metric.after_finetuning)
+        self._effort = Effort(self._settings.processes, any(c.metric.needs_memory for c in self._searched), fresh=False)
         self._trials = trials
         self._rewarded = reward
-        self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS)) if reward != "accuracy" else None
+        self._entropy = (
+            start_entropy(self._drafts.module, self._drafts.space, self._task.inputs(ENTROPY_INPUTS))
+            if reward != "accuracy"
+            else None
+        )
         if self._entropy and not self._entropy.whole:
             raise ModelError("--reward: no convolution of this network has a map of more than a pixel: no entropy; use accuracy")
         self._count = 0

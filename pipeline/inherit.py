@@ -6,15 +6,12 @@ from collections.abc import Callable
 
 from torch import nn
 
+from pipeline.case import Case
 from pipeline.graph.compensate import start_compensation
-from pipeline.graph.drafts import Drafts
 from pipeline.graph.shrink import shrink
 from pipeline.plan import ChannelPlan
-from pipeline.run import Run
 from pipeline.search.problem import SearchSpace
 from pipeline.supernet import IMAGES, affordable_steps, middle_share, plans_around, train_supernet
-from pipeline.task import Task
-from pipeline.watch import Watcher
 
 __all__ = ["Inheritance"]
 
@@ -27,9 +24,10 @@ start.
 class Inheritance:
     """Makes the network of any plan, with weights but not yet trained."""
 
-    def __init__(self, run: Run, drafts: Drafts, task: Task, watcher: Watcher) -> None:
-        self._run, self._drafts, self._task, self._watcher = run, drafts, task, watcher
-        self._compensation = start_compensation(drafts.module, drafts.space, (inputs for inputs, _ in task.calibration()))
+    def __init__(self, case: Case) -> None:
+        self._run, self._drafts, self._task, self._watcher = case.run, case.drafts, case.task, case.watcher
+        inputs = (batch for batch, _ in case.task.calibration())
+        self._compensation = start_compensation(case.drafts.module, case.drafts.space, inputs)
         self._supernet: nn.Module | None = None
         self.notices: list[str] = []
 

@@ -12,19 +12,17 @@ from torch import Tensor
 from pipeline.artifact import PrecisionRow
 from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
+from pipeline.case import Case
 from pipeline.decide import REPEATS, candidate_of
-from pipeline.graph.drafts import Draft, Drafts
+from pipeline.graph.drafts import Draft
 from pipeline.graph.quantise import SCHEMES, NotQuantised, Quantiser, Scheme
 from pipeline.graph.structure import load_graph
 from pipeline.handover import graph_of
 from pipeline.measurement import Failure, Measurement
 from pipeline.probe.base import Effort, Load, Probe
-from pipeline.profile import ProbeSettings
-from pipeline.run import Run, Trial
+from pipeline.run import Trial
 from pipeline.scoring import OnnxModule
 from pipeline.statistics import Estimate
-from pipeline.task import Task
-from pipeline.watch import Watcher
 
 __all__ = ["Quantised", "quantise"]
 
@@ -48,17 +46,7 @@ class Quantised:
     """Dense and pruned, float32 and int8, side by side; empty where int8 could not be made."""
 
 
-def quantise(
-    run: Run,
-    fp32: Draft,
-    drafts: Drafts,
-    task: Task,
-    probe: Probe,
-    settings: ProbeSettings,
-    constraints: tuple[Constraint, ...],
-    dense: Candidate,
-    watcher: Watcher,
-) -> Quantised:
+def quantise(case: Case, fp32: Draft, probe: Probe, dense: Candidate) -> Quantised:
     """Try int8 on `fp32`, the pruned, fine-tuned and proven file.
 
     Every scheme is timed in turn with `fp32` and scored on validation data; these judgements are in the journal. Where no file
@@ -67,12 +55,12 @@ def quantise(
     """
     if probe.fingerprint.mode == "predicted":
         return Quantised(None, ("int8 was not tried: latencies are predicted from those of float32 files",), ())
-    bench = _Bench(run, task, probe, settings, watcher)
-    inputs = task.inputs(CALIBRATION_INPUTS)
-    whole = drafts.make(drafts.space.dense())
+    bench, constraints = _Bench(case, probe), case.constraints
+    inputs = case.task.inputs(CALIBRATION_INPUTS)
+    whole = case.drafts.make(case.drafts.space.dense())
     try:
-        found = bench.search("int8", fp32, inputs, constraints, whole, STEPS)
-        dense_int8 = bench.search("int8-dense", whole, inputs, constraints, whole, 0)
+        found = bench.search("int8", fp32, inputs, whole, STEPS)
+        dense_int8 = bench.search("int8-dense", whole, inputs, whole, 0)
     except NotQuantised as problem:
         return Quantised(None, (f"int8 could not be made: {problem}",), ())
     memory = any(constraint.metric.needs_memory for constraint in constraints)
@@ -92,7 +80,7 @@ def quantise(
         f"int8: {found.scheme.text}, calibrated with {len(inputs)} training inputs (SHA-256 {digest}…)",
         f"int8 against the proven float32 file: median latency {_percent(ratio)}, in turns; validation score "
         f"{rows[3].score:.2f} against {rows[1].score:.2f}, and {rows[0].score:.2f} of the dense network; it need not answer "
-        f"equally, and decides the same on {_agreement(found.draft, fp32, task.inputs(AGREEMENT_INPUTS))} real inputs",
+        f"equally, and decides the same on {_agreement(found.draft, fp32, case.task.inputs(AGREEMENT_INPUTS))} real inputs",
     )
     return Quantised(found.draft, said, rows)
 
@@ -128,18 +116,11 @@ class _Asked:
 class _Bench:
     """Makes, times and scores int8 files."""
 
-    def __init__(self, run: Run, task: Task, probe: Probe, settings: ProbeSettings, watcher: Watcher) -> None:
-        self._run, self._task, self._probe, self._settings, self._watcher = run, task, probe, settings, watcher
+    def __init__(self, case: Case, probe: Probe) -> None:
+        self._run, self._task, self._watcher = case.run, case.task, case.watcher
+        self._constraints, self._probe, self._settings = case.constraints, probe, case.profile.probe
 
-    def search(
-        self,
-        role: Literal["int8", "int8-dense"],
-        source: Draft,
-        inputs: Tensor,
-        constraints: tuple[Constraint, ...],
-        whole: Draft,
-        steps: int,
-    ) -> _Asked:
+    def search(self, role: Literal["int8", "int8-dense"], source: Draft, inputs: Tensor, whole: Draft, steps: int) -> _Asked:
         """The most accurate of those that are faster and accurate enough; where there is none, of all that were asked about.
 
         Raises NotQuantised.
@@ -156,7 +137,7 @@ class _Bench:
         if not asked:
             raise refused[0]
         own = self._task.score(OnnxModule(source.data))
-        least = _least(constraints, self._task.score(OnnxModule(whole.data)), own)
+        least = _least(self._constraints, self._task.score(OnnxModule(whole.data)), own)
 
         def best() -> _Asked | None:
             return max((each for each in asked if each.faster and each.score >= least), key=_by_score, default=None)

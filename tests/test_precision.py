@@ -14,6 +14,7 @@ from pipeline.artifact import Artifact, read_artifact
 from pipeline.budget import Constraint, known_metrics
 from pipeline.calibration import Calibration, Point
 from pipeline.candidate import Candidate
+from pipeline.case import Case
 from pipeline.compress import compress
 from pipeline.errors import ShipError
 from pipeline.evaluate import candidate_of
@@ -194,7 +195,7 @@ class Difficult:
             Constraint(known_metrics()["accuracy_drop"], accuracy_drop, relative=False),
         )
         with open_run(self.folder / "run", {"a": 1}) as run:
-            return quantise(run, self.fp32, self.drafts, self.task, probe, self.profile.probe, limits, dense, Silent())
+            return quantise(Case(run, self.drafts, self.task, self.profile, limits, Silent()), self.fp32, probe, dense)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.artifact import Artifact, PrecisionRow, Row
 from pipeline.budget import Constraint, Metric, Verdict, known_metrics, worst_verdict
 from pipeline.candidate import Candidate
+from pipeline.case import Case
 from pipeline.decide import measure_decisively
 from pipeline.errors import ShipError
 from pipeline.files import sha256_bytes
@@ -24,7 +25,6 @@ from pipeline.measurement import Failure
 from pipeline.probe.base import Probe
 from pipeline.profile import Precision, Profile
 from pipeline.quantise import Quantised
-from pipeline.run import Run
 from pipeline.scoring import OnnxModule
 from pipeline.ship.ort import ort_files
 from pipeline.ship.pack import file_facts, pack, plan_json, weights_bytes
@@ -62,22 +62,20 @@ class Provenance:
 
 
 def ship(
-    run: Run,
+    case: Case,
     tuned: Finetuned,
     chosen: Candidate,
     final: Final,
-    drafts: Drafts,
-    task: Task,
     probe: Probe,
     dense: Candidate,
-    constraints: tuple[Constraint, ...],
     provenance: Provenance,
     page: Callable[[Artifact], bytes],
 ) -> Artifact:
-    """Everything between fine-tuning and the folder `run.artifact`. `page` makes report.html.
+    """Everything between fine-tuning and the folder `case.run.artifact`. `page` makes report.html.
 
     Raises ShipError when the file does not answer like the network, or cannot be measured any more.
     """
+    drafts, task, constraints = case.drafts, case.task, case.constraints
     draft, proofs = final.draft, final.proofs
     measured = measure_decisively(probe, draft, provenance.profile.probe.final_processes, constraints, dense)
     if isinstance(measured, Failure):
@@ -127,14 +125,14 @@ def ship(
         notices=provenance.notices,
         widths={group.name: (chosen.plan[group.name], group.channels, group.bundle) for group in drafts.space.groups},
         frozen=drafts.space.frozen,
-        phase_seconds=run.phase_seconds(),
+        phase_seconds=case.run.phase_seconds(),
         learning_rate=tuned.learning_rate,
         precision=final.precision,
         precisions=final.rows,
     )
     report = page(artifact)
     artifact = replace(artifact, files={**artifact.files, **file_facts({"report.html": report})})
-    pack(run.artifact, artifact, {**files, "report.html": report})
+    pack(case.run.artifact, artifact, {**files, "report.html": report})
     return artifact
 
 
