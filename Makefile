@@ -12,7 +12,7 @@ demo: $(ENV)/.installed ## compress the demo network for the Raspberry Pi profil
 	$(BIN)/compress --target hw_profiles/raspberrypi.yaml
 
 test: $(ENV)/.installed-dev check sshd ## lint, types, import contracts, and the tests that take less than ten minutes
-	$(BIN)/pytest -n 2 --dist loadfile -q
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q
 
 test-all: $(ENV)/.installed-dev check sshd ## also the slow tests
 	$(BIN)/pytest -q -m "slow or not slow"

@@ -85,12 +85,6 @@ def test_where_no_map_has_two_pixels_there_is_no_entropy_to_look_for(tmp_path: P
         compress(job(tmp_path / "run", model=f"{net}:make", weights=tmp_path / "net.pt", data="digits", reward="entropy"))
 
 
-def test_under_accuracy_no_entropy_is_computed(tmp_path: Path) -> None:
-    compress(job(tmp_path / "run", trials=2))
-
-    assert all(trial.candidate.entropy is None for trial in read_trials(tmp_path / "run"))
-
-
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_each_searcher_has_the_reward_it_was_made_for_unless_told_otherwise(name: str) -> None:
     assert Job("local", searcher=name).search_reward() == ("entropy" if name == "ddpg-entropy" else "accuracy")

@@ -73,6 +73,10 @@ def test_the_journal_holds_dense_uniform_thinnest_every_trial_and_the_finalists(
     assert roles[-1] == "finalist"
 
 
+def test_where_accuracy_is_rewarded_no_entropy_is_computed(finished: tuple[Path, Artifact]) -> None:
+    assert all(trial.candidate.entropy is None for trial in read_trials(finished[0]))
+
+
 def test_the_shipped_file_is_one_valid_file_with_the_asked_opset_and_ir(finished: tuple[Path, Artifact]) -> None:
     model = onnx.load(finished[0] / "artifact" / "model.onnx", load_external_data=False)
     onnx.checker.check_model(model, full_check=True)
