@@ -107,3 +107,17 @@ def test_the_demo_network_reads_at_least_98_percent_of_the_test_digits() -> None
     assert found >= 98.0
     assert f"{found:.2f}" == noted["test_accuracy"]
     assert noted["data"] == splits.description
+
+
+def test_the_kept_weights_of_resnet20_fill_it_and_tell_its_accuracy() -> None:
+    weights = shipped_folder("models") / "resnet20-cifar10.safetensors"
+    network = load_model(find_model("resnet20"), weights, 10)
+    with safetensors.safe_open(weights, "pt") as file:
+        noted = file.metadata()
+
+    assert sum(tensor.numel() for tensor in network.parameters() if tensor.requires_grad) == 269_722
+    assert float(noted["test_accuracy"]) > 85
+
+
+def test_weights_that_are_for_one_data_set_are_not_taken_unasked() -> None:
+    assert find_model("resnet20").weights is None
