@@ -50,6 +50,11 @@ def disorder(candidate: Candidate) -> float:
     return 100 * (candidate.entropy or 0.0)
 
 
+def both(candidate: Candidate) -> float:
+    """Accuracy and kept entropy: with a supernet's weights their product ranks plans better than either."""
+    return (candidate.score or 0.0) * (candidate.kept_entropy or 0.0)
+
+
 def luck(candidate: Candidate) -> float:
     """A reward that says nothing, but always the same of a plan."""
     return 100 * zlib.crc32(repr(candidate.plan.widths).encode()) / 2**32
@@ -59,6 +64,7 @@ ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
     **{name: (name, None) for name in SEARCHERS},
     "random, scaled": (scaled_random, None),
     "ppo-lagrangian, entropy": ("ppo-lagrangian", "entropy"),
+    "ppo-lagrangian, accuracy times entropy": ("ppo-lagrangian", both),
     "ddpg, accuracy": ("ddpg-entropy", "accuracy"),
     "ddpg, least entropy": ("ddpg-entropy", "least-entropy"),
     "ddpg, flipped entropy": ("ddpg-entropy", disorder),
