@@ -172,8 +172,9 @@ def test_a_network_that_asks_for_more_than_there_is_is_refused(tmp_path: Path, c
     data, said = HEAVY[case]
     (tmp_path / "net.onnx").write_bytes(data())
 
+    # the nodes are read until the time is up; whatever else is refused is refused at once
     with pytest.raises(ModelError) as refused:
-        read_network(tmp_path / "net.onnx", time_limit_s=20)
+        read_network(tmp_path / "net.onnx", time_limit_s=5 if case == "forty million empty nodes" else 60)
     assert said in str(refused.value)
 
 
