@@ -1,9 +1,9 @@
 """Search quality at equal cost: the same trials, fine-tuning and seeds for all. Run: python benchmarks/quality.py --help
 
-A cell is one run of the whole walk: network, budget, searcher, seed. A finished one is a raw line and is not run again; one was
-cut off goes on in its run directory: the table can grow over days and machines. `--table` makes it of the raw lines, without
-data or weights, and says which cells are missing. The control row takes random ratios and scales them to the budget, with the
-same number of trials.
+A cell is one run of the whole walk: network, budget, searcher, seed. A finished one is a raw line and is not run again; one
+that was cut off goes on in its run directory: the table can grow over days and machines, and says of which it is. `--table` makes
+it of the raw lines, without data or weights, and says which cells are missing. The control row takes random ratios and scales
+them to the budget, with the same number of trials.
 """
 
 import json
@@ -243,7 +243,10 @@ def table_of(campaign: Campaign, budgets: tuple[str, ...], searchers: tuple[str,
             seconds = format_duration(statistics.mean(float(each["seconds"]) for each in found))
             line = (budget, searcher, accuracy, latency, used, f"{within} of {len(found)}", seconds, str(seeds - len(found)))
             lines.append(f"| {' | '.join(line)} |")
-    return "\n".join(("", *lines))
+    shown = [each for cell, each in known.items() if cell.budget in budgets and cell.searcher in searchers and cell.seed < seeds]
+    networks = ", ".join(sorted({f"{each['dense_accuracy']:.2f} %" for each in shown}))
+    machines = ", ".join(sorted({each["machine"] for each in shown}))
+    return "\n".join(("", *lines, "", f"Dense network: {networks or 'not run'}. Measured on: {machines or 'none'}."))
 
 
 def draw(path: Path, campaign: Campaign, budgets: tuple[str, ...], searchers: tuple[str, ...], seeds: int) -> None:

@@ -52,4 +52,16 @@ def test_the_last_line_of_a_cell_counts(tmp_path: Path) -> None:
 def test_cells_that_were_not_run_are_counted(seeds: int, tmp_path: Path) -> None:
     table = table_of(campaign(tmp_path / "none.jsonl"), ("latency_p50=50%",), ("random",), seeds)
 
-    assert table.splitlines()[-1] == f"| latency_p50=50% | random | | | | | | {seeds} |"
+    assert table.splitlines()[-3] == f"| latency_p50=50% | random | | | | | | {seeds} |"
+
+
+def test_a_table_of_several_machines_or_dense_networks_says_so(tmp_path: Path) -> None:
+    here, other = {"dense_accuracy": 88.0, "machine": "A"}, {"dense_accuracy": 87.5, "machine": "B"}
+    figures = {"accuracy": 80.0, "latency_p50": 0.5, "used": 1.0, "verdict": "within", "seconds": 1.0}
+    lines = campaign(tmp_path / "lines.jsonl")
+    for seed, facts in enumerate((here, other)):
+        keep(lines, Cell("latency_p50=50%", "random", seed), {**figures, **facts})
+    shown = ("latency_p50=50%",), ("random",)
+
+    assert table_of(lines, *shown, seeds=1).endswith("Dense network: 88.00 %. Measured on: A.")
+    assert table_of(lines, *shown, seeds=2).endswith("Dense network: 87.50 %, 88.00 %. Measured on: A, B.")
