@@ -94,10 +94,10 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
 
             with final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):
                 notices = (*subject.notices, *evaluator.notices, *inherit.notices)
-                provenance = Provenance(job.command, identity, profile, job.model, notices)
+                provenance = Provenance(job.command, identity, job.model, notices)
                 watcher.phase("export", "and prove")
                 with run.phase("export"):
-                    final = final_file(tuned.module, chosen, drafts, task, provenance)
+                    final = final_file(case, tuned.module, chosen, provenance)
 
                 if "int8" in profile.precision:
                     watcher.phase("quantise", "int8, if it is faster and accurate enough")

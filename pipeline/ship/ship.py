@@ -17,13 +17,13 @@ from pipeline.decide import measure_decisively
 from pipeline.errors import ShipError
 from pipeline.files import sha256_bytes
 from pipeline.finetune import Finetuned
-from pipeline.graph.drafts import Draft, Drafts
+from pipeline.graph.drafts import Draft
 from pipeline.graph.export import stamp
 from pipeline.graph.structure import load_graph
 from pipeline.graph.structure import structure as structure_of
 from pipeline.measurement import Failure
 from pipeline.probe.base import Probe
-from pipeline.profile import Precision, Profile
+from pipeline.profile import Precision
 from pipeline.quantise import Quantised
 from pipeline.scoring import OnnxModule
 from pipeline.ship.ort import ort_files
@@ -31,7 +31,6 @@ from pipeline.ship.pack import file_facts, pack, plan_json, weights_bytes
 from pipeline.ship.serving import GOLDEN_INPUTS, device_limits, serving_files
 from pipeline.ship.verify import PARITY_INPUTS, verified_file
 from pipeline.software import installed_versions
-from pipeline.task import Task
 
 __all__ = ["Final", "Provenance", "final_file", "ship", "with_int8"]
 
@@ -56,7 +55,6 @@ class Provenance:
 
     command: tuple[str, ...]
     job: Mapping[str, Any]
-    profile: Profile
     model: str
     notices: tuple[str, ...]
 
@@ -75,9 +73,9 @@ def ship(
 
     Raises ShipError when the file does not answer like the network, or cannot be measured any more.
     """
-    drafts, task, constraints = case.drafts, case.task, case.constraints
+    drafts, task, profile, constraints = case.drafts, case.task, case.profile, case.constraints
     draft, proofs = final.draft, final.proofs
-    measured = measure_decisively(probe, draft, provenance.profile.probe.final_processes, constraints, dense)
+    measured = measure_decisively(probe, draft, profile.probe.final_processes, constraints, dense)
     if isinstance(measured, Failure):
         raise ShipError(f"the final file cannot be measured: {measured.kind}: {measured.detail}")
     dense = replace(dense, score=task.test(OnnxModule(drafts.make(drafts.space.dense()).data)))
@@ -94,12 +92,12 @@ def ship(
     limits = device_limits(constraints, dense, shipped)
     files = {
         "model.onnx": draft.data,
-        **serving_files(provenance.profile, golden.numpy(), OnnxModule(draft.data)(golden).numpy(), limits, final.precision),
+        **serving_files(profile, golden.numpy(), OnnxModule(draft.data)(golden).numpy(), limits, final.precision),
         "weights.safetensors": weights_bytes(tuned.module),
         "plan.json": plan_json(provenance.model, chosen.plan, drafts.kept(chosen.plan)),
     }
-    if provenance.profile.runtime.ort_format:
-        others, shown = ort_files(draft.data, final.precision, provenance.profile, task.inputs(PARITY_INPUTS))
+    if profile.runtime.ort_format:
+        others, shown = ort_files(draft.data, final.precision, profile, task.inputs(PARITY_INPUTS))
         files, proofs = {**files, **others}, (*proofs, shown)
     rows = tuple(_rows(constraints, dense, shipped))
     artifact = Artifact(
@@ -107,7 +105,7 @@ def ship(
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         command=provenance.command,
         job=provenance.job,
-        profile=provenance.profile.model_dump(mode="json"),
+        profile=profile.model_dump(mode="json"),
         data=task.description,
         versions={"python": platform.python_version(), **installed_versions(PACKAGES)},
         files=file_facts(files),
@@ -136,20 +134,20 @@ def ship(
     return artifact
 
 
-def final_file(tuned: nn.Module, chosen: Candidate, drafts: Drafts, task: Task, provenance: Provenance) -> Final:
+def final_file(case: Case, tuned: nn.Module, chosen: Candidate, provenance: Provenance) -> Final:
     """The exported, simplified and verified float32 file of the trained network, of the same structure as what was measured.
 
     The same network and job make the same bytes: what is measured and when is told in artifact.json, not in the file. Raises
     ShipError when it is another graph than the one that was measured, or does not answer like `tuned`.
     """
-    exported = drafts.exported(tuned)
-    stamp(exported, _facts(tuned, provenance))
+    exported = case.drafts.exported(tuned)
+    stamp(exported, _facts(case, tuned, provenance))
     if structure_of(exported) != chosen.structure:
         raise ShipError(
             "the exported file is not the graph that was measured: its ops or shapes differ; nothing is shipped, because its "
             "figures would be another file's"
         )
-    verified = verified_file(tuned, exported.SerializeToString(deterministic=True), task.inputs(PARITY_INPUTS))
+    verified = verified_file(tuned, exported.SerializeToString(deterministic=True), case.task.inputs(PARITY_INPUTS))
     graph = load_graph(verified.data)
     same = structure_of(graph) == chosen.structure
     proof = (
@@ -158,7 +156,7 @@ def final_file(tuned: nn.Module, chosen: Candidate, drafts: Drafts, task: Task, 
         else "the export has the structure of the measured candidate; simplifying changed it, and the changed file was "
         "measured anew"
     )
-    return Final(Draft(chosen.plan, graph, drafts.example, lambda: tuned), (*verified.proofs, proof))
+    return Final(Draft(chosen.plan, graph, case.drafts.example, lambda: tuned), (*verified.proofs, proof))
 
 
 def with_int8(final: Final, provenance: Provenance, tried: Quantised) -> tuple[Final, Provenance]:
@@ -168,13 +166,13 @@ def with_int8(final: Final, provenance: Provenance, tried: Quantised) -> tuple[F
     return Final(tried.draft, (*final.proofs, *tried.said), "int8", tried.rows), provenance
 
 
-def _facts(tuned: nn.Module, provenance: Provenance) -> dict[str, str]:
+def _facts(case: Case, tuned: nn.Module, provenance: Provenance) -> dict[str, str]:
     """What the file says of itself; see `METADATA` for the prefix of the keys."""
     return {
         "weights": sha256_bytes(weights_bytes(tuned)),
         "job": sha256_bytes(json.dumps(provenance.job, sort_keys=True, default=str).encode()),
         "model": provenance.model,
-        "target": provenance.profile.device.name,
+        "target": case.profile.device.name,
         **{f"version.{name}": version for name, version in installed_versions(("edge-compress", "torch", "onnx")).items()},
     }
 
