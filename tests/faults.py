@@ -141,8 +141,11 @@ class Rig:
     def paused(self, point: str) -> None:
         self.fault(f"{point}:pause={self.pause}")
 
-    def wait_for_pause(self) -> None:
-        assert until(lambda: self.pause.with_suffix(".reached").exists())
+    def wait_for_pause(self, ended: Callable[[], object] = lambda: False) -> None:
+        """However slow the machine is; not where it is under way no more."""
+        reached = self.pause.with_suffix(".reached")
+        until(lambda: reached.exists() or ended(), 240)
+        assert reached.exists(), ended()
 
     def go_on(self) -> None:
         self.pause.with_suffix(".go").write_text("")
@@ -169,10 +172,10 @@ class Rig:
 
         thread = threading.Thread(target=begin)
         thread.start()
-        self.wait_for_pause()
+        self.wait_for_pause(lambda: found)
         happens()
         self.go_on()
-        thread.join(120)
+        thread.join(300)
         return found[0]
 
     def tried(self, point: str, patience: Patience = CALM) -> CompressError | Delivered:
