@@ -3,9 +3,9 @@
 Random plans with about the same number of multiply-accumulates, so that size explains little. Each is scored in every way before
 it is fine-tuned: as it was cut, with compensated weights, with those of the supernet, and by two entropies of its activations in
 these three states: paper B's (1 - H), and the share that is kept of the dense network's. The control of the latter looks at
-widths alone. Fine-tuning begins with the supernet's weights. Printed: Spearman's rank correlation of each with the validation
-accuracy after fine-tuning, with a bootstrap interval over the plans. Plans that are done are not done again; where only a column
-is missing, they are not fine-tuned again.
+widths alone. Fine-tuning begins with the supernet's weights; with `--start compensated` there is no supernet. Printed: Spearman's
+rank correlation of each with the validation accuracy after fine-tuning, with a bootstrap interval over the plans. Plans that are
+done are not done again; where only a column is missing, they are not fine-tuned again.
 """
 
 import copy
@@ -37,19 +37,16 @@ from pipeline.supernet import IMAGES, affordable_steps, middle_share, plans_arou
 
 STEP = 4
 """Widths are multiples of it, as in the profiles of the boards."""
-RATE = 0.05
-"""Of fine-tuning, the same for all plans."""
 TOLERANCE = 0.15
 """Of the multiply-accumulates asked for."""
 STATES = ("as cut", "compensated", "supernet")
-COLUMNS = (
-    "plan",
-    "macs",
-    "parameters",
-    "kept widths",
-    *(f"{what}, {state}" for state in STATES for what in ("accuracy", "1 - H", "kept entropy")),
-    "fine-tuned",
-)
+
+
+def columns(start: str) -> set[str]:
+    """Of a row whose plan is fine-tuned from the weights of state `start`."""
+    states = STATES[: STATES.index(start) + 1]
+    seen = {f"{what}, {state}" for state in states for what in ("accuracy", "1 - H", "kept entropy")}
+    return {"key", "plan", "macs", "parameters", "kept widths", *seen, "fine-tuned"}
 
 
 @click.command()
@@ -60,13 +57,25 @@ COLUMNS = (
 @click.option("--macs", "share", default=0.25, show_default=True, help="Share of the dense network's that a plan has.")
 @click.option("--plans", default=20, show_default=True)
 @click.option("--epochs", default=1, show_default=True, help="Of fine-tuning.")
+@click.option("--learning-rate", default=0.05, show_default=True, help="Of fine-tuning, the same for all plans.")
+@click.option("--start", type=click.Choice(STATES[1:]), default=STATES[-1], show_default=True, help="Of fine-tuning.")
 @click.option("--seed", default=0, show_default=True, help="Of the plans.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/scores.jsonl"), show_default=True)
 def main(
-    target: str, model: str, weights: Path | None, data: str, share: float, plans: int, epochs: int, seed: int, out: Path
+    target: str,
+    model: str,
+    weights: Path | None,
+    data: str,
+    share: float,
+    plans: int,
+    epochs: int,
+    learning_rate: float,
+    start: str,
+    seed: int,
+    out: Path,
 ) -> None:
     """Score and fine-tune the plans that are missing; print the table."""
-    settings = FinetuneSettings(epochs=epochs, learning_rate=RATE)
+    settings = FinetuneSettings(epochs=epochs, learning_rate=learning_rate)
     job = Job(target=target, model=model, weights=weights, data=data, finetuning=settings)
     key = {
         "model": model,
@@ -74,21 +83,22 @@ def main(
         "data": Path(data).name,
         "macs": share,
         "epochs": epochs,
-        "start": "supernet",
+        "learning_rate": learning_rate,
+        "start": start,
         "seed": seed,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
     rows = [line for line in lines if line["key"] == key]
     others = [line for line in lines if line["key"] != key]
-    if len(rows) < plans or any(row.keys() != {"key", *COLUMNS} for row in rows):
-        bench = Bench(job, share, out.parent)
+    if len(rows) < plans or any(row.keys() != columns(start) for row in rows):
+        bench = Bench(job, share, start, out.parent)
         drawn = random_plans(bench.space, bench.drafts, share * bench.dense_macs, max(plans, len(rows)), seed)
         for number, plan in enumerate(drawn):
             known = rows[number] if number < len(rows) else {}
             if known and known["plan"] != [list(pair) for pair in plan]:
                 raise click.ClickException(f"{out}: plan {number + 1} is another than the one drawn today; choose another --out")
-            if known.keys() != {"key", *COLUMNS}:
+            if known.keys() != columns(start):
                 rows[number:] = [{"key": key, **bench.row(plan, known.get("fine-tuned"))}, *rows[number + 1 :]]
                 write_atomically(out, "".join(json.dumps(line) + "\n" for line in (*others, *rows)).encode())
             print(f"{number + 1} of {plans}: {rows[number]['fine-tuned']:.2f} %", flush=True)
@@ -98,7 +108,7 @@ def main(
 class Bench:
     """One network with all that is needed to score its plans in every way."""
 
-    def __init__(self, job: Job, share: float, folder: Path) -> None:
+    def __init__(self, job: Job, share: float, start: str, folder: Path) -> None:
         profile = load_profile(job.target)
         subject = load_subject(job, profile)
         self.task = task = subject.task
@@ -107,16 +117,20 @@ class Bench:
         self.dense_macs = drafts.make(drafts.space.dense()).macs
         self.space = search_space(drafts, STEP)
         self._compensation = start_compensation(drafts.module, drafts.space, (pixels for pixels, _ in task.calibration()))
-        typical, lessons = self._uniform(share * self.dense_macs), task.lessons(IMAGES)
+        self._supernet = self._train_supernet(job, share, folder) if start == "supernet" else None
+        self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS))
+        self._checkpoint = folder / "scores.safetensors"
+
+    def _train_supernet(self, job: Job, share: float, folder: Path) -> nn.Module:
+        drafts, lessons = self.drafts, self.task.lessons(IMAGES)
         assert lessons is not None
+        typical = self._uniform(share * self.dense_macs)
         middle = drafts.make(self.space.uniform(middle_share(typical))).macs
         steps = affordable_steps(middle, self.dense_macs, len(lessons))
         plans = (drafts.kept(plan) for plan in plans_around(self.space, typical, 0))
         name = sha256_bytes(repr((job.model, job.weights, job.data, share)).encode())[:8]
         checkpoint = folder / f"supernet-{name}.safetensors"
-        self._supernet = train_supernet(drafts.module, drafts.space, plans, lessons, steps, checkpoint)
-        self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS))
-        self._checkpoint = folder / "scores.safetensors"
+        return train_supernet(drafts.module, drafts.space, plans, lessons, steps, checkpoint)
 
     def row(self, plan: ChannelPlan, finetuned: float | None) -> dict[str, Any]:
         """Everything that is seen of one plan; it is fine-tuned when it was not yet."""
@@ -124,11 +138,13 @@ class Bench:
         cut = draft.module
         compensated = copy.deepcopy(cut)
         self._compensation.apply(compensated, kept)
-        shared = shrink(self._supernet, self.drafts.space, kept)
-        student = copy.deepcopy(shared)
+        states = [cut, compensated]
+        if self._supernet is not None:
+            states.append(shrink(self._supernet, self.drafts.space, kept))
+        student = copy.deepcopy(states[-1])
         row: dict[str, Any] = {"plan": list(plan.widths), "macs": draft.macs, "parameters": draft.params}
         row["kept widths"] = harmonic_mean(kept_widths(cut, self.drafts.module))
-        for state, module in zip(STATES, (cut, compensated, shared), strict=True):
+        for state, module in zip(STATES, states, strict=False):
             row[f"accuracy, {state}"] = self.task.score(module)
             disorder = self._entropy.of(module, kept)
             row[f"1 - H, {state}"], row[f"kept entropy, {state}"] = 1 - disorder.entropy, disorder.kept

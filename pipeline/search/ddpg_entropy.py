@@ -16,6 +16,8 @@ Differences from AMC's code:
  7. paper B keeps the best plan by its reward, not the last; so do we, from the journal.
  8. its usual reward is the share of the dense network's spatial entropy that a plan keeps. Paper B's own, little entropy, is
     `--reward least-entropy`; it ranks plans no better than chance (docs/benchmarks.md).
+ 9. it starts from the best uniform plan, found by bisection, and from a scan of each group's widths around it; AMC from random
+    plans, of which a network of VGG's size has next to none that are any good.
 """
 
 from dataclasses import dataclass
@@ -25,10 +27,13 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from pipeline.plan import ChannelPlan
 from pipeline.search.env import FEATURES, observe
 from pipeline.search.model import PlanModel, fit
-from pipeline.search.problem import Problem, SearchSpace
+from pipeline.search.problem import Assessment, Problem, SearchSpace
 from pipeline.search.promise import most_promising
+from pipeline.search.scan import scan
+from pipeline.search.uniform import bisect
 
 __all__ = ["DDPGSettings", "ddpg_entropy"]
 
@@ -39,8 +44,10 @@ Floats = NDArray[np.float64]
 class DDPGSettings:
     """What the agent is made of."""
 
-    warm_up_share: float = 0.125
-    """Share of the trials played at random; AMC: 100 of 800."""
+    bisection_trials: int = 6
+    """Trials that go to finding the best uniform plan first."""
+    scan_share: float = 0.125
+    """Share of the trials that go to plans around it; AMC's 100 of 800 are random."""
     noise: float = 0.5
     """Standard deviation around the actor's wish at first."""
     last_noise: float = 0.05
@@ -104,33 +111,32 @@ class _Memory:
 
 
 class _Agent:
-    def __init__(self, space: SearchSpace, settings: DDPGSettings) -> None:
+    def __init__(self, space: SearchSpace, start: float, settings: DDPGSettings) -> None:
         self._space, self._settings = space, settings
         size = len(FEATURES) + len(space.choices)
         self._actor, self._slow_actor = (_mlp(size, settings.hidden, nn.Sigmoid()) for _ in range(2))
         self._critic, self._slow_critic = (_mlp(size + 1, settings.hidden, nn.Identity()) for _ in range(2))
+        start = min(max(start, 0.01), 0.99)
+        nn.init.constant_(self._actor[-2].bias, float(np.log(start / (1 - start))))  # type: ignore[arg-type]
         self._slow_actor.load_state_dict(self._actor.state_dict())
         self._slow_critic.load_state_dict(self._critic.state_dict())
         self._actor_optimizer = torch.optim.Adam(self._actor.parameters(), settings.actor_rate)
         self._critic_optimizer = torch.optim.Adam(self._critic.parameters(), settings.critic_rate)
 
     def play(
-        self, wall: _Wall, constraints: int, count: int, noise: float | None, generator: np.random.Generator
+        self, wall: _Wall, constraints: int, count: int, noise: float, generator: np.random.Generator
     ) -> tuple[NDArray[np.float32], Floats]:
-        """`count` episodes: states (count, T, features), fractions kept (count, T). Without `noise`, at random."""
+        """`count` episodes: states (count, T, features), fractions kept (count, T)."""
         groups = len(self._space.choices)
         states = np.empty((count, groups, len(FEATURES)), dtype=np.float32)
         kept = np.empty((count, groups))
         spent = np.zeros((count, constraints))
         for group in range(groups):
             states[:, group] = observe(self._space, kept[:, :group])
-            if noise is None:
-                wishes = generator.random(count)
-            else:
-                with torch.no_grad():
-                    told = self._told(torch.from_numpy(states[:, group]), torch.full((count,), group))
-                    wishes = self._actor(told).numpy()[:, 0].astype(np.float64)
-                wishes = _truncated_normal(wishes, noise, generator)
+            with torch.no_grad():
+                told = self._told(torch.from_numpy(states[:, group]), torch.full((count,), group))
+                wishes = self._actor(told).numpy()[:, 0].astype(np.float64)
+            wishes = _truncated_normal(wishes, noise, generator)
             kept[:, group], spent = wall.nearest_allowed(group, spent, wishes)
         return states, kept
 
@@ -171,30 +177,34 @@ def ddpg_entropy(problem: Problem, settings: DDPGSettings | None = None) -> None
     settings = settings or DDPGSettings()
     space = problem.space
     generator = np.random.default_rng(problem.seed)
+    answers = list(problem.known)
+    memory = _Memory(len(space.choices), settings.memory)
+
+    def ask(plan: ChannelPlan) -> Assessment:
+        answers.append(found := problem.evaluate(plan))
+        kept = np.asarray([[width / choice.channels for (_, width), choice in zip(plan, space.choices, strict=True)]])
+        states = np.stack([observe(space, kept[:, :group]) for group in range(len(space.choices))], axis=1)
+        memory.add(states, kept, np.asarray([found.score]), np.asarray([found.overruns]))
+        return found
+
+    asking = Problem(space, ask, problem.trials, problem.constraints, problem.seed, problem.known)
+    start = bisect(asking, min(settings.bisection_trials, problem.trials))
+    scan(asking, start, min(round(settings.scan_share * problem.trials), problem.trials - (len(answers) - len(problem.known))))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
-        agent = _Agent(space, settings)
-    answers = list(problem.known) or [problem.evaluate(space.dense())]
-    first = len(problem.known)
-    memory = _Memory(len(space.choices), settings.memory)
-    warm_up = max(1, round(settings.warm_up_share * problem.trials))
-    while (number := len(answers) - first) < problem.trials:
+        agent = _Agent(space, start, settings)
+    learnt_from = len(answers) - len(problem.known)
+    while (number := len(answers) - len(problem.known)) < problem.trials:
         wall = _Wall(fit(space, answers, additive=True))
-        if number < warm_up:
-            states, kept = agent.play(wall, problem.constraints, 1, None, generator)
-            row = 0
-        else:
-            model = fit(space, answers)
-            spent = (number - warm_up) / (problem.trials - warm_up)
-            noise = settings.noise * (settings.last_noise / settings.noise) ** spent
-            states, kept = agent.play(wall, problem.constraints, settings.imagined_episodes, noise, generator)
-            guess = model.guess(kept)
-            memory.add(states, kept, guess.score, guess.overruns)
-            agent.learn(memory, generator)
-            states, kept = agent.play(wall, problem.constraints, settings.proposals, noise, generator)
-            row = most_promising(model, kept, answers)
-        answers.append(problem.evaluate(space.plan(kept[row].tolist())))
-        memory.add(states[[row]], kept[[row]], np.asarray([answers[-1].score]), np.asarray([answers[-1].overruns]))
+        model = fit(space, answers)
+        spent = (number - learnt_from) / (problem.trials - learnt_from)
+        noise = settings.noise * (settings.last_noise / settings.noise) ** spent
+        states, kept = agent.play(wall, problem.constraints, settings.imagined_episodes, noise, generator)
+        guess = model.guess(kept)
+        memory.add(states, kept, guess.score, guess.overruns)
+        agent.learn(memory, generator)
+        _, kept = agent.play(wall, problem.constraints, settings.proposals, noise, generator)
+        ask(space.plan(kept[most_promising(model, kept, answers)].tolist()))
 
 
 def _truncated_normal(means: Floats, deviation: float, generator: np.random.Generator) -> Floats:
