@@ -48,8 +48,8 @@ class DDPGSettings:
     """Trials that go to finding the best uniform plan first."""
     scan_share: float = 0.125
     """Share of the trials that go to plans around it; AMC's 100 of 800 are random."""
-    noise: float = 0.5
-    """Standard deviation around the actor's wish at first."""
+    noise: float = 0.1
+    """Standard deviation around the actor's wish at first; AMC: 0.5, which leads away from a good start."""
     last_noise: float = 0.05
     overrun_price: float = 10.0
     """What an overrun takes from the reward, in standard deviations of the score."""
