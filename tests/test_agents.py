@@ -45,6 +45,14 @@ def test_sixty_trials_bring_a_searcher_near_the_optimum(name: str, toy: Toy) -> 
     assert np.mean(found) > np.mean(shares("random", toy, trials=60))
 
 
+@pytest.mark.parametrize("name", LEARNERS)
+def test_an_agent_asks_for_the_best_uniform_plan_before_it_plays(name: str) -> None:
+    """widths are multiples of 8: of 64 channels 32, 16, 24, and no other uniform plan lies between"""
+    uniform, asked = (CHAIN.solve(SEARCHERS[each], trials=4, seed=0) for each in ("uniform", name))
+
+    assert [found.plan for found in asked[:3]] == [found.plan for found in uniform]
+
+
 def converged(toy: Toy, trials: int, seed: int) -> tuple[Agent, Problem]:
     problem = Problem(toy.space, toy.assess, trials, constraints=1, seed=seed)
     return train(problem, PPOLagrangianSettings()), problem

@@ -20,7 +20,7 @@ Differences from AMC's code:
     plans, of which a network of VGG's size has next to none that are any good.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -187,17 +187,17 @@ def ddpg_entropy(problem: Problem, settings: DDPGSettings | None = None) -> None
         memory.add(states, kept, np.asarray([found.score]), np.asarray([found.overruns]))
         return found
 
-    asking = Problem(space, ask, problem.trials, problem.constraints, problem.seed, problem.known)
+    asking, last = replace(problem, evaluate=ask), len(problem.known) + problem.trials
     start = bisect(asking, min(settings.bisection_trials, problem.trials))
-    scan(asking, start, min(round(settings.scan_share * problem.trials), problem.trials - (len(answers) - len(problem.known))))
+    scan(asking, start, min(round(settings.scan_share * problem.trials), last - len(answers)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
         agent = _Agent(space, start, settings)
-    learnt_from = len(answers) - len(problem.known)
-    while (number := len(answers) - len(problem.known)) < problem.trials:
+    first = len(answers)
+    while len(answers) < last:
         wall = _Wall(fit(space, answers, additive=True))
         model = fit(space, answers)
-        spent = (number - learnt_from) / (problem.trials - learnt_from)
+        spent = (len(answers) - first) / (last - first)
         noise = settings.noise * (settings.last_noise / settings.noise) ** spent
         states, kept = agent.play(wall, problem.constraints, settings.imagined_episodes, noise, generator)
         guess = model.guess(kept)

@@ -21,7 +21,7 @@ Differences from the paper's code, which ppo_faithful.py keeps:
 13. what is kept is the best feasible episode, not a sample of the final policy.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
         answers.append(problem.evaluate(plan))
         return answers[-1]
 
-    asking = Problem(problem.space, ask, problem.trials, problem.constraints, problem.seed, problem.known)
+    asking = replace(problem, evaluate=ask)
     start = bisect(asking, min(settings.bisection_trials, problem.trials))
     if problem.trials >= settings.fewest_trials_to_scan:
         scan(asking, start, round(settings.scan_share * problem.trials))
