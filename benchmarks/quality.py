@@ -2,22 +2,19 @@
 
 A cell is one run of the whole walk: network, budget, searcher, seed. A finished one is a raw line and is not run again; one
 that was cut off goes on in its run directory: the table can grow over days and machines, and says of which it is. `--table` makes
-it of the raw lines, without data or weights, and says which cells are missing. The control row takes random ratios and scales
-them to the budget, with the same number of trials.
+it of the raw lines, without data or weights; it says which cells are missing, and where the default stands. The control row takes
+random ratios and scales them to the budget, with the same number of trials.
 """
 
-import json
-import statistics
 import zlib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import click
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
+from cells import Campaign, Cell, Facts, finished, keep
 from rivals import RIVALS, run_rival
+from tables import draw, standing_of, table_of
 
 from pipeline.artifact import Artifact
 from pipeline.candidate import Candidate
@@ -27,7 +24,6 @@ from pipeline.finetune import FinetuneSettings
 from pipeline.job import Job
 from pipeline.search.problem import Problem, Reward, Searcher
 from pipeline.search.searchers import SEARCHERS
-from pipeline.units import format_duration
 
 BISECTIONS = 5
 """Trials that one random direction gets to be scaled to the budget."""
@@ -71,37 +67,8 @@ ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
     "ddpg, random reward": ("ddpg-entropy", luck),
 }
 """Row -> the searcher, and what it is rewarded for in place of its usual reward."""
-MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H", "x", "+", "1", "2")
 ALL = (*ROWS, *RIVALS)
 RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
-COMMON = ("model", "trials", "epochs", "pinned_rate")
-"""Of a raw line: what it has in common with the other cells of its table."""
-
-
-@dataclass(frozen=True)
-class Campaign:
-    """What the cells of one table have in common."""
-
-    model: str
-    trials: int
-    epochs: int
-    pinned_rate: float | None
-    """Of fine-tuning, for all alike; null where each cell tried rates."""
-    results: Path
-    """Raw lines: one of JSON for each finished cell."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One run of the whole walk."""
-
-    budget: str
-    searcher: str
-    seed: int
-
-
-Facts = dict[str, Any]
-"""What is known of a finished cell: accuracy, latency_p50 and so on."""
 
 
 @click.command()
@@ -147,6 +114,7 @@ def main(
                     keep(campaign, cell, run(campaign, cell, target, weights, data or "", out))
                     print(table_of(campaign, budgets, searchers, seeds))
     print(table_of(campaign, budgets, searchers, seeds))
+    print(f"\n{standing_of(campaign, budgets, seeds)}")
     if plot:
         draw(plot, campaign, budgets, searchers, seeds)
 
@@ -184,21 +152,6 @@ def run(campaign: Campaign, cell: Cell, target: str, weights: Path | None, data:
     return facts(compress(job).artifact, metric)
 
 
-def keep(campaign: Campaign, cell: Cell, found: Facts) -> None:
-    """Add a finished cell to the raw lines."""
-    line = {"model": campaign.model, **asdict(cell), "trials": campaign.trials, "epochs": campaign.epochs}
-    with campaign.results.open("a") as file:
-        file.write(json.dumps(line | {"pinned_rate": campaign.pinned_rate} | found) + "\n")
-
-
-def finished(campaign: Campaign) -> dict[Cell, Facts]:
-    """The cells of a campaign that have a raw line; the last line of a cell counts."""
-    texts = campaign.results.read_text().splitlines() if campaign.results.is_file() else []
-    asked = (campaign.model, campaign.trials, campaign.epochs, campaign.pinned_rate)
-    lines = [line for line in map(json.loads, texts) if tuple(line[name] for name in COMMON) == asked]
-    return {Cell(line["budget"], line["searcher"], line["seed"]): line for line in lines}
-
-
 def share_supernet(cells: Path, folder: Path) -> None:
     """Give the cell `folder` the supernet of another with the same network, budget and seed: same weights for all searchers."""
     made = next(cells.parent.glob(f"{cells.name.replace('ANY', '*')}/supernet.safetensors"), None)
@@ -223,60 +176,6 @@ def facts(artifact: Artifact, metric: str) -> Facts:
         "seconds": sum(seconds for phase, seconds in artifact.phase_seconds.items() if phase != "supernet"),
         "machine": measurement.fingerprint.machine if (measurement := artifact.shipped.measurement) else "",
     }
-
-
-def table_of(campaign: Campaign, budgets: tuple[str, ...], searchers: tuple[str, ...], seeds: int) -> str:
-    """One line for each budget and searcher; cells that were not run are counted."""
-    head = ("budget", "searcher", "test accuracy", "latency p50, % of dense", "of the budget", "within", "time", "not run")
-    lines = [f"{campaign.model}\n", f"| {' | '.join(head)} |", f"| --- | --- |{' --: |' * (len(head) - 2)}"]
-    known = finished(campaign)
-    for budget in budgets:
-        for searcher in searchers:
-            found = [known[cell] for seed in range(seeds) if (cell := Cell(budget, searcher, seed)) in known]
-            if not found:
-                lines.append(f"| {budget} | {searcher} | | | | | | {seeds} |")
-                continue
-            accuracy = spread([float(each["accuracy"]) for each in found], "{:.2f} %")
-            latency = spread([100 * float(each["latency_p50"]) for each in found], "{:.1f}")
-            used = spread([100 * float(each["used"]) for each in found], "{:.0f} %")
-            within = sum(each["verdict"] == "within" for each in found)
-            seconds = format_duration(statistics.mean(float(each["seconds"]) for each in found))
-            line = (budget, searcher, accuracy, latency, used, f"{within} of {len(found)}", seconds, str(seeds - len(found)))
-            lines.append(f"| {' | '.join(line)} |")
-    shown = [each for cell, each in known.items() if cell.budget in budgets and cell.searcher in searchers and cell.seed < seeds]
-    networks = ", ".join(sorted({f"{each['dense_accuracy']:.2f} %" for each in shown}))
-    machines = ", ".join(sorted({each["machine"] for each in shown}))
-    return "\n".join(("", *lines, "", f"Dense network: {networks or 'not run'}. Measured on: {machines or 'none'}."))
-
-
-def draw(path: Path, campaign: Campaign, budgets: tuple[str, ...], searchers: tuple[str, ...], seeds: int) -> None:
-    """Each cell as a point; the front joins those that no other beats in both accuracy and latency."""
-    points: list[tuple[float, float]] = []
-    everything = finished(campaign)
-    with mpl.rc_context({"font.size": 9, "svg.hashsalt": "compress", "svg.fonttype": "none"}):
-        figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-        axes = figure.subplots()
-        for number, searcher in enumerate(searchers):
-            cells = [Cell(budget, searcher, seed) for budget in budgets for seed in range(seeds)]
-            known = [everything[cell] for cell in cells if cell in everything]
-            found = [(100 * float(each["latency_p50"]), float(each["accuracy"])) for each in known]
-            if found:
-                axes.plot(*zip(*found, strict=True), MARKERS[number % len(MARKERS)], label=searcher, markersize=6, alpha=0.8)
-            points += found
-        front = [p for p in sorted(points) if not any(q != p and q[0] <= p[0] and q[1] >= p[1] for q in points)]
-        if front:
-            axes.plot(*zip(*front, strict=True), "-", color="#9aa4b2", linewidth=1, zorder=0, label="Pareto front")
-        axes.set_xlabel("latency p50 of the shipped file, % of dense")
-        axes.set_ylabel("test accuracy, %")
-        axes.set_title(campaign.model, loc="left")
-        axes.legend(fontsize=7, ncols=2)
-        figure.savefig(path, format="svg", metadata={"Date": None})
-
-
-def spread(values: list[float], form: str) -> str:
-    """Mean, and the smallest and largest where there are several."""
-    text = form.format(statistics.mean(values))
-    return text if len(values) == 1 else f"{text} ({form.format(min(values))} to {form.format(max(values))})"
 
 
 if __name__ == "__main__":

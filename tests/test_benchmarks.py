@@ -5,30 +5,57 @@ import re
 from pathlib import Path
 
 import pytest
-from quality import ALL, RESULTS, Campaign, Cell, finished, keep, table_of
+from cells import Campaign, Cell, finished, keep
+from quality import ALL, RESULTS
+from tables import standing_of, table_of, verdict
 
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 ROW = re.compile(r"^\| (?:latency_p50|macs|params)=.*$", flags=re.MULTILINE)
+STANDING = re.compile(r"^\| [a-z0-9_]+ \| (?:latency_p50|macs)=.*$", flags=re.MULTILINE)
 
 
 def campaign(results: Path = RESULTS) -> Campaign:
     return Campaign("resnet20", trials=100, epochs=2, pinned_rate=0.05, results=results)
 
 
-def test_every_row_of_search_quality_is_made_of_the_raw_lines() -> None:
+def campaigns() -> list[Campaign]:
     lines = [json.loads(text) for text in RESULTS.read_text().splitlines()]
-    campaigns = {(line["model"], line["trials"], line["epochs"], line["pinned_rate"]) for line in lines}
-    budgets = tuple({line["budget"] for line in lines})
-    made = {
-        row
-        for model, trials, epochs, rate in campaigns
-        for seeds in (1, 2, 3)
-        for row in ROW.findall(table_of(Campaign(model, trials, epochs, rate, RESULTS), budgets, ALL, seeds))
-    }
+    found = {(line["model"], line["trials"], line["epochs"], line["pinned_rate"]) for line in lines}
+    return [Campaign(*each, results=RESULTS) for each in found]
+
+
+def budgets() -> tuple[str, ...]:
+    return tuple({json.loads(text)["budget"] for text in RESULTS.read_text().splitlines()})
+
+
+def test_every_row_of_search_quality_is_made_of_the_raw_lines() -> None:
+    made = {row for each in campaigns() for seeds in (1, 2, 3) for row in ROW.findall(table_of(each, budgets(), ALL, seeds))}
     documented = ROW.findall(re.sub(r", \d+ epochs \|", " |", DOCS.read_text()))
 
     assert len([row for row in documented if row.count("|") == 9]) > 50
     assert [row for row in documented if row.count("|") == 9 and row not in made] == []
+
+
+def test_where_the_default_stands_is_made_of_the_raw_lines() -> None:
+    made = {row for each in campaigns() for seeds in (1, 2, 3) for row in STANDING.findall(standing_of(each, budgets(), seeds))}
+    documented = STANDING.findall(DOCS.read_text())
+
+    assert len(documented) > 5
+    assert [row for row in documented if row not in made] == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "says"),
+    [
+        ([75.0, 76.0], [74.0, 74.9], "ahead"),
+        ([75.0, 76.0], [76.1, 77.0], "behind"),
+        ([75.0, 76.0], [74.0, 75.1], "a tie"),
+        ([75.0, 76.0], [74.0], "ahead, by one seed"),
+        ([75.0], [76.0, 77.0], "behind, by one seed"),
+    ],
+)
+def test_ahead_is_said_only_where_every_seed_is(ours: list[float], theirs: list[float], says: str) -> None:
+    assert verdict(ours, theirs) == says
 
 
 def test_a_cell_that_was_kept_is_finished_for_its_own_settings_only(tmp_path: Path) -> None:
