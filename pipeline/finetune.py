@@ -169,9 +169,13 @@ def _tried_rate(
     if len(sample) < FEWEST_STEPS * settings.batch_size:
         return RATES[0]
 
+    started, training = time.monotonic(), settings.epochs * math.ceil(len(train) / settings.batch_size)
+
     def score(rate: float) -> float:
         def tell(done: int, total: int, text: str) -> None:
-            progress(0, total, f"trying rate {rate:g}: {done} of {total} batches")
+            through, whole = RATES.index(rate) * total + done, len(RATES) * total + training
+            left = (time.monotonic() - started) / through * (whole - through)
+            progress(0, training, f"trying rate {rate:g}, {RATES.index(rate) + 1} of {len(RATES)}, {left:.0f} s left")
 
         return end_of(replace(settings, epochs=1, learning_rate=rate), sample, tell)
 

@@ -80,7 +80,7 @@ class Screen:
             self._progress.start()
             self._task = self._progress.add_task(text, total=total)
         if self._task is not None:
-            self._progress.update(self._task, completed=done, description=text)
+            self._progress.update(self._task, completed=done, total=total, description=text)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

@@ -157,7 +157,7 @@ def rates_tried(digits: Splits, settings: FinetuneSettings) -> tuple[set[str], s
     tried, taken = set[str](), set[str]()
 
     def progress(done: int, total: int, text: str) -> None:
-        found = re.match(r"trying rate (\S+):", text)
+        found = re.match(r"trying rate ([^ ,]+)", text)
         if found:
             tried.add(found[1])
         else:
@@ -165,6 +165,17 @@ def rates_tried(digits: Splits, settings: FinetuneSettings) -> tuple[set[str], s
 
     finetune(tiny(), None, digits.train, digits.validation, settings, 7, None, progress)
     return tried, taken
+
+
+def test_the_bar_and_the_time_left_are_of_the_whole_training_while_rates_are_tried(digits: Splits) -> None:
+    told: list[tuple[int, int, str]] = []
+    finetune(tiny(), None, digits.train, digits.validation, UNNAMED, 7, None, lambda *each: told.append(each))
+    trying = [each for each in told if "trying" in each[2]]
+
+    assert {total for _, total, _ in told} == {UNNAMED.epochs * 40}
+    assert {done for done, _, _ in trying} == {0}
+    assert all(re.search(r", \d+ s left$", text) for _, _, text in told)
+    assert [text.split(",")[1] for _, _, text in trying][:: len(trying) // 4] == [" 1 of 4", " 2 of 4", " 3 of 4", " 4 of 4"]
 
 
 def test_a_rate_that_ruins_the_network_is_tried_and_not_taken(digits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:

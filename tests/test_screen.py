@@ -41,6 +41,16 @@ def test_a_terminal_gets_a_bar_that_is_gone_at_the_end() -> None:
     assert written.getvalue().rstrip().splitlines()[-1].endswith("ship       export  (after 0 s)")
 
 
+def test_a_bar_takes_the_total_of_its_last_step() -> None:
+    screen, written = log(force_terminal=True)
+    screen.progress(10, 10, "short")
+    screen.progress(25, 100, "long")
+    screen.close()
+
+    assert " 25 %  long" in written.getvalue()
+    assert "250 %" not in written.getvalue()
+
+
 def test_a_trial_is_one_line_whatever_came_of_it() -> None:
     screen, written = log()
     best = candidate(97.5)
