@@ -44,7 +44,7 @@ __all__ = [
 
 LEVELS = 16
 _DEAD = 1e-6
-_PIXELS, _IMAGES = 2**14, 32
+_PIXELS, _IMAGES = 2**13, 16
 """Of a layer with large maps only so many pixels per channel are counted, from so many images at least: a table has 256
 cells, and counting all would cost as much again as the forward pass.
 """
@@ -90,13 +90,13 @@ class ActivationEntropy:
     def of(self, module: nn.Module, kept: Kept) -> Disorder:
         """Disorder of `module`, which is the network with the channels in `kept`; it runs in evaluation mode."""
         entropies, shares, dead = [], [], []
-        counts = self._count(module, kept)
-        for found in counts.values():
-            values, died = relative_entropy(found)
+        found = {name: _entropies(counts) for name, counts in self._count(module, kept).items()}
+        for joint, single in found.values():
+            values, died = _relative(joint, single)
             entropies.append(float(values.masked_fill(died, 1.0).mean()))
             dead.append(float(died.double().mean()))
         for name, whole in self.whole.items():
-            now = float(pair_entropy(counts[name]).sum()) if name in counts else 0.0
+            now = float(found[name][0].mean(1).sum()) if name in found else 0.0
             shares.append(min(1.0, now / whole))
         layers = max(len(entropies), 1)
         left = harmonic_mean(shares) if shares else 1.0
@@ -119,9 +119,10 @@ class ActivationEntropy:
         def count(name: str, maps: Tensor) -> None:
             low, high = (edge[places[name]] for edge in self.ranges[name])
             if min(maps.shape[2:]) > 1 and (alive := high > low).any():
+                maps = maps[:: self._stride(maps)]
                 if not alive.all():
                     maps, low, high = maps[:, alive], low[alive], high[alive]
-                found = pair_counts(maps[:: self._stride(maps)], low, high)
+                found = pair_counts(maps, low, high)
                 counts[name] = counts[name] + found if name in counts else found
 
         _watch(module, self.inputs, self.batch, count)
@@ -163,23 +164,25 @@ def pair_counts(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def relative_entropy(counts: Tensor) -> tuple[Tensor, Tensor]:
     """Counts (C, 2, LEVELS, LEVELS) -> H (C,), 0 for the dead; and which channels are dead (C,)."""
-    p = _shares(counts)
-    joint = torch.special.entr(p).sum((2, 3))
-    single = torch.special.entr(p.sum(3)).sum(2)
-    relative = torch.where(single > _DEAD, (joint - single) / single.clamp_min(_DEAD), 0.0)
-    return relative.mean(1), (single <= _DEAD).all(1)
+    return _relative(*_entropies(counts))
 
 
 def pair_entropy(counts: Tensor) -> Tensor:
     """Counts (C, 2, LEVELS, LEVELS) -> H_2 in nats, mean of both directions (C,); 0 for the dead."""
-    joint: Tensor = torch.special.entr(_shares(counts)).sum((2, 3))
-    return joint.mean(1)
+    return _entropies(counts)[0].mean(1)
 
 
-def _shares(counts: Tensor) -> Tensor:
+def _entropies(counts: Tensor) -> tuple[Tensor, Tensor]:
+    """Counts (C, 2, LEVELS, LEVELS) -> H_2 and H_1 in nats, both (C, 2)."""
     pairs = (counts + counts.mT).double()
-    shares: Tensor = pairs / pairs.sum((2, 3), keepdim=True).clamp_min(1)
-    return shares
+    shares = pairs / pairs.sum((2, 3), keepdim=True).clamp_min(1)
+    return torch.special.entr(shares).sum((2, 3)), torch.special.entr(shares.sum(3)).sum(2)
+
+
+def _relative(joint: Tensor, single: Tensor) -> tuple[Tensor, Tensor]:
+    """H_2 and H_1, both (C, 2) -> H (C,), and which are dead (C,)."""
+    relative = torch.where(single > _DEAD, (joint - single) / single.clamp_min(_DEAD), 0.0)
+    return relative.mean(1), (single <= _DEAD).all(1)
 
 
 class _Watch(TorchFunctionMode):
