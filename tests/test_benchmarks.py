@@ -18,14 +18,20 @@ def campaign(results: Path = RESULTS) -> Campaign:
     return Campaign("resnet20", trials=100, epochs=2, pinned_rate=0.05, results=results)
 
 
+FILES = sorted(RESULTS.parent.glob("quality*.jsonl"))
+
+
 def campaigns() -> list[Campaign]:
-    lines = [json.loads(text) for text in RESULTS.read_text().splitlines()]
-    found = {(line["model"], line["trials"], line["epochs"], line["pinned_rate"]) for line in lines}
-    return [Campaign(*each, results=RESULTS) for each in found]
+    found = {
+        (line["model"], line["trials"], line["epochs"], line["pinned_rate"], file)
+        for file in FILES
+        for line in map(json.loads, file.read_text().splitlines())
+    }
+    return [Campaign(*each) for each in found]
 
 
 def budgets() -> tuple[str, ...]:
-    return tuple({json.loads(text)["budget"] for text in RESULTS.read_text().splitlines()})
+    return tuple({json.loads(text)["budget"] for file in FILES for text in file.read_text().splitlines()})
 
 
 def test_every_row_of_search_quality_is_made_of_the_raw_lines() -> None:
