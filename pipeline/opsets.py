@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-__all__ = ["OLDEST", "FileFormat", "Reads", "choose_format", "reads"]
+__all__ = ["OLDEST", "TRIED", "FileFormat", "Reads", "choose_format", "reads"]
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,14 @@ _RELEASES = {
     (1, 23): Reads(23, 11),
     (1, 24): Reads(25, 13),
     (1, 25): Reads(26, 13),
+    (1, 32): Reads(28, 14),
 }
 """Up to 1.20: onnxruntime.ai/docs/reference/compatibility.html, which has IR 8 for 1.15, where 9 loads. That, and all others up
-to 1.31: benchmarks/opsets.py, run with each release's x86-64 wheel. Later releases read what earlier ones do (same page)."""
+to TRIED: benchmarks/opsets.py, run with each release's x86-64 wheel. Later releases read what earlier ones do (same page)."""
+TRIED = (1, 32)
+"""The newest release that was tried: of what came after it only the least is known."""
 READS_ORT_FORMAT = (1, 16)
-"""From when on the format of `convert_onnx_models_to_ort`, version 6, is read; tried with 1.15 to 1.31."""
+"""From when on the format of `convert_onnx_models_to_ort`, version 6, is read; tried with 1.15 to 1.32."""
 USUAL_OPSET, USUAL_IR_VERSION = 18, 9
 """The exporter's own opset, which needs no conversion, and an IR that all releases above read. A higher opset only where a
 network needs one: nothing is gained by it, and older runtimes are lost."""

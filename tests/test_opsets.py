@@ -5,7 +5,7 @@ import onnx.parser
 import onnxruntime
 import pytest
 
-from pipeline.opsets import FileFormat, choose_format, reads
+from pipeline.opsets import TRIED, FileFormat, choose_format, reads
 
 
 def loads(opset: int, ir_version: int) -> bool:
@@ -25,13 +25,14 @@ def test_the_table_is_right_about_the_runtime_that_is_installed() -> None:
     known = reads(onnxruntime.__version__)
 
     assert loads(known.opset, known.ir_version)
-    assert not loads(known.opset + 1, known.ir_version)
-    assert not loads(known.opset, known.ir_version + 1)
+    if tuple(int(part) for part in onnxruntime.__version__.split(".")[:2]) <= TRIED:  # a newer one may well read more
+        assert not loads(known.opset + 1, known.ir_version)
+        assert not loads(known.opset, known.ir_version + 1)
 
 
 @pytest.mark.parametrize(
     ("version", "opset", "ir_version"),
-    [("1.15.1", 19, 9), ("1.17", 20, 9), ("1.22.1", 22, 10), ("1.24.4", 25, 13), ("2.0", 26, 13)],
+    [("1.15.1", 19, 9), ("1.17", 20, 9), ("1.22.1", 22, 10), ("1.24.4", 25, 13), ("1.31.1", 26, 13), ("2.0", 28, 14)],
 )
 def test_newer_runtimes_read_newer_files(version: str, opset: int, ir_version: int) -> None:
     assert (reads(version).opset, reads(version).ir_version) == (opset, ir_version)
