@@ -6,13 +6,18 @@ from pathlib import Path
 import matplotlib as mpl
 from cells import Campaign, Cell, Facts, finished
 from matplotlib.figure import Figure
+from rivals import RIVALS
 
 from pipeline.search.searchers import SEARCHERS
 from pipeline.units import format_duration
 
 DEFAULT = "ppo-lagrangian"
 KNOWN = ("uniform", "random", "torch-pruning, uniform")
-OTHERS = (*(name for name in SEARCHERS if name != DEFAULT), "random, scaled", "torch-pruning, uniform", "torch-pruning, global")
+OTHERS = (
+    *(name for name in SEARCHERS if name != DEFAULT),
+    "random, scaled",
+    *(name for name, (_, longer) in RIVALS.items() if not longer),
+)
 """Whom the default is compared with: not with itself rewarded otherwise, nor with a row that was trained longer."""
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H", "x", "+", "1", "2")
 

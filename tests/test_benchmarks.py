@@ -9,6 +9,7 @@ from cells import Campaign, Cell, finished, keep
 from quality import ALL, RESULTS
 from tables import standing_of, table_of, verdict
 
+FILES = sorted(RESULTS.parent.glob("quality*.jsonl"))
 DOCS = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 ROW = re.compile(r"^\| (?:latency_p50|macs|params)=.*$", flags=re.MULTILINE)
 STANDING = re.compile(r"^\| [a-z0-9_]+ \| (?:latency_p50|macs)=.*$", flags=re.MULTILINE)
@@ -16,9 +17,6 @@ STANDING = re.compile(r"^\| [a-z0-9_]+ \| (?:latency_p50|macs)=.*$", flags=re.MU
 
 def campaign(results: Path = RESULTS) -> Campaign:
     return Campaign("resnet20", trials=100, epochs=2, pinned_rate=0.05, results=results)
-
-
-FILES = sorted(RESULTS.parent.glob("quality*.jsonl"))
 
 
 def campaigns() -> list[Campaign]:
