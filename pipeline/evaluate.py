@@ -13,6 +13,7 @@ from pipeline.case import Case
 from pipeline.cores import confined
 from pipeline.decide import candidate_of, measure_decisively
 from pipeline.errors import BudgetError, ModelError, ProbeError, RunError, UnreachableBudget
+from pipeline.finalists import Confirmed, Finalist, best_that_holds
 from pipeline.graph.drafts import Draft
 from pipeline.graph.entropy import start_entropy
 from pipeline.handover import graph_of
@@ -29,7 +30,6 @@ from pipeline.statistics import Estimate
 __all__ = ["Evaluator"]
 
 ENTROPY_INPUTS = 256
-FINALISTS = 8
 BISECTIONS = 5
 """Uniform plans that are measured to find where the budget lies."""
 
@@ -162,43 +162,36 @@ class Evaluator:
         return replace(self.dense, measurement=measured)
 
     def confirm(self) -> Candidate:
-        """The best feasible plan, measured again with fresh runs until one is found that is within for certain.
+        """The best plan that holds when it is measured again, in fresh processes; see `best_that_holds`.
 
-        A search picks the luckiest of many samples, and something may have disturbed it; what is shipped must hold without
-        luck. A plan that does not hold shows how many times what the search measured it may take: the next one to be tried
-        has room for that, or of the rest the most room. Of plans with equal scores the one with more room comes first. When
-        none of FINALISTS holds, the thinnest plan is returned: it was measured within, or undecided, at the start.
+        When none of those that were tried holds, the thinnest plan is returned: it was within, or undecided, at the start.
         """
         numbers = itertools.count(1)
-        remaining = self._ranked()
-        rise = [1.0] * len(self._searched)
-        for number in itertools.islice(numbers, min(FINALISTS, len(remaining))):
-            roomy = (each for each in remaining if all(r * s <= 1 for r, s in zip(rise, self._used(each), strict=True)))
-            candidate = next(roomy, None) or min(remaining, key=self._worst_overrun)
-            remaining.remove(candidate)
-            confirmed = self._finalist(candidate, number)
-            if judge(self._searched, confirmed, self.dense) == "within":
-                return confirmed
-            if confirmed.failure:
-                continue
-            found = zip(self._overruns(confirmed), self._used(candidate), strict=True)
-            rise = [max(most, (1 + now.high) / then) for most, (now, then) in zip(rise, found, strict=True)]
-        return self._finalist(self.thinnest, next(numbers))
 
-    def _used(self, candidate: Candidate) -> list[float]:
-        """The share of each limit that `candidate` takes, above 0."""
-        return [max(1 + overrun.value, 1e-9) for overrun in self._overruns(candidate)]
+        def again(finalist: Finalist) -> Confirmed:
+            confirmed = self._finalist(finalist.candidate, next(numbers))
+            used = () if confirmed.failure else tuple(1 + overrun.high for overrun in self._overruns(confirmed))
+            return Confirmed(confirmed, judge(self._searched, confirmed, self.dense) == "within", used)
 
-    def _ranked(self) -> list[Candidate]:
-        """The plans that were feasible when they were searched, best first."""
+        best = best_that_holds(self._ranked(), again)
+        if best is None:
+            return self._finalist(self.thinnest, next(numbers))
+        if next(numbers) > 2:
+            self._watcher.say(f"taken: score {best.candidate.score or 0:.2f}")
+        return best.candidate
+
+    def _ranked(self) -> list[Finalist]:
+        """The plans that were feasible when they were searched, best first, of equals the one with more room."""
         seen: dict[ChannelPlan, Candidate] = {}
         for trial in self._run.trials:
             if trial.role in ("dense", "thinnest", "search") and self.assess(trial.candidate).feasible:
                 seen.setdefault(trial.candidate.plan, trial.candidate)
-        return sorted(seen.values(), key=lambda c: (-self._reward(c), self._worst_overrun(c)))
+        ranked = sorted(seen.values(), key=lambda c: (-self._reward(c), max(self.assess(c).overruns, default=0.0)))
+        return [Finalist(each, self._reward(each), self._used(each)) for each in ranked]
 
-    def _worst_overrun(self, candidate: Candidate) -> float:
-        return max(self.assess(candidate).overruns, default=0.0)
+    def _used(self, candidate: Candidate) -> tuple[float, ...]:
+        """The share of each limit that `candidate` takes, above 0."""
+        return tuple(max(1 + overrun.value, 1e-9) for overrun in self._overruns(candidate))
 
     def _finalist(self, candidate: Candidate, number: int) -> Candidate:
         confirmed = self._candidate(candidate.plan, "finalist", number)
