@@ -37,11 +37,17 @@ Examples:
 )
 @click.option("--target", metavar="PROFILE", help="Profile: a YAML file, or a name in hw_profiles/.  [required]")
 @click.option(
-    "--model", default="digits", metavar="MODEL", help="Name in models/, torchvision:NAME, or FILE.py:FACTORY (runs it)."
+    "--model",
+    default="digits",
+    metavar="MODEL",
+    help="Name in models/, torchvision:NAME, or FILE.py:FACTORY (runs it).  [default: the demo's]",
 )
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors file, or a saved state dict.")
 @click.option(
-    "--data", default="digits", metavar="DATA", help="Folder of images, torchvision:NAME, or FILE.py:FACTORY (runs it)."
+    "--data",
+    default="digits",
+    metavar="DATA",
+    help="Folder of images, torchvision:NAME, or FILE.py:FACTORY (runs it).  [default: the demo's]",
 )
 @click.option(
     "--budget",

@@ -1,6 +1,7 @@
 """The commands that look at a device: measure, calibrate, doctor. Flags in, a page out."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -119,7 +120,9 @@ def calibrate(
     console.print(
         f"\n{path}: from {len(found.points)} plans; a plan left out is predicted within {100 * found.error:.1f} % of its latency"
     )
-    console.print(f"search with it: compress --target {target} --calibration {path}")
+    network = ["--model", model, *(["--weights", str(weights)] if weights else []), "--data", data]
+    command = shlex.join(["compress", "--target", target, *network, "--calibration", str(path)])
+    console.print(f"search with it: {command}", soft_wrap=True)
 
 
 @click.command(short_help="One page on a device, before anything long.")

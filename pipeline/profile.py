@@ -243,5 +243,5 @@ def _find(target: str) -> Path:
         return known[name]
     raise ProfileError(
         f"no profile '{target}': neither a file nor one of the shipped ones ({', '.join(sorted(known))}); "
-        "copy the nearest and edit it"
+        f"copy the nearest from {next(iter(known.values())).parent} and edit it"
     )

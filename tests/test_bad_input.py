@@ -35,7 +35,7 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
         errors.ProfileError,
         lambda place: ("--target", str(place.folder / "none.yaml"), *DRY),
         "no profile '{0}/none.yaml': neither a file nor one of the shipped ones (",
-        "copy the nearest and edit it",
+        "/hw_profiles and edit it",
     ),
     "profile malformed": (
         errors.ProfileError,

@@ -1,14 +1,17 @@
 """Profiles: the shipped ones load, and every way to get one wrong is answered with file, line and what to write."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
 from pipeline.errors import ProfileError, ThreadsError
-from pipeline.profile import available_cores, load_profile
+from pipeline.profile import Device, ProbeSettings, Profile, Runtime, available_cores, load_profile
 from pipeline.shipped import shipped_files
 
+ROOT = Path(__file__).parent.parent
 SHIPPED = shipped_files("hw_profiles", ".yaml")
 BOARD = """\
 device:
@@ -79,7 +82,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(target: str) -> None:
 
     assert str(refused.value) == (
         f"no profile '{target}': neither a file nor one of the shipped ones (jetson-nano, local, raspberrypi, "
-        "raspberrypi-zero2w, raspberrypi5); copy the nearest and edit it"
+        f"raspberrypi-zero2w, raspberrypi5); copy the nearest from {ROOT / 'hw_profiles'} and edit it"
     )
 
 
@@ -273,3 +276,18 @@ def test_the_shipped_examples_of_other_budgets_are_true_keys() -> None:
         examples = re.findall(r"^#   (\w+): \d+ \w+$", path.read_text(), flags=re.MULTILINE)
         assert examples, path
         assert set(examples) <= set(known_metrics())
+
+
+def test_the_page_on_usage_has_every_key_with_its_default() -> None:
+    def default(section: type[BaseModel], key: str) -> str:
+        if section is Device and key in ("name", "architecture", "cores", "memory"):
+            return "must be given"  # but by a device that is this machine
+        value = section.model_fields[key].get_default(call_default_factory=True)
+        return f"`{value if isinstance(value, str) else json.dumps(value).replace(chr(34), '')}`"
+
+    sections = {"device": Device, "runtime": Runtime, "probe": ProbeSettings}
+    known = {f"{name}.{key}": default(section, key) for name, section in sections.items() for key in section.model_fields}
+    known |= {key: default(Profile, key) for key in Profile.model_fields if key not in sections}
+
+    page = (ROOT / "docs" / "usage.md").read_text().partition("## Profile")[2].partition("\n## ")[0]
+    assert dict(re.findall(r"^\| `([\w.]+)` \| (.+?) \|", page, flags=re.MULTILINE)) == known
