@@ -1,4 +1,4 @@
-"""Cores: keep this process off the ones where something is being timed."""
+"""Cores: keep this process off the ones where something is being timed, and say how many torch computes with."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -9,7 +9,7 @@ import torch
 
 from pipeline.profile import available_cores
 
-__all__ = ["confined"]
+__all__ = ["confined", "torch_threads"]
 
 
 @contextmanager
@@ -36,6 +36,19 @@ def confined(cores: Iterable[int]) -> Iterator[Callable[[], None]]:
         yield release
     finally:
         release()
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Torch computes with `count` threads inside the block. With another number sums are rounded otherwise, and a searcher that
+    is resumed on other cores would ask about other plans.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pin(cores: list[int]) -> None:

@@ -1,16 +1,18 @@
 """Evaluator: the black box. A plan goes in; it is made, measured, scored, written down, and judged."""
 
 import itertools
+import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from pipeline.budget import judge
 from pipeline.candidate import Candidate
 from pipeline.case import Case
-from pipeline.cores import confined
+from pipeline.cores import confined, torch_threads
 from pipeline.decide import candidate_of, measure_decisively
 from pipeline.errors import BudgetError, ModelError, ProbeError, RunError, UnreachableBudget
 from pipeline.finalists import Confirmed, Finalist, best_that_holds
@@ -35,7 +37,10 @@ BISECTIONS = 5
 
 
 class Evaluator:
-    """Judges plans for a searcher; every judgement is in the journal before it is answered."""
+    """Judges plans for a searcher; every judgement is in the journal before it is answered.
+
+    A searcher has one thread to think with; a candidate is scored with as many as torch had when this was made.
+    """
 
     def __init__(self, case: Case, inherit: Inheritance, probe: Probe, trials: int, reward: Reward = "accuracy") -> None:
         self._run, self._drafts, self._task, self._watcher = case.run, case.drafts, case.task, case.watcher
@@ -52,7 +57,9 @@ class Evaluator:
         if self._entropy and not self._entropy.whole:
             raise ModelError("--reward: no convolution of this network has a map of more than a pixel: no entropy; use accuracy")
         self._count = 0
+        self._threads = torch.get_num_threads()
         self._best: Candidate | None = None
+        self._lowest_score = 0.0
         self.notices: list[str] = []
         self.dense: Candidate
         self.thinnest: Candidate
@@ -70,12 +77,14 @@ class Evaluator:
     def measure_ends(self, space: SearchSpace) -> None:
         """Measure the whole network and the thinnest plan: between them lies everything that can be had.
 
-        Raises UnreachableBudget when even the thinnest misses, ProbeError when the whole network cannot be measured,
-        BudgetError when a limit cannot be judged from the runs that the profile allows.
+        Raises UnreachableBudget when even the thinnest misses, ProbeError when one of the two cannot be measured, ModelError when
+        the score of the whole one is no number, BudgetError when a limit cannot be judged from the runs that the profile allows.
         """
         self.dense = self._candidate(space.dense(), "dense", 1)
         if self.dense.failure:
             raise ProbeError(f"the dense network cannot be measured: {self.dense.failure.kind}: {self.dense.failure.detail}")
+        if self.dense.score is None:
+            raise ModelError("the dense network's score is no finite number: look at what `evaluate` returns for it")
         for constraint in self._searched:
             if constraint.figure(self.dense, self.dense) is None:
                 raise BudgetError(
@@ -83,13 +92,14 @@ class Evaluator:
                     "(probe.runs x probe.processes, within probe.time_limit_s), memory needs a Linux system"
                 )
         thinnest = self._candidate(space.thinnest(), "uniform", 1)
+        if thinnest.failure:
+            raise ProbeError(f"the thinnest plan cannot be measured: {thinnest.failure.kind}: {thinnest.failure.detail}")
         for constraint in self._searched:
-            if constraint.verdict(thinnest, self.dense) == "over":
-                figure = constraint.figure(thinnest, self.dense)
-                takes = f"takes {constraint.show(figure.value)}" if figure else "fails"
+            figure = constraint.figure(thinnest, self.dense)
+            if figure and constraint.verdict(thinnest, self.dense) == "over":
                 kind = f"{constraint.metric.title}{', of dense' if constraint.relative else ''}"
                 raise UnreachableBudget(
-                    f"at minimum width this model {takes} ({kind}); "
+                    f"at minimum width this model takes {constraint.show(figure.value)} ({kind}); "
                     f"the budget is {constraint.show(constraint.limit)}; allow more, or start from a smaller network"
                 )
 
@@ -105,6 +115,7 @@ class Evaluator:
     def score_thinnest(self, space: SearchSpace) -> None:
         """To be called once it is settled with which weights plans are scored."""
         self.thinnest = self._candidate(space.thinnest(), "thinnest", 1)
+        self._lowest_score = min(0.0, *(end.score or 0.0 for end in (self.dense, self.thinnest)))
         self._tell_ends()
 
     def _tell_ends(self) -> None:
@@ -122,7 +133,8 @@ class Evaluator:
         if self._count >= self._trials:
             raise TrialsSpent
         self._count += 1
-        candidate = self._candidate(plan, "search", self._count)
+        with torch_threads(self._threads):
+            candidate = self._candidate(plan, "search", self._count)
         assessment = self.assess(candidate)
         if assessment.feasible and (self._best is None or assessment.score > self._reward(self._best)):
             self._best = candidate
@@ -141,12 +153,12 @@ class Evaluator:
 
     def _reward(self, candidate: Candidate) -> float:
         if self._rewarded == "accuracy":
-            return candidate.score or 0.0
+            return self._lowest_score if candidate.score is None else candidate.score
         if candidate.failure or candidate.entropy is None:
             return 0.0
         if self._rewarded == "entropy":
             return 100 * (candidate.kept_entropy or 0.0)
-        return 100 * (1 - candidate.entropy) if self._rewarded == "least-entropy" else self._rewarded(candidate)
+        return 100 * (1 - candidate.entropy) if self._rewarded == "least-entropy" else _finite(self._rewarded(candidate)) or 0.0
 
     def searched(self) -> tuple[list[Trial], list[Assessment]]:
         """The trials of the search in order, and how they are judged."""
@@ -237,7 +249,7 @@ class Evaluator:
             candidate = candidate_of(draft, self._probe.measure(graph_of(draft), effort), None)
         elif role == "thinnest" and (first := self._run.find("uniform", 1)):
             module = self._inherit(plan)
-            score = None if first.candidate.failure else self._task.score(module)
+            score = None if first.candidate.failure else _finite(self._task.score(module))
             candidate = self._with_entropy(replace(first.candidate, score=score), module)
         else:
             effort = replace(self._effort, memory=self._effort.memory or role == "dense")
@@ -259,8 +271,13 @@ class Evaluator:
         free = [core for core in available_cores() if core not in busy]
         if not free:
             measured = self._probe.measure(graph_of(draft), effort)
-            return measured, None if isinstance(measured, Failure) else self._task.score(module)
+            return measured, None if isinstance(measured, Failure) else _finite(self._task.score(module))
         with ThreadPoolExecutor(1) as pool, confined(free) as release:
             measuring = pool.submit(self._probe.measure, graph_of(draft), effort)
             score = self._task.score(module, between=lambda: release() if measuring.done() else None)
-            return measuring.result(), score
+            return measuring.result(), _finite(score)
+
+
+def _finite(score: float | None) -> float | None:
+    """A network that computes no number has no score."""
+    return score if score is not None and math.isfinite(score) else None

@@ -1,5 +1,6 @@
 """Job: what the user asked for; and its identity, which a run directory is tied to."""
 
+import functools
 import hashlib
 import json
 import re
@@ -75,8 +76,8 @@ class Job:
             "model": self.model,
             "weights": self.weights.name if self.weights else None,
             "data": self.task.description if self.task else self.data,
-            "searcher": self.searcher if isinstance(self.searcher, str) else self.searcher.__qualname__,
-            "reward": reward if isinstance(reward := self.search_reward(), str) else reward.__qualname__,
+            "searcher": self.searcher if isinstance(self.searcher, str) else _name(self.searcher),
+            "reward": reward if isinstance(reward := self.search_reward(), str) else _name(reward),
             "trials": self.trials,
             "seed": self.seed,
             "dry_run": self.dry_run,
@@ -93,3 +94,11 @@ class Job:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
         words = (Path(self.target).stem, self.model.rpartition(":")[2], str(identity["searcher"]))
         return Path("runs") / re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join((*words, digest)))
+
+
+def _name(function: Any) -> str:
+    """What a function of the user's is known by; settings that were bound to it belong to that."""
+    if isinstance(function, functools.partial):
+        bound = [*map(repr, function.args), *(f"{key}={value!r}" for key, value in function.keywords.items())]
+        return f"{_name(function.func)}({', '.join(bound)})"
+    return str(getattr(function, "__qualname__", type(function).__qualname__))

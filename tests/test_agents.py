@@ -2,16 +2,24 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toys import CHAIN, CLIFF, RAGGED, SMOOTH, TOYS, Toy, best_feasible
 
+from pipeline.candidate import Candidate
+from pipeline.finalists import Confirmed, Finalist, best_that_holds
 from pipeline.search.ddpg_entropy import _Wall
 from pipeline.search.model import fit, snap
 from pipeline.search.policy import Agent
-from pipeline.search.ppo_faithful import SoftplusMultiplier
+from pipeline.search.ppo_faithful import FaithfulSettings, SoftplusMultiplier
+from pipeline.search.ppo_faithful import _Agent as FaithfulAgent
 from pipeline.search.ppo_lagrangian import PPOLagrangianSettings, train
 from pipeline.search.problem import Problem, Searcher
 from pipeline.search.searchers import SEARCHERS
@@ -66,15 +74,28 @@ def test_after_convergence_the_policy_itself_keeps_the_limit() -> None:
         played = agent.play(300, np.random.default_rng(seed)).actions.astype(np.float64)
         overruns.append(SMOOTH.overruns(snap(problem.space, played)).mean())
 
-    assert abs(np.mean(overruns)) <= 0.02
+    assert np.mean(np.abs(overruns)) <= 0.02
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
-def test_what_a_search_keeps_is_within_the_limit_as_soon_as_anything_was(name: str) -> None:
-    asked = CHAIN.solve(SEARCHERS[name], trials=25, seed=2)
-    kept = max((found for found in asked if found.feasible), key=lambda found: found.score)
+def test_what_is_kept_of_a_noisy_search_keeps_the_limit(name: str) -> None:
+    """The search sees costs with an error of 3 %, so the best that it saw is often over; a second look sees them to half a percent."""
+    asked = replace(CHAIN, noise=0.03).solve(SEARCHERS[name], trials=25, seed=2)
+    best_first = sorted((found for found in asked if found.feasible), key=lambda found: -found.score)
 
-    assert kept.overruns[0] <= 0
+    def look_again(finalist: Finalist) -> Confirmed:
+        most = CHAIN.assess(finalist.candidate.plan).overruns[0] + 0.005
+        return Confirmed(finalist.candidate, most <= 0, (1 + most,))
+
+    ranked = [
+        Finalist(Candidate(each.plan, 0, 0, 0, "", None, each.score), each.score, (1 + each.overruns[0],)) for each in best_first
+    ]
+    kept = best_that_holds(ranked, look_again)
+
+    assert kept
+    true = CHAIN.assess(kept.candidate.plan)
+    assert true.overruns[0] <= 0
+    assert true.score > CHAIN.assess(CHAIN.space.thinnest()).score
 
 
 def test_the_wall_leaves_enough_for_what_comes_behind() -> None:
@@ -100,6 +121,46 @@ def test_the_papers_multiplier_begins_at_one_and_integrates() -> None:
     assert history[0] == pytest.approx(1.0)
     assert history[:4] == sorted(history[:4])
     assert history[-1] < history[3]
+
+
+def test_the_papers_agent_scales_rewards_as_stable_baselines_does() -> None:
+    """Sixteen steps, all pay at the end: scores near 90 with a spread of 2, one after another."""
+    scores = (90 + 2 * np.random.default_rng(0).standard_normal(24)).tolist()
+
+    class Scripted(gymnasium.Env[NDArray[np.float32], Any]):
+        observation_space = gymnasium.spaces.Box(0.0, 1.0, (1,), np.float32)
+        action_space = gymnasium.spaces.Discrete(2)
+
+        def __init__(self) -> None:
+            self._pays = iter([pay for score in scores for pay in [*[0.0] * 15, score]])
+            self._step = 0
+
+        def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+            self._step = 0
+            return np.zeros(1, np.float32), {}
+
+        def step(self, action: Any) -> tuple[NDArray[np.float32], float, bool, bool, dict[str, Any]]:
+            self._step += 1
+            return np.zeros(1, np.float32), next(self._pays), self._step == 16, False, {}
+
+    theirs = VecNormalize(DummyVecEnv([Scripted]), gamma=0.99)
+    theirs.reset()
+    wanted = [float(theirs.step(np.zeros(1, np.int64))[1][0]) for _ in range(16 * len(scores))][15::16]
+
+    agent = FaithfulAgent(FaithfulSettings())
+    found = [float(agent.scale(np.asarray([score, 100.0]), 16)[0]) for score in scores]
+
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert max(found[4:]) < 10  # or they would be clipped, and all be the same
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_an_agent_ends_when_it_has_asked_about_every_plan(name: str) -> None:
+    """One group of nine widths, of which the dense and the thinnest are known, and forty trials."""
+    asked = Toy(value=(1.0,), curve=(3.0,), cost=(1.0,)).solve(SEARCHERS[name], trials=40, seed=0)
+
+    assert len({found.plan for found in asked}) == 7
+    assert len(asked) < 30
 
 
 def documented() -> dict[str, Searcher]:

@@ -1,11 +1,13 @@
 """PruningEnv: a Gymnasium environment like any other."""
 
+from dataclasses import replace
+
 import numpy as np
 from stable_baselines3.common.env_checker import check_env
 from toys import SMOOTH
 
 from pipeline.search.env import FEATURES, PruningEnv
-from pipeline.search.problem import Problem
+from pipeline.search.problem import Problem, SearchSpace
 
 
 def environment() -> PruningEnv:
@@ -36,6 +38,18 @@ def test_the_state_tells_what_was_already_removed() -> None:
 
     assert before[removed] == 0
     assert np.isclose(after[removed], 0.75 * SMOOTH.space.choices[0].macs_share)
+
+
+def test_shares_of_layers_that_hang_on_two_groups_are_told_to_the_end() -> None:
+    """Each of four groups carries 0.475 of the arithmetic, 1.9 in all: with each at a half, an eighth of it goes at each step."""
+    choices = tuple(replace(choice, macs_share=0.475, params_share=0.475) for choice in SMOOTH.space.choices)
+    problem = Problem(SearchSpace(choices), SMOOTH.assess, trials=1000, constraints=1, seed=0)
+    env = PruningEnv(problem)
+    env.reset()
+    seen = [env.step(np.array([0.5], dtype=np.float32))[0] for _ in choices[1:]]
+
+    for feature, steps in {"macs_decided": (0.25, 0.5, 0.75), "macs_removed": (0.125, 0.25, 0.375)}.items():
+        assert np.allclose([state[FEATURES.index(feature)] for state in seen], steps)
 
 
 def test_actions_outside_the_box_are_clipped() -> None:

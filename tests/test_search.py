@@ -69,7 +69,8 @@ class TestSearcherContract:
         """A budget on accuracy alone does not steer the search."""
         asked = solve(name, lambda plan: replace(SMOOTH.assess(plan), overruns=()), constraints=0)
 
-        assert all(found.feasible for found in asked)
+        whole = SMOOTH.assess(SMOOTH.space.dense()).score
+        assert max((found.score for found in asked), default=whole) >= 0.9 * whole  # who asks nothing keeps the whole network
 
     def test_it_finds_a_plan_within_two_limits(self, name: str) -> None:
         """The second charges the groups in the opposite order."""

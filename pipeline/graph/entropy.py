@@ -208,7 +208,7 @@ class _Watch(TorchFunctionMode):
                 self._tell(*self._pending.pop(id(each)))  # before it is used, which may be in place
         result = func(*args, **kwargs)
         if kind == "conv2d":
-            name = self._names.get(id(args[1]))
+            name = self._names.get(id(args[1] if len(args) > 1 else kwargs.get("weight")))
         if name is not None:
             self._pending[id(result)] = name, result  # kept alive, or its id would be given to another
         return result

@@ -12,11 +12,12 @@ Differences from AMC's code:
  3. between two trials the agent also plays on a model of all answers (Sutton's Dyna): 60 trials are too few for DDPG alone.
  4. rewards are standardised over the memory, in place of a moving baseline.
  5. many updates per trial and a faster actor, for the same reason; noise fades with the share of trials spent.
- 6. of some noisy episodes the one that promises most is asked, and none twice.
+ 6. of some noisy episodes the one that promises most is asked, and none twice while there are others.
  7. paper B keeps the best plan by its reward, not the last; so do we, from the journal.
  8. its usual reward is the share of the dense network's spatial entropy that a plan keeps. Paper B's own, little entropy, is
     `--reward least-entropy`; it is no proxy for accuracy (docs/benchmarks.md).
- 9. it starts from the best uniform plan, found by bisection, and from a scan of each group's widths around it; AMC from random
+ 9. the state is that of ppo-lagrangian, and which group it is, in place of AMC's kernel, stride, weights and rest.
+10. it starts from the best uniform plan, found by bisection, and from a scan of each group's widths around it; AMC from random
     plans, of which a network of VGG's size has next to none that are any good.
 """
 
@@ -194,7 +195,7 @@ def ddpg_entropy(problem: Problem, settings: DDPGSettings | None = None) -> None
         torch.manual_seed(problem.seed)
         agent = _Agent(space, start, settings)
     first = len(answers)
-    while len(answers) < last:
+    while len(answers) < last and len({answer.plan for answer in answers}) < space.size:
         wall = _Wall(fit(space, answers, additive=True))
         model = fit(space, answers)
         spent = (len(answers) - first) / (last - first)

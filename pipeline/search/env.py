@@ -19,8 +19,8 @@ FEATURES = (
     "narrowest",  # smallest width on offer over its channels
     "macs_share",  # arithmetic that hangs on the group
     "params_share",  # parameters that hang on it
-    "macs_decided",  # macs_share of the groups already decided
-    "macs_removed",  # macs_share of those, times what was removed of them
+    "macs_decided",  # macs_share of the groups already decided, over that of all: a layer hangs on two groups
+    "macs_removed",  # macs_share of those, times what was removed of them, over that of all
     "params_removed",
     "last_action",  # of the group before
     "mean_action",  # so far
@@ -70,8 +70,8 @@ def observe(space: SearchSpace, fractions: NDArray[np.floating[Any]]) -> Floats:
     choices = space.choices
     count, decided = fractions.shape
     choice = choices[min(decided, len(choices) - 1)]
-    macs = np.asarray([each.macs_share for each in choices[:decided]])
-    params = np.asarray([each.params_share for each in choices[:decided]])
+    macs, params = np.asarray([(each.macs_share, each.params_share) for each in choices]).T
+    macs, params = (shares[:decided] / max(shares.sum(), 1.0) for shares in (macs, params))
     removed = 1.0 - fractions
     features: Floats = np.empty((count, len(FEATURES)), dtype=np.float32)
     features[:, 0] = decided / len(choices)

@@ -8,7 +8,7 @@ Differences from HALP:
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def knapsack(problem: Problem, settings: KnapsackSettings | None = None) -> None
         answers.append(problem.evaluate(plan))
         return answers[-1]
 
-    asking = Problem(problem.space, ask, problem.trials, problem.constraints, problem.seed)
+    asking = replace(problem, evaluate=ask)
     start = bisect(asking, min(settings.bisection_trials, problem.trials))
     left = problem.trials + len(problem.known) - len(answers)
     scan(asking, start, min(left, round(settings.scan_share * problem.trials)))
@@ -90,8 +90,9 @@ def fill(values: list[Floats], costs: list[Floats], capacity: float, bins: int) 
     """
     cheapest = np.asarray([[int(cost.argmin()) for cost in costs]])
     room = capacity - sum(float(cost.min()) for cost in costs)
-    if room <= 0:
+    if room < 0:
         return cheapest
+    room = max(room, 1e-12)  # with none left, or no limit at all, what costs no more than the cheapest still fits
     best = np.zeros(bins + 1)
     picked = np.zeros((len(values), bins + 1), dtype=np.int64)
     steps = [np.minimum(np.ceil((cost - cost.min()) / room * bins - 1e-9), bins + 1).astype(np.int64) for cost in costs]

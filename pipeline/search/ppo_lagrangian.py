@@ -2,7 +2,8 @@
 
 Symbols are the paper's: rho = probability ratio, adv_r and adv_c = advantages of reward and cost, lam = multiplier.
 
-    L = ( - E min(rho adv_r, clip(rho, 1 +- eps) adv_r) + sum_k lam_k E(rho adv_c_k) ) / (1 + sum_k lam_k)
+    L = ( - E min(rho adv_r, clip(rho, 1 +- eps) adv_r) + sum_k lam_k E max(rho adv_c_k, clip(rho, 1 +- eps) adv_c_k) )
+        / (1 + sum_k lam_k)
 
 Differences from the paper's code, which ppo_faithful.py keeps:
  1. real channels are removed; theirs are masked weights.
@@ -17,8 +18,11 @@ Differences from the paper's code, which ppo_faithful.py keeps:
  9. each group has a bias of its own in the policy; theirs must tell layers apart by their shape.
 10. gamma = 1: episodes are short and everything comes at their end.
 11. cost advantages are standardised like the reward's and clipped too, so that a multiplier means the same for every budget.
-12. the state has what was removed so far (from AMC) in place of kernel, stride and padding.
+12. the state has what was removed so far (from AMC) in place of kernel, stride and padding. The budget is not in it: it is the
+    same for a whole run, and what it leaves is the business of the cost critics.
 13. what is kept is the best feasible episode, not a sample of the final policy.
+14. rewards are scaled to the scores so far, 0 to 1, and states are shares from the start; theirs are over running deviations.
+15. the multipliers move before the policy does, theirs after; ten times their learning rate, or more, for few episodes.
 """
 
 from dataclasses import dataclass, field, replace
@@ -77,7 +81,8 @@ def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
         torch.manual_seed(problem.seed)
         agent = Agent(problem.space, problem.constraints, start, settings.agent)
     generator = np.random.default_rng(problem.seed)
-    while len(answers) < problem.trials + len(problem.known):
+    last = len(problem.known) + problem.trials
+    while len(answers) < last and len({answer.plan for answer in answers}) < problem.space.size:
         model = fit(problem.space, answers)
         scores = [answer.score for answer in answers]
         low, span = min(scores), (max(scores) - min(scores)) or 1.0  # a task of the user's own may score on any scale

@@ -60,6 +60,11 @@ class SearchSpace:
 
     choices: tuple[Choice, ...]
 
+    @property
+    def size(self) -> int:
+        """How many plans there are."""
+        return math.prod(len(choice.widths) for choice in self.choices)
+
     def plan(self, fractions: Sequence[float]) -> ChannelPlan:
         """The plan whose widths are nearest to these fractions of each group's channels; ties go to the wider."""
         pairs = zip(self.choices, fractions, strict=True)

@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from pipeline.search.problem import Assessment, Problem
+from pipeline.search.problem import Problem
 
 __all__ = ["scan"]
 
 SPREAD = 0.35
 
 
-def scan(problem: Problem, start: float, trials: int) -> list[Assessment]:
-    """`trials` plans around the uniform one at `start`, in which each group visits evenly spread widths.
+def scan(problem: Problem, start: float, trials: int) -> None:
+    """Ask about `trials` plans around the uniform one at `start`, in which each group visits evenly spread widths.
 
     A Latin hypercube: one group at a time would take as many trials for each group as this takes for all of them.
     """
@@ -19,4 +19,5 @@ def scan(problem: Problem, start: float, trials: int) -> list[Assessment]:
     strata = np.stack([generator.permutation(trials) for _ in range(groups)], axis=1)
     places = (strata + 0.5) / max(trials, 1)
     low, high = max(0.0, start - SPREAD), min(1.0, start + SPREAD)
-    return [problem.evaluate(problem.space.plan((low + (high - low) * row).tolist())) for row in places]
+    for row in places:
+        problem.evaluate(problem.space.plan((low + (high - low) * row).tolist()))
