@@ -1,5 +1,6 @@
 """The walk, end to end on real data: the demo network, the handwritten digits, a simulated probe."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -13,11 +14,14 @@ from pipeline.artifact import Artifact, read_artifact
 from pipeline.budget import Limit, Metric
 from pipeline.candidate import Candidate
 from pipeline.compress import compress
-from pipeline.errors import RunError, UnreachableBudget
+from pipeline.errors import ModelError, RunError, UnreachableBudget
 from pipeline.finetune import FinetuneSettings
 from pipeline.job import Job
 from pipeline.load import find_model, load_data
+from pipeline.profile import load_profile
 from pipeline.run import read_trials
+from pipeline.search.knapsack import KnapsackSettings, knapsack
+from pipeline.search.problem import Assessment, Problem, Searcher
 from pipeline.ship.pack import load_compressed
 from pipeline.statistics import Estimate
 from pipeline.task import OwnTask
@@ -262,3 +266,49 @@ def test_a_task_of_ones_own_replaces_the_classification(tmp_path: Path) -> None:
     assert calls.count("train") == 1
     assert artifact.data == "the user's own task"
     assert artifact.learning_rate is None
+
+
+def test_a_network_that_computes_no_number_is_the_worst_plan_and_not_the_end(tmp_path: Path) -> None:
+    """Scores are negative, as losses are; that of the third plan is NaN."""
+    source = find_model("digits")
+    images, _ = next(load_data("digits", source.preprocessing, 0).train.sample(300, 0).batches(300))
+    found: list[Assessment] = []
+    threads: list[int] = []
+
+    def evaluate(module: torch.nn.Module) -> float:
+        return float("nan") if len(found) == 2 else -1e6 / max(sum(each.numel() for each in module.parameters()), 1)
+
+    def search(problem: Problem) -> None:
+        threads.append(torch.get_num_threads())
+        for share in (0.25, 0.5, 0.625, 0.375):
+            found.append(problem.evaluate(problem.space.uniform(share)))  # noqa: PERF401 - they are counted meanwhile
+
+    torch.set_num_threads(2)
+    try:
+        compress(job(tmp_path / "run", searcher=search, task=OwnTask(images, evaluate, lambda module: module)))
+        threads.append(torch.get_num_threads())
+    finally:
+        torch.set_num_threads(1)
+
+    thin, half, unlucky, _ = (each.score for each in found)
+    assert unlucky <= thin < half < 0
+    assert [trial.candidate.score is None for trial in read_trials(tmp_path / "run") if trial.role == "search"] == [
+        False, False, True, False,
+    ]  # fmt: skip
+    assert threads == [1, 2]  # a searcher thinks with one, so that it can be resumed anywhere
+
+
+def test_a_whole_network_without_a_score_ends_at_once(tmp_path: Path) -> None:
+    images, _ = next(load_data("digits", find_model("digits").preprocessing, 0).train.sample(64, 0).batches(64))
+    with pytest.raises(ModelError, match="the dense network's score is no finite number"):
+        compress(job(tmp_path / "run", task=OwnTask(images, lambda module: float("inf"), lambda module: module)))
+
+
+def test_a_searcher_with_settings_bound_to_it_is_another_job(tmp_path: Path) -> None:
+    def named(searcher: Searcher) -> object:
+        return job(tmp_path, searcher=searcher).identity(load_profile("raspberrypi"), {})["searcher"]
+
+    names = [named(functools.partial(knapsack, settings=KnapsackSettings(rounds=rounds))) for rounds in (3, 4)]
+
+    assert names[0] != names[1]
+    assert str(names[0]).startswith("knapsack(settings=")
