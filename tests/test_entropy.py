@@ -217,14 +217,14 @@ def test_the_network_is_left_as_it_was() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 
-def test_a_convolution_whose_weight_is_named_is_seen_as_well() -> None:
+def test_arguments_that_are_named_are_seen_as_well() -> None:
     class Named(nn.Module):
         def __init__(self, by_name: bool) -> None:
             super().__init__()
             self.a, self._by_name = nn.Conv2d(3, 8, 3), by_name
 
         def forward(self, x: Tensor) -> Tensor:
-            return F.relu(F.conv2d(x, weight=self.a.weight) if self._by_name else F.conv2d(x, self.a.weight))
+            return F.relu(input=F.conv2d(x, weight=self.a.weight)) if self._by_name else F.relu(F.conv2d(x, self.a.weight))
 
     images = noise(8, 3, 12, 12)
     named, plain = build(lambda: Named(True)), build(lambda: Named(False))

@@ -201,9 +201,10 @@ class _Watch(TorchFunctionMode):
         kind = getattr(func, "__name__", "").strip("_")
         if kind in _LOOKING:
             return func(*args, **kwargs)
-        follows = kind in _FOLLOWING and id(args[0]) in self._pending
-        name = self._pending.pop(id(args[0]))[0] if follows else None
-        for each in args:
+        given = (*args, *kwargs.values())
+        follows = kind in _FOLLOWING and bool(given) and id(given[0]) in self._pending
+        name = self._pending.pop(id(given[0]))[0] if follows else None
+        for each in given:
             if id(each) in self._pending:
                 self._tell(*self._pending.pop(id(each)))  # before it is used, which may be in place
         result = func(*args, **kwargs)
