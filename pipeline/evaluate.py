@@ -77,14 +77,17 @@ class Evaluator:
     def measure_ends(self, space: SearchSpace) -> None:
         """Measure the whole network and the thinnest plan: between them lies everything that can be had.
 
-        Raises UnreachableBudget when even the thinnest misses, ProbeError when one of the two cannot be measured, ModelError when
-        the score of the whole one is no number, BudgetError when a limit cannot be judged from the runs that the profile allows.
+        Raises UnreachableBudget when even the thinnest misses, ProbeError when the whole network cannot be measured, ModelError
+        when its score is no number, BudgetError when a limit cannot be judged from the runs that the profile allows.
         """
         self.dense = self._candidate(space.dense(), "dense", 1)
         if self.dense.failure:
             raise ProbeError(f"the dense network cannot be measured: {self.dense.failure.kind}: {self.dense.failure.detail}")
         if self.dense.score is None:
-            raise ModelError("the dense network's score is no finite number: look at what `evaluate` returns for it")
+            raise ModelError(
+                "the dense network's score is no finite number: look at what `evaluate` returns for it, then choose another out, "
+                f"because {self._run.folder} remembers it"
+            )
         for constraint in self._searched:
             if constraint.figure(self.dense, self.dense) is None:
                 raise BudgetError(
@@ -92,8 +95,6 @@ class Evaluator:
                     "(probe.runs x probe.processes, within probe.time_limit_s), memory needs a Linux system"
                 )
         thinnest = self._candidate(space.thinnest(), "uniform", 1)
-        if thinnest.failure:
-            raise ProbeError(f"the thinnest plan cannot be measured: {thinnest.failure.kind}: {thinnest.failure.detail}")
         for constraint in self._searched:
             figure = constraint.figure(thinnest, self.dense)
             if figure and constraint.verdict(thinnest, self.dense) == "over":
