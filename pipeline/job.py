@@ -92,7 +92,8 @@ class Job:
         if self.out is not None:
             return self.out
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
-        words = (Path(self.target).stem, self.model.rpartition(":")[2], str(identity["searcher"]))
+        searcher = str(identity["searcher"]).partition("(")[0]  # without settings, which may be long
+        words = (Path(self.target).stem, self.model.rpartition(":")[2], searcher)
         return Path("runs") / re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join((*words, digest)))
 
 

@@ -21,7 +21,7 @@ from pipeline.load import find_model, load_data
 from pipeline.profile import load_profile
 from pipeline.run import read_trials
 from pipeline.search.knapsack import KnapsackSettings, knapsack
-from pipeline.search.problem import Assessment, Problem, Searcher
+from pipeline.search.problem import Assessment, Problem
 from pipeline.ship.pack import load_compressed
 from pipeline.statistics import Estimate
 from pipeline.task import OwnTask
@@ -305,10 +305,11 @@ def test_a_whole_network_without_a_score_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_a_searcher_with_settings_bound_to_it_is_another_job(tmp_path: Path) -> None:
-    def named(searcher: Searcher) -> object:
-        return job(tmp_path, searcher=searcher).identity(load_profile("raspberrypi"), {})["searcher"]
+    searchers = [functools.partial(knapsack, settings=KnapsackSettings(rounds=rounds)) for rounds in (3, 4)]
+    jobs = [job(tmp_path, searcher=searcher, out=None) for searcher in searchers]
+    identities = [each.identity(load_profile("raspberrypi"), {}) for each in jobs]
+    folders = [each.folder(identity).name for each, identity in zip(jobs, identities, strict=True)]
 
-    names = [named(functools.partial(knapsack, settings=KnapsackSettings(rounds=rounds))) for rounds in (3, 4)]
-
-    assert names[0] != names[1]
-    assert str(names[0]).startswith("knapsack(settings=")
+    assert identities[0] != identities[1]
+    assert folders[0] != folders[1]
+    assert folders[0].startswith("raspberrypi-digits-knapsack-")
