@@ -304,9 +304,9 @@ def test_a_whole_network_without_a_score_ends_at_once(tmp_path: Path) -> None:
         compress(job(tmp_path / "run", task=OwnTask(images, lambda module: float("inf"), lambda module: module)))
 
 
-def test_a_searcher_with_settings_bound_to_it_is_another_job(tmp_path: Path) -> None:
+def test_a_searcher_with_settings_bound_to_it_is_another_job() -> None:
     searchers = [functools.partial(knapsack, settings=KnapsackSettings(rounds=rounds)) for rounds in (3, 4)]
-    jobs = [job(tmp_path, searcher=searcher, out=None) for searcher in searchers]
+    jobs = [Job("raspberrypi", searcher=searcher) for searcher in searchers]
     identities = [each.identity(load_profile("raspberrypi"), {}) for each in jobs]
     folders = [each.folder(identity).name for each, identity in zip(jobs, identities, strict=True)]
 
