@@ -40,14 +40,14 @@ Examples:
     "--model",
     default="digits",
     metavar="MODEL",
-    help="Name in models/, torchvision:NAME, or FILE.py:FACTORY (runs it).  [default: digits]",
+    help="Name in models/ (default: digits), torchvision:NAME, FILE.py:FACTORY (runs it).",
 )
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors file, or a saved state dict.")
 @click.option(
     "--data",
     default="digits",
     metavar="DATA",
-    help="Folder of images, torchvision:NAME, or FILE.py:FACTORY (runs it).  [default: digits]",
+    help="Folder of images (default: digits), torchvision:NAME, FILE.py:FACTORY (runs it).",
 )
 @click.option(
     "--budget",

@@ -26,11 +26,11 @@ Usage: compress --target PROFILE [OPTIONS]
 Options:
   --target PROFILE                Profile: a YAML file, or a name in
                                   hw_profiles/.  [required]
-  --model MODEL                   Name in models/, torchvision:NAME, or
-                                  FILE.py:FACTORY (runs it).
+  --model MODEL                   Name in models/ (default: digits),
+                                  torchvision:NAME, FILE.py:FACTORY (runs it).
   --weights FILE                  A .safetensors file, or a saved state dict.
-  --data DATA                     Folder of images, torchvision:NAME, or
-                                  FILE.py:FACTORY (runs it).
+  --data DATA                     Folder of images (default: digits),
+                                  torchvision:NAME, FILE.py:FACTORY (runs it).
   --budget KEY=VALUE              Repeatable; over the profile's:
                                   latency_p50=40ms, params=25%.
   --searcher NAME                 ppo-lagrangian (default), docs/searchers.md.
