@@ -1,6 +1,6 @@
 """Does little spatial entropy mean much accuracy? Run on finished runs: python benchmarks/proxy.py RUN_DIRECTORY ...
 
-Make one with: compress --target raspberrypi --dry-run --searcher random --reward entropy --trials 60 --epochs 1
+Make one with: compress --target raspberrypi --dry-run --searcher random --reward spatial-entropy --trials 60 --epochs 1
 Spearman's rank correlation over the plans of the search, before fine-tuning; and the same with what the number of parameters
 and of multiply-accumulates explains taken out of both, because wider networks are better and may be more orderly too.
 """

@@ -47,7 +47,7 @@ def disorder(candidate: Candidate) -> float:
 
 
 def both(candidate: Candidate) -> float:
-    """Accuracy and kept entropy: with a supernet's weights their product ranks plans better than either."""
+    """Accuracy and kept spatial entropy: with a supernet's weights their product ranks plans better than either."""
     return (candidate.score or 0.0) * (candidate.kept_entropy or 0.0)
 
 
@@ -59,9 +59,10 @@ def luck(candidate: Candidate) -> float:
 ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
     **{name: (name, None) for name in SEARCHERS},
     "random, scaled": (scaled_random, None),
-    "ppo-lagrangian, entropy": ("ppo-lagrangian", "entropy"),
-    "ppo-lagrangian, accuracy times entropy": ("ppo-lagrangian", both),
+    "ppo-lagrangian, spatial entropy": ("ppo-lagrangian", "spatial-entropy"),
+    "ppo-lagrangian, accuracy times spatial entropy": ("ppo-lagrangian", both),
     "ddpg, accuracy": ("ddpg-entropy", "accuracy"),
+    "ddpg, spatial entropy": ("ddpg-entropy", "spatial-entropy"),
     "ddpg, least entropy": ("ddpg-entropy", "least-entropy"),
     "ddpg, flipped entropy": ("ddpg-entropy", disorder),
     "ddpg, random reward": ("ddpg-entropy", luck),

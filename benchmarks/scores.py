@@ -1,11 +1,12 @@
 """Does what a search looks at rank plans as fine-tuning does? Run: python benchmarks/scores.py --help
 
-Random plans with about the same number of multiply-accumulates, so that size explains little. Each is scored in every way before
-it is fine-tuned: as it was cut, with compensated weights, with those of the supernet, and by two entropies of its activations in
-these three states: paper B's (1 - H), and the share that is kept of the dense network's. The control of the latter looks at
-widths alone. Fine-tuning begins with the supernet's weights; with `--start compensated` there is no supernet. Printed: Spearman's
-rank correlation of each with the validation accuracy after fine-tuning, with a bootstrap interval over the plans. Plans that are
-done are not done again; where only a column is missing, they are not fine-tuned again.
+Random plans with about the same number of multiply-accumulates, so that size explains little. Each is scored in every way
+before it is fine-tuned: as it was cut, with compensated weights, with those of the supernet, and by entropies of its
+activations in these three states: paper B's (1 - H), and the shares that are kept of the dense network's spatial and channel
+entropy. The control of these two looks at widths alone. Fine-tuning begins with the supernet's weights; with `--start
+compensated` there is no supernet. Printed: Spearman's rank correlation of each with the validation accuracy after fine-tuning,
+with a bootstrap interval over the plans. Plans that are done are not done again; where only a column is missing, they are not
+fine-tuned again.
 """
 
 import copy
@@ -20,18 +21,19 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.evaluate import ENTROPY_INPUTS
 from pipeline.files import sha256_bytes, write_atomically
 from pipeline.finetune import FinetuneSettings
+from pipeline.graph.channel_entropy import start_channel_entropy
 from pipeline.graph.compensate import start_compensation
 from pipeline.graph.drafts import Drafts
-from pipeline.graph.entropy import start_entropy
 from pipeline.graph.shrink import shrink
+from pipeline.graph.spatial_entropy import start_spatial_entropy
 from pipeline.job import Job
 from pipeline.offer import search_space
 from pipeline.plan import ChannelPlan
 from pipeline.prepare import draft_subject, load_subject
 from pipeline.profile import load_profile
+from pipeline.reward import ENTROPY_INPUTS
 from pipeline.search.problem import SearchSpace
 from pipeline.supernet import IMAGES, affordable_steps, middle_share, plans_around, train_supernet
 
@@ -45,7 +47,9 @@ STATES = ("as cut", "compensated", "supernet")
 def columns(start: str) -> set[str]:
     """Of a row whose plan is fine-tuned from the weights of state `start`."""
     states = STATES[: STATES.index(start) + 1]
-    seen = {f"{what}, {state}" for state in states for what in ("accuracy", "1 - H", "kept entropy")}
+    seen = {
+        f"{what}, {state}" for state in states for what in ("accuracy", "1 - H", "kept spatial entropy", "kept channel entropy")
+    }
     return {"key", "plan", "macs", "parameters", "kept widths", *seen, "fine-tuned"}
 
 
@@ -118,7 +122,9 @@ class Bench:
         self.space = search_space(drafts, STEP)
         self._compensation = start_compensation(drafts.module, drafts.space, (pixels for pixels, _ in task.calibration()))
         self._supernet = self._train_supernet(job, share, folder) if start == "supernet" else None
-        self._entropy = start_entropy(drafts.module, drafts.space, task.inputs(ENTROPY_INPUTS))
+        inputs = task.inputs(ENTROPY_INPUTS)
+        self._spatial = start_spatial_entropy(drafts.module, drafts.space, inputs)
+        self._channels = start_channel_entropy(drafts.module, inputs)
         self._checkpoint = folder / "scores.safetensors"
 
     def _train_supernet(self, job: Job, share: float, folder: Path) -> nn.Module:
@@ -146,8 +152,9 @@ class Bench:
         row["kept widths"] = harmonic_mean(kept_widths(cut, self.drafts.module))
         for state, module in zip(STATES, states, strict=False):
             row[f"accuracy, {state}"] = self.task.score(module)
-            disorder = self._entropy.of(module, kept)
-            row[f"1 - H, {state}"], row[f"kept entropy, {state}"] = 1 - disorder.entropy, disorder.kept
+            disorder = self._spatial.of(module, kept)
+            row[f"1 - H, {state}"], row[f"kept spatial entropy, {state}"] = 1 - disorder.entropy, disorder.kept
+            row[f"kept channel entropy, {state}"] = self._channels.kept(module)
         if finetuned is not None:
             return {**row, "fine-tuned": finetuned}
         self._checkpoint.unlink(missing_ok=True)

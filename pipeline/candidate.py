@@ -1,6 +1,6 @@
 """Candidate: one plan with all that is known of it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pipeline.measurement import Failure, Measurement
 from pipeline.plan import ChannelPlan
@@ -32,3 +32,15 @@ class Candidate:
     """Share of the dense network's spatial entropy that is left, 0 to 1."""
     dead_share: float | None = None
     """Channels of it that never change, counted with the entropy."""
+    kept_channel_entropy: float | None = None
+    """Share of the dense network's effective channels that is left, 0 to 1, where a search looks at it."""
+
+    def with_activations_of(self, other: "Candidate") -> "Candidate":
+        """The same, with what was seen of the activations of `other`, which has the same plan."""
+        return replace(
+            self,
+            entropy=other.entropy,
+            kept_entropy=other.kept_entropy,
+            dead_share=other.dead_share,
+            kept_channel_entropy=other.kept_channel_entropy,
+        )

@@ -59,7 +59,7 @@ Examples:
 @click.option("--searcher", default="ppo-lagrangian", metavar="NAME", help="ppo-lagrangian (default), docs/searchers.md.")
 @click.option(
     "--reward",
-    type=click.Choice(["accuracy", "entropy", "least-entropy"]),
+    type=click.Choice(["accuracy", "channel-entropy", "spatial-entropy", "least-entropy"]),
     help="What the search makes large.",
 )
 @click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Plans to measure.  [default: 60]")

@@ -1,7 +1,6 @@
 """Evaluator: the black box. A plan goes in; it is made, measured, scored, written down, and judged."""
 
 import itertools
-import math
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -17,13 +16,13 @@ from pipeline.decide import candidate_of, measure_decisively
 from pipeline.errors import BudgetError, ModelError, ProbeError, RunError, UnreachableBudget
 from pipeline.finalists import Confirmed, Finalist, best_that_holds
 from pipeline.graph.drafts import Draft
-from pipeline.graph.entropy import start_entropy
 from pipeline.handover import graph_of
 from pipeline.inherit import Inheritance
 from pipeline.measurement import Failure, Measurement
 from pipeline.plan import ChannelPlan
 from pipeline.probe.base import Effort, Probe
 from pipeline.profile import available_cores
+from pipeline.reward import finite, start_rewarding
 from pipeline.run import Role, Trial
 from pipeline.search.problem import Assessment, Problem, Reward, SearchSpace, TrialsSpent
 from pipeline.search.uniform import bisect
@@ -31,7 +30,6 @@ from pipeline.statistics import Estimate
 
 __all__ = ["Evaluator"]
 
-ENTROPY_INPUTS = 256
 BISECTIONS = 5
 """Uniform plans that are measured to find where the budget lies."""
 
@@ -48,18 +46,11 @@ class Evaluator:
         self._searched = tuple(constraint for constraint in case.constraints if not constraint.metric.after_finetuning)
         self._effort = Effort(self._settings.processes, any(c.metric.needs_memory for c in self._searched), fresh=False)
         self._trials = trials
-        self._rewarded = reward
-        self._entropy = (
-            start_entropy(self._drafts.module, self._drafts.space, self._task.inputs(ENTROPY_INPUTS))
-            if reward != "accuracy"
-            else None
-        )
-        if self._entropy and not self._entropy.whole:
-            raise ModelError("--reward: no convolution of this network has a map of more than a pixel: no entropy; use accuracy")
+        self._rewarding = start_rewarding(reward, case.drafts, case.task)
         self._count = 0
         self._threads = torch.get_num_threads()
         self._best: Candidate | None = None
-        self._lowest_score = 0.0
+        self._lowest_reward = 0.0
         self.notices: list[str] = []
         self.dense: Candidate
         self.thinnest: Candidate
@@ -116,7 +107,7 @@ class Evaluator:
     def score_thinnest(self, space: SearchSpace) -> None:
         """To be called once it is settled with which weights plans are scored."""
         self.thinnest = self._candidate(space.thinnest(), "thinnest", 1)
-        self._lowest_score = min(0.0, *(end.score or 0.0 for end in (self.dense, self.thinnest)))
+        self._lowest_reward = min(0.0, *(self._rewarding.worth(end) or 0.0 for end in (self.dense, self.thinnest)))
         self._tell_ends()
 
     def _tell_ends(self) -> None:
@@ -153,13 +144,8 @@ class Evaluator:
         return [overrun or Estimate.exact(1.0) for overrun in found]
 
     def _reward(self, candidate: Candidate) -> float:
-        if self._rewarded == "accuracy":
-            return self._lowest_score if candidate.score is None else candidate.score
-        if candidate.failure or candidate.entropy is None:
-            return 0.0
-        if self._rewarded == "entropy":
-            return 100 * (candidate.kept_entropy or 0.0)
-        return 100 * (1 - candidate.entropy) if self._rewarded == "least-entropy" else _finite(self._rewarded(candidate)) or 0.0
+        worth = self._rewarding.worth(candidate)
+        return self._lowest_reward if worth is None else worth
 
     def searched(self) -> tuple[list[Trial], list[Assessment]]:
         """The trials of the search in order, and how they are judged."""
@@ -240,31 +226,21 @@ class Evaluator:
             )
             scored = (trial.candidate for trial in reversed(self._run.trials) if trial.role != "uniform")
             searched = next(candidate for candidate in scored if candidate.plan == plan)
-            candidate = candidate_of(draft, measured, searched.score)
-            candidate = replace(
-                candidate, entropy=searched.entropy, kept_entropy=searched.kept_entropy, dead_share=searched.dead_share
-            )
+            candidate = candidate_of(draft, measured, searched.score).with_activations_of(searched)
         elif role == "uniform":
             # the first is the thinnest plan, whose memory is reported
             effort = replace(self._effort, memory=self._effort.memory or number == 1)
             candidate = candidate_of(draft, self._probe.measure(graph_of(draft), effort), None)
         elif role == "thinnest" and (first := self._run.find("uniform", 1)):
             module = self._inherit(plan)
-            score = None if first.candidate.failure else _finite(self._task.score(module))
-            candidate = self._with_entropy(replace(first.candidate, score=score), module)
+            score = None if first.candidate.failure else finite(self._task.score(module))
+            candidate = self._rewarding.look(replace(first.candidate, score=score), module)
         else:
             effort = replace(self._effort, memory=self._effort.memory or role == "dense")
             module = self._inherit(plan)
-            candidate = self._with_entropy(candidate_of(draft, *self._measure_and_score(draft, module, effort)), module)
+            candidate = self._rewarding.look(candidate_of(draft, *self._measure_and_score(draft, module, effort)), module)
         self._run.record(Trial(role, number, candidate, round(time.monotonic() - started, 3)))
         return candidate
-
-    def _with_entropy(self, candidate: Candidate, module: nn.Module) -> Candidate:
-        """`module` must have been scored: only then are its BatchNorm statistics its own."""
-        if self._entropy is None or candidate.score is None:
-            return candidate
-        disorder = self._entropy.of(module, self._drafts.kept(candidate.plan))
-        return replace(candidate, entropy=disorder.entropy, kept_entropy=disorder.kept, dead_share=disorder.dead_share)
 
     def _measure_and_score(self, draft: Draft, module: nn.Module, effort: Effort) -> tuple[Measurement | Failure, float | None]:
         """Both halves; the score is computed on the cores that no timed run uses, or after the runs where there are none."""
@@ -272,13 +248,8 @@ class Evaluator:
         free = [core for core in available_cores() if core not in busy]
         if not free:
             measured = self._probe.measure(graph_of(draft), effort)
-            return measured, None if isinstance(measured, Failure) else _finite(self._task.score(module))
+            return measured, None if isinstance(measured, Failure) else finite(self._task.score(module))
         with ThreadPoolExecutor(1) as pool, confined(free) as release:
             measuring = pool.submit(self._probe.measure, graph_of(draft), effort)
             score = self._task.score(module, between=lambda: release() if measuring.done() else None)
-            return measuring.result(), _finite(score)
-
-
-def _finite(score: float | None) -> float | None:
-    """A network that computes no number has no score."""
-    return score if score is not None and math.isfinite(score) else None
+            return measuring.result(), finite(score)

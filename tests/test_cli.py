@@ -34,7 +34,7 @@ Options:
   --budget KEY=VALUE              Repeatable; over the profile's:
                                   latency_p50=40ms, params=25%.
   --searcher NAME                 ppo-lagrangian (default), docs/searchers.md.
-  --reward [accuracy|entropy|least-entropy]
+  --reward [accuracy|channel-entropy|spatial-entropy|least-entropy]
                                   What the search makes large.
   --trials N                      Plans to measure.  [default: 60]  [x>=1]
   --supernet N                    Steps before the search.  [default: auto]

@@ -36,28 +36,38 @@ def within(trial: Trial) -> bool:
     return bool(relative and relative.high <= 0.5)
 
 
-@pytest.mark.parametrize("reward", ["entropy", "least-entropy"])
+WORTH = {
+    "channel-entropy": lambda candidate: candidate.kept_channel_entropy,
+    "spatial-entropy": lambda candidate: candidate.kept_entropy,
+    "least-entropy": lambda candidate: 1 - candidate.entropy,
+}
+
+
+@pytest.mark.parametrize("reward", WORTH)
 def test_under_entropy_the_plan_that_keeps_most_or_has_least_is_shipped(tmp_path: Path, reward: str) -> None:
     artifact = compress(job(tmp_path / "run", reward=reward)).artifact
     trials = [trial for trial in read_trials(tmp_path / "run") if trial.role in ("dense", "thinnest", "search")]
+    worth = {trial: WORTH[reward](trial.candidate) for trial in trials}
 
-    def worth(trial: Trial) -> float:
-        candidate = trial.candidate
-        return (candidate.kept_entropy or 0.0) if reward == "entropy" else -(candidate.entropy or 1.0)
-
-    best = max(filter(within, trials), key=worth)
-
-    assert all(0 < (trial.candidate.entropy or 0) < 1 for trial in trials)
-    assert next(trial.candidate.kept_entropy for trial in trials if trial.role == "dense") == pytest.approx(1.0, abs=0.02)
-    assert all((trial.candidate.kept_entropy or 1) < 1 for trial in trials if trial.role != "dense")
+    assert all(0 < each <= 1 for each in worth.values())
+    if reward != "least-entropy":
+        assert next(each for trial, each in worth.items() if trial.role == "dense") == pytest.approx(1.0, abs=0.02)
+        assert all(each < 1 for trial, each in worth.items() if trial.role != "dense")
     assert all(trial.candidate.score is not None for trial in trials)
-    assert artifact.shipped.plan == best.candidate.plan
+    assert artifact.shipped.plan == max(filter(within, trials), key=lambda trial: worth[trial]).candidate.plan
+
+
+def test_only_what_is_rewarded_is_looked_at(tmp_path: Path) -> None:
+    compress(job(tmp_path / "run", reward="channel-entropy"))
+
+    assert all(trial.candidate.entropy is None for trial in read_trials(tmp_path / "run"))
 
 
 def test_a_reward_of_ones_own_decides_what_is_shipped(tmp_path: Path) -> None:
     def middling(candidate: Candidate) -> float:
         assert candidate.measurement
         assert candidate.entropy
+        assert candidate.kept_channel_entropy
         return 100 / (1 + abs(candidate.params - 100_000))
 
     artifact = compress(job(tmp_path / "run", reward=middling)).artifact
@@ -71,7 +81,8 @@ def test_a_reward_of_ones_own_decides_what_is_shipped(tmp_path: Path) -> None:
     assert artifact.job["reward"].endswith("middling")
 
 
-def test_where_no_map_has_two_pixels_there_is_no_entropy_to_look_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("reward", ["spatial-entropy", "channel-entropy"])
+def test_where_no_map_has_two_pixels_there_is_no_entropy_to_look_for(tmp_path: Path, reward: str) -> None:
     """8x8 -> conv 8x8 -> 1x1 -> conv 1x1 -> classes"""
     net = tmp_path / "net.py"
     net.write_text(
@@ -82,13 +93,13 @@ def test_where_no_map_has_two_pixels_there_is_no_entropy_to_look_for(tmp_path: P
     torch.save(runpy.run_path(str(net))["make"]().state_dict(), tmp_path / "net.pt")
 
     with pytest.raises(ModelError, match="no entropy; use accuracy"):
-        compress(job(tmp_path / "run", model=f"{net}:make", weights=tmp_path / "net.pt", data="digits", reward="entropy"))
+        compress(job(tmp_path / "run", model=f"{net}:make", weights=tmp_path / "net.pt", data="digits", reward=reward))
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_each_searcher_has_the_reward_it_was_made_for_unless_told_otherwise(name: str) -> None:
-    assert Job("local", searcher=name).search_reward() == ("entropy" if name == "ddpg-entropy" else "accuracy")
-    assert Job("local", searcher=name, reward="entropy").search_reward() == "entropy"
+    assert Job("local", searcher=name).search_reward() == ("channel-entropy" if name == "ddpg-entropy" else "accuracy")
+    assert Job("local", searcher=name, reward="spatial-entropy").search_reward() == "spatial-entropy"
 
 
 def test_agents_are_told_the_shape_of_a_groups_first_layer(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ __all__ = [
 ]
 
 
-Reward = Literal["accuracy", "entropy", "least-entropy"] | Callable[[Candidate], float]
-"""What the evaluator calls a score: the task's own; the share, in percent, of the dense network's spatial entropy that the
-activations keep; paper B's 100 x (1 - spatial entropy); or what a function of one's own makes of a measured candidate, whose
-entropy is then known as well.
+Reward = Literal["accuracy", "channel-entropy", "spatial-entropy", "least-entropy"] | Callable[[Candidate], float]
+"""What the evaluator calls a score: the task's own; the share, in percent, of the dense network's effective channels or of its
+spatial entropy that the activations keep; paper B's 100 x (1 - spatial entropy); or what a function of one's own makes of a
+measured candidate, whose entropies are then known as well.
 """
 
 

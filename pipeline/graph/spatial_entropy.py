@@ -1,4 +1,4 @@
-"""Entropy: how disordered a network's convolutional activations are in space; the rewards that need no labels.
+"""Spatial entropy: how disordered a network's convolutional activations are; what paper B rewards, without labels.
 
 Spatial entropy in the form of the aura matrix (Journel & Deutsch, 1993; Razlighi & Kehtarnavaz, 2009), which is how the
 authors of paper B (Musat & Andonie, arXiv 2312.04918) define it elsewhere. For a channel quantised to levels g:
@@ -23,23 +23,22 @@ Differences from the papers' H, each against a way in which an agent could cheat
 
 from dataclasses import dataclass, field, replace
 from statistics import harmonic_mean
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from pipeline.graph.activations import show_activations
 from pipeline.plan import Kept, PruneSpace
 
 __all__ = [
     "LEVELS",
-    "ActivationEntropy",
     "Disorder",
     "Ranges",
+    "SpatialEntropy",
     "pair_counts",
     "pair_entropy",
     "relative_entropy",
-    "start_entropy",
+    "start_spatial_entropy",
 ]
 
 LEVELS = 16
@@ -50,14 +49,6 @@ cells, and counting all would cost as much again as the forward pass.
 """
 _CHUNK = 2**20
 """Activations quantised at once: larger temporaries come fresh from the kernel each time, at three times the cost."""
-
-_FOLLOWING = frozenset(
-    ("batch_norm", "relu", "relu6", "hardtanh", "hardswish", "silu", "gelu", "leaky_relu", "elu", "prelu", "mish", "sigmoid")
-)
-"""What may stand between a convolution and the activation that is looked at."""
-
-_LOOKING = frozenset(("dim", "size", "numel", "stride", "is_contiguous", "is_floating_point", "get"))
-"""What asks a tensor about itself; `shape` and its like are `__get__`."""
 
 Ranges = dict[str, tuple[Tensor, Tensor]]
 """Layer -> smallest and largest activation of each channel, (C,) each."""
@@ -76,7 +67,7 @@ class Disorder:
 
 
 @dataclass(frozen=True)
-class ActivationEntropy:
+class SpatialEntropy:
     """Measures narrowed forms of one network on the same inputs against the same ranges."""
 
     space: PruneSpace
@@ -102,7 +93,7 @@ class ActivationEntropy:
         left = harmonic_mean(shares) if shares else 1.0
         return Disorder(sum(entropies) / layers, left, sum(dead) / layers)
 
-    def against(self, module: nn.Module) -> "ActivationEntropy":
+    def against(self, module: nn.Module) -> "SpatialEntropy":
         """The same, with `module`, the dense network, as that of which something is kept."""
         everything = {group.name: tuple(range(group.channels)) for group in self.space.groups}
         whole = {name: float(pair_entropy(found).sum()) for name, found in self._count(module, everything).items()}
@@ -125,7 +116,7 @@ class ActivationEntropy:
                 found = pair_counts(maps, low, high)
                 counts[name] = counts[name] + found if name in counts else found
 
-        _watch(module, self.inputs, self.batch, count)
+        show_activations(module, self.inputs, self.batch, count)
         return counts
 
     def _stride(self, maps: Tensor) -> int:
@@ -133,7 +124,7 @@ class ActivationEntropy:
         return max(1, min(images // _IMAGES, images * maps[0, 0].numel() // _PIXELS))
 
 
-def start_entropy(module: nn.Module, space: PruneSpace, inputs: Tensor) -> ActivationEntropy:
+def start_spatial_entropy(module: nn.Module, space: PruneSpace, inputs: Tensor) -> SpatialEntropy:
     """Take the ranges and the entropy of the dense `module` on `inputs`, (N, C, H, W)."""
     ranges: Ranges = {}
 
@@ -143,8 +134,8 @@ def start_entropy(module: nn.Module, space: PruneSpace, inputs: Tensor) -> Activ
             low, high = torch.minimum(low, ranges[name][0]), torch.maximum(high, ranges[name][1])
         ranges[name] = low, high
 
-    _watch(module, inputs, ActivationEntropy.batch, span)
-    return ActivationEntropy(space, inputs, ranges).against(module)
+    show_activations(module, inputs, SpatialEntropy.batch, span)
+    return SpatialEntropy(space, inputs, ranges).against(module)
 
 
 def pair_counts(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -183,48 +174,3 @@ def _relative(joint: Tensor, single: Tensor) -> tuple[Tensor, Tensor]:
     """H_2 and H_1, both (C, 2) -> H (C,), and which are dead (C,)."""
     relative = torch.where(single > _DEAD, (joint - single) / single.clamp_min(_DEAD), 0.0)
     return relative.mean(1), (single <= _DEAD).all(1)
-
-
-class _Watch(TorchFunctionMode):
-    """Hands each convolution's output to `tell`, after the normalisation and activation that directly follow it, be they
-    modules or functions; hooks would see modules only.
-    """
-
-    def __init__(self, module: nn.Module, tell: Any) -> None:
-        super().__init__()
-        self._names = {id(layer.weight): name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
-        self._tell = tell
-        self._pending: dict[int, tuple[str, Tensor]] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        kind = getattr(func, "__name__", "").strip("_")
-        if kind in _LOOKING:
-            return func(*args, **kwargs)
-        given = (*args, *kwargs.values())
-        follows = kind in _FOLLOWING and bool(given) and id(given[0]) in self._pending
-        name = self._pending.pop(id(given[0]))[0] if follows else None
-        for each in given:
-            if id(each) in self._pending:
-                self._tell(*self._pending.pop(id(each)))  # before it is used, which may be in place
-        result = func(*args, **kwargs)
-        if kind == "conv2d":
-            name = self._names.get(id(args[1] if len(args) > 1 else kwargs.get("weight")))
-        if name is not None:
-            self._pending[id(result)] = name, result  # kept alive, or its id would be given to another
-        return result
-
-    def finish(self) -> None:
-        """Tell of what nothing came after."""
-        for name, maps in self._pending.values():
-            self._tell(name, maps)
-        self._pending.clear()
-
-
-def _watch(module: nn.Module, inputs: Tensor, batch: int, tell: Any) -> None:
-    module.eval()
-    with torch.no_grad():
-        for pixels in inputs.split(batch):
-            with _Watch(module, tell) as watch:
-                module(pixels)
-            watch.finish()

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.graph.analyse import analyse
-from pipeline.graph.entropy import LEVELS, pair_counts, pair_entropy, relative_entropy, start_entropy
 from pipeline.graph.shrink import shrink
+from pipeline.graph.spatial_entropy import LEVELS, pair_counts, pair_entropy, relative_entropy, start_spatial_entropy
 from pipeline.plan import PruneSpace
 
 
@@ -107,7 +107,7 @@ def test_of_a_narrowed_layer_the_channels_that_stay_keep_their_figures() -> None
     space = analyse(net, images[:1])
     first = next(group for group in space.groups if group.name == "a.0")
     kept = {group.name: tuple(range(group.channels)) for group in space.groups} | {first.name: (1, 4, 6)}
-    meter = start_entropy(net, space, images)
+    meter = start_spatial_entropy(net, space, images)
     low, high = (edge[[1, 4, 6]] for edge in meter.ranges["a.0"])
     small = shrink(net, space, kept)
     with torch.no_grad():
@@ -124,7 +124,7 @@ def test_of_the_dense_networks_entropy_that_share_is_kept_whose_channels_stay() 
     space = analyse(net, images[:1])
     whole = {group.name: tuple(range(group.channels)) for group in space.groups}
     kept = whole | {"a.0": (1, 4, 6)}
-    meter = start_entropy(net, space, images)
+    meter = start_spatial_entropy(net, space, images)
     small = shrink(net, space, kept)
     with torch.no_grad():
         first = entropies_of_pairs(net.a(images), *meter.ranges["a.0"])
@@ -164,7 +164,7 @@ def test_killing_a_channel_is_not_rewarded() -> None:
     net, images = build(Residual), noise(32, 3, 16, 16)
     space = analyse(net, images[:1])
     kept = {group.name: tuple(range(group.channels)) for group in space.groups}
-    meter = start_entropy(net, space, images)
+    meter = start_spatial_entropy(net, space, images)
     low, high = meter.ranges["inner.0"]
     alive = torch.nonzero(high > low)[:, 0]
     crippled = copy.deepcopy(net)
@@ -193,7 +193,7 @@ class Functional(nn.Module):
 def test_what_is_looked_at_is_the_activation_be_it_a_module_or_a_function() -> None:
     net, images = Functional().eval(), noise(8, 3, 12, 12)
     modules = nn.Sequential(net.conv, net.norm, nn.ReLU(inplace=True)).eval()
-    function, module = (start_entropy(each, PruneSpace(()), images).ranges for each in (net, modules))
+    function, module = (start_spatial_entropy(each, PruneSpace(()), images).ranges for each in (net, modules))
 
     assert torch.equal(function["conv"][0], torch.zeros(4))
     assert torch.equal(function["conv"][1], module["0"][1])
@@ -201,10 +201,10 @@ def test_what_is_looked_at_is_the_activation_be_it_a_module_or_a_function() -> N
 
 def test_channels_dead_from_the_start_do_not_count() -> None:
     net, images = Functional().eval(), noise(8, 3, 12, 12)
-    before = start_entropy(net, PruneSpace(()), images).of(net, {})
+    before = start_spatial_entropy(net, PruneSpace(()), images).of(net, {})
     with torch.no_grad():
         net.norm.bias[1] = -100.0
-    after = start_entropy(net, PruneSpace(()), images).of(net, {})
+    after = start_spatial_entropy(net, PruneSpace(()), images).of(net, {})
 
     assert before.dead_share == after.dead_share == 0.0
 
@@ -212,7 +212,7 @@ def test_channels_dead_from_the_start_do_not_count() -> None:
 def test_the_network_is_left_as_it_was() -> None:
     net, images = build(Chain), noise(8, 3, 16, 16)
     before = copy.deepcopy(net.state_dict())
-    start_entropy(net, PruneSpace(()), images).of(net, {})
+    start_spatial_entropy(net, PruneSpace(()), images).of(net, {})
 
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
@@ -229,4 +229,8 @@ def test_arguments_that_are_named_are_seen_as_well() -> None:
     images = noise(8, 3, 12, 12)
     named, plain = build(lambda: Named(True)), build(lambda: Named(False))
 
-    assert start_entropy(named, PruneSpace(()), images).whole == start_entropy(plain, PruneSpace(()), images).whole != {}
+    assert (
+        start_spatial_entropy(named, PruneSpace(()), images).whole
+        == start_spatial_entropy(plain, PruneSpace(()), images).whole
+        != {}
+    )

@@ -1,0 +1,76 @@
+"""Channel entropy: how many channels a layer has that say different things; a reward that needs no labels.
+
+Of a layer, with R the correlation of its C living channels over the pixels of its activations, and l_i the eigenvalues of R / C,
+which are at least 0 and sum to 1:
+
+    S = - sum_i l_i log l_i             von Neumann's entropy of R / C; Roy & Vetterli (2007): exp(S) is the effective rank
+    kept = harmonic mean over layers of  min(1, exp(S) of the plan / exp(S) of the dense network)
+
+exp(S) is C where all channels are independent, and 1 where all say the same. A removed channel is gone, one that went dead does
+not count, and one that repeats another adds next to nothing, which sums over channels do not see
+(docs/decisions/0016-channels-that-say-the-same.md). The layer that lets least through counts most.
+"""
+
+from dataclasses import dataclass
+from statistics import harmonic_mean
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.graph.activations import show_activations
+
+__all__ = ["ChannelEntropy", "effective_channels", "start_channel_entropy"]
+
+_PIXELS = 2048
+"""So many are looked at in each layer, of all images alike: twice the channels of wide ones, four times cheaper than all."""
+_BATCH = 64
+
+
+@dataclass(frozen=True)
+class ChannelEntropy:
+    """Measures narrowed forms of one network on the same inputs."""
+
+    inputs: Tensor
+    """(N, C, H, W)"""
+    whole: dict[str, float]
+    """Layer -> effective channels of the dense network, of convolutions whose maps have more than one pixel."""
+
+    def kept(self, module: nn.Module) -> float:
+        """Share of the dense network's effective channels that `module` keeps, 0 to 1; it runs in evaluation mode."""
+        found = _look(module, self.inputs)
+        return harmonic_mean([min(1.0, found.get(name, 0.0) / whole) for name, whole in self.whole.items()])
+
+
+def start_channel_entropy(module: nn.Module, inputs: Tensor) -> ChannelEntropy:
+    """Take the effective channels of the dense `module` on `inputs`, (N, C, H, W)."""
+    return ChannelEntropy(inputs, {name: count for name, count in _look(module, inputs).items() if count > 0})
+
+
+def effective_channels(pixels: Tensor) -> float:
+    """Activations (pixels, C) -> exp(S), 1 to C; 0 where no channel is alive."""
+    centred = pixels - pixels.mean(0)
+    lengths = centred.norm(dim=0)
+    # a constant channel is not centred to the last digit, and its rounding errors would correlate
+    alive = lengths > 1e-5 * pixels.norm(dim=0)
+    if not alive.any():
+        return 0.0
+    unit = centred[:, alive] / lengths[alive]
+    shares = torch.linalg.eigvalsh(unit.T @ unit).double().clamp_min(0)
+    return float(torch.special.entr(shares / shares.sum()).sum().exp())
+
+
+def _look(module: nn.Module, inputs: Tensor) -> dict[str, float]:
+    """Layer -> effective channels."""
+    seen: dict[str, list[Tensor]] = {}
+    convolutions = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
+
+    def sample(name: str, maps: Tensor) -> None:
+        depthwise = convolutions[name].groups == maps.shape[1]  # it mixes no channels: it has those of the layer before it
+        if min(maps.shape[2:]) > 1 and not (depthwise and maps.shape[1] > 1):
+            places = maps[0, 0].numel()
+            step = max(1, len(inputs) * places // _PIXELS) | 1  # an even one would meet the same columns in every row
+            chosen = torch.arange(0, len(maps) * places, step)
+            seen.setdefault(name, []).append(maps.flatten(2)[chosen // places, :, chosen % places])
+
+    show_activations(module, inputs, _BATCH, sample)
+    return {name: effective_channels(torch.cat(parts)) for name, parts in seen.items()}

@@ -1,0 +1,72 @@
+"""Reward: what a search makes large, and what must be looked at in a candidate to know it."""
+
+import math
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from pipeline.candidate import Candidate
+from pipeline.errors import ModelError
+from pipeline.graph.channel_entropy import ChannelEntropy, start_channel_entropy
+from pipeline.graph.drafts import Drafts
+from pipeline.graph.spatial_entropy import SpatialEntropy, start_spatial_entropy
+from pipeline.search.problem import Reward
+from pipeline.task import Task
+
+__all__ = ["ENTROPY_INPUTS", "Rewarding", "finite", "start_rewarding"]
+
+ENTROPY_INPUTS = 256
+"""Images whose activations are looked at."""
+
+
+@dataclass(frozen=True)
+class Rewarding:
+    """Looks at candidates and says what they are worth."""
+
+    reward: Reward
+    drafts: Drafts
+    spatial: SpatialEntropy | None
+    channels: ChannelEntropy | None
+
+    def look(self, candidate: Candidate, module: nn.Module) -> Candidate:
+        """`candidate` with its entropies. `module` must have been scored: only then are its BatchNorm statistics its own."""
+        if candidate.score is None:
+            return candidate
+        if self.spatial is not None:
+            disorder = self.spatial.of(module, self.drafts.kept(candidate.plan))
+            candidate = replace(candidate, entropy=disorder.entropy, kept_entropy=disorder.kept, dead_share=disorder.dead_share)
+        if self.channels is not None:
+            candidate = replace(candidate, kept_channel_entropy=self.channels.kept(module))
+        return candidate
+
+    def worth(self, candidate: Candidate) -> float | None:
+        """The reward of a candidate that was looked at, null where it failed; never infinite, nor no number."""
+        if self.reward == "accuracy":
+            return candidate.score
+        if candidate.failure or candidate.score is None:
+            return None
+        if self.reward == "channel-entropy":
+            return 100 * (candidate.kept_channel_entropy or 0.0)
+        if self.reward == "spatial-entropy":
+            return 100 * (candidate.kept_entropy or 0.0)
+        if self.reward == "least-entropy":
+            return 100 * (1 - (1.0 if candidate.entropy is None else candidate.entropy))
+        return finite(self.reward(candidate))
+
+
+def start_rewarding(reward: Reward, drafts: Drafts, task: Task) -> Rewarding:
+    """Take of the dense network what `reward` compares with. Raises ModelError where the network has no such entropy."""
+    inputs = task.inputs(ENTROPY_INPUTS) if reward != "accuracy" else None
+    spatial = channels = None
+    if inputs is not None and reward != "channel-entropy":
+        spatial = start_spatial_entropy(drafts.module, drafts.space, inputs)
+    if inputs is not None and reward not in ("spatial-entropy", "least-entropy"):
+        channels = start_channel_entropy(drafts.module, inputs)
+    if any(meter is not None and not meter.whole for meter in (spatial, channels)):
+        raise ModelError("--reward: no convolution of this network has a map of more than a pixel: no entropy; use accuracy")
+    return Rewarding(reward, drafts, spatial, channels)
+
+
+def finite(score: float | None) -> float | None:
+    """Null also for what is no number, or infinite: it would be the best of every comparison, or of none."""
+    return score if score is not None and math.isfinite(score) else None
