@@ -62,7 +62,7 @@ ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
     "ppo-lagrangian, spatial entropy": ("ppo-lagrangian", "spatial-entropy"),
     "ppo-lagrangian, accuracy times spatial entropy": ("ppo-lagrangian", both),
     "ddpg, accuracy": ("ddpg-entropy", "accuracy"),
-    "ddpg, spatial entropy": ("ddpg-entropy", "spatial-entropy"),
+    "ddpg, channel entropy": ("ddpg-entropy", "channel-entropy"),
     "ddpg, least entropy": ("ddpg-entropy", "least-entropy"),
     "ddpg, flipped entropy": ("ddpg-entropy", disorder),
     "ddpg, random reward": ("ddpg-entropy", luck),

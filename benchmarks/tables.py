@@ -15,13 +15,10 @@ DEFAULT = "ppo-lagrangian"
 KNOWN = ("uniform", "random", "torch-pruning, uniform")
 OTHERS = (
     *(name for name in SEARCHERS if name != DEFAULT),
-    "ddpg, spatial entropy",
     "random, scaled",
     *(name for name, (_, longer) in RIVALS.items() if not longer),
 )
-"""Whom the default is compared with: not with itself rewarded otherwise, nor with a row that was trained longer.
-Of `ddpg-entropy` with two rewards: most of its cells are from when the spatial entropy was its usual one.
-"""
+"""Whom the default is compared with: not with itself rewarded otherwise, nor with a row that was trained longer."""
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H", "x", "+", "1", "2")
 
 

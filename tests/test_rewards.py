@@ -98,8 +98,8 @@ def test_where_no_map_has_two_pixels_there_is_no_entropy_to_look_for(tmp_path: P
 
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_each_searcher_has_the_reward_it_was_made_for_unless_told_otherwise(name: str) -> None:
-    assert Job("local", searcher=name).search_reward() == ("channel-entropy" if name == "ddpg-entropy" else "accuracy")
-    assert Job("local", searcher=name, reward="spatial-entropy").search_reward() == "spatial-entropy"
+    assert Job("local", searcher=name).search_reward() == ("spatial-entropy" if name == "ddpg-entropy" else "accuracy")
+    assert Job("local", searcher=name, reward="channel-entropy").search_reward() == "channel-entropy"
 
 
 def test_agents_are_told_the_shape_of_a_groups_first_layer(tmp_path: Path) -> None:

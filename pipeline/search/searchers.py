@@ -28,4 +28,4 @@ SEARCHERS: dict[str, Searcher] = {
 
 def usual_reward(searcher: str) -> Reward:
     """What a searcher was made for; any of them can be given another."""
-    return "channel-entropy" if searcher == "ddpg-entropy" else "accuracy"
+    return "spatial-entropy" if searcher == "ddpg-entropy" else "accuracy"
