@@ -65,6 +65,7 @@ def columns(start: str) -> set[str]:
 @click.option("--start", type=click.Choice(STATES[1:]), default=STATES[-1], show_default=True, help="Of fine-tuning.")
 @click.option("--seed", default=0, show_default=True, help="Of the plans.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/scores.jsonl"), show_default=True)
+@click.option("--table", is_flag=True, help="Print the table of the raw lines; without data or weights.")
 def main(
     target: str,
     model: str,
@@ -77,6 +78,7 @@ def main(
     start: str,
     seed: int,
     out: Path,
+    table: bool,
 ) -> None:
     """Score and fine-tune the plans that are missing; print the table."""
     settings = FinetuneSettings(epochs=epochs, learning_rate=learning_rate)
@@ -95,7 +97,7 @@ def main(
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
     rows = [line for line in lines if line["key"] == key]
     others = [line for line in lines if line["key"] != key]
-    if len(rows) < plans or any(row.keys() != columns(start) for row in rows):
+    if not table and (len(rows) < plans or any(row.keys() != columns(start) for row in rows)):
         bench = Bench(job, share, start, out.parent)
         drawn = random_plans(bench.space, bench.drafts, share * bench.dense_macs, max(plans, len(rows)), seed)
         for number, plan in enumerate(drawn):

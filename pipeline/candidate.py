@@ -31,7 +31,7 @@ class Candidate:
     kept_entropy: float | None = None
     """Share of the dense network's spatial entropy that is left, 0 to 1."""
     dead_share: float | None = None
-    """Channels of it that never change, counted with the entropy."""
+    """Channels of it that never change, counted with the spatial entropy."""
     kept_channel_entropy: float | None = None
     """Share of the dense network's effective channels that is left, 0 to 1, where a search looks at it."""
 

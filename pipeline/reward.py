@@ -10,7 +10,7 @@ from pipeline.errors import ModelError
 from pipeline.graph.channel_entropy import ChannelEntropy, start_channel_entropy
 from pipeline.graph.drafts import Drafts
 from pipeline.graph.spatial_entropy import SpatialEntropy, start_spatial_entropy
-from pipeline.search.problem import Reward
+from pipeline.search.problem import NAMED_REWARDS, Reward
 from pipeline.task import Task
 
 __all__ = ["ENTROPY_INPUTS", "Rewarding", "finite", "start_rewarding"]
@@ -55,15 +55,23 @@ class Rewarding:
 
 
 def start_rewarding(reward: Reward, drafts: Drafts, task: Task) -> Rewarding:
-    """Take of the dense network what `reward` compares with. Raises ModelError where the network has no such entropy."""
+    """Take of the dense network what `reward` compares with. Raises ModelError where there is no such reward, or no such
+    entropy in the network; a function of one's own gets what there is.
+    """
+    if isinstance(reward, str) and reward not in NAMED_REWARDS:
+        raise ModelError(f"no reward '{reward}'; there are {', '.join(NAMED_REWARDS)}, and functions of a candidate")
     inputs = task.inputs(ENTROPY_INPUTS) if reward != "accuracy" else None
     spatial = channels = None
     if inputs is not None and reward != "channel-entropy":
         spatial = start_spatial_entropy(drafts.module, drafts.space, inputs)
     if inputs is not None and reward not in ("spatial-entropy", "least-entropy"):
         channels = start_channel_entropy(drafts.module, inputs)
-    if any(meter is not None and not meter.whole for meter in (spatial, channels)):
-        raise ModelError("--reward: no convolution of this network has a map of more than a pixel: no entropy; use accuracy")
+    spatial = spatial if spatial and spatial.whole else None
+    channels = channels if channels and channels.whole else None
+    if inputs is not None and spatial is None and channels is None:
+        raise ModelError(
+            "--reward: no living convolution of this network has a map of more than a pixel: no entropy; use accuracy"
+        )
     return Rewarding(reward, drafts, spatial, channels)
 
 

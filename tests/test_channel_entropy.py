@@ -99,13 +99,23 @@ def test_neither_killing_a_channel_nor_copying_one_is_rewarded() -> None:
     assert meter.kept(copied) < 0.95
 
 
-def test_large_maps_are_sampled_and_all_columns_are_seen() -> None:
-    """conv(4) on 64 images of 32 x 32, of which columns alternate: every second pixel would see one kind alone"""
+@pytest.mark.parametrize(("images", "size"), [(64, 32), (256, 7), (256, 49), (128, 63)])
+def test_large_maps_are_sampled_and_all_columns_are_seen(images: int, size: int) -> None:
+    """conv(4) on maps whose first column differs: steps of a multiple of the width would see it alone, or never"""
     net = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False)).eval()
-    stripes = torch.zeros(64, 1, 32, 32)
-    stripes[..., ::2] = 1
+    stripes = torch.zeros(images, 1, size, size)
+    stripes[..., 1:] = 1
 
     assert start_channel_entropy(net, stripes).whole["0"] == pytest.approx(1, abs=1e-3)
+
+
+def test_depthwise_convolutions_are_left_out_and_grouped_ones_are_not_though_they_are_cut_to_one_channel_each() -> None:
+    images = noise(8, 8, 16, 16)
+    depthwise = nn.Sequential(nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3, groups=8)).eval()
+    grouped, cut = nn.Sequential(nn.Conv2d(8, 8, 3, groups=4)).eval(), nn.Sequential(nn.Conv2d(8, 4, 3, groups=4)).eval()
+
+    assert list(start_channel_entropy(depthwise, images).whole) == ["0"]
+    assert 0.3 < start_channel_entropy(grouped, images).kept(cut) < 0.8
 
 
 def test_the_network_is_left_as_it_was() -> None:

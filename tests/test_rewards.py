@@ -57,10 +57,17 @@ def test_under_entropy_the_plan_that_keeps_most_or_has_least_is_shipped(tmp_path
     assert artifact.shipped.plan == max(filter(within, trials), key=lambda trial: worth[trial]).candidate.plan
 
 
-def test_only_what_is_rewarded_is_looked_at(tmp_path: Path) -> None:
-    compress(job(tmp_path / "run", reward="channel-entropy"))
+@pytest.mark.parametrize(("reward", "spatial", "channels"), [("channel-entropy", False, True), ("spatial-entropy", True, False)])
+def test_only_what_is_rewarded_is_looked_at(tmp_path: Path, reward: str, spatial: bool, channels: bool) -> None:
+    compress(job(tmp_path / "run", reward=reward))
+    dense = next(trial.candidate for trial in read_trials(tmp_path / "run") if trial.role == "dense")
 
-    assert all(trial.candidate.entropy is None for trial in read_trials(tmp_path / "run"))
+    assert (dense.kept_entropy is not None, dense.kept_channel_entropy is not None) == (spatial, channels)
+
+
+def test_a_reward_that_is_none_is_named_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no reward 'entropy'; there are accuracy, channel-entropy, spatial-entropy"):
+        compress(job(tmp_path / "run", reward="entropy"))
 
 
 def test_a_reward_of_ones_own_decides_what_is_shipped(tmp_path: Path) -> None:

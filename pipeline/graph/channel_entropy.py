@@ -6,11 +6,14 @@ which are at least 0 and sum to 1:
     S = - sum_i l_i log l_i             von Neumann's entropy of R / C; Roy & Vetterli (2007): exp(S) is the effective rank
     kept = harmonic mean over layers of  min(1, exp(S) of the plan / exp(S) of the dense network)
 
-exp(S) is C where all channels are independent, and 1 where all say the same. A removed channel is gone, one that went dead does
-not count, and one that repeats another adds next to nothing, which sums over channels do not see
+exp(S) is C where all channels are independent, and 1 where all say the same. A removed channel is gone, a constant one does not
+count, and one that repeats another adds next to nothing, which sums over channels do not see
 (docs/decisions/0016-channels-that-say-the-same.md). The layer that lets least through counts most.
+Left out are maps of one pixel, and depthwise convolutions, which mix no channels: they have those of the layer before them.
 """
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from statistics import harmonic_mean
 
@@ -22,7 +25,7 @@ from pipeline.graph.activations import show_activations
 __all__ = ["ChannelEntropy", "effective_channels", "start_channel_entropy"]
 
 _PIXELS = 2048
-"""So many are looked at in each layer, of all images alike: twice the channels of wide ones, four times cheaper than all."""
+"""About so many are looked at in each layer with large maps, of all images alike: more cost more, and rank plans no better."""
 _BATCH = 64
 
 
@@ -37,13 +40,14 @@ class ChannelEntropy:
 
     def kept(self, module: nn.Module) -> float:
         """Share of the dense network's effective channels that `module` keeps, 0 to 1; it runs in evaluation mode."""
-        found = _look(module, self.inputs)
+        found = _look(module, self.inputs, self.whole)
         return harmonic_mean([min(1.0, found.get(name, 0.0) / whole) for name, whole in self.whole.items()])
 
 
 def start_channel_entropy(module: nn.Module, inputs: Tensor) -> ChannelEntropy:
     """Take the effective channels of the dense `module` on `inputs`, (N, C, H, W)."""
-    return ChannelEntropy(inputs, {name: count for name, count in _look(module, inputs).items() if count > 0})
+    mixing = [name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d) and not _depthwise(layer)]
+    return ChannelEntropy(inputs, {name: count for name, count in _look(module, inputs, mixing).items() if count > 0})
 
 
 def effective_channels(pixels: Tensor) -> float:
@@ -59,18 +63,22 @@ def effective_channels(pixels: Tensor) -> float:
     return float(torch.special.entr(shares / shares.sum()).sum().exp())
 
 
-def _look(module: nn.Module, inputs: Tensor) -> dict[str, float]:
-    """Layer -> effective channels."""
+def _look(module: nn.Module, inputs: Tensor, names: Collection[str]) -> dict[str, float]:
+    """Layer -> effective channels, of these layers."""
     seen: dict[str, list[Tensor]] = {}
-    convolutions = {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d)}
 
     def sample(name: str, maps: Tensor) -> None:
-        depthwise = convolutions[name].groups == maps.shape[1]  # it mixes no channels: it has those of the layer before it
-        if min(maps.shape[2:]) > 1 and not (depthwise and maps.shape[1] > 1):
+        if name in names and min(maps.shape[2:]) > 1:
             places = maps[0, 0].numel()
-            step = max(1, len(inputs) * places // _PIXELS) | 1  # an even one would meet the same columns in every row
+            step = max(1, len(inputs) * places // _PIXELS)
+            while math.gcd(step, places) > 1:  # it would meet some columns only
+                step += 1
             chosen = torch.arange(0, len(maps) * places, step)
             seen.setdefault(name, []).append(maps.flatten(2)[chosen // places, :, chosen % places])
 
     show_activations(module, inputs, _BATCH, sample)
     return {name: effective_channels(torch.cat(parts)) for name, parts in seen.items()}
+
+
+def _depthwise(layer: nn.Conv2d) -> bool:
+    return 1 < layer.groups == layer.in_channels == layer.out_channels

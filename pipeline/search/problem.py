@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.candidate import Candidate
 from pipeline.plan import ChannelPlan
 
 __all__ = [
+    "NAMED_REWARDS",
     "Assessment",
     "Choice",
     "Evaluate",
@@ -22,7 +23,9 @@ __all__ = [
 ]
 
 
-Reward = Literal["accuracy", "channel-entropy", "spatial-entropy", "least-entropy"] | Callable[[Candidate], float]
+NamedReward = Literal["accuracy", "channel-entropy", "spatial-entropy", "least-entropy"]
+NAMED_REWARDS: tuple[str, ...] = get_args(NamedReward)
+Reward = NamedReward | Callable[[Candidate], float]
 """What the evaluator calls a score: the task's own; the share, in percent, of the dense network's effective channels or of its
 spatial entropy that the activations keep; paper B's 100 x (1 - spatial entropy); or what a function of one's own makes of a
 measured candidate, whose entropies are then known as well.
@@ -104,7 +107,9 @@ class Assessment:
 
     plan: ChannelPlan
     score: float
-    """What a searcher is to make large, 0 to 100: the accuracy, or another reward; 0 for a plan that failed."""
+    """What a searcher is to make large, 0 to 100: the accuracy, or another reward. Of a plan that failed 0, or
+    what the worse of the dense and the thinnest is worth, where that is less.
+    """
     overruns: tuple[float, ...]
     """One per constraint, as a share of the limit, at the careful end of its interval; <= 0 is within."""
 
