@@ -32,10 +32,10 @@ class Rewarding:
         """`candidate` with its entropies. `module` must have been scored: only then are its BatchNorm statistics its own."""
         if candidate.score is None:
             return candidate
-        if self.spatial is not None:
+        if self.spatial and self.spatial.whole:
             disorder = self.spatial.of(module, self.drafts.kept(candidate.plan))
             candidate = replace(candidate, entropy=disorder.entropy, kept_entropy=disorder.kept, dead_share=disorder.dead_share)
-        if self.channels is not None:
+        if self.channels and self.channels.whole:
             candidate = replace(candidate, kept_channel_entropy=self.channels.kept(module))
         return candidate
 
@@ -60,15 +60,12 @@ def start_rewarding(reward: Reward, drafts: Drafts, task: Task) -> Rewarding:
     """
     if isinstance(reward, str) and reward not in NAMED_REWARDS:
         raise ModelError(f"no reward '{reward}'; there are {', '.join(NAMED_REWARDS)}, and functions of a candidate")
-    inputs = task.inputs(ENTROPY_INPUTS) if reward != "accuracy" else None
-    spatial = channels = None
-    if inputs is not None and reward != "channel-entropy":
-        spatial = start_spatial_entropy(drafts.module, drafts.space, inputs)
-    if inputs is not None and reward not in ("spatial-entropy", "least-entropy"):
-        channels = start_channel_entropy(drafts.module, inputs)
-    spatial = spatial if spatial and spatial.whole else None
-    channels = channels if channels and channels.whole else None
-    if inputs is not None and spatial is None and channels is None:
+    if reward == "accuracy":
+        return Rewarding(reward, drafts, None, None)
+    inputs = task.inputs(ENTROPY_INPUTS)
+    spatial = start_spatial_entropy(drafts.module, drafts.space, inputs) if reward != "channel-entropy" else None
+    channels = start_channel_entropy(drafts.module, inputs) if reward not in ("spatial-entropy", "least-entropy") else None
+    if not any(meter and meter.whole for meter in (spatial, channels)):
         raise ModelError(
             "--reward: no living convolution of this network has a map of more than a pixel: no entropy; use accuracy"
         )
