@@ -21,6 +21,7 @@ from pipeline.candidate import Candidate
 from pipeline.compress import compress
 from pipeline.files import write_atomically
 from pipeline.finetune import FinetuneSettings
+from pipeline.heap import keep_freed_memory
 from pipeline.job import Job
 from pipeline.search.problem import Problem, Reward, Searcher
 from pipeline.search.searchers import SEARCHERS
@@ -106,6 +107,7 @@ def main(
     """Run the cells that are missing, seed by seed, and print the table after each."""
     if not (table or data):
         raise click.UsageError("Missing option '--data'.")
+    keep_freed_memory()
     campaign = Campaign(model, trials, epochs, learning_rate, results)
     for seed in range(seeds if not table else 0):
         for budget in budgets:

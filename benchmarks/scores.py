@@ -28,6 +28,7 @@ from pipeline.graph.compensate import start_compensation
 from pipeline.graph.drafts import Drafts
 from pipeline.graph.shrink import shrink
 from pipeline.graph.spatial_entropy import start_spatial_entropy
+from pipeline.heap import keep_freed_memory
 from pipeline.job import Job
 from pipeline.offer import search_space
 from pipeline.plan import ChannelPlan
@@ -81,6 +82,7 @@ def main(
     table: bool,
 ) -> None:
     """Score and fine-tune the plans that are missing; print the table."""
+    keep_freed_memory()
     settings = FinetuneSettings(epochs=epochs, learning_rate=learning_rate)
     job = Job(target=target, model=model, weights=weights, data=data, finetuning=settings)
     key = {

@@ -125,6 +125,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
     # torch takes seconds to import; a wrong flag or --help should not
     from pipeline.compress import compress as walk  # noqa: PLC0415
     from pipeline.finetune import FinetuneSettings  # noqa: PLC0415
+    from pipeline.heap import keep_freed_memory  # noqa: PLC0415
     from pipeline.job import Job  # noqa: PLC0415
     from pipeline.screen import Screen, print_result, result_json  # noqa: PLC0415
     from pipeline.search.searchers import SEARCHERS  # noqa: PLC0415
@@ -150,6 +151,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
         finetuning=FinetuneSettings(epochs=flags["epochs"]),
         command=("compress", *sys.argv[1:]),
     )
+    keep_freed_memory()
     screen = Screen(console)
     watcher = Heeding(Silent() if flags["quiet"] else screen)
     heed_interrupts(watcher)
