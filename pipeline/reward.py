@@ -1,6 +1,7 @@
 """Reward: what a search makes large, and what must be looked at in a candidate to know it."""
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -25,6 +26,7 @@ class Rewarding:
 
     reward: Reward
     drafts: Drafts
+    task: Task
     spatial: SpatialEntropy | None
     channels: ChannelEntropy | None
 
@@ -39,12 +41,23 @@ class Rewarding:
             candidate = replace(candidate, kept_channel_entropy=self.channels.kept(module))
         return candidate
 
+    def settled(self, from_supernet: bool) -> "Rewarding":
+        """With what `auto` stands for, once it is known whether plans are scored with a supernet's weights."""
+        if self.reward != "auto":
+            return self
+        if from_supernet:
+            with suppress(ModelError):  # a network without entropy
+                return start_rewarding("accuracy-entropy", self.drafts, self.task)
+        return replace(self, reward="accuracy")
+
     def worth(self, candidate: Candidate) -> float | None:
         """The reward of a candidate that was looked at, null where it failed; never infinite, nor no number."""
-        if self.reward == "accuracy":
+        if self.reward == "accuracy" or self.reward == "auto":
             return candidate.score
         if candidate.failure or candidate.score is None:
             return None
+        if self.reward == "accuracy-entropy":  # a score of one's own may be negative
+            return candidate.score * (candidate.kept_entropy or 0.0) if candidate.score > 0 else candidate.score
         if self.reward == "channel-entropy":
             return 100 * (candidate.kept_channel_entropy or 0.0)
         if self.reward == "spatial-entropy":
@@ -60,16 +73,17 @@ def start_rewarding(reward: Reward, drafts: Drafts, task: Task) -> Rewarding:
     """
     if isinstance(reward, str) and reward not in NAMED_REWARDS:
         raise ModelError(f"no reward '{reward}'; there are {', '.join(NAMED_REWARDS)}, and functions of a candidate")
-    if reward == "accuracy":
-        return Rewarding(reward, drafts, None, None)
+    if reward in ("accuracy", "auto"):
+        return Rewarding(reward, drafts, task, None, None)
     inputs = task.inputs(ENTROPY_INPUTS)
+    named = isinstance(reward, str)
     spatial = start_spatial_entropy(drafts.module, drafts.space, inputs) if reward != "channel-entropy" else None
-    channels = start_channel_entropy(drafts.module, inputs) if reward not in ("spatial-entropy", "least-entropy") else None
+    channels = start_channel_entropy(drafts.module, inputs) if reward == "channel-entropy" or not named else None
     if not any(meter and meter.whole for meter in (spatial, channels)):
         raise ModelError(
             "--reward: no living convolution of this network has a map of more than a pixel: no entropy; use accuracy"
         )
-    return Rewarding(reward, drafts, spatial, channels)
+    return Rewarding(reward, drafts, task, spatial, channels)
 
 
 def finite(score: float | None) -> float | None:
