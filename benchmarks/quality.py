@@ -47,9 +47,9 @@ def disorder(candidate: Candidate) -> float:
     return 100 * (candidate.entropy or 0.0)
 
 
-def both(candidate: Candidate) -> float:
-    """Accuracy and kept spatial entropy: with a supernet's weights their product ranks plans better than either."""
-    return (candidate.score or 0.0) * (candidate.kept_entropy or 0.0)
+def accuracy_and_channels(candidate: Candidate) -> float:
+    """Accuracy and kept channel entropy: their product ranks random plans better than either, with and without a supernet."""
+    return (candidate.score or 0.0) * (candidate.kept_channel_entropy or 0.0)
 
 
 def luck(candidate: Candidate) -> float:
@@ -61,7 +61,8 @@ ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
     **{name: (name, None) for name in SEARCHERS},
     "random, scaled": (scaled_random, None),
     "ppo-lagrangian, spatial entropy": ("ppo-lagrangian", "spatial-entropy"),
-    "ppo-lagrangian, accuracy times spatial entropy": ("ppo-lagrangian", both),
+    "ppo-lagrangian, accuracy times spatial entropy": ("ppo-lagrangian", "accuracy-entropy"),
+    "ppo-lagrangian, accuracy times channel entropy": ("ppo-lagrangian", accuracy_and_channels),
     "ddpg, accuracy": ("ddpg-entropy", "accuracy"),
     "ddpg, channel entropy": ("ddpg-entropy", "channel-entropy"),
     "ddpg, least entropy": ("ddpg-entropy", "least-entropy"),

@@ -59,9 +59,9 @@ Examples:
 @click.option("--searcher", default="ppo-lagrangian", metavar="NAME", help="ppo-lagrangian (default), docs/searchers.md.")
 @click.option(
     "--reward",
-    type=click.Choice(["auto", "accuracy", "accuracy-entropy", "channel-entropy", "spatial-entropy", "least-entropy"]),
+    type=click.Choice(["accuracy", "accuracy-entropy", "channel-entropy", "spatial-entropy", "least-entropy"]),
     metavar="NAME",
-    help="What to make large: auto (usual), accuracy, accuracy-entropy, channel-entropy, spatial-entropy, least-entropy.",
+    help="What to make large: accuracy, accuracy-entropy, channel-entropy, spatial-entropy, least-entropy.",
 )
 @click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Plans to measure.  [default: 60]")
 @click.option(

@@ -105,20 +105,10 @@ class Evaluator:
         return bisect(Problem(space, evaluate, BISECTIONS, self.constraint_count, seed=0), BISECTIONS)
 
     def score_thinnest(self, space: SearchSpace) -> None:
-        """To be called once it is settled with which weights plans are scored, on which hangs what is sought."""
-        self._settle_reward(space)
+        """To be called once it is settled with which weights plans are scored."""
         self.thinnest = self._candidate(space.thinnest(), "thinnest", 1)
         self._lowest_reward = min(0.0, *(self._rewarding.worth(end) or 0.0 for end in (self.dense, self.thinnest)))
         self._tell_ends()
-
-    def _settle_reward(self, space: SearchSpace) -> None:
-        settled = self._rewarding.settled(self._inherit.from_supernet)
-        if settled.reward == "accuracy-entropy" and settled is not self._rewarding:
-            self.dense = settled.look(self.dense, self._inherit(space.dense()))
-            notice = "plans were compared by their accuracy times the share of the dense network's spatial entropy that they keep"
-            self.notices.append(notice)
-            self._watcher.say(notice)
-        self._rewarding = settled
 
     def _tell_ends(self) -> None:
         for name, candidate in (("dense", self.dense), ("thinnest", self.thinnest)):
@@ -192,9 +182,9 @@ class Evaluator:
     def _ranked(self) -> list[Finalist]:
         """The plans that were feasible when they were searched, best first, of equals the one with more room."""
         seen: dict[ChannelPlan, Candidate] = {}
-        for candidate in (self.dense, self.thinnest, *(trial.candidate for trial in self.searched()[0])):
-            if self.assess(candidate).feasible:
-                seen.setdefault(candidate.plan, candidate)
+        for trial in self._run.trials:
+            if trial.role in ("dense", "thinnest", "search") and self.assess(trial.candidate).feasible:
+                seen.setdefault(trial.candidate.plan, trial.candidate)
         ranked = sorted(seen.values(), key=lambda c: (-self._reward(c), max(self.assess(c).overruns, default=0.0)))
         return [Finalist(each, self._reward(each), self._used(each)) for each in ranked]
 

@@ -40,11 +40,6 @@ class Inheritance:
         self._compensation.apply(module, kept)
         return module
 
-    @property
-    def from_supernet(self) -> bool:
-        """Whether plans inherit from a supernet; known once it is settled."""
-        return self._supernet is not None
-
     def settle(
         self, space: SearchSpace, widest: Callable[[SearchSpace], float], dense_score: float, steps: int | None, seed: int
     ) -> None:

@@ -1,7 +1,6 @@
 """Reward: what a search makes large, and what must be looked at in a candidate to know it."""
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -26,7 +25,6 @@ class Rewarding:
 
     reward: Reward
     drafts: Drafts
-    task: Task
     spatial: SpatialEntropy | None
     channels: ChannelEntropy | None
 
@@ -41,18 +39,9 @@ class Rewarding:
             candidate = replace(candidate, kept_channel_entropy=self.channels.kept(module))
         return candidate
 
-    def settled(self, from_supernet: bool) -> "Rewarding":
-        """With what `auto` stands for, once it is known whether plans are scored with a supernet's weights."""
-        if self.reward != "auto":
-            return self
-        if from_supernet:
-            with suppress(ModelError):  # a network without entropy
-                return start_rewarding("accuracy-entropy", self.drafts, self.task)
-        return replace(self, reward="accuracy")
-
     def worth(self, candidate: Candidate) -> float | None:
         """The reward of a candidate that was looked at, null where it failed; never infinite, nor no number."""
-        if self.reward == "accuracy" or self.reward == "auto":
+        if self.reward == "accuracy":
             return candidate.score
         if candidate.failure or candidate.score is None:
             return None
@@ -73,17 +62,17 @@ def start_rewarding(reward: Reward, drafts: Drafts, task: Task) -> Rewarding:
     """
     if isinstance(reward, str) and reward not in NAMED_REWARDS:
         raise ModelError(f"no reward '{reward}'; there are {', '.join(NAMED_REWARDS)}, and functions of a candidate")
-    if reward in ("accuracy", "auto"):
-        return Rewarding(reward, drafts, task, None, None)
+    if reward == "accuracy":
+        return Rewarding(reward, drafts, None, None)
     inputs = task.inputs(ENTROPY_INPUTS)
-    named = isinstance(reward, str)
-    spatial = start_spatial_entropy(drafts.module, drafts.space, inputs) if reward != "channel-entropy" else None
-    channels = start_channel_entropy(drafts.module, inputs) if reward == "channel-entropy" or not named else None
+    both = not isinstance(reward, str)
+    channels = start_channel_entropy(drafts.module, inputs) if both or reward == "channel-entropy" else None
+    spatial = start_spatial_entropy(drafts.module, drafts.space, inputs) if both or reward != "channel-entropy" else None
     if not any(meter and meter.whole for meter in (spatial, channels)):
         raise ModelError(
             "--reward: no living convolution of this network has a map of more than a pixel: no entropy; use accuracy"
         )
-    return Rewarding(reward, drafts, task, spatial, channels)
+    return Rewarding(reward, drafts, spatial, channels)
 
 
 def finite(score: float | None) -> float | None:

@@ -34,9 +34,9 @@ Options:
   --budget KEY=VALUE              Repeatable; over the profile's:
                                   latency_p50=40ms, params=25%.
   --searcher NAME                 ppo-lagrangian (default), docs/searchers.md.
-  --reward NAME                   What to make large: auto (usual), accuracy,
-                                  accuracy-entropy, channel-entropy, spatial-
-                                  entropy, least-entropy.
+  --reward NAME                   What to make large: accuracy, accuracy-
+                                  entropy, channel-entropy, spatial-entropy,
+                                  least-entropy.
   --trials N                      Plans to measure.  [default: 60]  [x>=1]
   --supernet N                    Steps before the search.  [default: auto]
                                   [x>=0]

@@ -60,7 +60,7 @@ def test_under_entropy_the_plan_that_keeps_most_or_has_least_is_shipped(tmp_path
 
 @pytest.mark.parametrize(
     ("reward", "spatial", "channels"),
-    [("channel-entropy", False, True), ("spatial-entropy", True, False), ("accuracy", False, False)],
+    [("channel-entropy", False, True), ("accuracy-entropy", True, False), ("accuracy", False, False)],
 )
 def test_only_what_is_rewarded_is_looked_at(tmp_path: Path, reward: str, spatial: bool, channels: bool) -> None:
     compress(job(tmp_path / "run", reward=reward))
@@ -69,27 +69,8 @@ def test_only_what_is_rewarded_is_looked_at(tmp_path: Path, reward: str, spatial
     assert (dense.kept_entropy is not None, dense.kept_channel_entropy is not None) == (spatial, channels)
 
 
-def test_with_a_supernet_the_usual_reward_is_accuracy_times_what_is_left_of_the_entropy(tmp_path: Path) -> None:
-    artifact = compress(job(tmp_path / "run", reward="auto")).artifact
-    trials = [trial for trial in read_trials(tmp_path / "run") if trial.role in ("thinnest", "search")]
-    best = max(filter(within, trials), key=lambda trial: WORTH["accuracy-entropy"](trial.candidate))
-
-    assert artifact.shipped.plan == best.candidate.plan
-    assert artifact.dense.kept_entropy == pytest.approx(1.0, abs=0.02)
-    assert any("accuracy times the share" in notice for notice in artifact.notices)
-
-
-def test_without_a_supernet_the_usual_reward_is_accuracy_alone(tmp_path: Path) -> None:
-    artifact = compress(job(tmp_path / "run", reward="auto", supernet_steps=0)).artifact
-    trials = [trial for trial in read_trials(tmp_path / "run") if trial.role in ("thinnest", "search")]
-    best = max(filter(within, trials), key=lambda trial: trial.candidate.score or 0.0)
-
-    assert all(trial.candidate.kept_entropy is None for trial in trials)
-    assert artifact.shipped.plan == best.candidate.plan
-
-
 def test_a_reward_that_is_none_is_named_before_anything_is_measured(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no reward 'entropy'; there are auto, accuracy, accuracy-entropy"):
+    with pytest.raises(ModelError, match="no reward 'entropy'; there are accuracy, accuracy-entropy, channel-entropy"):
         compress(job(tmp_path / "run", reward="entropy"))
 
 
@@ -111,35 +92,24 @@ def test_a_reward_of_ones_own_decides_what_is_shipped(tmp_path: Path) -> None:
     assert artifact.job["reward"].endswith("middling")
 
 
-def without_entropy(folder: Path) -> dict[str, object]:
+@pytest.mark.parametrize("reward", ["spatial-entropy", "channel-entropy", "accuracy-entropy"])
+def test_where_no_map_has_two_pixels_there_is_no_entropy_to_look_for(tmp_path: Path, reward: str) -> None:
     """8x8 -> conv 8x8 -> 1x1 -> conv 1x1 -> classes"""
-    net = folder / "net.py"
+    net = tmp_path / "net.py"
     net.write_text(
         "from torch import nn\n"
         "def make():\n"
         "    return nn.Sequential(nn.Conv2d(1, 16, 8), nn.ReLU(), nn.Conv2d(16, 16, 1), nn.ReLU(), nn.Flatten(), nn.Linear(16, 10))\n"
     )
-    torch.save(runpy.run_path(str(net))["make"]().state_dict(), folder / "net.pt")
-    return {"model": f"{net}:make", "weights": folder / "net.pt", "data": "digits"}
+    torch.save(runpy.run_path(str(net))["make"]().state_dict(), tmp_path / "net.pt")
 
-
-@pytest.mark.parametrize("reward", ["spatial-entropy", "channel-entropy", "accuracy-entropy"])
-def test_where_no_map_has_two_pixels_there_is_no_entropy_to_look_for(tmp_path: Path, reward: str) -> None:
     with pytest.raises(ModelError, match="no entropy; use accuracy"):
-        compress(job(tmp_path / "run", reward=reward, **without_entropy(tmp_path)))
-
-
-def test_where_no_map_has_two_pixels_the_usual_reward_is_accuracy_alone(tmp_path: Path) -> None:
-    compress(job(tmp_path / "run", reward="auto", budget={"latency_p50": "100%", "params": "60%"}, **without_entropy(tmp_path)))
-    trials = read_trials(tmp_path / "run")
-
-    assert all(trial.candidate.kept_entropy is None for trial in trials)
+        compress(job(tmp_path / "run", model=f"{net}:make", weights=tmp_path / "net.pt", data="digits", reward=reward))
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
 def test_each_searcher_has_the_reward_it_was_made_for_unless_told_otherwise(name: str) -> None:
-    usual = {"ppo-lagrangian": "auto", "ddpg-entropy": "spatial-entropy"}
-    assert Job("local", searcher=name).search_reward() == usual.get(name, "accuracy")
+    assert Job("local", searcher=name).search_reward() == ("spatial-entropy" if name == "ddpg-entropy" else "accuracy")
     assert Job("local", searcher=name, reward="channel-entropy").search_reward() == "channel-entropy"
 
 

@@ -23,13 +23,12 @@ __all__ = [
 ]
 
 
-NamedReward = Literal["auto", "accuracy", "accuracy-entropy", "channel-entropy", "spatial-entropy", "least-entropy"]
+NamedReward = Literal["accuracy", "accuracy-entropy", "channel-entropy", "spatial-entropy", "least-entropy"]
 NAMED_REWARDS: tuple[str, ...] = get_args(NamedReward)
 Reward = NamedReward | Callable[[Candidate], float]
 """What the evaluator calls a score: the task's own; that times the share of the dense network's spatial entropy that the
 activations keep; this share, or that of its effective channels, in percent; paper B's 100 x (1 - spatial entropy); or what a
-function of one's own makes of a measured candidate, whose entropies are then known as well. `auto` is the second where plans are
-scored with a supernet's weights, which rank plans better by both, and the first elsewhere.
+function of one's own makes of a measured candidate, whose entropies are then known as well.
 """
 
 

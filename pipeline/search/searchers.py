@@ -24,9 +24,8 @@ SEARCHERS: dict[str, Searcher] = {
     "uniform": uniform,
     "random": random_search,
 }
-_USUAL_REWARDS: dict[str, Reward] = {DEFAULT_SEARCHER: "auto", "ddpg-entropy": "spatial-entropy"}
 
 
 def usual_reward(searcher: str) -> Reward:
     """What a searcher was made for; any of them can be given another."""
-    return _USUAL_REWARDS.get(searcher, "accuracy")
+    return "spatial-entropy" if searcher == "ddpg-entropy" else "accuracy"
