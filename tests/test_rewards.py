@@ -1,6 +1,7 @@
 """Rewards: what a search makes large, through the whole walk; and what agents are told of a layer."""
 
 import runpy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from pipeline.finetune import FinetuneSettings
 from pipeline.graph.drafts import start_drafts
 from pipeline.job import Job
 from pipeline.offer import search_space
+from pipeline.plan import ChannelPlan
+from pipeline.reward import Rewarding
 from pipeline.run import Trial, read_trials
 from pipeline.search.problem import Layer
 from pipeline.search.searchers import SEARCHERS
@@ -67,6 +70,18 @@ def test_only_what_is_rewarded_is_looked_at(tmp_path: Path, reward: str, spatial
     dense = next(trial.candidate for trial in read_trials(tmp_path / "run") if trial.role == "dense")
 
     assert (dense.kept_entropy is not None, dense.kept_channel_entropy is not None) == (spatial, channels)
+
+
+def test_of_scores_below_zero_entropy_makes_none_better() -> None:
+    """A loss with its sign changed: -2 and -3, of which the worse one keeps less."""
+    rewarding = Rewarding("accuracy-entropy", None, None, None)  # type: ignore[arg-type]
+    plan = ChannelPlan((("conv", 4),))
+    better, worse, best = (
+        replace(Candidate(plan, 0, 0, 0, "", None, score), kept_entropy=kept)
+        for score, kept in ((-2.0, 0.9), (-3.0, 0.1), (1.0, 0.5))
+    )
+
+    assert [rewarding.worth(each) for each in (worse, better, best)] == [-3.0, -2.0, 0.5]
 
 
 def test_a_reward_that_is_none_is_named_before_anything_is_measured(tmp_path: Path) -> None:
