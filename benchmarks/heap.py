@@ -2,7 +2,8 @@
 
 The forward passes of a candidate's scoring (BatchNorm estimated anew on 512 images of 32x32, then 512 answered) in one thread,
 and one step of training on 128 images; in fresh processes, with and without in turn, because it cannot be undone. CPU time:
-that of the kernel, which zeroes pages, is in it. Smallest of the rounds, because other processes only add.
+that of the kernel, which zeroes pages, is in it. Smallest of the rounds, because other processes only
+add; of the peaks too.
 """
 
 import json

@@ -48,7 +48,7 @@ def disorder(candidate: Candidate) -> float:
 
 
 def accuracy_and_channels(candidate: Candidate) -> float:
-    """Accuracy and kept channel entropy: their product ranks random plans better than either, with and without a supernet."""
+    """Accuracy and kept channel entropy: of random plans of all networks their product ranked best."""
     return (candidate.score or 0.0) * (candidate.kept_channel_entropy or 0.0)
 
 
