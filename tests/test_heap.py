@@ -24,18 +24,23 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
 
+new_pages = []
 with torch.inference_mode():
-    for _ in range(3):
+    for _ in range(12):
         before = faults()
         answers = net(images)
-print(faults() - before, hashlib.sha256(answers.numpy().tobytes()).hexdigest())
+        new_pages.append(faults() - before)
+print(min(new_pages), hashlib.sha256(answers.numpy().tobytes()).hexdigest())
 """
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told")
 
 
-def third_pass(*arguments: str) -> tuple[int, str]:
-    """Pages that the kernel had to provide for the third forward pass, and a hash of its answers."""
+def passes(*arguments: str) -> tuple[int, str]:
+    """Pages that the kernel had to provide for a forward pass, and a hash of its answers.
+
+    The fewest of twelve passes: what is free lies in pieces at first, and a pass may need a block larger than any of them.
+    """
     command = [sys.executable, "-c", PASSES, *arguments]
     faults, digest = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     return int(faults), digest
@@ -43,10 +48,10 @@ def third_pass(*arguments: str) -> tuple[int, str]:
 
 @glibc
 def test_under_the_command_a_forward_pass_asks_the_kernel_for_no_memory_again() -> None:
-    given_back, answers = third_pass()
+    given_back, answers = passes()
     if given_back < 5_000:  # 20 MiB
         pytest.skip("this system keeps the memory, or gives it in large pages")
-    kept, same_answers = third_pass("compress")
+    kept, same_answers = passes("compress")
 
     assert kept < given_back / 100
     assert same_answers == answers
