@@ -26,17 +26,21 @@ from pipeline.search.searchers import SEARCHERS
 
 LEARNERS = ("ppo-lagrangian", "ddpg-entropy")
 SEEDS = range(3)
+one_seed_and_all = pytest.mark.parametrize(
+    "seeds", [SEEDS[:1], pytest.param(SEEDS, marks=pytest.mark.slow)], ids=["one seed", "all seeds"]
+)
 
 
-def shares(name: str, toy: Toy, trials: int) -> list[float]:
+def shares(name: str, toy: Toy, trials: int, seeds: range = SEEDS) -> list[float]:
     """Of the optimum, one for each seed."""
-    return [best_feasible(toy.solve(SEARCHERS[name], trials, seed)) / toy.optimum() for seed in SEEDS]
+    return [best_feasible(toy.solve(SEARCHERS[name], trials, seed)) / toy.optimum() for seed in seeds]
 
 
+@one_seed_and_all
 @pytest.mark.parametrize(("name", "toy"), [("ppo-lagrangian", CLIFF), ("ddpg-entropy", RAGGED)])
-def test_forty_trials_bring_an_agent_near_the_optimum(name: str, toy: Toy) -> None:
+def test_forty_trials_bring_an_agent_near_the_optimum(name: str, toy: Toy, seeds: range) -> None:
     """Costs in steps, and costs that fall when a width grows: the optimum of 6,561 plans, and of 729."""
-    found = shares(name, toy, trials=40)
+    found = shares(name, toy, trials=40, seeds=seeds)
 
     assert min(found) >= 0.95
     assert np.mean(found) > np.mean(shares("random", toy, trials=40))
@@ -66,10 +70,11 @@ def converged(toy: Toy, trials: int, seed: int) -> tuple[Agent, Problem]:
     return train(problem, PPOLagrangianSettings()), problem
 
 
-def test_after_convergence_the_policy_itself_keeps_the_limit() -> None:
+@one_seed_and_all
+def test_after_convergence_the_policy_itself_keeps_the_limit(seeds: range) -> None:
     """Not only the plan that is kept: the mean of what the policy would play, within 2 % of a limit that binds."""
     overruns = []
-    for seed in SEEDS:
+    for seed in seeds:
         agent, problem = converged(SMOOTH, 40, seed)
         played = agent.play(300, np.random.default_rng(seed)).actions.astype(np.float64)
         overruns.append(SMOOTH.overruns(snap(problem.space, played)).mean())

@@ -63,14 +63,14 @@ class Agent:
             head.weight.mul_(0.01)
             head.bias.copy_(torch.tensor([torch.logit(torch.tensor(min(max(start, 0.05), 0.95))), 0.0]))
         self._parameters = [*self._actor.parameters(), self._own, *self._critics.parameters()]
-        self._optimizer = torch.optim.Adam(self._parameters, settings.learning_rate)
+        self._optimizer = torch.optim.Adam(self._parameters, settings.learning_rate, foreach=True)
 
     def policy(self, states: Tensor, groups: slice) -> torch.distributions.Beta:
         """(..., len(groups), features) -> Beta over the fraction to keep; the second output scales its concentration."""
         mean, concentration = (self._actor(states) + self._own[groups]).unbind(-1)
         mean = torch.sigmoid(mean).clamp(0.01, 0.99)
         total = 2.0 + (self.settings.concentration - 2.0) * torch.exp(concentration.clamp(-2.0, 4.0))
-        return torch.distributions.Beta(mean * total, (1 - mean) * total)
+        return torch.distributions.Beta(mean * total, (1 - mean) * total, validate_args=False)
 
     def play(self, count: int, generator: np.random.Generator) -> Episodes:
         """`count` episodes at once; what they earn is for others to say."""
