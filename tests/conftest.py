@@ -1,5 +1,6 @@
 """What all tests share."""
 
+import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from PIL import Image
 from places import NETS, Place
 from sshd import Board
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 torch.set_num_threads(1)  # tests run side by side, and one thread gives the same bits everywhere
 
@@ -38,6 +40,14 @@ LONGEST = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first; otherwise in order."""
     items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def operators_read_once() -> Iterator[None]:
+    """torch's exporter reads the source of its five hundred operators anew for each export, a third of what a small one takes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
 
 
 @pytest.fixture(autouse=True)
