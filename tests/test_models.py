@@ -109,13 +109,14 @@ def test_the_demo_network_reads_at_least_98_percent_of_the_test_digits() -> None
     assert noted["data"] == splits.description
 
 
-def test_the_kept_weights_of_resnet20_fill_it_and_tell_its_accuracy() -> None:
-    weights = shipped_folder("models") / "resnet20-cifar10.safetensors"
-    network = load_model(find_model("resnet20"), weights, 10)
+@pytest.mark.parametrize(("name", "parameters"), [("resnet20", 269_722), ("resnet56", 853_018)])
+def test_kept_weights_fill_their_network_and_tell_its_accuracy(name: str, parameters: int) -> None:
+    weights = shipped_folder("models") / f"{name}-cifar10.safetensors"
+    network = load_model(find_model(name), weights, 10)
     with safetensors.safe_open(weights, "pt") as file:
         noted = file.metadata()
 
-    assert sum(tensor.numel() for tensor in network.parameters() if tensor.requires_grad) == 269_722
+    assert sum(tensor.numel() for tensor in network.parameters() if tensor.requires_grad) == parameters
     assert float(noted["test_accuracy"]) > 85
 
 
