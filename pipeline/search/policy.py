@@ -70,7 +70,7 @@ class Agent:
         mean, concentration = (self._actor(states) + self._own[groups]).unbind(-1)
         mean = torch.sigmoid(mean).clamp(0.01, 0.99)
         total = 2.0 + (self.settings.concentration - 2.0) * torch.exp(concentration.clamp(-2.0, 4.0))
-        return torch.distributions.Beta(mean * total, (1 - mean) * total, validate_args=False)
+        return torch.distributions.Beta(mean * total, (1 - mean) * total)
 
     def play(self, count: int, generator: np.random.Generator) -> Episodes:
         """`count` episodes at once; what they earn is for others to say."""
