@@ -11,7 +11,6 @@ import torch
 from PIL import Image
 from places import NETS, Place
 from sshd import Board
-from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 torch.set_num_threads(1)  # tests run side by side, and one thread gives the same bits everywhere
 
@@ -43,11 +42,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def operators_read_once() -> Iterator[None]:
-    """torch's exporter reads the source of its five hundred operators anew for each export, a third of what a small one takes."""
+def read_operators_anew() -> Iterator[Callable[[], None]]:
+    """torch's exporter reads the source of its five hundred operators for each export, a third of what a small one takes.
+
+    Here it reads them once, and again after this was called.
+    """
+    # here and not at the top: a private place, which may move
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    known = functools.cache(ONNXRegistry.from_torchlib)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
-        yield
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(known))
+        yield known.cache_clear
 
 
 @pytest.fixture(autouse=True)

@@ -1,5 +1,6 @@
 """Export: one file, as asked, with nothing of this machine in it."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -225,7 +226,8 @@ def test_a_network_that_decides_by_its_input_is_refused() -> None:
         export(Deciding(), EXAMPLE, 18, 9)
 
 
-def test_the_exporter_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_exporter_prints_nothing(capfd: pytest.CaptureFixture[str], read_operators_anew: Callable[[], None]) -> None:
+    read_operators_anew()
     export(build(ZOO["chain"]), torch.randn(1, 3, 8, 8), 18, 9)
 
     assert capfd.readouterr() == ("", "")
