@@ -1,5 +1,6 @@
 """Rewards: what a search makes large, through the whole walk; and what agents are told of a layer."""
 
+import math
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,22 @@ def test_a_reward_of_ones_own_decides_what_is_shipped(tmp_path: Path) -> None:
     assert artifact.shipped.plan == best.plan
     assert min(c.params for c in trials) < best.params < max(c.params for c in trials)
     assert artifact.job["reward"].endswith("middling")
+
+
+def test_where_all_rewards_are_below_zero_a_plan_without_one_is_not_the_best(tmp_path: Path) -> None:
+    def near_to(candidate: Candidate) -> float:
+        return math.nan if 90_000 < candidate.params < 110_000 else -abs(candidate.params - 85_000)
+
+    artifact = compress(job(tmp_path / "run", reward=near_to)).artifact
+    trials = [
+        trial.candidate for trial in read_trials(tmp_path / "run") if trial.role in ("thinnest", "search") and within(trial)
+    ]
+    worth = {each: near_to(each) for each in trials}
+    best = max((each for each in trials if not math.isnan(worth[each])), key=lambda each: worth[each])
+
+    assert any(map(math.isnan, worth.values()))
+    assert worth[best] < 0
+    assert artifact.shipped.plan == best.plan
 
 
 @pytest.mark.parametrize("reward", ["spatial-entropy", "channel-entropy", "accuracy-entropy"])
