@@ -1,7 +1,8 @@
 """All searchers on toys with a known optimum, at equal trials. Run: python benchmarks/searchers.py [--trials N] [--seeds N]
 
-Prints a table for docs/benchmarks.md: best feasible score found as a share of the optimum, mean and standard deviation over
-seeds. The toys are those of the tests, and two with sixteen groups, scores that collapse, and 1 % of noise in what is measured.
+Prints a table for docs/benchmarks/scoring.md: best feasible score found as a share of the optimum, mean and standard deviation
+over seeds. The toys are those of the tests, and two with sixteen groups, scores that collapse, and 1 % of noise in what is
+measured.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Heap: memory that was freed stays with this process.
 
 A batch's activations are freed layer by layer, and glibc gives blocks of that size back to the kernel at once, to be asked for
-again, and zeroed page by page, by the next layer. That took 13 to 46 % of the time of scoring (docs/benchmarks.md).
+again, and zeroed page by page, by the next layer. That took 13 to 46 % of the time of scoring (docs/benchmarks/scoring.md).
 """
 
 import contextlib

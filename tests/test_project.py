@@ -21,6 +21,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 ALONE = ("worker.py", "place.py", "device.py")
 
 
+def anchors(page: Path) -> set[str]:
+    """Headings as links name them: lower case, hyphens for spaces, no punctuation."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), flags=re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 def ids(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(ROOT)) for path in paths]
 
@@ -96,11 +102,13 @@ def test_unsafe_versions_are_refused() -> None:
 @pytest.mark.parametrize("path", ids([*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]))
 def test_every_file_named_in_the_docs_exists(path: str) -> None:
     text = (ROOT / path).read_text()
-    linked = re.findall(r"\]\(([^)#:]+)\)", text)
+    linked = re.findall(r"\]\(([^)#:]*)(?:#([\w-]+))?\)", text)
     named = re.findall(r"`((?:pipeline|models|hw_profiles|benchmarks|docs|tests)/[\w/.-]+)`", text)
 
-    for name in linked:
-        assert ((ROOT / path).parent / name).exists(), name
+    for name, heading in linked:
+        page = (ROOT / path).parent / name if name else ROOT / path
+        assert page.exists(), name
+        assert not heading or heading in anchors(page), f"{name}#{heading}"
     for name in named:
         assert (ROOT / name).exists(), name
 

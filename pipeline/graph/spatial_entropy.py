@@ -8,7 +8,7 @@ authors of paper B (Musat & Andonie, arXiv 2312.04918) define it elsewhere. For 
     H_R   = (H_2 - H_1) / H_1      0: a pixel tells its neighbour; 1: neighbours are independent
     H     = mean of H_R over right and down (left and up are the same pairs)
 
-Paper B makes H small. What is left of the disorder tells more (docs/benchmarks.md): with l a convolution, c its channels,
+Paper B makes H small. What is left of the disorder tells more (docs/benchmarks/scoring.md): with l a convolution, c its channels,
 
     kept = harmonic mean over l of  min(1, sum_c H_2 of the plan / sum_c H_2 of the dense network)
 

@@ -15,7 +15,7 @@ Differences from AMC's code:
  6. of some noisy episodes the one that promises most is asked, and none twice while there are others.
  7. paper B keeps the best plan by its reward, not the last; so do we, from the journal.
  8. its usual reward is the share of the dense network's spatial entropy that a plan keeps. Paper B's own, little entropy,
-    is `--reward least-entropy`; it is no proxy for accuracy (docs/benchmarks.md).
+    is `--reward least-entropy`; it is no proxy for accuracy (docs/benchmarks/scoring.md).
  9. the state is that of ppo-lagrangian, and which group it is, in place of AMC's kernel, stride, weights and rest.
 10. it starts from the best uniform plan, found by bisection, and from a scan of each group's widths around it; AMC from random
     plans, of which a network of VGG's size has next to none that are any good.
