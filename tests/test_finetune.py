@@ -367,14 +367,15 @@ def test_a_last_batch_of_one_image_is_left_out(digits: Splits) -> None:
     assert seen == [(1, 4), (3, 4)]
 
 
-def test_bfloat16_is_used_where_its_trial_was_quicker_and_the_trial_draws_nothing() -> None:
-    """What a seed draws does not depend on the machine."""
+def test_bfloat16_is_used_where_its_trial_was_quicker_and_the_trial_leaves_no_trace() -> None:
+    """What a seed draws does not depend on the machine, and the trial's one thread is for the trial."""
     _gains_by_bfloat16.cache_clear()
-    before = torch.get_rng_state()
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
     with mixed_precision(torch.device("cpu")):
         answer = nn.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3))
 
     assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads
     assert answer.dtype == (torch.bfloat16 if _gains_by_bfloat16("cpu") else torch.float32)
 
 
