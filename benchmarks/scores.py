@@ -146,9 +146,7 @@ class Bench:
         """Everything that is seen of one plan; it is fine-tuned when it was not yet."""
         kept, draft = self.drafts.kept(plan), self.drafts.make(plan)
         cut = draft.module
-        compensated = copy.deepcopy(cut)
-        self._compensation.apply(compensated, kept)
-        states = [cut, compensated]
+        states = [cut, self.compensated(plan)]
         if self._supernet is not None:
             states.append(shrink(self._supernet, self.drafts.space, kept))
         student = copy.deepcopy(states[-1])
@@ -166,6 +164,12 @@ class Bench:
         row["fine-tuned"] = self.task.validate(tuned.module)
         self._checkpoint.unlink(missing_ok=True)
         return row
+
+    def compensated(self, plan: ChannelPlan) -> nn.Module:
+        """The network of `plan`, of whose weights some take over what the removed ones did."""
+        module = copy.deepcopy(self.drafts.make(plan).module)
+        self._compensation.apply(module, self.drafts.kept(plan))
+        return module
 
     def _uniform(self, macs: float) -> float:
         """The share of channels at which all groups together have `macs`."""

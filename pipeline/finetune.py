@@ -4,9 +4,7 @@ A high peak rate forgets what a good cut still knows, and a low one does not bri
 first tried on a few images, and judged by the validation accuracy.
 """
 
-import contextlib
 import copy
-import functools
 import json
 import math
 import time
@@ -20,11 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.bfloat16 import mixed_precision
 from pipeline.data.images import Images
 from pipeline.files import sha256_bytes, write_atomically
 from pipeline.scoring import accuracy
 
-__all__ = ["FinetuneSettings", "Finetuned", "Progress", "distillation_loss", "finetune", "mixed_precision"]
+__all__ = ["FinetuneSettings", "Finetuned", "Progress", "distillation_loss", "finetune"]
 
 RATES = (0.05, 0.02, 0.01, 0.005)
 """Peak rates to choose from, the highest first."""
@@ -36,9 +35,6 @@ TRIAL_IMAGES = 10_000
 """At most, for each trial."""
 FEWEST_STEPS = 32
 """In a trial; a shorter one tells nothing, and the first of `RATES` is taken."""
-BFLOAT16_TRIALS = 8
-BFLOAT16_GAIN = 0.9
-"""Of the time in float32: what bfloat16 may take, to be worth its digits."""
 
 Progress = Callable[[int, int, str], None]
 """(batches done, batches in all, text)."""
@@ -209,39 +205,6 @@ def _schedule(epoch: float, epochs: int) -> float:
     if epoch < warmup:
         return max(epoch / warmup, 0.01)
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
-
-
-def mixed_precision(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """bfloat16 where the hardware computes in it, and faster; emulated, it would be slower than float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=_gains_by_bfloat16(device.type))
-
-
-@functools.cache
-def _gains_by_bfloat16(device: str) -> bool:
-    """Processors are asked and timed: some have the instructions and are slower with them. Once in a process, 0.1 s."""
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-    if not any(check is not None and check() for check in checks):
-        return False
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # by the time of this thread alone: on a busy machine several wait for each other
-    try:
-        trials = [(_block_seconds(device, True), _block_seconds(device, False)) for _ in range(BFLOAT16_TRIALS)]
-    finally:
-        torch.set_num_threads(threads)
-    return min(with_it for with_it, _ in trials) < BFLOAT16_GAIN * min(without for _, without in trials)
-
-
-def _block_seconds(device: str, bfloat16: bool) -> float:
-    """Processor time of this thread for a convolution, batch normalisation and ReLU, forwards and backwards."""
-    weight = torch.ones(64, 64, 3, 3, requires_grad=True)  # nothing is drawn: seeds stay where they are
-    pixels = torch.ones(16, 64, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
-    started = time.thread_time()
-    with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-        answer = F.relu(F.batch_norm(F.conv2d(pixels, weight, padding=1), None, None, training=True))
-    answer.float().mean().backward()
-    return time.thread_time() - started
 
 
 def _shapes(module: nn.Module) -> list[tuple[str, list[int]]]:

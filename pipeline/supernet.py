@@ -18,9 +18,10 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from pipeline.bfloat16 import mixed_precision
 from pipeline.data.images import Images
 from pipeline.files import write_atomically
-from pipeline.finetune import Progress, distillation_loss, mixed_precision
+from pipeline.finetune import Progress, distillation_loss
 from pipeline.graph.shrink import scatter_gradients, shrink
 from pipeline.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.search.problem import SearchSpace

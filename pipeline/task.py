@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from pipeline.bfloat16 import mixed_precision
 from pipeline.data.images import Images, Splits
 from pipeline.finetune import Finetuned, FinetuneSettings, Progress, finetune
 from pipeline.scoring import BATCH, accuracy, recalibrate
@@ -98,8 +99,9 @@ class Classification:
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """See `Task`."""
         module.to(memory_format=torch.channels_last)
-        recalibrate(module, (pixels for pixels, _ in _pausing(self._calibration_images(), between)))
-        return accuracy(module, self._scoring_images(), between=between)
+        with mixed_precision(torch.device("cpu")):
+            recalibrate(module, (pixels for pixels, _ in _pausing(self._calibration_images(), between)))
+            return accuracy(module, self._scoring_images(), between=between)
 
     def validate(self, module: nn.Module) -> float:
         """See `Task`."""

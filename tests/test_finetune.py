@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.data.images import Images, Splits
 from pipeline.data.sources import load_digits
-from pipeline.finetune import FinetuneSettings, _gains_by_bfloat16, _loss, _schedule, finetune, mixed_precision
+from pipeline.finetune import FinetuneSettings, _loss, _schedule, finetune
 from pipeline.scoring import accuracy
 from pipeline.task import Classification
 
@@ -365,25 +365,3 @@ def test_a_last_batch_of_one_image_is_left_out(digits: Splits) -> None:
     )
 
     assert seen == [(1, 4), (3, 4)]
-
-
-def test_bfloat16_is_used_where_its_trial_was_quicker_and_the_trial_leaves_no_trace() -> None:
-    """What a seed draws does not depend on the machine, and the trial's one thread is for the trial."""
-    _gains_by_bfloat16.cache_clear()
-    before, threads = torch.get_rng_state(), torch.get_num_threads()
-    with mixed_precision(torch.device("cpu")):
-        answer = nn.functional.conv2d(torch.ones(1, 1, 3, 3), torch.ones(1, 1, 3, 3))
-
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.get_num_threads() == threads
-    assert answer.dtype == (torch.bfloat16 if _gains_by_bfloat16("cpu") else torch.float32)
-
-
-def test_a_processor_without_bfloat16_is_not_asked_to_emulate_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
-    _gains_by_bfloat16.cache_clear()
-    try:
-        assert not _gains_by_bfloat16("cpu")
-    finally:
-        _gains_by_bfloat16.cache_clear()
