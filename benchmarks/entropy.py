@@ -1,30 +1,45 @@
 """What the entropies cost: forward passes of the reference networks with and without them. Run: python benchmarks/entropy.py
 
 One thread, 256 images of 32x32, the three ways in turn; CPU time, smallest of the repeats, because other processes only add.
+With `--model` random plans of it are scored as in a search instead, and looked at for their entropies after it: what that adds.
 """
 
 import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import click
+import numpy as np
 import torch
+from scores import Bench, random_plans
 
 from models.mobilenet import mobilenet_v2
 from models.resnet import resnet18, resnet20
 from models.vgg import vgg16_bn
 from pipeline.graph.channel_entropy import start_channel_entropy
 from pipeline.graph.spatial_entropy import start_spatial_entropy
+from pipeline.heap import keep_freed_memory
+from pipeline.job import Job
 from pipeline.plan import PruneSpace
+from pipeline.reward import ENTROPY_INPUTS
 
 NETWORKS = {"vgg16_bn": vgg16_bn, "resnet18": resnet18, "resnet20": resnet20, "mobilenet_v2": mobilenet_v2}
 
 
 @click.command()
 @click.option("--repeats", default=5)
-def main(repeats: int) -> None:
+@click.option("--model", help="Score plans of it.")
+@click.option("--weights", type=click.Path(path_type=Path))
+@click.option("--data", default="")
+@click.option("--macs", "share", default=0.3, show_default=True, help="Share of the dense network's that a plan has.")
+@click.option("--plans", default=10, show_default=True)
+def main(repeats: int, model: str | None, weights: Path | None, data: str, share: float, plans: int) -> None:
     """Print one row per network."""
     torch.set_num_threads(1)
+    if model is not None:
+        print(beside_scores(Job(target="raspberrypi", model=model, weights=weights, data=data), share, plans))
+        return
     print(
         f"{platform.machine()}, torch {torch.__version__}\n\n| network | forward, CPU ms | spatial | ratio | channels | ratio |"
     )
@@ -51,6 +66,27 @@ def ways_of(net: torch.nn.Module, images: torch.Tensor) -> tuple[Callable[[], ob
                 net(batch)
 
     return plain, lambda: spatial.of(net, {}), lambda: channels.kept(net)
+
+
+def beside_scores(job: Job, share: float, plans: int) -> str:
+    """One row: what looking for the entropies adds to the score of a candidate; smallest, median and largest over plans."""
+    keep_freed_memory()
+    bench = Bench(job, share, "compensated", Path())
+    seconds = []
+    for plan in random_plans(bench.space, bench.drafts, share * bench.dense_macs, plans, seed=0):
+        module = bench.compensated(plan)
+        seconds.append([took(look) for look in bench.looks(plan, module)])
+    score, spatial, channels = np.array(seconds).T
+    cells = [f"{np.median(spent):.2f}" for spent in (score, spatial, channels)]
+    cells += [
+        f"{np.median(ratio):.2f} ({ratio.min():.2f} to {ratio.max():.2f})"
+        for ratio in (1 + spatial / score, 1 + channels / score)
+    ]
+    return (
+        "| network | MACs | plans | images | score, CPU s | spatial | channels | with spatial | with channels |\n"
+        "| --- | --: | --: | --: | --: | --: | --: | --: | --: |\n"
+        f"| {job.model} | {share:.0%} | {plans} | {ENTROPY_INPUTS} | {' | '.join(cells)} |"
+    )
 
 
 def took(do: Callable[[], object]) -> float:

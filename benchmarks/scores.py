@@ -12,6 +12,7 @@ fine-tuned again.
 import copy
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from statistics import harmonic_mean
 from typing import Any
@@ -170,6 +171,15 @@ class Bench:
         module = copy.deepcopy(self.drafts.make(plan).module)
         self._compensation.apply(module, self.drafts.kept(plan))
         return module
+
+    def looks(self, plan: ChannelPlan, module: nn.Module) -> tuple[Callable[[], object], ...]:
+        """Its score; its spatial entropy; its channel entropy."""
+        kept = self.drafts.kept(plan)
+        return (
+            lambda: self.task.score(module),
+            lambda: self._spatial.of(module, kept),
+            lambda: self._channels.kept(module),
+        )
 
     def _uniform(self, macs: float) -> float:
         """The share of channels at which all groups together have `macs`."""

@@ -5,9 +5,13 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from cells import Campaign, Cell, finished, keep
+from deepen import deepened
 from quality import ALL, RESULTS
 from tables import standing_of, table_of, verdict
+
+from models.vgg import VGG
 
 FILES = sorted(RESULTS.parent.glob("quality*.jsonl"))
 DOCS = Path(__file__).parent.parent / "docs"
@@ -97,3 +101,15 @@ def test_a_table_of_several_machines_or_dense_networks_says_so(tmp_path: Path) -
 
     assert table_of(lines, *shown, seeds=1).endswith("Dense network: 88.00 %. Measured on: A.")
     assert table_of(lines, *shown, seeds=2).endswith("Dense network: 87.50 %, 88.00 %. Measured on: A, B.")
+
+
+def test_a_deepened_vgg_computes_what_the_shallower_one_did() -> None:
+    torch.manual_seed(0)
+    shallow, images = VGG(16, 10), torch.rand(16, 3, 32, 32)
+    shallow(images)  # running statistics that are not those of a new network
+    deep = deepened(shallow.eval(), images)
+
+    with torch.no_grad():
+        expected, found = shallow(images), deep.eval()(images)
+    assert len(deep.features) == len(shallow.features) + 9
+    assert float((found - expected).abs().max()) < 1e-3 * float(expected.std())
