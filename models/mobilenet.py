@@ -61,5 +61,5 @@ class MobileNetV2(nn.Module):
 
 
 def mobilenet_v2(num_classes: int = 10) -> nn.Module:
-    """MobileNetV2, 2.2M parameters."""
+    """MobileNetV2, 2.2M parameters; mobilenet_v2-cifar10.safetensors are weights for 32x32 photographs."""
     return MobileNetV2(num_classes)
