@@ -8,7 +8,7 @@ from pathlib import Path
 from pipeline.artifact import Artifact, read_artifact
 from pipeline.budget import read_budget
 from pipeline.case import Case
-from pipeline.cores import torch_threads
+from pipeline.cores import compute_threads
 from pipeline.devices import aligned_space, final_probe, search_probe
 from pipeline.evaluate import Evaluator
 from pipeline.inherit import Inheritance
@@ -81,7 +81,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
                 evaluator.score_thinnest(space)
 
             watcher.phase("search", f"{identity['searcher']}, {job.trials} trials")
-            with run.phase("search"), contextlib.suppress(TrialsSpent), torch_threads(1):
+            with run.phase("search"), contextlib.suppress(TrialsSpent), compute_threads(1):
                 problem = Problem(space, evaluator, job.trials, evaluator.constraint_count, job.seed, evaluator.ends)
                 job.search_function()(problem)
 

@@ -1,4 +1,4 @@
-"""Cores: keep this process off the ones where something is being timed, and say how many torch computes with."""
+"""Cores: keep this process off the ones where something is being timed, and say how many torch and NumPy compute with."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -6,10 +6,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from pipeline.profile import available_cores
 
-__all__ = ["confined", "torch_threads"]
+__all__ = ["compute_threads", "confined"]
 
 
 @contextmanager
@@ -39,14 +40,15 @@ def confined(cores: Iterable[int]) -> Iterator[Callable[[], None]]:
 
 
 @contextmanager
-def torch_threads(count: int) -> Iterator[None]:
-    """Torch computes with `count` threads inside the block. With another number sums are rounded otherwise, and a searcher that
-    is resumed on other cores would ask about other plans.
+def compute_threads(count: int) -> Iterator[None]:
+    """Torch and NumPy compute with `count` threads inside the block. With another number sums are rounded otherwise, and a
+    searcher that is resumed on other cores would ask about other plans.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
-        yield
+        with threadpool_limits(count, "blas"):
+            yield
     finally:
         torch.set_num_threads(before)
 

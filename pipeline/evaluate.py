@@ -11,7 +11,7 @@ from torch import nn
 from pipeline.budget import judge
 from pipeline.candidate import Candidate
 from pipeline.case import Case
-from pipeline.cores import confined, torch_threads
+from pipeline.cores import compute_threads, confined
 from pipeline.decide import candidate_of, measure_decisively
 from pipeline.errors import BudgetError, ModelError, ProbeError, RunError, UnreachableBudget
 from pipeline.finalists import Confirmed, Finalist, best_that_holds
@@ -125,7 +125,7 @@ class Evaluator:
         if self._count >= self._trials:
             raise TrialsSpent
         self._count += 1
-        with torch_threads(self._threads):
+        with compute_threads(self._threads):
             candidate = self._candidate(plan, "search", self._count)
         assessment = self.assess(candidate)
         if assessment.feasible and (self._best is None or assessment.score > self._reward(self._best)):

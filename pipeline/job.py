@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.budget import Limit
+from pipeline.errors import ModelError
 from pipeline.files import sha256_file
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.importance import Importance
 from pipeline.profile import BudgetText, Profile
-from pipeline.search.problem import Reward, Searcher
+from pipeline.search.problem import NAMED_REWARDS, Reward, Searcher
 from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS, usual_reward
 from pipeline.task import OwnTask
 
@@ -59,6 +60,12 @@ class Job:
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
     command: tuple[str, ...] = ()
     """As typed, for the record."""
+
+    def __post_init__(self) -> None:
+        """Raises ModelError where there is no such searcher or reward: before anything is loaded or measured."""
+        for kind, asked, known in (("searcher", self.searcher, SEARCHERS), ("reward", self.reward, NAMED_REWARDS)):
+            if isinstance(asked, str) and asked not in known:
+                raise ModelError(f"no {kind} '{asked}'; there are {', '.join(sorted(known))}, and functions of one's own")
 
     def search_function(self) -> Searcher:
         """The searcher itself."""

@@ -41,10 +41,10 @@ class Rewarding:
 
     def worth(self, candidate: Candidate) -> float | None:
         """The reward of a candidate that was looked at, null where it failed; never infinite, nor no number."""
-        if self.reward == "accuracy":
-            return candidate.score
         if candidate.failure or candidate.score is None:
             return None
+        if self.reward == "accuracy":
+            return candidate.score
         if self.reward == "accuracy-entropy":  # a score of one's own may be negative
             return candidate.score * (candidate.kept_entropy or 0.0) if candidate.score > 0 else candidate.score
         if self.reward == "channel-entropy":

@@ -128,6 +128,18 @@ def test_the_papers_multiplier_begins_at_one_and_integrates() -> None:
     assert history[-1] < history[3]
 
 
+@pytest.mark.slow
+def test_the_papers_agent_learns_with_thousands_of_episodes_and_overshoots() -> None:
+    """First it prunes until the cost is far below the limit; the multiplier falls, and it gets back what it gave away."""
+    asked = SMOOTH.solve(SEARCHERS["ppo-lagrangian-faithful"], trials=3000, seed=0)
+    columns = zip(*((each.overruns[0], each.score) for each in asked), strict=True)
+    overruns, scores = (np.asarray(column).reshape(10, 300).mean(1) for column in columns)
+
+    assert overruns[0] > 0.3
+    assert overruns.min() < -0.3
+    assert scores[-1] > scores.min() + 20
+
+
 def test_the_papers_agent_scales_rewards_as_stable_baselines_does() -> None:
     """Sixteen steps, all pay at the end: scores near 90 with a spread of 2, one after another."""
     scores = (90 + 2 * np.random.default_rng(0).standard_normal(24)).tolist()

@@ -5,21 +5,24 @@ import runpy
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 import torch
 from nets import EXAMPLE, Chain, build
 
 from pipeline.candidate import Candidate
+from pipeline.cli import compress as command
 from pipeline.compress import compress
 from pipeline.errors import ModelError
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.drafts import start_drafts
 from pipeline.job import Job
+from pipeline.measurement import Failure
 from pipeline.offer import search_space
 from pipeline.plan import ChannelPlan
 from pipeline.reward import Rewarding
 from pipeline.run import Trial, read_trials
-from pipeline.search.problem import Layer
+from pipeline.search.problem import NAMED_REWARDS, Layer, Reward
 from pipeline.search.searchers import SEARCHERS
 
 
@@ -76,9 +79,27 @@ def test_of_scores_below_zero_entropy_makes_none_better() -> None:
     assert [rewarding.worth(each) for each in (worse, better, best)] == [-3.0, -2.0, 0.5]
 
 
-def test_a_reward_that_is_none_is_named_before_anything_is_measured(tmp_path: Path) -> None:
+def test_a_reward_or_a_searcher_that_is_none_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no reward 'entropy'; there are accuracy, accuracy-entropy, channel-entropy"):
-        compress(job(tmp_path / "run", reward="entropy"))
+        job(tmp_path / "run", reward="entropy")
+    with pytest.raises(ModelError, match="no searcher 'best'; there are ddpg-entropy, evolution, greedy"):
+        Job(target="raspberrypi", searcher="best")
+
+
+def test_the_command_line_offers_every_reward() -> None:
+    (offered,) = (each.type for each in command.params if each.name == "reward")
+
+    assert isinstance(offered, click.Choice)
+    assert tuple(sorted(offered.choices)) == tuple(sorted(NAMED_REWARDS))
+
+
+@pytest.mark.parametrize("reward", NAMED_REWARDS)
+def test_a_plan_that_failed_is_worth_nothing_also_when_it_was_scored_meanwhile(reward: Reward) -> None:
+    """On a machine with a free core it is scored while it is measured, on others not: both must search alike."""
+    rewarding = Rewarding(reward, None, None, None)  # type: ignore[arg-type]
+    failed = Candidate(ChannelPlan((("conv", 4),)), 0, 0, 0, "", None, 80.0, Failure("timeout", "no answer"))
+
+    assert rewarding.worth(failed) is None
 
 
 def test_a_reward_of_ones_own_decides_what_is_shipped(tmp_path: Path) -> None:

@@ -52,6 +52,15 @@ def test_a_constant_map_has_none_and_is_dead() -> None:
     assert entropy(torch.full((2, 1, 8, 8), 0.3)) == (0.0, True)
 
 
+def test_what_is_no_number_says_as_little_as_what_never_changes() -> None:
+    maps = noise(4, 2, 8, 8)
+    maps[:, 0] = torch.nan
+    counts = pair_counts(maps, torch.zeros(2), torch.ones(2))
+
+    assert pair_entropy(counts)[0] == 0.0
+    assert pair_entropy(counts)[1] > 0.0
+
+
 def test_independent_noise_has_all() -> None:
     assert entropy(noise(16, 1, 64, 64))[0] == pytest.approx(1.0, abs=0.01)
 

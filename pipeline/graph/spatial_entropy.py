@@ -146,7 +146,8 @@ def pair_counts(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
     first_cell = (torch.arange(channels, dtype=torch.int32) * LEVELS**2)[:, None, None]
     counts = torch.zeros(2, channels * LEVELS**2, dtype=torch.long)
     for part in maps.contiguous().split(max(1, _CHUNK // maps[0].numel())):
-        levels = torch.addcmul(shift, part, scale).clamp_(0, LEVELS - 1).to(torch.int32)
+        # what is no number says as little as what never changes
+        levels = torch.addcmul(shift, part, scale).clamp_(0, LEVELS - 1).nan_to_num_(0.0).to(torch.int32)
         cell = (levels * LEVELS).add_(first_cell)
         counts[0] += torch.bincount((cell[..., :-1] + levels[..., 1:]).flatten(), minlength=counts.shape[1])
         counts[1] += torch.bincount((cell[..., :-1, :] + levels[..., 1:, :]).flatten(), minlength=counts.shape[1])

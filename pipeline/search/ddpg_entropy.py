@@ -10,13 +10,14 @@ Differences from AMC's code:
     budget: what a width costs comes from tables fitted to all answers so far, not from a count of operations.
  2. because those are estimates, a plan may end over the budget; its reward is less by the overrun.
  3. between two trials the agent also plays on a model of all answers (Sutton's Dyna): 60 trials are too few for DDPG alone.
- 4. rewards are standardised over the memory, in place of a moving baseline.
+ 4. rewards are standardised over the memory, in place of a moving baseline, and shared out over the steps. Of the latest
+    episodes, most of which were played on the model, few are measured ones: those act through the model, as they are fitted.
  5. many updates per trial and a faster actor, for the same reason; noise fades with the share of trials spent.
  6. of some noisy episodes the one that promises most is asked, and none twice while there are others.
  7. paper B keeps the best plan by its reward, not the last; so do we, from the journal.
  8. its usual reward is the share of the dense network's spatial entropy that a plan keeps. Paper B's own, little entropy,
     is `--reward least-entropy`; it is no proxy for accuracy (docs/benchmarks/scoring.md).
- 9. the state is that of ppo-lagrangian, and which group it is, in place of AMC's kernel, stride, weights and rest.
+ 9. the state is that of env.py, and which group it is, in place of AMC's kernel, stride, weights and rest.
 10. it starts from the best uniform plan, found by bisection, and from a scan of each group's widths around it; AMC from random
     plans, of which a network of VGG's size has next to none that are any good.
 """

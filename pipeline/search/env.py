@@ -25,7 +25,11 @@ FEATURES = (
     "last_action",  # of the group before
     "mean_action",  # so far
 )
-"""State of the agent; as in paper A (layer, shape, sum of actions) with the cost so far, from AMC, added."""
+"""State of an agent; as in paper A (layer, shape, sum of actions), with what was removed so far, from AMC, added.
+
+What was removed is arithmetic and parameters; what a plan costs on the device is measured at its end
+(docs/decisions/0018-the-cost-so-far.md).
+"""
 
 
 class PruningEnv(gymnasium.Env[Floats, Floats]):

@@ -4,7 +4,8 @@ arXiv 2110.10811).
 Differences from HALP:
  1. what a width saves is measured on the whole network, not read from a table of layers.
  2. what it pays is the change in score, not a Taylor expansion of the loss.
- 3. it is solved again after each answer with estimates fitted to all answers, because neither sum is really a sum.
+ 3. what is chosen are widths of groups, in one go; theirs are single channels, pruned in rounds with fine-tuning between them.
+ 4. it is solved again after each answer with estimates fitted to all answers, because neither sum is really a sum.
 """
 
 from collections.abc import Iterator

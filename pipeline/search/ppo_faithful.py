@@ -3,7 +3,8 @@
     L      = ( - E min(rho adv_r, clip(rho, 1 +- eps) adv_r) + lam E(rho adv_c) ) / (1 + lam)
     lam    = softplus(xi), xi by Adam at rate 1 on - softplus(xi) (mean step cost - limit), after each update
 
-It is meant for the thousands of episodes that the paper spends; with tens of trials it hardly leaves its first policy.
+It is meant for the thousands of episodes that the paper spends. It learns after each 384 steps, one per group: where trials times
+groups are fewer, it never does, and with tens of trials it hardly leaves its first policy.
 Differences from the paper's code that remain:
  1. channels are removed and widths are those on offer; theirs are masked single weights.
  2. the cost is the worst overrun, as 100 (1 + overrun) per step with a limit of 100. Under a budget on `params` that is the

@@ -14,15 +14,18 @@ Differences from the paper's code, which ppo_faithful.py keeps:
  6. between two measured episodes the agent plays many on a model fitted to all answers so far (model.py): a trial costs a
     measurement, and the paper spends thousands. What is kept is judged by measurements only.
  7. the measured episode is the most promising of many that the policy plays (promise.py), not a single sample.
- 8. it starts from the best uniform plan, found by bisection, and from a scan of each group's widths around it.
+ 8. it starts from the best uniform plan, found by bisection, and, with thirty trials or more, from a scan of each group's
+    widths around it.
  9. each group has a bias of its own in the policy; theirs must tell layers apart by their shape.
 10. gamma = 1: episodes are short and everything comes at their end.
 11. cost advantages are standardised like the reward's and clipped too, so that a multiplier means the same for every budget.
-12. the state has what was removed so far (from AMC) in place of kernel, stride and padding. The budget is not in it: it is the
-    same for a whole run, and what it leaves is the business of the cost critics.
+12. the state has what was removed so far (from AMC) in place of kernel, stride and padding. The budget, and the cost so far
+    against it, are not in it: tried and level (docs/decisions/0018-the-cost-so-far.md).
 13. what is kept is the best feasible episode, not a sample of the final policy.
 14. rewards are scaled to the scores so far, 0 to 1, and states are shares from the start; theirs are over running deviations.
 15. the multipliers move before the policy does, theirs after; ten times their learning rate, or more, for few episodes.
+16. cost advantages have the lambda of the reward's, 0.95, and overruns beyond the whole limit count as that; theirs have 1.
+17. measured episodes are replayed through the model that is fitted to them: the policy itself learns from imagined ones.
 """
 
 from dataclasses import dataclass, field, replace
