@@ -208,6 +208,18 @@ def test_what_is_looked_at_is_the_activation_be_it_a_module_or_a_function() -> N
     assert torch.equal(function["conv"][1], module["0"][1])
 
 
+def test_of_large_maps_every_fourth_image_is_counted() -> None:
+    """64 maps of 32x32 are eight times as many pixels as are needed, and 16 images are the fewest"""
+    net, images = Functional().eval(), noise(64, 3, 34, 34)
+    meter = start_spatial_entropy(net, PruneSpace(()), images)
+    with torch.no_grad():
+        maps = net(images)
+    counted, all_of_them = (float(entropies_of_pairs(each, *meter.ranges["conv"]).sum()) for each in (maps[::4], maps))
+
+    assert meter.whole["conv"] == pytest.approx(counted, rel=1e-6)
+    assert counted == pytest.approx(all_of_them, rel=0.02)
+
+
 def test_channels_dead_from_the_start_do_not_count() -> None:
     net, images = Functional().eval(), noise(8, 3, 12, 12)
     before = start_spatial_entropy(net, PruneSpace(()), images).of(net, {})
