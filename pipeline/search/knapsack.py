@@ -76,10 +76,8 @@ def _solutions(model: PlanModel, settings: KnapsackSettings) -> Iterator[Channel
             over = float(np.maximum(overruns, 0.0).sum())
             plan = ChannelPlan(tuple((c.name, c.widths[pick]) for c, pick in zip(choices, picks, strict=True)))
             found[plan] = (over > 0, over if over > 0 else -gain)
-        if len(filled):
-            best = filled[0]
-            weights = weights * np.exp(2 * (constants + sum(cost[pick] for cost, pick in zip(costs, best, strict=True))))
-            weights /= weights.sum()
+        weights = weights * np.exp(2 * (constants + sum(cost[pick] for cost, pick in zip(costs, filled[0], strict=True))))
+        weights /= weights.sum()
     yield from sorted(found, key=lambda plan: found[plan])
 
 
