@@ -57,11 +57,9 @@ class Rewarding:
 
 
 def start_rewarding(reward: Reward, drafts: Drafts, task: Task) -> Rewarding:
-    """Take of the dense network what `reward` compares with. Raises ModelError where there is no such reward, or no such
-    entropy in the network; a function of one's own gets what there is.
+    """Take of the dense network what `reward` compares with. Raises ModelError where the network has no such entropy; a
+    function of one's own gets what there is.
     """
-    if isinstance(reward, str) and reward not in NAMED_REWARDS:
-        raise ModelError(f"no reward '{reward}'; there are {', '.join(NAMED_REWARDS)}, and functions of a candidate")
     if reward == "accuracy":
         return Rewarding(reward, drafts, None, None)
     inputs = task.inputs(ENTROPY_INPUTS)

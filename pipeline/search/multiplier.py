@@ -23,7 +23,7 @@ class PIDSettings:
 
 class PIDMultipliers:
     """Stooke et al., arXiv 2007.03964, algorithm 2. A plain Lagrangian multiplier is the integral term alone, which
-    overshoots and oscillates, as paper A's does (softplus, Adam with rate 1): it ends 17 to 29 % below its budgets.
+    overshoots and oscillates, as paper A's does (softplus, Adam with rate 1): in its tables it ends 17 to 29 % below the budget.
 
         I   <- max(0, I + K_I e)
         P   <- smoothed e
