@@ -10,7 +10,7 @@ from pipeline.errors import ModelError
 from pipeline.graph.channel_entropy import ChannelEntropy, start_channel_entropy
 from pipeline.graph.drafts import Drafts
 from pipeline.graph.spatial_entropy import SpatialEntropy, start_spatial_entropy
-from pipeline.search.problem import NAMED_REWARDS, Reward
+from pipeline.search.problem import Reward
 from pipeline.task import Task
 
 __all__ = ["ENTROPY_INPUTS", "Rewarding", "finite", "start_rewarding"]
