@@ -51,6 +51,8 @@
 Every message says what, where, got, and what to do, in one line.
 """
 
+from pipeline.text import clean_lines
+
 __all__ = [
     "BUDGET_MISSED",
     "BudgetError",
@@ -100,10 +102,9 @@ BUDGET_MISSED = 14
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """The first line of a foreign error, short enough to stand inside a message of ours."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    """The first line of a foreign error, cleaned and cut in its middle, so that it can stand inside a message of ours."""
+    lines = clean_lines(str(error), limit)
+    return lines[0] if lines else type(error).__name__
 
 
 class CompressError(Exception):

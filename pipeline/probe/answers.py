@@ -5,10 +5,10 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from pipeline.errors import ProbeError
+from pipeline.text import ForeignText as Text
 
 __all__ = ["checked"]
 
-Text = Annotated[str, Field(max_length=1000)]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Figure = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=-300, le=10_000, allow_inf_nan=False)]

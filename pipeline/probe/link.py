@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.profile import Device
+from pipeline.text import clean_lines, clean_text, clean_values
 
 __all__ = ["Link", "LinkLost", "Refused", "Start", "local_link", "ssh_link"]
 
@@ -105,7 +106,7 @@ class Link:
         with suppress(ValueError, RecursionError):
             answer = json.loads(text)
             if isinstance(answer, dict) and _is_failure(answer.get("failure", ["", ""])):
-                return answer
+                return dict(clean_values(answer))
         raise self._lost("it does not speak this program's language")
 
     def close(self) -> None:
@@ -157,9 +158,8 @@ class Link:
         with suppress(subprocess.TimeoutExpired):
             status = self._process.wait(2)
         self._errors.seek(0)
-        lines = [line.strip() for line in self._errors.read(1 << 16).decode(errors="replace").splitlines()]
-        said = [line for line in lines if line and not set(line) <= {"@"}]
-        return LinkLost(" | ".join([what, *said[-3:]])[:500], status)
+        said = [line for line in clean_lines(self._errors.read(1 << 16).decode(errors="replace")) if not set(line) <= {"@"}]
+        return LinkLost(clean_text(" | ".join([what, *said[-3:]]), 500), status)
 
 
 def _is_failure(value: object) -> bool:

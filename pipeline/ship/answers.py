@@ -2,21 +2,14 @@
 
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from pipeline.errors import DeliveryError
+from pipeline.text import ForeignText as Text
 
 __all__ = ["Begun", "Done", "Health", "Previous", "Release", "StoreStatus", "checked"]
 
-
-def _printable(text: str) -> str:
-    if not text.isprintable():
-        raise ValueError("expected printable text")
-    return text
-
-
-Text = Annotated[str, Field(max_length=1000), AfterValidator(_printable)]
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Figure = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]

@@ -1,0 +1,89 @@
+"""Text from outside: made harmless and short where it is read, before any part of it is stored or shown.
+
+Outside is everything that this program did not write: answers of a device, error messages of libraries, names in an ONNX
+file or a profile, file names. Such text can hold escape sequences that control a terminal, characters that reverse the
+reading direction, halves of surrogate pairs that cannot be encoded, or megabytes of anything.
+"""
+
+from pathlib import PurePath
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+__all__ = ["ForeignText", "clean_lines", "clean_path", "clean_text", "clean_values", "shorten"]
+
+LIMIT = 1000
+"""Longest text that is kept, in characters."""
+_GAP = " ... "
+_WORST_GROWTH = 10
+"""One character becomes at most this many: `\\U0010ffff`."""
+
+
+def shorten(text: str, limit: int = LIMIT) -> str:
+    """`text` in at most `limit` characters; a longer one loses its middle, because the reason of an error often stands last.
+
+    >>> shorten("load failed: a very long signature: unsupported version 12", 40)
+    'load failed: a ver ... pported version 12'
+    """
+    if len(text) <= limit:
+        return text
+    room = max(0, limit - len(_GAP))
+    tail = room // 2
+    return text[: room - tail] + _GAP[: limit - room] + text[len(text) - tail :]
+
+
+def clean_text(text: str, limit: int = LIMIT) -> str:
+    r"""`text` as one line of printable characters, at most `limit` long; clean text stays as it is.
+
+    White space of any kind becomes one space. Every other character that `str.isprintable` refuses (control characters,
+    escapes, direction overrides, surrogates, unassigned ones) is written as its escape in Python. A surrogate that stands for
+    a byte of a file name is written as that byte.
+
+    >>> clean_text("a\x1b[2Jb\nc \u202e")
+    'a\\x1b[2Jb c \\u202e'
+    """
+    # shortened first: a text of many megabytes must not be walked through letter by letter
+    line = " ".join(shorten(text, max(_WORST_GROWTH * limit, 2 * len(_GAP))).split())
+    if not line.isprintable():
+        line = "".join(letter if letter.isprintable() else _escaped(letter) for letter in line)
+    return shorten(line, limit)
+
+
+def clean_lines(text: str, limit: int = LIMIT) -> list[str]:
+    """The lines of `text` that are not empty, each cleaned by `clean_text`; of more than 1,000 lines the first and last 500."""
+    lines = text.splitlines()
+    if len(lines) > 1000:
+        lines = lines[:500] + lines[-500:]
+    return [line for line in (clean_text(line, limit) for line in lines) if line]
+
+
+def clean_path(path: PurePath | str) -> str:
+    r"""A path to show or to store, with bytes that are not UTF-8 as `\xff`; to open the file, use the path itself."""
+    return clean_text(str(path), 4096)
+
+
+def clean_values(value: Any, limit: int = LIMIT) -> Any:
+    """A value of JSON with every text in it cleaned, names of keys included. Raises RecursionError when it nests too deeply."""
+    if isinstance(value, str):
+        return clean_text(value, limit)
+    if isinstance(value, dict):
+        return {clean_text(key, limit): clean_values(inner, limit) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [clean_values(inner, limit) for inner in value]
+    return value
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a file name that is not UTF-8 (PEP 383)
+        return f"\\x{code - 0xDC00:02x}"
+    return ascii(letter)[1:-1]
+
+
+def _cleaned(value: object) -> object:
+    return clean_text(value) if isinstance(value, str) else value
+
+
+# cleaned before pydantic looks at it: pydantic refuses a text with half a surrogate pair
+ForeignText = Annotated[str, BeforeValidator(_cleaned), Field(max_length=LIMIT)]
+"""A field of a pydantic model for text from outside; see `clean_text`."""
