@@ -11,6 +11,7 @@ from pipeline.budget import Unit, Verdict, show
 from pipeline.candidate import Candidate
 from pipeline.errors import RunError
 from pipeline.files import sha256_file
+from pipeline.foreign import JSON_LIMIT_BYTES, read_foreign
 from pipeline.plan import Frozen
 from pipeline.profile import Precision
 from pipeline.statistics import Estimate
@@ -126,7 +127,7 @@ def dump_artifact(artifact: Artifact) -> bytes:
 def read_artifact(folder: Path) -> Artifact:
     """The artifact in `folder`, every file's hash checked. Raises RunError when it is not whole."""
     try:
-        artifact = _ARTIFACT.validate_json((folder / "artifact.json").read_bytes())
+        artifact = _ARTIFACT.validate_json(read_foreign(folder / "artifact.json", JSON_LIMIT_BYTES))
     except OSError as problem:
         raise RunError(f"{folder}: no artifact there ({problem.strerror})") from None
     except ValidationError:

@@ -11,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.calibration import Calibration, Point
 from pipeline.errors import ProbeError, ProfileError
 from pipeline.files import write_atomically
+from pipeline.foreign import JSON_LIMIT_BYTES, read_foreign
 from pipeline.graph.drafts import Draft
 from pipeline.handover import graph_of
 from pipeline.job import Job
@@ -77,7 +78,7 @@ def calibrate(job: Job, plans: int, path: Path, watcher: Watcher) -> Calibration
 def read_calibration(path: Path) -> Calibration:
     """What `calibrate` wrote. Raises ProbeError."""
     try:
-        return _CALIBRATION.validate_json(path.read_bytes())
+        return _CALIBRATION.validate_json(read_foreign(path, JSON_LIMIT_BYTES))
     except OSError as problem:
         raise ProbeError(f"{path}: cannot be read ({problem.strerror}); make it with: compress calibrate") from None
     except ValidationError:

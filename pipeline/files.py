@@ -1,16 +1,25 @@
 """Files that are whole or absent: written beside their place, flushed, then renamed."""
 
+import contextlib
 import errno
+import glob
 import hashlib
 import os
+import shutil
+import stat
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import StorageError
+from pipeline.foreign import WEIGHTS_LIMIT_BYTES, open_foreign
 
-__all__ = ["flush_folder", "sha256_bytes", "sha256_file", "storage_errors", "write_atomically"]
+__all__ = ["flush_folder", "sha256_bytes", "sha256_file", "storage_errors", "sweep", "temporary_beside", "write_atomically"]
+
+UNUSED_S = 3600.0
+"""No file takes longer to write."""
 
 
 @contextmanager
@@ -31,7 +40,7 @@ def write_atomically(path: Path, data: bytes | str, mode: int = 0o666, remedy: s
     Raises StorageError when the disk is full or the folder cannot be written; nothing is left behind then.
     """
     raw = data.encode("utf-8") if isinstance(data, str) else data
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(path)
     with storage_errors(path, remedy):
         try:
             descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
@@ -44,6 +53,31 @@ def write_atomically(path: Path, data: bytes | str, mode: int = 0o666, remedy: s
             temporary.unlink(missing_ok=True)
             raise
         flush_folder(path.parent)
+    sweep(path.parent, path.name, UNUSED_S)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new name in the folder of `path`, for what is renamed to `path` once it is whole; `sweep` knows such names."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+
+
+def sweep(folder: Path, name: str = "*", unused_s: float = 0.0) -> None:
+    """Remove what `temporary_beside` named and a killed process left in `folder`.
+
+    name: of the file that it was to become, or * for any. unused_s: only what nobody has changed for so long; 0 where no other
+    process can be writing there. What cannot be removed stays.
+    """
+    newest = time.time() - unused_s
+    pattern = f".{name if name == '*' else glob.escape(name)}.{'[0-9a-f]' * 8}.tmp"
+    for left in folder.glob(pattern):
+        with contextlib.suppress(OSError):
+            facts = left.lstat()
+            if facts.st_mtime > newest or facts.st_uid != os.geteuid():
+                continue
+            if stat.S_ISDIR(facts.st_mode):
+                shutil.rmtree(left)
+            else:
+                left.unlink()
 
 
 def flush_folder(folder: Path) -> None:
@@ -61,6 +95,6 @@ def sha256_bytes(data: bytes) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of the file at `path`."""
-    with path.open("rb") as file:
+    """Hex digest of the file at `path`. Raises OSError as `open_foreign` does."""
+    with open_foreign(path, WEIGHTS_LIMIT_BYTES) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import os
 import sys
 import warnings
 import zipfile
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import safetensors
 import safetensors.torch
@@ -24,6 +25,7 @@ from pipeline.data.images import Splits
 from pipeline.data.preprocessing import USUAL_NORMALISATIONS, Preprocessing
 from pipeline.data.sources import load_digits, load_from_factory, load_torchvision
 from pipeline.errors import CompressError, DataError, ModelError, UnsafeWeights, WeightsError, one_line
+from pipeline.foreign import WEIGHTS_LIMIT_BYTES, open_foreign, read_foreign
 from pipeline.scoring import accuracy
 from pipeline.shipped import shipped_files
 
@@ -152,7 +154,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
     Raises UnsafeWeights for whole pickled modules, TorchScript and .pt2; WeightsError for what cannot be read.
     """
-    if not path.is_file():
+    if not path.exists():
         raise WeightsError(f"{path}: no such file; give --weights a .safetensors file or a saved state dict")
     if path.suffix == ".pt2":
         raise UnsafeWeights(
@@ -161,20 +163,25 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         )
     if path.suffix == ".safetensors":
         try:
-            return safetensors.torch.load_file(path)
+            return safetensors.torch.load(read_foreign(path, WEIGHTS_LIMIT_BYTES))
         except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as problem:
             raise WeightsError(
                 f"{path}: not a readable safetensors file ({one_line(problem, 120)}); was it copied whole? save it again"
             ) from None
-    if _unpacks_to_more(path):
-        raise UnsafeWeights(f"{path}: a packed archive, which torch never writes; save the state dict again, unpacked")
+    starts_like_a_pickle = False
     try:
-        with warnings.catch_warnings():
+        with open_foreign(path, WEIGHTS_LIMIT_BYTES) as file, warnings.catch_warnings():
+            if _unpacks_to_more(file):
+                raise UnsafeWeights(f"{path}: a packed archive, which torch never writes; save the state dict again, unpacked")
+            starts_like_a_pickle = file.read(1) == b"\x80"
+            file.seek(0)
             warnings.simplefilter("ignore", UserWarning)  # it warns of TorchScript before it refuses it
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
+            loaded = torch.load(file, map_location="cpu", weights_only=True)
+    except UnsafeWeights:
+        raise
     except Exception as problem:
         text = str(problem)
-        if "weights_only" in text and ("Unsupported operand" not in text or _starts_like_a_pickle(path)):
+        if "weights_only" in text and ("Unsupported operand" not in text or starts_like_a_pickle):
             raise UnsafeWeights(
                 f"{path}: not a plain state dict but a pickled object or program, which can run code when it is read; save "
                 "the state dict: torch.save(model.state_dict(), 'model.pt')"
@@ -191,16 +198,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return dict(loaded)
 
 
-def _starts_like_a_pickle(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(1) == b"\x80"
-
-
-def _unpacks_to_more(path: Path) -> bool:
+def _unpacks_to_more(file: BinaryIO) -> bool:
     """Whether an archive holds more than its own size: a few kilobytes could fill the memory."""
-    with suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError), zipfile.ZipFile(path) as archive:
-        return sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size
-    return False
+    try:
+        with suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError), zipfile.ZipFile(file) as archive:
+            return sum(entry.file_size for entry in archive.infolist()) > os.fstat(file.fileno()).st_size
+        return False
+    finally:
+        file.seek(0)
 
 
 def _fill(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:

@@ -1,6 +1,7 @@
 """A YAML file read into a strict pydantic model; every complaint names file and line."""
 
 import difflib
+import errno
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -8,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import CompressError, one_line
+from pipeline.foreign import read_foreign
 
 __all__ = ["load_yaml"]
 
@@ -49,12 +51,10 @@ def load_yaml(path: Path, model: type[Model], error: type[CompressError]) -> Mod
 
 def _read(path: Path, error: type[CompressError]) -> str:
     try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-        if len(raw) > MAX_BYTES:
-            raise error(f"{path}: larger than {MAX_BYTES // 1024} KiB, which no file of this kind is")
-        return raw.decode("utf-8")
+        return read_foreign(path, MAX_BYTES).decode("utf-8")
     except OSError as problem:
+        if problem.errno == errno.EFBIG:
+            raise error(f"{path}: {problem.strerror}, which no file of this kind is") from None
         raise error(f"{path}: cannot be read ({problem.strerror})") from None
     except UnicodeDecodeError:
         raise error(f"{path}: not UTF-8 text") from None

@@ -22,6 +22,7 @@ from pipeline.bfloat16 import mixed_precision
 from pipeline.data.images import Images
 from pipeline.files import write_atomically
 from pipeline.finetune import Progress, distillation_loss
+from pipeline.foreign import WEIGHTS_LIMIT_BYTES, read_foreign
 from pipeline.graph.shrink import scatter_gradients, shrink
 from pipeline.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.search.problem import SearchSpace
@@ -122,7 +123,7 @@ def train_supernet(
 def _loaded(dense: nn.Module, checkpoint: Path) -> nn.Module:
     """A copy of `dense` with the weights in `checkpoint`."""
     whole = copy.deepcopy(dense)
-    whole.load_state_dict(safetensors.torch.load_file(checkpoint))
+    whole.load_state_dict(safetensors.torch.load(read_foreign(checkpoint, WEIGHTS_LIMIT_BYTES)))
     return whole.eval()
 
 

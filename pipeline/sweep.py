@@ -14,6 +14,7 @@ from torch import nn
 from pipeline.alignment import Alignment, ConvPair, Sweep
 from pipeline.errors import StorageError
 from pipeline.files import write_atomically
+from pipeline.foreign import JSON_LIMIT_BYTES, read_foreign
 from pipeline.graph.structure import structure
 from pipeline.measurement import Failure
 from pipeline.plan import PruneSpace
@@ -157,7 +158,7 @@ def _pair_graph(pair: ConvPair, width: int) -> Graph:
 
 def _read(path: Path) -> Alignment | None:
     try:
-        return _ALIGNMENT.validate_json(path.read_bytes())
+        return _ALIGNMENT.validate_json(read_foreign(path, JSON_LIMIT_BYTES, own=True))
     except (OSError, ValidationError):
         return None
 

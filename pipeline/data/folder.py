@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.data.images import Fetch, Splits, carve
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import CorruptImage, DataError, EmptyData, ImageMismatch, OneClass
+from pipeline.foreign import IMAGE_LIMIT_BYTES, open_foreign
 from pipeline.profile import available_cores
 from pipeline.strict_yaml import load_yaml
 
@@ -39,7 +40,7 @@ class Decoder:
     def file(self, path: Path) -> Tensor:
         """uint8, (C, size, size)."""
         try:
-            with Image.open(path) as image:
+            with open_foreign(path, IMAGE_LIMIT_BYTES) as file, Image.open(file) as image:
                 return self.pixels(image, str(path))
         except UNREADABLE as problem:
             raise CorruptImage(f"{path}: not a readable image ({problem}); remove or replace it") from None
@@ -84,7 +85,7 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_li
     of the training images, the test split always with the same seed. Raises DataError and its kin, each naming a file.
     """
     own = root / "preprocessing.yaml"
-    preprocessing = load_yaml(own, Preprocessing, DataError) if own.is_file() else declared or Preprocessing()
+    preprocessing = load_yaml(own, Preprocessing, DataError) if own.exists() else declared or Preprocessing()
     folders = {name: root / name for name in ("train", "val", "test") if (root / name).is_dir()}
     if folders and "train" not in folders and not set(_subfolders(root)) - set(folders):
         raise DataError(f"{root}: holds {' and '.join(folders)}, and no train; expected {root}/train/<class>/<image>.jpg")
@@ -167,7 +168,7 @@ def _shape(paths: list[Path], preprocessing: Preprocessing) -> tuple[int, int]:
         return preprocessing.size, preprocessing.channels
     for path in paths:
         try:
-            with Image.open(path) as image:
+            with open_foreign(path, IMAGE_LIMIT_BYTES) as file, Image.open(file) as image:
                 seen = (image.size, _channels(image))
         except UNREADABLE as problem:
             raise CorruptImage(f"{path}: not a readable image ({problem}); remove or replace it") from None

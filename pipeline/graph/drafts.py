@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import TraceError
 from pipeline.files import write_atomically
+from pipeline.foreign import ONNX_LIMIT_BYTES, read_foreign
 from pipeline.graph.analyse import analyse
 from pipeline.graph.export import export, exporter_of, opset_of, stripped
 from pipeline.graph.exporters import EXPORTERS
@@ -149,7 +150,7 @@ def start_drafts(
     Raises TraceError, NothingToPrune, StorageError.
     """
     if dense_path.is_file():
-        base = load_graph(dense_path.read_bytes())
+        base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES))
     else:
         base = export(module, example, opset, ir_version, highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))

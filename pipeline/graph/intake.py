@@ -1,10 +1,10 @@
 """Intake: a stranger's ONNX file, looked at in a process of its own, with an end to its memory and its time."""
 
+import errno
 import json
 import math
 import os
 import resource
-import stat
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,12 +13,11 @@ from pathlib import Path
 import onnx
 
 from pipeline.errors import ModelError, one_line
+from pipeline.foreign import ONNX_LIMIT_BYTES, read_foreign
 from pipeline.graph.structure import load_graph, structure
 
 __all__ = ["Network", "look", "read_network"]
 
-MAX_FILE_BYTES = 2**31 - 1
-"""Protobuf reads no more."""
 MAX_INPUT_VALUES = 2**27
 """Half a gigabyte of float32, which no image is."""
 BASE_MEMORY_BYTES = 2 * 2**30
@@ -73,18 +72,10 @@ def read_network(path: Path, time_limit_s: float = TIME_LIMIT_S) -> Network:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        # non-blocking: a pipe must not make us wait for its other end
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb", closefd=True) as file:
-            facts = os.fstat(descriptor)
-            if not stat.S_ISREG(facts.st_mode):
-                raise ModelError(f"{path}: cannot be read (not a regular file)")
-            if facts.st_size > MAX_FILE_BYTES:
-                raise ModelError(f"{path}: not an ONNX file that can be measured (larger than 2 GiB)")
-            return file.read(MAX_FILE_BYTES)
-    except ValueError:
-        raise ModelError(f"{path}: cannot be read (not a path)") from None
+        return read_foreign(path, ONNX_LIMIT_BYTES)
     except OSError as problem:
+        if problem.errno == errno.EFBIG:
+            raise ModelError(f"{path}: not an ONNX file that can be measured ({problem.strerror})") from None
         raise ModelError(f"{path}: cannot be read ({problem.strerror})") from None
 
 

@@ -7,6 +7,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.errors import StorageError
 from pipeline.files import sha256_bytes, write_atomically
+from pipeline.foreign import JSON_LIMIT_BYTES, read_foreign
 from pipeline.measurement import Failure, Fingerprint, Measurement
 from pipeline.probe.base import Effort, Graph, Load, Probe, Reference
 
@@ -81,7 +82,7 @@ class CachedProbe:
 
     def _read(self, path: Path, graph: Graph) -> Measurement | None:
         try:
-            found = _MEASUREMENT.validate_json(path.read_bytes())
+            found = _MEASUREMENT.validate_json(read_foreign(path, JSON_LIMIT_BYTES, own=True))
         except (OSError, ValidationError):
             return None
         return found if (found.structure, found.fingerprint) == (graph.structure, self.fingerprint) else None

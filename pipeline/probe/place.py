@@ -39,9 +39,10 @@ def place(name, arguments):
 def keep(path, data):
     """Temp, flush, rename; nothing when it is there already."""
     try:
-        with open(path, "rb") as file:
-            if file.read() == data:
-                return
+        if os.path.isfile(path):  # opening a pipe would wait for its other end
+            with open(path, "rb") as file:
+                if file.read() == data:
+                    return
     except OSError:
         pass
     handle, unnamed = tempfile.mkstemp(dir=os.path.dirname(path))

@@ -25,6 +25,7 @@ runtime and loading the reference cost nobody's time; a model is only ever run b
 before. With "together" the processes load the model at the same time; they are timed one after the other in any case.
 """
 
+import errno
 import fcntl
 import glob
 import hashlib
@@ -36,6 +37,7 @@ import resource
 import select
 import shutil
 import signal
+import stat
 import struct
 import subprocess
 import sys
@@ -695,12 +697,22 @@ def cache_folder():
     return os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache"), "compress-probe")
 
 
+def open_regular(path, flags=os.O_RDONLY):
+    """A descriptor of a regular file. A pipe, a device or a link that somebody put there is refused, and not waited for."""
+    handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return handle
+
+
 def claim(client):
     """Hold this device for one client: two that measure at once would measure each other. The same client takes over
     from itself, when a lost connection left its earlier worker behind. Returns the lock, to be kept open."""
     try:
         os.makedirs(cache_folder(), exist_ok=True)
-        lock = open(os.path.join(cache_folder(), "lock"), "a+")
+        path = os.path.join(cache_folder(), "lock")
+        lock = os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "r+")
     except OSError:
         return None  # nowhere to keep a lock: measure without
     deadline = time.monotonic() + 20
@@ -728,12 +740,14 @@ def working_folder():
     """A new one, held by a lock; those that killed workers left behind are removed."""
     for left in glob.glob(os.path.join(tempfile.gettempdir(), "compress-probe-*")):
         try:
-            with open(os.path.join(left, "held")) as file:
+            if os.lstat(left).st_uid != os.geteuid():
+                continue  # another user's
+            with os.fdopen(open_regular(os.path.join(left, "held"))) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if time.time() - os.stat(left).st_mtime > 60:  # a younger one may be about to be held
                     shutil.rmtree(left, ignore_errors=True)
         except OSError:
-            pass  # in use, or another's
+            pass  # in use, or not made here
     folder = tempfile.mkdtemp(prefix="compress-probe-")
     held = open(os.path.join(folder, "held"), "w")
     fcntl.flock(held, fcntl.LOCK_EX)

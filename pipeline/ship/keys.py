@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from pipeline.errors import KeysError, RevokedKey, UntrustedKey, one_line
 from pipeline.files import sha256_bytes, storage_errors, write_atomically
+from pipeline.foreign import open_foreign
 from pipeline.strict_yaml import load_yaml
 
 __all__ = [
@@ -40,7 +41,7 @@ __all__ = [
 
 TRUST_FILE = "trusted.yaml"
 PRIVATE_MODE = 0o600
-MAX_PEM_BYTES = 4096
+MAX_PEM_BYTES = 64 * 1024
 UTC_FORMAT = "%Y-%m-%dT%H:%M:%SZ"
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}$"
 REMEDY = "choose another folder with --keys"
@@ -268,18 +269,14 @@ def _held(folder: Path) -> Iterator[None]:
 
 def _read_private(path: Path, entry: TrustedKey) -> SigningKey:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open_foreign(path, MAX_PEM_BYTES, follow=False) as file:
+            mode, pem = os.fstat(file.fileno()).st_mode, file.read(MAX_PEM_BYTES)
     except OSError as problem:
         raise KeysError(f"{path}: cannot be read ({problem.strerror})") from None
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode
-        if not stat.S_ISREG(mode):
-            raise KeysError(f"{path}: not a regular file")
-        if mode & 0o077:
-            raise KeysError(
-                f"{path}: others may read this private key (mode {stat.S_IMODE(mode):o}); chmod 600 it, or rotate and revoke it"
-            )
-        pem = file.read(MAX_PEM_BYTES + 1)
+    if mode & 0o077:
+        raise KeysError(
+            f"{path}: others may read this private key (mode {stat.S_IMODE(mode):o}); chmod 600 it, or rotate and revoke it"
+        )
     try:
         private = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):

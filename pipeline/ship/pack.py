@@ -17,7 +17,8 @@ from torch import nn
 
 from pipeline.artifact import Artifact, FileFacts, dump_artifact
 from pipeline.errors import RunError, WeightsError, one_line
-from pipeline.files import flush_folder, sha256_bytes, storage_errors
+from pipeline.files import flush_folder, sha256_bytes, storage_errors, temporary_beside
+from pipeline.foreign import JSON_LIMIT_BYTES, WEIGHTS_LIMIT_BYTES, read_foreign
 from pipeline.graph.shrink import rebuild
 from pipeline.plan import ChannelPlan, Kept
 
@@ -58,8 +59,8 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
     Raises RunError when the folder holds no weights, WeightsError when they are another network's.
     """
     try:
-        tensors = safetensors.torch.load_file(artifact / "weights.safetensors")
-        plan = _PLAN.validate_json((artifact / "plan.json").read_bytes())
+        tensors = safetensors.torch.load(read_foreign(artifact / "weights.safetensors", WEIGHTS_LIMIT_BYTES))
+        plan = _PLAN.validate_json(read_foreign(artifact / "plan.json", JSON_LIMIT_BYTES))
     except (OSError, ValueError, safetensors.SafetensorError) as problem:
         raise RunError(f"{artifact}: no readable weights.safetensors and plan.json there ({one_line(problem, 120)})") from None
     if plan.format != PLAN_FORMAT:
@@ -85,7 +86,7 @@ def pack(folder: Path, artifact: Artifact, files: Mapping[str, bytes]) -> None:
     A folder that is there already was found not to be whole; it is set aside. Raises StorageError, and then nothing of
     the new folder is left.
     """
-    temporary = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = temporary_beside(folder)
     with storage_errors(folder):
         try:
             temporary.mkdir()
