@@ -47,6 +47,8 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
     identity = job.identity(profile, {constraint.metric.key: constraint.show(constraint.limit) for constraint in constraints})
 
     with open_run(job.folder(identity), identity) as run:
+        for notice in run.notices:
+            watcher.notice(notice)
         if (run.artifact / "artifact.json").is_file():
             watcher.notice(f"already done: {run.artifact}")
             return Finished(read_artifact(run.artifact), run.artifact)
