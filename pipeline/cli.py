@@ -16,6 +16,8 @@ from pipeline.cli_keys import keys, sign
 from pipeline.cli_ship import rollback, ship, status
 from pipeline.cli_told import heed_interrupts, told
 from pipeline.errors import BUDGET_MISSED, BudgetError
+from pipeline.terminal import make_console, run_command
+from pipeline.text import escape_text
 
 __all__ = ["main"]
 
@@ -100,9 +102,7 @@ def compress(context: click.Context, /, **flags: Any) -> None:
         return
     if flags["target"] is None:
         raise click.UsageError("Missing option '--target'. Try --target raspberrypi, or --target local for this machine.")
-    # brackets and colons in a path are no markup
-    console = Console(stderr=flags["as_json"], highlight=False, markup=False, emoji=False)
-    sys.exit(_walk(flags, console))
+    sys.exit(_walk(flags, make_console(stderr=flags["as_json"])))
 
 
 compress.add_command(measure)
@@ -117,7 +117,7 @@ compress.add_command(rollback)
 
 def main() -> None:
     """Entry point of the `compress` command."""
-    compress()
+    sys.exit(run_command(compress))
 
 
 def _walk(flags: Mapping[str, Any], console: Console) -> int:
@@ -150,7 +150,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
         importance=flags["importance"],
         supernet_steps=flags["supernet_steps"],
         finetuning=FinetuneSettings(epochs=flags["epochs"]),
-        command=("compress", *sys.argv[1:]),
+        command=("compress", *map(escape_text, sys.argv[1:])),
     )
     keep_freed_memory()
     screen = Screen(console)

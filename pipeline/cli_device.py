@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from pipeline.cli_told import told
 from pipeline.errors import ProbeError
+from pipeline.terminal import make_console
 from pipeline.units import parse_quantity
 
 __all__ = ["calibrate", "doctor", "measure"]
@@ -71,7 +71,7 @@ def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: fl
 
     if sustain_s and len(models) > 1:
         raise click.UsageError("--sustained takes one file: heat from one would slow the next")
-    console = _console(as_json)
+    console = make_console(stderr=as_json)
     profile = load_profile(target)
     period_ms = 1e3 / duty_hz if duty_hz else 0.0
 
@@ -105,7 +105,7 @@ def calibrate(
     from pipeline.job import Job  # noqa: PLC0415
     from pipeline.screen import Screen  # noqa: PLC0415
 
-    console = _console(as_json)
+    console = make_console(stderr=as_json)
     path = out or Path(f"{Path(target).stem}.calibration.json")
     screen = Screen(console)
     try:
@@ -135,7 +135,7 @@ def doctor(target: str, as_json: bool) -> None:
     from pipeline.profile import load_profile  # noqa: PLC0415
     from pipeline.screen_device import print_finding  # noqa: PLC0415
 
-    console = _console(as_json)
+    console = make_console(stderr=as_json)
     findings: list[Any] = []
     for finding in examine(load_profile(target)):
         findings.append(finding)
@@ -148,7 +148,3 @@ def doctor(target: str, as_json: bool) -> None:
         console.print(f"\n{len(failed)} failure{'s' if len(failed) > 1 else ''}" if failed else "\nready")
     if failed:
         sys.exit(next((finding.exit_code for finding in failed if finding.exit_code), ProbeError.exit_code))
-
-
-def _console(as_json: bool) -> Console:
-    return Console(stderr=as_json, highlight=False, markup=False, emoji=False)

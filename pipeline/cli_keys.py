@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pipeline.cli_told import told
+from pipeline.terminal import print_line
 
 __all__ = ["keys", "sign"]
 
@@ -50,8 +51,8 @@ def sign(artifact: Path, folder: Path | None, as_json: bool, **flags: Any) -> No
     if as_json:
         click.echo(json.dumps({"digest": manifest.digest, "manifest": manifest.model_dump(mode="json")}))
         return
-    click.echo(f"{artifact}: signed as version {manifest.version} of '{manifest.name}', {len(manifest.files)} files")
-    click.echo(f"for {', '.join(manifest.devices)} ({manifest.architecture}), until {manifest.expires}")
+    print_line(f"{artifact}: signed as version {manifest.version} of '{manifest.name}', {len(manifest.files)} files")
+    print_line(f"for {', '.join(manifest.devices)} ({manifest.architecture}), until {manifest.expires}")
 
 
 @click.group(short_help="Make, list, rotate and revoke the keys that sign artifacts.")
@@ -90,9 +91,9 @@ def list_(folder: Path | None, as_json: bool) -> None:
         return
     for key in trusted:
         state = f"revoked at {key.revoked_at}" if key.revoked_at else "signs" if can_sign(place, key) else "trusted"
-        click.echo(f"{key.key_id}  {key.name}  since {key.not_before}  {state}")
+        print_line(f"{key.key_id}  {key.name}  since {key.not_before}  {state}")
     if not trusted:
-        click.echo(f"no keys in {place}; the first `compress sign` or `compress keys new` makes one")
+        print_line(f"no keys in {place}; the first `compress sign` or `compress keys new` makes one")
 
 
 @keys.command()
@@ -125,11 +126,11 @@ def revoke(key_id: str, folder: Path | None, as_json: bool) -> None:
 
 
 def _tell(text: str, as_json: bool, **facts: str | None) -> None:
-    click.echo(json.dumps(facts) if as_json else text)
+    print_line(json.dumps(facts) if as_json else text)
 
 
 def _note(text: str) -> None:
-    click.echo(f"note: {text}", err=True)
+    print_line(f"note: {text}", err=True)
 
 
 def _now() -> datetime.datetime:

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from pipeline.cli_told import told
+from pipeline.terminal import make_console, print_line
 
 if TYPE_CHECKING:
     from pipeline.ship.deliver import Delivered, Progress
@@ -69,7 +69,7 @@ def ship(artifact: Path, folder: Path | None, ignore_budget: bool, **flags: Any)
 
     now, keys = datetime.datetime.now(datetime.UTC), keys_folder(folder)
     chosen = _chosen(**flags)
-    ensure_signed(artifact, keys, now, lambda text: click.echo(f"note: {text}", err=True))
+    ensure_signed(artifact, keys, now, lambda text: print_line(f"note: {text}", err=True))
     trusted = read_trusted(keys)
 
     def action(target: "Target", progress: "Progress") -> "Delivered":
@@ -98,7 +98,7 @@ def status(as_json: bool, **flags: Any) -> None:
     from pipeline.screen_ship import print_status  # noqa: PLC0415
     from pipeline.ship.deliver import look  # noqa: PLC0415
 
-    console, chosen, found, last = _console(as_json), _chosen(**flags), [], 0
+    console, chosen, found, last = make_console(stderr=as_json), _chosen(**flags), [], 0
     for target in chosen:
         try:
             store = look(target.profile)
@@ -145,7 +145,7 @@ def _on_all(
 
     rollout = _rollout(**flags)
     outcomes: tuple[Outcome, ...] = ()
-    with ShipScreen(_console(as_json), max(len(target.name) for target in chosen)) as screen:
+    with ShipScreen(make_console(stderr=as_json), max(len(target.name) for target in chosen)) as screen:
 
         def act(target: "Target") -> "Delivered":
             return action(target, lambda step, done, total: screen.step(target.name, step, done, total))
@@ -169,7 +169,7 @@ def _on_all(
         click.echo(json.dumps({"devices": [outcome_json(outcome) for outcome in outcomes]}))
     failed, left = (sum(outcome.result == each for outcome in outcomes) for each in ("failed", "not tried"))
     if failed:
-        click.echo(
+        print_line(
             f"compress: {failed} of {len(outcomes)} devices failed, {left} were not tried; those serve what they served: run the "
             "same command again for the rest",
             err=True,
@@ -184,7 +184,3 @@ def _rollout(parallel: int, canary: int, max_failures: str, **_others: Any) -> "
     if not number.isdigit() or int(number) > 100:
         raise click.UsageError(f"--max-failures {max_failures!r}: expected a share from 0% to 100%")
     return Rollout(parallel, canary, int(number) / 100)
-
-
-def _console(as_json: bool) -> Console:
-    return Console(stderr=as_json, highlight=False, markup=False, emoji=False)

@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 import click
 
 from pipeline.errors import CompressError, Interrupted
+from pipeline.terminal import print_line
 
 __all__ = ["heed_interrupts", "told"]
 
@@ -43,8 +44,12 @@ class _Stoppable(Protocol):
 def heed_interrupts(watcher: _Stoppable) -> None:
     """From now on Ctrl-C raises KeyboardInterrupt, and sets `watcher.stop` for the case that it gets lost on its way."""
 
-    def interrupt(_number: int, _frame: FrameType | None) -> NoReturn:
+    before = signal.getsignal(signal.SIGINT)
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         watcher.stop = True
+        if callable(before):
+            before(number, frame)
         raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():
@@ -52,9 +57,8 @@ def heed_interrupts(watcher: _Stoppable) -> None:
 
 
 def _die(problem: CompressError, *, as_json: bool) -> NoReturn:
-    # names and values in it can come from a stranger's file: nothing that steers a terminal
-    message = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in " ".join(str(problem).split()))
-    click.echo(f"compress: {message}", err=True)
+    message = str(problem)
+    print_line(f"compress: {message}", err=True)
     if as_json:
         click.echo(json.dumps({"error": type(problem).__name__, "message": message, "exit_code": problem.exit_code}))
     sys.exit(problem.exit_code)

@@ -97,7 +97,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
 
             with final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):
                 notices = (*subject.notices, *evaluator.notices, *inherit.notices)
-                provenance = Provenance(job.command, identity, job.model, notices)
+                provenance = Provenance(job.command, identity, identity["model"], notices)
                 watcher.phase("export", "and prove")
                 with run.phase("export"):
                     final = final_file(case, tuned.module, chosen, provenance)

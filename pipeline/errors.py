@@ -51,7 +51,7 @@
 Every message says what, where, got, and what to do, in one line.
 """
 
-from pipeline.text import clean_lines
+from pipeline.text import clean_lines, clean_text
 
 __all__ = [
     "BUDGET_MISSED",
@@ -101,6 +101,10 @@ BUDGET_MISSED = 14
 """Exit code of a run that finished, shipped its artifact, and missed its budget."""
 
 
+MESSAGE_LIMIT = 2000
+"""Longest message of an error, in characters; what is longer loses its middle."""
+
+
 def one_line(error: BaseException, limit: int = 300) -> str:
     """The first line of a foreign error, cleaned and cut in its middle, so that it can stand inside a message of ours."""
     lines = clean_lines(str(error), limit)
@@ -108,9 +112,15 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 
 class CompressError(Exception):
-    """Anything that a user can cause and mend. The command line prints the message and exits with `exit_code`."""
+    """Anything that a user can cause and mend. The command line prints the message and exits with `exit_code`.
+
+    The message is cleaned here, because names and values in it often come from a file or a device of somebody else.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: object = "") -> None:
+        super().__init__(clean_text(str(message), MESSAGE_LIMIT))
 
 
 class ProfileError(CompressError):

@@ -18,6 +18,7 @@ from pipeline.profile import BudgetText, Profile
 from pipeline.search.problem import NAMED_REWARDS, Reward, Searcher
 from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS, usual_reward
 from pipeline.task import OwnTask
+from pipeline.text import escape_text
 
 __all__ = ["DEFAULT_TRIALS", "Job"]
 
@@ -80,9 +81,9 @@ class Job:
         return {
             "profile": profile.model_dump(mode="json", exclude={"budget": True, "device": {"store"}}),
             "budget": dict(budget),
-            "model": self.model,
-            "weights": self.weights.name if self.weights else None,
-            "data": self.task.description if self.task else self.data,
+            "model": escape_text(self.model),
+            "weights": escape_text(self.weights.name) if self.weights else None,
+            "data": escape_text(self.task.description if self.task else self.data),
             "searcher": self.searcher if isinstance(self.searcher, str) else _name(self.searcher),
             "reward": reward if isinstance(reward := self.search_reward(), str) else _name(reward),
             "trials": self.trials,

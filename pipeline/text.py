@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-__all__ = ["ForeignText", "clean_lines", "clean_path", "clean_text", "clean_values", "shorten"]
+__all__ = ["ForeignText", "clean_lines", "clean_path", "clean_text", "clean_values", "escape_text", "shorten"]
 
 LIMIT = 1000
 """Longest text that is kept, in characters."""
@@ -44,9 +44,18 @@ def clean_text(text: str, limit: int = LIMIT) -> str:
     """
     # shortened first: a text of many megabytes must not be walked through letter by letter
     line = " ".join(shorten(text, max(_WORST_GROWTH * limit, 2 * len(_GAP))).split())
-    if not line.isprintable():
-        line = "".join(letter if letter.isprintable() else _escaped(letter) for letter in line)
-    return shorten(line, limit)
+    return shorten(escape_text(line), limit)
+
+
+def escape_text(text: str, keep: str = "") -> str:
+    r"""`text` at its full length, with every character escaped that `str.isprintable` refuses, except those in `keep`.
+
+    >>> escape_text("two  spaces\n\x1b", keep="\n")
+    'two  spaces\n\\x1b'
+    """
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in keep else _escaped(letter) for letter in text)
 
 
 def clean_lines(text: str, limit: int = LIMIT) -> list[str]:
@@ -59,7 +68,7 @@ def clean_lines(text: str, limit: int = LIMIT) -> list[str]:
 
 def clean_path(path: PurePath | str) -> str:
     r"""A path to show or to store, with bytes that are not UTF-8 as `\xff`; to open the file, use the path itself."""
-    return clean_text(str(path), 4096)
+    return shorten(escape_text(str(path)), 4096)
 
 
 def clean_values(value: Any, limit: int = LIMIT) -> Any:

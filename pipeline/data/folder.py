@@ -199,5 +199,5 @@ def _channels(image: Image.Image) -> int:
 def _digest(paths: list[Path], root: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path.relative_to(root)} {path.stat().st_size}\n".encode())
+        digest.update(os.fsencode(f"{path.relative_to(root)} {path.stat().st_size}\n"))  # a name need not be UTF-8
     return digest.hexdigest()[:12]

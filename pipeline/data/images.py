@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import EmptyData
+from pipeline.text import escape_text
 
 __all__ = ["Images", "Splits", "carve"]
 
@@ -92,7 +93,11 @@ class Splits:
         description: str,
         notices: Sequence[str] = (),
     ) -> "Splits":
-        """From one pool of images; `parts` are the indices of train, validation and test. Raises EmptyData."""
+        """From one pool of images; `parts` are the indices of train, validation and test. Raises EmptyData.
+
+        `classes` and `description` often come from names of files, which may hold any bytes; they are kept in a readable form.
+        """
+        classes, description = [escape_text(name) for name in classes], escape_text(description)
         for name, indices in zip(("training", "validation", "test"), parts, strict=True):
             if not len(indices):
                 raise EmptyData(f"{description}: too few to hold any out as {name} images; give some more of each class")
