@@ -262,6 +262,7 @@ def build(factory: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
             nn.init.normal_(layer.bias)
-            layer.running_mean.normal_()
-            layer.running_var.uniform_(0.5, 2.0)
+            if layer.running_mean is not None:
+                layer.running_mean.normal_()
+                layer.running_var.uniform_(0.5, 2.0)
     return module.eval()

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from pipeline.errors import one_line
+from pipeline.graph.optimise import optimise
 
 __all__ = ["EXPORTERS", "INPUT", "OUTPUT", "Exporter", "NotExported"]
 
@@ -41,7 +42,9 @@ def captured(module: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
                 input_names=[INPUT],
                 output_names=[OUTPUT],
                 verbose=False,
+                optimize=False,
             )
+            optimise(program.model)  # type: ignore[union-attr]
         return program.model_proto  # type: ignore[union-attr]
     except Exception as problem:
         raise NotExported(_reason(problem)) from None
