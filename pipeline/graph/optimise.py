@@ -78,7 +78,7 @@ def optimise(model: onnx_ir.Model) -> None:
             drop_literals,
             RewritePass(_RULES),
             common.RemoveUnusedNodesPass(),
-            common.RemoveUnusedFunctionsPass(),
+            common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
             common.RemoveUnusedOpsetsPass(),
         ],
         steps=ROUNDS,
