@@ -93,21 +93,24 @@ def rollback(**flags: Any) -> None:
 @devices
 @told()
 def status(as_json: bool, **flags: Any) -> None:
-    """What devices serve, and what they have beside it. What a power cut left half done is put right on the way."""
+    """What devices serve, and what they have beside it. Nothing on a device is changed."""
     from pipeline.errors import CompressError  # noqa: PLC0415
     from pipeline.screen_ship import print_status  # noqa: PLC0415
     from pipeline.ship.deliver import look  # noqa: PLC0415
+    from pipeline.text import clean_text  # noqa: PLC0415
 
     console, chosen, found, last = make_console(stderr=as_json), _chosen(**flags), [], 0
     for target in chosen:
         try:
             store = look(target.profile)
-        except CompressError as problem:
+        except Exception as problem:
             if len(chosen) == 1:
                 raise
-            last = problem.exit_code
-            found.append({"name": target.name, "error": type(problem).__name__, "message": str(problem)})
-            console.print(f"{target.name}  {problem}", style="red", soft_wrap=True)
+            ours = isinstance(problem, CompressError)
+            last = problem.exit_code if isinstance(problem, CompressError) else 1
+            message = clean_text(str(problem) if ours else f"{target.name}: a defect: {problem!r}")
+            found.append({"name": target.name, "error": type(problem).__name__, "message": message})
+            console.print(f"{target.name}  {message}", style="red", soft_wrap=True)
             continue
         found.append({"name": target.name, **asdict(store)})
         print_status(console, target.name, store)

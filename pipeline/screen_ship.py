@@ -66,10 +66,17 @@ def print_status(console: Console, name: str, found: StoreStatus) -> None:
     if found.busy:
         console.print("  a shipment is under way", style="yellow")
     if found.pending:
-        console.print(f"  {found.pending[:12]} is switched to and not committed yet", style="yellow")
-    for text in (found.healed and f"put right just now: {found.healed}", found.last and f"last: {found.last}"):
-        if text:
-            console.print(f"  {text}", soft_wrap=True)
+        console.print(
+            f"  {found.pending[:12]} is not committed; unless that is under way, the next ship or rollback takes it back",
+            style="yellow",
+            soft_wrap=True,
+        )
+    if not found.pending and found.current != (found.history[0].release if found.history else None):
+        console.print("  current does not lead to what was committed; the next ship or rollback repairs it", style="yellow")
+    if found.foreign:
+        console.print(f"  not made by compress, and left alone: {', '.join(found.foreign)}", style="yellow", soft_wrap=True)
+    if found.last:
+        console.print(f"  last: {found.last}", soft_wrap=True)
     console.print(f"  {found.store}: {format_bytes(found.free_bytes)} free", soft_wrap=True)
 
 

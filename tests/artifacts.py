@@ -43,6 +43,7 @@ class Maker:
         limits: Mapping[str, float] | None = None,
         changes: Mapping[str, bytes] | None = None,
         key: SigningKey | None = None,
+        architecture: str = "x86_64",
     ) -> Path:
         """An artifact whose weights come from `seed`, with `changes` to its files made before it was signed."""
         folder = self.folder / name
@@ -51,18 +52,25 @@ class Maker:
         files = {"model.onnx": model, **serving_files(profile, INPUTS, answers(model), limits or {})}
         for each, data in {**files, "weights.safetensors": b"not for the device", **(changes or {})}.items():
             (folder / each).write_bytes(data)
-        self.sign(folder, version=version, days=days, devices=devices, key=key)
+        self.sign(folder, version=version, days=days, devices=devices, key=key, architecture=architecture)
         return folder
 
     def sign(
-        self, folder: Path, *, version: int = 1, days: int = 365, devices: tuple[str, ...] = ("*",), key: SigningKey | None = None
+        self,
+        folder: Path,
+        *,
+        version: int = 1,
+        days: int = 365,
+        devices: tuple[str, ...] = ("*",),
+        key: SigningKey | None = None,
+        architecture: str = "x86_64",
     ) -> Manifest:
         return sign_artifact(
             folder,
             key or self.key,
             name="net",
             version=version,
-            architecture="x86_64",
+            architecture=architecture,
             devices=devices,
             created=NOW - datetime.timedelta(days=1),
             expires=NOW + datetime.timedelta(days=days),

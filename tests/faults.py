@@ -250,10 +250,29 @@ class Rig:
                 wrong.append(release.name)
         return wrong
 
+    def tree(self) -> dict[str, tuple[object, ...]]:
+        """Everything in the store: its kind, its mode, when it was changed, and what it holds or leads to."""
+        return tree(self.store)
+
     def left_over(self) -> list[str]:
         """What a healed store does not have."""
-        hidden = [path.name for path in self.store.iterdir() if path.name.startswith(".") and path.name != ".current-back"]
+        kept = (".current-back", ".compress-store")
+        hidden = [path.name for path in self.store.iterdir() if path.name.startswith(".") and path.name not in kept]
         return hidden + [name for name in ("pending.json",) if (self.store / name).exists()]
+
+
+def tree(folder: Path) -> dict[str, tuple[object, ...]]:
+    """Everything under `folder`: its mode, when it was changed, and what it holds or leads to."""
+    found: dict[str, tuple[object, ...]] = {}
+    for path in [folder, *sorted(folder.rglob("*"))]:
+        facts = path.lstat()
+        content: object = None
+        if path.is_symlink():
+            content = path.readlink()
+        elif path.is_file():
+            content = path.read_bytes()
+        found[str(path)] = facts.st_mode, facts.st_mtime_ns, facts.st_ino, content
+    return found
 
 
 def named(point: str) -> str:

@@ -17,7 +17,7 @@ from sshd import Board, needs_sshd
 from pipeline.errors import DeliveryError, DeviceStorage, NoPrevious, OlderVersion, OtherDevice, Unhealthy
 from pipeline.profile import Profile
 from pipeline.ship.deliver import Delivered, deliver, look, roll_back
-from pipeline.ship.store import Patience
+from pipeline.ship.store import Patience, Store
 
 pytestmark = needs_sshd
 OLD, NEW = answers(conv_net(8, seed=1)), answers(conv_net(8, seed=2))
@@ -41,7 +41,8 @@ def ship(profile: Profile, maker: Maker, folder: Path, *, budget: bool = True) -
 def whole(store: Path) -> bool:
     """Nothing that arrives or leaves, and each release has all its files."""
     files = {"model.onnx", "serving.json", "infer.py", "golden-inputs.npy", "golden-outputs.npy", "manifest.json", "manifest.sig"}
-    leftovers = [path for path in store.iterdir() if path.name.startswith(".") and path.name != ".current-back"]
+    kept = (".current-back", ".compress-store")
+    leftovers = [path for path in store.iterdir() if path.name.startswith(".") and path.name not in kept]
     return all({path.name for path in release.iterdir()} == files for release in (store / "releases").iterdir()) and not leftovers
 
 
@@ -87,19 +88,19 @@ def test_two_releases_are_kept(board: Board, profile: Profile, maker: Maker) -> 
 def test_an_older_version_is_refused(board: Board, profile: Profile, maker: Maker) -> None:
     ship(profile, maker, maker.make("new", profile, seed=2, version=8))
 
-    with pytest.raises(OlderVersion, match="begin: version 7 is older than 8, which serves"):
+    with pytest.raises(OlderVersion, match=r"begin: version 7 is older than 8, which serves; .*`compress sign --version 9`"):
         ship(profile, maker, maker.make("old", profile, seed=1, version=7))
     assert whole(store_of(board))
 
 
 def test_a_device_of_another_architecture_is_refused(board: Board, maker: Maker) -> None:
     """the profile says aarch64, and so does the manifest; the board is none"""
-    profile = board.profile()
-    other = profile.model_copy(update={"device": board.device(architecture="aarch64")})
-    artifact = maker.make("new", profile)
+    other = board.profile().model_copy(update={"device": board.device(architecture="aarch64")})
+    artifact = maker.make("new", other, architecture="aarch64")
 
-    with pytest.raises(OtherDevice):
+    with pytest.raises(OtherDevice, match="board: is x86_64, and the profile says aarch64; nothing was sent"):
         ship(other, maker, artifact)
+    assert not list((store_of(board) / "incoming").iterdir())
 
 
 @pytest.mark.parametrize(
@@ -158,8 +159,9 @@ def test_what_arrived_before_is_not_sent_again(board: Board, profile: Profile, m
     artifact = maker.make("new", profile)
     model, inputs = (artifact / "model.onnx").read_bytes(), bytearray((artifact / "golden-inputs.npy").read_bytes())
     inputs[-1] ^= 1
-    left = store_of(board) / "incoming" / "left"
-    left.mkdir(parents=True)
+    with Store(profile, PATIENCE, write=True, make=True):
+        left = store_of(board) / "incoming" / "0123456789abcdef"
+        left.mkdir()
     (left / "model.onnx").write_bytes(model[: len(model) // 2])
     (left / "golden-inputs.npy").write_bytes(inputs)
     done = ship(profile, maker, artifact)
@@ -213,15 +215,17 @@ def test_when_what_serves_was_deleted_the_release_before_serves(board: Board, pr
     ship(profile, maker, maker.make("old", profile, seed=1))
     done = ship(profile, maker, maker.make("new", profile, seed=2))
     shutil.rmtree(store_of(board) / "releases" / done.release)
-    found = look(profile)
+    assert look(profile).current is None
+    with Store(profile, PATIENCE, write=True) as store:
+        assert store.status.healed == "current did not lead to what was committed; it does again"
 
-    assert found.healed == "current did not lead to what was committed; it does again"
     np.testing.assert_allclose(serves(store_of(board)), OLD, rtol=1e-5)
 
 
 def test_a_folder_where_the_link_should_be_is_not_touched(board: Board, profile: Profile, maker: Maker) -> None:
-    (store_of(board) / "current").mkdir(parents=True)
-    (store_of(board) / "current" / "mine").write_text("precious")
+    with Store(profile, PATIENCE, write=True, make=True):
+        (store_of(board) / "current").mkdir()
+        (store_of(board) / "current" / "mine").write_text("precious")
 
     with pytest.raises(DeliveryError, match="current is a folder, not a link; move it away"):
         ship(profile, maker, maker.make("new", profile))

@@ -17,6 +17,10 @@ SILENCE_S = 60.0
 """A worker at work says so every few seconds; one that says nothing for so long hangs."""
 HELLO_S = 180.0
 """A small board takes its time to import onnxruntime."""
+SLOWEST_BYTES_PER_S = 1000
+"""A link that is slower than this counts as lost."""
+MEASURED_BYTES, OTHER_BYTES = 64 * 2**20, 2**20
+"""The longest honest answers: to a measurement, with the latency of every run, and to any other request."""
 SAME = ("cpu", "machine", "architecture", "onnxruntime", "system")
 """What must not change while a run goes on."""
 CRASHING = {"1.21.0": "does so on ARM cores before version 8.2, as in a Raspberry Pi 4 and older; 1.22 does not"}
@@ -88,7 +92,14 @@ class Connection:
         """See `Link.ask`. Raises ProbeError and its kin for a failure of the machine; one of the file is an answer."""
         if self._link is None:
             raise LinkLost("it was closed")
-        answer = checked(self._link.ask(message, blob, limit_s or SILENCE_S), message["do"], self.where)
+        answer = self._link.ask(
+            message,
+            blob,
+            limit_s or SILENCE_S,
+            whole_s=_longest_s(message, len(blob)),
+            limit_bytes=MEASURED_BYTES if message["do"] == "measure" else OTHER_BYTES,
+        )
+        answer = checked(answer, message["do"], self.where)
         if "failure" in answer:
             problem = self._fault_of_the_machine(answer, message["do"])
             if problem:
@@ -155,3 +166,9 @@ class Connection:
                 "another interpreter in device.python"
             )
         return None
+
+
+def _longest_s(message: Mapping[str, Any], blob_bytes: int) -> float:
+    """The longest time that an honest answer takes: an hour, each process's own limits, and the bytes on a slow link."""
+    processes, timeout_s = int(message.get("processes", 0)), float(message.get("settings", {}).get("timeout_s", 0.0))
+    return 3600.0 + 2 * (processes + 1) * timeout_s + blob_bytes / SLOWEST_BYTES_PER_S

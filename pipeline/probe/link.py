@@ -1,4 +1,4 @@
-"""Link: a worker's process and the two pipes to it, with a deadline on every answer. Local, or through OpenSSH."""
+"""Link: a worker's process and the two pipes to it, with deadlines and size limits on every answer. Local, or through OpenSSH."""
 
 import json
 import os
@@ -20,11 +20,16 @@ __all__ = ["Link", "LinkLost", "Refused", "Start", "local_link", "ssh_link"]
 
 _HEADER = struct.Struct(">IQ")
 _WORKER = Path(__file__).with_name("worker.py")
-_STALL_S = 60.0
+_STALL_S = 120.0
 """A pipe that takes nothing for this long is dead; a slow one takes something."""
 _START_S = 60.0
+_SLOWEST_BYTES_PER_S = 1000
+"""A link that is slower than this counts as lost."""
 _LIMIT_BYTES = 64 * 2**20
-"""No honest answer is longer."""
+"""No honest answer is longer: it holds the latencies of all runs of a measurement."""
+_SHORT_BYTES = 4096
+"""Whatever is longer may arrive slowly."""
+_PIECE_BYTES = 2**18
 _PLACE = Path(__file__).with_name("place.py")
 # The whole text that a device's shell ever sees, but for the interpreter's name: read place.py, which reads the program.
 _BOOTSTRAP = "import sys; s = sys.stdin.buffer; exec(s.read(int(s.readline())))"
@@ -79,30 +84,54 @@ class Link:
             try:
                 self._write(greeting)
                 # it reads ahead: whatever follows at once would be lost when it starts itself anew as a file
-                first = self._message(time.monotonic() + _START_S)
+                patience_s = _START_S + len(greeting) / _SLOWEST_BYTES_PER_S
+                first = self._message(_Deadline(patience_s, patience_s), _LIMIT_BYTES)
                 if "failure" in first:
                     raise Refused(*first["failure"])
             except BaseException:
                 self.close()
                 raise
 
-    def ask(self, message: dict[str, Any], blob: bytes = b"", limit_s: float = 60.0) -> dict[str, Any]:
-        """Send a request and wait for the answer. Raises LinkLost when the worker says nothing for `limit_s`; one that is at
-        work says so every few seconds.
+    def ask(
+        self,
+        message: dict[str, Any],
+        blob: bytes = b"",
+        limit_s: float = 60.0,
+        *,
+        whole_s: float = 3600.0,
+        limit_bytes: int = _LIMIT_BYTES,
+    ) -> dict[str, Any]:
+        """Send a request and wait for the answer.
+
+        message: sent as JSON. blob: the bytes behind it. limit_s: the longest silence. A worker that works on an answer says
+        {"alive": true} every few seconds, and that ends a silence. While the blob is on its way, only progress ends it: a
+        worker that reports how many bytes have arrived, as {"alive": true, "received": N}, must report more each time.
+        whole_s: the longest time until the answer, whatever the worker says meanwhile. limit_bytes: the longest answer.
+
+        Raises LinkLost when the worker ends, is silent for too long, takes too long, or answers anything but JSON of that length.
         """
+        deadline = _Deadline(limit_s, whole_s)
         text = json.dumps(message, separators=(",", ":")).encode()
-        self._write(_HEADER.pack(len(text), len(blob)) + text)
-        self._write(blob)
+        self._write(_HEADER.pack(len(text), len(blob)) + text, deadline)
+        self._write(blob, deadline)
+        deadline.renew()
+        arrived = 0
         while True:
-            answer = self._message(time.monotonic() + limit_s)
+            answer = self._message(deadline, limit_bytes)
             if "alive" not in answer:
                 return answer
+            received = answer.get("received", len(blob))
+            if received == len(blob) or (isinstance(received, int) and arrived < received < len(blob)):
+                arrived = received
+                deadline.renew()
 
-    def _message(self, deadline: float) -> dict[str, Any]:
+    def _message(self, deadline: "_Deadline", limit_bytes: int) -> dict[str, Any]:
         size, blob_size = _HEADER.unpack(self._read(_HEADER.size, deadline))
         if blob_size or size > _LIMIT_BYTES:
             raise self._lost("it does not speak this program's language (does a shell start-up file print something?)")
-        text = self._read(size, deadline)
+        if size > limit_bytes:
+            raise self._lost(f"it announced an answer of {size} bytes, where {limit_bytes} are the most")
+        text = self._read(size, deadline, renews=size > _SHORT_BYTES)
         with suppress(ValueError, RecursionError):
             answer = json.loads(text)
             if isinstance(answer, dict) and _is_failure(answer.get("failure", ["", ""])):
@@ -122,15 +151,16 @@ class Link:
             self._process.wait()
         self._errors.close()
 
-    def _write(self, data: bytes) -> None:
+    def _write(self, data: bytes, deadline: "_Deadline | None" = None) -> None:
         if self._in is None or self._in.closed:
             raise LinkLost("it was closed")
         view = memoryview(data)
         while view:
-            if not select.select([], [self._in], [], _STALL_S)[1]:
-                raise self._lost(f"it took nothing for {_STALL_S:.0f} s")
+            patience_s = min(_STALL_S, deadline.left_in_all_s) if deadline else _STALL_S
+            if patience_s <= 0 or not select.select([], [self._in], [], patience_s)[1]:
+                raise self._lost(f"it took nothing for {patience_s:.0f} s")
             try:
-                count = os.write(self._in.fileno(), view[: 1 << 18])
+                count = os.write(self._in.fileno(), view[:_PIECE_BYTES])
             except BlockingIOError:
                 continue
             except OSError:
@@ -138,17 +168,20 @@ class Link:
             self.sent_bytes += count
             view = view[count:]
 
-    def _read(self, count: int, deadline: float) -> bytes:
+    def _read(self, count: int, deadline: "_Deadline", *, renews: bool = False) -> bytes:
         if self._out is None or self._out.closed:
             raise LinkLost("it was closed")
         parts = bytearray()
         while len(parts) < count:
-            if not select.select([self._out], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise self._lost("it does not answer")
-            data = os.read(self._out.fileno(), count - len(parts))
+            left_s = deadline.left_s
+            if left_s <= 0 or not select.select([self._out], [], [], left_s)[0]:
+                raise self._lost("it does not answer" if deadline.left_in_all_s > 0 else "it did not come to an end")
+            data = os.read(self._out.fileno(), min(count - len(parts), _PIECE_BYTES))
             if not data:
                 raise self._lost("it is gone")
             parts += data
+            if renews:
+                deadline.renew()
             self.received_bytes += len(data)
         return bytes(parts)
 
@@ -160,6 +193,29 @@ class Link:
         self._errors.seek(0)
         said = [line for line in clean_lines(self._errors.read(1 << 16).decode(errors="replace")) if not set(line) <= {"@"}]
         return LinkLost(clean_text(" | ".join([what, *said[-3:]]), 500), status)
+
+
+class _Deadline:
+    """Two limits: on silence, which can be renewed, and on the whole, which cannot."""
+
+    def __init__(self, silence_s: float, whole_s: float) -> None:
+        self._silence_s = silence_s
+        self._ends = time.monotonic() + whole_s
+        self.renew()
+
+    def renew(self) -> None:
+        """Something moved: the silence begins anew."""
+        self._silent = time.monotonic() + self._silence_s
+
+    @property
+    def left_s(self) -> float:
+        """How long to wait for the next bytes."""
+        return max(0.0, min(self._silent - time.monotonic(), self.left_in_all_s))
+
+    @property
+    def left_in_all_s(self) -> float:
+        """How long the whole may still take."""
+        return max(0.0, self._ends - time.monotonic())
 
 
 def _is_failure(value: object) -> bool:

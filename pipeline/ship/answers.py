@@ -8,11 +8,11 @@ from pydantic.dataclasses import dataclass
 from pipeline.errors import DeliveryError
 from pipeline.text import ForeignText as Text
 
-__all__ = ["Begun", "Done", "Health", "Previous", "Release", "StoreStatus", "checked"]
+__all__ = ["Begun", "Committed", "Done", "Health", "Previous", "Release", "StoreStatus", "checked"]
 
 Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
-Figure = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
+Latency = Annotated[float, Field(gt=0, le=1e12, allow_inf_nan=False)]
 
 _strict = ConfigDict(extra="forbid")
 
@@ -44,6 +44,8 @@ class StoreStatus:
     releases: tuple[Text, ...]
     incoming: Count
     """Shipments that were cut off, or are under way."""
+    foreign: tuple[Text, ...]
+    """The first few things in the store that this program did not make."""
     last: Text | None
     """What happened last, with its time."""
     healed: Text | None
@@ -68,16 +70,16 @@ class Begun:
 class Health:
     """What a health check saw."""
 
-    golden_inputs: Count
+    golden_inputs: Annotated[int, Field(ge=1, lt=2**31)]
     """So many answered rightly."""
     peak_memory_bytes: Count | None
     """VmHWM of a process that loads and runs the model; null where the system does not tell."""
     runs: Count
     """Timed ones."""
-    latency_p50_ms: Figure | None
-    latency_p90_ms: Figure | None
+    latency_p50_ms: Latency | None
+    latency_p90_ms: Latency | None
     """The early-stopping p90 of MLPerf; null below 64 runs."""
-    attempts: Count
+    attempts: Annotated[int, Field(ge=1, lt=2**31)]
     """So many it took to stay within the budget."""
 
 
@@ -90,9 +92,14 @@ class Previous:
 
 @dataclass(frozen=True, config=_strict)
 class Done:
-    """Nothing to tell, but for a commit what was committed."""
+    """Nothing to tell."""
 
-    committed: Hash | None = None
+
+@dataclass(frozen=True, config=_strict)
+class Committed:
+    """The release that is made to stay."""
+
+    committed: Hash
 
 
 Answer = TypeVar("Answer")

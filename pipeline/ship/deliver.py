@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipeline.errors import DeliveryError, OtherDevice
 from pipeline.profile import Profile
-from pipeline.ship.answers import Begun, Done, Health, Previous, StoreStatus
+from pipeline.ship.answers import Begun, Committed, Done, Health, Previous, StoreStatus
 from pipeline.ship.folder import OpenFolder, open_folder
 from pipeline.ship.keys import TrustedKey
 from pipeline.ship.manifest import MANIFEST, SIGNATURE, DeviceKind, Manifest, check_artifact
@@ -61,7 +61,7 @@ def deliver(
     if missing:
         raise DeliveryError(f"{folder}: has no {missing[0]}, so it was made by an older version; run `compress` again")
     progress("connect", 0, 0)
-    with Store(profile, patience, write=True) as store:
+    with Store(profile, patience, write=True, make=True) as store:
         _refuse_other_machine(store, profile)
         with open_folder(folder) as opened:
             envelope = [(name, opened.read(name, CHUNK_BYTES)) for name in (MANIFEST, SIGNATURE)]
@@ -83,7 +83,7 @@ def deliver(
                 for step in ("verify", "place"):
                     progress(step, 0, 0)
                     store.ask({"do": step}, Done)
-        health = _put_to_use(store, patience, budget, progress)
+        health = _put_to_use(store, manifest.digest, patience, budget, progress)
     return Delivered(store.where, manifest.digest, manifest.version, True, sent, health)
 
 
@@ -98,18 +98,20 @@ def roll_back(
     progress("connect", 0, 0)
     with Store(profile, patience, write=True) as store:
         release = store.ask({"do": "previous"}, Previous).release
-        version = next((each.version for each in store.status.history if each.release == release), None)
-        health = _put_to_use(store, patience, False, progress)
-    return Delivered(store.where, release, version, True, 0, health)
+        before = next((each for each in store.status.history[1:] if each.release == release), None)
+        if before is None:
+            raise _not_believed(store, f"it goes back to {release[:12]}, which it did not list")
+        health = _put_to_use(store, release, patience, False, progress)
+    return Delivered(store.where, release, before.version, True, 0, health)
 
 
 def look(profile: Profile, patience: Patience | None = None) -> StoreStatus:
-    """What the device serves. What a power cut left half done is put right on the way. Raises as `Store`."""
+    """What the device serves. Nothing there is changed. Raises as `Store`."""
     with Store(profile, patience or Patience(), write=False) as store:
         return store.status
 
 
-def _put_to_use(store: Store, patience: Patience, budget: bool, progress: Progress) -> Health:
+def _put_to_use(store: Store, release: str, patience: Patience, budget: bool, progress: Progress) -> Health:
     """From a placed release to a committed one; what its health check saw."""
     limit_s = patience.health_s
     progress("health", 0, 0)
@@ -118,8 +120,14 @@ def _put_to_use(store: Store, patience: Patience, budget: bool, progress: Progre
     store.ask({"do": "switch", "deadline_s": patience.commit_s}, Done)
     store.ask({"do": "confirm", "limit_s": limit_s}, Health)
     progress("commit", 0, 0)
-    store.ask({"do": "commit"}, Done)
+    committed = store.ask({"do": "commit"}, Committed).committed
+    if committed != release:
+        raise _not_believed(store, f"it committed {committed[:12]} instead of {release[:12]}")
     return health
+
+
+def _not_believed(store: Store, what: str) -> DeliveryError:
+    return DeliveryError(f"{store.where}: what its agent says cannot be ({what}); is something else answering there?")
 
 
 def _refuse_other_machine(store: Store, profile: Profile) -> None:
@@ -135,8 +143,11 @@ def _upload(store: Store, opened: OpenFolder, manifest: Manifest, have: dict[str
     total = sum(manifest.files[name].size_bytes for name in SERVED_FILES)
     done = sent = 0
     for name in SERVED_FILES:
+        size_bytes, digest = have.get(name, (0, ""))
+        if size_bytes > manifest.files[name].size_bytes:
+            raise _not_believed(store, f"it has {size_bytes} bytes of {name}, which has {manifest.files[name].size_bytes}")
         with opened.open(name) as file:
-            there = _same_start(file, *have.get(name, (0, "")))
+            there = _same_start(file, size_bytes, digest)
             file.seek(there)
             done += there
             progress("upload", done, total)
@@ -153,4 +164,8 @@ def _upload(store: Store, opened: OpenFolder, manifest: Manifest, have: dict[str
 
 def _same_start(file: BufferedReader, size: int, digest: str) -> int:
     """How much of `file` is there already: `size` bytes when they hash to `digest`, else nothing."""
-    return size if hashlib.sha256(file.read(size)).hexdigest() == digest else 0
+    here, left = hashlib.sha256(), size
+    while left and (data := file.read(min(left, CHUNK_BYTES))):
+        here.update(data)
+        left -= len(data)
+    return size if here.hexdigest() == digest else 0

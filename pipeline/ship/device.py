@@ -7,8 +7,10 @@ Needs Python >= 3.8; the health check also needs what the release needs, numpy a
     python3 device.py health FOLDER RUNS      loads and runs a release; a process of its own, because it may crash
 
 Messages are those of the probe's worker:  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian;
-{"alive": true} comes before an answer that takes its time. A store is a folder:
+{"alive": true} comes before an answer that takes its time, {"alive": true, "received": N} while bytes of a request arrive. A
+store is a folder of this user:
 
+    .compress-store           marks the folder as a store; written before anything else
     lock                      held (flock) by the one who changes anything; the kernel frees it when that one dies
     state.json                what was committed, newest first: the truth
     pending.json              a switch that was begun and is not committed
@@ -16,11 +18,15 @@ Messages are those of the probe's worker:  u32 length of the JSON | u64 length o
     releases/HASH/            whole releases, named by the hash of their manifest
     current -> releases/HASH  what serves
 
+A folder that is not empty and not marked is refused, unless an earlier version of this program made it. Nothing is removed but
+what this program made, which it knows by its names and hashes; whatever else lies in a store is named and left alone.
+
 Whatever happens between two steps, `heal` makes `current` what state.json says. Requests, in the order of a shipment:
 
-    {"do": "open", "store": PATH, "silence_s": S, "write": true or false}     what is there; heals; with "write", locks
+    {"do": "open", "store": PATH, "silence_s": S, "write": true or false, "make": true or false}
+                                                     what is there; "write" locks and heals, "make" makes a store where none is
     {"do": "begin", "release": HASH, "names": [...], "envelope": [[NAME, BYTES], ...]} + the manifest, its signature
-    {"do": "put", "name": NAME, "offset": N} + bytes                          a piece of a file
+    {"do": "put", "name": NAME, "offset": N} + bytes                          a piece of a file, written as it arrives
     {"do": "verify"}                                                          flush, and compare with the manifest
     {"do": "place"}                                                           rename into releases/
     {"do": "check", "limit_s": S, "budget": true or false}                    the health check
@@ -35,9 +41,12 @@ import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import pathlib
 import platform
+import pwd
+import re
 import secrets
 import select
 import shutil
@@ -51,13 +60,24 @@ import time
 
 HEADER = struct.Struct(">IQ")
 CHUNK = 1 << 20
+PIECE = 1 << 16
 LIMIT_BYTES = 16 << 20  # of a message
+RECORD_BYTES = 1 << 20  # of a record of the store; an honest one has a few hundred
 BEAT_S = 2.0
 KEPT_RELEASES = 2
 MARGIN_BYTES = 1 << 20
 RUNS, FEW_RUNS, RUNS_LIMIT_S, ATTEMPTS = 1000, 64, 10.0, 3
 LOCK_WAIT_S = 4.0
 FORMAT = 1
+LARGEST_VERSION = 2**53 - 1
+MARKER = ".compress-store"
+MARK = {"made_by": "edge-compress", "format": FORMAT}
+INCOMING = re.compile(r"[0-9a-f]{16}")
+TEMPORARY = re.compile(r"\.writing-[a-z0-9_]{8}|\.current-[0-9a-f]{16}|\.current-back")
+OUR_NAMES = re.compile(
+    r"\.compress-store|lock|current|incoming|releases|(state|pending)\.json(\.[0-9a-f]{8}\.broken)?|" + TEMPORARY.pattern
+)
+NAMED_FOREIGN = 20  # at most so many are listed
 NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError)
 
@@ -97,16 +117,31 @@ class Silence(Exception):
     """The other side closed, or said nothing for too long."""
 
 
+def read_some(count, silence_s):
+    """What is there, at most `count` bytes."""
+    if not select.select([0], [], [], silence_s)[0]:
+        raise Silence
+    data = os.read(0, min(count, PIECE))
+    if not data:
+        raise Silence
+    return data
+
+
 def read_exactly(count, silence_s):
     parts = bytearray()
     while len(parts) < count:
-        if not select.select([0], [], [], silence_s)[0]:
-            raise Silence
-        data = os.read(0, min(count - len(parts), CHUNK))
-        if not data:
-            raise Silence
-        parts += data
+        parts += read_some(count - len(parts), silence_s)
     return bytes(parts)
+
+
+def arriving(count, silence_s, answers):
+    """The bytes behind a request, in pieces, as they arrive; the other side is told how many came."""
+    received = 0
+    while received < count:
+        piece = read_some(count - received, silence_s)
+        received += len(piece)
+        yield piece
+        answers.beat(received=received)
 
 
 class Answers:
@@ -116,16 +151,17 @@ class Answers:
         self.stream = os.fdopen(os.dup(1), "wb")
         os.dup2(2, 1)  # whatever a library prints must not end up between the messages
         self.beaten = time.monotonic()
+        self.beat_s = BEAT_S
 
     def write(self, message):
         text = json.dumps(message).encode()
         self.stream.write(HEADER.pack(len(text), 0) + text)
         self.stream.flush()
 
-    def beat(self):
-        if time.monotonic() - self.beaten >= BEAT_S:
+    def beat(self, **more):
+        if time.monotonic() - self.beaten >= self.beat_s:
             self.beaten = time.monotonic()
-            self.write({"alive": True})
+            self.write(dict(more, alive=True))
 
 
 # ---------------------------------------------------------------- files
@@ -147,6 +183,7 @@ def write_whole(path, data):
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
+            os.fchmod(file.fileno(), 0o644)
             os.fsync(file.fileno())
         os.rename(unnamed, path)
     except BaseException:
@@ -155,18 +192,31 @@ def write_whole(path, data):
     flush_folder(folder)
 
 
+def make_folder(path):
+    """With those above it; readable by every user, whatever the umask, because the program that serves may be another's."""
+    if not os.path.isdir(path):
+        make_folder(os.path.dirname(path))
+        os.mkdir(path)
+        os.chmod(path, 0o755)
+
+
+def is_folder(path):
+    return os.path.isdir(path) and not os.path.islink(path)
+
+
 def remove(path):
     """Whatever it is; links are not followed."""
-    if os.path.isdir(path) and not os.path.islink(path):
+    if is_folder(path):
         shutil.rmtree(path)
     elif os.path.lexists(path):
         os.unlink(path)
 
 
-def open_plain(path, flags):
-    """A regular file with one name. Raises Failed for links, fifos and all else that somebody may have put there."""
+def open_plain(path, flags, mode=0o644):
+    """A regular file with one name. Raises Failed for links, fifos and all else that somebody may have put there; opening one
+    of those could wait for ever."""
     try:
-        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     except OSError as problem:
         if problem.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
             raise Failed("corrupt", "%s is not a regular file" % os.path.basename(path)) from None
@@ -176,6 +226,15 @@ def open_plain(path, flags):
         os.close(handle)
         raise Failed("corrupt", "%s is not a regular file with one name" % os.path.basename(path))
     return handle
+
+
+def read_plain(path, limit):
+    """The content of a plain file. Raises ValueError for one that is longer than any honest one."""
+    with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise ValueError("too long")
+    return data
 
 
 def digest_of(path, beat, flush=False):
@@ -202,6 +261,20 @@ def is_name(text):
     return isinstance(text, str) and 0 < len(text) <= 128 and text[0] not in ".-" and not set(text) - NAME_CHARACTERS
 
 
+def shown(text, limit=500):
+    """Text that a stranger may have written, for a message: printable, and not long."""
+    text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:limit])
+    return text[:limit]
+
+
+def is_text(value, limit=1000):
+    return isinstance(value, str) and len(value) <= limit and value.isprintable()
+
+
+def is_count(value):
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
 def process(pid):
     """[number, start in ticks since boot], which tells it from a later one of that number; its parent; its state. None where
     there is none."""
@@ -213,6 +286,24 @@ def process(pid):
         return None
 
 
+def user_name(number):
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return "number %d" % number
+
+
+def open_to_all(folder, names):
+    """A release is read by the program that serves, which may be another user's."""
+    for name in names:
+        handle = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.fchmod(handle, 0o755 if stat.S_ISDIR(os.fstat(handle).st_mode) else 0o644)
+        finally:
+            os.close(handle)
+    os.chmod(folder, 0o755)
+
+
 def now():
     return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
 
@@ -220,27 +311,130 @@ def now():
 # ---------------------------------------------------------------- the store
 
 
+def located(text):
+    """The absolute path of a store. Raises Failed for one that does not plainly say which folder is meant."""
+    head, _, rest = text.partition("/")
+    home = os.path.realpath(os.path.expanduser("~"))
+    parts = [part for part in rest.split("/") if part]
+    if head not in ("", "~") or not parts or "." in parts or ".." in parts:
+        raise Failed("refused", "device.store %s: write ~/NAME or /PATH/NAME, without . and .. in it" % shown(text))
+    path = there = home if head else "/"
+    for part in parts:
+        path = os.path.join(path, part)
+    if os.path.join(home, "").startswith(os.path.join(path, "")):
+        raise Failed("refused", "device.store %s is or holds the home folder; name a folder of its own" % shown(text))
+    for part in parts:
+        there = os.path.join(there, part)
+        if os.path.islink(there):
+            real = os.path.join(os.path.realpath(there), os.path.relpath(path, there))
+            raise Failed("refused", "%s is a link; write the folder that is meant: %s" % (there, shown(os.path.normpath(real))))
+        if os.path.lexists(there) and not os.path.isdir(there):
+            raise Failed("refused", "%s is not a folder; name another device.store" % there)
+    return path
+
+
 class Store:
     """The folder on the disk. Whoever changes it holds `lock`."""
 
     def __init__(self, folder):
-        self.folder = os.path.abspath(os.path.expanduser(folder))
+        self.folder = located(folder)
         self.current = self.path("current")
         self.locked = None
 
     def path(self, *names):
         return os.path.join(self.folder, *names)
 
-    def make(self):
+    # whose folder it is
+
+    def examine(self):
+        """ "absent", "empty", "marked", or "older": made before stores were marked. Changes nothing. Raises Failed for a folder
+        that this program did not make."""
+        there = self.folder
+        while not os.path.isdir(there):
+            there = os.path.dirname(there)
+        owner = os.stat(there).st_uid
+        if owner != os.geteuid() and (owner != 0 or there == self.folder):
+            raise Failed("refused", "%s belongs to another user, %s; name a folder of your own" % (there, user_name(owner)))
+        if there != self.folder:
+            return "absent"
+        names = os.listdir(self.folder)
+        if all(TEMPORARY.fullmatch(name) for name in names):
+            return "empty"  # or nearly: making it was cut off
+        if self.is_marked():
+            return "marked"
+        if self.is_older():
+            return "older"
+        raise Failed(
+            "refused",
+            "%s is not empty, and this program did not make it; nothing was changed there: name another folder in device.store"
+            % self.folder,
+        )
+
+    def is_marked(self):
+        try:
+            found = json.loads(read_plain(self.path(MARKER), RECORD_BYTES).decode())
+            made_by, version = found["made_by"], found["format"]
+        except (OSError, Failed, *MALFORMED):
+            return False
+        if made_by == MARK["made_by"] and isinstance(version, int) and version > FORMAT:
+            raise Failed("refused", "%s was made by a newer version of this program; update it on your machine" % self.folder)
+        return found == MARK
+
+    def is_older(self):
+        """Whether a record of ours names a release that is there and has the hash that it is called by."""
+        try:
+            named = [each for name in ("state.json", "pending.json") for each in self.named_in(self.read(name))]
+            return any(self.foreign_in(each) is not None for each in named)
+        except (OSError, Failed):
+            return False
+
+    def foreign_in(self, release):
+        """What lies in a release and was not shipped with it; None where it is no release of ours."""
+        folder = self.path("releases", release)
+        if not is_folder(self.path("releases")) or not is_folder(folder):
+            return None
+        try:
+            manifest = read_plain(os.path.join(folder, "manifest.json"), LIMIT_BYTES)
+            listed = {"manifest.json", "manifest.sig", "__pycache__", *json.loads(manifest.decode())["files"]}
+        except (OSError, Failed, *MALFORMED):
+            return None
+        return set(os.listdir(folder)) - listed if hashlib.sha256(manifest).hexdigest() == release else None
+
+    def foreign(self):
+        """What lies here and is not this program's, by its path from the store."""
+        found = [name for name in sorted(self.names(".")) if not OUR_NAMES.fullmatch(name)]
+        for name in sorted(self.names("releases")):
+            inside = self.foreign_in(name) if is_hash(name) else None
+            found += [os.path.join("releases", name, each) for each in ([""] if inside is None else sorted(inside))]
+        found += [os.path.join("incoming", name) for name in sorted(self.names("incoming")) if not self.is_incoming(name)]
+        return [shown(each) for each in found[:NAMED_FOREIGN]]
+
+    def is_incoming(self, name):
+        return bool(INCOMING.fullmatch(name)) and is_folder(self.path("incoming", name))
+
+    def make(self, kind):
+        """Make it, and mark it, or mark one of an earlier version; `kind` is what `examine` found."""
+        make_folder(self.folder)
+        if kind != "marked":
+            write_whole(self.path(MARKER), json.dumps(MARK).encode())
         for name in ("incoming", "releases"):
-            os.makedirs(self.path(name), exist_ok=True)
-            if os.path.islink(self.path(name)):
-                raise Failed("refused", "%s is a link" % self.path(name))
+            if os.path.lexists(self.path(name)) and not is_folder(self.path(name)):
+                raise Failed("refused", "%s is not a folder; move it away" % self.path(name))
+            make_folder(self.path(name))
+        if kind == "older":  # which left the modes to the umask
+            for folder in (self.folder, self.path("incoming"), self.path("releases")):
+                os.chmod(folder, 0o755)
+            for name in self.names("releases"):
+                foreign = self.foreign_in(name) if is_hash(name) else None
+                if foreign is not None:
+                    open_to_all(self.path("releases", name), self.names(os.path.join("releases", name)) - foreign)
+
+    # the lock
 
     def lock(self, wait_s=0.0):
         """Whether it could be had. One whose holder lost its connection, or was stopped, is taken from it: to be killed at any
-        moment is nothing that it minds. Opened for reading, so that a read-only disk can be looked at."""
-        handle = os.open(self.path("lock"), os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+        moment is nothing that it minds. For this user alone: others could hold it, and keep everybody out."""
+        handle = self.open_own("lock", os.O_RDONLY | os.O_CREAT, 0o600)
         deadline = time.monotonic() + wait_s
         while True:
             try:
@@ -257,21 +451,41 @@ class Store:
         self.locked = handle
         return True
 
+    def is_busy(self):
+        """Whether another holds the lock; makes no file."""
+        try:
+            handle = self.open_own("lock", os.O_RDONLY)
+        except FileNotFoundError:
+            return False
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except OSError:
+            return True
+        finally:
+            os.close(handle)
+
+    def open_own(self, name, flags, mode=0o644):
+        """A file of the store's own."""
+        try:
+            return open_plain(self.path(name), flags, mode)
+        except Failed as failure:
+            raise Failed("refused", "%s; move %s away" % (failure, self.path(name))) from None
+
     def sign_lock(self):
         """Leave word of who holds it; where the disk is read-only nothing will be changed anyway."""
         ours = process(os.getpid())
         try:
-            with open(self.path("lock"), "w") as file:
+            with os.fdopen(self.open_own("lock", os.O_WRONLY | os.O_TRUNC), "w") as file:
                 json.dump({"process": ours and ours[0], "parent": ours and ours[1]}, file)
         except OSError:
             pass
 
     def holder(self):
         try:
-            with open(self.path("lock")) as file:
-                found = json.loads(file.read(LIMIT_BYTES))
+            found = json.loads(read_plain(self.path("lock"), RECORD_BYTES).decode())
             return found if isinstance(found["process"][0], int) and isinstance(found["parent"], int) else None
-        except (OSError, *MALFORMED):
+        except (OSError, Failed, *MALFORMED):
             return None
 
     @staticmethod
@@ -295,11 +509,12 @@ class Store:
     # what is written down
 
     def read(self, name):
-        """A JSON object; None where there is none. One that is not what this program writes is set aside."""
+        """A record; None where there is none. One that is not what this program writes is set aside, by the one with the lock."""
         try:
-            with open(self.path(name), "rb") as file:
-                found = json.loads(file.read(LIMIT_BYTES).decode())
-            if found["format"] != FORMAT or not all(is_hash(each) for each in self.named_in(found)):
+            with os.fdopen(self.open_own(name, os.O_RDONLY), "rb") as file:
+                data = file.read(RECORD_BYTES + 1)
+            found = json.loads(data.decode()) if len(data) <= RECORD_BYTES else None
+            if found["format"] != FORMAT or not self.is_record(found):
                 raise ValueError
             return found
         except FileNotFoundError:
@@ -310,27 +525,47 @@ class Store:
             return None
 
     @staticmethod
+    def is_record(found):
+        """Whether every part is of its kind, for what is read here is compared, and sent to the one who asked."""
+        if "history" not in found:
+            return is_text(found["token"]) and all(each is None or is_hash(each) for each in (found["to"], found["from"]))
+        return (found.get("last") is None or is_text(found["last"])) and all(
+            is_hash(each["release"])
+            and set(each) <= {"release", "name", "version", "at"}
+            and all(each.get(key) is None or is_text(each[key]) for key in ("name", "at"))
+            and (each.get("version") is None or is_count(each["version"]))
+            for each in found["history"]
+        )
+
+    @staticmethod
     def named_in(record):
-        if "history" in record:
-            return [each["release"] for each in record["history"]]
-        record["token"]  # or it is none of ours
-        return [each for each in (record["to"], record["from"]) if each is not None]
+        """The releases that a record names."""
+        if record is None:
+            return []
+        named = [each["release"] for each in record["history"]] if "history" in record else [record["to"], record["from"]]
+        return [each for each in named if each is not None]
 
     def write(self, name, record):
         write_whole(self.path(name), json.dumps(dict(record, format=FORMAT), indent=1).encode())
 
+    def has(self, release):
+        return is_folder(self.path("releases", release))
+
+    def recorded(self):
+        """What was committed and is still there, newest first, as it is written down."""
+        return [each for each in (self.read("state.json") or {}).get("history", ()) if self.has(each["release"])]
+
     def history(self):
-        """What was committed and is still there, newest first."""
-        state = self.read("state.json")
-        if state:
-            return [each for each in state["history"] if os.path.isdir(self.path("releases", each["release"]))]
-        pending = self.read("pending.json")
-        if pending is None and not os.path.lexists(self.path("state.json")):
-            # the record is lost; what serves was committed, unless a switch was under way
-            serving = self.serving()
-            return [{"release": serving}] if serving else []
+        """What was committed and is still there, newest first. Where no record names what is there: what served before a switch
+        that was begun, else what serves, which was committed then."""
+        recorded = self.recorded()
+        if recorded:
+            return recorded
+        pending, serving = self.read("pending.json"), self.serving()
         before = pending["from"] if pending else None
-        return [{"release": before}] if before else []
+        if before is None and serving != (pending and pending["to"]):
+            before = serving
+        return [{"release": before}] if before and self.has(before) else []
 
     def committed(self):
         history = self.history()
@@ -342,19 +577,20 @@ class Store:
             head, name = os.path.split(os.readlink(self.current))
         except OSError:
             return None
-        return name if head == "releases" and is_hash(name) and os.path.isdir(self.path("releases", name)) else None
+        return name if head == "releases" and is_hash(name) and self.has(name) else None
 
     # changes
 
     def point(self, release, link=None):
         """`current` leads to `release` from one moment to the next. `link`: one made before."""
-        self.refuse_folder()
+        self.refuse_other_current()
         os.rename(link or self.make_link(release), self.current)
         flush_folder(self.folder)
 
-    def refuse_folder(self):
-        if os.path.isdir(self.current) and not os.path.islink(self.current):
-            raise Failed("refused", "%s is a folder, not a link; move it away" % self.current)
+    def refuse_other_current(self):
+        if os.path.lexists(self.current) and not os.path.islink(self.current):
+            kind = "folder" if os.path.isdir(self.current) else "file"
+            raise Failed("refused", "%s is a %s, not a link; move it away" % (self.current, kind))
 
     def make_link(self, release, name=None):
         link = self.path(name or ".current-" + secrets.token_hex(8))
@@ -368,13 +604,13 @@ class Store:
         pending, history = self.read("pending.json"), self.history()
         committed = history[0]["release"] if history else None
         said = None
-        if history and not os.path.lexists(self.path("state.json")):
-            said = "the record was not readable and was made anew"
+        if history and not self.recorded():
+            said = "the record did not name what is there and was made anew"
         if pending and pending["to"] != committed:
             said = "the switch to %s was not committed and was taken back" % pending["to"][:12]
         if committed != self.serving():
-            if committed is None:
-                remove(self.current)
+            if committed is None:  # a first release that was switched to and not committed
+                os.unlink(self.current)
                 flush_folder(self.folder)
             else:
                 spare = self.path(".current-back")
@@ -385,8 +621,8 @@ class Store:
             os.unlink(self.path("pending.json"))
             flush_folder(self.folder)
         for name in os.listdir(self.folder):
-            if name.startswith((".current-", ".writing-")):
-                remove(self.path(name))
+            if TEMPORARY.fullmatch(name) and not is_folder(self.path(name)):
+                os.unlink(self.path(name))
         if said:
             try:
                 self.write("state.json", {"history": history, "last": "%s: %s" % (now(), said)})
@@ -401,9 +637,10 @@ class Store:
         return gone
 
     def prune(self, *also):
+        """Remove what is neither to be kept nor strange: releases as they were shipped, with nothing of others in them."""
         kept = {each["release"] for each in self.history()[:KEPT_RELEASES]} | {self.serving(), *also}
         for name in self.names("releases"):
-            if name not in kept:
+            if name not in kept and is_hash(name) and self.foreign_in(name) == set():
                 remove(self.leave(name))
 
     def status(self):
@@ -419,20 +656,21 @@ class Store:
             "history": self.history(),
             "current": self.serving(),
             "pending": pending["to"] if pending else None,
-            "releases": sorted(self.names("releases")),
-            "incoming": len(self.names("incoming")),
+            "releases": sorted(name for name in self.names("releases") if is_hash(name)),
+            "incoming": sum(self.is_incoming(name) for name in self.names("incoming")),
+            "foreign": self.foreign(),
             "last": state.get("last"),
             "free_bytes": disk.f_bavail * disk.f_frsize,
             "architecture": platform.machine(),
             "python": platform.python_version(),
-            "interpreter": sys.executable,
+            "interpreter": shown(sys.executable),
         }
 
     def names(self, folder):
         try:
-            return os.listdir(self.path(folder))
-        except FileNotFoundError:
-            return []
+            return set(os.listdir(self.path(folder)))
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
 
 
 # ---------------------------------------------------------------- one shipment
@@ -458,7 +696,7 @@ class Shipment:
         files = {name: (facts["files"][name]["size_bytes"], facts["files"][name]["sha256"]) for name in request["names"]}
         files.update((name, (len(data), hashlib.sha256(data).hexdigest())) for name, data in parts)
         for name, (size, digest) in files.items():
-            if not is_name(name) or not is_hash(digest) or not isinstance(size, int) or size < 0:
+            if not is_name(name) or not is_hash(digest) or not is_count(size):
                 raise Failed("refused", "the manifest names a file %.60r" % name)
         self.files, self.release = files, request["release"]
         self.facts = {"release": self.release, "name": str(facts["name"]), "version": int(facts["version"])}
@@ -466,13 +704,23 @@ class Shipment:
         if history and self.release == history[0]["release"] and self.is_whole():
             return {"current": True}
         same = history and history[0].get("name") == self.facts["name"]
-        if same and self.facts["version"] < history[0]["version"]:
-            raise Failed("older", "version %d is older than %d, which serves" % (self.facts["version"], history[0]["version"]))
+        if same and self.facts["version"] < (history[0].get("version") or 0):
+            serves = history[0]["version"]
+            raise Failed(
+                "older",
+                "version %d is older than %d, which serves; to place it all the same, `compress sign --version %d` it"
+                % (self.facts["version"], serves, min(serves + 1, LARGEST_VERSION)),
+            )
         store.prune(self.release)
         if os.path.lexists(self.folder()):
             if self.is_whole():
                 self.placed = self.folder()
                 return {"placed": True}
+            if not is_folder(self.folder()):
+                raise Failed("refused", "%s is not a folder; move it away" % self.folder())
+            foreign = sorted(self.listed(self.folder()) - set(files))
+            if foreign:
+                raise Failed("refused", "%s holds %s, which was not shipped; move it away" % (self.folder(), shown(foreign[0])))
             if self.release != store.serving():  # else it serves, damaged as it is, until a sound one takes its place
                 remove(store.leave(self.release))
         self.incoming = self.adopt()
@@ -493,40 +741,40 @@ class Shipment:
         if free < needed:
             raise Failed("storage", "no room: %d bytes are needed, %d are free in %s" % (needed, free, store.folder))
         for name, data in parts:
-            self.put(name, 0, data)
+            self.put(name, 0, len(data), [data])
         return {"have": have}
 
     def adopt(self):
         """A folder that nobody else has, with what an attempt that was cut off has left."""
-        parent = self.store.path("incoming")
-        ours = os.path.join(parent, secrets.token_hex(8))
-        left = [os.path.join(parent, name) for name in os.listdir(parent)]
-        folders = [path for path in left if os.path.isdir(path) and not os.path.islink(path)]
-        newest = max(folders, key=lambda path: os.lstat(path).st_mtime, default=None)
+        store = self.store
+        ours = store.path("incoming", secrets.token_hex(8))
+        left = [store.path("incoming", name) for name in store.names("incoming") if store.is_incoming(name)]
+        newest = max(left, key=lambda path: os.lstat(path).st_mtime, default=None)
         for path in left:
             if path != newest:
                 remove(path)
         if newest:
             os.rename(newest, ours)
+            os.utime(ours)
         else:
-            os.mkdir(ours)
-        os.utime(ours)
+            make_folder(ours)
         return ours
 
     def folder(self):
         return self.store.path("releases", self.release)
 
-    def put(self, name, offset, data):
-        size = self.files[name][0]
-        if not 0 <= offset <= offset + len(data) <= size:
+    def put(self, name, offset, size, pieces):
+        """Each piece is written as it arrives, so that a connection that is lost early leaves something to go on from."""
+        if not 0 <= offset <= offset + size <= self.files[name][0]:
             raise Failed("corrupt", "%s is longer than the manifest says" % name)
-        handle = open_plain(os.path.join(self.incoming, name), os.O_WRONLY | os.O_CREAT)
+        handle, at = open_plain(os.path.join(self.incoming, name), os.O_WRONLY | os.O_CREAT), offset
         try:
             os.ftruncate(handle, offset)
-            view, at = memoryview(data), offset
-            while view:
-                count = os.pwrite(handle, view, at)
-                view, at = view[count:], at + count
+            for piece in pieces:
+                view = memoryview(piece)
+                while view:
+                    count = os.pwrite(handle, view, at)
+                    view, at = view[count:], at + count
         finally:
             os.close(handle)
         step("upload")
@@ -577,12 +825,12 @@ class Shipment:
         try:
             if self.release == self.store.serving():
                 self.store.leave(self.release)
+            open_to_all(self.incoming, self.files)
             os.rename(self.incoming, self.folder())
         except OSError as problem:
             if problem.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY):
                 raise Failed("refused", "%s is in the way: %s" % (self.folder(), problem.strerror)) from None
             raise
-        flush_folder(self.store.path("incoming"))
         flush_folder(self.store.path("releases"))
         self.placed, self.incoming = self.folder(), None
         step("placed")
@@ -628,7 +876,7 @@ class Shipment:
         if self.checked is None or self.checked != self.release:
             raise Failed("refused", "nothing was checked")
         store, before = self.store, self.store.committed()
-        store.refuse_folder()
+        store.refuse_other_current()
         token = secrets.token_hex(8)
         if before:
             store.make_link(before, ".current-back")
@@ -739,6 +987,8 @@ def healthy(folder, limit_s, budget, beat, runs=FEW_RUNS):
         with open(os.path.join(folder, "serving.json"), encoding="utf-8") as file:
             limits = json.load(file)["limits"] if budget else {}
         limits = {key: float(limit) for key, limit in limits.items()}
+        if not all(math.isfinite(limit) for limit in limits.values()):
+            raise ValueError  # nothing would be over it
     except MALFORMED:
         raise Failed("unhealthy", "load-error: serving.json is malformed") from None
     for attempt in range(ATTEMPTS):
@@ -782,6 +1032,8 @@ def run_health(folder, runs, limit_s, beat):
             answer = json.loads(said.read(LIMIT_BYTES).decode().strip().split("\n")[-1])
         except ValueError:
             answer = None
+        if not isinstance(answer, dict) or not is_failure(answer.get("failure", ["", ""])):
+            answer = None
         if child.returncode < 0:
             names = {signal.SIGILL: "illegal-instruction", signal.SIGSEGV: "segfault", signal.SIGKILL: "killed"}
             name = names.get(-child.returncode, "crashed")
@@ -792,6 +1044,10 @@ def run_health(folder, runs, limit_s, beat):
     if "failure" in answer:
         raise Failed("unhealthy", "%s: %s" % tuple(answer["failure"]))
     return answer
+
+
+def is_failure(value):
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
 
 
 def health(folder, runs):
@@ -883,13 +1139,15 @@ def serve(client, extra=None):
             if max(text_size, blob_size) > LIMIT_BYTES:
                 answers.write({"failure": ["run-error", "a message of %d bytes" % max(text_size, blob_size)]})
                 return
+            pieces = ()
             try:
                 request = json.loads(read_exactly(text_size, silence_s).decode())
-                blob = read_exactly(blob_size, silence_s)
+                pieces = arriving(blob_size, silence_s, answers)
                 if shipment is None:
                     shipment, answer = opened(request, answers)
+                    answers.beat_s = min(BEAT_S, shipment.silence_s / 4)
                 else:
-                    answer = answered(shipment, request, blob)
+                    answer = answered(shipment, request, blob_size, pieces)
             except (Failed, OSError) as failure:
                 answer = {"failure": failure_of(failure)}
                 if shipment is not None:
@@ -900,6 +1158,8 @@ def serve(client, extra=None):
             except MALFORMED as problem:
                 answers.write({"failure": ["run-error", "malformed request: %.200r" % problem]})
                 return
+            for _ in pieces:
+                pass  # what was refused is still on its way
             answers.write(answer)
     except (Silence, BrokenPipeError):
         pass
@@ -917,34 +1177,33 @@ def serve(client, extra=None):
 
 def failure_of(failure):
     if isinstance(failure, Failed):
-        return [failure.kind, str(failure)]
-    return ["storage", "%s%s" % (failure.strerror, ": %s" % failure.filename if failure.filename else "")]
+        return [failure.kind, shown(str(failure))]
+    return ["storage", shown("%s%s" % (failure.strerror, ": %s" % failure.filename if failure.filename else ""))]
 
 
 def opened(request, answers):
-    store, write = Store(request["store"]), request["write"]
-    healed, busy = None, False
-    if write or os.path.isdir(store.folder):
-        store.make()
-        busy = not store.lock(LOCK_WAIT_S if write else 0.0)
-        if busy and write:
+    store, healed = Store(request["store"]), None
+    kind = store.examine()
+    if request["write"]:
+        if kind in ("absent", "empty") and not request["make"]:
+            raise Failed("no-previous", "nothing was shipped to %s" % store.folder)
+        store.make(kind)
+        if not store.lock(LOCK_WAIT_S):
             raise Failed("busy", "another shipment is under way in %s; one that died frees it by itself" % store.folder)
-        if not busy:
-            store.sign_lock()
-            healed = store.heal()
-        if not write:
-            store.unlock()
+        store.sign_lock()
+        healed = store.heal()
+    busy = not request["write"] and store.is_busy()
     return Shipment(store, answers, request["silence_s"]), dict(store.status(), healed=healed, busy=busy)
 
 
-def answered(shipment, request, blob):
+def answered(shipment, request, blob_size, pieces):
     do = request["do"]
     if shipment.store.locked is None:
         raise Failed("refused", "opened for looking only")
     if do == "begin":
-        return shipment.begin(request, blob)
+        return shipment.begin(request, b"".join(pieces))
     if do == "put":
-        return shipment.put(request["name"], request["offset"], blob)
+        return shipment.put(request["name"], request["offset"], blob_size, pieces)
     if do == "check":
         return shipment.check(request["limit_s"], request["budget"])
     if do == "switch":

@@ -8,6 +8,7 @@ from typing import Literal
 from pipeline.errors import CompressError
 from pipeline.profile import Profile
 from pipeline.ship.deliver import Delivered
+from pipeline.text import clean_text
 
 __all__ = ["Outcome", "Rollout", "Target", "roll_out"]
 
@@ -53,9 +54,19 @@ def roll_out(
 ) -> tuple[Outcome, ...]:
     """Do `action` on all `targets`; what became of each, in their order. `told` hears of each as it is done.
 
-    A device that fails touches no other. Those that are under way when it is decided to stop are seen through.
+    A device that fails touches no other. Those that are under way when it is decided to stop are seen through. So are all
+    when `told` raises: its first error is raised at the end.
     """
     outcomes: dict[str, Outcome] = {}
+    troubles: list[Exception] = []
+
+    def settle(outcome: Outcome) -> None:
+        outcomes[outcome.name] = outcome
+        try:
+            told(outcome)
+        except Exception as trouble:
+            troubles.append(trouble)
+
     first, rest = targets[: rollout.canary], targets[rollout.canary :]
     with ThreadPoolExecutor(max(1, rollout.parallel), thread_name_prefix="device") as pool:
         for wave, may_fail in ((first, 0.0), (rest, rollout.max_failures * len(targets))):
@@ -65,15 +76,14 @@ def roll_out(
                     running.add(pool.submit(_outcome, waiting.pop(0), action))
                 done, running = wait(running, return_when=FIRST_COMPLETED)
                 for each in done:
-                    outcome = each.result()
-                    outcomes[outcome.name] = outcome
-                    told(outcome)
+                    settle(each.result())
             if wave is first and _failures(outcomes):
                 break
     for target in targets:
         if target.name not in outcomes:
-            outcomes[target.name] = Outcome(target.name, "not tried")
-            told(outcomes[target.name])
+            settle(Outcome(target.name, "not tried"))
+    if troubles:
+        raise troubles[0]
     return tuple(outcomes[target.name] for target in targets)
 
 
@@ -85,7 +95,8 @@ def _outcome(target: Target, action: Callable[[Target], Delivered]) -> Outcome:
     try:
         delivered = action(target)
     except CompressError as problem:
-        return Outcome(target.name, "failed", None, type(problem).__name__, str(problem), problem.exit_code)
+        return Outcome(target.name, "failed", None, type(problem).__name__, clean_text(str(problem)), problem.exit_code)
     except Exception as problem:  # a defect met on one device must not leave the others half-way
-        return Outcome(target.name, "failed", None, type(problem).__name__, f"{target.name}: a defect: {problem!r}", 1)
+        message = clean_text(f"{target.name}: a defect: {problem!r}")
+        return Outcome(target.name, "failed", None, type(problem).__name__, message, 1)
     return Outcome(target.name, "shipped" if delivered.changed else "unchanged", delivered)

@@ -213,7 +213,7 @@ def _refuse_unfit(
     if installed_version is not None and manifest.version < installed_version:
         raise OlderVersion(
             f"{folder}: version {manifest.version} of '{manifest.name}' is older than {installed_version}, which the device has; "
-            "`compress sign` it anew to go back on purpose"
+            f"to place it all the same, `compress sign --version {min(installed_version + 1, MAX_VERSION)}` it"
         )
 
 

@@ -2,6 +2,7 @@
 
 import secrets
 import sys
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +31,17 @@ __all__ = ["Patience", "Store"]
 AGENT = Path(__file__).with_name("device.py")
 KEPT = "what arrived is kept: run the same command again"
 SAFE = "what served there serves on"
+ANSWER_BYTES = 2**20
+"""No honest answer is longer."""
+SLOWEST_BYTES_PER_S = 1000
+"""A link that is slower than this counts as lost."""
 ERRORS: dict[str, tuple[type[CompressError], str]] = {
     "busy": (DeviceBusy, "wait for it"),
     "storage": (DeviceStorage, f"{SAFE}; free some space or make it writable, then run the same command again"),
     "not-kept": (DeviceStorage, "free some space there, then run the same command again"),
     "corrupt": (TransferCorrupt, f"{SAFE}; run the same command again, and check the disk if it happens twice"),
     "refused": (DeliveryError, SAFE),
-    "older": (OlderVersion, "`compress sign` it anew to go back on purpose, or use compress rollback"),
+    "older": (OlderVersion, "compress rollback goes back to the release before"),
     "unhealthy": (Unhealthy, SAFE),
     "rolled-back": (RolledBack, f"{SAFE}; run the same command again"),
     "no-previous": (NoPrevious, "ship one"),
@@ -51,20 +56,26 @@ class Patience:
     """How long to wait for what, in seconds."""
 
     silence_s: float = 60.0
-    """Without a word from the other side, on either side; one at work says so every two seconds."""
+    """Without a sign of progress from the other side, on either side; an agent at work gives one every two seconds."""
     health_s: float = 300.0
     """For a release to load, answer and be timed."""
     commit_s: float = 120.0
     """From the switch to the commit; after that the device goes back by itself."""
+    whole_s: float = 3600.0
+    """For the whole conversation, beside the time that its bytes take on the slowest link."""
 
 
 class Store:
     """A connection to the store of a profile's device; to be closed. The agent there ends with it."""
 
-    def __init__(self, profile: Profile, patience: Patience, *, write: bool) -> None:
-        """With `write`, the store is held for this connection alone.
+    def __init__(self, profile: Profile, patience: Patience, *, write: bool, make: bool = False) -> None:
+        """Start the agent and open the store of the profile's device.
 
-        Raises DeviceUnreachable, HostKeyRefused, DeviceSoftware, DeviceBusy or DeviceStorage.
+        write: hold the store for this connection alone, and recover what a power cut left half done; without it, nothing
+        there is changed. make: make the store where there is none.
+
+        Raises DeviceUnreachable, HostKeyRefused, DeviceSoftware, DeviceBusy, DeviceStorage, NoPrevious when there is no store
+        to write to, or DeliveryError when the folder is not a store of this program.
         """
         device = profile.device
         if device.host is None and not device.this_machine:
@@ -83,8 +94,9 @@ class Store:
             raise diagnosis(loss, device) from None
         except Refused as refusal:
             raise self._error(refusal.kind, refusal.detail) from None
+        self._ends = time.monotonic() + patience.whole_s
         try:
-            order = {"do": "open", "store": device.store, "silence_s": patience.silence_s, "write": write}
+            order = {"do": "open", "store": device.store, "silence_s": patience.silence_s, "write": write, "make": make}
             self.status = self.ask(order, StoreStatus)
         except BaseException:
             self.close()
@@ -99,7 +111,13 @@ class Store:
         self._doing = message["do"]
         self._switched = self._switched or self._doing == "switch"
         try:
-            answer = self._link.ask(message, blob, self._patience.silence_s)
+            answer = self._link.ask(
+                message,
+                blob,
+                self._patience.silence_s,
+                whole_s=self._ends + (self._link.sent_bytes + len(blob)) / SLOWEST_BYTES_PER_S - time.monotonic(),
+                limit_bytes=ANSWER_BYTES,
+            )
         except LinkLost as loss:
             raise self._lost(loss) from None
         if "failure" in answer:
@@ -118,7 +136,11 @@ class Store:
         self.close()
 
     def _error(self, kind: str, detail: str) -> CompressError:
-        error, remedy = ERRORS.get(kind, (DeliveryError, "this is a defect of this program"))
+        if kind not in ERRORS:
+            return DeliveryError(
+                f"{self.where}: {self._doing}: its agent gave a failure of an unknown kind ({kind}: {detail}); {SAFE}"
+            )
+        error, remedy = ERRORS[kind]
         return error(f"{self.where}: {self._doing}: {detail}; {remedy}")
 
     def _lost(self, loss: LinkLost) -> CompressError:
