@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pipeline.cli_device import calibrate, doctor, measure
 from pipeline.cli_keys import keys, sign
+from pipeline.cli_options import MODEL_ARGS
 from pipeline.cli_ship import rollback, ship, status
 from pipeline.cli_told import heed_interrupts, told
 from pipeline.errors import BUDGET_MISSED, BudgetError
@@ -42,14 +43,15 @@ Examples:
     "--model",
     default="digits",
     metavar="MODEL",
-    help="Name in models/ (default: digits), torchvision:NAME, FILE.py:FACTORY (runs it).",
+    help="Name in models/ (default: digits), torchvision:NAME; runs FILE.py:F, MODULE:F.",
 )
+@MODEL_ARGS
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors file, or a saved state dict.")
 @click.option(
     "--data",
     default="digits",
     metavar="DATA",
-    help="Folder of images (default: digits), torchvision:NAME, FILE.py:FACTORY (runs it).",
+    help="Folder of images (default: digits), torchvision:NAME; runs FILE.py:F, MODULE:F.",
 )
 @click.option(
     "--budget",
@@ -151,6 +153,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
         supernet_steps=flags["supernet_steps"],
         finetuning=FinetuneSettings(epochs=flags["epochs"]),
         command=("compress", *map(escape_text, sys.argv[1:])),
+        model_args=flags["model_args"],
     )
     keep_freed_memory()
     screen = Screen(console)

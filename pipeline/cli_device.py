@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
+from pipeline.cli_options import MODEL_ARGS
 from pipeline.cli_told import told
 from pipeline.errors import ProbeError
+from pipeline.model_args import Argument
 from pipeline.terminal import make_console
 from pipeline.units import parse_quantity
 
@@ -90,6 +92,7 @@ def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: fl
 @click.command(short_help="Learn to predict a device's latencies from this machine's.")
 @TARGET
 @click.option("--model", default="digits", metavar="MODEL", help="As for compress.")
+@MODEL_ARGS
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="As for compress.")
 @click.option("--data", default="digits", metavar="DATA", help="As for compress.")
 @click.option("--plans", type=click.IntRange(4, 100), default=8, metavar="N", help="Beside dense and thinnest.  [default: 8]")
@@ -98,7 +101,15 @@ def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: fl
 @JSON
 @told()
 def calibrate(
-    target: str, model: str, weights: Path | None, data: str, plans: int, seed: int, out: Path | None, as_json: bool
+    target: str,
+    model: str,
+    model_args: dict[str, Argument],
+    weights: Path | None,
+    data: str,
+    plans: int,
+    seed: int,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Measure some plans of a network on the device and on this machine, so that a search needs the device only at its end."""
     from pipeline.calibrate import calibrate as measure_both  # noqa: PLC0415
@@ -108,8 +119,9 @@ def calibrate(
     console = make_console(stderr=as_json)
     path = out or Path(f"{Path(target).stem}.calibration.json")
     screen = Screen(console)
+    job = Job(target=target, model=model, weights=weights, data=data, seed=seed, model_args=model_args)
     try:
-        found = measure_both(Job(target=target, model=model, weights=weights, data=data, seed=seed), plans, path, screen)
+        found = measure_both(job, plans, path, screen)
     finally:
         screen.close()
     intercept, slope = found.line
@@ -120,7 +132,8 @@ def calibrate(
     console.print(
         f"\n{path}: from {len(found.points)} plans; a plan left out is predicted within {100 * found.error:.1f} % of its latency"
     )
-    network = ["--model", model, *(["--weights", str(weights)] if weights else []), "--data", data]
+    arguments = [text for name, value in model_args.items() for text in ("--model-arg", f"{name}={json.dumps(value)}")]
+    network = ["--model", model, *arguments, *(["--weights", str(weights)] if weights else []), "--data", data]
     command = shlex.join(["compress", "--target", target, *network, "--calibration", str(path)])
     console.print(f"search with it: {command}", soft_wrap=True)
 

@@ -14,6 +14,7 @@ from pipeline.errors import ModelError
 from pipeline.files import sha256_file
 from pipeline.finetune import FinetuneSettings
 from pipeline.graph.importance import Importance
+from pipeline.model_args import Argument
 from pipeline.profile import BudgetText, Profile
 from pipeline.search.problem import NAMED_REWARDS, Reward, Searcher
 from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS, usual_reward
@@ -32,6 +33,7 @@ class Job:
     Job(target="raspberrypi")                                       # the demo network and data
     Job(target="raspberrypi", model="nets.py:make_net",
         weights=Path("net.safetensors"), data="./images")           # one's own
+    Job(..., model="pkg.net:make_net", model_args={"width": 0.5})   # a factory with arguments
     Job(..., budget={"latency_p50": "40%", "accuracy_drop": 1.0})   # over the profile's budget
     Job(..., task=OwnTask(images, evaluate=my_map, train=my_loop))  # any other task
     """
@@ -61,6 +63,8 @@ class Job:
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
     command: tuple[str, ...] = ()
     """As typed, for the record."""
+    model_args: Mapping[str, Argument] = field(default_factory=dict)
+    """Handed to the model's factory, as `--model-arg width=0.5` is."""
 
     def __post_init__(self) -> None:
         """Raises ModelError where there is no such searcher or reward: before anything is loaded or measured."""
@@ -82,6 +86,7 @@ class Job:
             "profile": profile.model_dump(mode="json", exclude={"budget": True, "device": {"store"}}),
             "budget": dict(budget),
             "model": escape_text(self.model),
+            **({"model_args": dict(self.model_args)} if self.model_args else {}),  # older runs have no such entry
             "weights": escape_text(self.weights.name) if self.weights else None,
             "data": escape_text(self.task.description if self.task else self.data),
             "searcher": self.searcher if isinstance(self.searcher, str) else _name(self.searcher),

@@ -44,14 +44,14 @@ class Subject:
 
 def load_subject(job: Job, profile: Profile) -> Subject:
     """Network, weights and data of `job`. Raises ModelError, DataError and their kin."""
-    source = find_model(job.model)
+    source = find_model(job.model, job.model_args)
     notices: list[str] = []
     task: Task
     if job.task is not None:
-        module, task = load_model(source, job.weights, num_classes=None), job.task
+        module, task = load_model(source, job.weights, None, notices.append), job.task
     else:
         splits = load_data(job.data, source.preprocessing, job.seed)
-        module = load_model(source, job.weights, len(splits.classes))
+        module = load_model(source, job.weights, len(splits.classes), notices.append)
         _refuse_misfit(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes), job)
         splits = settle_normalisation(module, splits)
         notices += splits.notices

@@ -16,11 +16,11 @@ from pipeline.artifact import Artifact, dump_artifact, read_artifact
 from pipeline.calibrate import read_calibration
 from pipeline.calibration import Calibration, Point
 from pipeline.candidate import Candidate
+from pipeline.checkpoints import read_checkpoint
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import CompressError, DataError, KeysError, ManifestError, ModelError, ProbeError, ProfileError, RunError
 from pipeline.files import sha256_bytes
 from pipeline.graph.intake import look
-from pipeline.load import read_weights
 from pipeline.measurement import Measurement
 from pipeline.plan import ChannelPlan
 from pipeline.probe.base import Effort
@@ -256,9 +256,9 @@ READERS = {
     "plan": Reader("plan.json", write_plan, lambda path: load_compressed(network(), path.parent), CompressError, "json"),
     "calibration": Reader("board.calibration.json", write_calibration, read_calibration, ProbeError, "json"),
     "safetensors": Reader(
-        "net.safetensors", lambda path: safetensors.torch.save_file(network().state_dict(), path), read_weights, ModelError
+        "net.safetensors", lambda path: safetensors.torch.save_file(network().state_dict(), path), read_checkpoint, ModelError
     ),
-    "checkpoint": Reader("net.pt", write_checkpoint, read_weights, ModelError),
+    "checkpoint": Reader("net.pt", write_checkpoint, read_checkpoint, ModelError),
     "network": Reader("model.onnx", lambda path: path.write_bytes(conv_net()), read_onnx, ModelError),
     "answers": Reader("answers", lambda path: path.write_bytes(json_lines(ANSWERS)), read_answers, ProbeError, "json lines"),
 }

@@ -64,7 +64,7 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
     "no such model": (
         errors.ModelError,
         lambda place: (*DIGITS, "--model", "alexnet"),
-        "no model 'alexnet': give file.py:factory, torchvision:<name>, or one of digits, mobilenet_v2,",
+        "no model 'alexnet': give file.py:factory, package.module:factory, torchvision:<name>, or one of digits,",
         "vgg19_bn",
     ),
     "weights of another network": (
@@ -82,14 +82,14 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
     "weights that run code": (
         errors.UnsafeWeights,
         lambda place: place.weights("net.pt", torch.nn.Linear(2, 2)),
-        "{0}/net.pt: not a plain state dict but a pickled object or program, which can run code when it is read;",
-        "save the state dict: torch.save(model.state_dict(), 'model.pt')",
+        "{0}/net.pt: holds a Python object of torch.nn.modules.linear.Linear, which can run code when it is read;",
+        "/net-state.pt')`",
     ),
     "images: no such folder": (
         errors.DataError,
         lambda place: (*DIGITS, "--data", str(place.folder / "none")),
         "no data '{0}/none':",
-        "give a folder of images, torchvision:<name>, or file.py:factory",
+        "give a folder of images, torchvision:<name>, file.py:factory or package.module:factory",
     ),
     "images: none": (
         errors.EmptyData,

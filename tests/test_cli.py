@@ -27,10 +27,11 @@ Options:
   --target PROFILE                Profile: a YAML file, or a name in
                                   hw_profiles/.  [required]
   --model MODEL                   Name in models/ (default: digits),
-                                  torchvision:NAME, FILE.py:FACTORY (runs it).
+                                  torchvision:NAME; runs FILE.py:F, MODULE:F.
+  --model-arg NAME=VALUE          Repeatable; for its factory: width=0.5.
   --weights FILE                  A .safetensors file, or a saved state dict.
   --data DATA                     Folder of images (default: digits),
-                                  torchvision:NAME, FILE.py:FACTORY (runs it).
+                                  torchvision:NAME; runs FILE.py:F, MODULE:F.
   --budget KEY=VALUE              Repeatable; over the profile's:
                                   latency_p50=40ms, params=25%.
   --searcher NAME                 ppo-lagrangian (default), docs/searchers.md.

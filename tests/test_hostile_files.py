@@ -18,9 +18,9 @@ from graphs import HEAD, conv_net
 from profiles import command, here
 from workers import Worker
 
+from pipeline.checkpoints import read_checkpoint
 from pipeline.errors import ModelError, ProfileError, UnsafeWeights, WeightsError
 from pipeline.graph.intake import read_network
-from pipeline.load import read_weights
 from pipeline.profile import load_profile
 
 MIB = 2**20
@@ -234,7 +234,7 @@ def test_a_malformed_safetensors_file_is_refused(tmp_path: Path, case: str) -> N
     (tmp_path / "net.safetensors").write_bytes(SAFETENSORS[case])
 
     with pytest.raises(WeightsError, match="not a readable safetensors file"):
-        read_weights(tmp_path / "net.safetensors")
+        read_checkpoint(tmp_path / "net.safetensors")
 
 
 def bounded(program: str, *arguments: object, megabytes: int) -> str:
@@ -250,9 +250,9 @@ def bounded(program: str, *arguments: object, megabytes: int) -> str:
 READ_WEIGHTS = """
 import sys
 from pathlib import Path
-from pipeline.load import read_weights
+from pipeline.checkpoints import read_checkpoint
 try:
-    read_weights(Path(sys.argv[1]))
+    read_checkpoint(Path(sys.argv[1]))
 except Exception as problem:
     print(type(problem).__name__, problem)
 """
@@ -278,9 +278,9 @@ def test_a_checkpoint_that_was_packed_is_refused_before_it_is_unpacked(tmp_path:
             packed.writestr(entry.filename, plain.read(entry))
 
     assert (tmp_path / "net.pt").stat().st_size < MIB
-    assert read_weights(tmp_path / "plain.pt")["w"].shape == (2**24,)
+    assert read_checkpoint(tmp_path / "plain.pt")[""]["w"].shape == (2**24,)
     with pytest.raises(UnsafeWeights, match="a packed archive"):
-        read_weights(tmp_path / "net.pt")
+        read_checkpoint(tmp_path / "net.pt")
 
 
 # YAML bombs

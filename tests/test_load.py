@@ -76,17 +76,23 @@ def test_a_factory_of_ones_own_is_told_the_number_of_classes_if_it_asks(nets: Pa
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        ("nothing", "no model 'nothing': give file.py:factory, torchvision:<name>, or one of digits, mobilenet_v2, resnet18"),
+        (
+            "nothing",
+            "no model 'nothing': give file.py:factory, package.module:factory, torchvision:<name>, or one of digits, mobi",
+        ),
         ("train", "no model 'train'"),
         ("torchvision:nothing", "torchvision has no classification network 'nothing'"),
         ("torchvision:fcn_resnet50", "torchvision has no classification network 'fcn_resnet50'"),
         ("{nets}:nothing", "{nets}: no function 'nothing' in it; give --model file.py:factory"),
         ("{nets}:PREPROCESSING", "{nets}: no function 'PREPROCESSING' in it"),
-        ("{nets}:fails", "{nets}:fails: the factory failed with ValueError: no such width"),
-        ("{nets}:leaves", "{nets}:leaves: the factory failed with SystemExit: usage: nets.py"),
+        ("{nets}:fails", "{nets}:fails: the factory failed with ValueError: no such width (at {nets}:13)"),
+        ("{nets}:leaves", "{nets}:leaves: the factory failed with SystemExit: usage: nets.py (at {nets}:16)"),
         ("{nets}:no_net", "{nets}:no_net: the factory returned int; it must return a torch.nn.Module"),
         ("{nets.parent}/none.py:make_net", "{nets.parent}/none.py: no such file; give file.py:factory"),
-        ("{nets.parent}/odd.py:make_net", "{nets.parent}/odd.py: cannot be imported: ZeroDivisionError: division by zero"),
+        (
+            "{nets.parent}/odd.py:make_net",
+            "{nets.parent}/odd.py: cannot be imported: ZeroDivisionError: division by zero (at {nets.parent}/odd.py:1)",
+        ),
     ],
 )
 def test_a_spec_that_leads_to_no_network_is_refused(nets: Path, spec: str, complaint: str) -> None:

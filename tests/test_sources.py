@@ -242,12 +242,12 @@ def test_images_that_differ_in_size_are_refused_when_they_meet() -> None:
     [
         ("{file}:nothing", "{file}: no function 'nothing' in it; give --data file.py:factory"),
         ("{file}:number", "{file}: no function 'number' in it; give --data file.py:factory"),
-        ("{file}:fail", "{file}:fail: the factory failed with FileNotFoundError: no images.zip"),
+        ("{file}:fail", "{file}:fail: the factory failed with FileNotFoundError: no images.zip (at {file}:"),
         ("{file}:leave", "{file}:leave: the factory failed with SystemExit: usage: ..."),
         ("{folder}/none.py:make", "{folder}/none.py: no such file; give file.py:factory"),
-        ("{folder}/odd.py:make", "{folder}/odd.py: cannot be imported: SyntaxError: '(' was never closed"),
-        ("{folder}/exits.py:make", "{folder}/exits.py: cannot be imported: SystemExit: 2"),
-        ("{folder}/none", "no data '{folder}/none': give a folder of images, torchvision:<name>, or file.py:factory"),
+        ("{folder}/odd.py:make", "{folder}/odd.py: cannot be imported: SyntaxError: '(' was never closed (at {folder}/odd.py:1)"),
+        ("{folder}/exits.py:make", "{folder}/exits.py: cannot be imported: SystemExit: 2 (at {folder}/exits.py:1)"),
+        ("{folder}/none", "no data '{folder}/none': give a folder of images, torchvision:<name>, file.py:factory or pack"),
     ],
 )
 def test_a_spec_that_leads_nowhere_is_refused(tmp_path: Path, spec: str, complaint: str) -> None:

@@ -43,10 +43,11 @@ def weights_bytes(module: nn.Module) -> bytes:
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
 
 
-def plan_json(model: str, plan: ChannelPlan, kept: Kept) -> bytes:
-    """Widths, and which channels of the original network they are."""
+def plan_json(model: str, plan: ChannelPlan, kept: Kept, model_args: Mapping[str, Any] | None = None) -> bytes:
+    """Widths, which channels of the original network they are, and how that network is made."""
     groups = {name: {"width": width, "channels": list(kept[name])} for name, width in plan}
-    return json.dumps({"format": PLAN_FORMAT, "model": model, "groups": groups}, indent=1).encode()
+    arguments = {"model_args": dict(model_args)} if model_args else {}
+    return json.dumps({"format": PLAN_FORMAT, "model": model, **arguments, "groups": groups}, indent=1).encode()
 
 
 def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:

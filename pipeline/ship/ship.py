@@ -94,7 +94,7 @@ def ship(
         "model.onnx": draft.data,
         **serving_files(profile, golden.numpy(), OnnxModule(draft.data)(golden).numpy(), limits, final.precision),
         "weights.safetensors": weights_bytes(tuned.module),
-        "plan.json": plan_json(provenance.model, chosen.plan, drafts.kept(chosen.plan)),
+        "plan.json": plan_json(provenance.model, chosen.plan, drafts.kept(chosen.plan), provenance.job.get("model_args")),
     }
     if profile.runtime.ort_format:
         others, shown = ort_files(draft.data, final.precision, profile, task.inputs(PARITY_INPUTS))
