@@ -254,7 +254,7 @@ def _saved(path: Path) -> str:
     loaded = None
     with suppress(Exception), warnings.catch_warnings(), open_foreign(path, WEIGHTS_LIMIT_BYTES) as file:
         warnings.simplefilter("ignore")
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(file)  # type: ignore[arg-type]
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
         file.seek(0)
         stand_ins: list[Any] = [*STAND_INS, *((_Inert, name) for name in names if name not in {*_DICTS, *_LISTS, *_OTHERS})]
         with torch.serialization.safe_globals(stand_ins):

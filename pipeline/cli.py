@@ -94,7 +94,7 @@ Examples:
 )
 @click.option("--dry-run", is_flag=True, help="Simulate the probe; measure nothing.")
 @click.option("--quiet", is_flag=True, help="Only the final table.")
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON on stdout, all else on stderr.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr.")
 @click.version_option(package_name="edge-compress", prog_name="compress")
 @click.pass_context
 @told("; every finished trial is kept: run the same command again and it goes on from there")

@@ -48,8 +48,7 @@ Options:
   --calibration FILE              Made by calibrate: search without the board.
   --dry-run                       Simulate the probe; measure nothing.
   --quiet                         Only the final table.
-  --json                          The result as JSON on stdout, all else on
-                                  stderr.
+  --json                          JSON on stdout, all else on stderr.
   --version                       Show the version and exit.
   -h, --help                      Show this message and exit.
 

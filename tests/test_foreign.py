@@ -222,8 +222,8 @@ def test_a_worker_does_not_take_a_pipe_for_its_lock(tmp_path: Path, monkeypatch:
 
 
 def test_a_safetensors_file_of_one_tensor_is_read_as_it_was_written(tmp_path: Path) -> None:
-    from pipeline.load import read_weights
+    from pipeline.checkpoints import read_checkpoint
 
     safetensors.torch.save_file({"w": torch.arange(6.0).reshape(2, 3)}, tmp_path / "net.safetensors")
 
-    assert torch.equal(read_weights(tmp_path / "net.safetensors")["w"], torch.arange(6.0).reshape(2, 3))
+    assert torch.equal(read_checkpoint(tmp_path / "net.safetensors")[""]["w"], torch.arange(6.0).reshape(2, 3))
