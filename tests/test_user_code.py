@@ -313,9 +313,9 @@ def test_an_error_in_a_user_s_file_is_one_line_with_its_place(
 def test_an_argument_that_the_factory_does_not_take_is_refused_with_those_that_it_takes(tmp_path: Path) -> None:
     spec = f"{project(tmp_path, {'two': LAYERS + NET.format(imported='')})}/two.py:net"
     with pytest.raises(ModelError) as caught:
-        find_model(spec, {"widht": 0.5})
+        find_model(spec, {"breadth": 0.5})
 
-    assert str(caught.value) == f"{spec}: got an unexpected keyword argument 'widht'; the arguments that it takes: width"
+    assert str(caught.value) == f"{spec}: got an unexpected keyword argument 'breadth'; the arguments that it takes: width"
 
 
 def test_an_error_while_data_are_made_is_told_with_its_place(tmp_path: Path) -> None:
