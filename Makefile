@@ -3,7 +3,7 @@ PYTHON ?= python3
 ENV := .venv
 BIN := $(ENV)/bin
 
-.PHONY: demo test test-all fuzz check sshd format bench bench-link train-demo build clean help
+.PHONY: demo test test-all image fuzz check sshd format bench bench-link train-demo build clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
@@ -43,6 +43,9 @@ bench-link: $(ENV)/.installed-dev sshd ## what a candidate costs on its way to a
 
 train-demo: $(ENV)/.installed ## make models/digits.safetensors anew
 	$(BIN)/python models/train.py --model digits --data digits --epochs 40 --half --out models/digits.safetensors
+
+image: ## build the container image without a daemon and try it (root, Debian, 20 GB)
+	sh tests/image.sh
 
 build: $(ENV)/.installed-dev ## the wheel
 	$(BIN)/pip wheel -q --no-deps -w dist .
