@@ -67,8 +67,8 @@ def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]
     figure = constraint.figure(shipped, dense)
     ratio = shipped.measurement.relative_p50 if shipped.measurement else None
     return {
-        "accuracy": task.test(OnnxModule(final.data)),
-        "dense_accuracy": task.test(drafts.module),
+        "accuracy": task.test(OnnxModule(final.data)).value,
+        "dense_accuracy": task.test(drafts.module).value,
         "latency_p50": ratio.value if ratio else float("nan"),
         "used": (figure.value if figure else float("nan")) / constraint.limit,
         "verdict": constraint.verdict(shipped, dense),

@@ -36,9 +36,7 @@ def section(artifact: Artifact) -> list[str]:
     ]
     for row in artifact.rows:
         before, after, change, limit = row.texts
-        interval = (
-            f" [{100 * row.ratio.low:.1f}, {100 * row.ratio.high:.1f}]" if row.ratio and row.ratio.high > row.ratio.low else ""
-        )
+        interval = f" {row.interval_text}" if row.interval_text else ""
         cells = (row.title, before, after, change + interval, f"<= {limit}" if limit else "", row.verdict or "")
         lines.append(f"| {' | '.join(cells)} |")
     validation = artifact.validation

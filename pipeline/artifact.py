@@ -43,6 +43,11 @@ class Row:
     """In `unit`, or a fraction of dense when `relative`."""
     relative: bool
     verdict: Verdict | None
+    drop: Estimate | None = None
+    """accuracy_drop alone: the points lost on the same test images, with the 95 % interval that the verdict rests on; null where
+    the task gives no value per image, and the verdict rests on the difference alone."""
+    test_images_needed: int | None = None
+    """accuracy_drop alone, where it is undecided: about how many test images would decide it; null where none would."""
 
     @property
     def texts(self) -> tuple[str, str, str, str]:
@@ -54,6 +59,15 @@ class Row:
             return dense, after, change, limit
         change = show(self.ratio.value, self.unit, relative=True) if self.ratio else ""
         return show(self.dense, self.unit), show(self.after, self.unit), change, limit
+
+    @property
+    def interval_text(self) -> str:
+        """The 95 % interval of the change: '[46.1, 46.8]' in %, '[-0.61, +1.12]' in points; empty where there is none."""
+        if self.drop:
+            return f"[{-self.drop.high:+.2f}, {-self.drop.low:+.2f}]"
+        if self.ratio and self.ratio.high > self.ratio.low:
+            return f"[{100 * self.ratio.low:.1f}, {100 * self.ratio.high:.1f}]"
+        return ""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from pipeline.measurement import Failure, Measurement
+from pipeline.paired import PairedDrop
 from pipeline.plan import ChannelPlan
 
 __all__ = ["Candidate"]
@@ -34,6 +35,8 @@ class Candidate:
     """Channels of it that never change, counted with the spatial entropy."""
     kept_channel_entropy: float | None = None
     """Share of the dense network's effective channels that is left, 0 to 1, where a search looks at it."""
+    drop: PairedDrop | None = None
+    """What the score lost against the dense network on the same test images, once both have been tested."""
 
     def with_activations_of(self, other: "Candidate") -> "Candidate":
         """The same, with what was seen of the activations of `other`, which has the same plan."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.artifact import Artifact, read_artifact
-from pipeline.budget import read_budget
+from pipeline.budget import read_budget, sample_size_notices
 from pipeline.case import Case
 from pipeline.cores import compute_threads
 from pipeline.devices import aligned_space, final_probe, search_probe
@@ -58,7 +58,16 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
             subject = load_subject(job, profile)
             task = subject.task
             run.bind("inputs", subject.facts)
-            for notice in subject.notices:
+            said = (
+                *subject.notices,
+                *sample_size_notices(
+                    constraints,
+                    images=task.test_images,
+                    tests_each_image=task.tests_each_image,
+                    dense_accuracy=subject.validation_score,
+                ),
+            )
+            for notice in said:
                 watcher.notice(notice)
 
         watcher.phase("analyse", "export once, find the groups, prove the slice")
@@ -96,7 +105,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
                 tuned = task.finetune(inherit(chosen.plan), subject.module, job.seed, run.checkpoint, watcher.progress)
 
             with final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):
-                notices = (*subject.notices, *evaluator.notices, *inherit.notices)
+                notices = (*said, *evaluator.notices, *inherit.notices)
                 provenance = Provenance(job.command, identity, identity["model"], notices)
                 watcher.phase("export", "and prove")
                 with run.phase("export"):

@@ -40,12 +40,15 @@ class Subject:
     facts: dict[str, Any]
     """Fingerprints of weights, data and software: results under others do not mix."""
     notices: tuple[str, ...]
+    validation_score: float | None = None
+    """Of the dense network, where it is known this early."""
 
 
 def load_subject(job: Job, profile: Profile) -> Subject:
     """Network, weights and data of `job`. Raises ModelError, DataError and their kin."""
     source = find_model(job.model, job.model_args)
     notices: list[str] = []
+    score: float | None = None
     task: Task
     if job.task is not None:
         module, task = load_model(source, job.weights, None, notices.append), job.task
@@ -75,7 +78,7 @@ def load_subject(job: Job, profile: Profile) -> Subject:
     }
     if isinstance(task, Classification):
         facts["preprocessing"] = task.splits.train.preprocessing.model_dump(mode="json")
-    return Subject(module, task, facts, tuple(notices))
+    return Subject(module, task, facts, tuple(notices), score)
 
 
 def draft_subject(job: Job, profile: Profile, subject: Subject, dense_path: Path, notify: Notify) -> Drafts:

@@ -5,27 +5,33 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import onnxruntime
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data.images import Images
 from pipeline.profile import available_cores
 
-__all__ = ["OnnxModule", "accuracy", "recalibrate"]
+__all__ = ["OnnxModule", "accuracy", "hits", "recalibrate"]
 
 BATCH = 256
 
 
 def accuracy(module: nn.Module, images: Images, batch: int = BATCH, between: Callable[[], None] = lambda: None) -> float:
     """Top-1 accuracy of `module` in percent; it runs in evaluation mode and is left in it. Calls `between` batches."""
+    return 100.0 * float(hits(module, images, batch, between).mean())
+
+
+def hits(module: nn.Module, images: Images, batch: int = BATCH, between: Callable[[], None] = lambda: None) -> NDArray[np.bool_]:
+    """(images,) whether the largest output is that of the label, in the order of `images`; see `accuracy`."""
     module.eval()
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
-    correct = 0
+    found = []
     with torch.inference_mode():
         for batch_images, labels in images.batches(batch):
             between()
             pixels = batch_images.to(device, memory_format=torch.channels_last)
-            correct += int((module(pixels).argmax(1).cpu() == labels).sum())
-    return 100.0 * correct / len(images)
+            found.append((module(pixels).argmax(1).cpu() == labels).numpy())
+    return np.concatenate(found)
 
 
 def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:

@@ -103,6 +103,7 @@ def print_result(console: Console, finished: Finished) -> None:
     for row in artifact.rows:
         dense, after, change, limit = row.texts
         verdict = Text(row.verdict or "", style=_COLOURS.get(row.verdict or "", ""))
+        change = "\n".join(filter(None, (change, row.interval_text)))
         table.add_row(row.title, dense, after, change, f"<= {limit}" if limit else "", verdict)
     console.print()
     console.print(table)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "LEVEL",
     "MEDIAN",
     "PERCENTILE_90",
     "Blocks",
@@ -48,6 +49,7 @@ PERCENTILE_90 = Statistic(lambda runs: np.asarray(np.percentile(runs, 90, axis=-
 
 RESAMPLES = 400
 LEVEL = 0.95
+"""Of every interval."""
 MIN_BLOCKS = 16
 """Fewer say too little about each other: their runs are drawn as well then, or a single block would look exact."""
 

@@ -1,17 +1,22 @@
 """Task: how a network is scored, trained and finally tested. Classification is one; a user's own functions are another."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from pipeline.bfloat16 import mixed_precision
 from pipeline.data.images import Images, Splits
+from pipeline.errors import ModelError, one_line
 from pipeline.finetune import Finetuned, FinetuneSettings, Progress, finetune
-from pipeline.scoring import BATCH, accuracy, recalibrate
+from pipeline.paired import Scores
+from pipeline.scoring import BATCH, accuracy, hits, recalibrate
 
 __all__ = ["Classification", "OwnTask", "Task"]
 
@@ -54,8 +59,16 @@ class Task(Protocol):
     def validate(self, module: nn.Module) -> float:
         """How well a finished network does on all validation data."""
 
-    def test(self, module: nn.Module) -> float:
+    def test(self, module: nn.Module) -> Scores:
         """How well a finished network does on test data; called at the very end, once for each network reported."""
+
+    @property
+    def test_images(self) -> int | None:
+        """How many images `test` answers for; None where that is not known."""
+
+    @property
+    def tests_each_image(self) -> bool:
+        """Whether `test` gives one value per image, without which a drop has no interval."""
 
     def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
         """A trained copy of `student`."""
@@ -107,9 +120,20 @@ class Classification:
         """See `Task`."""
         return accuracy(module, self.splits.validation)
 
-    def test(self, module: nn.Module) -> float:
+    def test(self, module: nn.Module) -> Scores:
         """See `Task`."""
-        return accuracy(module, self.splits.test)
+        each = np.where(hits(module, self.splits.test), 100.0, 0.0)
+        return Scores(float(each.mean()), each)
+
+    @property
+    def test_images(self) -> int:
+        """See `Task`."""
+        return len(self.splits.test)
+
+    @property
+    def tests_each_image(self) -> bool:
+        """See `Task`."""
+        return True
 
     def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
         """See `Task`."""
@@ -139,6 +163,9 @@ class OwnTask:
     evaluate_test: Callable[[nn.Module], float] | None = None
     """Score on test data; without it the validation score stands in the report, and is called so."""
     description: str = "the user's own task"
+    test_each_image: Callable[[nn.Module], ArrayLike] | None = None
+    """One value per test image, (N,), always in the same order; right and wrong may be booleans. Their mean is the test score, in
+    place of `evaluate_test`, and the accuracy drop gets a confidence interval."""
 
     def example(self) -> Tensor:
         """See `Task`."""
@@ -169,9 +196,25 @@ class OwnTask:
         """See `Task`."""
         return self.evaluate(module)
 
-    def test(self, module: nn.Module) -> float:
+    def test(self, module: nn.Module) -> Scores:
         """See `Task`."""
-        return (self.evaluate_test or self.evaluate)(module)
+        if self.test_each_image is None:
+            return Scores((self.evaluate_test or self.evaluate)(module))
+        try:
+            found = np.asarray(self.test_each_image(module))
+            each = found.astype(np.float64) * (100.0 if found.dtype == bool else 1.0)
+        except (TypeError, ValueError, RuntimeError) as problem:
+            raise ModelError(f"OwnTask.test_each_image: expected one number per image, (N,) ({one_line(problem)})") from None
+        return Scores(float(each.mean()) if each.size else math.nan, each)
+
+    @property
+    def test_images(self) -> None:
+        """See `Task`: known when they have been tested."""
+
+    @property
+    def tests_each_image(self) -> bool:
+        """See `Task`."""
+        return self.test_each_image is not None
 
     def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
         """See `Task`; the user's loop keeps its own checkpoints."""

@@ -244,7 +244,7 @@ def test_the_same_command_shows_the_table_again_and_quietly_nothing_else(finishe
     assert lines[1].split() == ["dense", "after", "change", "budget", "verdict"]
     assert {line.rpartition("  ")[2].strip() for line in lines if "<=" in line} == {"within"}
     assert lines[-4:] == [
-        "Within the budget, with the whole of every interval.",
+        "Budget met: every 95 % confidence interval lies below its limit.",
         "figures: simulated (cost model)",
         f"{model} ({format_bytes(model.stat().st_size)})",
         f"{out / 'artifact' / 'report.html'}",

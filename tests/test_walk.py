@@ -208,6 +208,9 @@ def test_the_report_stands_alone(finished: tuple[Path, Artifact]) -> None:
     assert 'src="' not in page
     assert page.count("<svg") == 3
     assert f"{artifact.shipped.score:.2f} %" in page
+    assert artifact.shipped.drop
+    assert f"Of {artifact.shipped.drop.images} test images the dense network alone is right on" in page
+    assert next(row for row in artifact.rows if row.key == "accuracy_drop").interval_text in page
     assert "after fine-tuning (peak rate 0.05)" in page
     for name in artifact.widths:
         assert name in page
@@ -264,6 +267,8 @@ def test_a_task_of_ones_own_replaces_the_classification(tmp_path: Path) -> None:
     artifact = compress(job(tmp_path / "run", task=OwnTask(images, evaluate, train), budget={"accuracy_drop": 1000.0})).artifact
 
     assert calls.count("train") == 1
+    assert artifact.shipped.drop is None
+    assert any("the accuracy drop will have no interval" in notice for notice in artifact.notices)
     assert artifact.data == "the user's own task"
     assert artifact.learning_rate is None
 

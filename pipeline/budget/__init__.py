@@ -6,5 +6,18 @@ One sign everywhere: an overrun <= 0 is within the limit.
 from pipeline.budget.constraint import Constraint, Verdict, judge, show, worst_verdict
 from pipeline.budget.metric import Metric, Unit, known_metrics
 from pipeline.budget.read import Limit, read_budget
+from pipeline.budget.sample_size import sample_size_notices
 
-__all__ = ["Constraint", "Limit", "Metric", "Unit", "Verdict", "judge", "known_metrics", "read_budget", "show", "worst_verdict"]
+__all__ = [
+    "Constraint",
+    "Limit",
+    "Metric",
+    "Unit",
+    "Verdict",
+    "judge",
+    "known_metrics",
+    "read_budget",
+    "sample_size_notices",
+    "show",
+    "worst_verdict",
+]

@@ -7,8 +7,9 @@ from pathlib import Path
 import jinja2
 
 from pipeline.alignment import Alignment
-from pipeline.artifact import Artifact
+from pipeline.artifact import Artifact, Row
 from pipeline.budget.constraint import Constraint
+from pipeline.paired import PairedDrop
 from pipeline.report.plots import alignment_plot, latency_plot, search_plot, widths_plot
 from pipeline.run import Trial
 from pipeline.search.problem import Assessment
@@ -18,12 +19,29 @@ __all__ = ["headline", "report_page"]
 
 
 def headline(artifact: Artifact) -> str:
-    """The verdict in one sentence."""
-    missed = [row for row in artifact.rows if row.verdict not in (None, "within")]
-    if not missed:
-        return "Within the budget, with the whole of every interval."
-    parts = (f"{row.title} {row.texts[1]} ({row.texts[2]}) against {row.texts[3]}: {row.verdict}" for row in missed)
-    return f"{'BUDGET MISSED' if artifact.verdict == 'over' else 'NOT DECIDED'}: {'; '.join(parts)}"
+    """The verdict in a sentence or two."""
+    limited = [row for row in artifact.rows if row.verdict is not None]
+    missed = [row for row in limited if row.verdict != "within"]
+    if missed:
+        kind = "BUDGET MISSED" if artifact.verdict == "over" else "NOT DECIDED"
+        text = f"{kind}: {'; '.join(_missed(row, artifact.shipped.drop) for row in missed)}"
+    else:
+        text = "Budget met: every 95 % confidence interval lies below its limit."
+    if any(row.key == "accuracy_drop" and row.drop is None and row.after is not None for row in limited):
+        text += f"{'' if text.endswith('.') else '.'} The accuracy drop has no interval: it is judged by its value alone."
+    return text
+
+
+def _missed(row: Row, drop: PairedDrop | None) -> str:
+    """One line of the table that is not within its limit."""
+    _, after, change, limit = row.texts
+    interval = f", 95 % interval {row.interval_text}" if row.interval_text else ""
+    text = f"{row.title} {after} ({change}{interval}) against {limit}: {row.verdict}"
+    if row.verdict != "undecided" or row.drop is None or drop is None:
+        return text
+    if row.test_images_needed is None:
+        return f"{text}; the drop is so close to the limit that no number of test images is likely to decide it"
+    return f"{text} with {drop.images:,} test images; about {row.test_images_needed:,} would decide it"
 
 
 def report_page(
@@ -50,6 +68,7 @@ def report_page(
         machine=fingerprint.machine,
         fingerprint=fingerprint,
         headline=headline(artifact),
+        drop_basis=_drop_basis(artifact.shipped.drop),
         runs=sum(len(block) for process in measured.processes for block in process.latency_ms),
         processes=len(measured.processes),
         latency_svg=latency_plot(artifact.shipped),
@@ -68,6 +87,18 @@ def report_page(
         command=shlex.join(artifact.command) or "(from Python)",
     )
     return text.encode()
+
+
+def _drop_basis(drop: PairedDrop | None) -> str:
+    """What the interval of the accuracy drop is made from."""
+    if drop is None:
+        return ""
+    if drop.hits is None:
+        return f"Its interval is a bootstrap over the {drop.images:,} test images, both networks on the same ones."
+    return (
+        f"Of {drop.images:,} test images the dense network alone is right on {drop.hits.only_dense:,.0f}, the compressed one "
+        f"alone on {drop.hits.only_after:,.0f}; the interval is Newcombe's for paired proportions."
+    )
 
 
 def _middle(values: list[float], unit: str) -> str:

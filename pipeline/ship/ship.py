@@ -22,6 +22,7 @@ from pipeline.graph.export import stamp
 from pipeline.graph.structure import load_graph
 from pipeline.graph.structure import structure as structure_of
 from pipeline.measurement import Failure
+from pipeline.paired import images_to_decide, paired_drop
 from pipeline.probe.base import Probe
 from pipeline.profile import Precision
 from pipeline.quantise import Quantised
@@ -32,7 +33,7 @@ from pipeline.ship.serving import GOLDEN_INPUTS, device_limits, serving_files
 from pipeline.ship.verify import PARITY_INPUTS, verified_file
 from pipeline.software import installed_versions
 
-__all__ = ["Final", "Provenance", "final_file", "ship", "with_int8"]
+__all__ = ["Final", "Provenance", "budget_rows", "final_file", "ship", "with_int8"]
 
 ARTIFACT_FORMAT = 1
 PACKAGES = ("edge-compress", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnxsim", "torch-pruning", "numpy")
@@ -78,7 +79,8 @@ def ship(
     measured = measure_decisively(probe, draft, profile.probe.final_processes, constraints, dense)
     if isinstance(measured, Failure):
         raise ShipError(f"the final file cannot be measured: {measured.kind}: {measured.detail}")
-    dense = replace(dense, score=task.test(OnnxModule(drafts.make(drafts.space.dense()).data)))
+    tested = task.test(OnnxModule(drafts.make(drafts.space.dense()).data)), task.test(OnnxModule(draft.data))
+    dense = replace(dense, score=tested[0].value)
     shipped = Candidate(
         plan=chosen.plan,
         params=draft.params,
@@ -86,7 +88,8 @@ def ship(
         file_size_bytes=draft.file_size_bytes,
         structure=draft.structure,
         measurement=measured,
-        score=task.test(OnnxModule(draft.data)),
+        score=tested[1].value,
+        drop=paired_drop(*tested),
     )
     golden = task.inputs(GOLDEN_INPUTS)
     limits = device_limits(constraints, dense, shipped)
@@ -99,7 +102,7 @@ def ship(
     if profile.runtime.ort_format:
         others, shown = ort_files(draft.data, final.precision, profile, task.inputs(PARITY_INPUTS))
         files, proofs = {**files, **others}, (*proofs, shown)
-    rows = tuple(_rows(constraints, dense, shipped))
+    rows = tuple(budget_rows(constraints, dense, shipped))
     artifact = Artifact(
         format=ARTIFACT_FORMAT,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -177,7 +180,7 @@ def _facts(case: Case, tuned: nn.Module, provenance: Provenance) -> dict[str, st
     }
 
 
-def _rows(constraints: tuple[Constraint, ...], dense: Candidate, shipped: Candidate) -> list[Row]:
+def budget_rows(constraints: tuple[Constraint, ...], dense: Candidate, shipped: Candidate) -> list[Row]:
     """The budget's own lines first, then the other figures for information."""
     limited = {constraint.metric.key for constraint in constraints}
     others = [metric for metric in known_metrics().values() if metric.key not in limited]
@@ -194,6 +197,8 @@ def _row(metric: Metric, constraint: Constraint | None, dense: Candidate, shippe
         paired = {"latency_p50": shipped.measurement.reference_p50_ms, "latency_p90": shipped.measurement.reference_p90_ms}
         before = paired.get(metric.key) or before
     is_accuracy = metric.key == "accuracy_drop"
+    drop = shipped.drop if is_accuracy else None
+    verdict = _verdict(constraint, shipped, dense) if constraint else None
     return Row(
         key=metric.key,
         title="accuracy (test)" if is_accuracy else metric.title,
@@ -203,7 +208,9 @@ def _row(metric: Metric, constraint: Constraint | None, dense: Candidate, shippe
         ratio=metric.relative(shipped, dense) if metric.relative else None,
         limit=constraint.limit if constraint else None,
         relative=constraint.relative if constraint else False,
-        verdict=_verdict(constraint, shipped, dense) if constraint else None,
+        verdict=verdict,
+        drop=drop.estimate if drop else None,
+        test_images_needed=images_to_decide(drop, constraint.limit) if drop and constraint and verdict == "undecided" else None,
     )
 
 

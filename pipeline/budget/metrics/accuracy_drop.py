@@ -1,4 +1,4 @@
-"""Points of accuracy lost against the dense network, on the same images."""
+"""Points of accuracy lost against the dense network, on the same images; with an interval once both have been tested."""
 
 from pipeline.budget.metric import Metric
 from pipeline.candidate import Candidate
@@ -8,6 +8,8 @@ __all__ = ["METRIC"]
 
 
 def _absolute(candidate: Candidate, dense: Candidate) -> Estimate | None:
+    if candidate.drop is not None:
+        return candidate.drop.estimate
     if candidate.score is None or dense.score is None:
         return None
     return Estimate.exact(dense.score - candidate.score)
