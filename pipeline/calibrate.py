@@ -34,7 +34,7 @@ def calibrate(job: Job, plans: int, path: Path, watcher: Watcher) -> Calibration
 
     Raises ProfileError when the profile names no device, ProbeError and its kin when one of the two cannot measure.
     """
-    profile = load_profile(job.target)
+    profile = load_profile(job.target, allow_ssh_commands=job.allow_ssh_commands)
     if profile.device.host is None:
         raise ProfileError(f"{job.target}: device.host is not set, so there is no device to compare with; set it")
     watcher.phase("load", f"{job.model}, {job.data}")

@@ -15,7 +15,7 @@ from pipeline.cli_device import calibrate, doctor, measure
 from pipeline.cli_keys import keys, sign
 from pipeline.cli_options import MODEL_ARGS
 from pipeline.cli_ship import rollback, ship, status
-from pipeline.cli_told import heed_interrupts, told
+from pipeline.cli_told import ALLOW_SSH_COMMANDS, heed_interrupts, told
 from pipeline.errors import BUDGET_MISSED, BudgetError
 from pipeline.terminal import make_console, run_command
 from pipeline.text import escape_text
@@ -92,6 +92,7 @@ Examples:
     metavar="FILE",
     help="Made by calibrate: search without the board.",
 )
+@ALLOW_SSH_COMMANDS
 @click.option("--dry-run", is_flag=True, help="Simulate the probe; measure nothing.")
 @click.option("--quiet", is_flag=True, help="Only the final table.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr.")
@@ -148,6 +149,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
         seed=flags["seed"],
         out=flags["out"],
         dry_run=flags["dry_run"],
+        allow_ssh_commands=flags["allow_ssh_commands"],
         calibration=flags["calibration"],
         importance=flags["importance"],
         supernet_steps=flags["supernet_steps"],

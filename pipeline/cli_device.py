@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from pipeline.cli_options import MODEL_ARGS
-from pipeline.cli_told import told
+from pipeline.cli_told import ALLOW_SSH_COMMANDS, told
 from pipeline.errors import ProbeError
 from pipeline.model_args import Argument
 from pipeline.terminal import make_console
@@ -62,9 +62,10 @@ def _quantity(unit: str) -> Callable[[click.Context, click.Parameter, str | None
     callback=_quantity("s"),
     help="Keep running for so long, to see what heat does: 10min.",
 )
+@ALLOW_SSH_COMMANDS
 @JSON
 @told()
-def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: float, as_json: bool) -> None:
+def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: float, **flags: bool) -> None:
     """Latency and memory of ONNX files on a device; two are run in turns, and compared."""
     from pipeline.measure import measure_files  # noqa: PLC0415
     from pipeline.measurement import Failure  # noqa: PLC0415
@@ -73,15 +74,15 @@ def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: fl
 
     if sustain_s and len(models) > 1:
         raise click.UsageError("--sustained takes one file: heat from one would slow the next")
-    console = make_console(stderr=as_json)
-    profile = load_profile(target)
+    console = make_console(stderr=flags["as_json"])
+    profile = load_profile(target, allow_ssh_commands=flags["allow_ssh_commands"])
     period_ms = 1e3 / duty_hz if duty_hz else 0.0
 
     def notify(text: str) -> None:
         console.print(f"note: {text}", soft_wrap=True)
 
     found = measure_files(profile, models, period_ms, sustain_s, notify)
-    if as_json:
+    if flags["as_json"]:
         click.echo(json.dumps(measured_json(found)))
     else:
         print_measured(console, found)
@@ -98,6 +99,7 @@ def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: fl
 @click.option("--plans", type=click.IntRange(4, 100), default=8, metavar="N", help="Beside dense and thinnest.  [default: 8]")
 @click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="[default: 0]")
 @click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="[default: PROFILE.calibration.json]")
+@ALLOW_SSH_COMMANDS
 @JSON
 @told()
 def calibrate(
@@ -107,9 +109,9 @@ def calibrate(
     weights: Path | None,
     data: str,
     plans: int,
-    seed: int,
     out: Path | None,
     as_json: bool,
+    **flags: Any,
 ) -> None:
     """Measure some plans of a network on the device and on this machine, so that a search needs the device only at its end."""
     from pipeline.calibrate import calibrate as measure_both  # noqa: PLC0415
@@ -119,7 +121,7 @@ def calibrate(
     console = make_console(stderr=as_json)
     path = out or Path(f"{Path(target).stem}.calibration.json")
     screen = Screen(console)
-    job = Job(target=target, model=model, weights=weights, data=data, seed=seed, model_args=model_args)
+    job = Job(target=target, model=model, weights=weights, data=data, model_args=model_args, **flags)
     try:
         found = measure_both(job, plans, path, screen)
     finally:
@@ -140,9 +142,10 @@ def calibrate(
 
 @click.command(short_help="One page on a device, before anything long.")
 @TARGET
+@ALLOW_SSH_COMMANDS
 @JSON
 @told()
-def doctor(target: str, as_json: bool) -> None:
+def doctor(target: str, allow_ssh_commands: bool, as_json: bool) -> None:
     """One page on a device before anything long: reachable, complete, quiet, and what it can tell apart."""
     from pipeline.doctor import examine  # noqa: PLC0415
     from pipeline.profile import load_profile  # noqa: PLC0415
@@ -150,7 +153,7 @@ def doctor(target: str, as_json: bool) -> None:
 
     console = make_console(stderr=as_json)
     findings: list[Any] = []
-    for finding in examine(load_profile(target)):
+    for finding in examine(load_profile(target, allow_ssh_commands=allow_ssh_commands)):
         findings.append(finding)
         if not as_json:
             print_finding(console, finding)

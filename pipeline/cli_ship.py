@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli_told import told
+from pipeline.cli_told import ALLOW_SSH_COMMANDS, told
 from pipeline.terminal import make_console, print_line
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def devices(command: Command) -> Command:
     """The flags that say which devices are meant."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr."),
+        ALLOW_SSH_COMMANDS,
         click.option("--group", metavar="NAME", help="Only this group of the inventory."),
         click.option("--inventory", type=click.Path(path_type=Path), metavar="FILE", help="YAML: devices with profile and host."),
         click.option(
@@ -120,7 +121,9 @@ def status(as_json: bool, **flags: Any) -> None:
         sys.exit(last)
 
 
-def _chosen(targets: Sequence[str], inventory: Path | None, group: str | None, **_others: Any) -> "tuple[Target, ...]":
+def _chosen(
+    targets: Sequence[str], inventory: Path | None, group: str | None, allow_ssh_commands: bool, **_others: Any
+) -> "tuple[Target, ...]":
     """The devices that the flags mean."""
     from pipeline.profile import load_profile  # noqa: PLC0415
     from pipeline.ship.fleet import Target  # noqa: PLC0415
@@ -129,10 +132,10 @@ def _chosen(targets: Sequence[str], inventory: Path | None, group: str | None, *
     if bool(targets) == bool(inventory) or (group and not inventory):
         raise click.UsageError("give --target PROFILE, once or more, or --inventory FILE, with --group NAME if you like")
     if inventory:
-        return read_inventory(inventory, group)
+        return read_inventory(inventory, group, allow_ssh_commands=allow_ssh_commands)
     if len(set(targets)) < len(targets):
         raise click.UsageError("a --target is given twice")
-    return tuple(Target(target, load_profile(target)) for target in targets)
+    return tuple(Target(target, load_profile(target, allow_ssh_commands=allow_ssh_commands)) for target in targets)
 
 
 def _on_all(

@@ -12,9 +12,12 @@ from typing import Any, NoReturn, Protocol
 import click
 
 from pipeline.errors import CompressError, Interrupted
+from pipeline.ssh_config import ALLOW_OPTION
 from pipeline.terminal import print_line
 
-__all__ = ["heed_interrupts", "told"]
+__all__ = ["ALLOW_SSH_COMMANDS", "heed_interrupts", "told"]
+
+ALLOW_SSH_COMMANDS = click.option(ALLOW_OPTION, is_flag=True, help="The profile's ssh_config may run programs here.")
 
 Command = Callable[..., Any]
 

@@ -42,7 +42,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
     """
     watcher = watcher or Silent()
     refuse_unsafe(installed_versions(tuple(UNSAFE_BELOW)))
-    profile = load_profile(job.target)
+    profile = load_profile(job.target, allow_ssh_commands=job.allow_ssh_commands)
     constraints = read_budget(profile, job.budget, job.limits)
     identity = job.identity(profile, {constraint.metric.key: constraint.show(constraint.limit) for constraint in constraints})
 

@@ -55,6 +55,8 @@ class Job:
     out: Path | None = None
     dry_run: bool = False
     """Simulate the probe: nothing is measured."""
+    allow_ssh_commands: bool = False
+    """Whether the configuration of ssh that the profile names may run programs on this machine."""
     calibration: Path | None = None
     """Made by `calibrate`: search on this machine, predict the device's figures, and measure there once at the end."""
     importance: Importance = "l2"

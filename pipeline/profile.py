@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -12,7 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationIn
 from pipeline.errors import ProfileError, ThreadsError
 from pipeline.opsets import choose_format, reads
 from pipeline.shipped import shipped_files
+from pipeline.ssh_config import refuse_commands
 from pipeline.strict_yaml import load_yaml
+from pipeline.text import ForeignText
 from pipeline.units import parse_bytes
 
 __all__ = ["BudgetText", "Device", "Precision", "ProbeSettings", "Profile", "Runtime", "available_cores", "load_profile"]
@@ -31,11 +34,11 @@ class _Strict(BaseModel):
 class Device(_Strict):
     """The board: what it is and how it is reached."""
 
-    name: str = Field(min_length=1, examples=["Raspberry Pi 4 Model B"])
+    name: ForeignText = Field(min_length=1, examples=["Raspberry Pi 4 Model B"])
     this_machine: bool = False
     """True only where the machine that runs `compress` is itself the target; its figures are then the device's."""
     architecture: Literal["aarch64", "armv7l", "x86_64"] | None = Field(None, examples=["aarch64"])
-    cpu: str | None = Field(None, examples=["Cortex-A72"])
+    cpu: ForeignText | None = Field(None, examples=["Cortex-A72"])
     cores: int | None = Field(None, ge=1, le=1024, examples=[4])
     gmacs_per_s: float | None = Field(None, gt=0, examples=[14.8])
     """What others saw it compute on all its cores, in convolutions of float32; `doctor` warns when it is far from that."""
@@ -45,15 +48,21 @@ class Device(_Strict):
     python: str = Field("python3", pattern=r"^(~/)?[A-Za-z0-9_./+][A-Za-z0-9_./+-]*$", examples=["python3"])
     """The interpreter there that can import onnxruntime and numpy."""
     ssh_config: str | None = Field(None, min_length=1, examples=["./ssh_config"])
-    """A configuration of OpenSSH to use in place of your own."""
+    """A configuration of OpenSSH to use in place of your own, from the profile's own folder. It must not run programs here
+    without --allow-ssh-commands."""
     store: str = Field("~/compress", pattern=r"^(~/|/)[A-Za-z0-9_./+-]+$", examples=["~/compress"])
     """The folder there in which releases are kept, with `current` leading to the one that serves."""
 
     @field_validator("host")
     @classmethod
     def _host_is_a_name(cls, host: str | None) -> str | None:
-        if host is not None and (host.startswith("-") or not host.isprintable() or " " in host or not host):
+        if host is None:
+            return host
+        # ssh puts the name into the commands of a configuration, so no letter of it may mean anything to a shell
+        if host.startswith("-") or not re.fullmatch(r"(ssh://)?[\w.@:%\[\]+=,/~-]+", host):
             raise ValueError("expected user@name, or a Host of your ssh config")
+        if not host.startswith("ssh://") and ("[" in host or re.fullmatch(r"[^:]+:\d+", host)):
+            raise ValueError(f"ssh takes a port or a bracketed address only in a URL: write ssh://{host}")
         return host
 
     @model_validator(mode="after")
@@ -217,13 +226,22 @@ def available_cores() -> list[int]:
     return list(range(os.cpu_count() or 1))
 
 
-def load_profile(target: str) -> Profile:
-    """The profile at path `target`, or the one of that name in hw_profiles/.
+def load_profile(target: str, *, allow_ssh_commands: bool = False) -> Profile:
+    """The profile at path `target`, or the one of that name in hw_profiles/. A path in it starts from the profile's own folder.
 
-    Raises ProfileError with file and line; ThreadsError when the threads exceed the device's cores.
+    allow_ssh_commands: whether the configuration of ssh that the profile names may run programs on this machine.
+
+    Raises ProfileError with file and line, also where that configuration runs programs and must not; ThreadsError when the
+    threads exceed the device's cores.
     """
     path = _find(target)
     profile = load_yaml(path, Profile, ProfileError)
+    if profile.device.ssh_config is not None:
+        beside = str(path.parent / Path(profile.device.ssh_config).expanduser()) if path.parent != Path() else None
+        device = profile.device.model_copy(update={"ssh_config": beside or profile.device.ssh_config})
+        profile = profile.model_copy(update={"device": device})
+        if not allow_ssh_commands:
+            refuse_commands(Path(str(device.ssh_config)))
     if profile.threads > profile.cores:
         raise ThreadsError(
             f"{path}: runtime.threads is {profile.threads}, but {profile.device.name} has {profile.cores} "

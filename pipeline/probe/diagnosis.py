@@ -2,6 +2,8 @@
 
 from pipeline.errors import DeviceSoftware, DeviceUnreachable, HostKeyRefused, ProbeError
 from pipeline.probe.link import LinkLost
+from pipeline.probe.ssh_arguments import by_hand
+from pipeline.probe.ssh_keys import locked_key
 from pipeline.profile import Device
 
 __all__ = ["diagnosis"]
@@ -13,7 +15,7 @@ NO_COMMAND = (126, 127)
 
 def diagnosis(loss: LinkLost, device: Device) -> ProbeError:
     """The error to raise for a link to `device` that was lost."""
-    said, host = str(loss), device.host
+    said, host, connect = str(loss), device.host, by_hand(device)
     if "IDENTIFICATION HAS CHANGED" in said or ("host key for" in said.lower() and "has changed" in said):
         return HostKeyRefused(
             f"{host}: its host key is not the one that is known ({said}); if the device was set up anew, forget the old key "
@@ -21,16 +23,22 @@ def diagnosis(loss: LinkLost, device: Device) -> ProbeError:
         )
     if "Host key verification failed" in said or "host key is known" in said:
         return HostKeyRefused(
-            f"{host}: its host key is not known here; connect once by hand (ssh {host}), compare the fingerprint it shows with "
+            f"{host}: its host key is not known here; connect once by hand ({connect}), compare the fingerprint it shows with "
             "the device's own, and accept it"
         )
-    if "Permission denied" in said:
+    if "Permission denied" in said and (key := locked_key(device)):
         return DeviceUnreachable(
-            f"{host}: it lets nobody in with the keys there are ({said}); install one with: ssh-copy-id {host} (passwords are "
-            "never asked for)"
+            f"{host}: it lets nobody in with the keys there are ({said}); the key {key} has a passphrase and no agent holds it: "
+            f"start one (eval $(ssh-agent)), then ssh-add {key}"
+        )
+    if "Permission denied" in said:
+        installing = connect.replace("ssh", "ssh-copy-id", 1)
+        return DeviceUnreachable(
+            f"{host}: it lets nobody in with the keys there are ({said}); install one with: {installing} "
+            "(passwords are never asked for)"
         )
     if loss.status in NO_COMMAND:
         return DeviceSoftware(f"{host}: no interpreter '{device.python}' there ({said}); set device.python")
     if loss.status == SSH_FAILED:
-        return DeviceUnreachable(f"{host}: cannot be reached ({said}); is it on, and does 'ssh {host} true' work?")
-    return DeviceUnreachable(f"{host}: the connection was lost ({said}); does 'ssh {host} {device.python} --version' work?")
+        return DeviceUnreachable(f"{host}: cannot be reached ({said}); is it on, and does '{connect} true' work?")
+    return DeviceUnreachable(f"{host}: the connection was lost ({said}); does '{connect} {device.python} --version' work?")

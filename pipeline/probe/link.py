@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.probe.ssh_arguments import ssh_arguments
 from pipeline.profile import Device
 from pipeline.text import clean_lines, clean_text, clean_values
 
@@ -33,7 +34,6 @@ _PIECE_BYTES = 2**18
 _PLACE = Path(__file__).with_name("place.py")
 # The whole text that a device's shell ever sees, but for the interpreter's name: read place.py, which reads the program.
 _BOOTSTRAP = "import sys; s = sys.stdin.buffer; exec(s.read(int(s.readline())))"
-_SSH_OPTIONS = ("BatchMode=yes", "StrictHostKeyChecking=yes", "UpdateHostKeys=no", "ConnectTimeout=15", "ServerAliveInterval=10")
 
 
 class LinkLost(Exception):
@@ -242,13 +242,10 @@ def ssh_link(device: Device, client: str, program: Path = _WORKER) -> Link:
     apply; nobody is asked for a password, and a host key that is not known is refused whatever the configuration says.
     `client`: names this run there, so that it can take over from itself after a lost connection.
     """
-    arguments = ["ssh", "-T", "-x", "-e", "none"]
-    if device.ssh_config:
-        arguments += ["-F", str(Path(device.ssh_config).expanduser())]
-    for option in _SSH_OPTIONS:
-        arguments += ["-o", option]
     home, _, rest = device.python.partition("~/")
     python = '"$HOME"/' + shlex.quote(rest) if not home and rest else shlex.quote(device.python)
     command = f"exec {python} -c {shlex.quote(_BOOTSTRAP)} {shlex.quote(program.stem)} {shlex.quote(client)}"
     texts = (_PLACE.read_bytes(), program.read_bytes())
-    return Link([*arguments, "--", device.host or "", command], b"".join(b"%d\n" % len(text) + text for text in texts))
+    return Link(
+        [*ssh_arguments(device), "--", device.host or "", command], b"".join(b"%d\n" % len(text) + text for text in texts)
+    )

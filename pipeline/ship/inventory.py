@@ -44,8 +44,10 @@ class _Inventory(_Strict):
         return self
 
 
-def read_inventory(path: Path, group: str | None = None) -> tuple[Target, ...]:
+def read_inventory(path: Path, group: str | None = None, *, allow_ssh_commands: bool = False) -> tuple[Target, ...]:
     """The devices of the inventory at `path`, or those of one of its groups, in the file's order.
+
+    allow_ssh_commands: see `load_profile`.
 
     Raises ProfileError when the file or one of its profiles is malformed, or there is no such group.
     """
@@ -54,12 +56,14 @@ def read_inventory(path: Path, group: str | None = None) -> tuple[Target, ...]:
         known = ", ".join(sorted(inventory.groups)) or "none"
         raise ProfileError(f"{path}: no group '{group}' (there are: {known})")
     wanted = inventory.groups[group] if group else [entry.name for entry in inventory.devices]
-    return tuple(Target(entry.name, _profile(entry, path)) for entry in inventory.devices if entry.name in wanted)
+    return tuple(
+        Target(entry.name, _profile(entry, path, allow_ssh_commands)) for entry in inventory.devices if entry.name in wanted
+    )
 
 
-def _profile(entry: _Entry, inventory: Path) -> Profile:
+def _profile(entry: _Entry, inventory: Path, allow_ssh_commands: bool) -> Profile:
     beside = inventory.parent / entry.profile
-    profile = load_profile(str(beside) if beside.is_file() else entry.profile)
+    profile = load_profile(str(beside) if beside.is_file() else entry.profile, allow_ssh_commands=allow_ssh_commands)
     if entry.host is None:
         return profile
     facts = profile.device.model_dump()
