@@ -17,7 +17,7 @@ from pipeline.terminal import print_line
 
 __all__ = ["ALLOW_SSH_COMMANDS", "heed_interrupts", "told"]
 
-ALLOW_SSH_COMMANDS = click.option(ALLOW_OPTION, is_flag=True, help="The profile's ssh_config may run programs here.")
+ALLOW_SSH_COMMANDS = click.option(ALLOW_OPTION, is_flag=True, help="The profile's ssh_config may run programs.")
 
 Command = Callable[..., Any]
 

