@@ -95,7 +95,7 @@ def test_options_that_run_nothing_are_taken(tmp_path: Path) -> None:
 
 def test_what_an_included_file_runs_is_refused_too(tmp_path: Path) -> None:
     (tmp_path / "more").write_text("Host *\n  LocalCommand reboot\n")
-    path = write_profile(tmp_path, f"Include {tmp_path}/mor*\n")
+    path = write_profile(tmp_path, f"Include {tmp_path}/mo?e\n")
 
     with pytest.raises(ProfileError, match="more:2: 'localcommand' can run a program"):
         load_profile(str(path))
