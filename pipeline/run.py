@@ -16,6 +16,7 @@ from pipeline.errors import OtherJob, RunError, RunLocked
 from pipeline.files import flush_folder, sha256_file, storage_errors, sweep, temporary_beside
 from pipeline.foreign import read_foreign
 from pipeline.journal import FORMAT, Damage, Journal, OtherFormat, Role, Trial, digest_of, read_journal, sealed
+from pipeline.text import shorten
 
 __all__ = ["Role", "Run", "Trial", "open_run", "read_trials"]
 
@@ -292,4 +293,4 @@ def _told(path: Path, damage: tuple[Damage, ...]) -> str:
 
 def _short(value: object) -> str:
     text = json.dumps(value) if value is not None else "not set"
-    return text if len(text) <= 60 else text[:57] + "..."
+    return shorten(text, 60)

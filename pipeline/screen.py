@@ -14,6 +14,7 @@ from pipeline.artifact import Artifact
 from pipeline.candidate import Candidate
 from pipeline.compress import Finished
 from pipeline.report.page import headline
+from pipeline.text import clean_text
 from pipeline.units import format_bytes, format_count, format_duration
 
 __all__ = ["Screen", "print_result", "result_json"]
@@ -54,7 +55,7 @@ class Screen:
         left = (time.monotonic() - self._phase_started) / number * (total - number)
         width = len(str(total))
         if candidate.failure:
-            figures = f"{candidate.failure.kind}: {' '.join(candidate.failure.detail.split())[:60]}"
+            figures = f"{candidate.failure.kind}: {clean_text(candidate.failure.detail, 60)}"
         else:
             relative = candidate.measurement.relative_p50 if candidate.measurement else None
             latency = f"{100 * relative.value:5.1f} %" if relative else "    ?"

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipeline.errors import CompressError, one_line
 from pipeline.foreign import read_foreign
+from pipeline.text import clean_text
 
 __all__ = ["load_yaml"]
 
@@ -118,7 +119,7 @@ def _shown(value: object) -> str:
 
 
 def _short(text: str, limit: int = 100) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
+    return clean_text(text, limit)
 
 
 def _suggest(at: KeyPath, model: type[BaseModel]) -> str:

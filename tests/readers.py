@@ -30,6 +30,7 @@ from pipeline.probe.simulated import SimulatedProbe
 from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.profile import load_profile
 from pipeline.run import Trial, open_run, read_trials
+from pipeline.ship.inventory import read_inventory
 from pipeline.ship.keys import TRUST_FILE, SigningKey, TrustedKey, new_key, read_trusted
 from pipeline.ship.manifest import CONTEXT, MANIFEST, SIGNATURE, DeviceKind, check_artifact, sign_artifact
 from pipeline.ship.pack import load_compressed
@@ -87,7 +88,11 @@ def read_journal(path: Path) -> None:
 
 
 def write_artifact(path: Path) -> None:
-    artifact = Artifact(
+    path.write_bytes(dump_artifact(artifact()))
+
+
+def artifact() -> Artifact:
+    return Artifact(
         format=1,
         created="2026-05-01T12:00:00+00:00",
         command=("compress", "--target", "raspberrypi"),
@@ -107,7 +112,6 @@ def write_artifact(path: Path) -> None:
         frozen=(),
         phase_seconds={"search": 1.0},
     )
-    path.write_bytes(dump_artifact(artifact))
 
 
 def write_calibration(path: Path) -> None:
@@ -208,16 +212,16 @@ ANSWERS: list[dict[str, Any]] = [
 """To hello, the reference, the input, and the question of how fast it is."""
 
 
-def read_answers(path: Path) -> None:
+def read_answers(path: Path) -> dict[str, object]:
     """One answer of a worker to a line; see `read_raw_answers`."""
     lines = path.read_bytes().split(b"\n")
     raw = path.with_name("raw")
     raw.write_bytes(b"".join(len(line).to_bytes(4, "big") + bytes(8) + line for line in lines))
-    read_raw_answers(raw)
+    return read_raw_answers(raw)
 
 
-def read_raw_answers(path: Path) -> None:
-    """A real link, to a process that says what stands in the file, whatever it is asked."""
+def read_raw_answers(path: Path) -> dict[str, object]:
+    """A real link, to a process that says what stands in the file, whatever it is asked; some of what is made of it."""
     start = lambda: Link(["sh", "-c", 'cat "$1"; exec timeout 0.5 cat > /dev/null', "sh", str(path)])  # noqa: E731
     connection = Connection("board", start, lambda loss: ProbeError(f"lost: {loss}"), 0.0, lambda _: None)
     probe = WorkerProbe(profile(), reference(), connection, lambda _: None)
@@ -226,6 +230,8 @@ def read_raw_answers(path: Path) -> None:
         if isinstance(found, Measurement):
             assert found.latency_p50_ms.value >= 0
             assert found.reference_p50_ms
+            return {"machine": found.fingerprint.machine}
+        return {"machine": probe.fingerprint.machine, "ends": found.detail[-13:], "length": len(found.detail)}
     finally:
         probe.close()
 
@@ -236,6 +242,13 @@ def json_lines(values: list[dict[str, Any]]) -> bytes:
 
 BOARD = Path(__file__).parent.parent / "hw_profiles" / "raspberrypi.yaml"
 IMAGES = "size: 224\nresize: 256\nmean: [0.485, 0.456, 0.406]\nstd: [0.229, 0.224, 0.225]\naugment: [crop, flip]\n"
+FLEET = """\
+devices:
+  - {name: kitchen, profile: raspberrypi, host: pi@kitchen.local}
+  - {name: cellar, profile: raspberrypi5}
+groups:
+  ground-floor: [kitchen]
+"""
 READERS = {
     "profile": Reader(
         "board.yaml", lambda path: path.write_text(BOARD.read_text()), lambda path: load_profile(str(path)), ProfileError, "yaml"
@@ -246,6 +259,9 @@ READERS = {
         lambda path: load_yaml(path, Preprocessing, DataError),
         DataError,
         "yaml",
+    ),
+    "inventory": Reader(
+        "fleet.yaml", lambda path: path.write_text(FLEET), lambda path: read_inventory(path, "ground-floor"), ProfileError, "yaml"
     ),
     "trust file": Reader(TRUST_FILE, new_trust_file, lambda path: read_trusted(path.parent), KeysError, "yaml"),
     "manifest": Reader(MANIFEST, write_manifest, read_manifest, ManifestError, "json"),

@@ -6,7 +6,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import TraceError
+from pipeline.errors import TraceError, one_line
 from pipeline.graph.answers import TOLERANCE, largest_difference, run_onnx
 from pipeline.graph.difference import first_difference
 from pipeline.graph.exporters import EXPORTERS, INPUT, OUTPUT, Exporter, NotExported
@@ -128,7 +128,7 @@ def _wrong_answers(module: nn.Module, model: onnx.ModelProto, example: Tensor) -
         try:
             difference = largest_difference(expected.numpy(), run_onnx(data, inputs.numpy()))
         except Exception as problem:
-            return f"ONNX Runtime does not run the exported graph: {str(problem).splitlines()[0][:200]}"
+            return f"ONNX Runtime does not run the exported graph: {one_line(problem, 200)}"
         if not difference <= TOLERANCE:
             where = first_difference(module, model, inputs)
             return f"the exported graph's answer is off by {100 * difference:.3g} % of the largest output, from node {where} on"

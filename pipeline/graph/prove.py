@@ -33,7 +33,7 @@ def prove_slice(module: nn.Module, graph: SliceableGraph, example: Tensor, seed:
     try:
         found = run_onnx(graph.slice(kept).SerializeToString(), example.numpy())
     except Exception as problem:
-        raise Disagreement(f"ONNX Runtime does not run the sliced graph: {str(problem).splitlines()[0]}") from None
+        raise Disagreement(f"ONNX Runtime does not run the sliced graph: {one_line(problem)}") from None
     difference = largest_difference(expected, found)
     if not difference <= TOLERANCE:
         raise Disagreement(f"the sliced graph's answer is off by {100 * difference:.3g} % of the largest output")

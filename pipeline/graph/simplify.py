@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from pipeline.child import run_child
+from pipeline.errors import one_line
 from pipeline.graph.answers import TOLERANCE, largest_difference, run_onnx
 from pipeline.graph.structure import load_graph
 
@@ -55,7 +56,7 @@ def simplify(
         onnx.checker.check_model(after, full_check=True)
         difference = largest_difference(run_onnx(data, inputs), run_onnx(smaller, inputs))
     except Exception as problem:
-        return Simplified(data, f"not simplified: its result is not a usable graph ({str(problem).splitlines()[0][:120]})")
+        return Simplified(data, f"not simplified: its result is not a usable graph ({one_line(problem, 120)})")
     if not difference <= TOLERANCE:
         return Simplified(data, f"not simplified: its result answers differently (by {100 * difference:.2g} %)")
     if _door(before) != _door(after):

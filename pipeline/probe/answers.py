@@ -1,18 +1,30 @@
 """Answers: what a worker may say, checked before anything is made of it; a device can be broken, or another's."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
 
 from pipeline.errors import ProbeError
 from pipeline.text import ForeignText as Text
+from pipeline.text import shorten
 
 __all__ = ["checked"]
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
+ByteCount = Annotated[int, Field(ge=0, le=2**50)]
+"""A pebibyte is more than any board has."""
 Figure = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=-300, le=10_000, allow_inf_nan=False)]
 Block = Annotated[list[Figure], Field(min_length=1)]
+Latency = Annotated[float, Field(ge=1e-5, le=1e9, allow_inf_nan=False)]
+"""In ms. No run takes less than ten nanoseconds; zero would make every ratio infinite."""
+Latencies = Annotated[list[Latency], Field(min_length=1)]
+FileFailureKind = Literal[
+    "timeout", "killed", "illegal-instruction", "segfault", "crashed", "load-error", "run-error", "wrong-output"
+]
+"""What a worker may say of a file; the journal keeps it."""
+MachineFailureKind = Literal["not-kept", "busy", "not-installed"]
+"""What a worker may say of its machine; a run ends with it."""
 
 
 class _Answer(BaseModel):
@@ -24,9 +36,9 @@ class _Hello(_Answer):
     cpu: Text
     architecture: Text
     cores: list[Count] = Field(min_length=1)
-    memory_bytes: Count | None
-    free_memory_bytes: Count | None
-    free_disk_bytes: Count
+    memory_bytes: ByteCount | None
+    free_memory_bytes: ByteCount | None
+    free_disk_bytes: ByteCount
     folder: Text
     machine: Text
     system: Text
@@ -48,15 +60,15 @@ class _State(_Answer):
     throttle_flags: Count | None
     throttle_count: Count | None
     load: Figure | None
-    free_memory_bytes: Count | None
+    free_memory_bytes: ByteCount | None
 
 
 class _Process(_Answer):
     session_creation_ms: Figure
     first_run_ms: Figure
-    answer: list[float] | None
-    latency_ms: list[Block] = Field(min_length=1)
-    reference_latency_ms: list[Block]
+    answer: list[Annotated[float, Field(allow_inf_nan=False)]] | None
+    latency_ms: list[Latencies] = Field(min_length=1)
+    reference_latency_ms: list[Latencies]
     course: list[Annotated[tuple[Figure, Temperature | None], Strict(False)]]
     cpu_ms_per_run: Figure
     preemptions: Count
@@ -64,34 +76,43 @@ class _Process(_Answer):
 
 
 class _Memory(_Answer):
-    baseline_bytes: Count | None
-    session_bytes: Count | None
-    peak_bytes: Count | None
-    rss_bytes: Count | None
+    baseline_bytes: ByteCount | None
+    session_bytes: ByteCount | None
+    peak_bytes: ByteCount | None
+    rss_bytes: ByteCount | None
 
 
 class _Measured(_Answer):
-    processes: list[_Process]
+    processes: list[_Process] = Field(min_length=1, max_length=1000)
     memory: _Memory | None
     before: _State
     after: _State
+
+
+class _Failed(_Answer):
+    failure: Annotated[tuple[FileFailureKind | MachineFailureKind, Text], Strict(False)]
+    interpreter: Text | None = None
+    onnxruntime: Text | None = None
 
 
 _FORMS: dict[str, type[BaseModel]] = {"hello": _Hello, "state": _State, "measure": _Measured}
 
 
 def checked(answer: dict[str, Any], asked: str, where: str) -> dict[str, Any]:
-    """`answer` as it is, when it is one to the request `asked`, or a failure. Raises ProbeError when it is not."""
-    form = None if "failure" in answer else _FORMS.get(asked)
+    """`answer` as it is, when it is one to the request `asked`, or a failure of a known kind. The link has cleaned its texts.
+
+    Raises ProbeError, naming the device, for any other answer and for figures that cannot be true.
+    """
+    form = _Failed if "failure" in answer else _FORMS.get(asked)
     if form is None:
         return answer
     try:
         form.model_validate(answer)
     except ValidationError as problem:
         first = problem.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
+        place = shorten(".".join(str(part) for part in first["loc"]), 80)
         raise ProbeError(
-            f"{where}: an answer that this program does not understand ({asked}: {place[:80]}: {first['msg'][:120]}); is "
+            f"{where}: an answer that this program does not understand ({asked}: {place}: {shorten(first['msg'], 120)}); is "
             "something else answering there?"
         ) from None
     return answer

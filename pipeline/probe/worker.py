@@ -50,6 +50,7 @@ CHUNK = 1 << 20
 STARTUP_LIMIT_S = 120.0
 BEAT_S = 5.0
 LONGEST_TEXT_BYTES = 64 << 20
+LONGEST_DETAIL = 20000  # of a library's message; whoever asked shortens it, and keeps both its ends
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError, zlib.error)
 
 # onnxruntime 1.29 and later send telemetry, from threads of their own, out of the very processes that are measured
@@ -171,7 +172,7 @@ def installed():
     try:
         return json.loads(lines[-1])
     except ValueError:
-        words = done.stderr.decode(errors="replace").strip().split("\n")[-1][:300]
+        words = done.stderr.decode(errors="replace").strip().split("\n")[-1][:LONGEST_DETAIL]
         detail = words or "importing onnxruntime ended with status %d" % done.returncode
         return {"failure": ["not-installed", detail], "onnxruntime": version}
 
@@ -464,7 +465,7 @@ def child(role):
     try:
         result = {"latency": latency_child, "memory": memory_child}[role](job, pause)
     except Failed as failure:
-        result = {"failure": [failure.kind, str(failure).strip().split("\n")[0][:300]]}
+        result = {"failure": [failure.kind, str(failure).strip().split("\n")[0][:LONGEST_DETAIL]]}
     say(result)
 
 
@@ -537,7 +538,7 @@ class Child:
             self.kill()
             return Failed("crashed", "it closed its output and stayed")
         self.errors.seek(0)
-        last = self.errors.read().decode(errors="replace").strip().split("\n")[-1][:300]
+        last = self.errors.read().decode(errors="replace").strip().split("\n")[-1][:LONGEST_DETAIL]
         if status == -signal.SIGKILL:
             return Failed("killed", "killed by the system, most likely for lack of memory")
         if status == -signal.SIGILL:

@@ -14,6 +14,7 @@ from pipeline.probe.connection import Connection, Notify
 from pipeline.probe.link import LinkLost
 from pipeline.probe.stability import remarks_on
 from pipeline.profile import Profile
+from pipeline.text import shorten
 
 __all__ = ["WorkerProbe"]
 
@@ -23,6 +24,8 @@ ANSWER_LIMIT = 100_000
 """Outputs with more values than this are not sent back to be compared on every candidate; the final file's always are."""
 LOSSES = 3
 """A file during whose measurement the link broke so often is to blame itself."""
+DETAIL_LIMIT = 400
+"""Longest detail of a failure that the journal keeps, in characters."""
 COOL_POLL_S = 5.0
 
 
@@ -75,9 +78,8 @@ class WorkerProbe:
                     lost += 1
                     self._connection.reopen(loss)
                     if lost == LOSSES:
-                        return Failure(
-                            "lost", f"{self._connection.where} was lost {lost} times while this was measured: {loss}"[:300]
-                        )
+                        said = f"{self._connection.where} was lost {lost} times while this was measured: {loss}"
+                        return Failure("lost", shorten(said, DETAIL_LIMIT))
 
     def condition(self) -> Condition:
         """How the machine is now. Raises LinkLost."""
@@ -124,8 +126,14 @@ class WorkerProbe:
             graph.recipe.blob if graph.recipe else graph.data,
         )
         if "failure" in answer:
-            return Failure(*answer["failure"])
-        output = answer["processes"][0]["answer"] if answer["processes"] else None
+            kind, detail = answer["failure"]
+            return Failure(kind, shorten(detail, DETAIL_LIMIT))
+        if (count := len(answer["processes"])) != effort.processes:
+            raise ProbeError(
+                f"{self._connection.where}: timed {count} processes in place of {effort.processes}; is something else answering "
+                "there?"
+            )
+        output = answer["processes"][0]["answer"]
         if graph.expected and output is not None:
             difference = _difference(graph.expected(), np.asarray(output, dtype=np.float32))
             if not difference <= TOLERANCE:

@@ -1,5 +1,6 @@
 """report.html: what came out, what was tried, how it was measured; no script, no file beside it."""
 
+import html
 import shlex
 import statistics
 from pathlib import Path
@@ -9,6 +10,7 @@ import jinja2
 from pipeline.alignment import Alignment
 from pipeline.artifact import Artifact, Row
 from pipeline.budget.constraint import Constraint
+from pipeline.errors import one_line
 from pipeline.paired import PairedDrop
 from pipeline.report.plots import alignment_plot, latency_plot, search_plot, widths_plot
 from pipeline.run import Trial
@@ -16,6 +18,8 @@ from pipeline.search.problem import Assessment
 from pipeline.units import format_bytes
 
 __all__ = ["headline", "report_page"]
+
+PLOTS = ("latency_svg", "widths_svg", "search_svg", "alignment_svg")
 
 
 def headline(artifact: Artifact) -> str:
@@ -51,15 +55,65 @@ def report_page(
     constraints: tuple[Constraint, ...],
     alignment: Alignment | None = None,
 ) -> bytes:
-    """The page of a finished run. `assessments` judge the `trials` of the search, in the same order."""
+    """The page of a finished run, in UTF-8. `assessments` judge the `trials` of the search, in the same order.
+
+    A part that cannot be made never costs the run its artifact: without plots, the page says why; where nothing else is
+    possible, it is a plain one that says why, with the verdict and where all figures are.
+    """
+    try:
+        plots, missing = _plots(artifact, trials, assessments, constraints, alignment), ""
+    except Exception as problem:  # matplotlib and its fonts are not ours
+        plots, missing = dict.fromkeys(PLOTS, ""), f"{type(problem).__name__}: {one_line(problem)}"
+    try:
+        return _page(artifact, trials, assessments, alignment, plots, missing)
+    except Exception as problem:
+        return _plain_page(artifact, problem)
+
+
+def _plots(
+    artifact: Artifact,
+    trials: list[Trial],
+    assessments: list[Assessment],
+    constraints: tuple[Constraint, ...],
+    alignment: Alignment | None,
+) -> dict[str, str]:
+    """Name in the template -> SVG."""
+    limit = next((c.limit for c in constraints if c.metric.key == "latency_p50" and c.relative), None)
+    chosen = next((t.candidate for t in trials if t.candidate.plan == artifact.shipped.plan), artifact.shipped)
+    feasible = [assessment.feasible for assessment in assessments]
+    return {
+        "latency_svg": latency_plot(artifact.shipped),
+        "widths_svg": widths_plot(artifact.widths),
+        "search_svg": search_plot(trials, artifact.dense, feasible, limit, chosen) if trials else "",
+        "alignment_svg": alignment_plot(alignment) if alignment else "",
+    }
+
+
+def _plain_page(artifact: Artifact, problem: Exception) -> bytes:
+    """A page that needs no template, no plots and no measurement."""
+    said = f"{type(problem).__name__}: {one_line(problem)}"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Report</title></head><body>\n<h1>Report</h1>\n'
+        f"<p>Verdict: {html.escape(artifact.verdict)}. The full report could not be made ({html.escape(said)}). All figures are "
+        "in artifact.json, beside this page.</p>\n</body></html>\n"
+    ).encode()
+
+
+def _page(
+    artifact: Artifact,
+    trials: list[Trial],
+    assessments: list[Assessment],
+    alignment: Alignment | None,
+    plots: dict[str, str],
+    missing: str,
+) -> bytes:
+    """`plots` as `_plots` makes them; `missing` says why there are none."""
     measured = artifact.shipped.measurement
     if measured is None:
-        raise ValueError("an artifact without a measurement has no report")
+        raise ValueError("the artifact holds no measurement")
     feasible = [assessment.feasible for assessment in assessments]
-    limit = next((c.limit for c in constraints if c.metric.key == "latency_p50" and c.relative), None)
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
-    chosen = next((t.candidate for t in trials if t.candidate.plan == artifact.shipped.plan), artifact.shipped)
     fingerprint = measured.fingerprint
     text = template.render(
         artifact=artifact,
@@ -71,11 +125,9 @@ def report_page(
         drop_basis=_drop_basis(artifact.shipped.drop),
         runs=sum(len(block) for process in measured.processes for block in process.latency_ms),
         processes=len(measured.processes),
-        latency_svg=latency_plot(artifact.shipped),
-        widths_svg=widths_plot(artifact.widths),
-        search_svg=search_plot(trials, artifact.dense, feasible, limit, chosen) if trials else "",
+        **plots,
+        plots_missing=missing,
         alignment=alignment,
-        alignment_svg=alignment_plot(alignment) if alignment else "",
         trials=trials,
         within=sum(feasible),
         failed=sum(trial.candidate.failure is not None for trial in trials),

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from pipeline.alignment import Alignment
 from pipeline.candidate import Candidate
 from pipeline.run import Trial
+from pipeline.text import clean_text
 
 __all__ = ["alignment_plot", "latency_plot", "search_plot", "widths_plot"]
 
@@ -25,7 +26,11 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "compress",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
+    "text.parse_math": False,  # the dollar signs in a layer's name are no formula
+    "text.usetex": False,
 }
+LABEL_LIMIT = 60
+"""Longest label, in characters."""
 
 
 def latency_plot(shipped: Candidate) -> str:
@@ -122,7 +127,7 @@ def widths_plot(widths: Mapping[str, tuple[int, int, int]]) -> str:
         axes.barh(places, [kept for kept, _ in outputs], color=AFTER, height=0.75, label="kept")
         for place, (kept, before) in zip(places, outputs, strict=True):
             axes.text(before, place, f" {kept} of {before}", va="center", fontsize=7, color="#2b3440")
-        axes.set_yticks(list(places), list(widths), fontsize=7)
+        axes.set_yticks(list(places), [clean_text(name, LABEL_LIMIT) for name in widths], fontsize=7)
         axes.invert_yaxis()
         axes.set_xlim(0, 1.18 * max(before for _, before in outputs))
         axes.set_xlabel("channels")
@@ -144,7 +149,7 @@ def alignment_plot(alignment: Alignment) -> str:
                 axes.plot([width], [latency_ms], "o", color=AFTER, markersize=5, fillstyle=fill)
             axes.set_xticks(widths[::2])
             axes.set_ylim(0, None)
-            axes.set_xlabel(f"channels of {sweep.pair.name}")
+            axes.set_xlabel(f"channels of {clean_text(sweep.pair.name, LABEL_LIMIT)}")
             axes.set_ylabel("latency, ms")
         return _svg(figure, "Latency against width")
 

@@ -62,6 +62,7 @@ HEADER = struct.Struct(">IQ")
 CHUNK = 1 << 20
 PIECE = 1 << 16
 LIMIT_BYTES = 16 << 20  # of a message
+LONGEST_DETAIL = 20000  # of a library's message; whoever asked shortens it, and keeps both its ends
 RECORD_BYTES = 1 << 20  # of a record of the store; an honest one has a few hundred
 BEAT_S = 2.0
 KEPT_RELEASES = 2
@@ -1039,7 +1040,7 @@ def run_health(folder, runs, limit_s, beat):
             name = names.get(-child.returncode, "crashed")
             raise Failed("unhealthy", "%s: it ended with %s" % (name, signal.Signals(-child.returncode).name))
         if answer is None:
-            last = words.read(LIMIT_BYTES).decode(errors="replace").strip().split("\n")[-1][:300]
+            last = words.read(LIMIT_BYTES).decode(errors="replace").strip().split("\n")[-1][:LONGEST_DETAIL]
             raise Failed("unhealthy", "crashed: %s" % (last or "it ended with status %d" % child.returncode))
     if "failure" in answer:
         raise Failed("unhealthy", "%s: %s" % tuple(answer["failure"]))
@@ -1067,7 +1068,7 @@ def health(folder, runs):
     try:
         found = examined(folder, runs)
     except Failed as failure:
-        found = {"failure": [failure.kind, str(failure).strip().split("\n")[0][:300]]}
+        found = {"failure": [failure.kind, str(failure).strip().split("\n")[0][:LONGEST_DETAIL]]}
     print(json.dumps(found), file=answers, flush=True)
 
 

@@ -7,7 +7,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import ShipError
+from pipeline.errors import ShipError, one_line
 from pipeline.graph.simplify import Simplified, simplify
 from pipeline.graph.structure import load_graph
 from pipeline.scoring import OnnxModule
@@ -47,7 +47,7 @@ def _proofs(module: nn.Module, simplified: Simplified, inputs: Tensor) -> tuple[
     try:
         onnx.checker.check_model(graph, full_check=True)
     except onnx.checker.ValidationError as problem:
-        raise ShipError(f"the ONNX file is not valid: {str(problem).splitlines()[0]}; this is a defect of an exporter") from None
+        raise ShipError(f"the ONNX file is not valid: {one_line(problem)}; this is a defect of an exporter") from None
     module.eval()
     with torch.no_grad():
         expected = module(inputs).numpy()
