@@ -186,11 +186,12 @@ def test_bad_input_ends_with_its_code_and_one_line(place: Place, case: str) -> N
 @needs_sshd
 def test_a_device_that_is_off_ends_with_its_code_and_one_line(place: Place, tmp_path: Path) -> None:
     """nothing listens where the profile's host leads"""
-    target = there(tmp_path, Board(tmp_path / "off"))
+    board = Board(tmp_path / "off")
+    target = there(tmp_path, board)
     said = message(("--target", target, "--budget", "latency_p50=50%", "--out", str(place.out)), errors.DeviceUnreachable)
 
     assert said.startswith("board: cannot be reached (")
-    assert said.endswith("is it on, and does 'ssh board true' work?")
+    assert said.endswith(f"is it on, and does 'ssh -F {board.config} board true' work?")
     assert nothing_but_the_journal(place.out)
 
 

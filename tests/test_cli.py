@@ -1,6 +1,7 @@
 """The command line: what it says of itself, what it prints, and how it ends."""
 
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from pipeline.cli import compress
 from pipeline.files import sha256_file
 from pipeline.search.searchers import SEARCHERS
 from pipeline.shipped import shipped_folder
+from pipeline.text import clean_path
 from pipeline.units import format_bytes
 
 DRY = ("--target", "raspberrypi", "--dry-run", "--trials", "3", "--supernet", "2", "--epochs", "1", "--searcher", "random")
@@ -88,8 +90,8 @@ def run(*arguments: str) -> Result:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """A run within its budget, told as JSON, in a directory whose name looks like markup."""
-    out = tmp_path_factory.mktemp("cli") / "[red]run[" / "b] :boat:"
+    """A run within its budget, told as JSON, in a directory whose name looks like markup and is not UTF-8."""
+    out = tmp_path_factory.mktemp("cli") / "[red]run[" / os.fsdecode(b"b] :boat: \xe9t\xe9")
     return out, run(*DRY, "--budget", "accuracy_drop=100", "--json", "--out", str(out))
 
 
@@ -247,8 +249,8 @@ def test_the_same_command_shows_the_table_again_and_quietly_nothing_else(finishe
     assert lines[-4:] == [
         "Budget met: every 95 % confidence interval lies below its limit.",
         "figures: simulated (cost model)",
-        f"{model} ({format_bytes(model.stat().st_size)})",
-        f"{out / 'artifact' / 'report.html'}",
+        f"{clean_path(model)} ({format_bytes(model.stat().st_size)})",
+        clean_path(out / "artifact" / "report.html"),
     ]
 
 

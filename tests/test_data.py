@@ -1,5 +1,6 @@
 """Images from the digits and from folders: how they are split, and what is refused."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -90,6 +91,20 @@ def test_a_carved_test_split_is_the_same_for_every_seed_and_is_told(image_folder
     assert indices(one)[2] == indices(other)[2]
     assert indices(one)[1] != indices(other)[1]
     assert one.notices == (f"{root} has no test/: 10 of its images are held out as test images",)
+
+
+def test_names_of_files_need_not_be_utf_8(image_folder: ImageFolder) -> None:
+    root = image_folder(train=8, test=2)
+    for path in sorted((root / "train").rglob("*.png")):
+        path.rename(path.with_name(os.fsdecode(b"\xe9t\xe9 " + path.name.encode())))
+    for folder in sorted(root.glob("*/*")):
+        folder.rename(folder.with_name(os.fsdecode(folder.name.encode() + b" \xff")))
+
+    found = load_folder(root, RAW, seed=0)
+
+    assert len(found.classes) > 1
+    assert all(name.endswith(r" \xff") for name in found.classes)
+    assert found.description.isprintable()
 
 
 def test_labels_belong_to_their_images(image_folder: ImageFolder) -> None:

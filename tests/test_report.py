@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from readers import artifact, candidate
 
+from pipeline.plan import Frozen
 from pipeline.report.page import report_page
 from pipeline.report.plots import widths_plot
 from pipeline.run import Trial
@@ -41,6 +42,14 @@ def test_the_page_of_a_run_has_its_plots_and_its_layers() -> None:
 
     assert "plots are missing" not in page
     assert page.count("<svg") >= 2
+
+
+def test_a_name_cannot_turn_the_direction_of_the_page_s_text() -> None:
+    found = replace(FOUND, widths={"a": (8, 16, 1)}, frozen=(Frozen("layer\u202egnp", "<b>why\u202e</b>"),))
+    page = report_page(found, [], [], ()).decode()
+
+    assert "\u202e" not in page
+    assert r"<code>layer\u202egnp</code>: &lt;b&gt;why\u202e&lt;/b&gt;" in page
 
 
 def test_a_plot_that_cannot_be_drawn_costs_the_plots_and_nothing_else() -> None:

@@ -120,10 +120,20 @@ def test_host_keys_are_checked_whatever_the_user_s_configuration_says(board: Boa
     assert board.known_hosts.read_text() == ""
 
 
+def test_a_configuration_for_sessions_by_hand_does_not_break_a_measurement(board: Board, connect: Connect) -> None:
+    """a command, a terminal and a forwarded port of one's own"""
+    board.config.write_text(
+        "RemoteCommand tmux new -A\nRequestTTY force\nRemoteForward 1 localhost:1\nExitOnForwardFailure yes\n"
+        + board.config.read_text()
+    )
+
+    assert connect().fingerprint.mode == "device"
+
+
 def test_a_user_without_a_key_is_told_how_to_install_one(board: Board, connect: Connect) -> None:
     (board.folder / "authorized_keys").write_text("")
 
-    with pytest.raises(DeviceUnreachable, match=r"lets nobody in with the keys there are .*ssh-copy-id board"):
+    with pytest.raises(DeviceUnreachable, match=r"lets nobody in with the keys there are .*ssh-copy-id -F .*board.config board"):
         connect()
 
 

@@ -58,6 +58,15 @@ def test_output_that_cannot_be_written_ends_a_command_with_74_and_one_line(body:
     assert found == (74, "compress: standard output cannot be written (No space left on device)\n")
 
 
+@pytest.mark.skipif(not DEVICE_FULL.exists(), reason="no /dev/full here")
+def test_compress_itself_ends_so() -> None:
+    with DEVICE_FULL.open("w") as full:
+        source = "import sys; from pipeline.cli import main; sys.argv = ['compress', '--help']; main()"
+        done = subprocess.run([sys.executable, "-c", source], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (74, "compress: standard output cannot be written (No space left on device)\n")
+
+
 def test_with_standard_output_closed_a_command_does_its_work_and_no_file_gets_its_number(tmp_path: Path) -> None:
     body = f"    with open({str(tmp_path / 'journal')!r}, 'w') as file:\n        click.echo('hello')\n        os.write(1, b'noise')\n        file.write('kept')"
 

@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from pipeline.alignment import Alignment
 from pipeline.artifact import Artifact, Row
@@ -15,6 +16,7 @@ from pipeline.paired import PairedDrop
 from pipeline.report.plots import alignment_plot, latency_plot, search_plot, widths_plot
 from pipeline.run import Trial
 from pipeline.search.problem import Assessment
+from pipeline.text import escape_text
 from pipeline.units import format_bytes
 
 __all__ = ["headline", "report_page"]
@@ -112,7 +114,7 @@ def _page(
     if measured is None:
         raise ValueError("the artifact holds no measurement")
     feasible = [assessment.feasible for assessment in assessments]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_readable)
     template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     fingerprint = measured.fingerprint
     text = template.render(
@@ -139,6 +141,11 @@ def _page(
         command=shlex.join(artifact.command) or "(from Python)",
     )
     return text.encode()
+
+
+def _readable(value: object) -> object:
+    """A name in the page cannot turn the direction of the text around it."""
+    return escape_text(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _drop_basis(drop: PairedDrop | None) -> str:
