@@ -77,7 +77,7 @@ def load_subject(job: Job, profile: Profile) -> Subject:
         "onnxruntime": importlib.metadata.version("onnxruntime"),
     }
     if isinstance(task, Classification):
-        facts["preprocessing"] = task.splits.train.preprocessing.model_dump(mode="json")
+        facts["preprocessing"] = task.splits.train.preprocessing.facts()
     return Subject(module, task, facts, tuple(notices), score)
 
 

@@ -9,7 +9,8 @@ import torch
 from conftest import ImageFolder
 from PIL import Image
 
-from pipeline.data.folder import Decoder, load_folder
+from pipeline.data.decode import Decoder
+from pipeline.data.folder import load_folder
 from pipeline.data.images import Images, Splits, carve
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.sources import load_digits
@@ -157,7 +158,10 @@ def test_the_file_beside_the_images_wins_over_the_dict_beside_the_model(image_fo
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("size: 8\ncolour: 3", "yaml:2: unknown key 'colour'. Known here: augment, grey, mean, resize, size, std."),
+        (
+            "size: 8\ncolour: 3",
+            "yaml:2: unknown key 'colour'. Known here: augment, exif_orientation, grey, mean, resize, size, std.",
+        ),
         ("size: 8\nsize: 9", "yaml:2: 'size' stands here a second time; keep one"),
         ("size: '8'", "yaml:1: size: input should be a valid integer (got '8'). Write for example 'size: 224'."),
         ("size: yes", "yaml:1: size: input should be a valid integer (got True). Write for example 'size: 224'."),
@@ -192,6 +196,11 @@ def without(folder: str):  # type: ignore[no-untyped-def]
     return remove
 
 
+def empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+
+
 def saved(name: str, array: np.ndarray):  # type: ignore[no-untyped-def,type-arg]
     return lambda root: Image.fromarray(array).save(root / name)
 
@@ -208,7 +217,21 @@ def bomb(root: Path) -> None:
     ("spoil", "error", "complaint"),
     [
         (without("train/dog"), OneClass, "train: only one class, 'cat'; give images of at least two"),
-        (without("test/dog"), EmptyData, "test/dog: no images in it"),
+        (
+            lambda root: empty(root / "train/dog"),
+            EmptyData,
+            "train/dog: no images in it; add some (.bmp, .jpeg, .jpg, .pgm, ...)",
+        ),
+        (
+            lambda root: (empty(root / "test/dog"), empty(root / "test/cat")),
+            EmptyData,
+            "test: no images in any of its class folders",
+        ),
+        (
+            lambda root: (root / "valid").mkdir() or (root / "val").mkdir(),
+            DataError,
+            "images: holds both val and valid; keep one",
+        ),
         (lambda root: (root / "test/bird").mkdir(), DataError, "test: class 'bird' is not among the training classes"),
         (lambda root: (root / "train").rename(root / "val"), DataError, "images: holds val and test, and no train"),
         (lambda root: (root / "train/cat/x.png").write_bytes(b"\x89PNG"), CorruptImage, "x.png: not a readable image"),

@@ -155,7 +155,7 @@ def test_no_command_waits_for_a_pipe(place: Place, case: str) -> None:
 
 def test_an_image_that_is_a_regular_file_decodes_as_before(tmp_path: Path) -> None:
     """also one that is read lazily, strip by strip, while its file is open: a compressed TIFF"""
-    from pipeline.data.folder import Decoder
+    from pipeline.data.decode import Decoder
     from pipeline.data.preprocessing import Preprocessing
 
     pixels = torch.arange(3 * 64, dtype=torch.uint8).reshape(8, 8, 3).numpy()

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from bounded import bounded
 from graphs import HEAD, conv_net
 from profiles import command, here
 from workers import Worker
@@ -235,16 +236,6 @@ def test_a_malformed_safetensors_file_is_refused(tmp_path: Path, case: str) -> N
 
     with pytest.raises(WeightsError, match="not a readable safetensors file"):
         read_checkpoint(tmp_path / "net.safetensors")
-
-
-def bounded(program: str, *arguments: object, megabytes: int) -> str:
-    """What a program prints that runs in a process of its own, with an end to its address space."""
-
-    def bound() -> None:
-        resource.setrlimit(resource.RLIMIT_AS, (megabytes * MIB, megabytes * MIB))
-
-    command = [sys.executable, "-c", program, *map(str, arguments)]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, preexec_fn=bound, check=True).stdout
 
 
 READ_WEIGHTS = """

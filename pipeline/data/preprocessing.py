@@ -1,6 +1,6 @@
 """Preprocessing: from an image file to what the network takes."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
@@ -33,6 +33,8 @@ class Preprocessing(BaseModel):
     """Per channel, of values from 0 to 1; one channel is grey, three are red, green, blue."""
     grey: Literal["refuse", "convert"] = Field("refuse", examples=["convert"])
     """What to do with an image of other channels than `mean` has."""
+    exif_orientation: Literal["ignore", "apply"] | None = Field(None, examples=["apply"])
+    """Whether images are turned as their EXIF data say; None ignores it too, and says so where there are such images."""
     augment: tuple[Literal["crop", "flip"], ...] = Field((), examples=["[crop, flip]"])
     """While training: shifts by up to an eighth, mirroring left to right."""
 
@@ -59,6 +61,10 @@ class Preprocessing(BaseModel):
         if resize is not None and size is not None and resize < size:
             raise ValueError(f"must not be below size, which is {size}")
         return resize
+
+    def facts(self) -> dict[str, Any]:
+        """As a run is tied to it; runs that are older than a key do not have it."""
+        return self.model_dump(mode="json", exclude=None if self.exif_orientation else {"exif_orientation"})
 
     @property
     def channels(self) -> int | None:

@@ -11,7 +11,8 @@ import torchvision
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.data.folder import VALIDATION_LIMIT, VALIDATION_SHARE, Decoder, memory_fetch
+from pipeline.data.decode import Decoder
+from pipeline.data.folder import VALIDATION_LIMIT, VALIDATION_SHARE, memory_fetch
 from pipeline.data.images import Fetch, Splits, carve
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import DataError, EmptyData, OneClass, one_line

@@ -1,0 +1,89 @@
+"""Listing: which files of a folder are images, and what is passed over."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.data.decode import image_suffixes
+
+__all__ = ["Passed", "class_folders", "image_files", "litter", "loose_images"]
+
+LITTER_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+LITTER_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
+"""What operating systems, file servers and Python leave in folders; names in lower case. So are names that begin with a dot."""
+
+Passed = Counter[str]
+"""What was passed over, in words -> how many files."""
+
+Identity = tuple[int, int]
+
+
+def class_folders(folder: Path) -> list[str]:
+    """Names of the folders in `folder`, sorted, without hidden ones and known litter; links to folders count."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_litter(entry.name, LITTER_FOLDERS))
+
+
+def image_files(folder: Path, passed: Passed) -> list[Path]:
+    """Every image below `folder`, sorted; `passed` is told of everything else.
+
+    Links to files and folders are followed, wherever they lead, but not back to a folder above, and into no folder twice.
+    """
+    above = {_identity(parent) for parent in (folder, *folder.parents, *folder.resolve().parents)}
+    return sorted(_walk(folder, above, set(), passed))
+
+
+def loose_images(folder: Path) -> int:
+    """How many images lie directly in `folder`."""
+    return sum(
+        not entry.is_dir() and not _is_litter(entry.name, LITTER_FILES) and Path(entry.name).suffix.lower() in image_suffixes()
+        for entry in os.scandir(folder)
+    )
+
+
+def litter(folder: Path) -> Passed:
+    """What lies beside the class folders in `folder` and is no part of the data: loose images, and folders of known litter."""
+    found = Passed()
+    if loose := loose_images(folder):
+        found["images in no class folder"] += loose
+    for entry in os.scandir(folder):
+        if entry.is_dir() and (entry.name.lower() in LITTER_FOLDERS or entry.name == ".ipynb_checkpoints"):
+            found += _files_in(folder / entry.name)
+    return found
+
+
+def _files_in(folder: Path) -> Passed:
+    return Passed({f"in {folder.name[:40]}/": sum(len(files) for _, _, files in os.walk(folder))})
+
+
+def _walk(folder: Path, above: set[Identity], seen: set[Identity], passed: Passed) -> Iterator[Path]:
+    for entry in os.scandir(folder):
+        path = folder / entry.name
+        if entry.is_dir():
+            identity = _identity(path)
+            if _is_litter(entry.name, LITTER_FOLDERS):
+                passed.update(_files_in(path))
+            elif identity in above:
+                passed["links to a folder above"] += 1
+            elif identity in seen:
+                passed["links to a folder that was read already"] += 1
+            else:
+                seen.add(identity)
+                yield from _walk(path, {*above, identity}, seen, passed)
+        elif _is_litter(entry.name, LITTER_FILES):
+            passed["hidden" if entry.name.startswith(".") else entry.name] += 1
+        elif Path(entry.name).suffix.lower() not in image_suffixes():
+            passed[Path(entry.name).suffix.lower()[:20] or "without a suffix"] += 1
+        elif entry.is_symlink() and not path.exists():
+            passed["links that lead nowhere"] += 1
+        else:
+            yield path
+
+
+def _is_litter(name: str, known: set[str]) -> bool:
+    return name.startswith(".") or name.lower() in known
+
+
+def _identity(folder: Path) -> Identity:
+    facts = folder.stat()
+    return facts.st_dev, facts.st_ino
