@@ -2,7 +2,7 @@
 
 import contextlib
 import importlib.metadata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from pipeline.probe.simulated import SimulatedProbe
 from pipeline.probe.ssh import SshProbe
 from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.profile import Profile
-from pipeline.task import Classification, Task
+from pipeline.single_output import Form, answers_in, unwrap
+from pipeline.task import Classification, OwnTask, Task
 
 __all__ = ["Subject", "connect", "draft_subject", "emulated", "file_format", "load_subject", "start_local", "start_probe"]
 
@@ -52,9 +53,13 @@ def load_subject(job: Job, profile: Profile) -> Subject:
     task: Task
     if job.task is not None:
         module, task = load_model(source, job.weights, None, notices.append), job.task
+        form = unwrap(module, task.inputs(1), job.model)
+        if form:
+            task = _in_form(job.task, form)
     else:
         splits = load_data(job.data, source.preprocessing, job.seed)
         module = load_model(source, job.weights, len(splits.classes), notices.append)
+        form = unwrap(module, splits.train.sample(1, 0).batches(1).__next__()[0], job.model)
         _refuse_misfit(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes), job)
         splits = settle_normalisation(module, splits)
         notices += splits.notices
@@ -65,6 +70,8 @@ def load_subject(job: Job, profile: Profile) -> Subject:
                 f"the network answers {score:.1f} % of the validation images rightly, and guessing gives {chance:.1f} %: do "
                 "weights, classes (folders in alphabetical order) and normalisation belong together?"
             )
+    if form:
+        notices.append(f"the network answers with a {form}; the tensor alone is the output of the file that ships")
     if not profile.measures_its_device:
         notices.append(
             f"figures are taken on this machine in the stead of {profile.device.name}: they rank plans and judge "
@@ -140,6 +147,13 @@ def emulated(profile: Profile) -> Profile:
 def connect(profile: Profile, reference: Reference | None, notify: Notify = lambda text: None) -> WorkerProbe:
     """A probe on the profile's device; on this machine where the profile names no host. Raises ProbeError and its kin."""
     return (SshProbe if profile.device.host else LocalProbe)(profile, reference, notify)
+
+
+def _in_form(task: OwnTask, form: Form) -> OwnTask:
+    """The user's functions go on seeing answers in the network's own form."""
+    names = ("evaluate", "train", "evaluate_test", "test_each_image")
+    functions = {name: getattr(task, name) for name in names}
+    return replace(task, **{name: answers_in(function, form) for name, function in functions.items() if function})
 
 
 def _refuse_misfit(module: nn.Module, images: torch.Tensor, classes: int, job: Job) -> None:

@@ -136,8 +136,8 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
     "network with two outputs": (
         errors.ModelError,
         lambda place: place.net("Two"),
-        "{0}/nets.py:Two: answers with tuple;",
-        "classification needs a tensor of (N, classes); see OwnTask for others",
+        "{0}/nets.py:Two: answers with tuple of 2 tensors, and one is needed;",
+        "let its forward return that one",
     ),
     "network that answers with an image": (
         errors.ModelError,

@@ -1,0 +1,147 @@
+"""Single output: a network that answers with a dict, a list or a tuple around one tensor, made to answer with the tensor.
+
+The file that ships has one output, and everything here compares tensors. The user's own functions go on seeing the answer in the
+form that they were written for.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ModelError
+
+__all__ = ["Form", "answers_in", "in_its_form", "keep_form", "unwrap"]
+
+Place = tuple[Any, ...]
+"""Keys and positions that lead to a tensor."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """The answer of a network to one input, and where in it the tensor is."""
+
+    answer: Any
+    place: Place
+
+    def __str__(self) -> str:
+        kind = type(self.answer).__name__
+        return f"{kind} with one tensor (at {''.join(f'[{key!r}]' for key in self.place)})"
+
+
+@dataclass(frozen=True)
+class _Unwrap:
+    """A forward hook: the tensor in place of what is around it; an answer that has nothing at this place stays as it is."""
+
+    place: Place
+
+    def __call__(self, _module: nn.Module, _inputs: Any, answer: Any) -> Any:
+        for key in self.place:
+            try:
+                answer = answer[key]
+            except (KeyError, IndexError, TypeError):
+                return None
+        return answer
+
+
+@dataclass(frozen=True)
+class _Wrap:
+    """A forward hook: the tensor in the form of the network's own answers."""
+
+    form: Form
+
+    def __call__(self, _module: nn.Module, _inputs: Any, answer: Any) -> Any:
+        return _wrapped(self.form.answer, self.form.place, answer) if isinstance(answer, Tensor) else None
+
+
+def unwrap(module: nn.Module, example: Tensor, spec: str) -> Form | None:
+    """Make `module` answer with the one tensor in its answer, in place; its names and weights stay. None where it answers with a
+    tensor already, or fails on `example`, (1, C, H, W), which is told elsewhere.
+
+    Raises ModelError, naming `spec`, where there is no tensor in the answer or more than one.
+    """
+    try:
+        with torch.no_grad():
+            answer = module(example)
+    except Exception:
+        return None
+    if isinstance(answer, Tensor):
+        return None
+    places = list(_places(answer))
+    if len(places) != 1:
+        raise ModelError(
+            f"{spec}: answers with {type(answer).__name__} of {len(places)} tensors, and one is needed; let its forward return "
+            "that one"
+        )
+    form = Form(_emptied(answer), places[0])
+    keep_form(module, form)
+    return form
+
+
+def keep_form(module: nn.Module, form: Form) -> None:
+    """See that `module`, a network whose own answers have this form, answers with the tensor."""
+    if not _hooks(module):
+        module.register_forward_hook(_Unwrap(form.place))
+
+
+@contextmanager
+def in_its_form(module: nn.Module, form: Form) -> Iterator[nn.Module]:
+    """`module`, which inside the block answers in the network's own form; it may be an ONNX file that is run as a module."""
+    hooks = _hooks(module)
+    for number in hooks:
+        del module._forward_hooks[number]
+    handle = None if hooks else module.register_forward_hook(_Wrap(form))
+    try:
+        yield module
+    finally:
+        if handle:
+            handle.remove()
+        module._forward_hooks.update(hooks)
+
+
+def answers_in(function: Callable[[nn.Module], Any], form: Form) -> Callable[[nn.Module], Any]:
+    """`function` of the user's, given networks that answer in their own form; one that it returns answers with the tensor."""
+
+    def called(module: nn.Module) -> Any:
+        with in_its_form(module, form):
+            found = function(module)
+        if isinstance(found, nn.Module):
+            keep_form(found, form)
+        return found
+
+    return called
+
+
+def _hooks(module: nn.Module) -> dict[int, Any]:
+    return {number: hook for number, hook in module._forward_hooks.items() if isinstance(hook, _Unwrap)}
+
+
+def _places(answer: Any, place: Place = ()) -> Iterator[Place]:
+    if isinstance(answer, Tensor):
+        yield place
+    elif isinstance(answer, Mapping | list | tuple):
+        for key, inner in answer.items() if isinstance(answer, Mapping) else enumerate(answer):
+            yield from _places(inner, (*place, key))
+
+
+def _emptied(answer: Any) -> Any:
+    """The form alone: the tensor of one example is not kept."""
+    place = next(_places(answer))
+    return _wrapped(answer, place, None)
+
+
+def _wrapped(answer: Any, place: Place, inner: Any) -> Any:
+    if not place:
+        return inner
+    key, *rest = place
+    changed = _wrapped(answer[key], tuple(rest), inner)
+    if isinstance(answer, tuple):
+        items = [*answer[:key], changed, *answer[key + 1 :]]
+        return type(answer)(*items) if hasattr(answer, "_fields") else tuple(items)
+    copied = copy.copy(answer)
+    copied[key] = changed
+    return copied
