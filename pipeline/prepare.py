@@ -151,9 +151,14 @@ def connect(profile: Profile, reference: Reference | None, notify: Notify = lamb
 
 def _in_form(task: OwnTask, form: Form) -> OwnTask:
     """The user's functions go on seeing answers in the network's own form."""
-    names = ("evaluate", "train", "evaluate_test", "test_each_image")
-    functions = {name: getattr(task, name) for name in names}
-    return replace(task, **{name: answers_in(function, form) for name, function in functions.items() if function})
+    test, each = task.evaluate_test, task.test_each_image
+    return replace(
+        task,
+        evaluate=answers_in(task.evaluate, form),
+        train=answers_in(task.train, form),
+        evaluate_test=answers_in(test, form) if test else None,
+        test_each_image=answers_in(each, form) if each else None,
+    )
 
 
 def _refuse_misfit(module: nn.Module, images: torch.Tensor, classes: int, job: Job) -> None:

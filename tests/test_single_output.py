@@ -134,7 +134,7 @@ def test_a_tensor_is_left_as_it_is() -> None:
 
 
 def test_a_whole_run_of_one_s_own_task_with_a_dict(tmp_path: Path) -> None:
-    """Both functions take the dict, from the network and from the ONNX file; the file's name for its output is its own."""
+    """All functions take the dict, from the network and from the ONNX file; the file's name for its output is its own."""
     (tmp_path / "nets.py").write_text(
         "from test_single_output import Net\nimport torch\ndef net():\n    torch.manual_seed(0)\n    return Net('dict')\n"
     )
@@ -154,7 +154,7 @@ def test_a_whole_run_of_one_s_own_task_with_a_dict(tmp_path: Path) -> None:
         Job(
             "raspberrypi",
             model=f"{tmp_path}/nets.py:net",
-            task=OwnTask(IMAGES, evaluate, train),
+            task=OwnTask(IMAGES, evaluate, train, test_each_image=lambda module: [evaluate(module)] * 50),
             budget={"latency_p50": "100%", "params": "90%", "accuracy_drop": 1000.0},
             searcher="uniform",
             trials=1,
