@@ -9,6 +9,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from pipeline.profile import available_cores
+from pipeline.threads import core_quota
 
 __all__ = ["compute_threads", "confined"]
 
@@ -17,8 +18,8 @@ __all__ = ["compute_threads", "confined"]
 def confined(cores: Iterable[int]) -> Iterator[Callable[[], None]]:
     """Every thread of this process runs only on `cores` inside the block, or until the yielded function is called.
 
-    Torch computes with as many threads as there are cores meanwhile. Where the system cannot confine threads, only the
-    number of threads is changed.
+    Torch computes with as many threads as there are cores meanwhile, or as a control group gives time for. Where the system
+    cannot confine threads, only the number of threads is changed.
     """
     allowed, threads = available_cores(), torch.get_num_threads()
     chosen = sorted(cores)
@@ -31,7 +32,7 @@ def confined(cores: Iterable[int]) -> Iterator[Callable[[], None]]:
             _pin(allowed)
             torch.set_num_threads(threads)
 
-    torch.set_num_threads(max(1, len(chosen)))
+    torch.set_num_threads(max(1, min(len(chosen), core_quota() or len(chosen))))
     _pin(chosen)
     try:
         yield release

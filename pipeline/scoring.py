@@ -3,13 +3,13 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.data.images import Images
-from pipeline.profile import available_cores
+from pipeline.graph.answers import open_session
+from pipeline.threads import computing_threads
 
 __all__ = ["OnnxModule", "accuracy", "hits", "recalibrate"]
 
@@ -64,10 +64,7 @@ class OnnxModule(nn.Module):
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = len(available_cores())
-        options.log_severity_level = 4
-        self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        self._session = open_session(data, threads=computing_threads())
         self._input = self._session.get_inputs()[0].name
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -4,18 +4,26 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-__all__ = ["TOLERANCE", "largest_difference", "run_onnx"]
+__all__ = ["TOLERANCE", "largest_difference", "open_session", "run_onnx"]
 
 TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest answer."""
 
 
+def open_session(data: bytes, *, threads: int, optimized: bool = True) -> onnxruntime.InferenceSession:
+    """A session on this machine's processor for answers, never for timed runs: threads that wait sleep, and let others work."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if not optimized:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
 def run_onnx(data: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """The answer of an ONNX file to one batch, single-threaded."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    session = open_session(data, threads=1)
     return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs})[0])
 
 

@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.graph.answers import TOLERANCE
+from pipeline.graph.answers import TOLERANCE, open_session
 
 __all__ = ["first_difference"]
 
@@ -63,10 +62,7 @@ def _all_outputs(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> dict[st
             kind = kinds.get(name)
             if kind and name not in there and kind.type.tensor_type.elem_type == onnx.TensorProto.FLOAT:
                 copy.graph.output.append(kind)
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    session = open_session(copy.SerializeToString(), threads=1, optimized=False)
     names = [value.name for value in copy.graph.output]
     answers = session.run(names, {session.get_inputs()[0].name: inputs})
     return {name: np.asarray(value) for name, value in zip(names, answers, strict=True)}

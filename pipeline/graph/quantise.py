@@ -13,7 +13,6 @@ from typing import Any, Literal
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationMethod, QuantType, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -21,8 +20,10 @@ from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from pipeline.errors import one_line
+from pipeline.graph.answers import open_session
 from pipeline.graph.export import stamp
 from pipeline.graph.structure import load_graph
+from pipeline.threads import computing_threads
 
 __all__ = ["SCHEMES", "NotQuantised", "Quantiser", "Scheme"]
 
@@ -207,9 +208,7 @@ def _operators() -> list[str]:
 
 def _answers(data: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Of a file that takes one input at a time."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    session = open_session(data, threads=computing_threads())
     name = session.get_inputs()[0].name
     return np.concatenate([np.asarray(session.run(None, {name: row[None]})[0]) for row in inputs])
 

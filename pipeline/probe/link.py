@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from pipeline.probe.ssh_arguments import ssh_arguments
 from pipeline.profile import Device
 from pipeline.text import clean_lines, clean_text, clean_values
+from pipeline.threads import original_environment
 
 __all__ = ["Link", "LinkLost", "Refused", "Start", "local_link", "ssh_link"]
 
@@ -70,6 +71,7 @@ class Link:
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
                 start_new_session=True,
+                env=original_environment(),
             )
         except OSError as problem:
             self._errors.close()
