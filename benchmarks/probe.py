@@ -3,6 +3,7 @@
 repeatability   one file measured again and again: how the reported p50 and p90 spread
 A against A     one file against a copy of itself: how often 'faster' or 'slower' is said where nothing is
 5 % slower      the same file against itself with a twentieth more work: how often 'slower' is said
+with --load      how true ratios are while other programs use the cores; see probe_load.py
 agreement       the same file timed by a plain loop, and in the way of onnxruntime's own perf test
 """
 
@@ -19,6 +20,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
+from probe_load import LOADS, measure_all, read_lines, table
 
 from pipeline.measurement import Measurement
 from pipeline.prepare import connect
@@ -58,8 +60,15 @@ PLAIN = """
 @click.option("--repeats", default=20, show_default=True, help="Measurements of one file.")
 @click.option("--comparisons", default=200, show_default=True, help="Of the file with itself.")
 @click.option("--slower", default=50, show_default=True, help="Comparisons with a file that is 5 % slower.")
-def main(target: str, repeats: int, comparisons: int, slower: int) -> None:
+@click.option("--load", is_flag=True, help="Ratios while other programs use the cores; nothing else.")
+@click.option("--loops", type=int, multiple=True, help="With --load: measure under so many busy loops per core only; 0, 1, 3.")
+def main(target: str, repeats: int, comparisons: int, slower: int, load: bool, loops: tuple[int, ...]) -> None:
     """Print one table."""
+    if load:
+        for each in loops or LOADS:
+            measure_all(each)
+        print("\n".join(table(read_lines())))
+        return
     profile = load_profile(target)
     net, more = _net(LAYERS), _net(LAYERS + 1)
     print(f"{platform.machine()}, onnxruntime {onnxruntime.__version__}, {target}, {profile.threads} threads")

@@ -48,6 +48,8 @@ class Row:
     the task gives no value per image, and the verdict rests on the difference alone."""
     test_images_needed: int | None = None
     """accuracy_drop alone, where it is undecided: about how many test images would decide it; null where none would."""
+    reason: str = ""
+    """Why it is undecided and what to do, where the interval alone does not say so."""
 
     @property
     def texts(self) -> tuple[str, str, str, str]:

@@ -7,7 +7,7 @@ from pipeline.handover import graph_of
 from pipeline.measurement import Failure, Measurement
 from pipeline.probe.base import Effort, Probe
 
-__all__ = ["REPEATS", "candidate_of", "measure_decisively"]
+__all__ = ["REPEATS", "candidate_of", "measure_decisively", "put_together"]
 
 REPEATS = 3
 """Further measurements of a file whose verdict stays undecided."""
@@ -35,12 +35,19 @@ def measure_decisively(
         measured = probe.measure(graph_of(draft), Effort(processes))
         if isinstance(measured, Failure):
             return measured
-        total = measured if total is None else total.joined(measured)
+        total = put_together(total, measured)
         verdict = judge(constraints, candidate_of(draft, total, None), dense)
         decided = verdict != "undecided" and (verdict == before or not twice)
         if decided or (repeats >= REPEATS and verdict != "within"):
             return total
         before, repeats = verdict, repeats + 1
+
+
+def put_together(total: Measurement | None, measured: Measurement) -> Measurement:
+    """Both as one; but a measurement that cannot be trusted is replaced by one that can, and spoils none."""
+    if total is None or (total.doubts and not measured.doubts):
+        return measured
+    return total if measured.doubts and not total.doubts else total.joined(measured)
 
 
 def candidate_of(draft: Draft, measured: Measurement | Failure | None, score: float | None) -> Candidate:

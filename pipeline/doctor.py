@@ -16,6 +16,7 @@ from pipeline.probe.base import Effort, Graph, Reference
 from pipeline.probe.link import LinkLost
 from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.profile import Profile
+from pipeline.remark import Remark
 from pipeline.statistics import noise
 from pipeline.units import format_bytes
 
@@ -58,6 +59,7 @@ def examine(profile: Profile) -> Iterator[Finding]:
         yield from _software(profile, probe.machine)
         yield from _room(profile, probe.machine)
         yield from _condition(probe.condition())
+        yield from _quota(profile, probe.condition())
         yield from _noise(profile, probe)
     except CompressError as problem:
         yield Finding("measuring", "failure", f"{type(problem).__name__}: {problem}", exit_code=problem.exit_code)
@@ -85,10 +87,12 @@ def _software(profile: Profile, machine: dict[str, Any]) -> Iterator[Finding]:
 
 def _room(profile: Profile, machine: dict[str, Any]) -> Iterator[Finding]:
     cores, threads = len(machine["cores"]), profile.threads
+    there = machine.get("machine_cores")
+    confined = f" of {there}, to which this user is confined (cpuset, taskset)" if there and there > cores else ""
     if threads > cores:
-        yield Finding("cores", "warning", f"{cores} for {threads} threads", "figures are of fewer threads, and say so")
+        yield Finding("cores", "warning", f"{cores}{confined} for {threads} threads", "figures are of fewer threads, and say so")
     else:
-        yield Finding("cores", "ok", f"{cores}, of which an inference uses {threads}")
+        yield Finding("cores", "ok", f"{cores}{confined}, of which an inference uses {threads}")
     for what, key, little in (
         ("free memory", "free_memory_bytes", LITTLE_MEMORY_BYTES),
         ("free disk", "free_disk_bytes", LITTLE_DISK_BYTES),
@@ -133,6 +137,17 @@ def _condition(now: Condition) -> Iterator[Finding]:
         yield Finding("load", "warning", f"{now.load:.1f} processes want a core", "end what else runs there")
 
 
+def _quota(profile: Profile, now: Condition) -> Iterator[Finding]:
+    """A limit on processor time stops the processes in the midst of a run; only one above what they use does no harm."""
+    if now.quota_cores is None:
+        return
+    enough = now.quota_cores >= profile.threads
+    stops = f", which stopped processes {now.quota_stops} times so far" if now.quota_stops else ""
+    found = f"a control group allows {now.quota_cores:g} cores for {profile.threads} threads{stops}"
+    advice = "raise it to at least runtime.threads cores (docker run --cpus, systemd CPUQuota): figures would be too long"
+    yield Finding("processor time", "ok" if enough else "failure", found, "" if enough else advice)
+
+
 def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
     """A network against itself: what differs is noise."""
     net = _bench_net()
@@ -145,10 +160,17 @@ def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
         return
     runs = noise(tuple(process.latency_ms for process in measured.processes))
     level: Level = "warning" if measured.remarks else "ok"
-    yield Finding("noise", level, f"{100 * runs:.1f} % from run to run", "; ".join(measured.remarks))
+    yield Finding("noise", level, f"{100 * runs:.1f} % from run to run", "; ".join(map(_with_advice, measured.remarks)))
+    samples = measured.samples
+    yield Finding(
+        "other programs",
+        "warning" if samples.shared else "ok",
+        f"{samples.clean} of {samples.total} runs had their cores to themselves",
+        "end what else runs there" if samples.shared else "",
+    )
     yield from _speed(profile, measured)
     tells = max(ratio.high - 1, 1 - ratio.low)
-    equal = ratio.low <= 1 <= ratio.high
+    equal = ratio.low <= 1 <= ratio.high and not measured.doubts
     yield Finding(
         "a network against itself",
         "ok" if equal else "warning",
@@ -161,6 +183,10 @@ def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
         f"{100 * tells:.1f} % and more, with {profile.probe.final_processes} processes of {profile.probe.runs} runs",
         "" if tells < 0.05 else "raise probe.runs or probe.final_processes",
     )
+
+
+def _with_advice(remark: Remark) -> str:
+    return f"{remark.text} ({remark.advice})" if remark.advice else remark.text
 
 
 def _speed(profile: Profile, measured: Measurement) -> Iterator[Finding]:

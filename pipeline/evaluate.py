@@ -115,8 +115,12 @@ class Evaluator:
             figures = (f"{c.metric.title} {c.show(f.value)}" for c in self._searched if (f := c.figure(candidate, self.dense)))
             p50 = f"{candidate.measurement.latency_p50_ms.value:.3f} ms, " if candidate.measurement else ""
             self._watcher.say(f"{name}: {p50}{', '.join(figures)}, score {candidate.score or 0:.2f}")
-        if self.dense.measurement and self.dense.measurement.remarks:
-            notice = f"this machine is restless ({'; '.join(self.dense.measurement.remarks)}): intervals will be wide"
+        measured = self.dense.measurement
+        if measured and measured.remarks:
+            told = "; ".join(remark.text for remark in measured.remarks)
+            advice = dict.fromkeys(remark.advice for remark in measured.doubts)
+            effect = f"verdicts may stay undecided ({', '.join(advice)})" if advice else "intervals will be wide"
+            notice = f"the machine that measures is not quiet: {told}: {effect}"
             self.notices.append(notice)
             self._watcher.notice(notice)
 
@@ -130,7 +134,8 @@ class Evaluator:
         assessment = self.assess(candidate)
         if assessment.feasible and (self._best is None or assessment.score > self._reward(self._best)):
             self._best = candidate
-        self._watcher.trial(self._count, self._trials, candidate, self.dense, assessment.feasible, self._best)
+        verdict = judge(self._searched, candidate, self.dense)
+        self._watcher.trial(self._count, self._trials, candidate, self.dense, verdict, self._best)
         return assessment
 
     def assess(self, candidate: Candidate) -> Assessment:

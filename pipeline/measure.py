@@ -14,6 +14,7 @@ from pipeline.prepare import connect
 from pipeline.probe.base import Effort, Graph, Load, Reference
 from pipeline.probe.connection import Notify
 from pipeline.profile import Profile
+from pipeline.remark import Remark
 from pipeline.statistics import Estimate
 
 __all__ = ["Answer", "Comparison", "FileMeasurement", "Measured", "measure_files"]
@@ -39,10 +40,14 @@ class Comparison:
     path: Path
     ratio_p50: Estimate
     """Its p50 over the first one's."""
+    doubts: tuple[Remark, ...] = ()
+    """Why the interval cannot be trusted."""
 
     @property
     def answer(self) -> Answer:
-        """Faster or slower only where the whole interval says so."""
+        """Faster or slower only where the whole interval says so, and can be trusted."""
+        if self.doubts:
+            return "undecided"
         if self.ratio_p50.high < 1:
             return "faster"
         return "slower" if self.ratio_p50.low > 1 else "undecided"
@@ -87,7 +92,7 @@ def measure_files(
             if isinstance(beside, Failure):
                 notify(f"{paths[number]} cannot be compared with {paths[0]}: {beside.kind}: {beside.detail}")
             elif beside.relative_p50:
-                comparisons.append(Comparison(paths[number], beside.relative_p50))
+                comparisons.append(Comparison(paths[number], beside.relative_p50, beside.doubts))
     finally:
         probe.close()
     return Measured(fingerprint, load, tuple(found), tuple(comparisons))

@@ -6,9 +6,23 @@ from typing import Literal
 
 from pipeline import statistics
 from pipeline.calibration import Calibration
+from pipeline.remark import Remark, RemarkKind, StoredRemark
+from pipeline.samples import Samples, select
 from pipeline.statistics import Estimate
 
-__all__ = ["Condition", "Failure", "FailureKind", "Fingerprint", "Measurement", "Memory", "Mode", "TimedProcess", "throttled"]
+__all__ = [
+    "Condition",
+    "Failure",
+    "FailureKind",
+    "Fingerprint",
+    "Measurement",
+    "Memory",
+    "Mode",
+    "TimedProcess",
+    "select_samples",
+    "stopped_by_quota",
+    "throttled",
+]
 
 Mode = Literal["device", "host-emulated", "predicted", "simulated"]
 
@@ -94,6 +108,14 @@ class TimedProcess:
     """Wall time from the first warm-up run to the last timed one."""
     course: tuple[tuple[float, float | None], ...] = ()
     """Under a sustained load, at the end of each block: seconds since the first, temperature in degrees Celsius."""
+    lost_ms: tuple[tuple[float, ...], ...] = ()
+    """Blocks x runs: how much of each run the process did not run although it could have; empty where that is not known."""
+    reference_lost_ms: tuple[tuple[float, ...], ...] = ()
+    """The same of the dense graph's runs."""
+    foreign_ms: float | None = None
+    """How long other programs ran on the cores meanwhile, of all cores together; null where the system does not tell."""
+    stolen_ms: float | None = None
+    """How long a hypervisor ran others on the cores meanwhile; null where the system does not tell."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +135,22 @@ class Condition:
     load: float | None
     """Processes that wanted a core, mean of the last minute."""
     free_memory_bytes: int | None
+    quota_cores: float | None = None
+    """Processor time that a control group allows, in cores; null without a limit."""
+    quota_stops: int | None = None
+    """Times that a control group stopped its processes because they had used that up."""
+    quota_stopped_ms: float | None = None
+    """How long, all together."""
+
+
+def stopped_by_quota(before: Condition, after: Condition) -> str | None:
+    """That a control group stopped the processes between two moments; None when it is not known to have."""
+    stops = (after.quota_stops or 0) - (before.quota_stops or 0)
+    if stops <= 0:
+        return None
+    limit = f" of {after.quota_cores:g} cores" if after.quota_cores is not None else ""
+    stopped_ms = (after.quota_stopped_ms or 0.0) - (before.quota_stopped_ms or 0.0)
+    return f"a control group's limit{limit} stopped the processes {stops} times, for {stopped_ms:.0f} ms"
 
 
 def throttled(before: Condition, after: Condition) -> str | None:
@@ -141,6 +179,30 @@ class Memory:
     """At the end, counted exactly (smaps_rollup); the others are the kernel's quick counters."""
 
 
+FOREIGN_SHARE, FOREIGN_MS = 0.05, 40.0
+"""Of the time on the cores, and what a clock of 10 ms may be off in several short processes."""
+
+
+def select_samples(processes: tuple[TimedProcess, ...], fingerprint: Fingerprint) -> Samples:
+    """The runs of `processes` that count.
+
+    Several threads wait for each other's cores when the system puts two of them on one. That belongs to the device; so losses
+    of several threads count only where other programs used the cores.
+    """
+    provider = dict(fingerprint.settings).get("provider", "CPUExecutionProvider")
+    alone = fingerprint.threads == 1 and provider == "CPUExecutionProvider"
+    foreign_ms = [process.foreign_ms for process in processes]
+    timed_ms = sum(process.timed_ms for process in processes) * fingerprint.threads
+    undisturbed = not alone and None not in foreign_ms and sum(filter(None, foreign_ms)) <= FOREIGN_SHARE * timed_ms + FOREIGN_MS
+    return select(
+        tuple(process.latency_ms for process in processes),
+        tuple(() if undisturbed else process.lost_ms for process in processes),
+        tuple(process.reference_latency_ms for process in processes),
+        tuple(() if undisturbed else process.reference_lost_ms for process in processes),
+        alone=alone,
+    )
+
+
 @dataclass(frozen=True)
 class Measurement:
     """All that was seen of one file, raw."""
@@ -150,7 +212,7 @@ class Measurement:
     """Hash of the graph's ops and shapes; the clock sees nothing else."""
     processes: tuple[TimedProcess, ...]
     memory: Memory
-    remarks: tuple[str, ...] = ()
+    remarks: tuple[StoredRemark, ...] = ()
     """Why the figures deserve doubt; empty when they are stable."""
     before: Condition | None = None
     after: Condition | None = None
@@ -158,19 +220,37 @@ class Measurement:
     """With one, the runs are this machine's and the figures that follow from them the device's, predicted."""
 
     @cached_property
+    def samples(self) -> Samples:
+        """The runs that count."""
+        return select_samples(self.processes, self.fingerprint)
+
+    @property
     def _blocks(self) -> statistics.Blocks:
-        return tuple(process.latency_ms for process in self.processes)
+        return self.samples.runs
+
+    @property
+    def _reference_blocks(self) -> statistics.Blocks:
+        return self.samples.reference
 
     @cached_property
-    def _reference_blocks(self) -> statistics.Blocks:
-        return tuple(process.reference_latency_ms for process in self.processes)
+    def doubts(self) -> tuple[Remark, ...]:
+        """The remarks that forbid a verdict about the latency."""
+        return tuple(remark for remark in self.remarks if remark.spoils)
+
+    @cached_property
+    def p90_doubts(self) -> tuple[Remark, ...]:
+        """The remarks that forbid a verdict about the 90th percentile: a run that was pre-empted may be one of the slowest."""
+        if self.doubts or self.samples.tail_is_known:
+            return self.doubts
+        text = f"{100 * self.samples.preempted_share:.0f} % of the runs were pre-empted, and the p90 is about the slowest 10 %"
+        return (Remark(RemarkKind.TAIL, text),)
 
     @cached_property
     def latency_p50_ms(self) -> Estimate:
         """Median latency of a process, averaged over processes, with its 95 % interval."""
         if self.calibration:
             return self.relative_p50.scaled(self.calibration.dense_p50_ms) if self.relative_p50 else Estimate.exact(0.0)
-        return statistics.estimate(self._blocks, statistics.MEDIAN)
+        return self.samples.allow_slowness(statistics.estimate(self._blocks, statistics.MEDIAN))
 
     @cached_property
     def latency_p90_ms(self) -> Estimate | None:
@@ -191,6 +271,7 @@ class Measurement:
         return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.PERCENTILE_90))
 
     def _on_the_device(self, here: Estimate | None) -> Estimate | None:
+        here = self.samples.allow(here)
         return self.calibration.relative(here) if here and self.calibration else here
 
     @cached_property
@@ -198,7 +279,9 @@ class Measurement:
         """p50 of the reference in the same minutes, its interval by bootstrap."""
         if self.calibration:
             return Estimate.exact(self.calibration.dense_p50_ms)
-        return statistics.estimate(self._reference_blocks, statistics.MEDIAN) if all(self._reference_blocks) else None
+        if not all(self._reference_blocks):
+            return None
+        return self.samples.allow_slowness(statistics.estimate(self._reference_blocks, statistics.MEDIAN))
 
     @cached_property
     def reference_p90_ms(self) -> Estimate | None:
@@ -220,6 +303,6 @@ class Measurement:
             self,
             processes=self.processes + other.processes,
             memory=peak,
-            remarks=tuple(sorted({*self.remarks, *other.remarks})),
+            remarks=tuple(sorted({*self.remarks, *other.remarks}, key=lambda remark: remark.text)),
             after=other.after,
         )

@@ -13,7 +13,7 @@ from pipeline.artifact import PrecisionRow
 from pipeline.budget import Constraint, judge
 from pipeline.candidate import Candidate
 from pipeline.case import Case
-from pipeline.decide import REPEATS, candidate_of
+from pipeline.decide import REPEATS, candidate_of, put_together
 from pipeline.graph.drafts import Draft
 from pipeline.graph.quantise import SCHEMES, NotQuantised, Quantiser, Scheme
 from pipeline.graph.structure import load_graph
@@ -180,11 +180,11 @@ class _Bench:
             measured = self._probe.measure(graph_of(draft), effort, Load(beside=graph_of(source)))
             if isinstance(measured, Failure):
                 return None
-            total = measured if total is None else total.joined(measured)
+            total = put_together(total, measured)
             ratio = total.relative_p50
-            if ratio is None or ratio.high < 1 or ratio.low > 1:
+            if not total.doubts and (ratio is None or ratio.high < 1 or ratio.low > 1):
                 break
-        return total.relative_p50 if total else None
+        return total.relative_p50 if total and not total.doubts else None
 
     def _ask(
         self,

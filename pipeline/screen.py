@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.artifact import Artifact
+from pipeline.budget import Verdict
 from pipeline.candidate import Candidate
 from pipeline.compress import Finished
 from pipeline.report.page import headline
@@ -49,7 +50,7 @@ class Screen:
         self._console.print(Padding(Text(f"note: {text}", style="yellow"), (0, 0, 0, 2)))
 
     def trial(
-        self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None
+        self, number: int, total: int, candidate: Candidate, dense: Candidate, verdict: Verdict, best: Candidate | None
     ) -> None:
         """One line per trial, with the time that is left."""
         left = (time.monotonic() - self._phase_started) / number * (total - number)
@@ -60,7 +61,7 @@ class Screen:
             relative = candidate.measurement.relative_p50 if candidate.measurement else None
             latency = f"{100 * relative.value:5.1f} %" if relative else "    ?"
             figures = f"p50 {latency}  {format_count(candidate.params):>7} params  score {candidate.score or 0:6.2f}"
-        mark = ("within", "green") if feasible else ("over  ", "red")
+        mark = (f"{verdict:<9}", _COLOURS[verdict])
         best_text = f"best {best.score or 0:.2f}" if best else "none yet"
         line = Text.assemble(
             f"  {number:>{width}}/{total} {figures}  ", mark, f"  {best_text}", (f"  {format_duration(left)}", "dim")

@@ -42,7 +42,8 @@ def print_measured(console: Console, found: Measured) -> None:
             console.print(Text(f"{each.path}: {each.measured.kind}: {each.measured.detail}", style="bold red"), soft_wrap=True)
         else:
             for remark in each.measured.remarks:
-                console.print(Text(f"{each.path.name}: {remark}", style="yellow"))
+                advice = f"; {remark.advice}" if remark.advice else ""
+                console.print(Text(f"{each.path.name}: {remark.text}{advice}", style="yellow"), soft_wrap=True)
             _print_course(console, each.measured)
     for comparison in found.comparisons:
         console.print(_sentence(comparison, found.files[0]))
@@ -70,6 +71,7 @@ def measured_json(found: Measured) -> dict[str, Any]:
                 "against": str(found.files[0].path),
                 "answer": each.answer,
                 "ratio_p50": asdict(each.ratio_p50),
+                "doubts": [remark.text for remark in each.doubts],
             }
             for each in found.comparisons
         ],
@@ -91,7 +93,9 @@ def _file_json(each: FileMeasurement) -> dict[str, Any]:
         "memory": asdict(measured.memory),
         "before": asdict(measured.before) if measured.before else None,
         "after": asdict(measured.after) if measured.after else None,
-        "remarks": list(measured.remarks),
+        "clean_runs": measured.samples.clean,
+        "judged_by": measured.samples.method,
+        "remarks": [remark.text for remark in measured.remarks],
         "processes": [asdict(process) for process in measured.processes],
     }
 
@@ -114,6 +118,7 @@ def _cells(each: FileMeasurement) -> dict[str, str]:
     cells["runs"] = (
         f"{sum(len(block) for p in measured.processes for block in p.latency_ms)} in {len(measured.processes)} processes"
     )
+    cells["not pre-empted"] = f"{measured.samples.clean} of {measured.samples.total}"
     for title, condition in (("before", measured.before), ("after", measured.after)):
         if condition:
             cells[title] = _weather(condition)
@@ -152,6 +157,8 @@ def _sentence(comparison: Comparison, first: FileMeasurement) -> Text:
     text = f"\n{comparison.path.name} is {comparison.answer}: {_percent(ratio)} of {first.path.name}'s p50, run in turns"
     if comparison.answer == "undecided":
         text = f"\n{comparison.path.name}: undecided: {_percent(ratio)} of {first.path.name}'s p50, run in turns"
+        for remark in comparison.doubts:
+            text += f"\n{remark.text}; {remark.advice}"
     return Text(text, style=_COLOURS[comparison.answer])
 
 

@@ -1,7 +1,7 @@
 """Statistics of latencies: median, MLPerf's p90, bootstrap intervals. Pure functions of the raw runs."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,15 +14,17 @@ __all__ = [
     "Blocks",
     "Estimate",
     "Statistic",
+    "disagreement",
     "early_stopping_discards",
     "estimate",
     "noise",
     "p90_estimate",
+    "process_ratios",
     "ratio_estimate",
 ]
 
 Blocks = tuple[tuple[tuple[float, ...], ...], ...]
-"""Processes x blocks x runs."""
+"""Processes x blocks x runs; NaN for a run that is no sample."""
 
 Floats = NDArray[np.float64]
 
@@ -32,24 +34,32 @@ class Statistic:
     """What is said of many runs in several processes."""
 
     of_runs: Callable[[Floats], Floats]
-    """Along the last axis."""
+    """Along the last axis, which holds numbers only."""
+    quantile: float
+    """The same statistic as a share of the runs that lie below it."""
     of_each_process: bool
     """True: of each process, and the mean of these; false: of all runs together."""
 
 
-MEDIAN = Statistic(lambda runs: np.asarray(np.median(runs, axis=-1)), of_each_process=True)
+MEDIAN = Statistic(lambda runs: np.asarray(np.median(runs, axis=-1)), 0.5, of_each_process=True)
 """The median run of a process, averaged over processes.
 
 A process is as fast as the place where the system happens to put its memory and its threads, and often there are but two
 kinds. The median of all runs together then jumps from one kind to the other; this one settles.
 Source: Kalibera and Jones, Rigorous benchmarking in reasonable time, 2013: average over the level that varies.
 """
-PERCENTILE_90 = Statistic(lambda runs: np.asarray(np.percentile(runs, 90, axis=-1)), of_each_process=False)
+PERCENTILE_90 = Statistic(lambda runs: np.asarray(np.percentile(runs, 90, axis=-1)), 0.9, of_each_process=False)
 """The 90th percentile of all runs: a slow process is a part of the tail."""
 
 RESAMPLES = 400
 LEVEL = 0.95
 """Of every interval."""
+DISAGREEMENT = 0.10
+"""Processes that differ by more than this have an interval of their own: few of them say too little about the next."""
+STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
+"""The 97.5th percentile of Student's t distribution with 1, 2, ... degrees of freedom."""
+ENOUGH_PROCESSES = len(STUDENT) + 2
+"""From here on the bootstrap tells as much."""
 MIN_BLOCKS = 16
 """Fewer say too little about each other: their runs are drawn as well then, or a single block would look exact."""
 
@@ -76,7 +86,7 @@ def noise(blocks: Blocks) -> float:
     """Median absolute deviation over the median, within processes, the largest of them."""
     worst = 0.0
     for process in blocks:
-        runs = np.concatenate([np.asarray(block) for block in process])
+        runs = _flatten((process,))
         middle = float(np.median(runs))
         worst = max(worst, float(np.median(np.abs(runs - middle))) / middle)
     return worst
@@ -92,7 +102,25 @@ def ratio_estimate(blocks: Blocks, reference: Blocks, statistic: Statistic) -> E
     if not reference or not all(reference):
         return None
     point = _point(blocks, statistic) / _point(reference, statistic)
-    return _interval(point, _samples(blocks, statistic) / _samples(reference, statistic))
+    found = _interval(point, _samples(blocks, statistic) / _samples(reference, statistic))
+    ratios = process_ratios(blocks, reference)
+    if not statistic.of_each_process or not 2 <= len(ratios) < ENOUGH_PROCESSES or disagreement(ratios) <= DISAGREEMENT:
+        return found
+    reach = STUDENT[len(ratios) - 2] * float(np.std(ratios, ddof=1)) / math.sqrt(len(ratios))
+    return Estimate(point, max(0.0, min(found.low, point - reach)), max(found.high, point + reach))
+
+
+def process_ratios(blocks: Blocks, reference: Blocks) -> tuple[float, ...]:
+    """The median of each process, over that of its reference where there is one."""
+    medians = [_point((process,), MEDIAN) for process in blocks]
+    if not reference or not all(reference):
+        return tuple(medians)
+    return tuple(median / _point((process,), MEDIAN) for median, process in zip(medians, reference, strict=True))
+
+
+def disagreement(ratios: Sequence[float]) -> float:
+    """How far the largest is above the smallest, as a share of it."""
+    return max(ratios) / min(ratios) - 1
 
 
 def p90_estimate(blocks: Blocks) -> Estimate | None:
@@ -128,7 +156,20 @@ def early_stopping_discards(runs: int, percentile: float, confidence: float = 0.
 
 
 def _flatten(blocks: Blocks) -> Floats:
-    return np.concatenate([np.asarray(block, dtype=np.float64) for process in blocks for block in process])
+    """All runs that are samples."""
+    runs: Floats = np.concatenate([np.asarray(block, dtype=np.float64) for process in blocks for block in process])
+    return runs[~np.isnan(runs)]
+
+
+def _along(statistic: Statistic, draws: Floats) -> Floats:
+    """`statistic` along the last axis of those that are samples; NaN where there are none."""
+    if not np.isnan(draws).any():
+        return np.asarray(statistic.of_runs(draws))
+    ordered = np.sort(draws, axis=-1)  # NaN comes last
+    last = np.maximum((~np.isnan(draws)).sum(axis=-1, keepdims=True) - 1, 0)
+    below, share = np.divmod(statistic.quantile * last, 1)
+    low, high = (np.take_along_axis(ordered, index.astype(np.intp), -1) for index in (below, np.minimum(below + 1, last)))
+    return np.asarray((low + share * (high - low))[..., 0])
 
 
 def _point(blocks: Blocks, statistic: Statistic) -> float:
@@ -141,8 +182,8 @@ def _samples(blocks: Blocks, statistic: Statistic) -> Floats:
     """`statistic` of RESAMPLES draws."""
     drawn = _resample(blocks, seed=0)
     if not statistic.of_each_process:
-        return statistic.of_runs(drawn.reshape(RESAMPLES, -1))
-    return np.asarray(statistic.of_runs(drawn).mean(axis=-1))
+        return _along(statistic, drawn.reshape(RESAMPLES, -1))
+    return np.asarray(_along(statistic, drawn).mean(axis=-1))
 
 
 def _resample(blocks: Blocks, seed: int) -> Floats:
@@ -167,5 +208,5 @@ def _resample(blocks: Blocks, seed: int) -> Floats:
 
 
 def _interval(point: float, samples: Floats) -> Estimate:
-    low, high = np.quantile(samples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(samples[~np.isnan(samples)], [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Estimate(point, min(point, float(low)), max(point, float(high)))

@@ -2,6 +2,7 @@
 
 from typing import Protocol
 
+from pipeline.budget import Verdict
 from pipeline.candidate import Candidate
 
 __all__ = ["Heeding", "Silent", "Watcher"]
@@ -20,7 +21,7 @@ class Watcher(Protocol):
         """Something the user should know, and would not expect."""
 
     def trial(
-        self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None
+        self, number: int, total: int, candidate: Candidate, dense: Candidate, verdict: Verdict, best: Candidate | None
     ) -> None:
         """A candidate is known; `best` is the best one within the budget so far."""
 
@@ -41,7 +42,7 @@ class Silent:
         """Ignored."""
 
     def trial(
-        self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None
+        self, number: int, total: int, candidate: Candidate, dense: Candidate, verdict: Verdict, best: Candidate | None
     ) -> None:
         """Ignored."""
 
@@ -75,11 +76,11 @@ class Heeding:
         self._watcher.notice(text)
 
     def trial(
-        self, number: int, total: int, candidate: Candidate, dense: Candidate, feasible: bool, best: Candidate | None
+        self, number: int, total: int, candidate: Candidate, dense: Candidate, verdict: Verdict, best: Candidate | None
     ) -> None:
         """Passed on."""
         self._heed()
-        self._watcher.trial(number, total, candidate, dense, feasible, best)
+        self._watcher.trial(number, total, candidate, dense, verdict, best)
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Passed on."""

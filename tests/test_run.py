@@ -14,6 +14,7 @@ from pipeline.candidate import Candidate
 from pipeline.errors import OtherJob, RunError, RunLocked, StorageError
 from pipeline.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
 from pipeline.plan import ChannelPlan
+from pipeline.remark import Remark, RemarkKind
 from pipeline.run import Trial, open_run, read_trials
 
 JOB = {"model": "digits", "seed": 0}
@@ -23,7 +24,7 @@ MEASURED = Measurement(
     "s",
     (TimedProcess(((1.25, 1.5), (1.0, 1.125)), ((2.0, 2.5), (2.25, 2.0)), 3.5, 2.5, 1.1, None, 30.0),),
     Memory(100, None, 300),
-    ("noisy: ±20 %",),
+    (Remark(RemarkKind.NOISY, "noisy: ±20 %"),),
 )
 
 

@@ -54,15 +54,15 @@ def test_a_bar_takes_the_total_of_its_last_step() -> None:
 def test_a_trial_is_one_line_whatever_came_of_it() -> None:
     screen, written = log()
     best = candidate(97.5)
-    screen.trial(1, 12, best, best, True, best)
-    screen.trial(2, 12, candidate(None, Failure("killed", "9 GiB [of] 4\nmore" + 90 * "x")), best, False, best)
-    screen.trial(3, 12, candidate(12.0), best, False, None)
+    screen.trial(1, 12, best, best, "within", best)
+    screen.trial(2, 12, candidate(None, Failure("killed", "9 GiB [of] 4\nmore" + 90 * "x")), best, "over", best)
+    screen.trial(3, 12, candidate(12.0), best, "undecided", None)
     lines = written.getvalue().splitlines()
 
-    assert lines[0].startswith("   1/12 p50     ?  123.46k params  score  97.50  within  best 97.50")
+    assert lines[0].startswith("   1/12 p50     ?  123.46k params  score  97.50  within     best 97.50")
     assert lines[1].startswith("   2/12 killed: 9 GiB [of] 4")
     assert len(lines) == 3
-    assert lines[2].startswith("   3/12 p50     ?  123.46k params  score  12.00  over    none yet")
+    assert lines[2].startswith("   3/12 p50     ?  123.46k params  score  12.00  undecided  none yet")
 
 
 def test_brackets_are_shown_as_they_are() -> None:

@@ -406,4 +406,4 @@ def test_a_device_that_stays_hot_is_measured_all_the_same_and_the_figure_says_so
     (board.bin / "flags").write_text("0x5\n")
     found = measured(connect(board.profile(retries=1, cooldown_s=0.1)).measure(NET, QUICK))
 
-    assert found.remarks[0] == "throttled: under-voltage, throttled"
+    assert found.remarks[0].text == "throttled: under-voltage, throttled"

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -91,6 +93,26 @@ def test_session_creation_and_first_run_are_told_apart_from_the_timed_runs(worke
             assert np.size(process["latency_ms"]) == 8
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_runs_that_share_their_core_say_how_much_of_them_was_lost(worker: Worker, threads: int) -> None:
+    """a network of some milliseconds, on one core with three programs that compute without end; none loses more than itself"""
+    core = min(os.sched_getaffinity(0))
+    loop = f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
+    loops = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(3)]
+    try:
+        (process,) = worker.measure(conv_net(256), OTHER, cores=[core], threads=threads)["processes"]
+    finally:
+        for each in loops:
+            each.kill()
+            each.wait()
+    runs, lost = np.array(process["latency_ms"]), np.array(process["lost_ms"])
+
+    assert np.shape(process["reference_lost_ms"]) == np.shape(process["reference_latency_ms"])
+    assert lost.sum() > 0
+    assert (lost >= 0).all()
+    assert (lost <= runs).all()
+
+
 def test_the_output_comes_back_where_it_is_small_enough(worker: Worker) -> None:
     session = onnxruntime.InferenceSession(NET, providers=["CPUExecutionProvider"])
     expected = session.run(None, {"x": INPUT})[0].ravel()
@@ -123,9 +145,10 @@ def test_runs_keep_to_their_cores_and_threads(worker: Worker) -> None:
 
 
 def wait_until_loaded(pid: int) -> None:
-    """A process that has read nothing for half a second has imported all it needs, and its model."""
+    """A process that has read nothing for half a second has imported all it needs, and its model; one with several threads reads
+    on, how long they waited for a core."""
     read = [0, 1]
-    while len(set(read[-10:])) > 1:
+    while len(set(read[-10:])) > 1 and not any(fd.readlink().name == "schedstat" for fd in Path(f"/proc/{pid}/fd").iterdir()):
         time.sleep(0.05)
         read.append(int(Path(f"/proc/{pid}/io").read_text().split()[1]))
 

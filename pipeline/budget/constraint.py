@@ -6,6 +6,7 @@ from typing import Literal
 
 from pipeline.budget.metric import Metric, Unit
 from pipeline.candidate import Candidate
+from pipeline.remark import Remark
 from pipeline.statistics import Estimate
 from pipeline.units import format_bytes, format_count
 
@@ -36,13 +37,31 @@ class Constraint:
         return Estimate(*((value - self.limit) / unit for value in (figure.value, figure.low, figure.high)))
 
     def verdict(self, candidate: Candidate, dense: Candidate) -> Verdict:
-        """within only when the whole interval is; over only when all of it is over; else undecided."""
-        overrun = self.overrun(candidate, dense)
+        """within only when the whole interval is; over only when all of it is over; else undecided.
+
+        Undecided, too, when the interval may be wrong (`doubts`). One exception: a disturbance that makes runs longer and never
+        shorter leaves a latency within an absolute limit.
+        """
+        overrun, doubts = self.overrun(candidate, dense), self.doubts(candidate)
         if overrun is None:
             return "undecided"
         if overrun.high <= 0:
-            return "within"
-        return "over" if overrun.low > 0 else "undecided"
+            sure = not doubts or (not self.relative and all(remark.only_slows for remark in doubts))
+            return "within" if sure else "undecided"
+        return "over" if overrun.low > 0 and not doubts else "undecided"
+
+    def doubts(self, candidate: Candidate) -> tuple[Remark, ...]:
+        """Why the figure of this candidate cannot be trusted; empty when it can."""
+        return self.metric.doubts(candidate.measurement) if candidate.measurement else ()
+
+    def reason(self, candidate: Candidate, dense: Candidate) -> str:
+        """Why the verdict is undecided although there is a figure, and what to do; empty where the interval alone says so."""
+        doubts = self.doubts(candidate)
+        if not doubts or self.verdict(candidate, dense) != "undecided":
+            return ""
+        told = "; ".join(remark.text for remark in doubts)
+        advice = dict.fromkeys(remark.advice for remark in doubts if remark.advice)
+        return f"{told}; {', '.join(advice)}, then run again"
 
     def show(self, value: float | None) -> str:
         """A figure of this constraint as people write it."""

@@ -3,11 +3,13 @@
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
 from pipeline.candidate import Candidate
+from pipeline.measurement import Measurement
+from pipeline.remark import Remark
 from pipeline.statistics import Estimate
 
 __all__ = ["Metric", "Unit", "known_metrics", "ratio_of_values"]
@@ -33,6 +35,8 @@ class Metric:
     """True for time and memory, which only the device can tell in absolute terms."""
     needs_memory: bool = False
     """True where the file must be weighed as well as timed."""
+    doubts: Callable[[Measurement], tuple[Remark, ...]] = field(default=lambda measured: ())
+    """What forbids a verdict about it."""
     after_finetuning: bool = False
     """True where a candidate that has not been fine-tuned cannot be judged; such a limit does not steer the search."""
 

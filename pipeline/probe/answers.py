@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
 
 from pipeline.errors import ProbeError
 from pipeline.text import ForeignText as Text
@@ -39,6 +39,7 @@ class _Hello(_Answer):
     memory_bytes: ByteCount | None
     free_memory_bytes: ByteCount | None
     free_disk_bytes: ByteCount
+    machine_cores: Count | None = None
     folder: Text
     machine: Text
     system: Text
@@ -61,6 +62,9 @@ class _State(_Answer):
     throttle_count: Count | None
     load: Figure | None
     free_memory_bytes: ByteCount | None
+    quota_cores: Figure | None = None
+    quota_stops: Count | None = None
+    quota_stopped_ms: Figure | None = None
 
 
 class _Process(_Answer):
@@ -69,10 +73,21 @@ class _Process(_Answer):
     answer: list[Annotated[float, Field(allow_inf_nan=False)]] | None
     latency_ms: list[Latencies] = Field(min_length=1)
     reference_latency_ms: list[Latencies]
+    lost_ms: list[Block] = Field(default_factory=list)
+    reference_lost_ms: list[Block] = Field(default_factory=list)
+    foreign_ms: Figure | None = None
+    stolen_ms: Figure | None = None
     course: list[Annotated[tuple[Figure, Temperature | None], Strict(False)]]
     cpu_ms_per_run: Figure
     preemptions: Count
     timed_ms: Figure
+
+    @model_validator(mode="after")
+    def _losses_are_of_the_runs(self) -> "_Process":
+        for runs, lost in ((self.latency_ms, self.lost_ms), (self.reference_latency_ms, self.reference_lost_ms)):
+            if lost and [len(block) for block in lost] != [len(block) for block in runs]:
+                raise ValueError("losses of other runs than those timed")
+        return self
 
 
 class _Memory(_Answer):

@@ -1,33 +1,60 @@
 """Stability: when a measurement deserves doubt."""
 
-import numpy as np
+from collections.abc import Iterator
 
 from pipeline import statistics
-from pipeline.measurement import TimedProcess
+from pipeline.measurement import Condition, Fingerprint, TimedProcess, select_samples, stopped_by_quota, throttled
+from pipeline.remark import Remark, RemarkKind
 
 __all__ = ["remarks_on"]
 
-SPREAD_LIMIT = 0.10
-"""Processes whose medians (over the reference's, where there is one) differ by more than this disagree."""
+FEW_PROCESSES = 3
+"""Fewer that disagree have no interval worth the name."""
+STOLEN_LIMIT, STOLEN_TICKS_MS = 0.02, 30.0
+"""Share of the time on the cores, and the least that a clock of 10 ms can tell."""
 
 
-def remarks_on(processes: tuple[TimedProcess, ...], noise_limit: float, attempt: int) -> tuple[str, ...]:
-    """Why the runs deserve doubt; empty when they do not. `attempt` counts from 0 and is told when doubt remains."""
-    remarks = []
-    noise = statistics.noise(tuple(process.latency_ms for process in processes))
+def remarks_on(
+    processes: tuple[TimedProcess, ...], fingerprint: Fingerprint, noise_limit: float, before: Condition, after: Condition
+) -> tuple[Remark, ...]:
+    """Why the runs deserve doubt, the gravest reason first; empty when they do not."""
+    return tuple(_on_the_machine(processes, fingerprint, before, after)) + tuple(_on_runs(processes, fingerprint, noise_limit))
+
+
+def _on_the_machine(
+    processes: tuple[TimedProcess, ...], fingerprint: Fingerprint, before: Condition, after: Condition
+) -> Iterator[Remark]:
+    slowed = throttled(before, after)
+    if slowed:
+        yield Remark(RemarkKind.THROTTLED, f"throttled: {slowed}")
+    stopped = stopped_by_quota(before, after)
+    if stopped:
+        yield Remark(RemarkKind.QUOTA, stopped)
+    stolen_ms = sum(process.stolen_ms or 0.0 for process in processes)
+    timed_ms = sum(process.timed_ms for process in processes) * fingerprint.threads
+    if stolen_ms >= STOLEN_TICKS_MS and stolen_ms > STOLEN_LIMIT * timed_ms:
+        share = 100 * stolen_ms / timed_ms if timed_ms else 100.0
+        yield Remark(RemarkKind.STOLEN, f"a hypervisor ran other machines on the cores for {share:.0f} % of the time")
+
+
+def _on_runs(processes: tuple[TimedProcess, ...], fingerprint: Fingerprint, noise_limit: float) -> Iterator[Remark]:
+    if not processes:
+        return
+    samples = select_samples(processes, fingerprint)
+    clean = f"{samples.clean} of {samples.total} runs had their cores to themselves"
+    if samples.method == "none":
+        yield Remark(RemarkKind.PREEMPTED, f"only {clean}")
+    noise = statistics.noise(samples.runs)
     if noise > noise_limit:
-        remarks.append(f"noisy: the runs deviate from their median by {100 * noise:.0f} % (limit {100 * noise_limit:.0f} %)")
-    levels = [_level(process) for process in processes]
-    spread = max(levels) / min(levels) - 1
-    if spread > SPREAD_LIMIT:
-        remarks.append(f"processes disagree by {100 * spread:.0f} %")
-    if remarks and attempt:
-        remarks.append(f"repeated {attempt} times")
-    return tuple(remarks)
-
-
-def _level(process: TimedProcess) -> float:
-    middle = float(np.median([run for block in process.latency_ms for run in block]))
-    if not process.reference_latency_ms:
-        return middle
-    return middle / float(np.median([run for block in process.reference_latency_ms for run in block]))
+        yield Remark(
+            RemarkKind.NOISY,
+            f"noisy: the runs deviate from their median by {100 * noise:.0f} % (limit {100 * noise_limit:.0f} %)",
+        )
+    ratios = statistics.process_ratios(samples.runs, samples.reference)
+    spread = statistics.disagreement(ratios)
+    if spread > statistics.DISAGREEMENT:
+        kind = RemarkKind.DISAGREEING if len(ratios) < FEW_PROCESSES else RemarkKind.NOISY
+        yield Remark(kind, f"{len(ratios)} processes disagree by {100 * spread:.0f} %")
+    if samples.shared and samples.method != "none":
+        ways = {"clean runs": "the others were left out", "processor time": "all were judged by their processor time"}
+        yield Remark(RemarkKind.SHARED, f"only {clean}: {ways[samples.method]}, and intervals allow for the neighbours")

@@ -141,6 +141,7 @@ def hello(folder):
         "cpu": text_of("/proc/device-tree/model") or model or first_match("/proc/cpuinfo", "Model") or "unknown processor",
         "architecture": platform.machine(),
         "cores": cores(),
+        "machine_cores": os.cpu_count(),
         "memory_bytes": memory_bytes("MemTotal", "/proc/meminfo"),
         "free_memory_bytes": memory_bytes("MemAvailable", "/proc/meminfo"),
         "free_disk_bytes": disk.f_bavail * disk.f_frsize,
@@ -201,6 +202,72 @@ def versions():
     print(json.dumps(facts))
 
 
+def control_groups(root=""):
+    """(folder, version) of the control groups whose processor limits hold for this process: its own and those above it. Where
+    /proc and /sys begin is `root`."""
+    mounts = []
+    for line in (text_of(root + "/proc/self/mountinfo") or "").split("\n"):
+        place, _, kind = line.partition(" - ")
+        place, kind = place.split(), kind.split()
+        if len(place) < 5 or len(kind) < 3:
+            continue
+        if kind[0] == "cgroup2":
+            mounts.append((2, place[3], place[4]))
+        elif kind[0] == "cgroup" and "cpu" in kind[2].split(","):
+            mounts.append((1, place[3], place[4]))
+    found = []
+    for line in (text_of(root + "/proc/self/cgroup") or "").split("\n"):
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        version = 2 if number == "0" and not controllers else 1 if "cpu" in controllers.split(",") else None
+        for kind, top, mount in mounts:
+            if kind != version:
+                continue
+            # a container sees its own group as the top of the mount, and may be told a path that leads there from outside
+            below = path[len(top.rstrip("/")) :] if (path + "/").startswith(top.rstrip("/") + "/") else ""
+            folder = mount + below.rstrip("/")
+            while len(folder) >= len(mount):
+                found.append((root + folder, version))
+                folder = os.path.dirname(folder)
+    return found
+
+
+def processor_limits(root=""):
+    """What control groups allow: the smallest quota in cores, and how often and how long they stopped their processes; null where
+    there is no quota, or where the system does not tell."""
+    quotas, periods, stopped_ms = [], [], []
+    for folder, version in control_groups(root):
+        if version == 2:
+            quota, _, period = (text_of(folder + "/cpu.max") or "").partition(" ")
+        else:
+            quota, period = (text_of(folder + "/cpu.cfs_%s_us" % name) or "" for name in ("quota", "period"))
+        if quota.isdigit() and period.isdigit() and int(period):
+            quotas.append(int(quota) / int(period))
+        lines = (line.split() for line in (text_of(folder + "/cpu.stat") or "").split("\n"))
+        counts = {line[0]: int(line[1]) for line in lines if len(line) == 2 and line[1].isdigit()}
+        if "nr_throttled" in counts:
+            periods.append(counts["nr_throttled"])
+            stopped_ms.append(counts.get("throttled_usec", 0) / 1e3 + counts.get("throttled_time", 0) / 1e6)
+    return {
+        "quota_cores": min(quotas) if quotas else None,
+        "quota_stops": sum(periods) if periods else None,
+        "quota_stopped_ms": sum(stopped_ms) if periods else None,
+    }
+
+
+def core_times_ms(cores):
+    """(busy, stolen) of these cores together, since the start: how long they computed for anybody, and how long a hypervisor ran
+    others in their place; None where the system does not tell."""
+    busy, stolen, found = 0, 0, False
+    for line in (text_of("/proc/stat") or "").split("\n"):
+        words = line.split()
+        if len(words) > 8 and words[0][:3] == "cpu" and words[0][3:].isdigit() and int(words[0][3:]) in cores:
+            user, nice, system, _, _, interrupts, soft_interrupts, elsewhere = (int(word) for word in words[1:9])
+            busy, stolen, found = busy + user + nice + system + interrupts + soft_interrupts, stolen + elsewhere, True
+    tick_ms = 1e3 / os.sysconf("SC_CLK_TCK")
+    return (busy * tick_ms, stolen * tick_ms) if found else None
+
+
 def state():
     """How hot, fast and busy the machine is; null for what it does not tell."""
     temperatures = [number_of(path) for path in glob.glob("/sys/class/thermal/thermal_zone*/temp")]
@@ -219,7 +286,7 @@ def state():
     except ValueError:
         flags = None
     counts = [number_of(path) for path in glob.glob("/sys/devices/system/cpu/cpu*/thermal_throttle/core_throttle_count")]
-    return {
+    facts = {
         "temperature_c": max(temperatures) if temperatures else None,
         "clock_mhz": clock,
         "clock_measured": measured,
@@ -229,6 +296,8 @@ def state():
         "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
         "free_memory_bytes": memory_bytes("MemAvailable", "/proc/meminfo"),
     }
+    facts.update(processor_limits())
+    return facts
 
 
 # ---------------------------------------------------------------- recipes: a few kilobytes instead of a file
@@ -347,19 +416,74 @@ def first_steps(job, order, feed, beside=False):
     return session, loaded
 
 
-def run_block(session, name, feed, runs, period_s):
+class Losses:
+    """How much of each timed run its threads did not run although they could have.
+
+    One thread that computes all itself: what the clock counts more than its processor time. Else the time in which any thread of
+    this process waited for a core. Where the system does not tell how long they waited, a run in which a thread was pre-empted
+    counts as lost altogether.
+    """
+
+    def __init__(self, settings):
+        """To be called when all threads are there."""
+        # other providers let a thread of their own, or another processor, compute, and wait for it
+        self.alone = settings["threads"] == 1 and settings["provider"] == "CPUExecutionProvider"
+        self.files, self.runs = [], []
+        if not self.alone:
+            try:
+                self.files = [os.open(path, os.O_RDONLY) for path in glob.glob("/proc/self/task/[0-9]*/schedstat")]
+            except OSError:
+                pass  # pre-emptions are counted instead
+
+    def spent(self):
+        """A count in ns of which only the difference between two calls means something; see `lost`."""
+        if self.alone:
+            return time.thread_time_ns()
+        if self.files:
+            return sum(int(os.pread(file, 64, 0).split()[1]) for file in self.files)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+    def note(self, began, ended, before, after):
+        self.runs.append((began, ended, before, after))
+
+    def lost(self):
+        """Of each noted run in ns, in their order."""
+        if self.alone:
+            return [max(0, ended - began - (after - before)) for began, ended, before, after in self.runs]
+        if not self.files:
+            return [ended - began if after > before else 0 for began, ended, before, after in self.runs]
+        return waits_to_losses(self.runs)
+
+
+def waits_to_losses(runs):
+    """A wait is counted when it is over. So it is laid over all the time before that it lasted, which may be several runs.
+    `runs`: (began, ended, waited until it began, waited until it ended), one after the other, all in ns."""
+    losses, since, waited_before = [], float("inf"), [0] + [after for _, _, _, after in runs]
+    if runs:
+        waited_before[0] = runs[0][2]
+    for (began, ended, _, after), before in reversed(list(zip(runs, waited_before))):
+        if after > before:
+            since = min(since, ended - (after - before))
+        losses.append(max(0, min(ended - began, ended - since)))
+    return losses[::-1]
+
+
+def run_block(session, name, feed, runs, period_s, losses):
     """`runs` timed runs in ms after one that is not counted: the other graph had the caches before. With a period, each
-    starts so long after the one before, as for a camera, and the machine idles between."""
-    run, clock, inputs = session.run, time.perf_counter_ns, {name: feed}
+    starts so long after the one before, as for a camera, and the machine idles between. Each is noted in `losses`."""
+    run, clock, spent, inputs = session.run, time.perf_counter_ns, losses.spent, {name: feed}
     run(None, inputs)
     block, due = [], time.perf_counter()
     for _ in range(runs):
         if period_s:
             due = max(due + period_s, time.perf_counter())
             time.sleep(max(0.0, due - time.perf_counter()))
-        started = clock()
+        before = spent()
+        began = clock()
         run(None, inputs)
-        block.append((clock() - started) / 1e6)
+        ended = clock()
+        losses.note(began, ended, before, spent())
+        block.append((ended - began) / 1e6)
     return block
 
 
@@ -381,6 +505,8 @@ def latency_child(job, pause):
     shuffle = random.Random(order["seed"])
     block_runs, period_s, sustain_s = settings["block_runs"], settings["period_ms"] / 1e3, settings["sustain_s"]
     blocks, reference_blocks, course, cpu_s = [], [], [], 0.0
+    losses, between, of_reference = Losses(settings), Losses(settings), []
+    machine, own_s = core_times_ms(cores()), time.process_time()
     preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     started = time.perf_counter()
     while True:
@@ -388,7 +514,8 @@ def latency_child(job, pause):
         shuffle.shuffle(turns)
         for turn in turns:
             before = time.process_time()
-            block = run_block(turn, names[turn], feed, block_runs, period_s)
+            block = run_block(turn, names[turn], feed, block_runs, period_s, losses)
+            of_reference += [turn is reference] * block_runs
             if turn is reference:
                 reference_blocks.append(block)
             else:
@@ -399,18 +526,33 @@ def latency_child(job, pause):
             # the load goes on between the blocks that are kept, a hundred of them
             course.append([round(elapsed, 3), state()["temperature_c"]])
             while time.perf_counter() - started < min(sustain_s, len(blocks) * sustain_s / 100):
-                run_block(session, names[session], feed, 1, period_s)
+                run_block(session, names[session], feed, 1, period_s, between)
+                between.runs.clear()
             if time.perf_counter() - started >= sustain_s:
                 break
         elif len(blocks) * block_runs >= settings["runs"] or elapsed > settings["time_limit_s"]:
             break
+    timed_ms = 1e3 * (time.perf_counter() - began)
+    now, own_s = core_times_ms(cores()), time.process_time() - own_s
+    busy_ms, stolen_ms = (now[0] - machine[0], now[1] - machine[1]) if now and machine else (None, None)
+    lost_ms = {False: [], True: []}
+    for reference_ran, lost_ns in zip(of_reference, losses.lost()):
+        lost_ms[reference_ran].append(lost_ns / 1e6)
+
+    def in_blocks(runs):
+        return [runs[start : start + block_runs] for start in range(0, len(runs), block_runs)]
+
     return {
         "latency_ms": blocks,
         "reference_latency_ms": reference_blocks,
+        "lost_ms": in_blocks(lost_ms[False]),
+        "reference_lost_ms": in_blocks(lost_ms[True]),
+        "foreign_ms": None if busy_ms is None else max(0.0, busy_ms - 1e3 * own_s),
+        "stolen_ms": None if stolen_ms is None else max(0.0, stolen_ms),
         "course": course,
         "cpu_ms_per_run": 1e3 * cpu_s / (len(blocks) * (block_runs + 1)),
         "preemptions": resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - preempted,
-        "timed_ms": 1e3 * (time.perf_counter() - began),
+        "timed_ms": timed_ms,
     }
 
 

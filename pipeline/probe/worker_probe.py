@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from pipeline.probe.connection import Connection, Notify
 from pipeline.probe.link import LinkLost
 from pipeline.probe.stability import remarks_on
 from pipeline.profile import Profile
+from pipeline.remark import Remark, RemarkKind
 from pipeline.text import shorten
 
 __all__ = ["WorkerProbe"]
@@ -141,13 +143,16 @@ class WorkerProbe:
         timed = tuple(_timed_process(process) for process in answer["processes"])
         memory = answer["memory"] or {}
         before, after = Condition(**answer["before"]), Condition(**answer["after"])
-        slowed = throttled(before, after)
+        fingerprint = self._fingerprint(load)
+        remarks = remarks_on(timed, fingerprint, self._profile.probe.noise_limit, before, after)
+        if remarks and attempt:
+            remarks += (Remark(RemarkKind.REPEATED, f"repeated {attempt} times"),)
         return Measurement(
-            fingerprint=self._fingerprint(load),
+            fingerprint=fingerprint,
             structure=graph.structure,
             processes=timed,
             memory=Memory(*(memory.get(key) for key in ("baseline_bytes", "session_bytes", "peak_bytes", "rss_bytes"))),
-            remarks=(*([f"throttled: {slowed}"] if slowed else []), *remarks_on(timed, self._profile.probe.noise_limit, attempt)),
+            remarks=remarks,
             before=before,
             after=after,
         )
@@ -214,8 +219,8 @@ class WorkerProbe:
         }
 
 
-def _throttling(measured: Measurement) -> str | None:
-    return next((remark for remark in measured.remarks if remark.startswith("throttled")), None)
+def _throttling(measured: Measurement) -> Remark | None:
+    return next((remark for remark in measured.remarks if remark.kind == RemarkKind.THROTTLED), None)
 
 
 def _difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
@@ -227,12 +232,20 @@ def _difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> fl
 
 def _timed_process(answer: dict[str, Any]) -> TimedProcess:
     return TimedProcess(
-        latency_ms=tuple(tuple(round(run, 5) for run in block) for block in answer["latency_ms"]),
-        reference_latency_ms=tuple(tuple(round(run, 5) for run in block) for block in answer["reference_latency_ms"]),
+        latency_ms=_rounded(answer["latency_ms"]),
+        reference_latency_ms=_rounded(answer["reference_latency_ms"]),
         session_creation_ms=round(answer["session_creation_ms"], 3),
         first_run_ms=round(answer["first_run_ms"], 3),
         cpu_ms_per_run=round(answer["cpu_ms_per_run"], 4),
         preemptions=answer["preemptions"],
         timed_ms=round(answer["timed_ms"], 1),
         course=tuple((seconds, temperature) for seconds, temperature in answer["course"]),
+        lost_ms=_rounded(answer.get("lost_ms", ()), 3),
+        reference_lost_ms=_rounded(answer.get("reference_lost_ms", ()), 3),
+        foreign_ms=answer.get("foreign_ms"),
+        stolen_ms=answer.get("stolen_ms"),
     )
+
+
+def _rounded(blocks: Sequence[Sequence[float]], digits: int = 5) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(round(each, digits) for each in block) for block in blocks)

@@ -12,6 +12,7 @@ from pipeline.alignment import Alignment
 from pipeline.artifact import Artifact, Row
 from pipeline.budget.constraint import Constraint
 from pipeline.errors import one_line
+from pipeline.measurement import Measurement
 from pipeline.paired import PairedDrop
 from pipeline.report.plots import alignment_plot, latency_plot, search_plot, widths_plot
 from pipeline.run import Trial
@@ -43,6 +44,8 @@ def _missed(row: Row, drop: PairedDrop | None) -> str:
     _, after, change, limit = row.texts
     interval = f", 95 % interval {row.interval_text}" if row.interval_text else ""
     text = f"{row.title} {after} ({change}{interval}) against {limit}: {row.verdict}"
+    if row.reason:
+        return f"{text}, because {row.reason}"
     if row.verdict != "undecided" or row.drop is None or drop is None:
         return text
     if row.test_images_needed is None:
@@ -137,6 +140,7 @@ def _page(
         first_run=_middle([process.first_run_ms for process in measured.processes], "ms"),
         cpu=_middle([process.cpu_ms_per_run for process in measured.processes], "ms"),
         baseline=format_bytes(measured.memory.baseline_bytes) if measured.memory.baseline_bytes else "not known",
+        clean=clean_text(measured),
         remarks=measured.remarks,
         command=shlex.join(artifact.command) or "(from Python)",
     )
@@ -158,6 +162,18 @@ def _drop_basis(drop: PairedDrop | None) -> str:
         f"Of {drop.images:,} test images the dense network alone is right on {drop.hits.only_dense:,.0f}, the compressed one "
         f"alone on {drop.hits.only_after:,.0f}; the interval is Newcombe's for paired proportions."
     )
+
+
+def clean_text(measured: Measurement) -> str:
+    """How many of the timed runs had their cores to themselves, and how the latency was judged."""
+    samples = measured.samples
+    ways = {
+        "clock": "all are judged by the clock",
+        "clean runs": "only these are judged",
+        "processor time": "all are judged by their processor time",
+        "none": "too few to judge by",
+    }
+    return f"{samples.clean} of {samples.total}, of both graphs; {ways[samples.method]}"
 
 
 def _middle(values: list[float], unit: str) -> str:

@@ -211,6 +211,7 @@ def _row(metric: Metric, constraint: Constraint | None, dense: Candidate, shippe
         verdict=verdict,
         drop=drop.estimate if drop else None,
         test_images_needed=images_to_decide(drop, constraint.limit) if drop and constraint and verdict == "undecided" else None,
+        reason=constraint.reason(shipped, dense) if constraint else "",
     )
 
 

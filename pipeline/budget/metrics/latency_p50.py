@@ -16,4 +16,4 @@ def _relative(candidate: Candidate, dense: Candidate) -> Estimate | None:
     return candidate.measurement.relative_p50 if candidate.measurement else None
 
 
-METRIC = Metric("latency_p50", "latency p50", "ms", _absolute, _relative, measured=True)
+METRIC = Metric("latency_p50", "latency p50", "ms", _absolute, _relative, measured=True, doubts=lambda m: m.doubts)
