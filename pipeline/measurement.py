@@ -239,10 +239,10 @@ class Measurement:
 
     @cached_property
     def p90_doubts(self) -> tuple[Remark, ...]:
-        """The remarks that forbid a verdict about the 90th percentile: a run that was pre-empted may be one of the slowest."""
+        """The remarks that forbid a verdict about the 90th percentile: a run that was preempted may be one of the slowest."""
         if self.doubts or self.samples.tail_is_known:
             return self.doubts
-        text = f"{100 * self.samples.preempted_share:.0f} % of the runs were pre-empted, and the p90 is about the slowest 10 %"
+        text = f"{100 * self.samples.preempted_share:.0f} % of the runs were preempted, and the p90 is about the slowest 10 %"
         return (Remark(RemarkKind.TAIL, text),)
 
     @cached_property

@@ -12,7 +12,7 @@ from pipeline.statistics import Blocks, Estimate
 __all__ = ["Method", "Samples", "is_clean", "select"]
 
 Method = Literal["clock", "clean runs", "processor time", "none"]
-"""How the runs are judged: all by the clock; only those that were not pre-empted; all by their processor time; or, with "none",
+"""How the runs are judged: all by the clock; only those that were not preempted; all by their processor time; or, with "none",
 all by the clock although too few are clean, so that no verdict may rest on them."""
 
 CLEAN_SHARE, CLEAN_MS = 0.01, 0.005
@@ -20,13 +20,13 @@ CLEAN_SHARE, CLEAN_MS = 0.01, 0.005
 MIN_CLEAN = 16
 """Clean runs of each graph that each process needs; half of its runs where it has fewer than twice as many."""
 SHARED_ABOVE = 0.10
-"""Share of pre-empted runs above which other programs are held to disturb the clean runs too, through caches and memory."""
+"""Share of preempted runs above which other programs are held to disturb the clean runs too, through caches and memory."""
 ALLOWANCE = 0.05
 """How far a ratio is trusted then, as a share of it, on either side of its interval."""
 LEAST_SHARE = 1e-3
 """Of a run, that its processor time is taken to be at least; so a broken clock divides nothing by zero."""
 TAIL_ABOVE = 0.05
-"""Share of pre-empted runs above which the slowest tenth of the others is not taken for the device's."""
+"""Share of preempted runs above which the slowest tenth of the others is not taken for the device's."""
 
 
 @dataclass(frozen=True)

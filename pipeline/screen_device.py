@@ -118,7 +118,7 @@ def _cells(each: FileMeasurement) -> dict[str, str]:
     cells["runs"] = (
         f"{sum(len(block) for p in measured.processes for block in p.latency_ms)} in {len(measured.processes)} processes"
     )
-    cells["not pre-empted"] = f"{measured.samples.clean} of {measured.samples.total}"
+    cells["not preempted"] = f"{measured.samples.clean} of {measured.samples.total}"
     for title, condition in (("before", measured.before), ("after", measured.after)):
         if condition:
             cells[title] = _weather(condition)

@@ -1,4 +1,4 @@
-"""Which timed runs count, and that no verdict rests on those that were pre-empted."""
+"""Which timed runs count, and that no verdict rests on those that were preempted."""
 
 from dataclasses import replace
 from typing import Any
@@ -227,7 +227,7 @@ def test_two_processes_that_disagree_decide_nothing_and_five_have_a_wider_interv
 
 
 def test_a_p90_is_not_known_where_one_run_in_ten_was_pre_empted_though_the_p50_is() -> None:
-    """the pre-empted runs may be the slowest tenth"""
+    """the preempted runs may be the slowest tenth"""
     measured = disturbed(10.0, 20.0, 0.1, 0.1)
 
     assert [verdict(measured, limit, "latency_p90") for limit in (0.3, 0.9)] == ["undecided", "undecided"]

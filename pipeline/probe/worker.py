@@ -420,7 +420,7 @@ class Losses:
     """How much of each timed run its threads did not run although they could have.
 
     One thread that computes all itself: what the clock counts more than its processor time. Else the time in which any thread of
-    this process waited for a core. Where the system does not tell how long they waited, a run in which a thread was pre-empted
+    this process waited for a core. Where the system does not tell how long they waited, a run in which a thread was preempted
     counts as lost altogether.
     """
 
@@ -433,7 +433,7 @@ class Losses:
             try:
                 self.files = [os.open(path, os.O_RDONLY) for path in glob.glob("/proc/self/task/[0-9]*/schedstat")]
             except OSError:
-                pass  # pre-emptions are counted instead
+                pass  # preemptions are counted instead
 
     def spent(self):
         """A count in ns of which only the difference between two calls means something; see `lost`."""
