@@ -182,7 +182,7 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path: Path) -> None:
 def test_postscript_is_never_run(tmp_path: Path, name: str) -> None:
     """Pillow reads it with Ghostscript, whatever the file is called."""
     Image.new("RGB", (8, 8)).save(tmp_path / name, format="EPS")
-    with pytest.raises(CorruptImage, match="not a readable image"):
+    with pytest.raises(CorruptImage, match="cannot identify image file"):  # and not that Ghostscript is missing
         Decoder(8, 3, Preprocessing()).file(tmp_path / name)
 
     assert ".eps" not in image_suffixes()
