@@ -187,7 +187,7 @@ class Profile(_Strict):
     probe: ProbeSettings = Field(default_factory=ProbeSettings)
     precision: list[Precision] = Field(["fp32"], examples=["[fp32, int8]"])
     """int8: try that as well, at the end, and ship it where it is faster on the device and accurate enough."""
-    budget: dict[str, BudgetText] = Field(default_factory=dict, examples=["\n  latency_p50: 50 %"])
+    budget: dict[str, BudgetText] = Field(default_factory=dict, examples=["{latency_p50: 50 %}"])
 
     @field_validator("precision")
     @classmethod

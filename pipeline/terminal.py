@@ -15,15 +15,13 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from pipeline.errors import Interrupted, StorageError
 from pipeline.text import escape_text
 
-__all__ = ["OutputLost", "make_console", "print_line", "run_command"]
+__all__ = ["BROKEN_PIPE", "OutputLost", "make_console", "print_line", "run_command"]
 
-INTERRUPTED = 130
 BROKEN_PIPE = 141
 """As a shell shows a program that SIGPIPE ended: 128 + 13."""
-CANNOT_WRITE = 74
-"""EX_IOERR of sysexits.h."""
 PATIENT_INTERRUPTS = 2
 """So many times Ctrl-C lets the command tidy up; the next one ends the process at once, as a kill would."""
 
@@ -33,7 +31,7 @@ class OutputLost(BaseException):
 
     def __init__(self, problem: OSError) -> None:
         super().__init__(f"standard output cannot be written ({problem.strerror})")
-        self.exit_code = BROKEN_PIPE if problem.errno == errno.EPIPE else CANNOT_WRITE
+        self.exit_code = BROKEN_PIPE if problem.errno == errno.EPIPE else StorageError.exit_code
 
 
 class _SafeConsole(Console):
@@ -60,7 +58,7 @@ def print_line(text: str, *, err: bool = False) -> None:
 def run_command(command: click.Command) -> int:
     """Run a command line program to its end; its exit code.
 
-    Ctrl-C gives 130. Standard output that cannot be written gives 74 and a line that says so, or 141 without a word where
+    Ctrl-C gives 130. Standard output that cannot be written gives 53 and a line that says so, or 141 without a word where
     its reader has gone, as in `| head`. Standard streams that are closed are opened on /dev/null first, so that no file of
     ours gets their number.
     """
@@ -88,7 +86,7 @@ def _run(command: click.Command) -> int:
         return problem.exit_code
     except (click.Abort, KeyboardInterrupt):
         print_line("compress: interrupted", err=True)
-        return INTERRUPTED
+        return Interrupted.exit_code
     except SystemExit as ending:
         if isinstance(ending.code, str):
             print_line(ending.code, err=True)
@@ -102,7 +100,7 @@ class _Interrupts:
 
     def __init__(self) -> None:
         self.patience = PATIENT_INTERRUPTS
-        self.exit_code = INTERRUPTED
+        self.exit_code = Interrupted.exit_code
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
         self.patience -= 1

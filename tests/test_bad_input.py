@@ -14,6 +14,7 @@ from sshd import Board, needs_sshd
 
 from pipeline import errors
 from pipeline.errors import CompressError
+from pipeline.terminal import BROKEN_PIPE
 
 
 def without_images(root: Path) -> None:
@@ -226,4 +227,4 @@ def test_the_usage_page_lists_every_exit_code() -> None:
         numbers = [int(number) for number in re.findall(r"\d+", row)]
         listed |= set(range(numbers[0], numbers[-1] + 1)) if "to" in row else set(numbers)
 
-    assert listed == {0, 2, errors.BUDGET_MISSED, *(each.exit_code for each in classes())}
+    assert listed == {0, 2, errors.BUDGET_MISSED, BROKEN_PIPE, *(each.exit_code for each in classes())}

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pipeline.errors import ProfileError, ThreadsError
 from pipeline.profile import Device, ProbeSettings, Profile, Runtime, available_cores, load_profile
 from pipeline.shipped import shipped_files
+from pipeline.text import escape_text
 
 ROOT = Path(__file__).parent.parent
 SHIPPED = shipped_files("hw_profiles", ".yaml")
@@ -81,7 +82,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(target: str) -> None:
         load_profile(target)
 
     assert str(refused.value) == (
-        f"no profile '{target}': neither a file nor one of the shipped ones (jetson-nano, local, raspberrypi, "
+        f"no profile '{escape_text(target)}': neither a file nor one of the shipped ones (jetson-nano, local, raspberrypi, "
         f"raspberrypi-zero2w, raspberrypi5); copy the nearest from {ROOT / 'hw_profiles'} and edit it"
     )
 
@@ -226,7 +227,7 @@ MISTAKES = {
         "  latency_p50: 50 %",
         "  - latency_p50: 50 %",
         "FILE:8: budget: input should be a valid dictionary (got [{'latency_p50': '50 %'}]). "
-        "Write for example 'budget: \n  latency_p50: 50 %'.",
+        "Write for example 'budget: {latency_p50: 50 %}'.",
     ),
 }
 

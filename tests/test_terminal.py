@@ -51,11 +51,11 @@ def test_a_reader_that_has_gone_ends_a_command_with_141_and_no_word() -> None:
 
 @pytest.mark.parametrize("body", [PRINT, "    click.echo('one line, still buffered at the end')"], ids=["much", "little"])
 @pytest.mark.skipif(not DEVICE_FULL.exists(), reason="no /dev/full here")
-def test_output_that_cannot_be_written_ends_a_command_with_74_and_one_line(body: str) -> None:
+def test_output_that_cannot_be_written_ends_a_command_with_53_and_one_line(body: str) -> None:
     with DEVICE_FULL.open("w") as full:
         found = ended(program(body, stdout=full))
 
-    assert found == (74, "compress: standard output cannot be written (No space left on device)\n")
+    assert found == (53, "compress: standard output cannot be written (No space left on device)\n")
 
 
 @pytest.mark.skipif(not DEVICE_FULL.exists(), reason="no /dev/full here")
@@ -64,7 +64,7 @@ def test_compress_itself_ends_so() -> None:
         source = "import sys; from pipeline.cli import main; sys.argv = ['compress', '--help']; main()"
         done = subprocess.run([sys.executable, "-c", source], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
 
-    assert (done.returncode, done.stderr) == (74, "compress: standard output cannot be written (No space left on device)\n")
+    assert (done.returncode, done.stderr) == (53, "compress: standard output cannot be written (No space left on device)\n")
 
 
 def test_with_standard_output_closed_a_command_does_its_work_and_no_file_gets_its_number(tmp_path: Path) -> None:

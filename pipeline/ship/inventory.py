@@ -29,7 +29,7 @@ class _Entry(_Strict):
 
 class _Inventory(_Strict):
     devices: list[_Entry] = Field(min_length=1, max_length=10_000)
-    groups: dict[str, list[str]] = Field(default_factory=dict, examples=["\n  ground-floor: [kitchen]"])
+    groups: dict[str, list[str]] = Field(default_factory=dict, examples=["{ground-floor: [kitchen]}"])
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
