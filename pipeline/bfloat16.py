@@ -38,10 +38,12 @@ def _gains(device: str) -> bool:
 
 def _block_seconds(device: str, bfloat16: bool) -> float:
     """Processor time of this thread for a convolution, batch normalisation and ReLU, forwards and backwards."""
-    weight = torch.ones(64, 64, 3, 3, requires_grad=True)  # nothing is drawn: seeds stay where they are
-    pixels = torch.ones(16, 64, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
-    started = time.thread_time()
-    with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-        answer = F.relu(F.batch_norm(F.conv2d(pixels, weight, padding=1), None, None, training=True))
-    answer.float().mean().backward()
-    return time.thread_time() - started
+    # whoever asks first may have gradients switched off, or be in inference mode
+    with torch.inference_mode(False), torch.enable_grad():
+        weight = torch.ones(64, 64, 3, 3, requires_grad=True)  # nothing is drawn: seeds stay where they are
+        pixels = torch.ones(16, 64, 16, 16).to(memory_format=torch.channels_last).requires_grad_()
+        started = time.thread_time()
+        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
+            answer = F.relu(F.batch_norm(F.conv2d(pixels, weight, padding=1), None, None, training=True))
+        answer.float().mean().backward()
+        return time.thread_time() - started

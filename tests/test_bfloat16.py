@@ -1,5 +1,7 @@
 """bfloat16: only where it gains, and never where something is promised."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import pytest
@@ -81,6 +83,23 @@ def test_bfloat16_is_used_where_its_trial_was_quicker_and_the_trial_leaves_no_tr
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.get_num_threads() == threads
     assert answer.dtype == (torch.bfloat16 if _gains("cpu") else torch.float32)
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_the_trial_can_be_made_where_gradients_are_off(
+    context: Callable[[], AbstractContextManager[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: True, raising=False)
+    _gains.cache_clear()
+    try:
+        with context():
+            asked = _gains("cpu")
+            assert not torch.is_grad_enabled()
+    finally:
+        _gains.cache_clear()
+
+    assert asked in (True, False)
 
 
 def test_a_processor_without_bfloat16_is_not_asked_to_emulate_it(monkeypatch: pytest.MonkeyPatch) -> None:
