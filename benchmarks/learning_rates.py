@@ -14,10 +14,11 @@ import click
 
 from pipeline.artifact import read_artifact
 from pipeline.files import write_atomically
-from pipeline.finetune import RATES, FinetuneSettings, finetune
+from pipeline.finetune import FinetuneSettings, finetune
 from pipeline.graph.compensate import start_compensation
 from pipeline.graph.shrink import shrink
 from pipeline.job import Job
+from pipeline.learning_rates import RATES
 from pipeline.prepare import draft_subject, load_subject
 from pipeline.profile import load_profile
 from pipeline.task import Classification

@@ -125,7 +125,9 @@ class Artifact:
     frozen: tuple[Frozen, ...]
     phase_seconds: Mapping[str, float]
     learning_rate: float | None = None
-    """At the peak of fine-tuning; null where the user's own function trained."""
+    """At the peak of fine-tuning; null where the user's own function trained, and where there was no training."""
+    finetuned_epoch: int | None = None
+    """Of fine-tuning, whose network is shipped; 0: the network as it was scored, which no epoch beat."""
     precision: Precision = "fp32"
     """Of the file in this folder."""
     precisions: tuple[PrecisionRow, ...] = ()

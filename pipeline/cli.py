@@ -75,7 +75,14 @@ Examples:
     metavar="N",
     help="Steps before the search.  [default: auto]",
 )
-@click.option("--epochs", type=click.IntRange(1), default=20, metavar="N", help="Of fine-tuning.  [default: 20]")
+@click.option("--epochs", type=click.IntRange(0), default=20, metavar="N", help="Of fine-tuning; 0: none.  [default: 20]")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="RATE",
+    help="Of fine-tuning, at its peak.  [default: tried]",
+)
+@click.option("--batch-size", type=click.IntRange(2), metavar="N", help="Of fine-tuning.  [default: fits the data]")
 @click.option(
     "--importance", type=click.Choice(["l1", "l2", "bn", "taylor"]), default="l2", help="What ranks channels.  [default: l2]"
 )
@@ -153,7 +160,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
         calibration=flags["calibration"],
         importance=flags["importance"],
         supernet_steps=flags["supernet_steps"],
-        finetuning=FinetuneSettings(epochs=flags["epochs"]),
+        finetuning=FinetuneSettings(epochs=flags["epochs"], learning_rate=flags["learning_rate"], batch_size=flags["batch_size"]),
         command=("compress", *map(escape_text, sys.argv[1:])),
         model_args=flags["model_args"],
     )

@@ -103,9 +103,11 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
             watcher.phase("fine-tune", f"{job.finetuning.epochs} epochs")
             with run.phase("fine-tune"):
                 tuned = task.finetune(inherit(chosen.plan), subject.module, job.seed, run.checkpoint, watcher.progress)
+                for notice in tuned.notices:
+                    watcher.notice(notice)
 
             with final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):
-                notices = (*said, *evaluator.notices, *inherit.notices)
+                notices = (*said, *evaluator.notices, *inherit.notices, *tuned.notices)
                 provenance = Provenance(job.command, identity, identity["model"], notices)
                 watcher.phase("export", "and prove")
                 with run.phase("export"):

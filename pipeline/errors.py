@@ -27,6 +27,8 @@
     │   └── StorageError        53  the disk is full, or the directory cannot be written
     ├── ShipError               60  the exported file does not answer like the network
     ├── SoftwareError           61  a library is installed in a version that is known to be unsafe
+    ├── TrainingError           62  the settings of fine-tuning cannot be trained with
+    │   └── TrainingDiverged    63  training diverged, and lower learning rates did not help
     ├── ManifestError           70  the manifest of an artifact is missing parts, malformed, or cannot be made
     │   ├── Unsigned            71  there is no manifest, or no signature of it
     │   ├── UntrustedKey        72  signed with a key that is not in the trust file, or not valid yet
@@ -86,6 +88,8 @@ __all__ = [
     "StorageError",
     "ThreadsError",
     "TraceError",
+    "TrainingDiverged",
+    "TrainingError",
     "TransferCorrupt",
     "Unhealthy",
     "UnreachableBudget",
@@ -271,6 +275,18 @@ class SoftwareError(CompressError):
     """A library is installed in a version that is known to be unsafe."""
 
     exit_code = 61
+
+
+class TrainingError(CompressError):
+    """The settings of fine-tuning cannot be trained with."""
+
+    exit_code = 62
+
+
+class TrainingDiverged(TrainingError):
+    """Training diverged: its loss was not finite, or many times that of a network that knows nothing."""
+
+    exit_code = 63
 
 
 class ManifestError(CompressError):

@@ -1,81 +1,62 @@
 """Fine-tune: SGD with a cosine schedule, label smoothing and distillation from the dense network; resumable by epoch.
 
-A high peak rate forgets what a good cut still knows, and a low one does not bring a bad cut back in time. So each of `RATES` is
-first tried on a few images, and judged by the validation accuracy.
+Epoch 0 is the network as it was scored: its BatchNorm statistics are estimated anew, as they are before each validation. It is
+returned where no epoch of training does better on the validation images. Statistics are those of images as they are, or
+augmented as in training: whichever is better in epoch 0.
 """
 
-import copy
 import json
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, count, islice
 from pathlib import Path
 
-import safetensors
-import safetensors.torch
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from pipeline.bfloat16 import mixed_precision
+from pipeline.checkpoint import TrainingState, resume, save_state
 from pipeline.data.images import Images
-from pipeline.files import sha256_bytes, write_atomically
-from pipeline.scoring import accuracy
+from pipeline.divergence import LOWER, MOST_RETREATS, all_finite, ends_diverged, has_diverged
+from pipeline.errors import TrainingDiverged
+from pipeline.files import sha256_bytes
+from pipeline.learning_rates import RATES, fitting_batch_size, trial_steps, tried_rate
+from pipeline.training import (
+    FinetuneSettings,
+    Learner,
+    Lesson,
+    distillation_loss,
+    learner_of,
+    loss_to_beat,
+    schedule,
+    train_epoch,
+    validated,
+)
 
 __all__ = ["FinetuneSettings", "Finetuned", "Progress", "distillation_loss", "finetune"]
 
-RATES = (0.05, 0.02, 0.01, 0.005)
-"""Peak rates to choose from, the highest first."""
-ALIKE = 1.0
-"""Percentage points that the highest may be behind the best: a long training bears more than a short trial."""
-TRIAL_SHARE = 0.1
-"""Of the images that the whole training sees, for each trial."""
-TRIAL_IMAGES = 10_000
-"""At most, for each trial."""
-FEWEST_STEPS = 32
-"""In a trial; a shorter one tells nothing, and the first of `RATES` is taken."""
+CHECKPOINT_FORMAT = 2
 
 Progress = Callable[[int, int, str], None]
 """(batches done, batches in all, text)."""
 
 
 @dataclass(frozen=True)
-class FinetuneSettings:
-    """One schedule for every searcher and every baseline, so that they can be compared."""
-
-    epochs: int = 20
-    batch_size: int = 128
-    learning_rate: float | None = None
-    """At the peak, after one epoch of warm-up. None: one of `RATES`, by trial."""
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    label_smoothing: float = 0.1
-    distillation: float = 0.7
-    """Share of the loss that follows the dense network's answers; the rest follows the labels."""
-    temperature: float = 4.0
-
-
-@dataclass(frozen=True)
 class Finetuned:
-    """A trained network, and how it came about."""
+    """A trained network, and how it came about. Scores are on all validation images, in percent for a classification."""
 
     module: nn.Module
     learning_rate: float | None = None
-    """At the peak. None where that is not known: a user's own training."""
+    """At the peak. None where that is not known, a user's own training, and where there was no training."""
     accuracies: tuple[float, ...] = ()
-    """In percent on validation images, epoch by epoch."""
-
-
-@dataclass
-class _State:
-    """Where training stands after an epoch."""
-
-    epoch: int
-    best_score: float
-    best: dict[str, Tensor]
-    history: list[float]
-    learning_rate: float
+    """After each epoch of training."""
+    start: float | None = None
+    """Before training, with BatchNorm statistics estimated anew."""
+    epoch: int | None = None
+    """Whose network `module` is; 0: it is as it was before training. None where that is not known."""
+    notices: tuple[str, ...] = ()
+    """What the user should know, and would not expect."""
 
 
 def finetune(
@@ -88,164 +69,170 @@ def finetune(
     checkpoint: Path | None = None,
     progress: Progress = lambda done, total, text: None,
 ) -> Finetuned:
-    """Train a copy of `student`; returns it as of its best validation epoch.
+    """Train a copy of `student`; returns it as of its best validation epoch, of which the first is `student` as it was scored.
 
     The state is kept in `checkpoint` after every epoch, and a run that was cut off continues from there; the batches of
     an epoch depend on the seed and the epoch alone. Where the settings name no learning rate, `RATES` are tried first. Only
-    `train` and `validation` are ever looked at. The forward pass runs in bfloat16 where that is faster.
+    `train` and `validation` are ever looked at. Training that diverges goes back to its best state and continues with a tenth
+    of the rate, at most three times. Raises TrainingDiverged when no epoch of training can be finished, and StorageError.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    module = copy.deepcopy(student).to(device).to(memory_format=torch.channels_last)
-    if teacher is not None:
-        teacher = (
-            copy.deepcopy(teacher).to(device).to(memory_format=torch.channels_last).eval() if settings.distillation else None
-        )
-    optimizer = torch.optim.SGD(
-        module.parameters(),
-        lr=RATES[0],  # set anew at every step
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=True,
-    )
-    identity = sha256_bytes(json.dumps([asdict(settings), RATES, seed, len(train), _shapes(module)]).encode())
-    steps = math.ceil(len(train) / settings.batch_size)
-    state = _resume(checkpoint, module, optimizer, identity)
+    batch_size = settings.batch_size or fitting_batch_size(len(train))
+    lesson = Lesson.of(teacher, (train, validation), settings, batch_size, seed)
+    learner = learner_of(student, lesson)
+    shapes = [(name, list(tensor.shape)) for name, tensor in student.state_dict().items()]
+    asked = [CHECKPOINT_FORMAT, asdict(settings), batch_size, RATES, seed, len(train), len(validation), shapes]
+    identity = sha256_bytes(json.dumps(asked).encode())
+
+    state, told = resume(checkpoint, learner, identity)
     if state is None:
-
-        def end_of(trial: FinetuneSettings, images: Images, tell: Progress) -> float:
-            return finetune(student, teacher, images, validation, trial, seed, progress=tell).accuracies[-1]
-
-        rate = settings.learning_rate
-        state = _State(0, -1.0, {}, [], _tried_rate(end_of, train, settings, seed, progress) if rate is None else rate)
-    started, first = time.monotonic(), state.epoch
-    for epoch in range(state.epoch, settings.epochs):
-        torch.manual_seed(1_000_003 * seed + epoch)  # for dropout
-        module.train()
-        for step, (images, labels) in enumerate(train.training_batches(settings.batch_size, seed, epoch)):
-            for group in optimizer.param_groups:
-                group["lr"] = state.learning_rate * _schedule(epoch + step / steps, settings.epochs)
-            pixels = images.to(device, memory_format=torch.channels_last)
-            loss = _loss(module, teacher, pixels, labels.to(device), settings)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            done = epoch * steps + step + 1
-            left = (time.monotonic() - started) / (done - first * steps) * (settings.epochs * steps - done)
-            best = f", best {state.best_score:.2f} %" if state.history else ""
-            progress(
-                done,
-                settings.epochs * steps,
-                f"epoch {epoch + 1} of {settings.epochs}, rate {state.learning_rate:g}{best}, {left:.0f} s left",
-            )
-        score = accuracy(module, validation)
-        state.history.append(score)
-        if score > state.best_score:
-            state.best_score = score
-            state.best = {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
-        state.epoch = epoch + 1
-        _save(checkpoint, module, optimizer, state, identity)
-    if state.best:
-        module.load_state_dict(state.best)
-    module = module.cpu().to(memory_format=torch.contiguous_format).eval()
-    return Finetuned(module, state.learning_rate, tuple(state.history))
+        state = _begin(student, learner, lesson, progress)
+        state.notices.extend([told] if told else [])
+        save_state(checkpoint, learner, state, identity)
+    lesson = replace(lesson, augmented=state.augmented_statistics)
+    tell = _teller(state, lesson, progress)
+    while state.epoch < settings.epochs:
+        if _epoch(learner, lesson, state, tell):
+            score = validated(learner.module, lesson)
+            if all_finite(learner.module):
+                state.epoch += 1
+                state.history.append(score)
+                if score > state.best_score:
+                    state.best_score, state.best_epoch = score, state.epoch
+                    learner.keep_as_best()
+                save_state(checkpoint, learner, state, identity)
+                continue
+        _retreat(learner, lesson, state)
+        save_state(checkpoint, learner, state, identity)
+    learner.module.load_state_dict(learner.best)
+    return Finetuned(
+        module=learner.module.cpu().to(memory_format=torch.contiguous_format).eval(),
+        learning_rate=state.learning_rate if settings.epochs else None,
+        accuracies=tuple(state.history),
+        start=state.start_score,
+        epoch=state.best_epoch,
+        notices=(*state.notices, *_outcome(state, settings)),
+    )
 
 
-def _tried_rate(
-    end_of: Callable[[FinetuneSettings, Images, Progress], float],
-    train: Images,
-    settings: FinetuneSettings,
-    seed: int,
-    progress: Progress,
-) -> float:
-    """The highest rate with which a whole schedule on a few images ends about as well as with any other.
+def _begin(student: nn.Module, learner: Learner, lesson: Lesson, progress: Progress) -> TrainingState:
+    """Epoch 0, and the rate with which training begins."""
+    settings = lesson.settings
+    score = validated(learner.module, lesson)
+    learner.keep_as_best()
+    if lesson.calibration.preprocessing.augment:
+        # a network that was trained on augmented images expects their statistics; which it was, only its answers tell
+        other = replace(lesson, augmented=True)
+        other_score = validated(learner.module, other)
+        if other_score > score:
+            lesson, score = other, other_score
+            learner.keep_as_best()
+    rate, reference = 0.0, 0.0
+    if settings.epochs:
+        reference = loss_to_beat(learner.module, lesson)
+        rate = settings.learning_rate or _tried_rate(student, lesson, score, reference, progress)
+    return TrainingState(rate, score, reference, best_score=score, augmented_statistics=lesson.augmented)
 
-    `end_of` a training: its validation accuracy.
+
+def _tried_rate(student: nn.Module, lesson: Lesson, start: float, reference: float, progress: Progress) -> float:
+    """One of `RATES`; each is tried from the same start, on the same images."""
+    whole = lesson.settings.epochs * lesson.steps_per_epoch
+    steps = trial_steps(whole, lesson.batch_size)
+    sample = replace(lesson, train=lesson.train.sample(steps * lesson.batch_size, lesson.seed))
+    epochs = steps / sample.steps_per_epoch
+    started, rounds, numbers = time.monotonic(), len(RATES) * steps + whole, count()
+
+    def trial(rate: float) -> float:
+        learner = learner_of(student, lesson)
+        number, losses = next(numbers), list[float]()
+
+        def epoch(of: int) -> Callable[[int], float]:
+            return lambda step: rate * schedule(of + step / sample.steps_per_epoch, epochs)
+
+        trained = chain.from_iterable(train_epoch(learner, sample, of, epoch(of)) for of in count())
+        for done, loss in enumerate(islice(trained, steps), start=1):
+            losses.append(loss)
+            if has_diverged(losses, reference):
+                return -math.inf
+            through = number * steps + done
+            left = (time.monotonic() - started) / through * (rounds - through)
+            progress(0, whole, f"trying rate {rate:g}, {number + 1} of at most {len(RATES)}, {left:.0f} s left")
+        score = validated(learner.module, lesson)
+        return score if all_finite(learner.module) else -math.inf
+
+    return tried_rate(trial, start)
+
+
+def _teller(state: TrainingState, lesson: Lesson, progress: Progress) -> Callable[[int], None]:
+    """Tells `progress` after every step; called with the number of steps that are done in the epoch that goes on."""
+    steps, epochs = lesson.steps_per_epoch, lesson.settings.epochs
+    started, ran = time.monotonic(), count(1)
+
+    def tell(step: int) -> None:
+        done = state.epoch * steps + step
+        left = (time.monotonic() - started) / next(ran) * (epochs * steps - done)
+        text = f"epoch {state.epoch + 1} of {epochs}, rate {state.learning_rate:g}, best {state.best_score:.2f} %"
+        progress(done, epochs * steps, f"{text}, {left:.0f} s left")
+
+    return tell
+
+
+def _epoch(learner: Learner, lesson: Lesson, state: TrainingState, tell: Callable[[int], None]) -> bool:
+    """Train through the next epoch; False as soon as its loss diverges."""
+    steps, epochs = lesson.steps_per_epoch, lesson.settings.epochs
+    losses: list[float] = []
+
+    def rate(step: int) -> float:
+        return state.learning_rate * schedule(state.epoch + step / steps, epochs)
+
+    for loss in train_epoch(learner, lesson, state.epoch, rate):
+        losses.append(loss)
+        if has_diverged(losses, state.reference_loss):
+            return False
+        tell(len(losses))
+    return not ends_diverged(losses, state.reference_loss)
+
+
+def _retreat(learner: Learner, lesson: Lesson, state: TrainingState) -> None:
+    """Back to the best state, with a lower rate; or, after too many retreats, the end of training.
+
+    Raises TrainingDiverged when not one epoch could be finished.
     """
-    sample = train.sample(min(TRIAL_IMAGES, int(TRIAL_SHARE * settings.epochs * len(train))), seed)
-    if len(sample) < FEWEST_STEPS * settings.batch_size:
-        return RATES[0]
-
-    started, training = time.monotonic(), settings.epochs * math.ceil(len(train) / settings.batch_size)
-
-    def score(rate: float) -> float:
-        def tell(done: int, total: int, text: str) -> None:
-            through, whole = RATES.index(rate) * total + done, len(RATES) * total + training
-            left = (time.monotonic() - started) / through * (whole - through)
-            progress(0, training, f"trying rate {rate:g}, {RATES.index(rate) + 1} of {len(RATES)}, {left:.0f} s left")
-
-        return end_of(replace(settings, epochs=1, learning_rate=rate), sample, tell)
-
-    scores = {rate: score(rate) for rate in RATES}
-    return next(rate for rate in RATES if scores[rate] >= max(scores.values()) - ALIKE)
-
-
-def _loss(module: nn.Module, teacher: nn.Module | None, pixels: Tensor, labels: Tensor, settings: FinetuneSettings) -> Tensor:
-    """(1 - a) CE(y, smoothed labels) + a T^2 KL(teacher / T || student / T)   (Hinton et al., arXiv 1503.02531)."""
-    with mixed_precision(pixels.device):
-        logits = module(pixels)
-        with torch.no_grad():
-            target = teacher(pixels) if teacher else None
-    logits = logits.float()
-    hard = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
-    if target is None:
-        return hard
-    soft = distillation_loss(logits, target.float(), settings.temperature)
-    return (1 - settings.distillation) * hard + settings.distillation * soft
-
-
-def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(target / T || logits / T), both (N, classes), mean over the batch (Hinton et al., arXiv 1503.02531)."""
-    soft = F.log_softmax(logits / temperature, 1), F.log_softmax(target / temperature, 1)
-    return temperature**2 * F.kl_div(*soft, reduction="batchmean", log_target=True)
-
-
-def _schedule(epoch: float, epochs: int) -> float:
-    """One epoch up, then a cosine down to zero."""
-    warmup = min(1.0, epochs / 2)
-    if epoch < warmup:
-        return max(epoch / warmup, 0.01)
-    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
-
-
-def _shapes(module: nn.Module) -> list[tuple[str, list[int]]]:
-    return [(name, list(tensor.shape)) for name, tensor in module.state_dict().items()]
-
-
-def _save(checkpoint: Path | None, module: nn.Module, optimizer: torch.optim.SGD, state: _State, identity: str) -> None:
-    """One file, replaced whole: the network, the momenta, the best network so far."""
-    if checkpoint is None:
+    learner.return_to_best()
+    if state.retreats < MOST_RETREATS:
+        state.retreats += 1
+        state.notices.append(
+            f"training diverged in epoch {state.epoch + 1} at peak rate {state.learning_rate:g}: it went back to epoch "
+            f"{state.best_epoch} and continued with {state.learning_rate * LOWER:g}"
+        )
+        state.learning_rate *= LOWER
         return
-    # clones: a layer that the network holds under two names is written twice, which safetensors refuses for one memory
-    whole = torch.contiguous_format
-    tensors = {f"now/{name}": tensor.detach().cpu().clone(memory_format=whole) for name, tensor in module.state_dict().items()}
-    tensors |= {f"best/{name}": tensor.contiguous() for name, tensor in state.best.items()}
-    for name, parameter in module.named_parameters():
-        momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum/{name}"] = momentum.detach().cpu().contiguous()
-    notes = {
-        "identity": identity,
-        "epoch": str(state.epoch),
-        "best_score": repr(state.best_score),
-        "history": json.dumps(state.history),
-        "learning_rate": repr(state.learning_rate),
-    }
-    write_atomically(checkpoint, safetensors.torch.save(tensors, metadata=notes))
+    if state.history:
+        state.notices.append(
+            f"training diverged again at peak rate {state.learning_rate:g} and ended before epoch {state.epoch + 1}"
+        )
+        state.epoch = lesson.settings.epochs
+        return
+    tried = ", ".join(f"{state.learning_rate / LOWER**back:g}" for back in range(state.retreats, -1, -1))
+    advice = (
+        "choose a lower learning rate, or none, then rates are tried"
+        if lesson.settings.learning_rate
+        else "look for images or labels that the network was not made for"
+    )
+    raise TrainingDiverged(
+        f"fine-tuning diverged in its first epoch at each of the peak rates {tried}: the loss was not finite, or far above "
+        f"{state.reference_loss:.3g}, that of a network that has learned nothing; {advice}; with --epochs 0 the network is "
+        "shipped as it was scored"
+    )
 
 
-def _resume(checkpoint: Path | None, module: nn.Module, optimizer: torch.optim.SGD, identity: str) -> _State | None:
-    """The state of an earlier, same training; None where there is none. The file is replaced whole, so it is never torn."""
-    if checkpoint is None or not checkpoint.is_file():
-        return None
-    with safetensors.safe_open(checkpoint, "pt") as file:
-        notes = file.metadata() or {}
-    if notes.get("identity") != identity:
-        return None
-    tensors = safetensors.torch.load_file(checkpoint)
-    module.load_state_dict({name[4:]: tensor for name, tensor in tensors.items() if name.startswith("now/")})
-    for name, parameter in module.named_parameters():
-        if f"momentum/{name}" in tensors:
-            optimizer.state[parameter]["momentum_buffer"] = tensors[f"momentum/{name}"].to(parameter.device)
-    best = {name[5:]: tensor for name, tensor in tensors.items() if name.startswith("best/")}
-    history, rate = json.loads(notes["history"]), float(notes["learning_rate"])
-    return _State(int(notes["epoch"]), float(notes["best_score"]), best, history, rate)
+def _outcome(state: TrainingState, settings: FinetuneSettings) -> list[str]:
+    """Says so where what is shipped was not trained."""
+    if not settings.epochs:
+        return [f"not fine-tuned, as asked for: what is shipped is the network as it was scored ({state.start_score:.2f} %)"]
+    if state.best_epoch:
+        return []
+    best = f", the best one {max(state.history):.2f} %" if state.history else ""
+    return [
+        f"fine-tuning did not help: the network as it was scored answers {state.start_score:.2f} % of the validation images right"
+        f"{best}; it is shipped as it was scored; more training images, more --epochs or another --learning-rate may help"
+    ]

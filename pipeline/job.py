@@ -63,6 +63,7 @@ class Job:
     supernet_steps: int | None = None
     """Of training the weights that plans are scored with; by default as many as pay, where the budget is tight; 0 for none."""
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
+    """Not for a `task` of one's own, whose `train` decides."""
     command: tuple[str, ...] = ()
     """As typed, for the record."""
     model_args: Mapping[str, Argument] = field(default_factory=dict)
@@ -99,7 +100,7 @@ class Job:
             "calibration": sha256_file(self.calibration) if self.calibration and self.calibration.is_file() else None,
             "importance": self.importance,
             "supernet_steps": self.supernet_steps,
-            "finetuning": vars(self.finetuning),
+            "finetuning": _finetuning(self.finetuning),
         }
 
     def folder(self, identity: Mapping[str, Any]) -> Path:
@@ -110,6 +111,13 @@ class Job:
         searcher = str(identity["searcher"]).partition("(")[0]  # without settings, which may be long
         words = (Path(self.target).stem, self.model.rpartition(":")[2], searcher)
         return Path("runs") / re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join((*words, digest)))
+
+
+def _finetuning(settings: FinetuneSettings) -> dict[str, Any]:
+    """`settings` as runs know them. Before a batch size could be left out it was 128, and runs that did so go on."""
+    if settings.batch_size is None:
+        return {**vars(settings), "batch_size": 128}
+    return {**vars(settings), **({"batch_size_was_named": True} if settings.batch_size == 128 else {})}
 
 
 def _name(function: Any) -> str:

@@ -11,9 +11,11 @@ from pipeline.data.images import Images
 from pipeline.graph.answers import open_session
 from pipeline.threads import computing_threads
 
-__all__ = ["OnnxModule", "accuracy", "hits", "recalibrate"]
+__all__ = ["BATCH", "CALIBRATION_BATCHES", "OnnxModule", "accuracy", "calibration_images", "hits", "recalibrate"]
 
 BATCH = 256
+CALIBRATION_BATCHES = 4
+"""Of 256 training images, from which BatchNorm statistics are estimated."""
 
 
 def accuracy(module: nn.Module, images: Images, batch: int = BATCH, between: Callable[[], None] = lambda: None) -> float:
@@ -34,6 +36,11 @@ def hits(module: nn.Module, images: Images, batch: int = BATCH, between: Callabl
     return np.concatenate(found)
 
 
+def calibration_images(train: Images, seed: int) -> Images:
+    """The training images from which BatchNorm statistics are estimated, the same for scoring and for fine-tuning."""
+    return train.sample(CALIBRATION_BATCHES * BATCH, seed)
+
+
 def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     """Estimate BatchNorm's running statistics anew from `batches` of (N, C, H, W), in place.
 
@@ -49,10 +56,15 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     module.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a plain average over the batches
         norm.train()
+    seen = 0
     with torch.no_grad():
         for pixels in batches:
+            if len(pixels) == 1 and seen:
+                continue  # where a layer sees one pixel, one image has no variance
+            seen += len(pixels)
+            for norm in norms:
+                norm.momentum = len(pixels) / seen  # the average over all images: a short last batch counts for what it is
             module(pixels.contiguous(memory_format=torch.channels_last))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

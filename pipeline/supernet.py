@@ -9,6 +9,7 @@ Unlike there: widths are drawn group by group; steps take one plan, not four.
 """
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,12 +21,15 @@ from torch import nn
 
 from pipeline.bfloat16 import mixed_precision
 from pipeline.data.images import Images
+from pipeline.divergence import LOWER, MOST_RETREATS, all_finite, has_diverged, reference_loss
+from pipeline.errors import TrainingDiverged
 from pipeline.files import write_atomically
-from pipeline.finetune import Progress, distillation_loss
+from pipeline.finetune import Progress
 from pipeline.foreign import WEIGHTS_LIMIT_BYTES, read_foreign
 from pipeline.graph.shrink import scatter_gradients, shrink
 from pipeline.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.search.problem import SearchSpace
+from pipeline.training import distillation_loss
 
 __all__ = ["BATCH", "IMAGES", "MOST_STEPS", "affordable_steps", "middle_share", "plans_around", "train_supernet"]
 
@@ -44,6 +48,8 @@ LEARNING_RATE = 0.05
 WARMUP_STEPS = 50
 TEMPERATURE = 4.0
 LARGEST_GRADIENT = 10.0
+STEPS_PER_STAGE = 100
+"""After so many, the weights are kept: training that diverges goes back to them."""
 IMAGES = MOST_STEPS * BATCH
 """That it learns from, at most."""
 
@@ -85,7 +91,8 @@ def train_supernet(
 ) -> nn.Module:
     """A copy of `dense` that was trained for `steps` batches of 64 images, each narrowed to the next of `plans`.
 
-    It is kept in `checkpoint`, and taken from there when it was finished before. Raises StorageError.
+    It is kept in `checkpoint`, and taken from there when it was finished before. Training that diverges goes back up to 100 steps
+    and continues with a tenth of the rate, at most three times. Raises TrainingDiverged and StorageError.
     """
     if checkpoint.is_file():
         return _loaded(dense, checkpoint)
@@ -96,28 +103,60 @@ def train_supernet(
     batches = _taught(teacher, images, device)
     started = time.monotonic()
     torch.manual_seed(0)  # for dropout
-    for step in range(steps):
-        rate = min(1.0, (step + 1) / WARMUP_STEPS) * max(1 - step / steps, 0.02)
+    good, good_step, retreats = copy.deepcopy(whole.state_dict()), 0, 0
+    losses, reference, step = list[float](), math.inf, 0
+    while step < steps:
+        rate = LEARNING_RATE * LOWER**retreats * min(1.0, (step + 1) / WARMUP_STEPS) * max(1 - step / steps, 0.02)
         for group in optimizer.param_groups:
-            group["lr"] = rate * LEARNING_RATE
-        kept = next(plans)
-        small = shrink(whole, space, kept).to(memory_format=torch.channels_last).train()
+            group["lr"] = rate
         pixels, answers = next(batches)
-        with mixed_precision(device):
-            logits = small(pixels)
-        distillation_loss(logits.float(), answers, TEMPERATURE).backward()
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)
-        scatter_gradients(small, whole, space, kept)
-        torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
-        optimizer.step()
-        left = (time.monotonic() - started) / (step + 1) * (steps - step - 1)
-        progress(step + 1, steps, f"weights for all plans, {left:.0f} s left")
+        losses.append(_step(whole, optimizer, (space, next(plans)), pixels, answers))
+        if reference == math.inf:
+            guess = float(distillation_loss(torch.zeros_like(answers), answers, TEMPERATURE))
+            reference = reference_loss(losses[0], guess, answers.shape[1])
+        step += 1
+        stage = step % STEPS_PER_STAGE == 0 or step == steps
+        if has_diverged(losses, reference) or (stage and not all_finite(whole)):
+            if retreats == MOST_RETREATS:
+                raise TrainingDiverged(
+                    f"the supernet's training diverged at step {step} of {steps}, also with a learning rate of {rate:.2g}: the "
+                    f"loss was {losses[-1]:.3g}; --supernet 0 leaves the supernet out"
+                )
+            retreats, step, losses = retreats + 1, good_step, []
+            whole.load_state_dict(good)
+            optimizer.state.clear()
+            continue
+        if stage:
+            good, good_step = copy.deepcopy(whole.state_dict()), step
+        left = (time.monotonic() - started) / step * (steps - step)
+        progress(step, steps, f"weights for all plans, {left:.0f} s left")
     whole = whole.cpu().eval()
     # clones: a tensor under two names is written twice, which safetensors refuses for one memory, or with gaps
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in whole.state_dict().items()}
     write_atomically(checkpoint, safetensors.torch.save(tensors))
     return whole
+
+
+def _step(
+    whole: nn.Module,
+    optimizer: torch.optim.SGD,
+    narrowing: tuple[PruneSpace, Kept],
+    pixels: torch.Tensor,
+    answers: torch.Tensor,
+) -> float:
+    """One step of the weights that `narrowing` keeps, towards the teacher's `answers` to `pixels`; the loss before it."""
+    small = shrink(whole, *narrowing).to(memory_format=torch.channels_last).train()
+    with mixed_precision(pixels.device):
+        logits = small(pixels)
+    loss = distillation_loss(logits.float(), answers, TEMPERATURE)
+    loss.backward()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    scatter_gradients(small, whole, *narrowing)
+    torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
+    optimizer.step()
+    return float(loss.detach())
 
 
 def _loaded(dense: nn.Module, checkpoint: Path) -> nn.Module:

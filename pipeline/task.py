@@ -1,5 +1,6 @@
 """Task: how a network is scored, trained and finally tested. Classification is one; a user's own functions are another."""
 
+import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,13 +17,12 @@ from pipeline.data.images import Images, Splits
 from pipeline.errors import ModelError, one_line
 from pipeline.finetune import Finetuned, FinetuneSettings, Progress, finetune
 from pipeline.paired import Scores
-from pipeline.scoring import BATCH, accuracy, hits, recalibrate
+from pipeline.scoring import BATCH, CALIBRATION_BATCHES, accuracy, calibration_images, hits, recalibrate
 
 __all__ = ["Classification", "OwnTask", "Task"]
 
 SCORING_IMAGES = 2000
 """Validation images that score a candidate; all of them choose the epoch in fine-tuning."""
-CALIBRATION_BATCHES = 4
 
 BetweenBatches = Callable[[], None]
 
@@ -71,7 +71,7 @@ class Task(Protocol):
         """Whether `test` gives one value per image, without which a drop has no interval."""
 
     def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
-        """A trained copy of `student`."""
+        """A trained copy of `student`, which is never worse on validation data than `student` as `score` leaves it."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class Classification:
         return finetune(student, teacher, splits.train, splits.validation, self.settings, seed, checkpoint, progress)
 
     def _calibration_images(self) -> Images:
-        return self.splits.train.sample(CALIBRATION_BATCHES * BATCH, self.seed)
+        return calibration_images(self.splits.train, self.seed)
 
     def _scoring_images(self) -> Images:
         return self.splits.validation.sample(SCORING_IMAGES, self.seed)
@@ -159,7 +159,7 @@ class OwnTask:
     evaluate: Callable[[nn.Module], float]
     """Score on validation data, higher is better."""
     train: Callable[[nn.Module], nn.Module]
-    """Returns the trained network; may train in place."""
+    """Returns the trained network; may train in place. It begins with BatchNorm statistics that were estimated anew."""
     evaluate_test: Callable[[nn.Module], float] | None = None
     """Score on test data; without it the validation score stands in the report, and is called so."""
     description: str = "the user's own task"
@@ -217,8 +217,18 @@ class OwnTask:
         return self.test_each_image is not None
 
     def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
-        """See `Task`; the user's loop keeps its own checkpoints."""
-        return Finetuned(self.train(student))
+        """See `Task`; the user's loop keeps its own checkpoints. A network that it makes worse is not taken."""
+        start = copy.deepcopy(student)
+        before = self.score(start)
+        trained = self.train(copy.deepcopy(start))
+        after = self.evaluate(trained)
+        if after >= before or not math.isfinite(before):
+            return Finetuned(trained, accuracies=(after,), start=before, epoch=1)
+        notice = (
+            f"`train` did not help: the network scored {before:.2f} before it and {after:.2f} after it, on validation data; "
+            "what is shipped is the network as it was before"
+        )
+        return Finetuned(start, accuracies=(after,), start=before, epoch=0, notices=(notice,))
 
 
 def _pausing(images: Images, between: BetweenBatches) -> Iterable[tuple[Tensor, Tensor]]:

@@ -1,22 +1,30 @@
 """Fine-tuning: the loss, the schedule, the best epoch, and the same weights whether it was killed or not."""
 
 import copy
+import itertools
 import math
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from pipeline.data.images import Images, Splits
 from pipeline.data.sources import load_digits
-from pipeline.finetune import FinetuneSettings, _loss, _schedule, finetune
-from pipeline.scoring import accuracy
+from pipeline.errors import TrainingDiverged
+from pipeline.finetune import FinetuneSettings, finetune
+from pipeline.learning_rates import RATES
+from pipeline.scoring import accuracy, recalibrate
 from pipeline.task import Classification
+from pipeline.training import schedule, training_loss
 
 SETTINGS = FinetuneSettings(epochs=4, batch_size=64, learning_rate=0.05)
+LONGER = replace(SETTINGS, epochs=8, batch_size=32, learning_rate=0.2)
 
 on_the_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="sums in another order on a GPU have other last bits")
 
@@ -148,23 +156,23 @@ def test_a_layer_under_two_names_is_kept_in_a_checkpoint(digits: Splits, tmp_pat
 # the rate
 
 
-UNNAMED = replace(SETTINGS, epochs=8, batch_size=8, learning_rate=None)
-"""A tenth of 8 epochs of 320 images are 32 batches: enough to try rates."""
+UNNAMED = replace(SETTINGS, batch_size=16, learning_rate=None)
+"""4 epochs of 20 steps."""
 
 
-def rates_tried(digits: Splits, settings: FinetuneSettings) -> tuple[set[str], set[str]]:
-    """What the progress says: the rates that are tried, and the rate of the training itself."""
-    tried, taken = set[str](), set[str]()
+def rates_tried(digits: Splits, settings: FinetuneSettings) -> tuple[list[str], set[str]]:
+    """What the progress says: the rates that are tried, in order, and the rate of the training itself."""
+    tried, taken = dict[str, None](), set[str]()
 
     def progress(done: int, total: int, text: str) -> None:
         found = re.match(r"trying rate ([^ ,]+)", text)
         if found:
-            tried.add(found[1])
+            tried[found[1]] = None
         else:
             taken.update(re.findall(r"rate ([^ ,]+)", text))
 
     finetune(tiny(), None, digits.train, digits.validation, settings, 7, None, progress)
-    return tried, taken
+    return list(tried), taken
 
 
 def test_the_bar_and_the_time_left_are_of_the_whole_training_while_rates_are_tried(digits: Splits) -> None:
@@ -172,68 +180,233 @@ def test_the_bar_and_the_time_left_are_of_the_whole_training_while_rates_are_tri
     finetune(tiny(), None, digits.train, digits.validation, UNNAMED, 7, None, lambda *each: told.append(each))
     trying = [each for each in told if "trying" in each[2]]
 
-    assert {total for _, total, _ in told} == {UNNAMED.epochs * 40}
+    assert {total for _, total, _ in told} == {UNNAMED.epochs * 20}
     assert {done for done, _, _ in trying} == {0}
     assert all(re.search(r", \d+ s left$", text) for _, _, text in told)
-    assert [text.split(",")[1] for _, _, text in trying][:: len(trying) // 4] == [" 1 of 4", " 2 of 4", " 3 of 4", " 4 of 4"]
+    assert trying[0][2].startswith("trying rate 0.05, 1 of at most 9, ")
+    assert trying[16][2].startswith("trying rate 0.02, 2 of at most 9, ")
 
 
-def test_a_rate_that_ruins_the_network_is_tried_and_not_taken(digits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.finetune.RATES", (500.0, 0.05))
+@pytest.mark.parametrize("images", [2, 17, 320])
+def test_rates_are_tried_with_any_number_of_images(digits: Splits, images: int) -> None:
+    few = replace(digits, train=digits.train.sample(images, 0))
+    tried, taken = rates_tried(few, replace(UNNAMED, epochs=1, batch_size=None))
 
-    assert rates_tried(digits, UNNAMED) == ({"500", "0.05"}, {"0.05"})
-
-
-def test_a_rate_that_brings_nothing_back_is_tried_and_not_taken(digits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.finetune.RATES", (1e-9, 0.2))
-
-    assert rates_tried(digits, UNNAMED) == ({"1e-09", "0.2"}, {"0.2"})
-
-
-def test_of_two_rates_that_end_alike_the_higher_is_taken(digits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.finetune.RATES", (2e-9, 1e-9))
-
-    assert rates_tried(digits, UNNAMED) == ({"2e-09", "1e-09"}, {"2e-09"})
+    assert tried[:2] == ["0.05", "0.02"]
+    assert len(taken) == 1
+    assert taken <= set(tried)
 
 
 def test_a_rate_that_is_named_is_taken_as_it_is(digits: Splits) -> None:
-    assert rates_tried(digits, replace(UNNAMED, learning_rate=0.03)) == (set(), {"0.03"})
-
-
-def test_a_training_too_short_to_try_rates_takes_the_highest(digits: Splits) -> None:
-    assert rates_tried(digits, replace(UNNAMED, epochs=7)) == (set(), {"0.05"})
+    assert rates_tried(digits, replace(UNNAMED, learning_rate=0.03)) == ([], {"0.03"})
 
 
 @on_the_cpu
-def test_the_rate_that_was_chosen_is_kept_when_training_is_resumed(
-    digits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.finetune.RATES", (500.0, 0.05))
+def test_the_rate_that_was_chosen_is_kept_when_training_is_resumed(digits: Splits, tmp_path: Path) -> None:
+    """It is killed in its first epoch."""
     never, history = run(digits, UNNAMED)
+
+    def kill(done: int, total: int, text: str) -> None:
+        if done == 7:
+            raise KeyboardInterrupt
+
+    arguments = (tiny(), tiny(1), digits.train, digits.validation, UNNAMED, 7, tmp_path / "state")
     with pytest.raises(KeyboardInterrupt):
-        run(digits, UNNAMED, checkpoint=tmp_path / "state", kill_at=60)
+        finetune(*arguments, kill)
     texts: list[str] = []
-    resumed = finetune(
-        tiny(),
-        tiny(1),
-        digits.train,
-        digits.validation,
-        UNNAMED,
-        7,
-        tmp_path / "state",
-        lambda done, total, text: texts.append(text),
-    )
+    resumed = finetune(*arguments, lambda done, total, text: texts.append(text))
 
     assert not any("trying" in text for text in texts)
-    assert resumed.learning_rate == 0.05
+    assert resumed.learning_rate in RATES
     assert resumed.accuracies == history
     assert equal(resumed.module.state_dict(), never)
 
 
+# the network as it was scored is epoch 0
+
+
+@pytest.fixture(scope="module")
+def still(digits: Splits) -> Splits:
+    """They are not augmented."""
+    return digits.with_preprocessing(digits.train.preprocessing.model_copy(update={"augment": ()}))
+
+
+def as_scored(student: nn.Module, digits: Splits, seed: int) -> dict[str, Tensor]:
+    """The weights, and the BatchNorm statistics of 1,024 training images at most."""
+    module = copy.deepcopy(student).to(memory_format=torch.channels_last)
+    recalibrate(module, (pixels for pixels, _ in digits.train.sample(1024, seed).batches(256)))
+    return module.state_dict()
+
+
+@pytest.fixture(scope="module")
+def able(digits: Splits) -> nn.Module:
+    """A network that has learned, with BatchNorm statistics that are not its own."""
+    network = finetune(tiny(), None, digits.train, digits.validation, LONGER, seed=0).module
+    for norm in network.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.reset_running_stats()
+    return network
+
+
+def test_training_that_makes_it_worse_leaves_the_network_as_it_was_scored(still: Splits, able: nn.Module) -> None:
+    """All training labels are wrong."""
+    wrong = replace(still.train, labels=(still.train.labels + 1) % 10)
+    tuned = finetune(able, None, wrong, still.validation, replace(SETTINGS, learning_rate=0.2), 7)
+
+    assert tuned.start is not None
+    assert tuned.start > 60 > max(tuned.accuracies)
+    assert tuned.epoch == 0
+    assert equal(tuned.module.state_dict(), as_scored(able, still, seed=7))
+    assert accuracy(tuned.module, still.validation) == tuned.start
+    assert [notice.partition(":")[0] for notice in tuned.notices] == ["fine-tuning did not help"]
+
+
+def test_training_that_helps_says_nothing(still: Splits) -> None:
+    tuned = finetune(tiny(), None, still.train, still.validation, SETTINGS, 7)
+
+    assert tuned.start is not None
+    assert tuned.start < max(tuned.accuracies)
+    assert tuned.epoch == 1 + tuned.accuracies.index(max(tuned.accuracies))
+    assert tuned.notices == ()
+
+
+def test_no_epochs_leave_the_network_as_it_was_scored(still: Splits, able: nn.Module, tmp_path: Path) -> None:
+    tuned = finetune(able, tiny(1), still.train, still.validation, replace(UNNAMED, epochs=0), 7, tmp_path / "state")
+
+    assert equal(tuned.module.state_dict(), as_scored(able, still, seed=7))
+    assert (tuned.epoch, tuned.accuracies, tuned.learning_rate) == (0, (), None)
+    assert [notice.partition(",")[0] for notice in tuned.notices] == ["not fine-tuned"]
+
+
+def test_the_statistics_that_are_shipped_are_those_of_the_weights_that_are_shipped(still: Splits) -> None:
+    """Running averages lag behind the weights; here they are estimated once more from the weights."""
+    settings = replace(SETTINGS, epochs=2, learning_rate=0.2)
+    tuned = finetune(tiny(), None, still.train, still.validation, settings, 7)
+    again = as_scored(tuned.module, still, seed=7)
+
+    assert tuned.epoch
+    assert all(torch.allclose(tensor, again[name], atol=1e-5) for name, tensor in tuned.module.state_dict().items())
+
+
+def test_of_statistics_with_and_without_augmentation_those_that_answer_better_are_kept(digits: Splits, able: nn.Module) -> None:
+    scores = {}
+    for name, batches in (
+        ("as they are", digits.train.batches(256)),
+        ("augmented", digits.train.training_batches(256, seed=7, epoch=0)),
+    ):
+        module = copy.deepcopy(able).to(memory_format=torch.channels_last)
+        recalibrate(module, (pixels for pixels, _ in batches))
+        scores[name] = accuracy(module, digits.validation)
+    tuned = finetune(able, None, digits.train, digits.validation, replace(SETTINGS, epochs=0), 7)
+
+    assert len(set(scores.values())) == 2
+    assert accuracy(tuned.module, digits.validation) == tuned.start == max(scores.values())
+
+
+# training that diverges
+
+
+def test_a_rate_that_is_far_too_high_ends_with_an_error_that_says_so(digits: Splits) -> None:
+    with pytest.raises(TrainingDiverged, match=r"fine-tuning diverged .* 1e\+12, 1e\+11, 1e\+10, 1e\+09: .* lower learning rate"):
+        finetune(tiny(), tiny(1), digits.train, digits.validation, replace(SETTINGS, learning_rate=1e12), 7)
+
+
+def plain() -> nn.Module:
+    """Two linear layers without BatchNorm: a high rate makes them overflow."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 10)).eval()
+
+
+@on_the_cpu
+def test_training_that_diverges_goes_on_from_its_best_state_with_a_lower_rate(digits: Splits, tmp_path: Path) -> None:
+    """At 20 it diverges in its first epoch, at 2 in its second, at 0.2 it learns. Killed in between, it ends the same."""
+    arguments = (plain(), None, digits.train, digits.validation, replace(SETTINGS, learning_rate=20.0), 7)
+    never = finetune(*arguments)
+
+    def kill(done: int, total: int, text: str) -> None:
+        if "rate 0.2," in text and done == 13:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        finetune(*arguments, tmp_path / "state", kill)
+    resumed = finetune(*arguments, tmp_path / "state")
+
+    assert never.learning_rate == pytest.approx(0.2)
+    assert never.start is not None
+    assert max(never.accuracies) > never.start + 30
+    assert [re.findall(r"diverged in epoch (\d) at peak rate (\d+)", notice) for notice in never.notices] == [
+        [("1", "20")],
+        [("2", "2")],
+    ]
+    assert (resumed.notices, resumed.accuracies) == (never.notices, never.accuracies)
+    assert equal(resumed.module.state_dict(), never.module.state_dict())
+
+
+def spoilt_after(fetches: int, images: Images) -> Images:
+    """After so many fetches every pixel is no number."""
+    numbers = itertools.count(1)
+    return replace(images, fetch=lambda chosen: images.fetch(chosen).float() * (1.0 if next(numbers) <= fetches else math.nan))
+
+
+def test_training_that_goes_on_diverging_ends_with_its_best_epoch(digits: Splits) -> None:
+    """Two fetches for the statistics, two with augmentation, one for the first loss, 5 for the epoch, two for its statistics."""
+    train = spoilt_after(12, digits.train)
+    tuned = finetune(tiny(), None, train, digits.validation, replace(SETTINGS, learning_rate=0.2), 7)
+
+    assert len(tuned.accuracies) == 1
+    assert accuracy(tuned.module, digits.validation) == max(tuned.start or 0.0, *tuned.accuracies)
+    assert "training diverged again at peak rate 0.0002 and ended before epoch 2" in tuned.notices
+
+
+def test_images_that_are_no_numbers_are_named_as_the_cause(digits: Splits) -> None:
+    with pytest.raises(TrainingDiverged, match="look for images or labels"):
+        finetune(tiny(), None, spoilt_after(1, digits.train), digits.validation, replace(UNNAMED, epochs=1), 7)
+
+
+# what a checkpoint may be
+
+
+def of_an_earlier_version(path: Path) -> None:
+    """As it was written before the network as it was scored counted as an epoch."""
+    tensors = {f"{part}/{name}": tensor for part in ("now", "best") for name, tensor in tiny().state_dict().items()}
+    notes = {"identity": "0" * 64, "epoch": "2", "best_score": "91.0", "history": "[90.0, 91.0]", "learning_rate": "0.05"}
+    save_file(tensors, path, notes)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def of_no_state(path: Path) -> None:
+    with safe_open(path, "pt") as file:
+        notes = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, {**notes, "state": '{"epoch": 1}'})
+
+
+def of_half_a_network(path: Path) -> None:
+    with safe_open(path, "pt") as file:
+        notes = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys() if not name.startswith("best/0")}  # noqa: SIM118
+    save_file(tensors, path, notes)
+
+
+@on_the_cpu
+@pytest.mark.parametrize("change", [of_an_earlier_version, cut_short, of_no_state, of_half_a_network])
+def test_a_checkpoint_that_cannot_be_used_is_made_anew_and_that_is_said(
+    digits: Splits, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    settings = replace(SETTINGS, epochs=2)
+    alone, history = run(digits, settings, checkpoint=tmp_path / "state")
+    change(tmp_path / "state")
+    tuned = finetune(tiny(), tiny(1), digits.train, digits.validation, settings, 7, tmp_path / "state")
+
+    assert "fine-tuning starts from the beginning" in tuned.notices[0]
+    assert tuned.accuracies == history
+    assert equal(tuned.module.state_dict(), alone)
+
+
 # what is learned, and from what
-
-
-LONGER = replace(SETTINGS, epochs=8, batch_size=32, learning_rate=0.2)
 
 
 def test_a_tiny_network_learns_the_digits() -> None:
@@ -262,7 +435,7 @@ def test_the_best_validation_epoch_is_returned_and_not_the_last(digits: Splits) 
     tuned = finetune(tiny(), None, digits.train, wrong, replace(SETTINGS, epochs=6, learning_rate=0.2), seed=0)
 
     assert max(tuned.accuracies) > tuned.accuracies[-1]
-    assert accuracy(tuned.module, wrong) == max(tuned.accuracies)
+    assert accuracy(tuned.module, wrong) == max(tuned.start or 0.0, *tuned.accuracies)
 
 
 def test_student_and_teacher_are_left_as_they_were(digits: Splits) -> None:
@@ -297,17 +470,6 @@ def test_the_test_images_are_never_touched_before_the_end(digits: Splits, tmp_pa
 # formulas
 
 
-class Fixed(nn.Module):
-    """The same logits, whatever the image."""
-
-    def __init__(self, logits: Tensor) -> None:
-        super().__init__()
-        self.logits = logits
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.logits
-
-
 def softmax(row: list[float], temperature: float = 1.0) -> list[float]:
     powers = [math.exp(value / temperature) for value in row]
     return [power / sum(powers) for power in powers]
@@ -326,7 +488,7 @@ def test_the_loss_is_its_formula(smoothing: float, share: float, temperature: fl
         hard -= sum(w * math.log(p) for w, p in zip(wanted, softmax(said), strict=True)) / 3
         pairs = zip(softmax(taught_said, temperature), softmax(said, temperature), strict=True)
         soft += sum(t * math.log(t / s) for t, s in pairs) / 3
-    found = _loss(Fixed(student), Fixed(teacher) if taught else None, torch.zeros(3, 1), torch.tensor(labels), settings)
+    found = training_loss(student, teacher if taught else None, torch.tensor(labels), settings)
 
     expected = (1 - share) * hard + share * temperature**2 * soft if taught else hard
     assert float(found) == pytest.approx(expected, rel=1e-5)
@@ -334,19 +496,19 @@ def test_the_loss_is_its_formula(smoothing: float, share: float, temperature: fl
 
 @pytest.mark.parametrize("epochs", [2, 5, 20])
 def test_the_learning_rate_rises_for_one_epoch_and_falls_to_zero_along_a_cosine(epochs: int) -> None:
-    rates = [_schedule(step / 100, epochs) for step in range(100 * epochs + 1)]
+    rates = [schedule(step / 100, epochs) for step in range(100 * epochs + 1)]
 
     assert rates[0] == 0.01
     assert rates[50] == 0.5
     assert rates[100] == max(rates) == 1.0
     assert rates[:101] == sorted(rates[:101])
     assert rates[100:] == sorted(rates[100:], reverse=True)
-    assert _schedule((1 + epochs) / 2, epochs) == pytest.approx(0.5)
+    assert schedule((1 + epochs) / 2, epochs) == pytest.approx(0.5)
     assert rates[-1] == pytest.approx(0.0)
 
 
 def test_a_single_epoch_has_its_peak_in_the_middle() -> None:
-    assert [round(_schedule(step / 4, 1), 2) for step in range(5)] == [0.01, 0.5, 1.0, 0.5, 0.0]
+    assert [round(schedule(step / 4, 1), 2) for step in range(5)] == [0.01, 0.5, 1.0, 0.5, 0.0]
 
 
 def test_a_last_batch_of_one_image_is_left_out(digits: Splits) -> None:

@@ -81,6 +81,19 @@ def test_recalibrated_statistics_are_the_averages_of_the_batches() -> None:
     torch.testing.assert_close(network[1].running_var.double(), variance, rtol=1e-5, atol=1e-5)
 
 
+def test_a_short_last_batch_counts_for_what_it_holds() -> None:
+    """5 images in batches of 4 and 1, which is left out, or of 3 and 2: means weighted by their number."""
+    images = torch.randn(5, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    found = {}
+    for size in (4, 3):
+        network = nn.Sequential(nn.BatchNorm2d(3))
+        recalibrate(network, images.split(size))
+        found[size] = network[0].running_mean
+
+    torch.testing.assert_close(found[4], images[:4].mean((0, 2, 3)))
+    torch.testing.assert_close(found[3], images.mean((0, 2, 3)))
+
+
 def test_recalibrating_leaves_all_else_as_it_was() -> None:
     """Momentum, mode, and every parameter; no second time does anything more."""
     network = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5, momentum=0.03), nn.BatchNorm2d(5, momentum=None)).eval()

@@ -1,7 +1,8 @@
 """Supernet: one set of weights that serves every plan."""
 
 import copy
-from itertools import islice
+from dataclasses import replace
+from itertools import islice, repeat
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.data.images import Images
 from pipeline.data.preprocessing import Preprocessing
+from pipeline.errors import TrainingDiverged
 from pipeline.graph.analyse import analyse
 from pipeline.graph.shrink import all_channels, scatter_gradients, shrink
 from pipeline.plan import Kept, PruneSpace
@@ -126,6 +128,46 @@ def test_few_images_are_seen_again(tmp_path: Path, count: int) -> None:
     found = trained(build(ZOO["residual"]), tmp_path / "supernet.safetensors", steps=5, count=count)
 
     assert all(torch.isfinite(tensor).all() for tensor in found.state_dict().values())
+
+
+class Plain(nn.Module):
+    """Two convolutions without BatchNorm: a high rate makes them overflow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.second(torch.relu(self.first(x)))).mean((2, 3)))
+
+
+def test_training_that_diverges_goes_back_and_on_with_a_lower_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At 1000 it diverges again and again; a few tenths of that later it follows the dense network."""
+    dense = build(Plain)
+    with torch.no_grad():
+        dense.head.weight.mul_(10)
+    monkeypatch.setattr("pipeline.supernet.LEARNING_RATE", 1000.0)
+    supernet = trained(dense, tmp_path / "supernet.safetensors", steps=40)
+
+    assert all(torch.isfinite(tensor).all() for tensor in supernet.state_dict().values())
+    assert distance(dense, supernet) < 0.2
+
+
+@pytest.mark.parametrize("poisoned", ["images", "weights"])
+def test_training_that_always_diverges_ends_with_an_error_and_no_file(tmp_path: Path, poisoned: str) -> None:
+    dense, lessons = build(Chain), images(128)
+    if poisoned == "weights":
+        with torch.no_grad():
+            dense.head.weight[0, 0] = torch.nan
+    else:
+        lessons = replace(lessons, fetch=lambda chosen: torch.full((len(chosen), 3, 16, 16), torch.nan))
+    space = analyse(build(Chain), EXAMPLE)
+    plans = repeat(all_channels(space))
+
+    with pytest.raises(TrainingDiverged, match=r"supernet's training diverged at step 1 of 4.* --supernet 0"):
+        train_supernet(dense, space, plans, lessons, 4, tmp_path / "supernet.safetensors")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_odd_networks_are_trained_and_kept(tmp_path: Path) -> None:

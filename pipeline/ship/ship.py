@@ -118,7 +118,7 @@ def ship(
         shipped=shipped,
         validation={
             "dense": task.validate(drafts.module),
-            "before_finetuning": chosen.score or 0.0,
+            "before_finetuning": (chosen.score or 0.0) if tuned.start is None else tuned.start,
             "after_finetuning": task.validate(tuned.module),
             **({"int8": task.validate(OnnxModule(draft.data))} if final.precision == "int8" else {}),
         },
@@ -128,6 +128,7 @@ def ship(
         frozen=drafts.space.frozen,
         phase_seconds=case.run.phase_seconds(),
         learning_rate=tuned.learning_rate,
+        finetuned_epoch=tuned.epoch,
         precision=final.precision,
         precisions=final.rows,
     )
