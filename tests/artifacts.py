@@ -1,8 +1,11 @@
 """Small signed artifacts, and a device on the loopback that they are shipped to."""
 
 import datetime
+import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -10,7 +13,7 @@ from graphs import INPUT, conv_net
 from numpy.typing import NDArray
 from sshd import Board
 
-from pipeline.profile import Profile
+from pipeline.profile import Profile, Runtime
 from pipeline.ship.keys import SigningKey, TrustedKey, new_key, read_trusted
 from pipeline.ship.manifest import Manifest, sign_artifact
 from pipeline.ship.serving import serving_files
@@ -78,10 +81,32 @@ class Maker:
         )
 
 
+def profile_of(store: Path | str) -> Profile:
+    """This machine as a device, with its releases in `store`."""
+    device = {"name": "here", "this_machine": True, "store": str(store), "cores": 1}
+    return Profile.model_validate({"device": device, "runtime": Runtime(threads=1)}, strict=False)
+
+
 def answers(model: bytes) -> NDArray[np.float32]:
     """What `model` answers to INPUTS."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     return np.concatenate([session.run(None, {"x": INPUTS[i : i + 1]})[0] for i in range(len(INPUTS))])
+
+
+def lies(board: Board, *answers: Any) -> None:
+    """Have the board say that it has the agent, and then these things, whatever it is asked."""
+    messages = [json.dumps(each) for each in ({"alive": True}, *answers)]
+    liar = board.program("liar.py", _LIAR.format(messages=messages))
+    board.python.write_text(f"#!/bin/sh\nexec {sys.executable} {liar}\n")
+
+
+_LIAR = """
+import struct, sys
+for text in {messages!r}:
+    sys.stdout.buffer.write(struct.pack(">IQ", len(text), 0) + text.encode())
+sys.stdout.buffer.flush()
+sys.stdin.buffer.read()
+"""
 
 
 def store_of(board: Board) -> Path:

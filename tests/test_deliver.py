@@ -17,6 +17,7 @@ from sshd import Board, needs_sshd
 from pipeline.errors import DeliveryError, DeviceStorage, NoPrevious, OlderVersion, OtherDevice, Unhealthy
 from pipeline.profile import Profile
 from pipeline.ship.deliver import Delivered, deliver, look, roll_back
+from pipeline.ship.serving import SERVED_FILES
 from pipeline.ship.store import Patience, Store
 
 pytestmark = needs_sshd
@@ -232,25 +233,6 @@ def test_a_folder_where_the_link_should_be_is_not_touched(board: Board, profile:
     assert (store_of(board) / "current" / "mine").read_text() == "precious"
 
 
-LIAR = """
-import json, struct, sys
-for message in ({"alive": True}, {"store": "\\x1b[2J", "busy": "perhaps"}):
-    text = json.dumps(message).encode()
-    sys.stdout.buffer.write(struct.pack(">IQ", len(text), 0) + text)
-sys.stdout.buffer.flush()
-sys.stdin.read()
-"""
-"""A device that says it has the agent, and clears the screen of the one who asks."""
-
-
-def test_a_device_that_lies_is_not_believed(board: Board, profile: Profile) -> None:
-    liar = board.program("liar.py", LIAR)
-    board.python.write_text(f"#!/bin/sh\nexec {sys.executable} {liar}\n")
-
-    with pytest.raises(DeliveryError, match=r"board: what its agent says cannot be \(history: Field required\)"):
-        look(profile)
-
-
 def test_looking_at_a_device_that_nothing_was_shipped_to_leaves_nothing_there(board: Board, profile: Profile) -> None:
     found = look(profile)
 
@@ -279,11 +261,24 @@ def test_what_a_name_leads_to_is_on_the_disk_before_the_name_is(board: Board, pr
     """A power cut cannot be had in a test; the order of system calls can.
 
     Every file of the release is flushed before the release has its name, the folder of that name before `current` leads to it,
-    and the record of a switch before the switch, the switch before the commit.
+    and the record of a switch before the switch, the switch before the commit. A first attempt is not committed: that `current`
+    is gone again is on the disk before the record of the switch is.
     """
-    trace = board.folder / "trace"
-    board.write_python("strace", "-f", "-y", "-qq", "-e", "trace=fsync,rename,unlink,symlink", "-o", str(trace))
-    done = ship(profile, maker, maker.make("new", profile))
+    trace, undone = board.folder / "trace", board.folder / "undone"
+    options = ("-f", "-y", "-qq", "-e", "trace=fsync,rename,unlink,symlink", "-o")
+    board.environment["COMPRESS_FAULT"] = "confirm:error=EIO"
+    board.write_python("strace", *options, str(undone))
+    with pytest.raises(DeviceStorage):
+        ship(profile, maker, maker.make("new", profile))
+    kept = [line for line in undone.read_text().splitlines() if "unlink(" in line or "fsync(" in line]
+    gone = next(index for index, line in enumerate(kept) if f'unlink("{store_of(board)}/current")' in line)
+    assert f"{store_of(board)}>" in kept[gone + 1]
+    assert "fsync(" in kept[gone + 1]
+
+    board.environment.clear()
+    shutil.rmtree(store_of(board))
+    board.write_python("strace", *options, str(trace))
+    done = ship(profile, maker, maker.folder / "new")
     store, release = str(store_of(board)), f"releases/{done.release}"
     calls = [line.partition(" ")[2].strip() for line in trace.read_text().splitlines()]
 
@@ -291,9 +286,10 @@ def test_what_a_name_leads_to_is_on_the_disk_before_the_name_is(board: Board, pr
         """The first call with all of the words."""
         return next(index for index, call in enumerate(calls) if all(word in call for word in words))
 
-    flushed = [at("fsync(", f"/{name}>") for name in ("model.onnx", "serving.json", "infer.py", "manifest.json", "manifest.sig")]
+    flushed = [at("fsync(", f"/{name}>") for name in (*SERVED_FILES, "manifest.json", "manifest.sig")]
     order = [
         max(flushed),
+        next(index for index, call in enumerate(calls) if re.search(r"fsync\(.*/incoming/[0-9a-f]{16}>", call)),
         at("rename(", release),
         at("fsync(", f"{store}/releases>"),
         at("rename(", "/pending.json"),
@@ -302,7 +298,11 @@ def test_what_a_name_leads_to_is_on_the_disk_before_the_name_is(board: Board, pr
         at("unlink(", "/pending.json"),
     ]
     assert order == sorted(order)
-    for renamed in order[3:7]:
+    for record in ("/pending.json", "/state.json", "/.compress-store"):
+        renamed = at("rename(", record)
+        assert "fsync(" in calls[renamed - 1], calls[renamed - 1 : renamed + 1]
+        assert "/.writing-" in calls[renamed - 1]
+    for renamed in order[4:8]:
         assert "fsync(" in calls[renamed + 1], calls[renamed : renamed + 2]
         assert f"{store}>" in calls[renamed + 1]
 

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from artifacts import NOW, Maker
+from artifacts import NOW, Maker, profile_of
 from faults import tree
 
 from pipeline.errors import CompressError, DeliveryError, NoPrevious
-from pipeline.profile import Profile, Runtime
+from pipeline.profile import Profile
 from pipeline.ship.answers import Begun, StoreStatus
 from pipeline.ship.deliver import deliver, look, roll_back
 from pipeline.ship.store import AGENT, Patience, Store
@@ -24,12 +24,6 @@ from pipeline.ship.store import AGENT, Patience, Store
 PATIENCE = Patience(silence_s=20, health_s=60, commit_s=60)
 MARKER = ".compress-store"
 FILES = {"infer.py": {"sha256": "0" * 64, "size_bytes": 4000}}
-
-
-def profile_of(store: Path | str) -> Profile:
-    """This machine as a device, with its releases in `store`."""
-    device = {"name": "here", "this_machine": True, "store": str(store), "cores": 1}
-    return Profile.model_validate({"device": device, "runtime": Runtime(threads=1)}, strict=False)
 
 
 @pytest.fixture

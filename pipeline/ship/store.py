@@ -94,7 +94,8 @@ class Store:
             raise diagnosis(loss, device) from None
         except Refused as refusal:
             raise self._error(refusal.kind, refusal.detail) from None
-        self._ends = time.monotonic() + patience.whole_s
+        # what was sent until now was the agent's text
+        self._ends = time.monotonic() + patience.whole_s - self._link.sent_bytes / SLOWEST_BYTES_PER_S
         try:
             order = {"do": "open", "store": device.store, "silence_s": patience.silence_s, "write": write, "make": make}
             self.status = self.ask(order, StoreStatus)
