@@ -150,14 +150,11 @@ def read_artifact(folder: Path) -> Artifact:
         raise RunError(f"{folder}: no artifact there ({problem.strerror})") from None
     except ValidationError:
         raise RunError(
-            f"{folder}/artifact.json: not written by this version of the program; run the same command with another --out"
+            f"{folder}/artifact.json: not written by this version of the program, or damaged; run the command that made it again"
         ) from None
     for name, facts in artifact.files.items():
         if not _is_whole(folder, name, facts):
-            raise RunError(
-                f"{folder}/{name[:200]}: missing or changed since it was written; remove the folder and run the same command "
-                "again"
-            )
+            raise RunError(f"{folder}/{name[:200]}: missing or changed since it was written; run the command that made it again")
     return artifact
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from pipeline.errors import UnsafeWeights, WeightsError, one_line
-from pipeline.foreign import WEIGHTS_LIMIT_BYTES, open_foreign, read_foreign
+from pipeline.foreign import WEIGHTS_LIMIT_BYTES, open_foreign
+from pipeline.tensors import read_tensors
 
 __all__ = ["State", "is_average", "read_checkpoint"]
 
@@ -169,7 +169,7 @@ def is_average(name: str) -> bool:
 
 def _read_safetensors(path: Path) -> State:
     try:
-        return safetensors.torch.load(read_foreign(path, WEIGHTS_LIMIT_BYTES))
+        return read_tensors(path)
     except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as problem:
         raise WeightsError(
             f"{path}: not a readable safetensors file ({one_line(problem, 120)}); was it copied whole? save it again"

@@ -2,17 +2,23 @@
 fine-tune, ship."""
 
 import contextlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.artifact import Artifact, read_artifact
+import safetensors.torch
+
+from pipeline.artifact import Artifact
 from pipeline.budget import read_budget, sample_size_notices
 from pipeline.case import Case
 from pipeline.cores import compute_threads
 from pipeline.devices import aligned_space, final_probe, search_probe
 from pipeline.evaluate import Evaluator
+from pipeline.finished import finished_artifact
+from pipeline.graph.structure import load_graph
 from pipeline.inherit import Inheritance
 from pipeline.job import Job
+from pipeline.origins import bind_origins
 from pipeline.prepare import draft_subject, load_subject
 from pipeline.profile import load_profile
 from pipeline.quantise import quantise
@@ -49,14 +55,18 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
     with open_run(job.folder(identity), identity) as run:
         for notice in run.notices:
             watcher.notice(notice)
-        if (run.artifact / "artifact.json").is_file():
-            watcher.notice(f"already done: {run.artifact}")
-            return Finished(read_artifact(run.artifact), run.artifact)
+        data = None if job.task else job.data
+        if run.facts("sources"):
+            bind_origins(run, job.model, job.weights, data)
+        finished = finished_artifact(run, watcher.notice)
+        if finished and run.is_intact(run.dense_graph):
+            return Finished(finished, run.artifact)
 
         watcher.phase("load", f"{job.model}, {job.data}")
         with run.phase("load"):
             subject = load_subject(job, profile)
             task = subject.task
+            bind_origins(run, job.model, job.weights, data)
             run.bind("inputs", subject.facts)
             said = (
                 *subject.notices,
@@ -71,9 +81,11 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
                 watcher.notice(notice)
 
         watcher.phase("analyse", "export once, find the groups, prove the slice")
-        with run.phase("analyse"):
+        with run.phase("analyse"), run.derived(run.dense_graph, load_graph, watcher.notice):
             drafts = draft_subject(job, profile, subject, run.dense_graph, watcher.notice)
             (watcher.say if drafts.sliceable else watcher.notice)(drafts.proof)
+        if finished:
+            return Finished(finished, run.artifact)
 
         with search_probe(job, profile, drafts, watcher) as probe:
             run.bind("device", probe.fingerprint.facts)
@@ -81,13 +93,14 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
             case = Case(run, drafts, task, profile, constraints, watcher)
             inherit = Inheritance(case)
             evaluator = Evaluator(case, inherit, probe, job.trials, reward)
-            space, alignment = aligned_space(probe, drafts, profile, run, job.seed, watcher)
+            with run.derived(run.alignment, json.loads, watcher.notice):
+                space, alignment = aligned_space(probe, drafts, profile, run, job.seed, watcher)
             watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
             with run.phase("measure"):
                 evaluator.measure_ends(space)
 
             watcher.phase("supernet", "one for all plans, if the cut knows too little")
-            with run.phase("supernet"):
+            with run.phase("supernet"), run.derived(run.supernet, safetensors.torch.load, watcher.notice):
                 inherit.settle(space, evaluator.widest_uniform, evaluator.dense.score or 0.0, job.supernet_steps, job.seed)
                 evaluator.score_thinnest(space)
 
@@ -101,7 +114,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
                 chosen = evaluator.confirm()
 
             watcher.phase("fine-tune", f"{job.finetuning.epochs} epochs")
-            with run.phase("fine-tune"):
+            with run.phase("fine-tune"), run.derived(run.checkpoint, safetensors.torch.load, watcher.notice):
                 tuned = task.finetune(inherit(chosen.plan), subject.module, job.seed, run.checkpoint, watcher.progress)
                 for notice in tuned.notices:
                     watcher.notice(notice)

@@ -113,12 +113,20 @@ class Run:
             self._append({"kind": "file", "name": path.name, "sha256": found})
             self._files[path.name] = (*self._files.get(path.name, ()), found)[-2:]
 
+    def is_intact(self, path: Path) -> bool:
+        """Whether the file `path` is as the journal knows it, or the journal does not know it."""
+        known = self._files.get(path.name)
+        try:
+            return not known or sha256_file(path) in known
+        except OSError:
+            return False
+
     def _wrong(self, path: Path, readable: Callable[[bytes], object]) -> str | None:
         """Why the file `path` cannot be taken; None where it can."""
         known = self._files.get(path.name)
+        if known:
+            return None if self.is_intact(path) else "it was changed since this run wrote it"
         try:
-            if known:
-                return None if sha256_file(path) in known else "it was changed since this run wrote it"
             readable(read_foreign(path, JOURNAL_LIMIT_BYTES))
         except OSError as problem:
             return f"it cannot be read ({problem.strerror})"

@@ -1,4 +1,4 @@
-"""A YAML file read into a strict pydantic model; every complaint names file and line."""
+"""A YAML 1.2 file read into a strict pydantic model; every complaint names file and line."""
 
 import difflib
 import errno
@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pipeline.errors import CompressError, one_line
 from pipeline.foreign import read_foreign
 from pipeline.text import clean_text
+from pipeline.yaml_core import CoreLoader
 
 __all__ = ["load_yaml"]
 
@@ -30,12 +31,13 @@ def load_yaml(path: Path, model: type[Model], error: type[CompressError]) -> Mod
     text = _read(path, error)
     try:
         _refuse_anchors_and_depths(text, path, error)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        loader = CoreLoader(text)
+        root = loader.get_single_node()
         if root is None:
             raise error(f"{path}: the file is empty; copy one from hw_profiles/ and edit it")
         lines: dict[KeyPath, int] = {}
         _walk(root, (), lines, path, error)
-        data = yaml.safe_load(text)
+        data = loader.construct_document(root)
     except yaml.YAMLError as problem:
         mark = getattr(problem, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -64,7 +66,7 @@ def _read(path: Path, error: type[CompressError]) -> str:
 def _refuse_anchors_and_depths(text: str, path: Path, error: type[CompressError]) -> None:
     """Before anything follows the nesting, which has no end where an anchor holds itself."""
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for event in yaml.parse(text, Loader=CoreLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > MAX_DEPTH:
             raise error(f"{path}:{_line(event)}: nested too deep")

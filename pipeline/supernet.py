@@ -25,10 +25,10 @@ from pipeline.divergence import LOWER, MOST_RETREATS, all_finite, has_diverged, 
 from pipeline.errors import TrainingDiverged
 from pipeline.files import write_atomically
 from pipeline.finetune import Progress
-from pipeline.foreign import WEIGHTS_LIMIT_BYTES, read_foreign
 from pipeline.graph.shrink import scatter_gradients, shrink
 from pipeline.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.search.problem import SearchSpace
+from pipeline.tensors import read_tensors
 from pipeline.training import distillation_loss
 
 __all__ = ["BATCH", "IMAGES", "MOST_STEPS", "affordable_steps", "middle_share", "plans_around", "train_supernet"]
@@ -162,7 +162,7 @@ def _step(
 def _loaded(dense: nn.Module, checkpoint: Path) -> nn.Module:
     """A copy of `dense` with the weights in `checkpoint`."""
     whole = copy.deepcopy(dense)
-    whole.load_state_dict(safetensors.torch.load(read_foreign(checkpoint, WEIGHTS_LIMIT_BYTES)))
+    whole.load_state_dict(read_tensors(checkpoint))
     return whole.eval()
 
 

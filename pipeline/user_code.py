@@ -25,7 +25,7 @@ from typing import Any
 
 from pipeline.errors import CompressError, one_line
 
-__all__ = ["UserCode", "import_file", "is_code", "load_code", "refuse_arguments", "told"]
+__all__ = ["UserCode", "import_file", "is_code", "load_code", "package_root", "refuse_arguments", "told"]
 
 
 @dataclass(frozen=True)
@@ -177,6 +177,11 @@ def _make_importable(folder: Path) -> None:
     importlib.invalidate_caches()  # what was written a moment ago counts too
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
+
+
+def package_root(file: Path) -> Path:
+    """The folder that `file`, a resolved path, is imported from: its own, or the one that holds its package."""
+    return file.parents[_package_depth(file)]
 
 
 def _package_depth(file: Path) -> int:

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Self
 
-import yaml
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pipeline.errors import KeysError, RevokedKey, UntrustedKey, one_line
 from pipeline.files import sha256_bytes, storage_errors, write_atomically
 from pipeline.foreign import open_foreign
 from pipeline.strict_yaml import load_yaml
+from pipeline.yaml_core import PlainFloat, dump_yaml
 
 __all__ = [
     "TRUST_FILE",
@@ -68,13 +68,17 @@ def _is_utc(text: str) -> str:
 UtcText = Annotated[str, AfterValidator(_is_utc)]
 
 
+# earlier versions wrote 12e45 without quotes, which is a number in YAML 1.2 and was text in YAML 1.1
+_AS_WRITTEN = BeforeValidator(lambda value: value.text if isinstance(value, PlainFloat) else value)
+
+
 class TrustedKey(BaseModel):
     """One entry of the trust file: a public key, whose it is, from when on and until when it counts."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
-    key_id: str = Field(pattern=r"^[0-9a-f]{16}$")
-    name: str = Field(pattern=NAME)
+    key_id: Annotated[str, _AS_WRITTEN] = Field(pattern=r"^[0-9a-f]{16}$")
+    name: Annotated[str, _AS_WRITTEN] = Field(pattern=NAME)
     public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
     """The 32 bytes of RFC 8032 in hexadecimal."""
     not_before: UtcText
@@ -250,7 +254,7 @@ def _add(folder: Path, keys: Sequence[TrustedKey], name: str, now: datetime.date
 
 
 def _write_trusted(folder: Path, keys: Sequence[TrustedKey]) -> None:
-    text = yaml.safe_dump({"keys": [key.model_dump() for key in keys]}, sort_keys=False)
+    text = dump_yaml({"keys": [key.model_dump() for key in keys]})
     write_atomically(folder / TRUST_FILE, text, 0o644, REMEDY)
 
 

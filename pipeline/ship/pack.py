@@ -18,9 +18,10 @@ from torch import nn
 from pipeline.artifact import Artifact, FileFacts, dump_artifact
 from pipeline.errors import RunError, WeightsError, one_line
 from pipeline.files import flush_folder, sha256_bytes, storage_errors, temporary_beside
-from pipeline.foreign import JSON_LIMIT_BYTES, WEIGHTS_LIMIT_BYTES, read_foreign
+from pipeline.foreign import JSON_LIMIT_BYTES, read_foreign
 from pipeline.graph.shrink import rebuild
 from pipeline.plan import ChannelPlan, Kept
+from pipeline.tensors import read_tensors
 
 __all__ = ["file_facts", "load_compressed", "pack", "plan_json", "weights_bytes"]
 
@@ -60,7 +61,7 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
     Raises RunError when the folder holds no weights, WeightsError when they are another network's.
     """
     try:
-        tensors = safetensors.torch.load(read_foreign(artifact / "weights.safetensors", WEIGHTS_LIMIT_BYTES))
+        tensors = read_tensors(artifact / "weights.safetensors")
         plan = _PLAN.validate_json(read_foreign(artifact / "plan.json", JSON_LIMIT_BYTES))
     except (OSError, ValueError, safetensors.SafetensorError) as problem:
         raise RunError(f"{artifact}: no readable weights.safetensors and plan.json there ({one_line(problem, 120)})") from None
