@@ -17,6 +17,7 @@ from pipeline.cli_options import MODEL_ARGS
 from pipeline.cli_ship import rollback, ship, status
 from pipeline.cli_told import ALLOW_SSH_COMMANDS, heed_interrupts, told
 from pipeline.errors import BUDGET_MISSED, BudgetError
+from pipeline.memory import watch_limited
 from pipeline.terminal import make_console, run_command
 from pipeline.text import escape_text
 
@@ -127,7 +128,7 @@ compress.add_command(rollback)
 
 def main() -> None:
     """Entry point of the `compress` command."""
-    sys.exit(run_command(compress))
+    sys.exit(watch_limited(lambda: run_command(compress)))
 
 
 def _walk(flags: Mapping[str, Any], console: Console) -> int:

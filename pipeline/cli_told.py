@@ -12,6 +12,7 @@ from typing import Any, NoReturn, Protocol
 import click
 
 from pipeline.errors import CompressError, Interrupted
+from pipeline.memory import out_of_memory
 from pipeline.ssh_config import ALLOW_OPTION
 from pipeline.terminal import print_line
 
@@ -34,6 +35,10 @@ def told(after_interrupt: str = "") -> Callable[[Command], Command]:
                 _die(Interrupted(f"interrupted{after_interrupt}"), as_json=flags["as_json"])
             except CompressError as problem:
                 _die(problem, as_json=flags["as_json"])
+            except Exception as problem:
+                if shortage := out_of_memory(problem):
+                    _die(shortage, as_json=flags["as_json"])
+                raise
 
         return wrapped
 

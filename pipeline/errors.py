@@ -29,6 +29,7 @@
     ├── SoftwareError           61  a library is installed in a version that is known to be unsafe
     ├── TrainingError           62  the settings of fine-tuning cannot be trained with
     │   └── TrainingDiverged    63  training diverged, and lower learning rates did not help
+    ├── OutOfMemory             64  there is not enough memory
     ├── ManifestError           70  the manifest of an artifact is missing parts, malformed, or cannot be made
     │   ├── Unsigned            71  there is no manifest, or no signature of it
     │   ├── UntrustedKey        72  signed with a key that is not in the trust file, or not valid yet
@@ -78,6 +79,7 @@ __all__ = [
     "OneClass",
     "OtherDevice",
     "OtherJob",
+    "OutOfMemory",
     "ProbeError",
     "ProfileError",
     "RevokedKey",
@@ -287,6 +289,12 @@ class TrainingDiverged(TrainingError):
     """Training diverged: its loss was not finite, or many times that of a network that knows nothing."""
 
     exit_code = 63
+
+
+class OutOfMemory(CompressError):
+    """There is not enough memory."""
+
+    exit_code = 64
 
 
 class ManifestError(CompressError):

@@ -19,11 +19,17 @@ SLOWER = 1.25
 
 
 def cache_folder() -> Path:
-    """Where measurements are kept between runs: COMPRESS_CACHE_DIR, or the user's cache folder."""
+    """Where measurements are kept between runs: COMPRESS_CACHE_DIR, or the user's cache folder.
+
+    A user without a home folder has none: what is returned then cannot be written, which `CachedProbe` bears.
+    """
     own = os.environ.get("COMPRESS_CACHE_DIR")
     if own:
         return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress" / "measurements"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress" / "measurements"
+    except RuntimeError:  # no HOME, and no entry in the list of users: nothing can be kept there
+        return Path(os.devnull, "compress")
 
 
 class CachedProbe:

@@ -127,7 +127,10 @@ class SigningKey:
 
 def keys_folder(option: Path | None = None) -> Path:
     """`option`, else $COMPRESS_KEYS_DIR, else ~/.config/compress/keys."""
-    return option or Path(os.environ.get("COMPRESS_KEYS_DIR") or Path.home() / ".config" / "compress" / "keys")
+    try:
+        return option or Path(os.environ.get("COMPRESS_KEYS_DIR") or Path.home() / ".config" / "compress" / "keys")
+    except RuntimeError:  # no HOME, and no entry in the list of users
+        raise KeysError("no folder of keys is known, because this user has no home folder; give --keys or set HOME") from None
 
 
 def read_trusted(folder: Path) -> tuple[TrustedKey, ...]:

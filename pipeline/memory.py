@@ -1,0 +1,69 @@
+"""Memory: a command that gets no more memory ends with one line that says so, whichever library was refused it."""
+
+import errno
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+
+from pipeline.errors import OutOfMemory
+
+__all__ = ["out_of_memory", "watch_limited"]
+
+SIGNS = (
+    "failed to map segment",  # the loader of shared libraries
+    "annot allocate memory",  # the system, in any case of its first letter
+    "can't allocate memory",  # torch
+    "could not create a primitive",  # oneDNN
+    "bad_alloc",  # C++
+    "bad allocation",  # onnxruntime
+    "Failed to allocate memory",
+    "can't start new thread",
+)
+ENDINGS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
+"""How a library ends the process where it gets no memory."""
+
+
+def out_of_memory(problem: BaseException) -> OutOfMemory | None:
+    """`problem` as an error of ours where it came from a want of memory; None for any other."""
+    told = isinstance(problem, OSError | ImportError | RuntimeError) and any(sign in str(problem) for sign in SIGNS)
+    if not (told or isinstance(problem, MemoryError) or (isinstance(problem, OSError) and problem.errno == errno.ENOMEM)):
+        return None
+    return _shortage()
+
+
+def _shortage() -> OutOfMemory:
+    limit_bytes = _limit_bytes()
+    if limit_bytes is None:
+        return OutOfMemory("there is not enough memory; close other programs, or give fewer or smaller images")
+    return OutOfMemory(
+        f"there is not enough memory: this process may use {limit_bytes // 2**20} MiB of address space; raise the limit (ulimit "
+        "-v)"
+    )
+
+
+def watch_limited(run: Callable[[], int]) -> int:
+    """The exit code of `run`. Where the address space is limited, it runs in a child process, because some libraries end their
+    process where they get no memory.
+    """
+    if _limit_bytes() is None:
+        return run()
+    child = os.fork()
+    if not child:
+        return run()
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda received, _frame: os.kill(child, received))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to both
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code >= 0:
+        return code
+    if -code in ENDINGS:
+        sys.stderr.write(f"compress: {_shortage()}\n")
+        return OutOfMemory.exit_code
+    return 128 - code
+
+
+def _limit_bytes() -> int | None:
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
