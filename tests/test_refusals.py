@@ -87,7 +87,7 @@ def test_a_journal_of_another_program_is_refused_and_left_alone(place: Place) ->
     (place.out / "journal.jsonl").write_text("dear diary\n")
     said = message((*DIGITS, "--out", str(place.out)), RunError)
 
-    assert said == f"{place.out}/journal.jsonl:1: not a journal line of this program; choose another --out"
+    assert said == f"{place.out}/journal.jsonl:1: not a journal line of this program (it is not JSON); choose another --out"
     assert (place.out / "journal.jsonl").read_text() == "dear diary\n"
 
 
