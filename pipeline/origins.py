@@ -42,6 +42,8 @@ def origins(model: str, weights: Path | None, data: str | None, code: list[Path]
         found["weights"] = _file_digest(weights)
     if data is not None and Path(data).is_dir():
         found["data"] = _folder_digest(Path(data))
+        if (declared := Path(data, "preprocessing.yaml")).exists():
+            found["preprocessing"] = _file_digest(declared)
     return found
 
 
@@ -96,7 +98,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _folder_digest(root: Path) -> str:
-    """Of the names and contents of all images, and of what declares how they are read."""
+    """Of the names and contents of all images."""
     digest = hashlib.sha256()
     for path in sorted(_images(root)):
         digest.update(f"{path.relative_to(root)}\0".encode("utf-8", "surrogateescape"))
@@ -116,5 +118,5 @@ def _images(root: Path) -> Iterator[Path]:
         below[:] = [name for name in below if not name.startswith(".")]
         for name in names:
             path = Path(folder, name)
-            if path.suffix.lower() in SUFFIXES or path == root / "preprocessing.yaml":
+            if path.suffix.lower() in SUFFIXES:
                 yield path
