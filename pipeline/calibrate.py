@@ -1,7 +1,6 @@
 """Calibrate: measure a handful of plans on the device and here, so that a later search needs the board only at its end."""
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from pipeline.plan import ChannelPlan
 from pipeline.prepare import draft_subject, load_subject, start_local, start_probe
 from pipeline.probe.base import Effort, Probe
 from pipeline.profile import load_profile
+from pipeline.scratch import scratch_folder
 from pipeline.search.problem import SearchSpace
 from pipeline.watch import Watcher
 
@@ -40,8 +40,8 @@ def calibrate(job: Job, plans: int, path: Path, watcher: Watcher) -> Calibration
     watcher.phase("load", f"{job.model}, {job.data}")
     subject = load_subject(job, profile)
     watcher.phase("analyse", "export once, find the groups, prove the slice")
-    with tempfile.TemporaryDirectory() as folder:
-        drafts = draft_subject(job, profile, subject, Path(folder, "dense.onnx"), watcher.notice)
+    with scratch_folder("calibrate") as folder:
+        drafts = draft_subject(job, profile, subject, folder / "dense.onnx", watcher.notice)
     step = 4 if profile.runtime.channel_step == "measured" else int(profile.runtime.channel_step)
     chosen = list(_plans(search_space(drafts, step), plans, job.seed))
     made = [drafts.make(plan) for plan in chosen]

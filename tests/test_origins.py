@@ -120,7 +120,10 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda folder: shutil.copy(folder / "images/train/cat/0.bmp", folder / "images/train/cat/9.bmp"),
         'data: "',
     ),
-    "how images are read": (lambda folder: (folder / "images/preprocessing.yaml").write_text("augment: [flip]\n"), "preprocessing: not set there"),
+    "how images are read": (
+        lambda folder: (folder / "images/preprocessing.yaml").write_text("augment: [flip]\n"),
+        "preprocessing: not set there",
+    ),
     "the network's code": (lambda folder: (folder / "net.py").write_text(NET.replace(".relu()", "", 1)), 'code net.py: "'),
     "code that it imports": (lambda folder: (folder / "layers.py").write_text("WIDTH = 65\n"), 'code layers.py: "'),
     "code that is gone": (lambda folder: (folder / "layers.py").unlink(), '"missing" here'),

@@ -4,11 +4,9 @@ import contextlib
 import io
 import itertools
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -23,6 +21,7 @@ from pipeline.errors import one_line
 from pipeline.graph.answers import open_session
 from pipeline.graph.export import stamp
 from pipeline.graph.structure import load_graph
+from pipeline.scratch import scratch_folder
 from pipeline.threads import computing_threads
 
 __all__ = ["SCHEMES", "NotQuantised", "Quantiser", "Scheme"]
@@ -140,13 +139,13 @@ class Quantiser:
 
     def _calibrated(self, method: Method) -> Any:
         """The range of every activation."""
-        with tempfile.TemporaryDirectory(prefix="compress-quantise-") as folder, _silence():
-            path = Path(folder, "prepared.onnx")
+        with scratch_folder("quantise") as folder, _silence():
+            path = folder / "prepared.onnx"
             path.write_bytes(self._prepared.SerializeToString())
             calibrator = create_calibrator(
                 path,
                 _operators(),
-                str(Path(folder, "augmented.onnx")),
+                str(folder / "augmented.onnx"),
                 _METHODS[method],
                 extra_options={"symmetric": False},  # a range around zero would waste half of it behind every ReLU
             )
@@ -195,8 +194,8 @@ def _prepared(source: onnx.ModelProto) -> onnx.ModelProto:
     model.CopyFrom(source)
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"node_{number}"
-    with tempfile.TemporaryDirectory(prefix="compress-quantise-") as folder, _silence():
-        path = Path(folder, "prepared.onnx")
+    with scratch_folder("quantise") as folder, _silence():
+        path = folder / "prepared.onnx"
         quant_pre_process(model, path)
         return load_graph(path.read_bytes())
 

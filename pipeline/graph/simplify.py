@@ -1,9 +1,7 @@
 """Simplify: onnxsim in a child process; whatever goes wrong, the graph that went in is what comes out."""
 
 import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -13,6 +11,7 @@ from pipeline.child import run_child
 from pipeline.errors import one_line
 from pipeline.graph.answers import TOLERANCE, largest_difference, run_onnx
 from pipeline.graph.structure import load_graph
+from pipeline.scratch import scratch_folder
 
 __all__ = ["Simplified", "simplify"]
 
@@ -42,8 +41,8 @@ def simplify(
     The child may crash, hang, write nonsense or change answers to `inputs`, (1, C, H, W); each ends with the input
     file and a note. Never raises for what the simplifier does.
     """
-    with tempfile.TemporaryDirectory(prefix="compress-simplify-") as folder:
-        source, target = Path(folder, "in.onnx"), Path(folder, "out.onnx")
+    with scratch_folder("simplify") as folder:
+        source, target = folder / "in.onnx", folder / "out.onnx"
         source.write_bytes(data)
         failure = run_child((*command, str(source), str(target)), time_limit_s)
         if failure is None and not target.is_file():

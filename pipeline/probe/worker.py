@@ -892,9 +892,14 @@ def working_folder():
         except OSError:
             pass  # in use, or not made here
     folder = tempfile.mkdtemp(prefix="compress-probe-")
+    return folder, hold(folder)
+
+
+def hold(folder):
+    """Lock a folder, so that no other worker removes it, as long as what is returned stays open."""
     held = open(os.path.join(folder, "held"), "w")
     fcntl.flock(held, fcntl.LOCK_EX)
-    return folder, held
+    return held
 
 
 def serve(client=None, extra=None):
@@ -906,6 +911,7 @@ def serve(client=None, extra=None):
     try:
         lock = claim(client) if client else None  # noqa: F841  (held until the end)
         folder, _held = working_folder()  # so is this
+        _extra_held = hold(extra) if extra else None
     except (Failed, OSError) as failure:
         kind = failure.kind if isinstance(failure, Failed) else "not-kept"
         write_message(answers, {"failure": [kind, str(failure)]})

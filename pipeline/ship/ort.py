@@ -1,8 +1,6 @@
 """Ort: the file in onnxruntime's own format, and the operators that a reduced build of onnxruntime needs for it."""
 
 import sys
-import tempfile
-from pathlib import Path
 
 from torch import Tensor
 
@@ -11,6 +9,7 @@ from pipeline.errors import ShipError, one_line
 from pipeline.graph.answers import largest_difference
 from pipeline.profile import Precision, Profile
 from pipeline.scoring import OnnxModule
+from pipeline.scratch import scratch_folder
 
 __all__ = ["CONFIG", "MODEL", "ort_files"]
 
@@ -32,8 +31,8 @@ def ort_files(
     it; converted in a child process, loaded here, and compared on real `inputs`, (N, C, H, W). Raises ShipError.
     """
     arm = profile.architecture in ("aarch64", "armv7l")
-    with tempfile.TemporaryDirectory(prefix="compress-ort-") as folder:
-        source = Path(folder, "model.onnx")
+    with scratch_folder("ort") as folder:
+        source = folder / "model.onnx"
         source.write_bytes(data)
         failure = run_child(
             (
@@ -45,7 +44,7 @@ def ort_files(
             time_limit_s,
             {"ORT_CONVERT_ONNX_MODELS_TO_ORT_OPTIMIZATION_LEVEL": LEVELS[profile.runtime.graph_optimization]},
         )
-        made, configs = list(Path(folder).glob("*.ort")), list(Path(folder).glob("*.config"))
+        made, configs = list(folder.glob("*.ort")), list(folder.glob("*.config"))
         if failure is None and (len(made), len(configs)) != (1, 1):
             failure = "it wrote no file"
         if failure is not None:
