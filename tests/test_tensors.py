@@ -7,8 +7,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from pipeline.checkpoints import read_checkpoint
 from pipeline.errors import RunError, WeightsError
-from pipeline.load import read_weights
 from pipeline.ship.pack import load_compressed
 from pipeline.tensors import check_header, read_tensors
 
@@ -30,7 +30,7 @@ def test_a_name_that_stands_twice_in_the_header_is_refused(tmp_path: Path) -> No
     (tmp_path / "w.safetensors").write_bytes(TWICE)
 
     with pytest.raises(WeightsError, match="its header names 'w' twice"):
-        read_weights(tmp_path / "w.safetensors")
+        read_checkpoint(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("key", ["dtype", "shape", "data_offsets"])
@@ -47,7 +47,7 @@ def test_a_complex_tensor_is_refused(tmp_path: Path) -> None:
     safetensors.torch.save_file({"w": torch.ones(2, dtype=torch.complex64)}, tmp_path / "w.safetensors")
 
     with pytest.raises(WeightsError, match="'w' is of type C64, which weights do not have"):
-        read_weights(tmp_path / "w.safetensors")
+        read_checkpoint(tmp_path / "w.safetensors")
 
 
 @pytest.mark.parametrize("data", [TWICE, COMPLEX])
@@ -102,4 +102,4 @@ def test_what_is_no_safetensors_file_is_refused_by_name(tmp_path: Path, data: by
     (tmp_path / "w.safetensors").write_bytes(data)
 
     with pytest.raises(WeightsError, match="not a readable safetensors file"):
-        read_weights(tmp_path / "w.safetensors")
+        read_checkpoint(tmp_path / "w.safetensors")
