@@ -1,5 +1,6 @@
 """The journal, whatever was done to it: no damaged line is believed, no undamaged one is lost, and nothing ends in a traceback."""
 
+import fcntl
 import json
 import math
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_run import JOB, MEASURED, journal, trial
 
-from pipeline.errors import OtherJob, RunError
+from pipeline.errors import OtherJob, RunError, RunLocked
 from pipeline.journal import Journal, read_journal, sealed
 from pipeline.measurement import Memory, TimedProcess
 from pipeline.run import Run, Trial, open_run, read_trials
@@ -100,6 +101,35 @@ def test_a_damaged_line_is_set_aside_and_named_and_all_others_are_read(tmp_path:
         run.record(replace(trial(2), seconds=2.0))
         assert [each.number for each in run.trials] == [1, 2, 3, 4]
     assert [each.number for each in read_trials(tmp_path)] == [1, 2, 3, 4]
+
+
+def test_a_run_whose_journal_was_repaired_is_locked_like_any_other(tmp_path: Path, whole: bytes) -> None:
+    """the repaired journal is another file than the one that was locked first"""
+    journal(tmp_path).write_bytes(whole.replace(b"1.25", b"1.35", 1))
+    with open_run(tmp_path, JOB) as run:
+        assert run.notices
+        with pytest.raises(RunLocked), open_run(tmp_path, JOB):
+            pass
+
+
+def test_a_process_that_waited_while_the_journal_was_repaired_takes_the_repaired_one(
+    tmp_path: Path, whole: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """between its opening the file and its locking it, another process put a repaired one in its place"""
+    journal(tmp_path).write_bytes(whole)
+    (tmp_path / "repaired").write_bytes(whole)
+    real = fcntl.flock
+
+    def flock(descriptor: int, operation: int) -> None:
+        if (tmp_path / "repaired").exists():
+            (tmp_path / "repaired").replace(journal(tmp_path))
+        real(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with open_run(tmp_path, JOB) as run:
+        run.record(trial(5))
+
+    assert [each.number for each in read_trials(tmp_path)] == [1, 2, 3, 4, 5]
 
 
 def changed(**changes: Any) -> Trial:

@@ -184,6 +184,7 @@ def test_phases_add_up_over_processes(tmp_path: Path) -> None:
 FULL_DISK = """
 import json, resource, sys
 from pathlib import Path
+from pipeline.journal import read_journal
 from pipeline.run import Trial, open_run, read_trials
 from test_run import JOB, trial
 folder, number = Path(sys.argv[1]), 0
@@ -199,6 +200,7 @@ with open_run(folder, JOB) as run:
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     run.record(trial(number + 1))
 print(len(read_trials(folder)) - number, (folder / "journal.jsonl").stat().st_size > 65536)
+print(read_journal((folder / "journal.jsonl").read_bytes()).damage)
 """
 
 
@@ -208,7 +210,7 @@ def test_a_disk_that_fills_up_leaves_no_half_line(tmp_path: Path) -> None:
         [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
     )
 
-    assert (done.stdout.split(), done.stderr) == ([StorageError.__name__, "True", "1", "True"], "")
+    assert (done.stdout.split(), done.stderr) == ([StorageError.__name__, "True", "1", "True", "()"], "")
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
