@@ -4,11 +4,10 @@ import hashlib
 import os
 import sys
 import sysconfig
-from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from pathlib import Path
 
-from pipeline.data.folder import SUFFIXES
+from pipeline.data.listing import Passed, image_files
 from pipeline.foreign import WEIGHTS_LIMIT_BYTES, open_foreign
 from pipeline.run import Run
 from pipeline.user_code import is_code, package_root
@@ -41,7 +40,10 @@ def origins(model: str, weights: Path | None, data: str | None, code: list[Path]
     if weights is not None:
         found["weights"] = _file_digest(weights)
     if data is not None and Path(data).is_dir():
-        found["data"] = _folder_digest(Path(data))
+        try:
+            found["data"] = _folder_digest(Path(data))
+        except OSError:  # a folder in it that cannot be read: loading says which
+            found["data"] = "missing"
         if (declared := Path(data, "preprocessing.yaml")).exists():
             found["preprocessing"] = _file_digest(declared)
     return found
@@ -100,7 +102,7 @@ def _file_digest(path: Path) -> str:
 def _folder_digest(root: Path) -> str:
     """Of the names and contents of all images."""
     digest = hashlib.sha256()
-    for path in sorted(_images(root)):
+    for path in image_files(root, Passed()):
         digest.update(f"{path.relative_to(root)}\0".encode("utf-8", "surrogateescape"))
         try:
             with open_foreign(path, WEIGHTS_LIMIT_BYTES) as file:
@@ -111,12 +113,3 @@ def _folder_digest(root: Path) -> str:
         except OSError:
             digest.update(b"missing")
     return digest.hexdigest()[:16]
-
-
-def _images(root: Path) -> Iterator[Path]:
-    for folder, below, names in os.walk(root, followlinks=True):
-        below[:] = [name for name in below if not name.startswith(".")]
-        for name in names:
-            path = Path(folder, name)
-            if path.suffix.lower() in SUFFIXES:
-                yield path

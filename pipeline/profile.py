@@ -241,6 +241,13 @@ def load_profile(target: str, *, allow_ssh_commands: bool = False) -> Profile:
     path = _find(target)
     profile = load_yaml(path, Profile, ProfileError)
     if profile.device.ssh_config is not None:
+        try:
+            Path(profile.device.ssh_config).expanduser()
+        except RuntimeError:
+            raise ProfileError(
+                f"{path}: device.ssh_config: the home folder in '{profile.device.ssh_config[:200]}' is not known; write the "
+                "whole path"
+            ) from None
         beside = str(path.parent / Path(profile.device.ssh_config).expanduser()) if path.parent != Path() else None
         device = profile.device.model_copy(update={"ssh_config": beside or profile.device.ssh_config})
         profile = profile.model_copy(update={"device": device})

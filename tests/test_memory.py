@@ -7,9 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from places import Place
 
-from pipeline.errors import KeysError, OutOfMemory
+from pipeline.errors import KeysError, OutOfMemory, ProfileError
 from pipeline.memory import out_of_memory
+from pipeline.profile import load_profile
 
 ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-c", "from pipeline.cli import main; main()")
@@ -113,3 +115,10 @@ def test_a_user_without_a_home_folder_is_told_to_name_the_folder_of_keys() -> No
     assert done.stderr == (
         "compress: no folder of keys is known, because this user has no home folder; give --keys or set HOME\n"
     )
+
+
+def test_a_home_folder_that_is_not_known_is_named_in_a_profile(place: Place) -> None:
+    path = place.profile(was="cores: 4", becomes="cores: 4\n  ssh_config: ~nobody-of-this-name/ssh_config")
+
+    with pytest.raises(ProfileError, match="home folder in '~nobody-of-this-name/ssh_config' is not known; write the whole path"):
+        load_profile(str(path))

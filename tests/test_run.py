@@ -16,6 +16,7 @@ from pipeline.measurement import Failure, Fingerprint, Measurement, Memory, Time
 from pipeline.plan import ChannelPlan
 from pipeline.remark import Remark, RemarkKind
 from pipeline.run import Trial, open_run, read_trials
+from pipeline.text import shorten
 
 JOB = {"model": "digits", "seed": 0}
 FINGERPRINT = Fingerprint("device", "bench", "a processor", "x86_64", "1.22.0", 2, 4, (("arena", "True"), ("threads", "2")))
@@ -113,7 +114,7 @@ def test_another_job_is_refused_with_exactly_what_differs(tmp_path: Path) -> Non
 
     assert str(refused.value) == (
         f'{tmp_path}: holds another job (epochs: 20 there, not set here; model: "digits" there, "vgg" here; '
-        f'notes: "{"x" * 56}... there, "y" here; trials: not set there, [1] here); choose another --out, or remove the directory'
+        f'notes: {shorten(json.dumps("x" * 100), 60)} there, "y" here; trials: not set there, [1] here); choose another --out, or remove the directory'
     )
 
 
