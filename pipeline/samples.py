@@ -21,7 +21,7 @@ MIN_CLEAN = 16
 """Clean runs of each graph that each process needs; half of its runs where it has fewer than twice as many."""
 SHARED_ABOVE = 0.10
 """Share of preempted runs above which other programs are held to disturb the clean runs too, through caches and memory."""
-ALLOWANCE = 0.05
+ALLOWANCE = 0.10
 """How far a ratio is trusted then, as a share of it, on either side of its interval."""
 LEAST_SHARE = 1e-3
 """Of a run, that its processor time is taken to be at least; so a broken clock divides nothing by zero."""

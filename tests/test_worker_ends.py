@@ -179,6 +179,20 @@ def test_when_the_one_who_asked_is_killed_in_the_midst_nothing_is_left(tmp_path:
     assert nothing_is_left(worker, children, files)
 
 
+def test_when_the_worker_is_killed_in_the_midst_its_processes_end_with_it(worker: Worker) -> None:
+    """SIGKILL, while a process computes and reads no input: only the kernel can tell it"""
+    with worker.measuring(NET, processes=2, **FOREVER):
+        assert until(lambda: busy(worker))
+        children = worker.children
+        worker.process.kill()
+        try:
+            assert gone(children)
+        finally:
+            for child in children:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+
+
 @pytest.mark.parametrize(
     "garbage",
     [
