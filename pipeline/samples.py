@@ -21,8 +21,9 @@ MIN_CLEAN = 16
 """Clean runs of each graph that each process needs; half of its runs where it has fewer than twice as many."""
 SHARED_ABOVE = 0.10
 """Share of preempted runs above which other programs are held to disturb the clean runs too, through caches and memory."""
-ALLOWANCE = 0.10
-"""How far a ratio is trusted then, as a share of it, on either side of its interval."""
+ALLOWANCE, PROCESSOR_ALLOWANCE = 0.05, 0.15
+"""How far a ratio is trusted then, as a share of it, on either side of its interval: of clean runs, and of processor time, which
+counts the caches that are filled again. See docs/benchmarks/probe.md."""
 LEAST_SHARE = 1e-3
 """Of a run, that its processor time is taken to be at least; so a broken clock divides nothing by zero."""
 TAIL_ABOVE = 0.05
@@ -54,15 +55,20 @@ class Samples:
         """Whether a 90th percentile can be told."""
         return self.preempted_share <= TAIL_ABOVE
 
+    @property
+    def allowance(self) -> float:
+        """What `allow` adds to each side of an interval, as a share of it."""
+        return PROCESSOR_ALLOWANCE if self.method == "processor time" else ALLOWANCE
+
     def allow(self, ratio: Estimate | None) -> Estimate | None:
         """The ratio of two latencies with a wider interval, where the cores were shared."""
         if ratio is None or not self.shared:
             return ratio
-        return Estimate(ratio.value, ratio.low / (1 + ALLOWANCE), ratio.high * (1 + ALLOWANCE))
+        return Estimate(ratio.value, ratio.low / (1 + self.allowance), ratio.high * (1 + self.allowance))
 
     def allow_slowness(self, latency: Estimate) -> Estimate:
         """A latency with a wider interval below: sharing only makes runs longer."""
-        return Estimate(latency.value, latency.low / (1 + ALLOWANCE), latency.high) if self.shared else latency
+        return Estimate(latency.value, latency.low / (1 + self.allowance), latency.high) if self.shared else latency
 
 
 def is_clean(run_ms: float, lost_ms: float) -> bool:

@@ -16,7 +16,7 @@ from pipeline.measurement import Condition, Measurement, Memory, TimedProcess
 from pipeline.probe import worker
 from pipeline.probe.stability import remarks_on
 from pipeline.remark import Remark, RemarkKind
-from pipeline.samples import ALLOWANCE
+from pipeline.samples import ALLOWANCE, PROCESSOR_ALLOWANCE
 
 CALM = Condition(None, None, False, None, None, None, None, None)
 SLICE_MS = 4.0
@@ -79,8 +79,9 @@ def test_a_dense_network_that_is_pre_empted_more_often_does_not_make_a_plan_look
     assert naive < 0.26
     assert one.relative_p50 is not None
     assert one.relative_p50.low <= 8 / 28 <= one.relative_p50.high
-    assert [verdict(one, limit) for limit in (0.25, 8 / 28, 0.33)] == ["over", "undecided", "within"]
-    assert [verdict(two, limit) for limit in (0.25, 8 / 28, 0.33)] == ["undecided"] * 3
+    assert one.relative_p50.high >= one.relative_p50.value * (1 + PROCESSOR_ALLOWANCE)
+    assert [verdict(one, limit) for limit in (0.24, 8 / 28, 0.35)] == ["over", "undecided", "within"]
+    assert [verdict(two, limit) for limit in (0.24, 8 / 28, 0.35)] == ["undecided"] * 3
 
 
 def test_with_enough_clean_runs_only_these_are_judged_with_any_number_of_threads() -> None:
