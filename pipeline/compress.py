@@ -56,7 +56,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
         for notice in run.notices:
             watcher.notice(notice)
         data = None if job.task else job.data
-        if run.facts("sources"):
+        if run.facts("sources") is not None:
             bind_origins(run, job.model, job.weights, data)
         finished = finished_artifact(run, watcher.notice)
         if finished and run.is_intact(run.dense_graph):

@@ -18,7 +18,9 @@ def finished_artifact(run: Run, notify: Callable[[str], None]) -> Artifact | Non
     except RunError as problem:
         notify(f"{run.artifact}: not whole, so it is made anew ({problem})")
         return None
-    compared = "" if run.facts("sources") else "; which files it was made from was not recorded, so they were not compared"
+    compared = (
+        "" if run.facts("sources") is not None else "; which files it was made from was not recorded, so they were not compared"
+    )
     notify(f"already done: {run.artifact}{compared}")
     for path in (run.supernet, run.checkpoint, run.alignment):
         if path.exists() and not run.is_intact(path):

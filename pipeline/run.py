@@ -181,8 +181,9 @@ def open_run(folder: Path, job: Facts) -> Iterator[Run]:
         notices = (_told(path, journal.damage),) if journal.damage else ()
         whole = b"".join(line + b"\n" for line in journal.lines)
         if data.startswith(whole) and not journal.damage:  # a kill can leave a part of the next line
-            with storage_errors(path):
-                os.ftruncate(descriptor, len(whole))
+            if len(whole) < len(data):
+                with storage_errors(path):
+                    os.ftruncate(descriptor, len(whole))
         elif data + b"\n" == whole:
             _write_whole(descriptor, b"\n", path)
         else:

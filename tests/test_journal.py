@@ -3,6 +3,7 @@
 import fcntl
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -336,3 +337,12 @@ def test_a_process_that_was_timed_without_a_reference_makes_sense(tmp_path: Path
         run.record(without)
 
     assert read_trials(tmp_path) == [without]
+
+
+def test_a_sound_journal_is_not_touched_when_its_run_is_opened(tmp_path: Path, whole: bytes) -> None:
+    journal(tmp_path).write_bytes(whole)
+    os.utime(journal(tmp_path), (0, 0))
+    with open_run(tmp_path, JOB):
+        pass
+
+    assert journal(tmp_path).stat().st_mtime_ns == 0
