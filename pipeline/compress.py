@@ -9,6 +9,7 @@ from pathlib import Path
 import safetensors.torch
 
 from pipeline.artifact import Artifact
+from pipeline.blame import network_errors
 from pipeline.budget import read_budget, sample_size_notices
 from pipeline.case import Case
 from pipeline.cores import compute_threads
@@ -22,6 +23,7 @@ from pipeline.origins import bind_origins
 from pipeline.prepare import draft_subject, load_subject
 from pipeline.profile import load_profile
 from pipeline.quantise import quantise
+from pipeline.rehearse import rehearse
 from pipeline.report.page import report_page
 from pipeline.run import open_run
 from pipeline.search.problem import Problem, TrialsSpent
@@ -87,7 +89,15 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
         if finished:
             return Finished(finished, run.artifact)
 
-        with search_probe(job, profile, drafts, watcher) as probe:
+        watcher.phase("rehearse", "the whole way with a narrowed network")
+        with run.phase("rehearse"):
+            case = Case(run, drafts, task, profile, constraints, watcher)
+            provenance = Provenance(job.command, identity, identity["model"], subject.notices)
+            drafts, rehearsed = rehearse(case, provenance, job.seed)
+            for notice in rehearsed:
+                watcher.notice(notice)
+
+        with network_errors("the run", only_own=True), search_probe(job, profile, drafts, watcher) as probe:
             run.bind("device", probe.fingerprint.facts)
             reward = job.search_reward()
             case = Case(run, drafts, task, profile, constraints, watcher)
@@ -120,7 +130,7 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
                     watcher.notice(notice)
 
             with final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):
-                notices = (*said, *evaluator.notices, *inherit.notices, *tuned.notices)
+                notices = (*said, *rehearsed, *evaluator.notices, *inherit.notices, *tuned.notices)
                 provenance = Provenance(job.command, identity, identity["model"], notices)
                 watcher.phase("export", "and prove")
                 with run.phase("export"):

@@ -10,7 +10,8 @@
     │   ├── WeightsError        21  the weights do not fit the network
     │   ├── UnsafeWeights       22  the weights file would run code when read
     │   ├── TraceError          23  the network cannot be traced or exported
-    │   └── NothingToPrune      24  no group of channels can be narrowed
+    │   ├── NothingToPrune      24  no group of channels can be narrowed
+    │   └── NetworkError        25  the network's own code fails while it is scored, trained or exported
     ├── DataError               30  the data cannot be loaded
     │   ├── EmptyData           31  a folder holds no images
     │   ├── OneClass            32  there is nothing to tell apart
@@ -74,6 +75,7 @@ __all__ = [
     "KeysError",
     "ManifestError",
     "ModelError",
+    "NetworkError",
     "NothingToPrune",
     "OlderVersion",
     "OneClass",
@@ -181,6 +183,12 @@ class NothingToPrune(ModelError):
     """No group of channels can be narrowed."""
 
     exit_code = 24
+
+
+class NetworkError(ModelError):
+    """The network's own code fails while it is scored, trained or exported."""
+
+    exit_code = 25
 
 
 class DataError(CompressError):

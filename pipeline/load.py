@@ -12,6 +12,7 @@ import torchvision
 from pydantic import ValidationError
 from torch import nn
 
+from pipeline.adapt import plain
 from pipeline.data.folder import load_folder
 from pipeline.data.images import Splits
 from pipeline.data.preprocessing import USUAL_NORMALISATIONS, Preprocessing
@@ -105,6 +106,7 @@ def load_model(
         raise ModelError(f"{source.spec}: the factory failed with {told(problem, source.module)}") from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"{source.spec}: the factory returned {type(module).__name__}; it must return a torch.nn.Module")
+    module = plain(module)
     weights = weights or source.weights
     if weights is not None:
         fill(module, weights, notify)

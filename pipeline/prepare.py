@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.adapt import adapt
+from pipeline.blame import network_errors
 from pipeline.calibration import Calibration
 from pipeline.errors import ModelError, ProfileError, TraceError, one_line
 from pipeline.files import sha256_bytes
@@ -56,11 +58,15 @@ def load_subject(job: Job, profile: Profile) -> Subject:
         form = unwrap(module, task.inputs(1), job.model)
         if form:
             task = _in_form(job.task, form)
+        with network_errors("a first answer"):
+            notices += adapt(module, task.inputs(2))
     else:
         splits = load_data(job.data, source.preprocessing, job.seed)
         module = load_model(source, job.weights, len(splits.classes), notices.append)
         form = unwrap(module, splits.train.sample(1, 0).batches(1).__next__()[0], job.model)
         _refuse_misfit(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes), job)
+        with network_errors("a first answer"):
+            notices += adapt(module, splits.train.sample(2, 0).batches(2).__next__()[0])
         splits = settle_normalisation(module, splits)
         notices += splits.notices
         task = Classification(splits, job.finetuning, job.seed)

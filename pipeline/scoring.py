@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pipeline.data.images import Images
 from pipeline.graph.answers import open_session
+from pipeline.manner import layout_of
 from pipeline.threads import computing_threads
 
 __all__ = ["BATCH", "CALIBRATION_BATCHES", "OnnxModule", "accuracy", "calibration_images", "hits", "recalibrate"]
@@ -31,7 +32,7 @@ def hits(module: nn.Module, images: Images, batch: int = BATCH, between: Callabl
     with torch.inference_mode():
         for batch_images, labels in images.batches(batch):
             between()
-            pixels = batch_images.to(device, memory_format=torch.channels_last)
+            pixels = batch_images.to(device, memory_format=layout_of(module))
             found.append((module(pixels).argmax(1).cpu() == labels).numpy())
     return np.concatenate(found)
 
@@ -65,7 +66,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
             seen += len(pixels)
             for norm in norms:
                 norm.momentum = len(pixels) / seen  # the average over all images: a short last batch counts for what it is
-            module(pixels.contiguous(memory_format=torch.channels_last))
+            module(pixels.contiguous(memory_format=layout_of(module)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

@@ -26,6 +26,7 @@ from pipeline.errors import TrainingDiverged
 from pipeline.files import write_atomically
 from pipeline.finetune import Progress
 from pipeline.graph.shrink import scatter_gradients, shrink
+from pipeline.manner import layout_of, train_mode
 from pipeline.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.search.problem import SearchSpace
 from pipeline.tensors import read_tensors
@@ -145,7 +146,8 @@ def _step(
     answers: torch.Tensor,
 ) -> float:
     """One step of the weights that `narrowing` keeps, towards the teacher's `answers` to `pixels`; the loss before it."""
-    small = shrink(whole, *narrowing).to(memory_format=torch.channels_last).train()
+    small = shrink(whole, *narrowing).to(memory_format=layout_of(whole))
+    train_mode(small)
     with mixed_precision(pixels.device):
         logits = small(pixels)
     loss = distillation_loss(logits.float(), answers, TEMPERATURE)
@@ -173,7 +175,7 @@ def _taught(teacher: nn.Module, images: Images, device: torch.device) -> Iterato
     count = max(len(images) // BATCH, 1)
     while True:
         for number, (pixels, _) in zip(range(count), images.batches(BATCH), strict=False):
-            placed = pixels.to(device, memory_format=torch.channels_last)
+            placed = pixels.to(device, memory_format=layout_of(teacher))
             if number == len(known):
                 with torch.no_grad():
                     known.append(teacher(placed).float())

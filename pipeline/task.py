@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -16,6 +16,8 @@ from pipeline.bfloat16 import mixed_precision
 from pipeline.data.images import Images, Splits
 from pipeline.errors import ModelError, one_line
 from pipeline.finetune import Finetuned, FinetuneSettings, Progress, finetune
+from pipeline.learning_rates import fitting_batch_size
+from pipeline.manner import layout_of
 from pipeline.paired import Scores
 from pipeline.scoring import BATCH, CALIBRATION_BATCHES, accuracy, calibration_images, hits, recalibrate
 
@@ -23,6 +25,9 @@ __all__ = ["Classification", "OwnTask", "Task"]
 
 SCORING_IMAGES = 2000
 """Validation images that score a candidate; all of them choose the epoch in fine-tuning."""
+REHEARSAL_IMAGES = 16
+REHEARSAL_RATE = 1e-3
+"""Small enough for any network: a rehearsal looks at whether training runs, not at what it learns."""
 
 BetweenBatches = Callable[[], None]
 
@@ -73,6 +78,9 @@ class Task(Protocol):
     def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
         """A trained copy of `student`, which is never worse on validation data than `student` as `score` leaves it."""
 
+    def rehearsal(self) -> "Task":
+        """The same task in small: it scores and trains in batches of the sizes to come, in seconds, and has no test data."""
+
 
 @dataclass(frozen=True)
 class Classification:
@@ -111,7 +119,7 @@ class Classification:
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """See `Task`."""
-        module.to(memory_format=torch.channels_last)
+        module.to(memory_format=layout_of(module))
         with mixed_precision(torch.device("cpu")):
             recalibrate(module, (pixels for pixels, _ in _pausing(self._calibration_images(), between)))
             return accuracy(module, self._scoring_images(), between=between)
@@ -139,6 +147,17 @@ class Classification:
         """See `Task`."""
         splits = self.splits
         return finetune(student, teacher, splits.train, splits.validation, self.settings, seed, checkpoint, progress)
+
+    def rehearsal(self) -> "Classification":
+        """See `Task`: one full batch and one of the size that an epoch ends with; a few validation images, also as test data."""
+        train = self.splits.train
+        size = self.settings.batch_size or fitting_batch_size(len(train))
+        few = train.sample(min(len(train), size + len(train) % size), self.seed)
+        validation = self.splits.validation.sample(REHEARSAL_IMAGES, self.seed)
+        splits = replace(self.splits, train=few, validation=validation, test=validation)
+        return replace(
+            self, splits=splits, settings=replace(self.settings, epochs=1, batch_size=size, learning_rate=REHEARSAL_RATE)
+        )
 
     def _calibration_images(self) -> Images:
         return calibration_images(self.splits.train, self.seed)
@@ -229,6 +248,17 @@ class OwnTask:
             "what is shipped is the network as it was before"
         )
         return Finetuned(start, accuracies=(after,), start=before, epoch=0, notices=(notice,))
+
+    def rehearsal(self) -> "OwnTask":
+        """See `Task`: the user's own functions may take long, and are not called."""
+
+        def evaluate(module: nn.Module) -> float:
+            with torch.no_grad():
+                module.eval()(self.all_inputs[:REHEARSAL_IMAGES])
+            return 0.0
+
+        few = self.all_inputs[:BATCH]
+        return replace(self, all_inputs=few, evaluate=evaluate, train=copy.deepcopy, evaluate_test=None, test_each_image=None)
 
 
 def _pausing(images: Images, between: BetweenBatches) -> Iterable[tuple[Tensor, Tensor]]:

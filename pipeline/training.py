@@ -13,6 +13,7 @@ from pipeline.bfloat16 import mixed_precision
 from pipeline.data.images import Images
 from pipeline.divergence import reference_loss
 from pipeline.errors import TrainingError
+from pipeline.manner import layout_of, train_mode
 from pipeline.scoring import BATCH, accuracy, calibration_images, recalibrate
 
 __all__ = [
@@ -92,7 +93,7 @@ class Lesson:
         lesson = cls(None, train, validation, settings, batch_size, seed, calibration_images(train, seed))
         if teacher is None or not settings.distillation:
             return lesson
-        placed = copy.deepcopy(teacher).to(lesson.device).to(memory_format=torch.channels_last).eval()
+        placed = copy.deepcopy(teacher).to(lesson.device).to(memory_format=layout_of(teacher)).eval()
         return cls(placed, train, validation, settings, batch_size, seed, lesson.calibration)
 
     @property
@@ -122,7 +123,7 @@ class Learner:
 
 def learner_of(student: nn.Module, lesson: Lesson) -> Learner:
     """A copy of `student` on the lesson's device, with an optimizer that has done no step yet."""
-    module = copy.deepcopy(student).to(lesson.device).to(memory_format=torch.channels_last)
+    module = copy.deepcopy(student).to(lesson.device).to(memory_format=layout_of(student))
     settings = lesson.settings
     optimizer = torch.optim.SGD(
         module.parameters(),
@@ -140,7 +141,7 @@ def train_epoch(learner: Learner, lesson: Lesson, epoch: int, rate: Callable[[in
     `rate`: step of the epoch, counted from 0 -> learning rate. Batches and dropout depend on the seed and the epoch alone.
     """
     torch.manual_seed(1_000_003 * lesson.seed + epoch)  # for dropout
-    learner.module.train()
+    train_mode(learner.module)
     for step, (images, labels) in enumerate(lesson.train.training_batches(lesson.batch_size, lesson.seed, epoch)):
         for group in learner.optimizer.param_groups:
             group["lr"] = rate(step)
@@ -167,8 +168,10 @@ def loss_to_beat(module: nn.Module, lesson: Lesson) -> float:
     """The `reference_loss` of the training of `module`, from the first batch of the first epoch."""
     torch.manual_seed(lesson.seed)  # for dropout
     images, labels = next(lesson.train.training_batches(lesson.batch_size, lesson.seed, 0))
+    learning = copy.deepcopy(module)
+    train_mode(learning)
     with torch.no_grad():
-        logits, target = _answers(copy.deepcopy(module).train(), lesson, images)
+        logits, target = _answers(learning, lesson, images)
         labels = labels.to(lesson.device)
         start, guess = (
             float(training_loss(each, target, labels, lesson.settings)) for each in (logits, torch.zeros_like(logits))
@@ -178,7 +181,7 @@ def loss_to_beat(module: nn.Module, lesson: Lesson) -> float:
 
 def _answers(module: nn.Module, lesson: Lesson, images: Tensor) -> tuple[Tensor, Tensor | None]:
     """The logits of `module` and of the teacher, (N, classes), in float32; computed in bfloat16 where that is faster."""
-    pixels = images.to(lesson.device, memory_format=torch.channels_last)
+    pixels = images.to(lesson.device, memory_format=layout_of(module))
     with mixed_precision(lesson.device):
         logits: Tensor = module(pixels)
         with torch.no_grad():

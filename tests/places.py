@@ -112,4 +112,4 @@ def one_line(stderr: str) -> str:
 
 def nothing_but_the_journal(out: Path) -> bool:
     """No artifact and no temporary files; the dense graph and the supernet only where they were made before the end."""
-    return {path.name for path in out.rglob("*")} <= {"journal.jsonl", "dense.onnx", "supernet.safetensors"}
+    return {path.name for path in out.rglob("*")} <= {"journal.jsonl", "dense.onnx", "rehearsal.json", "supernet.safetensors"}

@@ -81,7 +81,13 @@ def test_what_runs_on_a_device_is_python_3_8_and_needs_nothing_of_the_package(pa
 
 def test_every_dependency_names_a_file_that_imports_it() -> None:
     """Each line of the list ends with a comment that says who needs it."""
-    modules = {"pillow": "PIL", "pyyaml": "yaml", "scikit-learn": "sklearn", "torch-pruning": "torch_pruning"}
+    modules = {
+        "onnx-ir": "onnx_ir",
+        "pillow": "PIL",
+        "pyyaml": "yaml",
+        "scikit-learn": "sklearn",
+        "torch-pruning": "torch_pruning",
+    }
     block = (ROOT / "pyproject.toml").read_text().partition("dependencies = [")[2].partition("\n]")[0]
     lines = re.findall(r'"([a-z0-9-]+?)[><=][^"]*",\s+# ([\w/.]+)', block)
 

@@ -53,6 +53,7 @@ def test_the_run_directory_holds_graph_journal_and_artifact(finished: tuple[Path
         "dense.onnx",
         "finetune.safetensors",
         "journal.jsonl",
+        "rehearsal.json",
         "supernet.safetensors",
     ]
     assert sorted(path.name for path in (out / "artifact").iterdir()) == [
@@ -189,7 +190,7 @@ def test_the_evidence_is_complete(finished: tuple[Path, Artifact]) -> None:
 
     assert {"torch", "onnx", "onnxruntime", "edge-compress", "python"} <= set(artifact.versions)
     assert (
-        {"load", "analyse", "measure", "supernet", "search", "confirm", "fine-tune", "export", "ship"}
+        {"load", "analyse", "rehearse", "measure", "supernet", "search", "confirm", "fine-tune", "export", "ship"}
         >= set(artifact.phase_seconds)
         > set()
     )

@@ -1,6 +1,7 @@
 """Ship: export the trained network, prove the file, measure it again, test it once, and pack the evidence."""
 
 import datetime
+import html
 import json
 import platform
 from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ from pipeline.budget import Constraint, Metric, Verdict, known_metrics, worst_ve
 from pipeline.candidate import Candidate
 from pipeline.case import Case
 from pipeline.decide import measure_decisively
-from pipeline.errors import ShipError
+from pipeline.errors import ShipError, one_line
 from pipeline.files import sha256_bytes
 from pipeline.finetune import Finetuned
 from pipeline.graph.drafts import Draft
@@ -32,6 +33,7 @@ from pipeline.ship.pack import file_facts, pack, plan_json, weights_bytes
 from pipeline.ship.serving import GOLDEN_INPUTS, device_limits, serving_files
 from pipeline.ship.verify import PARITY_INPUTS, verified_file
 from pipeline.software import installed_versions
+from pipeline.watch import Watcher
 
 __all__ = ["Final", "Provenance", "budget_rows", "final_file", "ship", "with_int8"]
 
@@ -132,10 +134,23 @@ def ship(
         precision=final.precision,
         precisions=final.rows,
     )
-    report = page(artifact)
+    report, artifact = _reported(artifact, page, case.watcher)
     artifact = replace(artifact, files={**artifact.files, **file_facts({"report.html": report})})
     pack(case.run.artifact, artifact, {**files, "report.html": report})
     return artifact
+
+
+def _reported(artifact: Artifact, page: Callable[[Artifact], bytes], watcher: Watcher) -> tuple[bytes, Artifact]:
+    """The report, and the artifact that it is of. A report that cannot be made costs only itself: a page that says so takes its
+    place, the artifact carries a notice, and all figures are in artifact.json.
+    """
+    try:
+        return page(artifact), artifact
+    except Exception as problem:
+        notice = f"the report could not be made ({type(problem).__name__}: {one_line(problem)}); artifact.json holds all figures"
+        watcher.notice(notice)
+        text = f"<!doctype html><meta charset=utf-8><title>Report</title><p>{html.escape(notice)}</p>"
+        return text.encode("utf-8", "replace"), replace(artifact, notices=(*artifact.notices, notice))
 
 
 def final_file(case: Case, tuned: nn.Module, chosen: Candidate, provenance: Provenance) -> Final:
