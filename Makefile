@@ -19,7 +19,7 @@ test-all: $(ENV)/.installed-dev check sshd ## also the slow tests
 
 fuzz: $(ENV)/.installed-dev ## throw hostile input at every reader, guided by coverage, a minute each
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check -e '.[fuzz]'
-	$(BIN)/python tests/fuzz.py --seconds 60
+	$(BIN)/python tests/helpers/fuzz.py --seconds 60
 
 check: $(ENV)/.installed-dev ## ruff, mypy strict, import-linter, codespell
 	$(BIN)/ruff format --check .

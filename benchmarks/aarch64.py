@@ -21,27 +21,27 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from graphs import INPUT, answers_nan, conv_net, fails_when_run, graph, not_onnx, profile, unknown_op
+from helpers.graphs import INPUT, answers_nan, conv_net, fails_when_run, graph, not_onnx, profile, unknown_op
+from helpers.sshd import SSHD, Board
+from helpers.workers import FOREVER, WORKER, Worker, alive, until
 from numpy.typing import NDArray
-from sshd import SSHD, Board
-from workers import FOREVER, WORKER, Worker, alive, until
 
+from pipeline.core.measurement import Measurement
+from pipeline.core.onnx_outputs import largest_difference, run_onnx
+from pipeline.core.plan import ChannelPlan
 from pipeline.errors import DeviceSoftware, ProbeError
-from pipeline.graph.answers import largest_difference, run_onnx
-from pipeline.graph.drafts import Draft, start_drafts
-from pipeline.graph.prove import random_kept
-from pipeline.load import find_model, load_model
-from pipeline.measurement import Measurement
-from pipeline.plan import ChannelPlan
-from pipeline.probe.base import Effort, Graph, Probe, Reference
+from pipeline.graph.proof import random_kept
+from pipeline.graph.pruned_model import PrunedModel, start_builder
 from pipeline.probe.connection import CRASHING, Connection
-from pipeline.probe.link import Link
+from pipeline.probe.interface import Graph, MeasurementOptions, Probe, Reference
 from pipeline.probe.ssh import SshProbe
 from pipeline.probe.worker_probe import WorkerProbe
+from pipeline.remote.link import Link
+from pipeline.training.load import find_model, load_model
 
 CLOSE = 1e-4
 """Largest difference of two answers that is rounding, as a share of the largest output."""
-QUICK = Effort(1, memory=False)
+QUICK = MeasurementOptions(1, memory=False)
 PATIENT: dict[str, Any] = {"timeout_s": 300.0, "time_limit_s": 300.0}
 OPTIONS: tuple[dict[str, Any], ...] = (
     *({"graph_optimization": level} for level in ("disabled", "basic", "extended", "all")),
@@ -85,14 +85,14 @@ class System:
         return torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
     @cached_property
-    def drafts(self) -> tuple[Draft, Draft]:
+    def builder(self) -> tuple[PrunedModel, PrunedModel]:
         """The demo network, whole and at random widths."""
         module = load_model(find_model("digits"), None, None)
         path = self.folder / "dense.onnx"
-        drafts = start_drafts(module, self.example, 18, 9, "l2", [], path, seed=0)
-        assert drafts.sliceable, drafts.proof
-        widths = {name: len(stays) for name, stays in random_kept(drafts.space, seed=0).items()}
-        return drafts.make(drafts.space.dense()), drafts.make(ChannelPlan.of(widths))
+        builder = start_builder(module, self.example, 18, 9, "l2", [], path, seed=0)
+        assert builder.sliceable, builder.proof
+        widths = {name: len(stays) for name, stays in random_kept(builder.space, seed=0).items()}
+        return builder.make(builder.space.dense()), builder.make(ChannelPlan.of(widths))
 
 
 @click.command()
@@ -160,21 +160,21 @@ def options(system: System) -> str:
 
 def assembles(system: System) -> str:
     """Files of the demo network, whole and narrowed, are made there out of recipes and give the right answers."""
-    worker, example, (dense, small) = system.worker(), system.example.numpy(), system.drafts
-    assert small.recipe
-    assert dense.recipe
-    base = small.recipe.base
+    worker, example, (dense, small) = system.worker(), system.example.numpy(), system.builder
+    assert small.weight_slices
+    assert dense.weight_slices
+    base = small.weight_slices.base
     assert worker.ask({"do": "base", "name": base.digest, "tensors": base.index}, base.data()) == {}
-    name = dense.recipe.digest
-    assert worker.ask({"do": "make", "name": name, "recipe": dense.recipe.order}, dense.recipe.blob) == {}
+    name = dense.weight_slices.digest
+    assert worker.ask({"do": "make", "name": name, "recipe": dense.weight_slices.order}, dense.weight_slices.blob) == {}
     (made,) = worker.folder.glob(f"compress-probe-*/{name}")
     assert run_onnx(made.read_bytes(), example).tobytes() == run_onnx(dense.data, example).tobytes()
     inputs: dict[str, Any] = {"input": worker.put(example.tobytes()), "shape": example.shape}
-    found = worker.measure(small.recipe.blob, recipe=small.recipe.order, **inputs, **PATIENT)
+    found = worker.measure(small.weight_slices.blob, weight_slices=small.weight_slices.order, **inputs, **PATIENT)
     worker.close()
     assert "failure" not in found, found
     off = max(_off(expected, found["processes"][0]["answer"]) for expected in (run_onnx(small.data, example), small.answer))
-    return f"{len(small.recipe.blob)} bytes and a base of {len(base.data())} in place of {len(small.data)}; {_told(off)}"
+    return f"{len(small.weight_slices.blob)} bytes and a base of {len(base.data())} in place of {len(small.data)}; {_told(off)}"
 
 
 def refuses(system: System) -> str:
@@ -229,7 +229,7 @@ def probed(system: System) -> str:
     connection, folder = _connection(system)
     probe = WorkerProbe(profile(**PATIENT), _reference(system), connection, print)
     try:
-        found = _judged(probe, system.drafts[1])
+        found = _judged(probe, system.builder[1])
     finally:
         probe.close()
     assert (found.fingerprint.architecture, found.fingerprint.onnxruntime) == ("aarch64", system.version)
@@ -249,10 +249,10 @@ def over_ssh(system: System) -> str:
     try:
         probe = SshProbe(board.profile(**PATIENT), _reference(system))
         try:
-            found = _judged(probe, system.drafts[1])
+            found = _judged(probe, system.builder[1])
             for pid in board.connections():
                 os.kill(pid, signal.SIGKILL)
-            assert isinstance(probe.measure(_graph(system.drafts[1]), QUICK), Measurement)
+            assert isinstance(probe.measure(_graph(system.builder[1]), QUICK), Measurement)
         finally:
             probe.close()
         assert until(lambda: not board.workers())
@@ -279,25 +279,25 @@ def _connection(system: System) -> tuple[Connection, Path]:
     return Connection("the other system", start, lambda loss: ProbeError(str(loss)), 20.0, told), folder
 
 
-def _judged(probe: Probe, small: Draft) -> Measurement:
+def _judged(probe: Probe, small: PrunedModel) -> Measurement:
     """What becomes of a sound recipe, after the failures it must tell."""
-    unlike = Graph(lambda: small.data, small.structure, lambda: small.answer + 1, small.recipe)
+    unlike = Graph(lambda: small.data, small.structure, lambda: small.answer + 1, small.weight_slices)
     verdicts = {"wrong-output": unlike, "load-error": graph(not_onnx())}
     for verdict, each in verdicts.items():
         failed = probe.measure(each, QUICK)
         assert getattr(failed, "kind", None) == verdict, failed
-    found = probe.measure(_graph(small), Effort(2))
+    found = probe.measure(_graph(small), MeasurementOptions(2))
     assert isinstance(found, Measurement), found
     assert (len(found.processes), found.relative_p50 is None, found.memory.peak_bytes is None) == (2, False, False)
     return found
 
 
-def _graph(draft: Draft) -> Graph:
-    return Graph(lambda: draft.data, draft.structure, lambda: draft.answer, draft.recipe)
+def _graph(pruned: PrunedModel) -> Graph:
+    return Graph(lambda: pruned.data, pruned.structure, lambda: pruned.answer, pruned.weight_slices)
 
 
 def _reference(system: System) -> Reference:
-    return Reference(_graph(system.drafts[0]), system.example.numpy())
+    return Reference(_graph(system.builder[0]), system.example.numpy())
 
 
 def _off(expected: NDArray[np.float32], found: list[float]) -> float:

@@ -12,14 +12,14 @@ import numpy as np
 import onnxruntime
 import torch
 
-from pipeline.cores import confined
+from pipeline.core.measurement import Measurement
+from pipeline.core.profile import available_cores, load_profile
 from pipeline.graph.export import export, stripped
 from pipeline.graph.structure import structure
-from pipeline.load import find_model
-from pipeline.measurement import Measurement
-from pipeline.probe.base import Effort, Graph, Reference
+from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.local import LocalProbe
-from pipeline.profile import available_cores, load_profile
+from pipeline.training.load import find_model
+from pipeline.training.threads import confined
 
 
 @click.command()
@@ -39,7 +39,7 @@ def main(model: str, rounds: int) -> None:
     alone, beside = [], []
 
     def p50_ms() -> float:
-        found = probe.measure(net, Effort(2, memory=False))
+        found = probe.measure(net, MeasurementOptions(2, memory=False))
         assert isinstance(found, Measurement)
         return found.latency_p50_ms.value
 

@@ -20,9 +20,9 @@ from torch import nn
 from models.mobilenet import mobilenet_v2
 from models.resnet import resnet18, resnet20
 from models.vgg import vgg16_bn
-from pipeline import bfloat16
-from pipeline.heap import keep_freed_memory
-from pipeline.job import Job
+from pipeline.stages.job import Job
+from pipeline.system.malloc import keep_freed_memory
+from pipeline.training import bfloat16
 
 NETWORKS = {"vgg16_bn": vgg16_bn, "resnet18": resnet18, "resnet20": resnet20, "mobilenet_v2": mobilenet_v2}
 
@@ -72,8 +72,8 @@ def scored_both_ways(job: Job, share: float, plans: int) -> str:
     """One row: random plans with compensated weights, scored in float32 and in bfloat16."""
     bench = Bench(job, share, "compensated", Path())
     scores, seconds = [], []
-    for plan in random_plans(bench.space, bench.drafts, share * bench.dense_macs, plans, seed=0):
-        modules = [bench.compensated(plan)]
+    for plan in random_plans(bench.space, bench.builder, share * bench.dense_macs, plans, seed=0):
+        modules = [bench.reconstructed(plan)]
         modules.append(copy.deepcopy(modules[0]))
         for module, enabled in zip(modules, (False, True), strict=True):
             with patch.object(bfloat16, "_gains", return_value=enabled):

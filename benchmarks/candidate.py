@@ -27,17 +27,17 @@ import torch_pruning
 import torchvision
 from torch import nn
 
-from pipeline.graph.drafts import Draft, Drafts, start_drafts
+from pipeline.core.measurement import Measurement
+from pipeline.core.plan import ChannelPlan
+from pipeline.core.profile import load_profile
 from pipeline.graph.export import export, stripped
-from pipeline.load import find_model
-from pipeline.measurement import Measurement
-from pipeline.offer import search_space
-from pipeline.plan import ChannelPlan
-from pipeline.prepare import file_format
-from pipeline.probe.base import Effort, Graph, Reference
+from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder, start_builder
+from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.local import LocalProbe
-from pipeline.profile import load_profile
-from pipeline.scoring import recalibrate
+from pipeline.stages.prepare import file_format
+from pipeline.stages.search_space import search_space
+from pipeline.training.load import find_model
+from pipeline.training.scoring import recalibrate
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "resnet18": (lambda: torchvision.models.resnet18(weights=None), 224, 64),
@@ -93,12 +93,12 @@ def measure(module: nn.Module, side: int, images: int, candidates: int, target: 
     example = torch.randn(1, 3, side, side)
     form = file_format(profile, print, ask=True)
     with tempfile.TemporaryDirectory() as folder:
-        drafts = start_drafts(module, example, form.opset, form.ir_version, "l2", [], Path(folder, "dense.onnx"), seed)
-    if drafts.sliceable is None:
-        raise click.ClickException(drafts.proof)
+        builder = start_builder(module, example, form.opset, form.ir_version, "l2", [], Path(folder, "dense.onnx"), seed)
+    if builder.sliceable is None:
+        raise click.ClickException(builder.proof)
     step = profile.runtime.channel_step
-    space = search_space(drafts, 4 if step == "measured" else int(step))
-    dense = drafts.make(space.dense())
+    space = search_space(builder, 4 if step == "measured" else int(step))
+    dense = builder.make(space.dense())
     probe = LocalProbe(profile, Reference(_graph(dense), example.numpy()))
     batch = torch.randn(images // 2, 3, side, side)
     generator = np.random.default_rng(seed)
@@ -106,24 +106,26 @@ def measure(module: nn.Module, side: int, images: int, candidates: int, target: 
     try:
         for _ in range(candidates + 1):
             plan = space.plan(generator.uniform(0.2, 0.9, len(space.choices)).tolist())
-            _ours(drafts, plan, probe, processes, batch, costs)
-            costs.library_ms.append(_library(drafts, plan))
+            _ours(builder, plan, probe, processes, batch, costs)
+            costs.library_ms.append(_library(builder, plan))
     finally:
         probe.close()
     return Costs(**{name: values[1:] for name, values in vars(costs).items()})  # the first pays for warming up
 
 
-def _ours(drafts: Drafts, plan: ChannelPlan, probe: LocalProbe, processes: int, batch: torch.Tensor, costs: Costs) -> None:
+def _ours(
+    builder: PrunedModelBuilder, plan: ChannelPlan, probe: LocalProbe, processes: int, batch: torch.Tensor, costs: Costs
+) -> None:
     started = time.perf_counter()
-    draft = drafts.make(plan)
+    pruned = builder.make(plan)
     made = time.perf_counter()
-    measured = probe.measure(_graph(draft), Effort(processes, memory=False, fresh=False))
+    measured = probe.measure(_graph(pruned), MeasurementOptions(processes, memory=False, fresh=False))
     if not isinstance(measured, Measurement):
         raise click.ClickException(f"{measured.kind}: {measured.detail}")
     weighed = time.perf_counter()
-    recalibrate(draft.module, [batch])
+    recalibrate(pruned.module, [batch])
     with torch.inference_mode():
-        draft.module(batch)
+        pruned.module(batch)
     scored = time.perf_counter()
     # the processes load, and run for the first time, side by side; that run is a figure of its own too
     timed_ms = max(p.first_run_ms for p in measured.processes) + sum(p.timed_ms for p in measured.processes)
@@ -134,22 +136,22 @@ def _ours(drafts: Drafts, plan: ChannelPlan, probe: LocalProbe, processes: int, 
     costs.ours_ms.append(1e3 * (weighed - started) - timed_ms)
 
 
-def _graph(draft: Draft) -> Graph:
-    return Graph(lambda: draft.data, draft.structure, None, draft.recipe)
+def _graph(pruned: PrunedModel) -> Graph:
+    return Graph(lambda: pruned.data, pruned.structure, None, pruned.weight_slices)
 
 
-def _library(drafts: Drafts, plan: ChannelPlan) -> float:
+def _library(builder: PrunedModelBuilder, plan: ChannelPlan) -> float:
     """The same widths as a user of torch-pruning would get them, up to a session that can be timed."""
     started = time.perf_counter()
-    module = copy.deepcopy(drafts.module)
-    graph = torch_pruning.DependencyGraph().build_dependency(module, example_inputs=drafts.example, verbose=False)
-    for name, kept in drafts.kept(plan).items():
+    module = copy.deepcopy(builder.module)
+    graph = torch_pruning.DependencyGraph().build_dependency(module, example_inputs=builder.example, verbose=False)
+    for name, kept in builder.kept(plan).items():
         layer = module.get_submodule(name)
         width = layer.get_parameter("weight").shape[0]
         gone = sorted(set(range(width)) - set(kept))
         if gone:
             graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, gone).prune()
-    data = stripped(export(module, drafts.example, drafts.opset, drafts.ir_version), drafts.ir_version).SerializeToString()
+    data = stripped(export(module, builder.example, builder.opset, builder.ir_version), builder.ir_version).SerializeToString()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])

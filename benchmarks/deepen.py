@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from models.vgg import STAGES, VGG
-from pipeline.files import write_atomically
-from pipeline.load import find_model, load_data, load_model
-from pipeline.scoring import accuracy
+from pipeline.system.files import write_atomically
+from pipeline.training.load import find_model, load_data, load_model
+from pipeline.training.scoring import accuracy
 
 IMAGES = 2048
 

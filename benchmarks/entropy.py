@@ -17,12 +17,12 @@ from scores import Bench, random_plans
 from models.mobilenet import mobilenet_v2
 from models.resnet import resnet18, resnet20
 from models.vgg import vgg16_bn
+from pipeline.core.plan import PruneSpace
 from pipeline.graph.channel_entropy import start_channel_entropy
 from pipeline.graph.spatial_entropy import start_spatial_entropy
-from pipeline.heap import keep_freed_memory
-from pipeline.job import Job
-from pipeline.plan import PruneSpace
-from pipeline.reward import ENTROPY_INPUTS
+from pipeline.stages.job import Job
+from pipeline.stages.reward import ENTROPY_INPUTS
+from pipeline.system.malloc import keep_freed_memory
 
 NETWORKS = {"vgg16_bn": vgg16_bn, "resnet18": resnet18, "resnet20": resnet20, "mobilenet_v2": mobilenet_v2}
 
@@ -73,8 +73,8 @@ def beside_scores(job: Job, share: float, plans: int) -> str:
     keep_freed_memory()
     bench = Bench(job, share, "compensated", Path())
     seconds = []
-    for plan in random_plans(bench.space, bench.drafts, share * bench.dense_macs, plans, seed=0):
-        module = bench.compensated(plan)
+    for plan in random_plans(bench.space, bench.builder, share * bench.dense_macs, plans, seed=0):
+        module = bench.reconstructed(plan)
         seconds.append([took(look) for look in bench.looks(plan, module)])
     score, spatial, channels = np.array(seconds).T
     cells = [f"{np.median(spent):.2f}" for spent in (score, spatial, channels)]

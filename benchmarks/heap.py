@@ -20,8 +20,8 @@ from torch import nn
 from models.mobilenet import mobilenet_v2
 from models.resnet import resnet18, resnet20
 from models.vgg import vgg16_bn
-from pipeline.heap import keep_freed_memory
-from pipeline.scoring import recalibrate
+from pipeline.system.malloc import keep_freed_memory
+from pipeline.training.scoring import recalibrate
 
 NETWORKS = {"vgg16_bn": vgg16_bn, "resnet18": resnet18, "resnet20": resnet20, "mobilenet_v2": mobilenet_v2}
 

@@ -12,16 +12,16 @@ from pathlib import Path
 
 import click
 
-from pipeline.artifact import read_artifact
-from pipeline.files import write_atomically
-from pipeline.finetune import FinetuneSettings, finetune
-from pipeline.graph.compensate import start_compensation
+from pipeline.core.artifact import read_artifact
+from pipeline.core.profile import load_profile
+from pipeline.graph.reconstruct import start_reconstruction
 from pipeline.graph.shrink import shrink
-from pipeline.job import Job
-from pipeline.learning_rates import RATES
-from pipeline.prepare import draft_subject, load_subject
-from pipeline.profile import load_profile
-from pipeline.task import Classification
+from pipeline.stages.job import Job
+from pipeline.stages.prepare import load_model_and_task, start_building
+from pipeline.system.files import write_atomically
+from pipeline.training.finetune import FinetuneSettings, finetune
+from pipeline.training.learning_rates import RATES
+from pipeline.training.task import Classification
 
 
 @click.command()
@@ -50,15 +50,15 @@ def main(
         raise click.ClickException(f"{run}: fine-tuned from a supernet, not from a compensated cut; choose another run")
     job = Job(target=target, model=model, weights=weights, data=data, finetuning=FinetuneSettings(epochs=epochs))
     profile = load_profile(target)
-    subject = load_subject(job, profile)
-    task = subject.task
+    loaded = load_model_and_task(job, profile)
+    task = loaded.task
     if not isinstance(task, Classification):
         raise click.ClickException(f"{data}: there are no labelled images to fine-tune on")
     with tempfile.TemporaryDirectory() as scratch:
-        drafts = draft_subject(job, profile, subject, Path(scratch) / "dense.onnx", print)
-    kept = drafts.kept(read_artifact(run / "artifact").shipped.plan)
-    student = shrink(drafts.module, drafts.space, kept).eval()
-    start_compensation(drafts.module, drafts.space, (pixels for pixels, _ in task.calibration())).apply(student, kept)
+        builder = start_building(job, profile, loaded, Path(scratch) / "dense.onnx", print)
+    kept = builder.kept(read_artifact(run / "artifact").shipped.plan)
+    student = shrink(builder.module, builder.space, kept).eval()
+    start_reconstruction(builder.module, builder.space, (pixels for pixels, _ in task.calibration())).apply(student, kept)
 
     out.parent.mkdir(parents=True, exist_ok=True)
     lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
@@ -69,7 +69,7 @@ def main(
             checkpoint = out.parent / f"learning-rate-{rate:g}.safetensors"  # of another plan, it is not taken up
             settings = replace(job.finetuning, learning_rate=rate)
             images = task.splits
-            tuned = finetune(student, subject.module, images.train, images.validation, settings, seed, checkpoint)
+            tuned = finetune(student, loaded.module, images.train, images.validation, settings, seed, checkpoint)
             checkpoint.unlink()
             found = {**key, "validation": [round(score, 2) for score in tuned.accuracies]}
             lines.append(found)

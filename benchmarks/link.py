@@ -26,20 +26,20 @@ import numpy as np
 import onnxruntime
 import torch
 
-from pipeline.graph.drafts import Draft, start_drafts
-from pipeline.load import find_model
-from pipeline.measurement import Measurement
-from pipeline.offer import search_space
-from pipeline.probe.base import Effort, Graph, Reference
+from pipeline.core.measurement import Measurement
+from pipeline.graph.pruned_model import PrunedModel, start_builder
+from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.ssh import SshProbe
+from pipeline.stages.search_space import search_space
+from pipeline.training.load import find_model
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent / "tests"))
-from sshd import SSHD, Board  # noqa: E402
+from helpers.sshd import SSHD, Board  # noqa: E402
 
 NETWORKS = ("vgg16_bn", "resnet18")
 SIDE = 32
-EFFORT = Effort(2, memory=False, fresh=False)
+EFFORT = MeasurementOptions(2, memory=False, fresh=False)
 
 
 @dataclass
@@ -92,15 +92,15 @@ def measure(name: str, candidates: int, bits_per_s: float, pause_s: float, seed:
     """Candidates both ways, in turn; the first of each pair alternates."""
     folder = Path(tempfile.mkdtemp(prefix="link-"))
     example = torch.randn(1, 3, SIDE, SIDE)
-    drafts = start_drafts(find_model(name).factory().eval(), example, 18, 9, "l2", [], folder / "dense.onnx", seed)
-    if drafts.sliceable is None:
-        raise click.ClickException(drafts.proof)
-    space = search_space(drafts, 4)
+    builder = start_builder(find_model(name).factory().eval(), example, 18, 9, "l2", [], folder / "dense.onnx", seed)
+    if builder.sliceable is None:
+        raise click.ClickException(builder.proof)
+    space = search_space(builder, 4)
     board = Board(folder / "board")
     relay = f"{sys.executable} {HERE / 'relay.py'} %h %p {bits_per_s}"
     board.config.write_text(board.config.read_text() + f"  ProxyCommand {relay}\n  CheckHostIP no\n")
     board.start()
-    dense = drafts.make(space.dense())
+    dense = builder.make(space.dense())
     probe = SshProbe(board.profile(runs=64, block_runs=8), Reference(_recipe(dense), example.numpy()))
     costs = Costs(dense_bytes=len(dense.data))
     generator = np.random.default_rng(seed)
@@ -113,13 +113,13 @@ def measure(name: str, candidates: int, bits_per_s: float, pause_s: float, seed:
             for whole in (True, False) if number % 2 else (False, True):
                 time.sleep(pause_s)
                 before, started = probe.traffic_bytes, time.perf_counter()
-                draft = drafts.make(plan)
-                graph = Graph(draft.data, draft.structure) if whole else _recipe(draft)
+                pruned = builder.make(plan)
+                graph = Graph(pruned.data, pruned.structure) if whole else _recipe(pruned)
                 made_s = time.perf_counter() - started
                 way = costs.whole if whole else costs.recipes
                 way.seconds.append(made_s + _seconds(probe, graph))
                 way.traffic_bytes.append(probe.traffic_bytes - before)
-            _compress(drafts.make(plan).data, costs, bits_per_s)
+            _compress(builder.make(plan).data, costs, bits_per_s)
     finally:
         probe.close()
         board.stop()
@@ -127,8 +127,8 @@ def measure(name: str, candidates: int, bits_per_s: float, pause_s: float, seed:
     return costs
 
 
-def _recipe(draft: Draft) -> Graph:
-    return Graph(lambda: draft.data, draft.structure, None, draft.recipe)
+def _recipe(pruned: PrunedModel) -> Graph:
+    return Graph(lambda: pruned.data, pruned.structure, None, pruned.weight_slices)
 
 
 def _seconds(probe: SshProbe, graph: Graph) -> float:

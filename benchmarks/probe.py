@@ -22,10 +22,10 @@ import onnxruntime
 from onnx import numpy_helper
 from probe_load import LOADS, measure_all, read_lines, table
 
-from pipeline.measurement import Measurement
-from pipeline.prepare import connect
-from pipeline.probe.base import Effort, Graph, Load, Reference
-from pipeline.profile import Profile, load_profile
+from pipeline.core.measurement import Measurement
+from pipeline.core.profile import Profile, load_profile
+from pipeline.probe.interface import Graph, MeasurementOptions, Reference, Workload
+from pipeline.stages.prepare import connect
 
 SHAPE = (1, 16, 32, 32)
 INPUT = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
@@ -94,7 +94,9 @@ def _repeatability(profile: Profile, net: Graph, repeats: int) -> str:
     p50, p90 = [], []
     try:
         for _ in range(repeats):
-            found = probe.measure(net, Effort(profile.probe.final_processes, memory=False), Load(reference=False, inputs=INPUT))
+            found = probe.measure(
+                net, MeasurementOptions(profile.probe.final_processes, memory=False), Workload(reference=False, inputs=INPUT)
+            )
             if isinstance(found, Measurement) and found.latency_p90_ms:
                 p50.append(found.latency_p50_ms.value)
                 p90.append(found.latency_p90_ms.value)
@@ -116,7 +118,7 @@ def _said(profile: Profile, first: Graph, other: Graph, count: int) -> str:
     probe = connect(profile, Reference(first, INPUT))
     try:
         for _ in range(count):
-            found = probe.measure(other, Effort(profile.probe.final_processes, memory=False))
+            found = probe.measure(other, MeasurementOptions(profile.probe.final_processes, memory=False))
             ratio = found.relative_p50 if isinstance(found, Measurement) else None
             if ratio:
                 said["faster" if ratio.high < 1 else "slower" if ratio.low > 1 else "undecided"] += 1
@@ -137,7 +139,7 @@ def _agreement(profile: Profile, net: Graph, rounds: int = 5) -> str:
         np.save(inputs, INPUT)
         try:
             for _ in range(rounds):
-                measured = probe.measure(net, Effort(1, memory=False), Load(reference=False, inputs=INPUT))
+                measured = probe.measure(net, MeasurementOptions(1, memory=False), Workload(reference=False, inputs=INPUT))
                 if isinstance(measured, Measurement):
                     found["probe"].append(measured.latency_p50_ms.value)
                 for way in ("loop", "bound"):

@@ -19,13 +19,13 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
-from pipeline.graph.drafts import start_drafts
-from pipeline.load import find_model
-from pipeline.measurement import Measurement
-from pipeline.offer import search_space
-from pipeline.prepare import connect
-from pipeline.probe.base import Effort, Graph, Reference
-from pipeline.profile import Profile, available_cores, load_profile
+from pipeline.core.measurement import Measurement
+from pipeline.core.profile import Profile, available_cores, load_profile
+from pipeline.graph.pruned_model import start_builder
+from pipeline.probe.interface import Graph, MeasurementOptions, Reference
+from pipeline.stages.prepare import connect
+from pipeline.stages.search_space import search_space
+from pipeline.training.load import find_model
 
 RESULTS = Path(__file__).parent / "results" / "probe_load.jsonl"
 NETWORKS = {
@@ -69,10 +69,10 @@ def _files(name: str) -> dict[float, Graph]:
     torch.manual_seed(0)
     example = torch.randn(*NETWORKS[name])
     with tempfile.TemporaryDirectory() as folder:
-        drafts = start_drafts(find_model(name).factory().eval(), example, 18, 9, "l2", [], Path(folder, "dense.onnx"), 0)
-        space = search_space(drafts, 4)
-        made = {fraction: drafts.make(space.uniform(fraction)) for fraction in FRACTIONS}
-        return {fraction: Graph(draft.data, draft.structure) for fraction, draft in made.items()}
+        builder = start_builder(find_model(name).factory().eval(), example, 18, 9, "l2", [], Path(folder, "dense.onnx"), 0)
+        space = search_space(builder, 4)
+        made = {fraction: builder.make(space.uniform(fraction)) for fraction in FRACTIONS}
+        return {fraction: Graph(pruned.data, pruned.structure) for fraction, pruned in made.items()}
 
 
 def _measure_pairs(files: dict[float, Graph], wanted: list[Key]) -> None:
@@ -81,7 +81,7 @@ def _measure_pairs(files: dict[float, Graph], wanted: list[Key]) -> None:
     probe = connect(profile, Reference(files[1.0], inputs))
     try:
         for key in wanted:
-            found = probe.measure(files[key[3]], Effort(profile.probe.final_processes, memory=False))
+            found = probe.measure(files[key[3]], MeasurementOptions(profile.probe.final_processes, memory=False))
             if isinstance(found, Measurement):
                 facts = _MEASUREMENT.dump_python(found, mode="json")
                 for process in facts["processes"]:

@@ -11,7 +11,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.run import read_trials
+from pipeline.core.run import read_trials
 
 Floats = NDArray[np.float64]
 

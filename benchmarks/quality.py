@@ -16,15 +16,15 @@ from cells import Campaign, Cell, Facts, finished, keep
 from rivals import RIVALS, run_rival
 from tables import draw, standing_of, table_of
 
-from pipeline.artifact import Artifact
-from pipeline.candidate import Candidate
 from pipeline.compress import compress
-from pipeline.files import write_atomically
-from pipeline.finetune import FinetuneSettings
-from pipeline.heap import keep_freed_memory
-from pipeline.job import Job
+from pipeline.core.artifact import Artifact
+from pipeline.core.candidate import Candidate
 from pipeline.search.problem import Problem, Reward, Searcher
 from pipeline.search.searchers import SEARCHERS
+from pipeline.stages.job import Job
+from pipeline.system.files import write_atomically
+from pipeline.system.malloc import keep_freed_memory
+from pipeline.training.finetune import FinetuneSettings
 
 BISECTIONS = 5
 """Trials that one random direction gets to be scaled to the budget."""

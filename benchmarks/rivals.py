@@ -13,18 +13,18 @@ from typing import Any
 import torch_pruning
 from torch import nn
 
-from pipeline.budget import Constraint, read_budget
-from pipeline.candidate import Candidate
-from pipeline.decide import candidate_of, measure_decisively
-from pipeline.graph.drafts import Draft, Drafts
-from pipeline.handover import graph_of
-from pipeline.job import Job
-from pipeline.prepare import draft_subject, load_subject, start_probe
-from pipeline.probe.base import Effort, Probe
-from pipeline.profile import load_profile
-from pipeline.scoring import OnnxModule
-from pipeline.supernet import BATCH, MOST_STEPS
-from pipeline.task import Classification
+from pipeline.core.budget import Constraint, read_budget
+from pipeline.core.candidate import Candidate
+from pipeline.core.profile import load_profile
+from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder
+from pipeline.probe.interface import MeasurementOptions, Probe
+from pipeline.stages.job import Job
+from pipeline.stages.prepare import load_model_and_task, start_building, start_probe
+from pipeline.stages.probe_adapter import graph_of
+from pipeline.stages.sequential_measurement import candidate_of, measure_sequentially
+from pipeline.stages.supernet import BATCH, MOST_STEPS
+from pipeline.training.scoring import OnnxModule
+from pipeline.training.task import Classification
 
 RIVALS = {
     "torch-pruning, uniform": (False, False),
@@ -41,34 +41,34 @@ def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]
     profile = load_profile(job.target)
     (constraint,) = (each for each in read_budget(profile, job.budget, ()) if each.metric.key == metric)
     one_threshold, longer = RIVALS[rival]
-    subject = load_subject(job, profile)
-    task = subject.task
+    loaded = load_model_and_task(job, profile)
+    task = loaded.task
     if longer and isinstance(task, Classification):
         added = math.ceil(MOST_STEPS * BATCH / len(task.splits.train))
         task = replace(task, settings=replace(task.settings, epochs=task.settings.epochs + added))
     with tempfile.TemporaryDirectory() as scratch:
-        drafts = draft_subject(job, profile, subject, Path(scratch) / "dense.onnx", print)
-    with contextlib.closing(start_probe(profile, drafts, print, dry_run=False)) as probe:
-        dense = measured(probe, drafts.make(drafts.space.dense()), profile.probe.processes, drafts)
+        builder = start_building(job, profile, loaded, Path(scratch) / "dense.onnx", print)
+    with contextlib.closing(start_probe(profile, builder, print, dry_run=False)) as probe:
+        dense = measured(probe, builder.make(builder.space.dense()), profile.probe.processes, builder)
         low, high, best = 0.0, 1.0, None
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
-            module = pruned(drafts, middle, global_pruning=one_threshold)
-            draft = draft_of(module, drafts)
-            if within(constraint, measured(probe, draft, profile.probe.processes, drafts), dense):
+            module = pruned_by_rival(builder, middle, global_pruning=one_threshold)
+            pruned = draft_of(module, builder)
+            if within(constraint, measured(probe, pruned, profile.probe.processes, builder), dense):
                 best, high = module, middle
             else:
                 low = middle
         if best is None:
             raise SystemExit(f"{rival}: no ratio meets {constraint.text}")
-        tuned = task.finetune(best, drafts.module, job.seed, folder / "finetune.safetensors", lambda *_: None)
-        final = draft_of(tuned.module, drafts)
-        shipped = measured(probe, final, profile.probe.final_processes, drafts, (constraint,), dense)
+        tuned = task.finetune(best, builder.module, job.seed, folder / "finetune.safetensors", lambda *_: None)
+        final = draft_of(tuned.module, builder)
+        shipped = measured(probe, final, profile.probe.final_processes, builder, (constraint,), dense)
     figure = constraint.figure(shipped, dense)
     ratio = shipped.measurement.relative_p50 if shipped.measurement else None
     return {
         "accuracy": task.test(OnnxModule(final.data)).value,
-        "dense_accuracy": task.test(drafts.module).value,
+        "dense_accuracy": task.test(builder.module).value,
         "latency_p50": ratio.value if ratio else float("nan"),
         "used": (figure.value if figure else float("nan")) / constraint.limit,
         "verdict": constraint.verdict(shipped, dense),
@@ -80,13 +80,13 @@ def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]
     }
 
 
-def pruned(drafts: Drafts, ratio: float, *, global_pruning: bool) -> nn.Module:
+def pruned_by_rival(builder: PrunedModelBuilder, ratio: float, *, global_pruning: bool) -> nn.Module:
     """A copy of the dense network, as a user of the library would narrow it; the layer that answers stays."""
-    module = copy.deepcopy(drafts.module)
+    module = copy.deepcopy(builder.module)
     answers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
     pruner = torch_pruning.pruner.BasePruner(
         module,
-        drafts.example,
+        builder.example,
         torch_pruning.importance.MagnitudeImportance(p=1),
         global_pruning=global_pruning,
         pruning_ratio=ratio,
@@ -96,29 +96,29 @@ def pruned(drafts: Drafts, ratio: float, *, global_pruning: bool) -> nn.Module:
     return module.eval()
 
 
-def draft_of(module: nn.Module, drafts: Drafts) -> Draft:
+def draft_of(module: nn.Module, builder: PrunedModelBuilder) -> PrunedModel:
     """The module and its ONNX file; the plan is a name only."""
     make: Callable[[], nn.Module] = lambda: copy.deepcopy(module)  # noqa: E731
-    return Draft(drafts.space.dense(), drafts.exported(module), drafts.example, make)
+    return PrunedModel(builder.space.dense(), builder.exported(module), builder.example, make)
 
 
 def measured(
     probe: Probe,
-    draft: Draft,
+    pruned: PrunedModel,
     processes: int,
-    drafts: Drafts,
+    builder: PrunedModelBuilder,
     decisive: tuple[Constraint, ...] = (),
     dense: Candidate | None = None,
 ) -> Candidate:
     """Measured as a candidate of the search is, or decisively as a shipped file is."""
     if dense is None:
-        found = probe.measure(graph_of(draft), Effort(processes, memory=False, fresh=False))
+        found = probe.measure(graph_of(pruned), MeasurementOptions(processes, memory=False, fresh=False))
     else:
-        found = measure_decisively(probe, draft, processes, decisive, dense)
-    return candidate_of(draft, found, None)
+        found = measure_sequentially(probe, pruned, processes, decisive, dense)
+    return candidate_of(pruned, found, None)
 
 
 def within(constraint: Constraint, candidate: Candidate, dense: Candidate) -> bool:
     """As the search judges: at the careful end of the interval."""
-    overrun = None if candidate.failure else constraint.overrun(candidate, dense)
-    return overrun is not None and overrun.high <= 0
+    violation = None if candidate.failure else constraint.violation(candidate, dense)
+    return violation is not None and violation.high <= 0

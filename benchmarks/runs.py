@@ -5,8 +5,8 @@ from pathlib import Path
 
 import click
 
-from pipeline.artifact import Artifact, read_artifact
-from pipeline.units import format_duration
+from pipeline.core.artifact import Artifact, read_artifact
+from pipeline.system.units import format_duration
 
 
 @click.command()

@@ -22,22 +22,22 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.files import sha256_bytes, write_atomically
-from pipeline.finetune import FinetuneSettings
+from pipeline.core.plan import ChannelPlan
+from pipeline.core.profile import load_profile
 from pipeline.graph.channel_entropy import start_channel_entropy
-from pipeline.graph.compensate import start_compensation
-from pipeline.graph.drafts import Drafts
+from pipeline.graph.pruned_model import PrunedModelBuilder
+from pipeline.graph.reconstruct import start_reconstruction
 from pipeline.graph.shrink import shrink
 from pipeline.graph.spatial_entropy import start_spatial_entropy
-from pipeline.heap import keep_freed_memory
-from pipeline.job import Job
-from pipeline.offer import search_space
-from pipeline.plan import ChannelPlan
-from pipeline.prepare import draft_subject, load_subject
-from pipeline.profile import load_profile
-from pipeline.reward import ENTROPY_INPUTS
 from pipeline.search.problem import SearchSpace
-from pipeline.supernet import IMAGES, affordable_steps, middle_share, plans_around, train_supernet
+from pipeline.stages.job import Job
+from pipeline.stages.prepare import load_model_and_task, start_building
+from pipeline.stages.reward import ENTROPY_INPUTS
+from pipeline.stages.search_space import search_space
+from pipeline.stages.supernet import IMAGES, affordable_steps, middle_share, plans_around, train_supernet
+from pipeline.system.files import sha256_bytes, write_atomically
+from pipeline.system.malloc import keep_freed_memory
+from pipeline.training.finetune import FinetuneSettings
 
 STEP = 4
 """Widths are multiples of it, as in the profiles of the boards."""
@@ -102,7 +102,7 @@ def main(
     others = [line for line in lines if line["key"] != key]
     if not table and (len(rows) < plans or any(row.keys() != columns(start) for row in rows)):
         bench = Bench(job, share, start, out.parent)
-        drawn = random_plans(bench.space, bench.drafts, share * bench.dense_macs, max(plans, len(rows)), seed)
+        drawn = random_plans(bench.space, bench.builder, share * bench.dense_macs, max(plans, len(rows)), seed)
         for number, plan in enumerate(drawn):
             known = rows[number] if number < len(rows) else {}
             if known and known["plan"] != [list(pair) for pair in plan]:
@@ -119,40 +119,40 @@ class Bench:
 
     def __init__(self, job: Job, share: float, start: str, folder: Path) -> None:
         profile = load_profile(job.target)
-        subject = load_subject(job, profile)
-        self.task = task = subject.task
+        loaded = load_model_and_task(job, profile)
+        self.task = task = loaded.task
         with tempfile.TemporaryDirectory() as scratch:
-            self.drafts = drafts = draft_subject(job, profile, subject, Path(scratch) / "dense.onnx", print)
-        self.dense_macs = drafts.make(drafts.space.dense()).macs
-        self.space = search_space(drafts, STEP)
-        self._compensation = start_compensation(drafts.module, drafts.space, (pixels for pixels, _ in task.calibration()))
+            self.builder = builder = start_building(job, profile, loaded, Path(scratch) / "dense.onnx", print)
+        self.dense_macs = builder.make(builder.space.dense()).macs
+        self.space = search_space(builder, STEP)
+        self._reconstruction = start_reconstruction(builder.module, builder.space, (pixels for pixels, _ in task.calibration()))
         self._supernet = self._train_supernet(job, share, folder) if start == "supernet" else None
         inputs = task.inputs(ENTROPY_INPUTS)
-        self._spatial = start_spatial_entropy(drafts.module, drafts.space, inputs)
-        self._channels = start_channel_entropy(drafts.module, inputs)
+        self._spatial = start_spatial_entropy(builder.module, builder.space, inputs)
+        self._channels = start_channel_entropy(builder.module, inputs)
         self._checkpoint = folder / "scores.safetensors"
 
     def _train_supernet(self, job: Job, share: float, folder: Path) -> nn.Module:
-        drafts, lessons = self.drafts, self.task.lessons(IMAGES)
-        assert lessons is not None
+        builder, distillation_images = self.builder, self.task.distillation_images(IMAGES)
+        assert distillation_images is not None
         typical = self._uniform(share * self.dense_macs)
-        middle = drafts.make(self.space.uniform(middle_share(typical))).macs
-        steps = affordable_steps(middle, self.dense_macs, len(lessons))
-        plans = (drafts.kept(plan) for plan in plans_around(self.space, typical, 0))
+        middle = builder.make(self.space.uniform(middle_share(typical))).macs
+        steps = affordable_steps(middle, self.dense_macs, len(distillation_images))
+        plans = (builder.kept(plan) for plan in plans_around(self.space, typical, 0))
         name = sha256_bytes(repr((job.model, job.weights, job.data, share)).encode())[:8]
         checkpoint = folder / f"supernet-{name}.safetensors"
-        return train_supernet(drafts.module, drafts.space, plans, lessons, steps, checkpoint)
+        return train_supernet(builder.module, builder.space, plans, distillation_images, steps, checkpoint)
 
     def row(self, plan: ChannelPlan, finetuned: float | None) -> dict[str, Any]:
         """Everything that is seen of one plan; it is fine-tuned when it was not yet."""
-        kept, draft = self.drafts.kept(plan), self.drafts.make(plan)
-        cut = draft.module
-        states = [cut, self.compensated(plan)]
+        kept, pruned = self.builder.kept(plan), self.builder.make(plan)
+        cut = pruned.module
+        states = [cut, self.reconstructed(plan)]
         if self._supernet is not None:
-            states.append(shrink(self._supernet, self.drafts.space, kept))
+            states.append(shrink(self._supernet, self.builder.space, kept))
         student = copy.deepcopy(states[-1])
-        row: dict[str, Any] = {"plan": list(plan.widths), "macs": draft.macs, "parameters": draft.params}
-        row["kept widths"] = harmonic_mean(kept_widths(cut, self.drafts.module))
+        row: dict[str, Any] = {"plan": list(plan.widths), "macs": pruned.macs, "parameters": pruned.params}
+        row["kept widths"] = harmonic_mean(kept_widths(cut, self.builder.module))
         for state, module in zip(STATES, states, strict=False):
             row[f"accuracy, {state}"] = self.task.score(module)
             disorder = self._spatial.of(module, kept)
@@ -161,20 +161,20 @@ class Bench:
         if finetuned is not None:
             return {**row, "fine-tuned": finetuned}
         self._checkpoint.unlink(missing_ok=True)
-        tuned = self.task.finetune(student, self.drafts.module, 0, self._checkpoint, lambda *_: None)
+        tuned = self.task.finetune(student, self.builder.module, 0, self._checkpoint, lambda *_: None)
         row["fine-tuned"] = self.task.validate(tuned.module)
         self._checkpoint.unlink(missing_ok=True)
         return row
 
-    def compensated(self, plan: ChannelPlan) -> nn.Module:
+    def reconstructed(self, plan: ChannelPlan) -> nn.Module:
         """The network of `plan`, of whose weights some take over what the removed ones did."""
-        module = copy.deepcopy(self.drafts.make(plan).module)
-        self._compensation.apply(module, self.drafts.kept(plan))
+        module = copy.deepcopy(self.builder.make(plan).module)
+        self._reconstruction.apply(module, self.builder.kept(plan))
         return module
 
     def looks(self, plan: ChannelPlan, module: nn.Module) -> tuple[Callable[[], object], ...]:
         """Its score; its spatial entropy; its channel entropy."""
-        kept = self.drafts.kept(plan)
+        kept = self.builder.kept(plan)
         return (
             lambda: self.task.score(module),
             lambda: self._spatial.of(module, kept),
@@ -186,7 +186,7 @@ class Bench:
         low, high = 0.0, 1.0
         for _ in range(12):
             middle = (low + high) / 2
-            low, high = (middle, high) if self.drafts.make(self.space.uniform(middle)).macs < macs else (low, middle)
+            low, high = (middle, high) if self.builder.make(self.space.uniform(middle)).macs < macs else (low, middle)
         return low
 
 
@@ -196,7 +196,7 @@ def kept_widths(small: nn.Module, whole: nn.Module) -> list[float]:
     return [layer.out_channels / sizes[name] for name, layer in small.named_modules() if isinstance(layer, nn.Conv2d)]
 
 
-def random_plans(space: SearchSpace, drafts: Drafts, macs: float, count: int, seed: int) -> list[ChannelPlan]:
+def random_plans(space: SearchSpace, builder: PrunedModelBuilder, macs: float, count: int, seed: int) -> list[ChannelPlan]:
     """Random ratios scaled by bisection to `macs`; those that come out too far off are drawn again."""
     generator = np.random.default_rng(seed)
     plans: list[ChannelPlan] = []
@@ -206,8 +206,8 @@ def random_plans(space: SearchSpace, drafts: Drafts, macs: float, count: int, se
         for _ in range(12):
             middle = (low + high) / 2
             plan = space.plan(np.clip(middle * direction, 0, 1).tolist())
-            low, high = (middle, high) if drafts.make(plan).macs < macs else (low, middle)
-        if abs(drafts.make(plan).macs / macs - 1) < TOLERANCE and plan not in plans:
+            low, high = (middle, high) if builder.make(plan).macs < macs else (low, middle)
+        if abs(builder.make(plan).macs / macs - 1) < TOLERANCE and plan not in plans:
             plans.append(plan)
     return plans
 

@@ -16,7 +16,7 @@ from pipeline.search.searchers import SEARCHERS
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from toys import TOYS, Toy, best_feasible, deep
+from helpers.toys import TOYS, Toy, best_feasible, deep
 
 DEEP = {"deep chain": deep("chain", 0.25), "deep ragged": deep("ragged", 0.35)}
 
@@ -48,7 +48,7 @@ def share(toy: Toy, name: str, trials: int, seed: int) -> float:
         return 100 * best_feasible(asked) / toy.optimum()
     widths = np.array([[width for _, width in found.plan] for found in asked]) / 64
     # within the noise counts: the confirmation that follows a search measures again
-    truly = toy.overruns(widths) <= toy.noise
+    truly = toy.violations(widths) <= toy.noise
     return (
         100
         * max((found.score for found, holds in zip(asked, truly, strict=True) if holds and found.feasible), default=0.0)

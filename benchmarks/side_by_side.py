@@ -67,7 +67,7 @@ def _steps(workload: str) -> Callable[[], None]:
     import torch  # noqa: PLC0415 - the process that only waits for others needs no torch
     import torchvision  # noqa: PLC0415
 
-    from pipeline.load import find_model  # noqa: PLC0415
+    from pipeline.training.load import find_model  # noqa: PLC0415
 
     torch.manual_seed(0)
     if workload == "mobilenet":

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rivals import RIVALS
 
 from pipeline.search.searchers import SEARCHERS
-from pipeline.units import format_duration
+from pipeline.system.units import format_duration
 
 DEFAULT = "ppo-lagrangian"
 KNOWN = ("uniform", "random", "torch-pruning, uniform")

@@ -12,10 +12,10 @@ import safetensors.torch
 import torch
 
 from pipeline.errors import CompressError
-from pipeline.files import write_atomically
-from pipeline.finetune import FinetuneSettings, finetune
-from pipeline.load import find_model, load_data, load_model, settle_normalisation
-from pipeline.scoring import accuracy
+from pipeline.system.files import write_atomically
+from pipeline.training.finetune import FinetuneSettings, finetune
+from pipeline.training.load import find_model, load_data, load_model, settle_normalisation
+from pipeline.training.scoring import accuracy
 
 
 @click.command()

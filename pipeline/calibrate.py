@@ -5,31 +5,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
 
-from pipeline.calibration import Calibration, Point
+from pipeline.core.latency_predictor import LatencyPredictor, Point, predictor_json
+from pipeline.core.measurement import Measurement
+from pipeline.core.plan import ChannelPlan
+from pipeline.core.profile import load_profile
+from pipeline.core.progress import Callback
 from pipeline.errors import ProbeError, ProfileError
-from pipeline.files import write_atomically
-from pipeline.foreign import JSON_LIMIT_BYTES, read_foreign
-from pipeline.graph.drafts import Draft
-from pipeline.handover import graph_of
-from pipeline.job import Job
-from pipeline.measurement import Measurement
-from pipeline.offer import search_space
-from pipeline.plan import ChannelPlan
-from pipeline.prepare import draft_subject, load_subject, start_local, start_probe
-from pipeline.probe.base import Effort, Probe
-from pipeline.profile import load_profile
-from pipeline.scratch import scratch_folder
+from pipeline.graph.pruned_model import PrunedModel
+from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.search.problem import SearchSpace
-from pipeline.watch import Watcher
+from pipeline.stages.job import Job
+from pipeline.stages.prepare import load_model_and_task, start_building, start_local, start_probe
+from pipeline.stages.probe_adapter import graph_of
+from pipeline.stages.search_space import search_space
+from pipeline.system.files import write_atomically
+from pipeline.system.scratch import scratch_folder
 
-__all__ = ["calibrate", "read_calibration"]
-
-_CALIBRATION = TypeAdapter(Calibration)
+__all__ = ["calibrate"]
 
 
-def calibrate(job: Job, plans: int, path: Path, watcher: Watcher) -> Calibration:
+def calibrate(job: Job, plans: int, path: Path, callback: Callback) -> LatencyPredictor:
     """Measure the dense network of `job`, its thinnest plan and `plans` others on the device and on this machine; write the map.
 
     Raises ProfileError when the profile names no device, ProbeError and its kin when one of the two cannot measure.
@@ -37,24 +33,24 @@ def calibrate(job: Job, plans: int, path: Path, watcher: Watcher) -> Calibration
     profile = load_profile(job.target, allow_ssh_commands=job.allow_ssh_commands)
     if profile.device.host is None:
         raise ProfileError(f"{job.target}: device.host is not set, so there is no device to compare with; set it")
-    watcher.phase("load", f"{job.model}, {job.data}")
-    subject = load_subject(job, profile)
-    watcher.phase("analyse", "export once, find the groups, prove the slice")
+    callback.phase("load", f"{job.model}, {job.data}")
+    loaded = load_model_and_task(job, profile)
+    callback.phase("analyse", "export once, find the groups, prove the slice")
     with scratch_folder("calibrate") as folder:
-        drafts = draft_subject(job, profile, subject, folder / "dense.onnx", watcher.notice)
+        builder = start_building(job, profile, loaded, folder / "dense.onnx", callback.notice)
     step = 4 if profile.runtime.channel_step == "measured" else int(profile.runtime.channel_step)
-    chosen = list(_plans(search_space(drafts, step), plans, job.seed))
-    made = [drafts.make(plan) for plan in chosen]
+    chosen = list(_plans(search_space(builder, step), plans, job.seed))
+    made = [builder.make(plan) for plan in chosen]
     with (
-        contextlib.closing(start_probe(profile, drafts, watcher.notice, dry_run=job.dry_run)) as device,
-        contextlib.closing(start_local(profile, drafts, watcher.notice)) as here,
+        contextlib.closing(start_probe(profile, builder, callback.notice, dry_run=job.dry_run)) as device,
+        contextlib.closing(start_local(profile, builder, callback.notice)) as here,
     ):
-        watcher.phase("measure", f"{len(made)} plans, on {profile.device.host} and here")
+        callback.phase("measure", f"{len(made)} plans, on {profile.device.host} and here")
         pairs, processes = [], profile.probe.final_processes
-        for number, draft in enumerate(made, start=1):
-            there, local = _measured(device, draft, processes), _measured(here, draft, processes)
+        for number, pruned in enumerate(made, start=1):
+            there, local = _measured(device, pruned, processes), _measured(here, pruned, processes)
             pairs.append((there, local))
-            watcher.say(
+            callback.say(
                 f"{number}/{len(made)}: device {there.latency_p50_ms.value:.3f} ms, here {local.latency_p50_ms.value:.3f} ms"
             )
         dense = pairs[0][0]
@@ -63,7 +59,7 @@ def calibrate(job: Job, plans: int, path: Path, watcher: Watcher) -> Calibration
             for there, local in pairs
             if there.relative_p50 and local.relative_p50
         ]
-        found = Calibration(
+        found = LatencyPredictor(
             host=here.fingerprint.facts,
             device=device.fingerprint.facts,
             network=made[0].structure,
@@ -71,18 +67,8 @@ def calibrate(job: Job, plans: int, path: Path, watcher: Watcher) -> Calibration
             dense_p90_ms=dense.latency_p90_ms.value if dense.latency_p90_ms else None,
             points=tuple(points),
         )
-    write_atomically(path, _CALIBRATION.dump_json(found, indent=1))
+    write_atomically(path, predictor_json(found))
     return found
-
-
-def read_calibration(path: Path) -> Calibration:
-    """What `calibrate` wrote. Raises ProbeError."""
-    try:
-        return _CALIBRATION.validate_json(read_foreign(path, JSON_LIMIT_BYTES))
-    except OSError as problem:
-        raise ProbeError(f"{path}: cannot be read ({problem.strerror}); make it with: compress calibrate") from None
-    except ValidationError:
-        raise ProbeError(f"{path}: not a calibration; make it with: compress calibrate") from None
 
 
 def _plans(space: SearchSpace, count: int, seed: int) -> Iterator[ChannelPlan]:
@@ -94,8 +80,8 @@ def _plans(space: SearchSpace, count: int, seed: int) -> Iterator[ChannelPlan]:
         yield space.plan(np.clip(generator.normal(level, 0.15, len(space.choices)), 0, 1).tolist())
 
 
-def _measured(probe: Probe, draft: Draft, processes: int) -> Measurement:
-    found = probe.measure(graph_of(draft), Effort(processes, memory=False))
+def _measured(probe: Probe, pruned: PrunedModel, processes: int) -> Measurement:
+    found = probe.measure(graph_of(pruned), MeasurementOptions(processes, memory=False))
     if not isinstance(found, Measurement):
         raise ProbeError(f"a plan cannot be measured: {found.kind}: {found.detail}")
     return found

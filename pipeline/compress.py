@@ -8,28 +8,28 @@ from pathlib import Path
 
 import safetensors.torch
 
-from pipeline.artifact import Artifact
-from pipeline.blame import network_errors
-from pipeline.budget import read_budget, sample_size_notices
-from pipeline.case import Case
-from pipeline.cores import compute_threads
-from pipeline.devices import aligned_space, final_probe, search_probe
-from pipeline.evaluate import Evaluator
-from pipeline.finished import finished_artifact
+from pipeline.core.artifact import Artifact
+from pipeline.core.budget import read_budget, sample_size_notices
+from pipeline.core.profile import load_profile
+from pipeline.core.progress import Callback, NullCallback
+from pipeline.core.run import open_run
 from pipeline.graph.structure import load_graph
-from pipeline.inherit import Inheritance
-from pipeline.job import Job
-from pipeline.origins import bind_origins
-from pipeline.prepare import draft_subject, load_subject
-from pipeline.profile import load_profile
-from pipeline.quantise import quantise
-from pipeline.rehearse import rehearse
-from pipeline.report.page import report_page
-from pipeline.run import open_run
+from pipeline.packaging.build import Provenance, final_file, ship, with_int8
+from pipeline.packaging.report.page import report_page
 from pipeline.search.problem import Problem, TrialsSpent
-from pipeline.ship.ship import Provenance, final_file, ship, with_int8
-from pipeline.software import UNSAFE_BELOW, installed_versions, refuse_unsafe
-from pipeline.watch import Silent, Watcher
+from pipeline.stages.context import RunContext
+from pipeline.stages.evaluate import Evaluator
+from pipeline.stages.finished import finished_artifact
+from pipeline.stages.initial_weights import InitialWeights
+from pipeline.stages.input_hashes import bind_origins
+from pipeline.stages.job import Job
+from pipeline.stages.prepare import load_model_and_task, start_building
+from pipeline.stages.probes import aligned_space, final_probe, search_probe
+from pipeline.stages.rehearse import rehearse
+from pipeline.stages.try_int8 import quantise
+from pipeline.system.versions import UNSAFE_BELOW, installed_versions, refuse_unsafe
+from pipeline.training.threads import compute_threads
+from pipeline.training.user_errors import network_errors
 
 __all__ = ["Finished", "compress"]
 
@@ -42,13 +42,13 @@ class Finished:
     folder: Path
 
 
-def compress(job: Job, watcher: Watcher | None = None) -> Finished:
+def compress(job: Job, callback: Callback | None = None) -> Finished:
     """Compress the job's network until it meets the budget; the artifact lies in the run directory.
 
     Whatever was done before in the run directory is not done again. The artifact's `verdict` says whether the budget
     is met. Raises the errors of `pipeline.errors`; every one of them leaves a run that can be resumed.
     """
-    watcher = watcher or Silent()
+    callback = callback or NullCallback()
     refuse_unsafe(installed_versions(tuple(UNSAFE_BELOW)))
     profile = load_profile(job.target, allow_ssh_commands=job.allow_ssh_commands)
     constraints = read_budget(profile, job.budget, job.limits)
@@ -56,96 +56,98 @@ def compress(job: Job, watcher: Watcher | None = None) -> Finished:
 
     with open_run(job.folder(identity), identity) as run:
         for notice in run.notices:
-            watcher.notice(notice)
+            callback.notice(notice)
         data = None if job.task else job.data
         if run.facts("sources") is not None:
             bind_origins(run, job.model, job.weights, data)
-        finished = finished_artifact(run, watcher.notice)
+        finished = finished_artifact(run, callback.notice)
         if finished and run.is_intact(run.dense_graph):
             return Finished(finished, run.artifact)
 
-        watcher.phase("load", f"{job.model}, {job.data}")
+        callback.phase("load", f"{job.model}, {job.data}")
         with run.phase("load"):
-            subject = load_subject(job, profile)
-            task = subject.task
+            loaded = load_model_and_task(job, profile)
+            task = loaded.task
             bind_origins(run, job.model, job.weights, data)
-            run.bind("inputs", subject.facts)
+            run.bind("inputs", loaded.facts)
             said = (
-                *subject.notices,
+                *loaded.notices,
                 *sample_size_notices(
                     constraints,
                     images=task.test_images,
                     tests_each_image=task.tests_each_image,
-                    dense_accuracy=subject.validation_score,
+                    dense_accuracy=loaded.validation_score,
                 ),
             )
             for notice in said:
-                watcher.notice(notice)
+                callback.notice(notice)
 
-        watcher.phase("analyse", "export once, find the groups, prove the slice")
-        with run.phase("analyse"), run.derived(run.dense_graph, load_graph, watcher.notice):
-            drafts = draft_subject(job, profile, subject, run.dense_graph, watcher.notice)
-            (watcher.say if drafts.sliceable else watcher.notice)(drafts.proof)
+        callback.phase("analyse", "export once, find the groups, prove the slice")
+        with run.phase("analyse"), run.derived(run.dense_graph, load_graph, callback.notice):
+            builder = start_building(job, profile, loaded, run.dense_graph, callback.notice)
+            (callback.say if builder.sliceable else callback.notice)(builder.proof)
         if finished:
             return Finished(finished, run.artifact)
 
-        watcher.phase("rehearse", "the whole way with a narrowed network")
+        callback.phase("rehearse", "the whole way with a narrowed network")
         with run.phase("rehearse"):
-            case = Case(run, drafts, task, profile, constraints, watcher)
-            provenance = Provenance(job.command, identity, identity["model"], subject.notices)
-            drafts, rehearsed = rehearse(case, provenance, job.seed)
+            context = RunContext(run, builder, task, profile, constraints, callback)
+            provenance = Provenance(job.command, identity, identity["model"], loaded.notices)
+            builder, rehearsed = rehearse(context, provenance, job.seed)
             for notice in rehearsed:
-                watcher.notice(notice)
+                callback.notice(notice)
 
-        with network_errors("the run", only_own=True), search_probe(job, profile, drafts, watcher) as probe:
+        with network_errors("the run", only_own=True), search_probe(job, profile, builder, callback) as probe:
             run.bind("device", probe.fingerprint.facts)
             reward = job.search_reward()
-            case = Case(run, drafts, task, profile, constraints, watcher)
-            inherit = Inheritance(case)
-            evaluator = Evaluator(case, inherit, probe, job.trials, reward)
-            with run.derived(run.alignment, json.loads, watcher.notice):
-                space, alignment = aligned_space(probe, drafts, profile, run, job.seed, watcher)
-            watcher.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
+            context = RunContext(run, builder, task, profile, constraints, callback)
+            initial_weights = InitialWeights(context)
+            evaluator = Evaluator(context, initial_weights, probe, job.trials, reward)
+            with run.derived(run.alignment, json.loads, callback.notice):
+                space, alignment = aligned_space(probe, builder, profile, run, job.seed, callback)
+            callback.phase("measure", f"dense and thinnest, {probe.fingerprint.stamp}")
             with run.phase("measure"):
                 evaluator.measure_ends(space)
 
-            watcher.phase("supernet", "one for all plans, if the cut knows too little")
-            with run.phase("supernet"), run.derived(run.supernet, safetensors.torch.load, watcher.notice):
-                inherit.settle(space, evaluator.widest_uniform, evaluator.dense.score or 0.0, job.supernet_steps, job.seed)
+            callback.phase("supernet", "one for all plans, if the cut knows too little")
+            with run.phase("supernet"), run.derived(run.supernet, safetensors.torch.load, callback.notice):
+                initial_weights.settle(
+                    space, evaluator.widest_uniform, evaluator.dense.score or 0.0, job.supernet_steps, job.seed
+                )
                 evaluator.score_thinnest(space)
 
-            watcher.phase("search", f"{identity['searcher']}, {job.trials} trials")
+            callback.phase("search", f"{identity['searcher']}, {job.trials} trials")
             with run.phase("search"), contextlib.suppress(TrialsSpent), compute_threads(1):
                 problem = Problem(space, evaluator, job.trials, evaluator.constraint_count, job.seed, evaluator.ends)
                 job.search_function()(problem)
 
-            watcher.phase("confirm", "the best plans, measured afresh")
+            callback.phase("confirm", "the best plans, measured afresh")
             with run.phase("confirm"):
                 chosen = evaluator.confirm()
 
-            watcher.phase("fine-tune", f"{job.finetuning.epochs} epochs")
-            with run.phase("fine-tune"), run.derived(run.checkpoint, safetensors.torch.load, watcher.notice):
-                tuned = task.finetune(inherit(chosen.plan), subject.module, job.seed, run.checkpoint, watcher.progress)
+            callback.phase("fine-tune", f"{job.finetuning.epochs} epochs")
+            with run.phase("fine-tune"), run.derived(run.checkpoint, safetensors.torch.load, callback.notice):
+                tuned = task.finetune(initial_weights(chosen.plan), loaded.module, job.seed, run.checkpoint, callback.progress)
                 for notice in tuned.notices:
-                    watcher.notice(notice)
+                    callback.notice(notice)
 
-            with final_probe(job, profile, drafts, probe, evaluator, watcher) as (judge, dense):
-                notices = (*said, *rehearsed, *evaluator.notices, *inherit.notices, *tuned.notices)
+            with final_probe(job, profile, builder, probe, evaluator, callback) as (judge, dense):
+                notices = (*said, *rehearsed, *evaluator.notices, *initial_weights.notices, *tuned.notices)
                 provenance = Provenance(job.command, identity, identity["model"], notices)
-                watcher.phase("export", "and prove")
+                callback.phase("export", "and prove")
                 with run.phase("export"):
-                    final = final_file(case, tuned.module, chosen, provenance)
+                    final = final_file(context, tuned.module, chosen, provenance)
 
                 if "int8" in profile.precision:
-                    watcher.phase("quantise", "int8, if it is faster and accurate enough")
+                    callback.phase("quantise", "int8, if it is faster and accurate enough")
                     with run.phase("quantise"):
-                        tried = quantise(case, final.draft, judge, dense)
+                        tried = quantise(context, final.pruned, judge, dense)
                         final, provenance = with_int8(final, provenance, tried)
 
                 def page(artifact: Artifact) -> bytes:
                     return report_page(artifact, *evaluator.searched(), constraints, alignment)
 
-                watcher.phase("ship", "measure, test, pack")
+                callback.phase("ship", "measure, test, pack")
                 with run.phase("ship"):
-                    artifact = ship(case, tuned, chosen, final, judge, dense, provenance, page)
+                    artifact = ship(context, tuned, chosen, final, judge, dense, provenance, page)
                 return Finished(artifact, run.artifact)

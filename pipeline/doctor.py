@@ -8,17 +8,17 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from pipeline.core.measurement import DeviceState, Failure, Measurement, throttled
+from pipeline.core.profile import Profile
+from pipeline.core.remark import Remark
+from pipeline.core.statistics import noise
 from pipeline.errors import CompressError, DeviceUnreachable, ProbeError
 from pipeline.graph.structure import structure
-from pipeline.measurement import Condition, Failure, Measurement, throttled
-from pipeline.prepare import connect
-from pipeline.probe.base import Effort, Graph, Reference
-from pipeline.probe.link import LinkLost
+from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.worker_probe import WorkerProbe
-from pipeline.profile import Profile
-from pipeline.remark import Remark
-from pipeline.statistics import noise
-from pipeline.units import format_bytes
+from pipeline.remote.link import LinkLost
+from pipeline.stages.prepare import connect
+from pipeline.system.units import format_bytes
 
 __all__ = ["Finding", "examine"]
 
@@ -105,7 +105,7 @@ def _room(profile: Profile, machine: dict[str, Any]) -> Iterator[Finding]:
             yield Finding(what, "warning" if advice else "ok", f"{format_bytes(size)} ({machine['folder']})", advice)
 
 
-def _condition(now: Condition) -> Iterator[Finding]:
+def _condition(now: DeviceState) -> Iterator[Finding]:
     if now.governor is None:
         yield Finding("governor", "ok", "the system has none")
     elif now.governor == "performance":
@@ -137,7 +137,7 @@ def _condition(now: Condition) -> Iterator[Finding]:
         yield Finding("load", "warning", f"{now.load:.1f} processes want a core", "end what else runs there")
 
 
-def _quota(profile: Profile, now: Condition) -> Iterator[Finding]:
+def _quota(profile: Profile, now: DeviceState) -> Iterator[Finding]:
     """A limit on processor time stops the processes in the midst of a run; only one above what they use does no harm."""
     if now.quota_cores is None:
         return
@@ -151,7 +151,7 @@ def _quota(profile: Profile, now: Condition) -> Iterator[Finding]:
 def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
     """A network against itself: what differs is noise."""
     net = _bench_net()
-    measured = probe.measure(net, Effort(profile.probe.final_processes, memory=False))
+    measured = probe.measure(net, MeasurementOptions(profile.probe.final_processes, memory=False))
     if isinstance(measured, Failure):
         yield Finding("measuring", "failure", f"{measured.kind}: {measured.detail}")
         return

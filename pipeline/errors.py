@@ -55,7 +55,7 @@
 Every message says what, where, got, and what to do, in one line.
 """
 
-from pipeline.text import clean_lines, clean_text
+from pipeline.foreign_text import clean_lines, clean_text
 
 __all__ = [
     "BUDGET_MISSED",

@@ -8,14 +8,14 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.measurement import Failure, Fingerprint, Measurement
+from pipeline.core.profile import Profile
+from pipeline.core.remark import Remark
+from pipeline.core.statistics import Estimate
 from pipeline.graph.intake import read_network
-from pipeline.measurement import Failure, Fingerprint, Measurement
-from pipeline.prepare import connect
-from pipeline.probe.base import Effort, Graph, Load, Reference
 from pipeline.probe.connection import Notify
-from pipeline.profile import Profile
-from pipeline.remark import Remark
-from pipeline.statistics import Estimate
+from pipeline.probe.interface import Graph, MeasurementOptions, Reference, Workload
+from pipeline.stages.prepare import connect
 
 __all__ = ["Answer", "Comparison", "FileMeasurement", "Measured", "measure_files"]
 
@@ -58,7 +58,7 @@ class Measured:
     """What `compress measure` found."""
 
     fingerprint: Fingerprint
-    load: Load
+    load: Workload
     files: tuple[FileMeasurement, ...]
     comparisons: tuple[Comparison, ...]
 
@@ -72,12 +72,12 @@ def measure_files(
     files are then not compared. Raises ModelError for what is no ONNX file, ProbeError and its kin.
     """
     graphs = [_read(path) for path in paths]
-    load = Load(period_ms, sustain_s, reference=False)
-    effort = Effort(1 if sustain_s else profile.probe.final_processes)
+    load = Workload(period_ms, sustain_s, reference=False)
+    options = MeasurementOptions(1 if sustain_s else profile.probe.final_processes)
     probe = connect(profile, Reference(*graphs[0]), notify)
     try:
         found = [
-            FileMeasurement(path, len(graph.data), inputs.shape, probe.measure(graph, effort, replace(load, inputs=inputs)))
+            FileMeasurement(path, len(graph.data), inputs.shape, probe.measure(graph, options, replace(load, inputs=inputs)))
             for path, (graph, inputs) in zip(paths, graphs, strict=True)
         ]
         fingerprint = next(
@@ -88,7 +88,7 @@ def measure_files(
         comparisons = []
         for number in others:
             # in turns, both with the first one's input
-            beside = probe.measure(graphs[number][0], replace(effort, memory=False), Load(period_ms))
+            beside = probe.measure(graphs[number][0], replace(options, memory=False), Workload(period_ms))
             if isinstance(beside, Failure):
                 notify(f"{paths[number]} cannot be compared with {paths[0]}: {beside.kind}: {beside.detail}")
             elif beside.relative_p50:

@@ -8,9 +8,9 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from helpers.places import NETS, Place
+from helpers.sshd import Board
 from PIL import Image
-from places import NETS, Place
-from sshd import Board
 
 torch.set_num_threads(1)  # tests run side by side, and one thread gives the same bits everywhere
 

@@ -13,10 +13,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from pipeline.core.profile import available_cores
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import CorruptImage, ImageMismatch
-from pipeline.foreign import IMAGE_LIMIT_BYTES, open_foreign
-from pipeline.profile import available_cores
+from pipeline.system.foreign_file import IMAGE_LIMIT_BYTES, open_foreign
 
 __all__ = ["Decoder", "channels_of", "count_turned", "image_suffixes", "open_image", "resized_middle", "upright_size"]
 

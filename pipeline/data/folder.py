@@ -13,7 +13,7 @@ from pipeline.data.images import Fetch, Splits, carve
 from pipeline.data.listing import Passed, class_folders, image_files, litter, loose_images
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import DataError, EmptyData, ImageMismatch, OneClass
-from pipeline.strict_yaml import load_yaml
+from pipeline.system.strict_yaml import load_yaml
 
 __all__ = ["MEMORY_LIMIT_BYTES", "load_folder", "memory_fetch"]
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import EmptyData
-from pipeline.text import escape_text
+from pipeline.foreign_text import escape_text
 
 __all__ = ["Images", "Splits", "carve"]
 

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.plan import Group, Kept, NotPrunable, PruneSpace, Slot
 from pipeline.errors import NothingToPrune, TraceError, one_line
+from pipeline.graph.couplings import Coupling, trace_couplings
 from pipeline.graph.shrink import CONVS, NORMS, all_channels, shrink
-from pipeline.graph.trace import Coupling, trace_couplings
-from pipeline.plan import Frozen, Group, Kept, PruneSpace, Slot
 
 __all__ = ["analyse", "mask"]
 
@@ -35,20 +35,20 @@ def analyse(module: nn.Module, example: Tensor) -> PruneSpace:
     Raises TraceError when the network cannot be traced or copied, NothingToPrune when no group is left.
     """
     groups: list[Group] = []
-    frozen: list[Frozen] = []
+    frozen: list[NotPrunable] = []
     modules = dict(module.named_modules())
     for coupling in trace_couplings(module, example):
         try:
             groups.append(_group(coupling, modules))
         except _NotPrunable as reason:
-            frozen.append(Frozen(coupling.root, str(reason)))
+            frozen.append(NotPrunable(coupling.root, str(reason)))
     proven, refused = _try(module, example, groups)
     frozen += refused
     covered = {slot.tensor.rpartition(".")[0] for group in proven for slot in group.slots if slot.axis == 0}
     listed = {layer.name for layer in frozen}
     for name, layer in modules.items():
         if isinstance(layer, (*CONVS, nn.Linear)) and name not in covered and name not in listed:
-            frozen.append(Frozen(name, "its outputs are tied to a layer that keeps its width"))
+            frozen.append(NotPrunable(name, "its outputs are tied to a layer that keeps its width"))
     if not proven:
         reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in frozen[:3]) or "it has no convolution or linear layer"
         raise NothingToPrune(f"no layer of this network can be narrowed ({reasons}); nothing can be done for it here")
@@ -152,7 +152,7 @@ def _merged(slots: Iterable[Slot]) -> list[Slot]:
     return list(seen.values())
 
 
-def _try(module: nn.Module, example: Tensor, groups: list[Group]) -> tuple[list[Group], list[Frozen]]:
+def _try(module: nn.Module, example: Tensor, groups: list[Group]) -> tuple[list[Group], list[NotPrunable]]:
     """Split `groups` into those that pass the trial and the rest; all at once first, one by one only on a failure."""
     if not groups or _trial(module, example, groups) is None:
         return groups, []
@@ -162,10 +162,10 @@ def _try(module: nn.Module, example: Tensor, groups: list[Group]) -> tuple[list[
         if reason is None:
             proven.append(group)
         else:
-            refused.append(Frozen(group.name, reason))
+            refused.append(NotPrunable(group.name, reason))
     while proven and (reason := _trial(module, example, proven)) is not None:
         # each passes alone but not together: give up the last, which keeps the early, costly layers
-        refused.append(Frozen(proven.pop().name, f"not together with the groups before it: {reason}"))
+        refused.append(NotPrunable(proven.pop().name, f"not together with the groups before it: {reason}"))
     return proven, refused
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.graph.answers import TOLERANCE, open_session
+from pipeline.core.onnx_outputs import TOLERANCE, open_session
 
 __all__ = ["first_difference"]
 

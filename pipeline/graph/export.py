@@ -6,8 +6,8 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
 from pipeline.errors import TraceError, one_line
-from pipeline.graph.answers import TOLERANCE, largest_difference, run_onnx
 from pipeline.graph.difference import first_difference
 from pipeline.graph.exporters import EXPORTERS, INPUT, OUTPUT, Exporter, NotExported
 

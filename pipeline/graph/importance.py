@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.plan import Group, PruneSpace, Slot
 from pipeline.graph.shrink import CONVS, NORMS
-from pipeline.plan import Group, PruneSpace, Slot
 
 __all__ = ["IMPORTANCES", "Batches", "Importance", "rank"]
 

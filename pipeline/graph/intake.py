@@ -13,8 +13,8 @@ from pathlib import Path
 import onnx
 
 from pipeline.errors import ModelError, one_line
-from pipeline.foreign import ONNX_LIMIT_BYTES, read_foreign
 from pipeline.graph.structure import load_graph, structure
+from pipeline.system.foreign_file import ONNX_LIMIT_BYTES, read_foreign
 
 __all__ = ["Network", "look", "read_network"]
 

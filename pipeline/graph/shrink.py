@@ -6,8 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.errors import WeightsError
-from pipeline.plan import ChannelPlan, Kept, PruneSpace
 
 __all__ = ["all_channels", "keep_channels", "rebuild", "scatter_gradients", "shrink"]
 

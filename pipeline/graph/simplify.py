@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pipeline.child import run_child
+from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
 from pipeline.errors import one_line
-from pipeline.graph.answers import TOLERANCE, largest_difference, run_onnx
 from pipeline.graph.structure import load_graph
-from pipeline.scratch import scratch_folder
+from pipeline.system.child_process import run_child
+from pipeline.system.scratch import scratch_folder
 
 __all__ = ["Simplified", "simplify"]
 

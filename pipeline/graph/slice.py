@@ -11,9 +11,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from pipeline.core.plan import Kept, PruneSpace
+from pipeline.core.weight_slices import BaseWeights, Tensor, WeightSlices
 from pipeline.graph.export import SCOPES, stripped
-from pipeline.plan import Kept, PruneSpace
-from pipeline.recipe import Base, Recipe, Tensor
 
 __all__ = ["SliceableGraph", "assembled", "file_size_bytes", "prepare"]
 
@@ -53,11 +53,11 @@ class SliceableGraph:
     """(node index, torch weight) of depthwise convolutions, whose `group` attribute follows their width."""
 
     @cached_property
-    def base(self) -> Base:
+    def base(self) -> BaseWeights:
         """What every recipe cuts from."""
-        return Base(tuple(Tensor(w.name, helper.np_dtype_to_tensor_dtype(w.values.dtype), w.values) for w in self.weights))
+        return BaseWeights(tuple(Tensor(w.name, helper.np_dtype_to_tensor_dtype(w.values.dtype), w.values) for w in self.weights))
 
-    def recipe(self, kept: Kept) -> Recipe:
+    def weight_slices(self, kept: Kept) -> WeightSlices:
         """How to make the graph in which every group has only its `kept` channels. The base graph survives."""
         remaining: dict[tuple[str, int, int], NDArray[np.int64]] = {}
 
@@ -79,18 +79,18 @@ class SliceableGraph:
             attribute.i = len(stays(tensor, 0, sizes[tensor]))
         graph = model.graph.SerializeToString(deterministic=True)
         model.ClearField("graph")
-        return Recipe(self.base, model.SerializeToString(deterministic=True), graph, tuple(cuts))
+        return WeightSlices(self.base, model.SerializeToString(deterministic=True), graph, tuple(cuts))
 
     def slice(self, kept: Kept) -> onnx.ModelProto:
         """The graph itself."""
-        return assembled(self.recipe(kept))
+        return assembled(self.weight_slices(kept))
 
 
-def assembled(recipe: Recipe, *, values: bool = True) -> onnx.ModelProto:
-    """The graph that `recipe` tells of. Without `values`, tensors have only their shapes, and small ones of integers."""
-    model = onnx.load_model_from_string(recipe.model)
-    model.graph.ParseFromString(recipe.graph)
-    for tensor, cuts in zip(recipe.base.tensors, recipe.cuts, strict=True):
+def assembled(weight_slices: WeightSlices, *, values: bool = True) -> onnx.ModelProto:
+    """The graph that `weight_slices` tells of. Without `values`, tensors have only their shapes, and small ones of integers."""
+    model = onnx.load_model_from_string(weight_slices.model)
+    model.graph.ParseFromString(weight_slices.graph)
+    for tensor, cuts in zip(weight_slices.base.tensors, weight_slices.cuts, strict=True):
         array = tensor.values
         if values or array.dtype != np.float32:
             for axis, index in cuts:
@@ -104,15 +104,15 @@ def assembled(recipe: Recipe, *, values: bool = True) -> onnx.ModelProto:
     return model
 
 
-def file_size_bytes(recipe: Recipe, outline: onnx.ModelProto) -> int:
+def file_size_bytes(weight_slices: WeightSlices, outline: onnx.ModelProto) -> int:
     """How long the file is, without making it. `outline`: the recipe's graph, assembled without values."""
     initializers = 0
     for tensor in outline.graph.initializer:
         raw = 4 * math.prod(tensor.dims) if not tensor.HasField("raw_data") else 0
         size = tensor.ByteSize() + (1 + _varint_bytes(raw) + raw if raw or not tensor.HasField("raw_data") else 0)
         initializers += 1 + _varint_bytes(size) + size
-    graph = len(recipe.graph) + initializers
-    return len(recipe.model) + 1 + _varint_bytes(graph) + graph
+    graph = len(weight_slices.graph) + initializers
+    return len(weight_slices.model) + 1 + _varint_bytes(graph) + graph
 
 
 def _varint_bytes(number: int) -> int:

@@ -27,8 +27,8 @@ from statistics import harmonic_mean
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.plan import Kept, PruneSpace
 from pipeline.graph.activations import show_activations
-from pipeline.plan import Kept, PruneSpace
 
 __all__ = [
     "LEVELS",

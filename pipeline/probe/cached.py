@@ -5,11 +5,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.core.measurement import Failure, Fingerprint, Measurement
 from pipeline.errors import StorageError
-from pipeline.files import sha256_bytes, write_atomically
-from pipeline.foreign import JSON_LIMIT_BYTES, read_foreign
-from pipeline.measurement import Failure, Fingerprint, Measurement
-from pipeline.probe.base import Effort, Graph, Load, Probe, Reference
+from pipeline.probe.interface import Graph, MeasurementOptions, Probe, Reference, Workload
+from pipeline.system.files import sha256_bytes, write_atomically
+from pipeline.system.foreign_file import JSON_LIMIT_BYTES, read_foreign
 
 __all__ = ["CachedProbe", "cache_folder"]
 
@@ -59,17 +59,17 @@ class CachedProbe:
         """The wrapped probe's."""
         return self._probe.busy_cores
 
-    def measure(self, graph: Graph, effort: Effort, load: Load | None = None) -> Measurement | Failure:
+    def measure(self, graph: Graph, options: MeasurementOptions, load: Workload | None = None) -> Measurement | Failure:
         """The stored answer, or a new one; a fresh effort never looks at what is stored, and an unusual load is never stored."""
         if load is not None:
-            return self._probe.measure(graph, effort, load)
-        key = sha256_bytes(f"{graph.structure} {effort.processes} {effort.memory} {self._circumstances}".encode())
+            return self._probe.measure(graph, options, load)
+        key = sha256_bytes(f"{graph.structure} {options.processes} {options.memory} {self._circumstances}".encode())
         path = self._folder / f"{key}.json"
-        if not effort.fresh:
+        if not options.fresh:
             found = self._read(path, graph)
             if found is not None and self._undisturbed(found):
                 return found
-        measured = self._probe.measure(graph, effort)
+        measured = self._probe.measure(graph, options)
         if isinstance(measured, Measurement) and not measured.remarks and self._undisturbed(measured):
             self._write(path, measured)
         return measured

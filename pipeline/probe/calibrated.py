@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
-from pipeline.calibration import Calibration
+from pipeline.core.latency_predictor import LatencyPredictor
+from pipeline.core.measurement import Failure, Fingerprint, Measurement
 from pipeline.errors import ProbeError
-from pipeline.measurement import Failure, Fingerprint, Measurement
-from pipeline.probe.base import Effort, Graph, Load, Probe, Reference
+from pipeline.probe.interface import Graph, MeasurementOptions, Probe, Reference, Workload
 
 __all__ = ["CalibratedProbe"]
 
@@ -13,7 +13,7 @@ __all__ = ["CalibratedProbe"]
 class CalibratedProbe:
     """Wraps a probe of this machine; see `Probe`. Latencies are predicted, with the map's error in their intervals."""
 
-    def __init__(self, probe: Probe, reference: Reference, calibration: Calibration) -> None:
+    def __init__(self, probe: Probe, reference: Reference, calibration: LatencyPredictor) -> None:
         """Raises ProbeError when the calibration is of another machine, runtime, setting or network."""
         self._probe, self._calibration = probe, calibration
         here = probe.fingerprint.facts
@@ -38,9 +38,9 @@ class CalibratedProbe:
         """The wrapped probe's."""
         return self._probe.busy_cores
 
-    def measure(self, graph: Graph, effort: Effort, load: Load | None = None) -> Measurement | Failure:
+    def measure(self, graph: Graph, options: MeasurementOptions, load: Workload | None = None) -> Measurement | Failure:
         """See `Probe.measure`."""
-        found = self._probe.measure(graph, effort, load)
+        found = self._probe.measure(graph, options, load)
         if isinstance(found, Failure):
             return found
         return replace(found, fingerprint=self.fingerprint, calibration=self._calibration)

@@ -4,12 +4,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from pipeline.core.weight_slices import BaseWeights
 from pipeline.errors import CompressError, DeviceBusy, DeviceSoftware, DeviceUnreachable, ProbeError
-from pipeline.files import sha256_bytes
-from pipeline.probe.answers import checked
-from pipeline.probe.base import Graph
-from pipeline.probe.link import Link, LinkLost, Refused, Start
-from pipeline.recipe import Base
+from pipeline.probe.interface import Graph
+from pipeline.probe.protocol import checked
+from pipeline.remote.link import Link, LinkLost, Refused, Start
+from pipeline.system.files import sha256_bytes
 
 __all__ = ["CRASHING", "Connection", "Notify"]
 
@@ -108,12 +108,13 @@ class Connection:
 
     def keep(self, graph: Graph) -> str:
         """Have the worker keep `graph`; its name there."""
-        if graph.recipe is None:
+        if graph.weight_slices is None:
             return self.keep_bytes(graph.data)
-        self.keep_base(graph.recipe.base)
-        return self._keep(graph.recipe.digest, {"do": "make", "recipe": graph.recipe.order}, lambda: graph.recipe.blob)  # type: ignore[union-attr]
+        slices = graph.weight_slices
+        self.keep_base(slices.base)
+        return self._keep(slices.digest, {"do": "make", "recipe": slices.order}, lambda: slices.blob)
 
-    def keep_base(self, base: Base) -> str:
+    def keep_base(self, base: BaseWeights) -> str:
         """Have the worker keep all weights, once."""
         return self._keep(base.digest, {"do": "base", "tensors": base.index}, base.data)
 

@@ -1,11 +1,11 @@
 """LocalProbe: measurements on this machine, by the worker as a child process."""
 
+from pipeline.core.profile import Profile
 from pipeline.errors import ProbeError
-from pipeline.probe.base import Reference
 from pipeline.probe.connection import Connection, Notify
-from pipeline.probe.link import LinkLost, local_link
-from pipeline.probe.worker_probe import WorkerProbe
-from pipeline.profile import Profile
+from pipeline.probe.interface import Reference
+from pipeline.probe.worker_probe import WORKER, WorkerProbe
+from pipeline.remote.link import LinkLost, local_link
 
 __all__ = ["LocalProbe"]
 
@@ -17,7 +17,7 @@ class LocalProbe(WorkerProbe):
     """
 
     def __init__(self, profile: Profile, reference: Reference | None = None, notify: Notify = lambda text: None) -> None:
-        connection = Connection("this machine", local_link, _diagnosis, profile.probe.reconnect_s, notify)
+        connection = Connection("this machine", lambda: local_link(WORKER), _diagnosis, profile.probe.reconnect_s, notify)
         super().__init__(profile, reference, connection, notify)
 
 

@@ -6,9 +6,9 @@ import math
 import numpy as np
 import onnx
 
-from pipeline.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
-from pipeline.probe.base import Effort, Graph, Load, Reference
-from pipeline.profile import Profile
+from pipeline.core.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
+from pipeline.core.profile import Profile
+from pipeline.probe.interface import Graph, MeasurementOptions, Reference, Workload
 
 __all__ = ["SimulatedProbe", "simulated_latency_ms"]
 
@@ -47,7 +47,7 @@ class SimulatedProbe:
         """None: nothing is timed."""
         return ()
 
-    def measure(self, graph: Graph, effort: Effort, load: Load | None = None) -> Measurement | Failure:
+    def measure(self, graph: Graph, options: MeasurementOptions, load: Workload | None = None) -> Measurement | Failure:
         """See `Probe.measure`; another effort draws other noise."""
         try:
             model = onnx.load_model_from_string(graph.data)
@@ -58,7 +58,7 @@ class SimulatedProbe:
         if load and load.beside:
             beside_ms = simulated_latency_ms(onnx.load_model_from_string(load.beside.data), self._profile.threads)
         weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
-        seed = hashlib.sha256(f"{graph.structure} {effort}".encode()).digest()
+        seed = hashlib.sha256(f"{graph.structure} {options}".encode()).digest()
         generator = np.random.default_rng(list(seed))
         probe = self._profile.probe
         blocks = max(1, probe.runs // probe.block_runs)
@@ -77,7 +77,7 @@ class SimulatedProbe:
                 preemptions=0,
                 timed_ms=round(probe.runs * (latency_ms + beside_ms), 1),
             )
-            for _ in range(effort.processes)
+            for _ in range(options.processes)
         )
         memory = Memory(BASELINE_BYTES, BASELINE_BYTES + weights, BASELINE_BYTES + 2 * weights)
         return Measurement(self.fingerprint, graph.structure, timed, memory)

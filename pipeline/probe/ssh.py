@@ -3,13 +3,13 @@
 import functools
 import secrets
 
+from pipeline.core.profile import Profile
 from pipeline.errors import ProbeError
-from pipeline.probe.base import Reference
 from pipeline.probe.connection import Connection, Notify
-from pipeline.probe.diagnosis import diagnosis
-from pipeline.probe.link import Link, ssh_link
-from pipeline.probe.worker_probe import WorkerProbe
-from pipeline.profile import Profile
+from pipeline.probe.interface import Reference
+from pipeline.probe.worker_probe import WORKER, WorkerProbe
+from pipeline.remote.diagnosis import diagnosis
+from pipeline.remote.link import Link, ssh_link
 
 __all__ = ["SshProbe"]
 
@@ -24,7 +24,7 @@ class SshProbe(WorkerProbe):
         client = secrets.token_hex(8)
 
         def start() -> Link:
-            return ssh_link(device, client)
+            return ssh_link(device, client, WORKER)
 
         diagnose = functools.partial(diagnosis, device=device)
         super().__init__(profile, reference, Connection(device.host, start, diagnose, profile.probe.reconnect_s, notify), notify)

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator
 
-from pipeline import statistics
-from pipeline.measurement import Condition, Fingerprint, TimedProcess, select_samples, stopped_by_quota, throttled
-from pipeline.remark import Remark, RemarkKind
+from pipeline.core import statistics
+from pipeline.core.measurement import DeviceState, Fingerprint, TimedProcess, select_samples, stopped_by_quota, throttled
+from pipeline.core.remark import Remark, RemarkKind
 
 __all__ = ["remarks_on"]
 
@@ -15,14 +15,14 @@ STOLEN_LIMIT, STOLEN_TICKS_MS = 0.02, 30.0
 
 
 def remarks_on(
-    processes: tuple[TimedProcess, ...], fingerprint: Fingerprint, noise_limit: float, before: Condition, after: Condition
+    processes: tuple[TimedProcess, ...], fingerprint: Fingerprint, noise_limit: float, before: DeviceState, after: DeviceState
 ) -> tuple[Remark, ...]:
     """Why the runs deserve doubt, the gravest reason first; empty when they do not."""
     return tuple(_on_the_machine(processes, fingerprint, before, after)) + tuple(_on_runs(processes, fingerprint, noise_limit))
 
 
 def _on_the_machine(
-    processes: tuple[TimedProcess, ...], fingerprint: Fingerprint, before: Condition, after: Condition
+    processes: tuple[TimedProcess, ...], fingerprint: Fingerprint, before: DeviceState, after: DeviceState
 ) -> Iterator[Remark]:
     slowed = throttled(before, after)
     if slowed:

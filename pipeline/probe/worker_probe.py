@@ -3,28 +3,32 @@
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.measurement import DeviceState, Failure, Fingerprint, Measurement, Memory, TimedProcess, throttled
+from pipeline.core.profile import Profile
+from pipeline.core.remark import Remark, RemarkKind
 from pipeline.errors import ProbeError, ThreadsError
-from pipeline.measurement import Condition, Failure, Fingerprint, Measurement, Memory, TimedProcess, throttled
-from pipeline.probe.base import Effort, Graph, Load, Reference
+from pipeline.foreign_text import shorten
 from pipeline.probe.connection import Connection, Notify
-from pipeline.probe.link import LinkLost
+from pipeline.probe.interface import Graph, MeasurementOptions, Reference, Workload
 from pipeline.probe.stability import remarks_on
-from pipeline.profile import Profile
-from pipeline.remark import Remark, RemarkKind
-from pipeline.text import shorten
+from pipeline.remote.link import LinkLost
 
-__all__ = ["WorkerProbe"]
+__all__ = ["WORKER", "WorkerProbe"]
+
+WORKER = Path(__file__).with_name("worker.py")
+"""The program that measures; it is sent to a device as text."""
 
 TOLERANCE = 1e-3
 """Largest wrong-answer difference that counts as rounding, as a share of the largest output."""
 ANSWER_LIMIT = 100_000
 """Outputs with more values than this are not sent back to be compared on every candidate; the final file's always are."""
-LOSSES = 3
+ALLOWED_LOST_CONNECTIONS = 3
 """A file during whose measurement the link broke so often is to blame itself."""
 DETAIL_LIMIT = 400
 """Longest detail of a failure that the journal keeps, in characters."""
@@ -55,7 +59,7 @@ class WorkerProbe:
     @property
     def fingerprint(self) -> Fingerprint:
         """Where and how figures are taken."""
-        return self._fingerprint(Load())
+        return self._fingerprint(Workload())
 
     @property
     def busy_cores(self) -> tuple[int, ...]:
@@ -67,7 +71,7 @@ class WorkerProbe:
         """Sent and received so far."""
         return self._connection.traffic_bytes
 
-    def measure(self, graph: Graph, effort: Effort, load: Load | None = None) -> Measurement | Failure:
+    def measure(self, graph: Graph, options: MeasurementOptions, load: Workload | None = None) -> Measurement | Failure:
         """See `Probe.measure`. Unstable and throttled measurements are repeated, the latter after a pause to cool down; the
         last one stands, with its remarks. A lost link is waited for, and the measurement begun again.
         """
@@ -75,38 +79,38 @@ class WorkerProbe:
             lost = 0
             while True:
                 try:
-                    return self._measure_steadily(graph, effort, load or Load())
+                    return self._measure_steadily(graph, options, load or Workload())
                 except LinkLost as loss:
                     lost += 1
                     self._connection.reopen(loss)
-                    if lost == LOSSES:
+                    if lost == ALLOWED_LOST_CONNECTIONS:
                         said = f"{self._connection.where} was lost {lost} times while this was measured: {loss}"
                         return Failure("lost", shorten(said, DETAIL_LIMIT))
 
-    def condition(self) -> Condition:
+    def condition(self) -> DeviceState:
         """How the machine is now. Raises LinkLost."""
-        return Condition(**self._connection.ask({"do": "state"}))
+        return DeviceState(**self._connection.ask({"do": "state"}))
 
     def close(self) -> None:
         """End the worker, also in the middle of a measurement; it removes what it kept."""
         self._connection.close()
 
-    def _measure_steadily(self, graph: Graph, effort: Effort, load: Load) -> Measurement | Failure:
+    def _measure_steadily(self, graph: Graph, options: MeasurementOptions, load: Workload) -> Measurement | Failure:
         for attempt in range(self._profile.probe.retries + 1):
-            result = self._measure_once(graph, effort, load, attempt)
+            result = self._measure_once(graph, options, load, attempt)
             if isinstance(result, Failure) or not result.remarks:
                 break
             if _throttling(result) and attempt < self._profile.probe.retries:
                 self._cool_down(result)
         return result
 
-    def _measure_once(self, graph: Graph, effort: Effort, load: Load, attempt: int) -> Measurement | Failure:
+    def _measure_once(self, graph: Graph, options: MeasurementOptions, load: Workload, attempt: int) -> Measurement | Failure:
         self._seed += 1
         settings = self._settings(load)
         beside = load.beside or (self._reference.graph if self._reference and load.reference else None)
         reference = self._connection.keep(beside) if beside else None
-        if graph.recipe:
-            self._connection.keep_base(graph.recipe.base)
+        if graph.weight_slices:
+            self._connection.keep_base(graph.weight_slices.base)
         inputs = load.inputs if load.inputs is not None else self._reference.inputs if self._reference else None
         if inputs is None:
             raise ProbeError("nothing to feed the network with")
@@ -116,23 +120,23 @@ class WorkerProbe:
                 "reference": reference,
                 "input": self._connection.keep_bytes(inputs.tobytes()),
                 "shape": list(inputs.shape),
-                "recipe": graph.recipe.order if graph.recipe else None,
+                "recipe": graph.weight_slices.order if graph.weight_slices else None,
                 "answer": ANSWER_LIMIT if graph.expected and not attempt else 0,
-                "processes": effort.processes,
-                "memory": effort.memory,
-                "together": not effort.fresh,
+                "processes": options.processes,
+                "memory": options.memory,
+                "together": not options.fresh,
                 "settings": settings,
                 "seed": self._seed,
                 "more": True,
             },
-            graph.recipe.blob if graph.recipe else graph.data,
+            graph.weight_slices.blob if graph.weight_slices else graph.data,
         )
         if "failure" in answer:
             kind, detail = answer["failure"]
             return Failure(kind, shorten(detail, DETAIL_LIMIT))
-        if (count := len(answer["processes"])) != effort.processes:
+        if (count := len(answer["processes"])) != options.processes:
             raise ProbeError(
-                f"{self._connection.where}: timed {count} processes in place of {effort.processes}; is something else answering "
+                f"{self._connection.where}: timed {count} processes in place of {options.processes}; is something else answering "
                 "there?"
             )
         output = answer["processes"][0]["answer"]
@@ -142,7 +146,7 @@ class WorkerProbe:
                 return Failure("wrong-output", f"off by {100 * difference:.3g} % of the largest output")
         timed = tuple(_timed_process(process) for process in answer["processes"])
         memory = answer["memory"] or {}
-        before, after = Condition(**answer["before"]), Condition(**answer["after"])
+        before, after = DeviceState(**answer["before"]), DeviceState(**answer["after"])
         fingerprint = self._fingerprint(load)
         remarks = remarks_on(timed, fingerprint, self._profile.probe.noise_limit, before, after)
         if remarks and attempt:
@@ -179,7 +183,7 @@ class WorkerProbe:
             )
         return there[-threads:]
 
-    def _fingerprint(self, load: Load) -> Fingerprint:
+    def _fingerprint(self, load: Workload) -> Fingerprint:
         settings = self._settings(load)
         return Fingerprint(
             mode="device" if self._profile.measures_its_device else "host-emulated",
@@ -195,7 +199,7 @@ class WorkerProbe:
             wheel=self.machine.get("wheel"),
         )
 
-    def _settings(self, load: Load) -> dict[str, Any]:
+    def _settings(self, load: Workload) -> dict[str, Any]:
         """What one child is told: the profile's runtime and the probe's patience."""
         runtime, probe = self._profile.runtime, self._profile.probe
         return {

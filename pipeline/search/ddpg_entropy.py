@@ -8,7 +8,7 @@ Paper B's text gives the reward and that an agent chooses each layer's sparsity;
 Differences from AMC's code:
  1. an action is clamped to what the budget still allows with everything behind it at its cheapest, for any measured
     budget: what a width costs comes from tables fitted to all answers so far, not from a count of operations.
- 2. because those are estimates, a plan may end over the budget; its reward is less by the overrun.
+ 2. because those are estimates, a plan may end over the budget; its reward is less by the violation.
  3. between two trials the agent also plays on a model of all answers (Sutton's Dyna): 60 trials are too few for DDPG alone.
  4. rewards are standardised over the memory, in place of a moving baseline, and shared out over the steps. Of the latest
     episodes, most of which were played on the model, few are measured ones: those act through the model, as they are fitted.
@@ -29,12 +29,12 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.plan import ChannelPlan
-from pipeline.search.env import FEATURES, observe
-from pipeline.search.model import PlanModel, fit
-from pipeline.search.problem import Assessment, Problem, SearchSpace
-from pipeline.search.promise import most_promising
-from pipeline.search.scan import scan
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.acquisition import highest_acquisition
+from pipeline.search.environment import FEATURES, observe
+from pipeline.search.initial_design import initial_design
+from pipeline.search.problem import Evaluation, Problem, SearchSpace
+from pipeline.search.surrogate import Surrogate, fit
 from pipeline.search.uniform import bisect
 
 __all__ = ["DDPGSettings", "ddpg_entropy"]
@@ -54,7 +54,7 @@ class DDPGSettings:
     """Standard deviation around the actor's wish at first; AMC: 0.5, which leads away from a good start."""
     last_noise: float = 0.05
     overrun_price: float = 10.0
-    """What an overrun takes from the reward, in standard deviations of the score."""
+    """What a violation takes from the reward, in standard deviations of the score."""
     imagined_episodes: int = 32
     """Played on the model for every trial."""
     memory: int = 512
@@ -68,12 +68,12 @@ class DDPGSettings:
     proposals: int = 128
 
 
-class _Wall:
+class _ActionBound:
     """What the budget still allows, AMC's "action wall", by the estimates of an additive model."""
 
-    def __init__(self, model: PlanModel) -> None:
-        self._costs = [overruns for _, overruns in model.tables]  # per group (widths, constraints)
-        constants = np.asarray([curve.constant for curve in model.overruns])
+    def __init__(self, model: Surrogate) -> None:
+        self._costs = [violations for _, violations in model.tables]  # per group (widths, constraints)
+        constants = np.asarray([curve.constant for curve in model.violations])
         cheapest = np.stack([cost.min(0) for cost in self._costs])
         behind = np.concatenate([np.cumsum(cheapest[::-1], axis=0)[::-1][1:], np.zeros((1, cheapest.shape[1]))])
         self._rest = behind + constants  # per group: all groups behind it at their cheapest
@@ -90,24 +90,24 @@ class _Wall:
         return widths[pick], spent + costs[pick]
 
 
-class _Memory:
-    """The latest episodes: states (n, T, features), actions (n, T), scores (n,), worst overruns (n,)."""
+class _ReplayBuffer:
+    """The latest episodes: states (n, T, features), actions (n, T), scores (n,), worst violations (n,)."""
 
     def __init__(self, groups: int, size: int) -> None:
         self._size = size
         self.states = np.empty((0, groups, len(FEATURES)), dtype=np.float32)
         self.actions = np.empty((0, groups), dtype=np.float32)
-        self._scores, self._overruns = np.empty(0), np.empty(0)
+        self._scores, self._violations = np.empty(0), np.empty(0)
 
-    def add(self, states: NDArray[np.float32], actions: Floats, scores: Floats, overruns: Floats) -> None:
+    def add(self, states: NDArray[np.float32], actions: Floats, scores: Floats, violations: Floats) -> None:
         self.states = np.concatenate([self.states, states])[-self._size :]
         self.actions = np.concatenate([self.actions, actions.astype(np.float32)])[-self._size :]
         self._scores = np.concatenate([self._scores, scores])[-self._size :]
-        self._overruns = np.concatenate([self._overruns, overruns.max(1, initial=0.0)])[-self._size :]
+        self._violations = np.concatenate([self._violations, violations.max(1, initial=0.0)])[-self._size :]
 
     def rewards(self, price: float) -> Floats:
-        """(n,): scores, standardised, less `price` for each whole overrun; standardised again."""
-        rewards = (self._scores - self._scores.mean()) / (self._scores.std() + 1e-9) - price * self._overruns
+        """(n,): scores, standardised, less `price` for each whole violation; standardised again."""
+        rewards = (self._scores - self._scores.mean()) / (self._scores.std() + 1e-9) - price * self._violations
         standard: Floats = (rewards - rewards.mean()) / (rewards.std() + 1e-9)
         return standard
 
@@ -126,7 +126,7 @@ class _Agent:
         self._critic_optimizer = torch.optim.Adam(self._critic.parameters(), settings.critic_rate)
 
     def play(
-        self, wall: _Wall, constraints: int, count: int, noise: float, generator: np.random.Generator
+        self, wall: _ActionBound, constraints: int, count: int, noise: float, generator: np.random.Generator
     ) -> tuple[NDArray[np.float32], Floats]:
         """`count` episodes: states (count, T, features), fractions kept (count, T)."""
         groups = len(self._space.choices)
@@ -142,7 +142,7 @@ class _Agent:
             kept[:, group], spent = wall.nearest_allowed(group, spent, wishes)
         return states, kept
 
-    def learn(self, memory: _Memory, generator: np.random.Generator) -> None:
+    def learn(self, memory: _ReplayBuffer, generator: np.random.Generator) -> None:
         settings, groups = self._settings, len(self._space.choices)
         rewards = memory.rewards(settings.overrun_price)
         all_rewards = torch.from_numpy(rewards).float() / groups
@@ -180,33 +180,33 @@ def ddpg_entropy(problem: Problem, settings: DDPGSettings | None = None) -> None
     space = problem.space
     generator = np.random.default_rng(problem.seed)
     answers = list(problem.known)
-    memory = _Memory(len(space.choices), settings.memory)
+    memory = _ReplayBuffer(len(space.choices), settings.memory)
 
-    def ask(plan: ChannelPlan) -> Assessment:
+    def ask(plan: ChannelPlan) -> Evaluation:
         answers.append(found := problem.evaluate(plan))
         kept = np.asarray([[width / choice.channels for (_, width), choice in zip(plan, space.choices, strict=True)]])
         states = np.stack([observe(space, kept[:, :group]) for group in range(len(space.choices))], axis=1)
-        memory.add(states, kept, np.asarray([found.score]), np.asarray([found.overruns]))
+        memory.add(states, kept, np.asarray([found.score]), np.asarray([found.violations]))
         return found
 
     asking, last = replace(problem, evaluate=ask), len(problem.known) + problem.trials
     start = bisect(asking, min(settings.bisection_trials, problem.trials))
-    scan(asking, start, min(round(settings.scan_share * problem.trials), last - len(answers)))
+    initial_design(asking, start, min(round(settings.scan_share * problem.trials), last - len(answers)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
         agent = _Agent(space, start, settings)
     first = len(answers)
     while len(answers) < last and len({answer.plan for answer in answers}) < space.size:
-        wall = _Wall(fit(space, answers, additive=True))
+        wall = _ActionBound(fit(space, answers, additive=True))
         model = fit(space, answers)
         spent = (len(answers) - first) / (last - first)
         noise = settings.noise * (settings.last_noise / settings.noise) ** spent
         states, kept = agent.play(wall, problem.constraints, settings.imagined_episodes, noise, generator)
         guess = model.guess(kept)
-        memory.add(states, kept, guess.score, guess.overruns)
+        memory.add(states, kept, guess.score, guess.violations)
         agent.learn(memory, generator)
         _, kept = agent.play(wall, problem.constraints, settings.proposals, noise, generator)
-        ask(space.plan(kept[most_promising(model, kept, answers)].tolist()))
+        ask(space.plan(kept[highest_acquisition(model, kept, answers)].tolist()))
 
 
 def _truncated_normal(means: Floats, deviation: float, generator: np.random.Generator) -> Floats:

@@ -13,9 +13,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.plan import ChannelPlan
-from pipeline.search.model import fractions
-from pipeline.search.problem import Assessment, Problem
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.problem import Evaluation, Problem
+from pipeline.search.surrogate import fractions
 
 __all__ = ["GreedySettings", "greedy"]
 
@@ -39,16 +39,16 @@ class _Ledger:
         choices = problem.space.choices
         self._problem = problem
         self.saved = np.asarray([max(choice.macs_share, 1e-3) for choice in choices])
-        """Overrun that a group's channels are worth; at first a guess from its arithmetic."""
+        """Violation that a group's channels are worth; at first a guess from its arithmetic."""
         self.paid = np.zeros(len(choices))
         """Score that they are worth; at first nothing, so that every group is tried."""
         self.asked: set[ChannelPlan] = set()
 
-    def ask(self, plan: ChannelPlan) -> Assessment:
+    def ask(self, plan: ChannelPlan) -> Evaluation:
         self.asked.add(plan)
         return self._problem.evaluate(plan)
 
-    def learn(self, group: int, removed: float, before: Assessment, after: Assessment) -> None:
+    def learn(self, group: int, removed: float, before: Evaluation, after: Evaluation) -> None:
         self.saved[group] = max((_worst(before) - _worst(after)) / removed, 0.5 * self.saved[group])
         self.paid[group] = (before.score - after.score) / removed
 
@@ -63,7 +63,7 @@ def greedy(problem: Problem, settings: GreedySettings | None = None) -> None:
     groups = len(problem.space.choices)
     tries = int(np.clip(settings.narrowing_share * problem.trials / settings.steps, 1, groups))
     while not current.feasible:
-        tried: list[Assessment] = []
+        tried: list[Evaluation] = []
         for group in np.argsort(ledger.paid / ledger.saved, kind="stable"):
             plan = _narrower(problem, current.plan, int(group), target / ledger.saved[group])
             if plan is not None and plan not in ledger.asked and len(tried) < tries:
@@ -75,7 +75,7 @@ def greedy(problem: Problem, settings: GreedySettings | None = None) -> None:
     _improve(problem, ledger, current)
 
 
-def _improve(problem: Problem, ledger: _Ledger, current: Assessment) -> None:
+def _improve(problem: Problem, ledger: _Ledger, current: Evaluation) -> None:
     """Accept the first neighbour that is better and within, those that promise most first; end when none is."""
     groups = range(len(problem.space.choices))
     while True:
@@ -120,11 +120,11 @@ def _removed(problem: Problem, before: ChannelPlan, after: ChannelPlan) -> float
     return float((fractions(problem.space, before) - fractions(problem.space, after)).sum())
 
 
-def _price(before: Assessment, after: Assessment) -> float:
-    """Score paid for each unit of overrun saved; what saves nothing is never chosen while another saves."""
+def _price(before: Evaluation, after: Evaluation) -> float:
+    """Score paid for each unit of violation saved; what saves nothing is never chosen while another saves."""
     saved = _worst(before) - _worst(after)
     return max(before.score - after.score, 0.0) / saved if saved > 0 else 1e9 - saved
 
 
-def _worst(answer: Assessment) -> float:
-    return max(answer.overruns, default=0.0)
+def _worst(answer: Evaluation) -> float:
+    return max(answer.violations, default=0.0)

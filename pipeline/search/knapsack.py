@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.plan import ChannelPlan
-from pipeline.search.model import PlanModel, fit
-from pipeline.search.problem import Assessment, Problem
-from pipeline.search.scan import scan
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.initial_design import initial_design
+from pipeline.search.problem import Evaluation, Problem
+from pipeline.search.surrogate import Surrogate, fit
 from pipeline.search.uniform import bisect
 
 __all__ = ["KnapsackSettings", "fill", "knapsack"]
@@ -43,14 +43,14 @@ def knapsack(problem: Problem, settings: KnapsackSettings | None = None) -> None
     settings = settings or KnapsackSettings()
     answers = list(problem.known)
 
-    def ask(plan: ChannelPlan) -> Assessment:
+    def ask(plan: ChannelPlan) -> Evaluation:
         answers.append(problem.evaluate(plan))
         return answers[-1]
 
     asking = replace(problem, evaluate=ask)
     start = bisect(asking, min(settings.bisection_trials, problem.trials))
     left = problem.trials + len(problem.known) - len(answers)
-    scan(asking, start, min(left, round(settings.scan_share * problem.trials)))
+    initial_design(asking, start, min(left, round(settings.scan_share * problem.trials)))
     while len(answers) < problem.trials + len(problem.known):
         known = {answer.plan for answer in answers}
         solved = _solutions(fit(problem.space, answers, additive=True), settings)
@@ -60,20 +60,20 @@ def knapsack(problem: Problem, settings: KnapsackSettings | None = None) -> None
         ask(plan)
 
 
-def _solutions(model: PlanModel, settings: KnapsackSettings) -> Iterator[ChannelPlan]:
+def _solutions(model: Surrogate, settings: KnapsackSettings) -> Iterator[ChannelPlan]:
     """Plans within the budget by the estimates, from the highest score down, and last those that come nearest to it."""
     choices = model.space.choices
     values = [score for score, _ in model.tables]
-    costs = [overruns for _, overruns in model.tables]
-    constants = np.asarray([curve.constant for curve in model.overruns])
+    costs = [violations for _, violations in model.tables]
+    constants = np.asarray([curve.constant for curve in model.violations])
     weights = np.ones(len(constants)) / max(len(constants), 1)
     found: dict[ChannelPlan, tuple[bool, float]] = {}
     for _ in range(settings.rounds if len(constants) > 1 else 1):
         filled = fill(values, [cost @ weights for cost in costs], -float(weights @ constants), settings.bins)
         for picks in filled:
-            overruns = constants + sum(cost[pick] for cost, pick in zip(costs, picks, strict=True))
+            violations = constants + sum(cost[pick] for cost, pick in zip(costs, picks, strict=True))
             gain = float(sum(value[pick] for value, pick in zip(values, picks, strict=True)))
-            over = float(np.maximum(overruns, 0.0).sum())
+            over = float(np.maximum(violations, 0.0).sum())
             plan = ChannelPlan(tuple((c.name, c.widths[pick]) for c, pick in zip(choices, picks, strict=True)))
             found[plan] = (over > 0, over if over > 0 else -gain)
         weights = weights * np.exp(2 * (constants + sum(cost[pick] for cost, pick in zip(costs, filled[0], strict=True))))

@@ -4,8 +4,8 @@ import warnings
 
 import optuna
 
-from pipeline.plan import ChannelPlan
-from pipeline.search.problem import Assessment, Problem
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.problem import Evaluation, Problem
 from pipeline.search.uniform import bisect
 
 __all__ = ["evolution", "tpe"]
@@ -35,7 +35,7 @@ def _search(problem: Problem, sampler: optuna.samplers.BaseSampler) -> None:
     answers = {answer.plan: answer for answer in problem.known}
     asked = 0
 
-    def ask(plan: ChannelPlan) -> Assessment:
+    def ask(plan: ChannelPlan) -> Evaluation:
         nonlocal asked
         asked += 1
         answers[plan] = problem.evaluate(plan)
@@ -54,6 +54,6 @@ def _search(problem: Problem, sampler: optuna.samplers.BaseSampler) -> None:
         )
         repeats = repeats + 1 if plan in answers else 0
         answer = answers[plan] if plan in answers else ask(plan)
-        for number, overrun in enumerate(answer.overruns):
-            trial.set_constraint(f"overrun{number}", overrun)
+        for number, violation in enumerate(answer.violations):
+            trial.set_constraint(f"violation{number}", violation)
         study.tell(trial, answer.score)

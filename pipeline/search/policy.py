@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.search.env import FEATURES, observe
-from pipeline.search.multiplier import PIDMultipliers, PIDSettings
+from pipeline.search.environment import FEATURES, observe
+from pipeline.search.lagrange_multipliers import PIDMultipliers, PIDSettings
 from pipeline.search.problem import SearchSpace
 
 __all__ = ["Agent", "AgentSettings", "Episodes"]

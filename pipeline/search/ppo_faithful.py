@@ -7,7 +7,7 @@ It is meant for the thousands of episodes that the paper spends. It learns after
 groups are fewer, it never does, and with tens of trials it hardly leaves its first policy.
 Differences from the paper's code that remain:
  1. channels are removed and widths are those on offer; theirs are masked single weights.
- 2. the cost is the worst overrun, as 100 (1 + overrun) per step with a limit of 100. Under a budget on `params` that is the
+ 2. the cost is the worst violation, as 100 (1 + violation) per step with a limit of 100. Under a budget on `params` that is the
     paper's cost, the percentage of weights kept, over the percentage allowed.
  3. one environment plays whole episodes until there are as many steps as the paper's three play in parallel.
  4. the score is the evaluator's (held-out images, BatchNorm estimated anew, no training); theirs is taken on training images,
@@ -128,7 +128,7 @@ def _play(problem: Problem, agent: "_Agent", ceiling: float, generator: np.rando
         actions.append(mean + deviation * generator.standard_normal())
         pruned.append(float(np.clip(actions[-1], 0.0, ceiling)))
     found = problem.evaluate(problem.space.plan([1 - fraction for fraction in pruned]))
-    finals = np.asarray([found.score, groups * 100 * (1 + max(found.overruns, default=-1.0))])
+    finals = np.asarray([found.score, groups * 100 * (1 + max(found.violations, default=-1.0))])
     seen, done = torch.stack(states), torch.tensor(actions, dtype=torch.float32)
     return _Episode(seen, done, agent.log_probabilities(seen, done), finals, agent.scale(finals, groups))
 

@@ -8,7 +8,7 @@ Symbols are the paper's: rho = probability ratio, adv_r and adv_c = advantages o
 Differences from the paper's code, which ppo_faithful.py keeps:
  1. real channels are removed; theirs are masked weights.
  2. any number of constraints, each with its own cost critic and multiplier; theirs has one.
- 3. the cost is the measured overrun of the budget, not the share of weights.
+ 3. the cost is the measured violation of the budget, not the share of weights.
  4. a Beta distribution, which lives on [0, 1]; their Gaussian is clipped and gathers at the ends.
  5. PID multipliers (see multiplier.py); theirs integrate with Adam at rate 1.
  6. between two measured episodes the agent plays many on a model fitted to all answers so far (model.py): a trial costs a
@@ -24,7 +24,7 @@ Differences from the paper's code, which ppo_faithful.py keeps:
 13. what is kept is the best feasible episode, not a sample of the final policy.
 14. rewards are scaled to the scores so far, 0 to 1, and states are shares from the start; theirs are over running deviations.
 15. the multipliers move before the policy does, theirs after; ten times their learning rate, or more, for few episodes.
-16. cost advantages have the lambda of the reward's, 0.95, and overruns beyond the whole limit count as that; theirs have 1.
+16. cost advantages have the lambda of the reward's, 0.95, and violations beyond the whole limit count as that; theirs have 1.
 17. measured episodes are replayed through the model that is fitted to them: the policy itself learns from imagined ones.
 """
 
@@ -34,12 +34,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.plan import ChannelPlan
-from pipeline.search.model import fit, snap
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.acquisition import highest_acquisition
+from pipeline.search.initial_design import initial_design
 from pipeline.search.policy import Agent, AgentSettings
-from pipeline.search.problem import Assessment, Problem
-from pipeline.search.promise import most_promising
-from pipeline.search.scan import scan
+from pipeline.search.problem import Evaluation, Problem
+from pipeline.search.surrogate import fit, snap
 from pipeline.search.uniform import bisect
 
 __all__ = ["PPOLagrangianSettings", "ppo_lagrangian", "train"]
@@ -72,14 +72,14 @@ def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
     """The agent as it is when the trials are spent."""
     answers = list(problem.known)
 
-    def ask(plan: ChannelPlan) -> Assessment:
+    def ask(plan: ChannelPlan) -> Evaluation:
         answers.append(problem.evaluate(plan))
         return answers[-1]
 
     asking = replace(problem, evaluate=ask)
     start = bisect(asking, min(settings.bisection_trials, problem.trials))
     if problem.trials >= settings.fewest_trials_to_scan:
-        scan(asking, start, round(settings.scan_share * problem.trials))
+        initial_design(asking, start, round(settings.scan_share * problem.trials))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
         agent = Agent(problem.space, problem.constraints, start, settings.agent)
@@ -93,7 +93,7 @@ def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
             episodes = agent.play(settings.episodes_per_update, generator)
             guess = model.guess(snap(problem.space, episodes.actions.astype(np.float64)))
             rewards = ((guess.score - low) / span).astype(np.float32)
-            agent.learn(episodes, rewards, guess.overruns.astype(np.float32), generator)
+            agent.learn(episodes, rewards, guess.violations.astype(np.float32), generator)
         kept = snap(problem.space, agent.play(settings.proposals, generator).actions.astype(np.float64))
-        ask(problem.space.plan(kept[most_promising(model, kept, answers)].tolist()))
+        ask(problem.space.plan(kept[highest_acquisition(model, kept, answers)].tolist()))
     return agent

@@ -5,14 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from pipeline.candidate import Candidate
-from pipeline.plan import ChannelPlan
+from pipeline.core.candidate import Candidate
+from pipeline.core.plan import ChannelPlan
 
 __all__ = [
     "NAMED_REWARDS",
-    "Assessment",
     "Choice",
     "Evaluate",
+    "Evaluation",
     "Layer",
     "Problem",
     "Reward",
@@ -102,7 +102,7 @@ def widths_of(channels: int, bundle: int, step: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Assessment:
+class Evaluation:
     """What the black box says of a plan."""
 
     plan: ChannelPlan
@@ -110,20 +110,20 @@ class Assessment:
     """What a searcher is to make large, 0 to 100: the accuracy, or another reward. Of a plan that failed 0, or
     what the worse of the dense and the thinnest is worth, where that is less.
     """
-    overruns: tuple[float, ...]
+    violations: tuple[float, ...]
     """One per constraint, as a share of the limit, at the careful end of its interval; <= 0 is within."""
 
     @property
     def feasible(self) -> bool:
         """Within every constraint."""
-        return all(overrun <= 0 for overrun in self.overruns)
+        return all(violation <= 0 for violation in self.violations)
 
 
 class TrialsSpent(Exception):
     """Raised by `evaluate` when no trials are left. A searcher may let it through."""
 
 
-Evaluate = Callable[[ChannelPlan], Assessment]
+Evaluate = Callable[[ChannelPlan], Evaluation]
 
 
 @dataclass(frozen=True)
@@ -136,9 +136,9 @@ class Problem:
     trials: int
     """How many judgements there are."""
     constraints: int
-    """How many overruns each judgement has."""
+    """How many violations each judgement has."""
     seed: int
-    known: tuple[Assessment, ...] = ()
+    known: tuple[Evaluation, ...] = ()
     """What was judged before the search began, the dense and the thinnest plan; no trials of it."""
 
 

@@ -1,7 +1,7 @@
 """Uniform: every group at the same fraction, the largest that the budget allows, found by bisection."""
 
-from pipeline.plan import ChannelPlan
-from pipeline.search.problem import Assessment, Problem
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.problem import Evaluation, Problem
 
 __all__ = ["bisect", "uniform"]
 
@@ -17,7 +17,7 @@ def bisect(problem: Problem, steps: int) -> float:
     Latency grows with width but for noise and cliffs, so a fraction once found feasible is kept as the lower end.
     """
     low, high = 0.0, 1.0
-    seen: dict[ChannelPlan, Assessment] = {}
+    seen: dict[ChannelPlan, Evaluation] = {}
     while len(seen) < steps and high - low > 1e-3:
         middle = (low + high) / 2
         plan = problem.space.uniform(middle)

@@ -1,0 +1,192 @@
+"""The commands that change what a device serves: ship, status, rollback. Flags in, a line per device out."""
+
+import datetime
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, told
+from pipeline.cli.terminal import make_console, print_line
+
+if TYPE_CHECKING:
+    from pipeline.deploy.deliver import Delivered, Progress
+    from pipeline.deploy.fleet import Rollout, Target
+
+__all__ = ["rollback", "ship", "status"]
+
+Command = Callable[..., Any]
+UNHARMED = "; what was served is served, and the same command goes on from there"
+
+
+def devices(command: Command) -> Command:
+    """The flags that say which devices are meant."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr."),
+        ALLOW_SSH_COMMANDS,
+        click.option("--group", metavar="NAME", help="Only this group of the inventory."),
+        click.option("--inventory", type=click.Path(path_type=Path), metavar="FILE", help="YAML: devices with profile and host."),
+        click.option(
+            "--target", "targets", multiple=True, metavar="PROFILE", help="A YAML file, or a name in hw_profiles/; repeatable."
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def boldness(command: Command) -> Command:
+    """The flags that say how to go about many devices."""
+    for option in (
+        click.option(
+            "--results", type=click.Path(path_type=Path), metavar="FILE", help="A line of JSON per device, as each is done."
+        ),
+        click.option("--max-failures", default="25%", metavar="SHARE", help="Begin no more when more fail.  [default: 25%]"),
+        click.option("--canary", type=click.IntRange(0), default=1, metavar="N", help="So many first.  [default: 1]"),
+        click.option("--parallel", type=click.IntRange(1, 64), default=4, metavar="N", help="At a time.  [default: 4]"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.command(short_help="Put an artifact on devices, check it there, and switch to it.")
+@click.argument("artifact", type=click.Path(path_type=Path))
+@devices
+@boldness
+@click.option("--keys", "folder", type=click.Path(path_type=Path), metavar="DIR", help="As for sign.")
+@click.option("--ignore-budget", is_flag=True, help="Take it even where it is too slow or too large.")
+@told(UNHARMED)
+def ship(artifact: Path, folder: Path | None, ignore_budget: bool, **flags: Any) -> None:
+    """Put an artifact on devices: upload, verify, check its health there, switch, commit.
+
+    What fails on a device leaves it serving what it served. An artifact that is not signed is signed first.
+    """
+    from pipeline.deploy.deliver import deliver  # noqa: PLC0415
+    from pipeline.deploy.keys import keys_folder, read_trusted  # noqa: PLC0415
+    from pipeline.deploy.sign import ensure_signed  # noqa: PLC0415
+
+    now, keys = datetime.datetime.now(datetime.UTC), keys_folder(folder)
+    chosen = _chosen(**flags)
+    ensure_signed(artifact, keys, now, lambda text: print_line(f"note: {text}", err=True))
+    trusted = read_trusted(keys)
+
+    def action(target: "Target", progress: "Progress") -> "Delivered":
+        return deliver(target.profile, artifact, trusted, now, budget=not ignore_budget, progress=progress)
+
+    _on_all(chosen, action, **flags)
+
+
+@click.command(short_help="Go back to the release before.")
+@devices
+@boldness
+@told(UNHARMED)
+def rollback(**flags: Any) -> None:
+    """Have devices serve the release before the present one, after checking that it still answers rightly."""
+    from pipeline.deploy.deliver import roll_back  # noqa: PLC0415
+
+    _on_all(_chosen(**flags), lambda target, progress: roll_back(target.profile, progress=progress), **flags)
+
+
+@click.command(short_help="What devices serve.")
+@devices
+@told()
+def status(as_json: bool, **flags: Any) -> None:
+    """What devices serve, and what they have beside it. Nothing on a device is changed."""
+    from pipeline.cli.screen_deploy import print_status  # noqa: PLC0415
+    from pipeline.deploy.deliver import look  # noqa: PLC0415
+    from pipeline.errors import CompressError  # noqa: PLC0415
+    from pipeline.foreign_text import clean_text  # noqa: PLC0415
+
+    console, chosen, found, last = make_console(stderr=as_json), _chosen(**flags), [], 0
+    for target in chosen:
+        try:
+            store = look(target.profile)
+        except Exception as problem:
+            if len(chosen) == 1:
+                raise
+            ours = isinstance(problem, CompressError)
+            last = problem.exit_code if isinstance(problem, CompressError) else 1
+            message = clean_text(str(problem) if ours else f"{target.name}: a defect: {problem!r}")
+            found.append({"name": target.name, "error": type(problem).__name__, "message": message})
+            console.print(f"{target.name}  {message}", style="red", soft_wrap=True)
+            continue
+        found.append({"name": target.name, **asdict(store)})
+        print_status(console, target.name, store)
+    if as_json:
+        click.echo(json.dumps({"devices": found}))
+    if last:
+        sys.exit(last)
+
+
+def _chosen(
+    targets: Sequence[str], inventory: Path | None, group: str | None, allow_ssh_commands: bool, **_others: Any
+) -> "tuple[Target, ...]":
+    """The devices that the flags mean."""
+    from pipeline.core.profile import load_profile  # noqa: PLC0415
+    from pipeline.deploy.fleet import Target  # noqa: PLC0415
+    from pipeline.deploy.inventory import read_inventory  # noqa: PLC0415
+
+    if bool(targets) == bool(inventory) or (group and not inventory):
+        raise click.UsageError("give --target PROFILE, once or more, or --inventory FILE, with --group NAME if you like")
+    if inventory:
+        return read_inventory(inventory, group, allow_ssh_commands=allow_ssh_commands)
+    if len(set(targets)) < len(targets):
+        raise click.UsageError("a --target is given twice")
+    return tuple(Target(target, load_profile(target, allow_ssh_commands=allow_ssh_commands)) for target in targets)
+
+
+def _on_all(
+    chosen: "tuple[Target, ...]",
+    action: "Callable[[Target, Progress], Delivered]",
+    as_json: bool,
+    results: Path | None,
+    **flags: Any,
+) -> None:
+    from pipeline.cli.screen_deploy import ShipScreen, outcome_json  # noqa: PLC0415
+    from pipeline.deploy.fleet import Outcome, roll_out  # noqa: PLC0415
+    from pipeline.errors import FleetFailed, StorageError  # noqa: PLC0415
+
+    rollout = _rollout(**flags)
+    outcomes: tuple[Outcome, ...] = ()
+    with ShipScreen(make_console(stderr=as_json), max(len(target.name) for target in chosen)) as screen:
+
+        def act(target: "Target") -> "Delivered":
+            return action(target, lambda step, done, total: screen.step(target.name, step, done, total))
+
+        def write_down(outcome: Outcome) -> None:
+            screen.done(outcome)
+            if results:
+                try:
+                    with results.open("a", encoding="utf-8") as file:
+                        file.write(json.dumps(outcome_json(outcome)) + "\n")
+                except OSError as problem:
+                    raise StorageError(f"{results}: cannot be written ({problem.strerror}); choose another --results") from None
+
+        if len(chosen) == 1:  # here, so that its error is the command's, and Ctrl-C is heard at once
+            delivered = act(chosen[0])
+            outcomes = (Outcome(chosen[0].name, "shipped" if delivered.changed else "unchanged", delivered),)
+            write_down(outcomes[0])
+        else:
+            outcomes = roll_out(chosen, act, rollout, write_down)
+    if as_json:
+        click.echo(json.dumps({"devices": [outcome_json(outcome) for outcome in outcomes]}))
+    failed, left = (sum(outcome.result == each for outcome in outcomes) for each in ("failed", "not tried"))
+    if failed:
+        print_line(
+            f"compress: {failed} of {len(outcomes)} devices failed, {left} were not tried; those serve what they served: run the "
+            "same command again for the rest",
+            err=True,
+        )
+        sys.exit(FleetFailed.exit_code)
+
+
+def _rollout(parallel: int, canary: int, max_failures: str, **_others: Any) -> "Rollout":
+    from pipeline.deploy.fleet import Rollout  # noqa: PLC0415
+
+    number = max_failures.strip().removesuffix("%").strip()
+    if not number.isdigit() or int(number) > 100:
+        raise click.UsageError(f"--max-failures {max_failures!r}: expected a share from 0% to 100%")
+    return Rollout(parallel, canary, int(number) / 100)

@@ -1,0 +1,166 @@
+"""The commands that look at a device: measure, calibrate, doctor. Flags in, a page out."""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, told
+from pipeline.cli.options import MODEL_ARGS
+from pipeline.cli.terminal import make_console
+from pipeline.errors import ProbeError
+from pipeline.system.units import parse_quantity
+from pipeline.training.model_args import Argument
+
+__all__ = ["calibrate", "doctor", "measure"]
+
+TARGET = click.option("--target", required=True, metavar="PROFILE", help="Profile: a YAML file, or a name in hw_profiles/.")
+JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr.")
+
+EXAMPLES = """\b
+Examples:
+  compress measure --target board.yaml model.onnx
+  compress measure --target board.yaml dense.onnx pruned.onnx
+"""
+
+
+def _quantity(unit: str) -> Callable[[click.Context, click.Parameter, str | None], float]:
+    """Reads an option in `unit`; one that is not given is 0."""
+
+    def read(_context: click.Context, _option: click.Parameter, text: str | None) -> float:
+        if text is None:
+            return 0.0
+        try:
+            value = parse_quantity(text, unit)
+        except ValueError as problem:
+            raise click.BadParameter(str(problem)) from None
+        if not 0 < value < 1e6:
+            raise click.BadParameter(f"{text!r} is out of range")
+        return value
+
+    return read
+
+
+@click.command(epilog=EXAMPLES, short_help="Latency and memory of ONNX files, alone or one against another.")
+@TARGET
+@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL.onnx ...")
+@click.option(
+    "--duty",
+    "duty_hz",
+    metavar="RATE",
+    callback=_quantity("hz"),
+    help="One run at a time at this rate, idle between, as for a camera: 10Hz.",
+)
+@click.option(
+    "--sustained",
+    "sustain_s",
+    metavar="TIME",
+    callback=_quantity("s"),
+    help="Keep running for so long, to see what heat does: 10min.",
+)
+@ALLOW_SSH_COMMANDS
+@JSON
+@told()
+def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: float, **flags: bool) -> None:
+    """Latency and memory of ONNX files on a device; two are run in turns, and compared."""
+    from pipeline.cli.screen_device import measured_json, print_measured  # noqa: PLC0415
+    from pipeline.core.measurement import Failure  # noqa: PLC0415
+    from pipeline.core.profile import load_profile  # noqa: PLC0415
+    from pipeline.measure import measure_files  # noqa: PLC0415
+
+    if sustain_s and len(models) > 1:
+        raise click.UsageError("--sustained takes one file: heat from one would slow the next")
+    console = make_console(stderr=flags["as_json"])
+    profile = load_profile(target, allow_ssh_commands=flags["allow_ssh_commands"])
+    period_ms = 1e3 / duty_hz if duty_hz else 0.0
+
+    def notify(text: str) -> None:
+        console.print(f"note: {text}", soft_wrap=True)
+
+    found = measure_files(profile, models, period_ms, sustain_s, notify)
+    if flags["as_json"]:
+        click.echo(json.dumps(measured_json(found)))
+    else:
+        print_measured(console, found)
+    if any(isinstance(each.measured, Failure) for each in found.files):
+        sys.exit(ProbeError.exit_code)
+
+
+@click.command(short_help="Learn to predict a device's latencies from this machine's.")
+@TARGET
+@click.option("--model", default="digits", metavar="MODEL", help="As for compress.")
+@MODEL_ARGS
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="As for compress.")
+@click.option("--data", default="digits", metavar="DATA", help="As for compress.")
+@click.option("--plans", type=click.IntRange(4, 100), default=8, metavar="N", help="Beside dense and thinnest.  [default: 8]")
+@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="[default: 0]")
+@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="[default: PROFILE.calibration.json]")
+@ALLOW_SSH_COMMANDS
+@JSON
+@told()
+def calibrate(
+    target: str,
+    model: str,
+    model_args: dict[str, Argument],
+    weights: Path | None,
+    data: str,
+    plans: int,
+    out: Path | None,
+    as_json: bool,
+    **flags: Any,
+) -> None:
+    """Measure some plans of a network on the device and on this machine, so that a search needs the device only at its end."""
+    from pipeline.calibrate import calibrate as measure_both  # noqa: PLC0415
+    from pipeline.cli.screen import Screen  # noqa: PLC0415
+    from pipeline.stages.job import Job  # noqa: PLC0415
+
+    console = make_console(stderr=as_json)
+    path = out or Path(f"{Path(target).stem}.calibration.json")
+    screen = Screen(console)
+    job = Job(target=target, model=model, weights=weights, data=data, model_args=model_args, **flags)
+    try:
+        found = measure_both(job, plans, path, screen)
+    finally:
+        screen.close()
+    intercept, slope = found.line
+    if as_json:
+        facts = {"file": str(path), "points": [vars(point) for point in found.points], "error": found.error}
+        click.echo(json.dumps({**facts, "intercept": intercept, "slope": slope}))
+        return
+    console.print(
+        f"\n{path}: from {len(found.points)} plans; a plan left out is predicted within {100 * found.error:.1f} % of its latency"
+    )
+    arguments = [text for name, value in model_args.items() for text in ("--model-arg", f"{name}={json.dumps(value)}")]
+    network = ["--model", model, *arguments, *(["--weights", str(weights)] if weights else []), "--data", data]
+    command = shlex.join(["compress", "--target", target, *network, "--calibration", str(path)])
+    console.print(f"search with it: {command}", soft_wrap=True)
+
+
+@click.command(short_help="One page on a device, before anything long.")
+@TARGET
+@ALLOW_SSH_COMMANDS
+@JSON
+@told()
+def doctor(target: str, allow_ssh_commands: bool, as_json: bool) -> None:
+    """One page on a device before anything long: reachable, complete, quiet, and what it can tell apart."""
+    from pipeline.cli.screen_device import print_finding  # noqa: PLC0415
+    from pipeline.core.profile import load_profile  # noqa: PLC0415
+    from pipeline.doctor import examine  # noqa: PLC0415
+
+    console = make_console(stderr=as_json)
+    findings: list[Any] = []
+    for finding in examine(load_profile(target, allow_ssh_commands=allow_ssh_commands)):
+        findings.append(finding)
+        if not as_json:
+            print_finding(console, finding)
+    if as_json:
+        click.echo(json.dumps({"findings": [vars(finding) for finding in findings]}))
+    failed = [finding for finding in findings if finding.level == "failure"]
+    if not as_json:
+        console.print(f"\n{len(failed)} failure{'s' if len(failed) > 1 else ''}" if failed else "\nready")
+    if failed:
+        sys.exit(next((finding.exit_code for finding in failed if finding.exit_code), ProbeError.exit_code))

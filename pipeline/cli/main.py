@@ -1,0 +1,189 @@
+"""The command line: flags in, a job out. Only the `cli` files and the screens they own print or exit."""
+
+import contextlib
+import json
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from pipeline.cli.deploy import rollback, ship, status
+from pipeline.cli.device import calibrate, doctor, measure
+from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, heed_interrupts, told
+from pipeline.cli.keys import keys, sign
+from pipeline.cli.options import MODEL_ARGS
+from pipeline.cli.terminal import make_console, run_command
+from pipeline.errors import BUDGET_MISSED, BudgetError
+from pipeline.foreign_text import escape_text
+from pipeline.system.memory_errors import watch_limited
+
+__all__ = ["main"]
+
+EXAMPLES = """\b
+Examples:
+  compress --target raspberrypi
+  compress --target local --budget latency_p50=4ms --budget accuracy_drop=1
+  compress --target raspberrypi --model nets.py:make_net --weights net.safetensors --data ./images
+"""
+
+
+@click.group(
+    invoke_without_command=True,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog=EXAMPLES,
+    options_metavar="--target PROFILE [OPTIONS]",
+    subcommand_metavar="",
+)
+@click.option("--target", metavar="PROFILE", help="Profile: a YAML file, or a name in hw_profiles/.  [required]")
+@click.option(
+    "--model",
+    default="digits",
+    metavar="MODEL",
+    help="Name in models/ (default: digits), torchvision:NAME; runs FILE.py:F, MODULE:F.",
+)
+@MODEL_ARGS
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors file, or a saved state dict.")
+@click.option(
+    "--data",
+    default="digits",
+    metavar="DATA",
+    help="Folder of images (default: digits), torchvision:NAME; runs FILE.py:F, MODULE:F.",
+)
+@click.option(
+    "--budget",
+    "budgets",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Repeatable; over the profile's: latency_p50=40ms, params=25%.",
+)
+@click.option("--searcher", default="ppo-lagrangian", metavar="NAME", help="ppo-lagrangian (default), docs/searchers.md.")
+@click.option(
+    "--reward",
+    type=click.Choice(["accuracy", "accuracy-entropy", "channel-entropy", "spatial-entropy", "least-entropy"]),
+    metavar="NAME",
+    help="What to make large: accuracy, accuracy-entropy, channel-entropy, spatial-entropy, least-entropy.",
+)
+@click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Plans to measure.  [default: 60]")
+@click.option(
+    "--supernet",
+    "supernet_steps",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Steps before the search.  [default: auto]",
+)
+@click.option("--epochs", type=click.IntRange(0), default=20, metavar="N", help="Of fine-tuning; 0: none.  [default: 20]")
+@click.option(
+    "--learning-rate",
+    type=click.FloatRange(0, min_open=True),
+    metavar="RATE",
+    help="Of fine-tuning, at its peak.  [default: tried]",
+)
+@click.option("--batch-size", type=click.IntRange(2), metavar="N", help="Of fine-tuning.  [default: fits the data]")
+@click.option(
+    "--importance", type=click.Choice(["l1", "l2", "bn", "taylor"]), default="l2", help="What ranks channels.  [default: l2]"
+)
+@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="[default: 0]")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="New, or one to resume.  [default: in runs/]",
+)
+@click.option(
+    "--calibration",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Made by calibrate: search without the board.",
+)
+@ALLOW_SSH_COMMANDS
+@click.option("--dry-run", is_flag=True, help="Simulate the probe; measure nothing.")
+@click.option("--quiet", is_flag=True, help="Only the final table.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr.")
+@click.version_option(package_name="edge-compress", prog_name="compress")
+@click.pass_context
+@told("; every finished trial is kept: run the same command again and it goes on from there")
+def compress(context: click.Context, /, **flags: Any) -> None:
+    """Compress a trained vision network until it meets a measured budget on a device, and prove it."""
+    if context.invoked_subcommand is not None:
+        return
+    if flags["target"] is None:
+        raise click.UsageError("Missing option '--target'. Try --target raspberrypi, or --target local for this machine.")
+    sys.exit(_walk(flags, make_console(stderr=flags["as_json"])))
+
+
+compress.add_command(measure)
+compress.add_command(doctor)
+compress.add_command(calibrate)
+compress.add_command(sign)
+compress.add_command(keys)
+compress.add_command(ship)
+compress.add_command(status)
+compress.add_command(rollback)
+
+
+def main() -> None:
+    """Entry point of the `compress` command."""
+    sys.exit(watch_limited(lambda: run_command(compress)))
+
+
+def _walk(flags: Mapping[str, Any], console: Console) -> int:
+    """Run the job; the exit code."""
+    budget = dict(_budget(text) for text in flags["budgets"])
+    # torch takes seconds to import; a wrong flag or --help should not
+    from pipeline.cli.screen import Screen, print_result, result_json  # noqa: PLC0415
+    from pipeline.compress import compress as walk  # noqa: PLC0415
+    from pipeline.core.progress import InterruptibleCallback, NullCallback  # noqa: PLC0415
+    from pipeline.search.searchers import SEARCHERS  # noqa: PLC0415
+    from pipeline.stages.job import Job  # noqa: PLC0415
+    from pipeline.system.malloc import keep_freed_memory  # noqa: PLC0415
+    from pipeline.training.finetune import FinetuneSettings  # noqa: PLC0415
+
+    if flags["searcher"] not in SEARCHERS:
+        raise click.UsageError(f"no searcher '{flags['searcher']}'; there are {', '.join(sorted(SEARCHERS))}")
+    job = Job(
+        target=flags["target"],
+        model=flags["model"],
+        weights=flags["weights"],
+        data=flags["data"],
+        budget=budget,
+        searcher=flags["searcher"],
+        reward=flags["reward"],
+        trials=flags["trials"],
+        seed=flags["seed"],
+        out=flags["out"],
+        dry_run=flags["dry_run"],
+        allow_ssh_commands=flags["allow_ssh_commands"],
+        calibration=flags["calibration"],
+        importance=flags["importance"],
+        supernet_steps=flags["supernet_steps"],
+        finetuning=FinetuneSettings(epochs=flags["epochs"], learning_rate=flags["learning_rate"], batch_size=flags["batch_size"]),
+        command=("compress", *map(escape_text, sys.argv[1:])),
+        model_args=flags["model_args"],
+    )
+    keep_freed_memory()
+    screen = Screen(console)
+    callback = InterruptibleCallback(NullCallback() if flags["quiet"] else screen)
+    heed_interrupts(callback)
+    # what a user's own file prints must not stand among the JSON
+    aside = contextlib.redirect_stdout(sys.stderr) if flags["as_json"] else contextlib.nullcontext()
+    try:
+        with aside:
+            finished = walk(job, callback)
+    finally:
+        screen.close()
+    print_result(console, finished)
+    if flags["as_json"]:
+        click.echo(json.dumps(result_json(finished)))
+    return 0 if finished.artifact.verdict == "within" else BUDGET_MISSED
+
+
+def _budget(text: str) -> tuple[str, str]:
+    key, separator, value = text.partition("=")
+    if not separator or not value:
+        raise BudgetError(f"--budget {shlex.quote(text)}: expected KEY=VALUE, for example --budget latency_p50=50%")
+    return key.strip(), value.strip()

@@ -1,0 +1,177 @@
+"""Standard streams and Ctrl-C: printed text is harmless, and a command that cannot print any more ends as other tools do."""
+
+import errno
+import io
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterable
+from types import FrameType
+from typing import Any, TextIO
+
+import click
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from pipeline.errors import Interrupted, StorageError
+from pipeline.foreign_text import escape_text
+
+__all__ = ["BROKEN_PIPE", "OutputLost", "make_console", "print_line", "run_command"]
+
+BROKEN_PIPE = 141
+"""As a shell shows a program that SIGPIPE ended: 128 + 13."""
+PATIENT_INTERRUPTS = 2
+"""So many times Ctrl-C lets the command tidy up; the next one ends the process at once, as a kill would."""
+
+
+class OutputLost(BaseException):
+    """Standard output cannot be written any more. Like KeyboardInterrupt it ends the command, whatever that is doing."""
+
+    def __init__(self, problem: OSError) -> None:
+        super().__init__(f"standard output cannot be written ({problem.strerror})")
+        self.exit_code = BROKEN_PIPE if problem.errno == errno.EPIPE else StorageError.exit_code
+
+
+class _SafeConsole(Console):
+    """A console on which text cannot do anything but be read: only rich itself moves the cursor or sets colours."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(escape_text(text, keep="\n"), **options)  # before its width is known
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else segment._replace(text=escape_text(segment.text, keep="\n"))
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Where a command prints. Brackets and colons in a path are no markup; what could steer the terminal is escaped."""
+    return _SafeConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def print_line(text: str, *, err: bool = False) -> None:
+    """Print `text` with everything escaped that could steer the terminal."""
+    click.echo(escape_text(text, keep="\n"), err=err)
+
+
+def run_command(command: click.Command) -> int:
+    """Run a command line program to its end; its exit code.
+
+    Ctrl-C gives 130. Standard output that cannot be written gives 53 and a line that says so, or 141 without a word where
+    its reader has gone, as in `| head`. Standard streams that are closed are opened on /dev/null first, so that no file of
+    ours gets their number.
+    """
+    _open_streams()
+    interrupts = _heed_interrupts()
+    code = 1
+    try:
+        code = _run(command)
+        sys.stdout.flush()
+    except OutputLost as loss:
+        code = loss.exit_code
+        if code != BROKEN_PIPE:
+            print_line(f"compress: {loss}", err=True)
+    finally:
+        interrupts.exit_code = code
+        interrupts.patience = 0  # Python still waits for threads, and would print a traceback
+    return code
+
+
+def _run(command: click.Command) -> int:
+    try:
+        ended = command.main(standalone_mode=False)
+    except click.ClickException as problem:
+        problem.show()
+        return problem.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print_line("compress: interrupted", err=True)
+        return Interrupted.exit_code
+    except SystemExit as ending:
+        if isinstance(ending.code, str):
+            print_line(ending.code, err=True)
+            return 1
+        return ending.code or 0
+    return ended if isinstance(ended, int) else 0
+
+
+class _Interrupts:
+    """Handles SIGINT: raises KeyboardInterrupt, and after some of those ends the process at once."""
+
+    def __init__(self) -> None:
+        self.patience = PATIENT_INTERRUPTS
+        self.exit_code = Interrupted.exit_code
+
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        self.patience -= 1
+        if self.patience < 0:
+            os._exit(self.exit_code)
+        raise KeyboardInterrupt
+
+
+def _heed_interrupts() -> _Interrupts:
+    interrupts = _Interrupts()
+    signal.signal(signal.SIGINT, interrupts)
+    show_unraisable, show_in_thread = sys.unraisablehook, threading.excepthook
+
+    # one that arrives in a finaliser or another thread is printed by Python as if it were a defect
+    def unraisable(facts: Any) -> None:
+        if not isinstance(facts.exc_value, KeyboardInterrupt | OutputLost):
+            show_unraisable(facts)
+
+    def in_thread(facts: Any) -> None:
+        if not isinstance(facts.exc_value, KeyboardInterrupt | OutputLost):
+            show_in_thread(facts)
+
+    sys.unraisablehook, threading.excepthook = unraisable, in_thread
+    return interrupts
+
+
+class _Stream(io.TextIOWrapper):
+    """A standard stream. Errors are caught here and not in the file below it: there, an interrupt between the system's write
+    and its return would have the same text written twice.
+    """
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError as problem:
+            self._failed(problem)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as problem:
+            self._failed(problem)
+
+    def _failed(self, problem: OSError) -> None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())  # what is still buffered must not fail again
+
+
+class _Output(_Stream):
+    """Standard output."""
+
+    def _failed(self, problem: OSError) -> None:
+        super()._failed(problem)
+        raise OutputLost(problem)
+
+
+def _open_streams() -> None:
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+    sys.stdin = sys.stdin or io.TextIOWrapper(io.FileIO(0, "r", closefd=False))
+    sys.stdout = _writer(_Output, 1, sys.stdout)
+    # what cannot be written on standard error is lost: there is nowhere left to say so
+    sys.stderr = _writer(_Stream, 2, sys.stderr)
+
+
+def _writer(kind: type[_Stream], number: int, before: TextIO | None) -> TextIO:
+    """As Python opens a standard stream, but a character that its encoding lacks is written as an escape."""
+    raw = io.FileIO(number, "w", closefd=False)
+    encoding = before.encoding if before else "utf-8"
+    by_line = raw.isatty() or kind is _Stream
+    return kind(io.BufferedWriter(raw), encoding, errors="backslashreplace", line_buffering=by_line)

@@ -1,0 +1,70 @@
+"""Metric: a function of a candidate that a budget can limit. The files in metrics/ hold one each."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Literal
+
+from pipeline.core.candidate import Candidate
+from pipeline.core.measurement import Measurement
+from pipeline.core.remark import Remark
+from pipeline.core.statistics import Estimate
+
+__all__ = ["Metric", "Unit", "known_metrics", "ratio_of_values"]
+
+Unit = Literal["ms", "bytes", "count", "points"]
+Evaluate = Callable[[Candidate, Candidate], Estimate | None]
+"""(candidate, dense) -> the figure with its interval; None when it is not known."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a limit is put on."""
+
+    key: str
+    """Its name in a profile and on the command line."""
+    title: str
+    unit: Unit
+    absolute: Evaluate
+    """The figure itself."""
+    relative: Evaluate | None
+    """The figure over the dense network's; null where that has no meaning."""
+    measured: bool = False
+    """True for time and memory, which only the device can tell in absolute terms."""
+    needs_memory: bool = False
+    """True where the file must be weighed as well as timed."""
+    doubts: Callable[[Measurement], tuple[Remark, ...]] = field(default=lambda measured: ())
+    """What forbids a verdict about it."""
+    after_finetuning: bool = False
+    """True where a candidate that has not been fine-tuned cannot be judged; such a limit does not steer the search."""
+
+    @classmethod
+    def of(cls, key: str, function: Callable[[Candidate], float]) -> "Metric":
+        """A user's own function of the candidate, in whatever unit it returns."""
+        absolute = _exact(function)
+        return cls(key=key, title=key, unit="count", absolute=absolute, relative=ratio_of_values(absolute))
+
+
+def _exact(function: Callable[[Candidate], float]) -> Evaluate:
+    return lambda candidate, dense: Estimate.exact(float(function(candidate)))
+
+
+def ratio_of_values(absolute: Evaluate) -> Evaluate:
+    """The candidate's figure over the dense network's, for figures that are counted rather than timed."""
+
+    def relative(candidate: Candidate, dense: Candidate) -> Estimate | None:
+        value, whole = absolute(candidate, dense), absolute(dense, dense)
+        return value.scaled(1.0 / whole.value) if value and whole and whole.value else None
+
+    return relative
+
+
+@cache
+def known_metrics() -> dict[str, Metric]:
+    """Key -> metric, from every file in metrics/."""
+    from pipeline.core.budget import metrics  # noqa: PLC0415  (the files there import this one)
+
+    modules = [importlib.import_module(f"{metrics.__name__}.{found.name}") for found in pkgutil.iter_modules(metrics.__path__)]
+    return {module.METRIC.key: module.METRIC for module in modules}

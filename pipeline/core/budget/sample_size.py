@@ -1,0 +1,43 @@
+"""Sample size: said before the search, whether the test images can show that the accuracy budget is met."""
+
+from collections.abc import Iterable
+
+from pipeline.core.budget.constraint import Constraint
+from pipeline.core.paired_difference import images_to_show_no_drop, newcombe, no_drop
+
+__all__ = ["sample_size_notices"]
+
+LEAST_ERROR = 0.005
+"""No dense network is taken to be wrong on a smaller share of the images: a few hundred validation images show no less."""
+
+
+def sample_size_notices(
+    constraints: Iterable[Constraint], *, images: int | None, tests_each_image: bool, dense_accuracy: float | None
+) -> tuple[str, ...]:
+    """A sentence where the accuracy drop will probably stay undecided, or will have no interval; else nothing.
+
+    `images`: test images. `dense_accuracy`: of the dense network, in percent. Either may be None, when it is not known. The
+    networks are assumed to differ, one right and one wrong, on half as many images as the dense network gets wrong.
+    """
+    limits = [constraint.limit for constraint in constraints if constraint.metric.key == "accuracy_drop"]
+    if not limits:
+        return ()
+    limit = min(limits)
+    if not tests_each_image:
+        return (
+            "the task gives no value per test image, so the accuracy drop will have no interval and is judged by its value alone",
+        )
+    if images is None or dense_accuracy is None:
+        return ()
+    error = max(1 - dense_accuracy / 100, LEAST_ERROR)
+    apart = error / 2
+    reach = newcombe(no_drop(images, apart, error)).high
+    if reach <= limit:
+        return ()
+    needed = images_to_show_no_drop(limit, apart, error)
+    remedy = f"about {needed:,} are needed" if needed else "only a network better than the dense one can be shown to meet it"
+    return (
+        f"accuracy_drop <= {limit:.2f} points will probably stay undecided: with {images:,} test images the 95 % interval of a "
+        f"network that loses nothing reaches up to a drop of {reach:.2f} points; {remedy} "
+        f"(assumed: only one of the two networks is right on {100 * apart:.1f} % of the images, half the dense network's errors)",
+    )

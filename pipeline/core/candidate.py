@@ -1,0 +1,49 @@
+"""Candidate: one plan with all that is known of it."""
+
+from dataclasses import dataclass, replace
+
+from pipeline.core.measurement import Failure, Measurement
+from pipeline.core.paired_difference import PairedDrop
+from pipeline.core.plan import ChannelPlan
+
+__all__ = ["Candidate"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan's two halves: the measurement of its ONNX graph, and the score of its torch module.
+
+    A candidate with a `failure` has no measurement, and perhaps no score.
+    """
+
+    plan: ChannelPlan
+    params: int
+    """Parameters of the torch module, biases and normalisation included."""
+    macs: int
+    """Multiply-accumulates of one inference, in convolutions and linear layers."""
+    file_size_bytes: int
+    structure: str
+    measurement: Measurement | None
+    score: float | None
+    """Higher is better; for classification the accuracy in percent on the validation split."""
+    failure: Failure | None = None
+    entropy: float | None = None
+    """Spatial entropy of its activations, 0 to 1, where a search looks at it."""
+    kept_entropy: float | None = None
+    """Share of the dense network's spatial entropy that is left, 0 to 1."""
+    dead_share: float | None = None
+    """Channels of it that never change, counted with the spatial entropy."""
+    kept_channel_entropy: float | None = None
+    """Share of the dense network's effective channels that is left, 0 to 1, where a search looks at it."""
+    drop: PairedDrop | None = None
+    """What the score lost against the dense network on the same test images, once both have been tested."""
+
+    def with_activations_of(self, other: "Candidate") -> "Candidate":
+        """The same, with what was seen of the activations of `other`, which has the same plan."""
+        return replace(
+            self,
+            entropy=other.entropy,
+            kept_entropy=other.kept_entropy,
+            dead_share=other.dead_share,
+            kept_channel_entropy=other.kept_channel_entropy,
+        )

@@ -1,0 +1,235 @@
+"""Journal: a file of JSON lines, each with a checksum. Damaged lines are set aside, and all others are read.
+
+    {"kind":"trial","trial":{...},"bound":{"job":"0123456789abcdef"},"checksum":"fedcba9876543210"}
+
+The checksum covers the line up to it. A journal of an earlier version has lines without one; they are read as long as no line
+before them has one. A line that ran into its neighbour, because a newline was lost or zeros were written over it, is found by its
+checksum.
+"""
+
+import bisect
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.core.candidate import Candidate
+from pipeline.core.plausible import implausible_candidate
+
+__all__ = ["FACTS", "FORMAT", "Damage", "Journal", "OtherFormat", "Role", "Trial", "digest_of", "read_journal", "sealed"]
+
+FORMAT = 2
+FACTS = ("job", "inputs", "device", "weights", "sources")
+"""What a run directory is tied to: what was asked for, what was loaded, where it was measured, what plans inherit, and the files
+that it was loaded from."""
+KINDS = (*FACTS, "trial", "phase", "file")
+Role = Literal["dense", "thinnest", "uniform", "search", "finalist", "int8", "int8-dense"]
+
+_CHECKSUM = re.compile(rb',"checksum":"([0-9a-f]{16})"\}')
+_START = re.compile(rb'\{"kind":"(?:%s)"' % "|".join(KINDS).encode())
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate as the journal keeps it."""
+
+    role: Role
+    number: int
+    """Counts from 1 within a role."""
+    candidate: Candidate
+    seconds: float
+    """What it took, slicing, measuring and scoring together."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A line that is not read."""
+
+    number: int
+    """Counts from 1."""
+    reason: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Journal:
+    """What a journal says."""
+
+    facts: Mapping[str, dict[str, Any]]
+    """By kind; see `FACTS`."""
+    bound: Mapping[str, str]
+    """Digest of the facts of each kind that the trials were recorded under, also where the line of the facts is damaged."""
+    trials: tuple[Trial, ...]
+    phases: tuple[tuple[str, float], ...]
+    """Name and seconds."""
+    files: Mapping[str, tuple[str, ...]]
+    """Name of a derived file -> its last two SHA-256 sums, the newer one last."""
+    lines: tuple[bytes, ...]
+    """Everything that was read, line by line."""
+    damage: tuple[Damage, ...]
+
+
+class OtherFormat(Exception):
+    """The journal is of another version of this program. `number`: of the line."""
+
+    def __init__(self, number: int, found: object) -> None:
+        super().__init__(found)
+        self.number, self.found = number, found
+
+
+class _Unsound(ValueError):
+    """A line that is not read; the text says why."""
+
+
+_TRIAL = TypeAdapter(Trial)
+_PHASE = TypeAdapter(tuple[str, float])
+_FACTS = TypeAdapter(dict[str, Any])
+_FILE = TypeAdapter(tuple[str, str])
+
+
+def sealed(line: Mapping[str, Any]) -> bytes:
+    """`line` as it stands in the file, with its checksum and the newline."""
+    body = json.dumps(line, separators=(",", ":")).encode()
+    return body[:-1] + b',"checksum":"%s"}\n' % _sum(body)
+
+
+def digest_of(facts: Mapping[str, Any]) -> str:
+    """A short name of `facts`: other facts have another one."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_journal(data: bytes) -> Journal:
+    """What the journal `data` says. Whatever the damage, every whole line with a checksum is read, and no damaged one.
+
+    The rest of a last line that was cut off is neither read nor damage: a kill leaves it. Raises OtherFormat.
+    """
+    reading = _Reading()
+    texts = data.split(b"\n")
+    for number, text in enumerate(texts, start=1):
+        try:
+            reading.take(text, number)
+        except _Unsound as problem:
+            for part in _parts(text):
+                try:
+                    reading.take(part, number)
+                except _Unsound:
+                    continue
+            if number < len(texts):
+                reading.damage.append(Damage(number, str(problem), text))
+    return reading.journal()
+
+
+class _Reading:
+    """The lines so far."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, dict[str, Any]] = {}
+        self.trials: dict[tuple[str, int], tuple[Trial, dict[str, str], int, bytes]] = {}
+        self.phases: list[tuple[str, float]] = []
+        self.files: dict[str, tuple[str, ...]] = {}
+        self.lines: list[bytes] = []
+        self.damage: list[Damage] = []
+        self.checksums = False
+
+    def take(self, text: bytes, number: int) -> None:
+        """Add the line `text`. Raises _Unsound where it is not to be read, OtherFormat."""
+        line, with_checksum = _parsed(text)
+        if self.checksums and not with_checksum:
+            raise _Unsound("it has no checksum")
+        match line.get("kind"):
+            case "trial":
+                trial, bound = _trial(line), _bound(line)
+                known = self.trials.setdefault((trial.role, trial.number), (trial, bound, number, text))
+                if known[0] != trial:
+                    raise _Unsound(f"{trial.role} trial {trial.number} stands before it with other results")
+                if known[3] is not text:
+                    return  # once is enough
+            case "phase":
+                self.phases.append(_phase(line))
+            case "file":
+                name, digest = _checked(_FILE, (line.get("name"), line.get("sha256")))
+                self.files[name] = (*self.files.get(name, ()), digest)[-2:]
+            case kind:
+                if line.get("format") != FORMAT and (with_checksum or number == 1) and "format" in line:
+                    raise OtherFormat(number, line["format"])
+                facts = _checked(_FACTS, line.get("facts"))
+                if line.get("format") != FORMAT or self.facts.setdefault(str(kind), facts) != facts:
+                    raise _Unsound(f"other facts of the kind '{kind}' stand before it, or its format is not {FORMAT}")
+        self.checksums |= with_checksum
+        self.lines.append(text)
+
+    def journal(self) -> Journal:
+        """All of it. A trial that was recorded under other facts than the others is damage too: it is of another run."""
+        digests = {kind: digest_of(facts) for kind, facts in self.facts.items()}
+        trials = []
+        for trial, bound, number, text in self.trials.values():
+            if any(digests.setdefault(kind, digest) != digest for kind, digest in bound.items()):
+                self.damage.append(Damage(number, "it belongs to another run", text))
+                self.lines.remove(text)
+            else:
+                trials.append(trial)
+        damage = tuple(sorted(self.damage, key=lambda each: each.number))
+        return Journal(self.facts, digests, tuple(trials), tuple(self.phases), self.files, tuple(self.lines), damage)
+
+
+def _sum(body: bytes) -> bytes:
+    return hashlib.sha256(body).hexdigest()[:16].encode()
+
+
+def _parts(text: bytes) -> Iterator[bytes]:
+    """What may be whole lines inside a damaged one."""
+    starts = [match.start() for match in _START.finditer(text)]
+    for match in _CHECKSUM.finditer(text):
+        if before := bisect.bisect_left(starts, match.start()):
+            yield text[starts[before - 1] : match.end()]
+
+
+def _parsed(text: bytes) -> tuple[dict[str, Any], bool]:
+    """The object in `text`, and whether it has a checksum."""
+    found = _CHECKSUM.search(text, max(len(text) - 40, 0))
+    if found and (body := text[: found.start()] + b"}") and _sum(body) != found[1]:
+        raise _Unsound("its checksum is wrong")
+    try:
+        line = json.loads(body if found else text, parse_constant=_no_number)
+    except (ValueError, RecursionError):
+        raise _Unsound("it is blank" if not text.strip(b"\0 \t\r") else "it is not JSON") from None
+    ours = isinstance(line, dict) and isinstance(line.get("kind"), str) and line["kind"] in KINDS
+    if not ours or (not found and "checksum" in line):
+        raise _Unsound("it is not of this program")
+    return line, bool(found)
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(text)
+
+
+def _checked(adapter: TypeAdapter[Any], value: object) -> Any:
+    try:
+        return adapter.validate_python(value)
+    except (ValidationError, RecursionError):
+        raise _Unsound("it is not of this program") from None
+
+
+def _trial(line: Mapping[str, Any]) -> Trial:
+    trial: Trial = _checked(_TRIAL, line.get("trial"))
+    wrong = implausible_candidate(trial.candidate)
+    if wrong or trial.number < 1 or not (math.isfinite(trial.seconds) and trial.seconds >= 0):
+        raise _Unsound(wrong or "its number or its time makes no sense")
+    return trial
+
+
+def _bound(line: Mapping[str, Any]) -> dict[str, str]:
+    bound = _checked(TypeAdapter(dict[str, str]), line.get("bound", {}))
+    return {kind: digest for kind, digest in bound.items() if kind in FACTS}
+
+
+def _phase(line: Mapping[str, Any]) -> tuple[str, float]:
+    name, seconds = _checked(_PHASE, (line.get("name"), line.get("seconds")))
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise _Unsound("its time makes no sense")
+    return name, seconds

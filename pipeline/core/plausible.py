@@ -1,0 +1,55 @@
+"""Plausible: whether figures that were read from a file can be figures at all. A parser lets NaN and -1 ms pass."""
+
+import math
+from collections.abc import Iterable
+
+from pipeline.core.candidate import Candidate
+from pipeline.core.measurement import Measurement, TimedProcess
+
+__all__ = ["implausible_candidate", "implausible_measurement"]
+
+
+def implausible_candidate(candidate: Candidate) -> str | None:
+    """What cannot be true of `candidate`; None where all of it can be."""
+    counts = {"params": candidate.params, "macs": candidate.macs, "file size": candidate.file_size_bytes}
+    shares = (candidate.entropy, candidate.kept_entropy, candidate.dead_share, candidate.kept_channel_entropy)
+    if found := next((name for name, count in counts.items() if count < 0), None):
+        return f"{found} is below zero"
+    if any(width < 1 for _, width in candidate.plan):
+        return "a width is below one"
+    if candidate.score is not None and not math.isfinite(candidate.score):
+        return "the score is no finite number"
+    if any(share is not None and not (math.isfinite(share) and share >= 0) for share in shares):
+        return "an entropy is no finite number, or below zero"
+    if candidate.failure is None and candidate.measurement is None:
+        return "there is neither a measurement nor a failure"
+    return implausible_measurement(candidate.measurement) if candidate.measurement else None
+
+
+def implausible_measurement(measurement: Measurement) -> str | None:
+    """What cannot be true of `measurement`; None where all of it can be."""
+    if not measurement.processes:
+        return "no process was timed"
+    memory = measurement.memory
+    sizes = (memory.baseline_bytes, memory.session_bytes, memory.peak_bytes, memory.rss_bytes)
+    if any(size is not None and size < 0 for size in sizes):
+        return "a memory figure is below zero"
+    return next(filter(None, map(_implausible_process, measurement.processes)), None)
+
+
+def _implausible_process(process: TimedProcess) -> str | None:
+    if not process.latency_ms or not all(process.latency_ms):
+        return "a block holds no runs"
+    # without a reference there are no blocks of it, or empty ones
+    if any(process.reference_latency_ms) and not all(process.reference_latency_ms):
+        return "a block of the reference holds no runs"
+    if not all(_positive(block) for block in (*process.latency_ms, *process.reference_latency_ms)):
+        return "a latency is no finite number above zero"
+    times = (process.session_creation_ms, process.first_run_ms, process.cpu_ms_per_run, process.timed_ms)
+    if not all(math.isfinite(time) and time >= 0 for time in times):
+        return "a time is no finite number, or below zero"
+    return "the count of pre-emptions is below zero" if (process.preemptions or 0) < 0 else None
+
+
+def _positive(values: Iterable[float]) -> bool:
+    return all(math.isfinite(value) and value > 0 for value in values)

@@ -1,0 +1,276 @@
+"""Profile: one device, its runtime, how to probe it, and the budget to meet there."""
+
+import math
+import os
+import platform
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from pipeline.core.opsets import choose_format, reads
+from pipeline.errors import ProfileError, ThreadsError
+from pipeline.foreign_text import ForeignText
+from pipeline.system.bundled import shipped_files
+from pipeline.system.ssh_config import refuse_commands
+from pipeline.system.strict_yaml import load_yaml
+from pipeline.system.units import parse_bytes
+
+__all__ = ["BudgetText", "Device", "Precision", "ProbeSettings", "Profile", "Runtime", "available_cores", "load_profile"]
+
+ByteCount = Annotated[int, BeforeValidator(parse_bytes)]
+BudgetText = str | float
+Precision = Literal["fp32", "int8"]
+
+
+class _Strict(BaseModel):
+    """Unknown keys are refused, nothing is converted silently, nothing changes afterwards."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Device(_Strict):
+    """The board: what it is and how it is reached."""
+
+    name: ForeignText = Field(min_length=1, examples=["Raspberry Pi 4 Model B"])
+    this_machine: bool = False
+    """True only where the machine that runs `compress` is itself the target; its figures are then the device's."""
+    architecture: Literal["aarch64", "armv7l", "x86_64"] | None = Field(None, examples=["aarch64"])
+    cpu: ForeignText | None = Field(None, examples=["Cortex-A72"])
+    cores: int | None = Field(None, ge=1, le=1024, examples=[4])
+    gmacs_per_s: float | None = Field(None, gt=0, examples=[14.8])
+    """What others saw it compute on all its cores, in convolutions of float32; `doctor` warns when it is far from that."""
+    memory: ByteCount | None = Field(None, examples=["4 GiB"])
+    host: str | None = Field(None, examples=["pi@raspberrypi.local"])
+    """Where the device is reached over ssh; null: figures are measured on this machine, in the device's stead."""
+    python: str = Field("python3", pattern=r"^(~/)?[A-Za-z0-9_./+][A-Za-z0-9_./+-]*$", examples=["python3"])
+    """The interpreter there that can import onnxruntime and numpy."""
+    ssh_config: str | None = Field(None, min_length=1, examples=["./ssh_config"])
+    """A configuration of OpenSSH to use in place of your own, from the profile's own folder. It must not run programs here
+    without --allow-ssh-commands."""
+    store: str = Field("~/compress", pattern=r"^(~/|/)[A-Za-z0-9_./+-]+$", examples=["~/compress"])
+    """The folder there in which releases are kept, with `current` leading to the one that serves."""
+
+    @field_validator("host")
+    @classmethod
+    def _host_is_a_name(cls, host: str | None) -> str | None:
+        if host is None:
+            return host
+        # ssh puts the name into the commands of a configuration, so no letter of it may mean anything to a shell
+        if host.startswith("-") or not re.fullmatch(r"(ssh://)?[\w.@:%\[\]+=,/~-]+", host):
+            raise ValueError("expected user@name, or a Host of your ssh config")
+        if bracketed := re.fullmatch(r"(ssh://)?([^\[]*)\[(.*)\](:\d+)?", host):
+            raise ValueError(
+                f"ssh takes no address in brackets: write {bracketed[2]}{bracketed[3]}, and a port as Port in your ssh config"
+            )
+        if re.fullmatch(r"[^:]+:\d+", host):
+            raise ValueError(f"ssh takes a port only in a URL: write ssh://{host}")
+        return host
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.this_machine and self.host:
+            raise ValueError("this_machine and host exclude each other: remove one")
+        if not self.this_machine:
+            for key in ("architecture", "cores", "memory"):
+                if getattr(self, key) is None:
+                    raise ValueError(f"'{key}' is missing; only a device with this_machine: true may leave it out")
+        return self
+
+
+class Runtime(_Strict):
+    """How ONNX Runtime is set up on the device; the same settings are measured and shipped."""
+
+    onnxruntime: str | None = Field(None, pattern=r"^\d+\.\d+(\.\d+)?$", examples=['"1.22.1"'])
+    execution_provider: Literal["CPUExecutionProvider", "XnnpackExecutionProvider"] = Field(
+        "CPUExecutionProvider", examples=["CPUExecutionProvider"]
+    )
+    threads: int | Literal["all"] = Field("all", examples=[4])
+    graph_optimization: Literal["disabled", "basic", "extended", "all"] = Field("all", examples=["all"])
+    spinning: bool = True
+    """Waiting threads burn their core to start sooner; false saves battery where frames come seldom."""
+    arena: bool = True
+    memory_pattern: bool = True
+    prepacking: bool = True
+    blocked_layout: bool = True
+    """ONNX Runtime's NCHWc layout, in which widths that are no multiple of 8 or 16 cost as much as the next one. Builds for ARM
+    had none before 2026; false lets this machine compute as they do."""
+    denormal_as_zero: bool = False
+    opset: int | None = Field(None, ge=18, le=26, examples=[18])
+    """Of the shipped file; null: the lowest that the network can do with, which the device's onnxruntime must read."""
+    ir_version: int | None = Field(None, ge=8, le=13, examples=[9])
+    """Of the shipped file; null: 9, which onnxruntime reads from 1.15 on."""
+    ort_format: bool = False
+    """Also ship the file in onnxruntime's own format, and the list of operators that a reduced build of it needs."""
+    channel_step: int | Literal["measured"] = Field("measured", examples=["measured"])
+    """Widths move in multiples of this; vector units are fast only at multiples of their own width. `measured`: a short sweep
+    before the search finds out which."""
+
+    @field_validator("onnxruntime")
+    @classmethod
+    def _a_known_release(cls, version: str | None) -> str | None:
+        if version is not None:
+            reads(version)
+        return version
+
+    @field_validator("opset", "ir_version")
+    @classmethod
+    def _can_be_read(cls, value: int | None, info: ValidationInfo) -> int | None:
+        version = info.data.get("onnxruntime")
+        if version is not None:
+            choose_format([version], **{"opset": None, "ir_version": None, str(info.field_name): value})
+        return value
+
+    @field_validator("ort_format")
+    @classmethod
+    def _can_be_loaded(cls, value: bool, info: ValidationInfo) -> bool:
+        version = info.data.get("onnxruntime")
+        if value and version is not None and not reads(version).ort_format:
+            raise ValueError(f"onnxruntime {version} does not load today's format; install 1.16 or later there, or write false")
+        return value
+
+    @field_validator("channel_step")
+    @classmethod
+    def _some_channels(cls, step: int | str) -> int | str:
+        if isinstance(step, int) and not 1 <= step <= 256:
+            raise ValueError("expected a whole number from 1 to 256, or measured")
+        return step
+
+    @field_validator("threads")
+    @classmethod
+    def _some_threads(cls, threads: int | str) -> int | str:
+        if isinstance(threads, int) and not 1 <= threads <= 1024:
+            raise ValueError("expected a whole number of at least 1, or all")
+        return threads
+
+
+class ProbeSettings(_Strict):
+    """How long to look before a figure is believed."""
+
+    warmup_runs: int = Field(10, ge=1, le=10_000, examples=[10])
+    runs: int = Field(64, ge=8, le=100_000, examples=[64])
+    """Timed runs of the candidate in each process, and as many of the dense graph between them."""
+    block_runs: int = Field(8, ge=1, le=1000, examples=[8])
+    """Runs of one graph before the other takes its turn."""
+    processes: int = Field(2, ge=1, le=50, examples=[2])
+    """Fresh processes per trial."""
+    final_processes: int = Field(5, ge=1, le=100, examples=[5])
+    """Fresh processes for finalists and for the shipped file."""
+    time_limit_s: float = Field(60.0, gt=0, le=86_400, examples=[60.0])
+    """Timed runs of one process stop after this long, with the runs that there are."""
+    timeout_s: float = Field(300.0, gt=0, le=86_400, examples=[300.0])
+    """A process that has not answered by then is killed and the candidate is marked so."""
+    cooldown_s: float = Field(120.0, ge=0, le=3600, examples=[120.0])
+    """Longest wait for a device that throttled, before it is measured again."""
+    reconnect_s: float = Field(600.0, ge=0, le=86_400, examples=[600.0])
+    """Longest wait for a device that was lost, before the run ends, to be resumed."""
+    noise_limit: float = Field(0.10, gt=0, le=1, examples=[0.10])
+    """Largest median absolute deviation over the median before a measurement counts as unstable."""
+    retries: int = Field(1, ge=0, le=20, examples=[1])
+    """How often an unstable measurement is repeated."""
+
+    @field_validator("time_limit_s", "timeout_s", "cooldown_s", "reconnect_s", mode="before")
+    @classmethod
+    def _whole_seconds_are_numbers_too(cls, value: object) -> object:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return float(value) if abs(value) < 2**53 else math.inf  # which is out of range, as such a number is
+        return value
+
+
+class Profile(_Strict):
+    """A file of hw_profiles/."""
+
+    device: Device
+    runtime: Runtime
+    probe: ProbeSettings = Field(default_factory=ProbeSettings)
+    precision: list[Precision] = Field(["fp32"], examples=["[fp32, int8]"])
+    """int8: try that as well, at the end, and ship it where it is faster on the device and accurate enough."""
+    budget: dict[str, BudgetText] = Field(default_factory=dict, examples=["{latency_p50: 50 %}"])
+
+    @field_validator("precision")
+    @classmethod
+    def _fp32_and_others(cls, precision: list[Precision]) -> list[Precision]:
+        if "fp32" not in precision or len(set(precision)) < len(precision):
+            raise ValueError("expected fp32, and int8 beside it where that is to be tried, each once")
+        return precision
+
+    @property
+    def measures_its_device(self) -> bool:
+        """True where an absolute time or memory figure is the device's own."""
+        return self.device.this_machine or self.device.host is not None
+
+    @property
+    def cores(self) -> int:
+        """Cores of the device; of this machine never more than there are."""
+        here = len(available_cores())
+        return min(self.device.cores or here, here) if self.device.this_machine else self.device.cores or here
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory of the device."""
+        return self.device.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+    @property
+    def architecture(self) -> str:
+        """Instruction set of the device."""
+        return self.device.architecture or platform.machine()
+
+    @property
+    def threads(self) -> int:
+        """Threads that one inference uses on the device."""
+        return self.cores if self.runtime.threads == "all" else int(self.runtime.threads)
+
+
+def available_cores() -> list[int]:
+    """The cores this process may run on, lowest first; never the host's count, which a container does not own."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def load_profile(target: str, *, allow_ssh_commands: bool = False) -> Profile:
+    """The profile at path `target`, or the one of that name in hw_profiles/. A path in it starts from the profile's own folder.
+
+    allow_ssh_commands: whether the configuration of ssh that the profile names may run programs on this machine.
+
+    Raises ProfileError with file and line, also where that configuration runs programs and must not; ThreadsError when the
+    threads exceed the device's cores.
+    """
+    path = _find(target)
+    profile = load_yaml(path, Profile, ProfileError)
+    if profile.device.ssh_config is not None:
+        try:
+            Path(profile.device.ssh_config).expanduser()
+        except RuntimeError:
+            raise ProfileError(
+                f"{path}: device.ssh_config: the home folder in '{profile.device.ssh_config[:200]}' is not known; write the "
+                "whole path"
+            ) from None
+        beside = str(path.parent / Path(profile.device.ssh_config).expanduser()) if path.parent != Path() else None
+        device = profile.device.model_copy(update={"ssh_config": beside or profile.device.ssh_config})
+        profile = profile.model_copy(update={"device": device})
+        if not allow_ssh_commands:
+            refuse_commands(Path(str(device.ssh_config)))
+    if profile.threads > profile.cores:
+        raise ThreadsError(
+            f"{path}: runtime.threads is {profile.threads}, but {profile.device.name} has {profile.cores} "
+            f"core{'s' if profile.cores > 1 else ''}; write threads: {profile.cores} or less"
+        )
+    return profile
+
+
+def _find(target: str) -> Path:
+    path = Path(target)
+    with suppress(OSError):  # a name too long for a file
+        if path.is_file():
+            return path
+    known = shipped_files("hw_profiles", ".yaml")
+    name = path.name.removesuffix(".yaml")
+    if str(path.parent) == "." and name in known:
+        return known[name]
+    raise ProfileError(
+        f"no profile '{target}': neither a file nor one of the shipped ones ({', '.join(sorted(known))}); "
+        f"copy the nearest from {next(iter(known.values())).parent} and edit it"
+    )

@@ -1,0 +1,305 @@
+"""Run directory: a lock, the job it belongs to, and a journal from which an interrupted run goes on."""
+
+import contextlib
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from pydantic import TypeAdapter
+
+from pipeline.core.journal import FORMAT, Damage, Journal, OtherFormat, Role, Trial, digest_of, read_journal, sealed
+from pipeline.errors import OtherJob, RunError, RunLocked
+from pipeline.foreign_text import shorten
+from pipeline.system.files import flush_folder, sha256_file, storage_errors, sweep, temporary_beside
+from pipeline.system.foreign_file import read_foreign
+
+__all__ = ["Role", "Run", "Trial", "open_run", "read_trials"]
+
+JOURNAL_LIMIT_BYTES = 4 * 2**30
+"""Of tens of thousands of trials."""
+Facts = Mapping[str, Any]
+Kind = Literal["job", "inputs", "device", "weights", "sources"]
+
+_TRIAL = TypeAdapter(Trial)
+_ROLES = get_args(Role)
+
+
+class Run:
+    """An open run directory; made by `open_run`, of which one process holds one at a time.
+
+    The journal is a file of JSON lines, each flushed to the disk before anything follows from it; see `pipeline.core.journal`.
+    """
+
+    def __init__(self, folder: Path, journal: Journal, descriptor: int, notices: tuple[str, ...] = ()) -> None:
+        self.folder = folder
+        self.notices = notices
+        """What the user should know of the journal."""
+        self._journal = descriptor
+        self._facts: dict[str, Facts] = dict(journal.facts)
+        self._bound = dict(journal.bound)
+        self._files = dict(journal.files)
+        self._running: tuple[str, float] | None = None
+        self._phases = list(journal.phases)
+        self.trials = sorted(journal.trials, key=_place)
+        """In the order in which an undisturbed run records them."""
+
+    @property
+    def dense_graph(self) -> Path:
+        """The once-exported graph."""
+        return self.folder / "dense.onnx"
+
+    @property
+    def alignment(self) -> Path:
+        """Which widths the device was found to compute fast."""
+        return self.folder / "alignment.json"
+
+    @property
+    def supernet(self) -> Path:
+        """The weights that all plans share."""
+        return self.folder / "supernet.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where fine-tuning stands."""
+        return self.folder / "finetune.safetensors"
+
+    @property
+    def artifact(self) -> Path:
+        """The folder to ship."""
+        return self.folder / "artifact"
+
+    def bind(self, kind: Kind, facts: Facts) -> None:
+        """Tie the directory to `facts`; raises OtherJob, with what differs, when it is tied to others."""
+        facts = json.loads(json.dumps(facts))
+        _refuse_others(self.folder, kind, self._facts.get(kind), self._bound.get(kind), facts)
+        if kind not in self._facts:
+            self._append({"kind": kind, "format": FORMAT, "facts": facts})
+            self._facts[kind], self._bound[kind] = facts, digest_of(facts)
+
+    def facts(self, kind: Kind) -> Facts | None:
+        """What the directory is tied to, if it is."""
+        return self._facts.get(kind)
+
+    def find(self, role: Role, number: int) -> Trial | None:
+        """The trial that an earlier process recorded under this role and number."""
+        return next((trial for trial in self.trials if (trial.role, trial.number) == (role, number)), None)
+
+    def record(self, trial: Trial) -> None:
+        """Keep `trial`; on return it has reached the disk."""
+        self._append({"kind": "trial", "trial": _TRIAL.dump_python(trial, mode="json"), "bound": self._bound})
+        self.trials.append(trial)
+        self.trials.sort(key=_place)  # one that was damaged and measured again takes its old place
+
+    @contextmanager
+    def derived(self, path: Path, readable: Callable[[bytes], object], notify: Callable[[str], None]) -> Iterator[None]:
+        """Around the code that makes the file `path`, or takes it where it is there: its hash is kept in the journal.
+
+        Before the block, a file that is not the one of the journal is set aside, so that the block makes it anew, and `notify`
+        is told. A file whose hash is not known, because an earlier version wrote it or a kill came before its hash was
+        written, is set aside when `readable` raises an error for its content.
+        """
+        if path.exists() and (wrong := self._wrong(path, readable)):
+            aside = path.with_name(f"{path.name}.broken")
+            with storage_errors(path):
+                path.replace(aside)
+            notify(f"{path}: {wrong}; it is made anew, and the old file is kept as {aside.name}")
+        yield
+        if path.is_file() and (found := sha256_file(path)) not in self._files.get(path.name, ())[-1:]:
+            self._append({"kind": "file", "name": path.name, "sha256": found})
+            self._files[path.name] = (*self._files.get(path.name, ()), found)[-2:]
+
+    def is_intact(self, path: Path) -> bool:
+        """Whether the file `path` is as the journal knows it, or the journal does not know it."""
+        known = self._files.get(path.name)
+        try:
+            return not known or sha256_file(path) in known
+        except OSError:
+            return False
+
+    def _wrong(self, path: Path, readable: Callable[[bytes], object]) -> str | None:
+        """Why the file `path` cannot be taken; None where it can."""
+        known = self._files.get(path.name)
+        if known:
+            return None if self.is_intact(path) else "it was changed since this run wrote it"
+        try:
+            readable(read_foreign(path, JOURNAL_LIMIT_BYTES))
+        except OSError as problem:
+            return f"it cannot be read ({problem.strerror})"
+        except Exception:  # whatever a parser raises for what is no file of its kind
+            return "it is damaged"
+        return None
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Note how long the block took, also when it is cut short."""
+        self._running = name, time.monotonic()
+        try:
+            yield
+        finally:
+            seconds = round(time.monotonic() - self._running[1], 3)
+            self._running = None
+            self._phases.append((name, seconds))
+            self._append({"kind": "phase", "name": name, "seconds": seconds})
+
+    def phase_seconds(self) -> dict[str, float]:
+        """Phase -> seconds, summed over all processes that worked on this run; of the phase that goes on, those so far."""
+        total: dict[str, float] = {}
+        current = [(self._running[0], time.monotonic() - self._running[1])] if self._running else []
+        for name, seconds in (*self._phases, *current):
+            total[name] = round(total.get(name, 0.0) + seconds, 3)
+        return total
+
+    def _append(self, line: dict[str, Any]) -> None:
+        _write_whole(self._journal, sealed(line), self.folder / "journal.jsonl")
+
+
+@contextmanager
+def open_run(folder: Path, job: Facts) -> Iterator[Run]:
+    """The run directory `folder`, made if need be, locked until the block ends, tied to `job`.
+
+    Damaged lines of its journal are moved to journal.damaged, and named in the run's notices. Raises RunLocked when another
+    process holds the directory, OtherJob when it belongs to another job, StorageError when it cannot be written, RunError when
+    its journal is not ours to read.
+    """
+    path = folder / "journal.jsonl"
+    with contextlib.ExitStack() as held:
+        with storage_errors(folder):
+            fresh = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            if fresh:
+                flush_folder(folder.parent)
+        descriptor = _locked(path, held)
+        data = _bytes_of(path)
+        journal = _understood(path, data)
+        _refuse_others(folder, "job", journal.facts.get("job"), journal.bound.get("job"), json.loads(json.dumps(job)))
+        sweep(folder)
+        notices = (_told(path, journal.damage),) if journal.damage else ()
+        whole = b"".join(line + b"\n" for line in journal.lines)
+        if data.startswith(whole) and not journal.damage:  # a kill can leave a part of the next line
+            if len(whole) < len(data):
+                with storage_errors(path):
+                    os.ftruncate(descriptor, len(whole))
+        elif data + b"\n" == whole:
+            _write_whole(descriptor, b"\n", path)
+        else:
+            descriptor = _replaced(path, whole, journal.damage, held)
+        flush_folder(folder)
+        run = Run(folder, journal, descriptor, notices)
+        run.bind("job", job)
+        yield run
+
+
+def read_trials(folder: Path) -> list[Trial]:
+    """The trials in the journal of `folder`, read without locking; raises RunError."""
+    path = folder / "journal.jsonl"
+    return sorted(_understood(path, _bytes_of(path)).trials, key=_place)
+
+
+def _place(trial: Trial) -> tuple[int, int]:
+    return _ROLES.index(trial.role), trial.number
+
+
+def _locked(path: Path, held: contextlib.ExitStack) -> int:
+    """A descriptor of the journal, locked until `held` ends."""
+    while True:
+        with storage_errors(path.parent):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        held.callback(os.close, descriptor)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunLocked(f"{path.parent}: another process works there; wait for it, or choose another --out") from None
+        # another process may have replaced the file while this one waited for nothing but its lock
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return read_foreign(path, JOURNAL_LIMIT_BYTES)
+    except OSError as problem:
+        raise RunError(f"{path}: cannot be read ({problem.strerror})") from None
+
+
+def _understood(path: Path, data: bytes) -> Journal:
+    """What the journal says; raises RunError where not even one line is ours."""
+    try:
+        journal = read_journal(data)
+    except OtherFormat as problem:
+        text = f"{path}:{problem.number}: format {_short(problem.found)}; this program reads {FORMAT}; choose another --out"
+        raise RunError(text) from None
+    if journal.damage and not journal.lines:
+        first = journal.damage[0]
+        raise RunError(f"{path}:{first.number}: not a journal line of this program ({first.reason}); choose another --out")
+    return journal
+
+
+def _refuse_others(folder: Path, kind: str, known: Facts | None, bound: str | None, facts: Facts) -> None:
+    """Raise OtherJob where `facts` are not those that are `known`, or not those whose digest is `bound`."""
+    if known is not None and known != facts:
+        differences = "; ".join(
+            f"{key}: {_short(known.get(key))} there, {_short(facts.get(key))} here"
+            for key in sorted({*known, *facts})
+            if known.get(key) != facts.get(key)
+        )
+        raise OtherJob(f"{folder}: holds another job ({differences}); choose another --out, or remove the directory")
+    if bound is not None and bound != digest_of(facts):
+        raise OtherJob(
+            f"{folder}: holds another job ('{kind}' differs; that line of the journal is damaged, so nothing more is known); "
+            "choose another --out, or remove the directory"
+        )
+
+
+def _replaced(path: Path, whole: bytes, damage: tuple[Damage, ...], held: contextlib.ExitStack) -> int:
+    """Keep the damaged lines beside the journal, and put `whole` in its place; a descriptor of it, locked as the old one is."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    with storage_errors(path):
+        if damage:
+            aside = os.open(_aside(path), flags, 0o644)
+            try:
+                _write_whole(aside, b"".join(each.data + b"\n" for each in damage), _aside(path))
+            finally:
+                os.close(aside)
+        temporary = temporary_beside(path)
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        held.callback(os.close, descriptor)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # before anybody else can find it
+        _write_whole(descriptor, whole, path)
+        temporary.replace(path)
+    return descriptor
+
+
+def _write_whole(descriptor: int, data: bytes, path: Path) -> None:
+    """Append `data`; on return it has reached the disk. Where that fails, nothing of it is left."""
+    with storage_errors(path):
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(data):
+                written += os.write(descriptor, data[written:])
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, end)  # a full disk must not leave half a line for the next run
+            raise
+
+
+def _aside(path: Path) -> Path:
+    """Where damaged lines are kept."""
+    return path.with_name("journal.damaged")
+
+
+def _told(path: Path, damage: tuple[Damage, ...]) -> str:
+    named = "; ".join(f"line {each.number}: {each.reason}" for each in damage[:3])
+    more = f"; and {len(damage) - 3} more" if len(damage) > 3 else ""
+    lines = "1 damaged line was" if len(damage) == 1 else f"{len(damage)} damaged lines were"
+    return f"{path}: {lines} moved to {_aside(path).name} ({named}{more}); trials that they held are measured again"
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value) if value is not None else "not set"
+    return shorten(text, 60)

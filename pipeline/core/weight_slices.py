@@ -1,0 +1,91 @@
+"""Recipe: an ONNX file told as its difference from a base that the other side has; a few kilobytes instead of megabytes."""
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["BaseWeights", "Tensor", "WeightSlices"]
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """One weight of the base."""
+
+    name: str
+    onnx_type: int
+    """TensorProto.DataType."""
+    values: NDArray[np.generic]
+
+
+@dataclass(frozen=True, eq=False)
+class BaseWeights:
+    """All weights of the once-exported graph, of which every candidate keeps a part."""
+
+    tensors: tuple[Tensor, ...]
+
+    def data(self) -> bytes:
+        """All values one after the other, little-endian, C order."""
+        return b"".join(tensor.values.tobytes() for tensor in self.tensors)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of `data`, in hexadecimal."""
+        return hashlib.sha256(self.data()).hexdigest()
+
+    @cached_property
+    def index(self) -> list[list[Any]]:
+        """What stands where in `data`: [name, ONNX type, numpy type, shape, offset in bytes] of each tensor."""
+        entries, offset = [], 0
+        for tensor in self.tensors:
+            values = tensor.values
+            entries.append([tensor.name, tensor.onnx_type, values.dtype.str, list(values.shape), offset])
+            offset += values.nbytes
+        return entries
+
+
+@dataclass(frozen=True, eq=False)
+class WeightSlices:
+    """One ONNX file: the base's weights, cut, in a graph."""
+
+    base: BaseWeights
+    model: bytes
+    """The file without its graph, serialised."""
+    graph: bytes
+    """The graph without its weights, serialised."""
+    cuts: tuple[tuple[tuple[int, NDArray[np.int64]], ...], ...]
+    """For each tensor of the base: (axis, indices that stay), one after the other."""
+
+    @cached_property
+    def blob(self) -> bytes:
+        """`model` and `graph`, compressed."""
+        return zlib.compress(self.model + self.graph, 1)
+
+    @cached_property
+    def order(self) -> dict[str, Any]:
+        """The rest, for a message: what stays of each axis as hexadecimal bit masks, each written once."""
+        masks: dict[tuple[int, bytes], int] = {}
+        cuts = []
+        for tensor, cut in zip(self.base.tensors, self.cuts, strict=True):
+            entry = []
+            for axis, stays in cut:
+                size = tensor.values.shape[axis]
+                bits = np.zeros(size, dtype=bool)
+                bits[stays] = True
+                entry.append([axis, masks.setdefault((size, np.packbits(bits).tobytes()), len(masks))])
+            cuts.append(entry)
+        return {
+            "base": self.base.digest,
+            "model_bytes": len(self.model),
+            "masks": [[size, bits.hex()] for size, bits in masks],
+            "cuts": cuts,
+        }
+
+    @cached_property
+    def digest(self) -> str:
+        """A name for the file that comes out."""
+        return hashlib.sha256(repr(self.order).encode() + self.model + self.graph).hexdigest()

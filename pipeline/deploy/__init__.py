@@ -1,0 +1,1 @@
+"""From an artifact folder to devices: signed, copied, checked there, switched to, and taken back."""

@@ -1,0 +1,87 @@
+"""Folder: the files of an artifact, read through one open descriptor; links, pipes and odd names are refused."""
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+from pipeline.core.artifact import FileFacts
+from pipeline.errors import FilesDiffer, Unsigned
+
+__all__ = ["PLAIN_NAME", "OpenFolder", "open_folder"]
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+"""One component of a path, and nothing that a shell, a terminal or an option parser would take for something else."""
+
+
+@dataclass(frozen=True)
+class OpenFolder:
+    """A folder that was opened once: its files are those that it holds, whatever happens to its path meanwhile."""
+
+    path: Path
+    descriptor: int
+
+    def names(self) -> list[str]:
+        """Everything in it, sorted."""
+        return sorted(os.listdir(self.descriptor))  # noqa: PTH208 - pathlib lists no descriptors
+
+    def size_bytes(self, name: str) -> int:
+        """Size of a file. Raises as `open` does."""
+        with self.open(name) as file:
+            return os.fstat(file.fileno()).st_size
+
+    def facts(self, name: str) -> FileFacts:
+        """Hash and size of a file, both of what one descriptor gives. Raises as `open` does."""
+        with self.open(name) as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return FileFacts(digest, file.tell())
+
+    def read(self, name: str, limit_bytes: int) -> bytes:
+        """The first `limit_bytes` of a file. Raises as `open` does."""
+        with self.open(name) as file:
+            return file.read(limit_bytes)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BufferedReader]:
+        """A file, for reading.
+
+        Raises FilesDiffer when it is not there, when its name is not plain, or when it is anything but a regular file that
+        stands under one name only.
+        """
+        if not PLAIN_NAME.fullmatch(name):
+            allowed = "letters, digits, . _ -"
+            raise FilesDiffer(
+                f"{self.path}: holds {name!a}; files of an artifact have plain names ({allowed}): rename or remove it"
+            )
+        path = self.path / name
+        try:
+            # non-blocking: a pipe must not make us wait for its other end
+            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.descriptor)
+        except OSError as problem:
+            raise FilesDiffer(f"{path}: cannot be read ({problem.strerror}); put a plain file there, and no link") from None
+        try:
+            facts = os.fstat(descriptor)
+            if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
+                raise FilesDiffer(f"{path}: not a regular file of its own (a folder, pipe or hard link?); put a plain copy there")
+            with os.fdopen(descriptor, "rb", closefd=False) as file:
+                yield file
+        finally:
+            os.close(descriptor)
+
+
+@contextmanager
+def open_folder(path: Path) -> Iterator[OpenFolder]:
+    """The folder at `path`. Raises Unsigned when there is none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as problem:
+        raise Unsigned(f"{path}: no artifact there ({getattr(problem, 'strerror', None) or problem})") from None
+    try:
+        yield OpenFolder(path, descriptor)
+    finally:
+        os.close(descriptor)

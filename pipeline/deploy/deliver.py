@@ -1,0 +1,171 @@
+"""Deliver: an artifact onto a device: check, upload, verify there, place, check its health, switch, confirm, commit."""
+
+import datetime
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+
+from pipeline.core.profile import Profile
+from pipeline.deploy.artifact_folder import OpenFolder, open_folder
+from pipeline.deploy.keys import TrustedKey
+from pipeline.deploy.manifest import MANIFEST, SIGNATURE, DeviceKind, Manifest, check_artifact
+from pipeline.deploy.protocol import Begun, Committed, Done, Health, Previous, StoreStatus
+from pipeline.deploy.store import Patience, Store
+from pipeline.errors import DeliveryError, OtherDevice
+from pipeline.packaging.serving import SERVED_FILES
+
+__all__ = ["Delivered", "Progress", "deliver", "look", "roll_back"]
+
+CHUNK_BYTES = 2**20
+
+Progress = Callable[[str, int, int], None]
+"""(step, bytes there, bytes in all); the bytes are 0 for steps that are not counted."""
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A device serves `release`."""
+
+    device: str
+    release: str
+    version: int | None
+    changed: bool
+    """False: it did so before, and nothing was done."""
+    sent_bytes: int
+    health: Health | None = None
+    """What the health check saw, where one was made."""
+
+
+def deliver(
+    profile: Profile,
+    folder: Path,
+    trusted: Sequence[TrustedKey],
+    now: datetime.datetime,
+    *,
+    patience: Patience | None = None,
+    budget: bool = True,
+    progress: Progress = lambda step, done, total: None,
+) -> Delivered:
+    """Place the artifact in `folder` on the profile's device, and have it serve. Doing it again changes nothing.
+
+    The signature is checked before the device is spoken to, every file's hash on the device. Without `budget`, a release
+    that is too slow or too large there is taken all the same. Raises the errors of `check_artifact`, `Store`, and
+    TransferCorrupt, Unhealthy, RolledBack or DeliveryError; whatever is raised, the device serves what it served.
+    """
+    patience = patience or Patience()
+    progress("check", 0, 0)
+    manifest = check_artifact(folder, trusted, DeviceKind(profile.device.name, profile.architecture), None, now)
+    missing = sorted(set(SERVED_FILES) - manifest.files.keys())
+    if missing:
+        raise DeliveryError(f"{folder}: has no {missing[0]}, so it was made by an older version; run `compress` again")
+    progress("connect", 0, 0)
+    with Store(profile, patience, write=True, make=True) as store:
+        _refuse_other_machine(store, profile)
+        with open_folder(folder) as opened:
+            envelope = [(name, opened.read(name, CHUNK_BYTES)) for name in (MANIFEST, SIGNATURE)]
+            begun = store.ask(
+                {
+                    "do": "begin",
+                    "release": manifest.digest,
+                    "names": list(SERVED_FILES),
+                    "envelope": [[name, len(data)] for name, data in envelope],
+                },
+                Begun,
+                b"".join(data for _, data in envelope),
+            )
+            if begun.current:
+                return Delivered(store.where, manifest.digest, manifest.version, False, 0)
+            sent = 0
+            if not begun.placed:
+                sent = _upload(store, opened, manifest, begun.have, progress)
+                for step in ("verify", "place"):
+                    progress(step, 0, 0)
+                    store.ask({"do": step}, Done)
+        health = _put_to_use(store, manifest.digest, patience, budget, progress)
+    return Delivered(store.where, manifest.digest, manifest.version, True, sent, health)
+
+
+def roll_back(
+    profile: Profile, *, patience: Patience | None = None, progress: Progress = lambda step, done, total: None
+) -> Delivered:
+    """Have the device serve the release before the present one; it must still answer rightly, at whatever speed.
+
+    Raises NoPrevious when there is none, and as `deliver`.
+    """
+    patience = patience or Patience()
+    progress("connect", 0, 0)
+    with Store(profile, patience, write=True) as store:
+        release = store.ask({"do": "previous"}, Previous).release
+        before = next((each for each in store.status.history[1:] if each.release == release), None)
+        if before is None:
+            raise _not_believed(store, f"it goes back to {release[:12]}, which it did not list")
+        health = _put_to_use(store, release, patience, False, progress)
+    return Delivered(store.where, release, before.version, True, 0, health)
+
+
+def look(profile: Profile, patience: Patience | None = None) -> StoreStatus:
+    """What the device serves. Nothing there is changed. Raises as `Store`."""
+    with Store(profile, patience or Patience(), write=False) as store:
+        return store.status
+
+
+def _put_to_use(store: Store, release: str, patience: Patience, budget: bool, progress: Progress) -> Health:
+    """From a placed release to a committed one; what its health check saw."""
+    limit_s = patience.health_s
+    progress("health", 0, 0)
+    health = store.ask({"do": "check", "limit_s": limit_s, "budget": budget}, Health)
+    progress("switch", 0, 0)
+    store.ask({"do": "switch", "deadline_s": patience.commit_s}, Done)
+    store.ask({"do": "confirm", "limit_s": limit_s}, Health)
+    progress("commit", 0, 0)
+    committed = store.ask({"do": "commit"}, Committed).committed
+    if committed != release:
+        raise _not_believed(store, f"it committed {committed[:12]} instead of {release[:12]}")
+    return health
+
+
+def _not_believed(store: Store, what: str) -> DeliveryError:
+    return DeliveryError(f"{store.where}: what its agent says cannot be ({what}); is something else answering there?")
+
+
+def _refuse_other_machine(store: Store, profile: Profile) -> None:
+    found = store.status.architecture
+    if profile.device.architecture and found != profile.device.architecture:
+        raise OtherDevice(
+            f"{store.where}: is {found}, and the profile says {profile.device.architecture}; nothing was sent: mend the profile"
+        )
+
+
+def _upload(store: Store, opened: OpenFolder, manifest: Manifest, have: dict[str, tuple[int, str]], progress: Progress) -> int:
+    """Send what is not there yet; bytes sent."""
+    total = sum(manifest.files[name].size_bytes for name in SERVED_FILES)
+    done = sent = 0
+    for name in SERVED_FILES:
+        size_bytes, digest = have.get(name, (0, ""))
+        if size_bytes > manifest.files[name].size_bytes:
+            raise _not_believed(store, f"it has {size_bytes} bytes of {name}, which has {manifest.files[name].size_bytes}")
+        with opened.open(name) as file:
+            there = _same_start(file, size_bytes, digest)
+            file.seek(there)
+            done += there
+            progress("upload", done, total)
+            while True:
+                data = file.read(CHUNK_BYTES)
+                if data or there == 0:
+                    store.ask({"do": "put", "name": name, "offset": there}, Done, data)
+                if not data:
+                    break
+                there, done, sent = there + len(data), done + len(data), sent + len(data)
+                progress("upload", done, total)
+    return sent
+
+
+def _same_start(file: BufferedReader, size: int, digest: str) -> int:
+    """How much of `file` is there already: `size` bytes when they hash to `digest`, else nothing."""
+    here, left = hashlib.sha256(), size
+    while left and (data := file.read(min(left, CHUNK_BYTES))):
+        here.update(data)
+        left -= len(data)
+    return size if here.hexdigest() == digest else 0

@@ -1,0 +1,157 @@
+"""Store: the agent on a device, `device.py`, and the questions it answers; every failure there is one of our errors here."""
+
+import secrets
+import sys
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from pipeline.core.profile import Profile
+from pipeline.deploy.protocol import StoreStatus, checked
+from pipeline.errors import (
+    CompressError,
+    DeliveryError,
+    DeviceBusy,
+    DeviceStorage,
+    DeviceUnreachable,
+    NoPrevious,
+    OlderVersion,
+    RolledBack,
+    TransferCorrupt,
+    Unhealthy,
+)
+from pipeline.remote.diagnosis import diagnosis
+from pipeline.remote.link import Link, LinkLost, Refused, ssh_link
+
+__all__ = ["Patience", "Store"]
+
+AGENT = Path(__file__).with_name("agent.py")
+KEPT = "what arrived is kept: run the same command again"
+SAFE = "what served there serves on"
+ANSWER_BYTES = 2**20
+"""No honest answer is longer."""
+SLOWEST_BYTES_PER_S = 1000
+"""A link that is slower than this counts as lost."""
+ERRORS: dict[str, tuple[type[CompressError], str]] = {
+    "busy": (DeviceBusy, "wait for it"),
+    "storage": (DeviceStorage, f"{SAFE}; free some space or make it writable, then run the same command again"),
+    "not-kept": (DeviceStorage, "free some space there, then run the same command again"),
+    "corrupt": (TransferCorrupt, f"{SAFE}; run the same command again, and check the disk if it happens twice"),
+    "refused": (DeliveryError, SAFE),
+    "older": (OlderVersion, "compress rollback goes back to the release before"),
+    "unhealthy": (Unhealthy, SAFE),
+    "rolled-back": (RolledBack, f"{SAFE}; run the same command again"),
+    "no-previous": (NoPrevious, "ship one"),
+}
+
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for what, in seconds."""
+
+    silence_s: float = 60.0
+    """Without a sign of progress from the other side, on either side; an agent at work gives one every two seconds."""
+    health_s: float = 300.0
+    """For a release to load, answer and be timed."""
+    commit_s: float = 120.0
+    """From the switch to the commit; after that the device goes back by itself."""
+    whole_s: float = 3600.0
+    """For the whole conversation, beside the time that its bytes take on the slowest link."""
+
+
+class Store:
+    """A connection to the store of a profile's device; to be closed. The agent there ends with it."""
+
+    def __init__(self, profile: Profile, patience: Patience, *, write: bool, make: bool = False) -> None:
+        """Start the agent and open the store of the profile's device.
+
+        write: hold the store for this connection alone, and recover what a power cut left half done; without it, nothing
+        there is changed. make: make the store where there is none.
+
+        Raises DeviceUnreachable, HostKeyRefused, DeviceSoftware, DeviceBusy, DeviceStorage, NoPrevious when there is no store
+        to write to, or DeliveryError when the folder is not a store of this program.
+        """
+        device = profile.device
+        if device.host is None and not device.this_machine:
+            raise DeliveryError(f"{device.name}: device.host is not set, so there is nothing to ship to")
+        self.where = device.host or device.name
+        self._device, self._patience = device, patience
+        self._doing = "connecting"
+        self._switched = False
+        client = secrets.token_hex(8)
+        try:
+            if device.host is None:
+                self._link = Link([sys.executable, str(AGENT), "serve", client])
+            else:
+                self._link = ssh_link(device, client, AGENT)
+        except LinkLost as loss:
+            raise diagnosis(loss, device) from None
+        except Refused as refusal:
+            raise self._error(refusal.kind, refusal.detail) from None
+        # what was sent until now was the agent's text
+        self._ends = time.monotonic() + patience.whole_s - self._link.sent_bytes / SLOWEST_BYTES_PER_S
+        try:
+            order = {"do": "open", "store": device.store, "silence_s": patience.silence_s, "write": write, "make": make}
+            self.status = self.ask(order, StoreStatus)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, message: dict[str, Any], kind: type[Answer], blob: bytes = b"") -> Answer:
+        """The agent's answer, a `kind`.
+
+        Raises the error that a failure stands for, DeviceUnreachable and its kin for a lost link, DeliveryError for an
+        answer that is none.
+        """
+        self._doing = message["do"]
+        self._switched = self._switched or self._doing == "switch"
+        try:
+            answer = self._link.ask(
+                message,
+                blob,
+                self._patience.silence_s,
+                whole_s=self._ends + (self._link.sent_bytes + len(blob)) / SLOWEST_BYTES_PER_S - time.monotonic(),
+                limit_bytes=ANSWER_BYTES,
+            )
+        except LinkLost as loss:
+            raise self._lost(loss) from None
+        if "failure" in answer:
+            raise self._error(*answer["failure"])
+        return checked(answer, kind, self.where)
+
+    def close(self) -> None:
+        """Hang up; a switch that was not committed is taken back by the device. May be called twice."""
+        with suppress(OSError):
+            self._link.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _error(self, kind: str, detail: str) -> CompressError:
+        if kind not in ERRORS:
+            return DeliveryError(
+                f"{self.where}: {self._doing}: its agent gave a failure of an unknown kind ({kind}: {detail}); {SAFE}"
+            )
+        error, remedy = ERRORS[kind]
+        return error(f"{self.where}: {self._doing}: {detail}; {remedy}")
+
+    def _lost(self, loss: LinkLost) -> CompressError:
+        problem = diagnosis(loss, self._device)
+        if not isinstance(problem, DeviceUnreachable):
+            return problem
+        if self._doing == "commit":
+            after = "whether the commit arrived, compress status tells"
+        elif self._switched:
+            after = "the device goes back to what served before by itself"
+        else:
+            after = KEPT
+        return type(problem)(f"{problem}; lost at: {self._doing}; {after}")

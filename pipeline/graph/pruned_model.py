@@ -1,0 +1,174 @@
+"""PrunedModelBuilder: a plan's two forms, the small torch module and the small ONNX graph, from one network analysed once."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
+from pipeline.core.weight_slices import WeightSlices
+from pipeline.errors import TraceError
+from pipeline.graph.analyse import analyse
+from pipeline.graph.export import export, exporter_of, opset_of, stripped
+from pipeline.graph.exporters import EXPORTERS
+from pipeline.graph.importance import Batches, Importance, rank
+from pipeline.graph.proof import Disagreement, prove_shrink, prove_slice
+from pipeline.graph.shrink import keep_channels, shrink
+from pipeline.graph.slice import SliceableGraph, assembled, file_size_bytes, prepare
+from pipeline.graph.structure import load_graph, structure
+from pipeline.system.files import write_atomically
+from pipeline.system.foreign_file import ONNX_LIMIT_BYTES, read_foreign
+
+__all__ = ["PrunedModel", "PrunedModelBuilder", "start_builder"]
+
+PROOFS = 3
+"""Random plans that are sliced both ways before the first candidate is measured."""
+
+
+class PrunedModel:
+    """A plan, made but neither measured nor scored: its two forms come into being when they are asked for."""
+
+    def __init__(
+        self,
+        plan: ChannelPlan,
+        graph: WeightSlices | onnx.ModelProto,
+        example: Tensor,
+        make_module: Callable[[], nn.Module],
+        exact: bool = True,
+    ) -> None:
+        self.plan = plan
+        self.exact = exact  # false: the file answers nearly like the module, as int8 does
+        self.weight_slices = graph if isinstance(graph, WeightSlices) else None
+        # the recipe's has no values: structure and size need none
+        self._graph = assembled(graph, values=False) if isinstance(graph, WeightSlices) else graph
+        self.structure = structure(self._graph)
+        self.example, self._make_module = example, make_module
+        self._lock = threading.Lock()  # a probe may ask for the answer from its own thread
+        self._known: tuple[nn.Module, NDArray[np.float32], int] | None = None
+
+    @cached_property
+    def data(self) -> bytes:
+        """The ONNX file."""
+        graph = assembled(self.weight_slices) if self.weight_slices else self._graph
+        return bytes(graph.SerializeToString(deterministic=True))
+
+    @cached_property
+    def file_size_bytes(self) -> int:
+        """Length of `data`, which need not be made for it."""
+        return file_size_bytes(self.weight_slices, self._graph) if self.weight_slices else len(self.data)
+
+    @property
+    def module(self) -> nn.Module:
+        """The narrowed torch network, in evaluation mode. Its answer and its arithmetic are settled before it is handed out,
+        so that it may be trained or scored, which changes it.
+        """
+        return self._settled()[0]
+
+    @property
+    def answer(self) -> NDArray[np.float32]:
+        """What the module says to the example as it was made; the ONNX file must say the same."""
+        return self._settled()[1]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one inference, in convolutions and linear layers."""
+        return self._settled()[2]
+
+    @property
+    def params(self) -> int:
+        """Parameters of the module."""
+        return sum(tensor.numel() for tensor in self.module.parameters())
+
+    def _settled(self) -> tuple[nn.Module, NDArray[np.float32], int]:
+        with self._lock:
+            if self._known is None:
+                module = self._make_module().eval()
+                counter = FlopCounterMode(display=False)
+                with torch.no_grad(), counter:
+                    answer = module(self.example).numpy()
+                self._known = module, answer, counter.get_total_flops() // 2 // len(self.example)
+            return self._known
+
+
+@dataclass(frozen=True)
+class PrunedModelBuilder:
+    """Makes drafts. With a `sliceable` graph in milliseconds; without, by exporting each module, in seconds."""
+
+    module: nn.Module
+    space: PruneSpace
+    ranking: Mapping[str, tuple[int, ...]]
+    example: Tensor
+    opset: int
+    ir_version: int
+    sliceable: SliceableGraph | None
+    exporter: str
+    """What made the base graph; see `EXPORTERS`."""
+    proof: str
+    """What was compared at the start, and what came out."""
+
+    def kept(self, plan: ChannelPlan) -> Kept:
+        """The channels that `plan` keeps."""
+        return keep_channels(plan, self.ranking)
+
+    def make(self, plan: ChannelPlan) -> PrunedModel:
+        """Both forms of `plan`."""
+        kept = self.kept(plan)
+        if self.sliceable:
+            return PrunedModel(
+                plan, self.sliceable.weight_slices(kept), self.example, lambda: shrink(self.module, self.space, kept)
+            )
+        module = shrink(self.module, self.space, kept)
+        return PrunedModel(plan, self.exported(module), self.example, lambda: module)
+
+    def exported(self, module: nn.Module) -> onnx.ModelProto:
+        """`module` as the exporter of the base graph makes it, ready to be measured or shipped."""
+        first = {name: exporter for name, exporter in EXPORTERS.items() if name == self.exporter}
+        model = export(module, self.example, self.opset, self.ir_version, exporters={**first, **EXPORTERS})
+        return stripped(model, self.ir_version)
+
+
+def start_builder(
+    module: nn.Module,
+    example: Tensor,
+    opset: int,
+    ir_version: int,
+    importance: Importance,
+    batches: Batches,
+    dense_path: Path,
+    seed: int,
+    highest_opset: int | None = None,
+) -> PrunedModelBuilder:
+    """Analyse `module`, export it once to `dense_path` (or take what is there), rank its channels, prove the slices.
+
+    `example`: one input as a batch, (1, C, H, W). The opset may go up to `highest_opset` where the network needs it.
+    Raises TraceError, NothingToPrune, StorageError.
+    """
+    if dense_path.is_file():
+        base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES))
+    else:
+        base = export(module, example, opset, ir_version, highest_opset)
+        write_atomically(dense_path, base.SerializeToString(deterministic=True))
+    opset, exporter = opset_of(base), exporter_of(base)
+    space = analyse(module, example)
+    prove_shrink(module, space, example, seed)
+    ranking = rank(module, space, importance, batches)
+    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    try:
+        sliceable = prepare(base, space, shapes, ir_version)
+        worst = max(prove_slice(module, sliceable, example, seed + number) for number in range(PROOFS))
+        proof = (
+            f"{PROOFS} random plans sliced in ONNX and pruned in torch: answers differ by {worst:.1e} of the largest output; "
+            f"exported by {exporter}"
+        )
+        return PrunedModelBuilder(module, space, ranking, example, opset, ir_version, sliceable, exporter, proof)
+    except (Disagreement, TraceError, ValueError) as problem:
+        proof = f"slicing is not proven for this network ({problem}); every candidate is exported instead, which takes seconds"
+        return PrunedModelBuilder(module, space, ranking, example, opset, ir_version, None, exporter, proof)

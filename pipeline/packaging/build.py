@@ -1,0 +1,238 @@
+"""Ship: export the trained network, prove the file, measure it again, test it once, and pack the evidence."""
+
+import datetime
+import html
+import json
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from pipeline.core.artifact import Artifact, PrecisionRow, Row
+from pipeline.core.budget import Constraint, Metric, Verdict, known_metrics, worst_verdict
+from pipeline.core.candidate import Candidate
+from pipeline.core.measurement import Failure
+from pipeline.core.paired_difference import images_to_decide, paired_drop
+from pipeline.core.profile import Precision
+from pipeline.core.progress import Callback
+from pipeline.errors import ShipError, one_line
+from pipeline.graph.export import stamp
+from pipeline.graph.pruned_model import PrunedModel
+from pipeline.graph.structure import load_graph
+from pipeline.graph.structure import structure as structure_of
+from pipeline.packaging.ort import ort_files
+from pipeline.packaging.pack import file_facts, pack, plan_json, weights_bytes
+from pipeline.packaging.serving import GOLDEN_INPUTS, device_limits, serving_files
+from pipeline.packaging.verify import PARITY_INPUTS, verified_file
+from pipeline.probe.interface import Probe
+from pipeline.stages.context import RunContext
+from pipeline.stages.sequential_measurement import measure_sequentially
+from pipeline.stages.try_int8 import Quantised
+from pipeline.system.files import sha256_bytes
+from pipeline.system.versions import installed_versions
+from pipeline.training.finetune import Finetuned
+from pipeline.training.scoring import OnnxModule
+
+__all__ = ["Final", "Provenance", "budget_rows", "final_file", "ship", "with_int8"]
+
+ARTIFACT_FORMAT = 1
+PACKAGES = ("edge-compress", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnxsim", "torch-pruning", "numpy")
+
+
+@dataclass(frozen=True)
+class Final:
+    """The file that ships, and what was shown of it."""
+
+    pruned: PrunedModel
+    proofs: tuple[str, ...]
+    precision: Precision = "fp32"
+    rows: tuple[PrecisionRow, ...] = ()
+    """Side by side, where int8 was tried."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artifact comes from."""
+
+    command: tuple[str, ...]
+    job: Mapping[str, Any]
+    model: str
+    notices: tuple[str, ...]
+
+
+def ship(
+    context: RunContext,
+    tuned: Finetuned,
+    chosen: Candidate,
+    final: Final,
+    probe: Probe,
+    dense: Candidate,
+    provenance: Provenance,
+    page: Callable[[Artifact], bytes],
+) -> Artifact:
+    """Everything between fine-tuning and the folder `case.run.artifact`. `page` makes report.html.
+
+    Raises ShipError when the file does not answer like the network, or cannot be measured any more.
+    """
+    builder, task, profile, constraints = context.builder, context.task, context.profile, context.constraints
+    pruned, proofs = final.pruned, final.proofs
+    measured = measure_sequentially(probe, pruned, profile.probe.final_processes, constraints, dense)
+    if isinstance(measured, Failure):
+        raise ShipError(f"the final file cannot be measured: {measured.kind}: {measured.detail}")
+    tested = task.test(OnnxModule(builder.make(builder.space.dense()).data)), task.test(OnnxModule(pruned.data))
+    dense = replace(dense, score=tested[0].value)
+    shipped = Candidate(
+        plan=chosen.plan,
+        params=pruned.params,
+        macs=pruned.macs,
+        file_size_bytes=pruned.file_size_bytes,
+        structure=pruned.structure,
+        measurement=measured,
+        score=tested[1].value,
+        drop=paired_drop(*tested),
+    )
+    golden = task.inputs(GOLDEN_INPUTS)
+    limits = device_limits(constraints, dense, shipped)
+    files = {
+        "model.onnx": pruned.data,
+        **serving_files(profile, golden.numpy(), OnnxModule(pruned.data)(golden).numpy(), limits, final.precision),
+        "weights.safetensors": weights_bytes(tuned.module),
+        "plan.json": plan_json(provenance.model, chosen.plan, builder.kept(chosen.plan), provenance.job.get("model_args")),
+    }
+    if profile.runtime.ort_format:
+        others, shown = ort_files(pruned.data, final.precision, profile, task.inputs(PARITY_INPUTS))
+        files, proofs = {**files, **others}, (*proofs, shown)
+    rows = tuple(budget_rows(constraints, dense, shipped))
+    artifact = Artifact(
+        format=ARTIFACT_FORMAT,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=provenance.command,
+        job=provenance.job,
+        profile=profile.model_dump(mode="json"),
+        data=task.description,
+        versions={"python": platform.python_version(), **installed_versions(PACKAGES)},
+        files=file_facts(files),
+        verdict=worst_verdict(row.verdict for row in rows if row.verdict),
+        rows=rows,
+        dense=dense,
+        shipped=shipped,
+        validation={
+            "dense": task.validate(builder.module),
+            "before_finetuning": (chosen.score or 0.0) if tuned.start is None else tuned.start,
+            "after_finetuning": task.validate(tuned.module),
+            **({"int8": task.validate(OnnxModule(pruned.data))} if final.precision == "int8" else {}),
+        },
+        proofs=(builder.proof, *proofs),
+        notices=provenance.notices,
+        widths={group.name: (chosen.plan[group.name], group.channels, group.bundle) for group in builder.space.groups},
+        frozen=builder.space.frozen,
+        phase_seconds=context.run.phase_seconds(),
+        learning_rate=tuned.learning_rate,
+        finetuned_epoch=tuned.epoch,
+        precision=final.precision,
+        precisions=final.rows,
+    )
+    report, artifact = _reported(artifact, page, context.callback)
+    artifact = replace(artifact, files={**artifact.files, **file_facts({"report.html": report})})
+    pack(context.run.artifact, artifact, {**files, "report.html": report})
+    return artifact
+
+
+def _reported(artifact: Artifact, page: Callable[[Artifact], bytes], callback: Callback) -> tuple[bytes, Artifact]:
+    """The report, and the artifact that it is of. A report that cannot be made costs only itself: a page that says so takes its
+    place, the artifact carries a notice, and all figures are in artifact.json.
+    """
+    try:
+        return page(artifact), artifact
+    except Exception as problem:
+        notice = f"the report could not be made ({type(problem).__name__}: {one_line(problem)}); artifact.json holds all figures"
+        callback.notice(notice)
+        text = f"<!doctype html><meta charset=utf-8><title>Report</title><p>{html.escape(notice)}</p>"
+        return text.encode("utf-8", "replace"), replace(artifact, notices=(*artifact.notices, notice))
+
+
+def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate, provenance: Provenance) -> Final:
+    """The exported, simplified and verified float32 file of the trained network, of the same structure as what was measured.
+
+    The same network and job make the same bytes: what is measured and when is told in artifact.json, not in the file. Raises
+    ShipError when it is another graph than the one that was measured, or does not answer like `tuned`.
+    """
+    exported = context.builder.exported(tuned)
+    stamp(exported, _facts(context, tuned, provenance))
+    if structure_of(exported) != chosen.structure:
+        raise ShipError(
+            "the exported file is not the graph that was measured: its ops or shapes differ; nothing is shipped, because its "
+            "figures would be another file's"
+        )
+    verified = verified_file(tuned, exported.SerializeToString(deterministic=True), context.task.inputs(PARITY_INPUTS))
+    graph = load_graph(verified.data)
+    same = structure_of(graph) == chosen.structure
+    proof = (
+        "the file has the structure of the candidate that was measured in the search"
+        if same
+        else "the export has the structure of the measured candidate; simplifying changed it, and the changed file was "
+        "measured anew"
+    )
+    return Final(PrunedModel(chosen.plan, graph, context.builder.example, lambda: tuned), (*verified.proofs, proof))
+
+
+def with_int8(final: Final, provenance: Provenance, tried: Quantised) -> tuple[Final, Provenance]:
+    """`final` in int8, where that is to ship; where it is not, the float32 file, and a notice that says why."""
+    if tried.pruned is None:
+        return replace(final, rows=tried.rows), replace(provenance, notices=(*provenance.notices, *tried.said))
+    return Final(tried.pruned, (*final.proofs, *tried.said), "int8", tried.rows), provenance
+
+
+def _facts(context: RunContext, tuned: nn.Module, provenance: Provenance) -> dict[str, str]:
+    """What the file says of itself; see `METADATA` for the prefix of the keys."""
+    return {
+        "weights": sha256_bytes(weights_bytes(tuned)),
+        "job": sha256_bytes(json.dumps(provenance.job, sort_keys=True, default=str).encode()),
+        "model": provenance.model,
+        "target": context.profile.device.name,
+        **{f"version.{name}": version for name, version in installed_versions(("edge-compress", "torch", "onnx")).items()},
+    }
+
+
+def budget_rows(constraints: tuple[Constraint, ...], dense: Candidate, shipped: Candidate) -> list[Row]:
+    """The budget's own lines first, then the other figures for information."""
+    limited = {constraint.metric.key for constraint in constraints}
+    others = [metric for metric in known_metrics().values() if metric.key not in limited]
+    return [
+        *(_row(constraint.metric, constraint, dense, shipped) for constraint in constraints),
+        *(_row(metric, None, dense, shipped) for metric in others),
+    ]
+
+
+def _row(metric: Metric, constraint: Constraint | None, dense: Candidate, shipped: Candidate) -> Row:
+    before, after = metric.absolute(dense, dense), metric.absolute(shipped, dense)
+    if shipped.measurement:
+        # the dense graph as it ran in the same minutes, not as it ran at the start
+        paired = {"latency_p50": shipped.measurement.reference_p50_ms, "latency_p90": shipped.measurement.reference_p90_ms}
+        before = paired.get(metric.key) or before
+    is_accuracy = metric.key == "accuracy_drop"
+    drop = shipped.drop if is_accuracy else None
+    verdict = _verdict(constraint, shipped, dense) if constraint else None
+    return Row(
+        key=metric.key,
+        title="accuracy (test)" if is_accuracy else metric.title,
+        unit=metric.unit,
+        dense=dense.score if is_accuracy else before.value if before else None,
+        after=shipped.score if is_accuracy else after.value if after else None,
+        ratio=metric.relative(shipped, dense) if metric.relative else None,
+        limit=constraint.limit if constraint else None,
+        relative=constraint.relative if constraint else False,
+        verdict=verdict,
+        drop=drop.estimate if drop else None,
+        test_images_needed=images_to_decide(drop, constraint.limit) if drop and constraint and verdict == "undecided" else None,
+        reason=constraint.reason(shipped, dense) if constraint else "",
+    )
+
+
+def _verdict(constraint: Constraint, shipped: Candidate, dense: Candidate) -> Verdict:
+    """Only the device may say that its budget is met: what was predicted within stays undecided."""
+    found = constraint.verdict(shipped, dense)
+    predicted = shipped.measurement is not None and shipped.measurement.fingerprint.mode == "predicted"
+    return "undecided" if found == "within" and predicted and constraint.metric.measured else found

@@ -1,0 +1,107 @@
+"""Pack: the artifact folder, written whole or not at all."""
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import TypeAdapter
+from torch import nn
+
+from pipeline.core.artifact import Artifact, FileFacts, dump_artifact
+from pipeline.core.plan import ChannelPlan, Kept
+from pipeline.errors import RunError, WeightsError, one_line
+from pipeline.graph.shrink import rebuild
+from pipeline.system.files import flush_folder, sha256_bytes, storage_errors, temporary_beside
+from pipeline.system.foreign_file import JSON_LIMIT_BYTES, read_foreign
+from pipeline.system.safetensors_file import read_tensors
+
+__all__ = ["file_facts", "load_compressed", "pack", "plan_json", "weights_bytes"]
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """plan.json, as far as it is read."""
+
+    format: int
+    groups: Mapping[str, Any]
+
+
+_PLAN = TypeAdapter(_Plan)
+
+
+def weights_bytes(module: nn.Module) -> bytes:
+    """The state dict of the small network as safetensors."""
+    return safetensors.torch.save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
+
+
+def plan_json(model: str, plan: ChannelPlan, kept: Kept, model_args: Mapping[str, Any] | None = None) -> bytes:
+    """Widths, which channels of the original network they are, and how that network is made."""
+    groups = {name: {"width": width, "channels": list(kept[name])} for name, width in plan}
+    arguments = {"model_args": dict(model_args)} if model_args else {}
+    return json.dumps({"format": PLAN_FORMAT, "model": model, **arguments, "groups": groups}, indent=1).encode()
+
+
+def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
+    """The small torch network of an artifact folder, in evaluation mode; no pickle is read.
+
+    `original` is what the compressed network's own factory returns, with any weights:
+
+        network = load_compressed(make_net(), Path("runs/.../artifact"))
+
+    Raises RunError when the folder holds no weights, WeightsError when they are another network's.
+    """
+    try:
+        tensors = read_tensors(artifact / "weights.safetensors")
+        plan = _PLAN.validate_json(read_foreign(artifact / "plan.json", JSON_LIMIT_BYTES))
+    except (OSError, ValueError, safetensors.SafetensorError) as problem:
+        raise RunError(f"{artifact}: no readable weights.safetensors and plan.json there ({one_line(problem, 120)})") from None
+    if plan.format != PLAN_FORMAT:
+        raise RunError(f"{artifact}/plan.json: format {plan.format}; this program reads {PLAN_FORMAT}")
+    network = rebuild(original, tensors)
+    layers = dict(network.named_modules())
+    for name in plan.groups:
+        if not isinstance(getattr(layers.get(name), "weight", None), torch.Tensor):
+            raise WeightsError(
+                f"{artifact}/plan.json: the network has no layer '{name[:100]}'; use the factory that was compressed"
+            )
+    return network.eval()
+
+
+def file_facts(files: Mapping[str, bytes]) -> dict[str, FileFacts]:
+    """Hash and size of each."""
+    return {name: FileFacts(sha256_bytes(data), len(data)) for name, data in files.items()}
+
+
+def pack(folder: Path, artifact: Artifact, files: Mapping[str, bytes]) -> None:
+    """Write `files` and artifact.json, and make the folder appear at `folder` at once.
+
+    A folder that is there already was found not to be whole; it is set aside. Raises StorageError, and then nothing of
+    the new folder is left.
+    """
+    temporary = temporary_beside(folder)
+    with storage_errors(folder):
+        try:
+            temporary.mkdir()
+            for name, data in {**files, "artifact.json": dump_artifact(artifact)}.items():
+                with (temporary / name).open("xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+            flush_folder(temporary)
+            if folder.exists():
+                folder.rename(folder.with_name(f"{folder.name}.{uuid.uuid4().hex[:8]}.broken"))
+            temporary.rename(folder)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        flush_folder(folder.parent)

@@ -1,0 +1,180 @@
+"""report.html: what came out, what was tried, how it was measured; no script, no file beside it."""
+
+import html
+import shlex
+import statistics
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from pipeline.core.alignment import Alignment
+from pipeline.core.artifact import Artifact, Row
+from pipeline.core.budget.constraint import Constraint
+from pipeline.core.measurement import Measurement
+from pipeline.core.paired_difference import PairedDrop
+from pipeline.core.run import Trial
+from pipeline.errors import one_line
+from pipeline.foreign_text import escape_text
+from pipeline.packaging.report.plots import alignment_plot, latency_plot, search_plot, widths_plot
+from pipeline.search.problem import Evaluation
+from pipeline.system.units import format_bytes
+
+__all__ = ["headline", "report_page"]
+
+PLOTS = ("latency_svg", "widths_svg", "search_svg", "alignment_svg")
+
+
+def headline(artifact: Artifact) -> str:
+    """The verdict in a sentence or two."""
+    limited = [row for row in artifact.rows if row.verdict is not None]
+    missed = [row for row in limited if row.verdict != "within"]
+    if missed:
+        kind = "BUDGET MISSED" if artifact.verdict == "over" else "NOT DECIDED"
+        text = f"{kind}: {'; '.join(_missed(row, artifact.shipped.drop) for row in missed)}"
+    else:
+        text = "Budget met: every 95 % confidence interval lies below its limit."
+    if any(row.key == "accuracy_drop" and row.drop is None and row.after is not None for row in limited):
+        text += f"{'' if text.endswith('.') else '.'} The accuracy drop has no interval: it is judged by its value alone."
+    return text
+
+
+def _missed(row: Row, drop: PairedDrop | None) -> str:
+    """One line of the table that is not within its limit."""
+    _, after, change, limit = row.texts
+    interval = f", 95 % interval {row.interval_text}" if row.interval_text else ""
+    text = f"{row.title} {after} ({change}{interval}) against {limit}: {row.verdict}"
+    if row.reason:
+        return f"{text}, because {row.reason}"
+    if row.verdict != "undecided" or row.drop is None or drop is None:
+        return text
+    if row.test_images_needed is None:
+        return f"{text}; the drop is so close to the limit that no number of test images is likely to decide it"
+    return f"{text} with {drop.images:,} test images; about {row.test_images_needed:,} would decide it"
+
+
+def report_page(
+    artifact: Artifact,
+    trials: list[Trial],
+    evaluations: list[Evaluation],
+    constraints: tuple[Constraint, ...],
+    alignment: Alignment | None = None,
+) -> bytes:
+    """The page of a finished run, in UTF-8. `assessments` judge the `trials` of the search, in the same order.
+
+    A part that cannot be made never costs the run its artifact: without plots, the page says why; where nothing else is
+    possible, it is a plain one that says why, with the verdict and where all figures are.
+    """
+    try:
+        plots, missing = _plots(artifact, trials, evaluations, constraints, alignment), ""
+    except Exception as problem:  # matplotlib and its fonts are not ours
+        plots, missing = dict.fromkeys(PLOTS, ""), f"{type(problem).__name__}: {one_line(problem)}"
+    try:
+        return _page(artifact, trials, evaluations, alignment, plots, missing)
+    except Exception as problem:
+        return _plain_page(artifact, problem)
+
+
+def _plots(
+    artifact: Artifact,
+    trials: list[Trial],
+    evaluations: list[Evaluation],
+    constraints: tuple[Constraint, ...],
+    alignment: Alignment | None,
+) -> dict[str, str]:
+    """Name in the template -> SVG."""
+    limit = next((c.limit for c in constraints if c.metric.key == "latency_p50" and c.relative), None)
+    chosen = next((t.candidate for t in trials if t.candidate.plan == artifact.shipped.plan), artifact.shipped)
+    feasible = [evaluation.feasible for evaluation in evaluations]
+    return {
+        "latency_svg": latency_plot(artifact.shipped),
+        "widths_svg": widths_plot(artifact.widths),
+        "search_svg": search_plot(trials, artifact.dense, feasible, limit, chosen) if trials else "",
+        "alignment_svg": alignment_plot(alignment) if alignment else "",
+    }
+
+
+def _plain_page(artifact: Artifact, problem: Exception) -> bytes:
+    """A page that needs no template, no plots and no measurement."""
+    said = f"{type(problem).__name__}: {one_line(problem)}"
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Report</title></head><body>\n<h1>Report</h1>\n'
+        f"<p>Verdict: {html.escape(artifact.verdict)}. The full report could not be made ({html.escape(said)}). All figures are "
+        "in artifact.json, beside this page.</p>\n</body></html>\n"
+    ).encode()
+
+
+def _page(
+    artifact: Artifact,
+    trials: list[Trial],
+    evaluations: list[Evaluation],
+    alignment: Alignment | None,
+    plots: dict[str, str],
+    missing: str,
+) -> bytes:
+    """`plots` as `_plots` makes them; `missing` says why there are none."""
+    measured = artifact.shipped.measurement
+    if measured is None:
+        raise ValueError("the artifact holds no measurement")
+    feasible = [evaluation.feasible for evaluation in evaluations]
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_readable)
+    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
+    fingerprint = measured.fingerprint
+    text = template.render(
+        artifact=artifact,
+        device=fingerprint.device,
+        stamp=fingerprint.stamp,
+        machine=fingerprint.machine,
+        fingerprint=fingerprint,
+        headline=headline(artifact),
+        drop_basis=_drop_basis(artifact.shipped.drop),
+        runs=sum(len(block) for process in measured.processes for block in process.latency_ms),
+        processes=len(measured.processes),
+        **plots,
+        plots_missing=missing,
+        alignment=alignment,
+        trials=trials,
+        within=sum(feasible),
+        failed=sum(trial.candidate.failure is not None for trial in trials),
+        creation=_middle([process.session_creation_ms for process in measured.processes], "ms"),
+        first_run=_middle([process.first_run_ms for process in measured.processes], "ms"),
+        cpu=_middle([process.cpu_ms_per_run for process in measured.processes], "ms"),
+        baseline=format_bytes(measured.memory.baseline_bytes) if measured.memory.baseline_bytes else "not known",
+        clean=clean_text(measured),
+        remarks=measured.remarks,
+        command=shlex.join(artifact.command) or "(from Python)",
+    )
+    return text.encode()
+
+
+def _readable(value: object) -> object:
+    """A name in the page cannot turn the direction of the text around it."""
+    return escape_text(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
+
+
+def _drop_basis(drop: PairedDrop | None) -> str:
+    """What the interval of the accuracy drop is made from."""
+    if drop is None:
+        return ""
+    if drop.hits is None:
+        return f"Its interval is a bootstrap over the {drop.images:,} test images, both networks on the same ones."
+    return (
+        f"Of {drop.images:,} test images the dense network alone is right on {drop.hits.only_dense:,.0f}, the compressed one "
+        f"alone on {drop.hits.only_after:,.0f}; the interval is Newcombe's for paired proportions."
+    )
+
+
+def clean_text(measured: Measurement) -> str:
+    """How many of the timed runs had their cores to themselves, and how the latency was judged."""
+    samples = measured.samples
+    ways = {
+        "clock": "all are judged by the clock",
+        "clean runs": "only these are judged",
+        "processor time": "all are judged by their processor time",
+        "none": "too few to judge by",
+    }
+    return f"{samples.clean} of {samples.total}, of both graphs; {ways[samples.method]}"
+
+
+def _middle(values: list[float], unit: str) -> str:
+    return f"{statistics.median(values):.2f} {unit} (median of {len(values)} processes, {min(values):.2f} to {max(values):.2f})"

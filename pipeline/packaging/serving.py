@@ -1,0 +1,96 @@
+"""Serving: the files that a device needs beside the model: how to run it, what it should answer, what it may cost."""
+
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.budget import Constraint
+from pipeline.core.candidate import Candidate
+from pipeline.core.profile import Precision, Profile
+
+__all__ = ["GOLDEN_INPUTS", "SERVED_FILES", "device_limits", "serving_files"]
+
+SERVED_FILES = ("model.onnx", "serving.json", "infer.py", "golden-inputs.npy", "golden-outputs.npy")
+"""What a device gets of an artifact; weights and report stay here."""
+GOLDEN_INPUTS = 16
+GOLDEN_BYTES = 2 * 2**20
+"""Fewer golden inputs where they are large; one at least."""
+TOLERANCES: dict[Precision, float] = {"fp32": 1e-2, "int8": 5e-2}
+"""Largest difference from an expected output, as a share of the largest; kernels of other processors round otherwise."""
+_LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+_LIMITED = {"latency_p50": "latency_p50_ms", "latency_p90": "latency_p90_ms", "peak_memory": "peak_memory_bytes"}
+"""Metrics that the health check can judge, and what it calls them."""
+
+
+def serving_files(
+    profile: Profile,
+    inputs: NDArray[np.float32],
+    outputs: NDArray[np.float32],
+    limits: Mapping[str, float],
+    precision: Precision = "fp32",
+) -> dict[str, bytes]:
+    """All of SERVED_FILES but the model.
+
+    `inputs` (N, C, H, W), real ones, and `outputs` (N, ...), what the shipped file answers to each; so many are kept as
+    GOLDEN_INPUTS and GOLDEN_BYTES allow. `limits`: see `device_limits`.
+    """
+    count = max(1, min(GOLDEN_INPUTS, len(inputs), GOLDEN_BYTES // max(1, inputs[:1].nbytes)))
+    runtime = profile.runtime
+    serving = {
+        "format": 1,
+        "device": profile.device.name,
+        "session": {
+            "provider": runtime.execution_provider,
+            "threads": profile.threads,
+            "graph_optimization": _LEVELS[runtime.graph_optimization],
+            "arena": runtime.arena,
+            "memory_pattern": runtime.memory_pattern,
+            "disabled_optimizers": [] if runtime.blocked_layout else ["NchwcTransformer"],
+            "config": {
+                "session.intra_op.allow_spinning": str(int(runtime.spinning)),
+                "session.disable_prepacking": str(int(not runtime.prepacking)),
+                "session.set_denormal_as_zero": str(int(runtime.denormal_as_zero)),
+            },
+        },
+        "tolerance": TOLERANCES[precision],
+        "limits": dict(limits),
+    }
+    return {
+        "serving.json": json.dumps(serving, indent=1).encode(),
+        "infer.py": Path(__file__).with_name("infer.py").read_bytes(),
+        "golden-inputs.npy": _npy(inputs[:count]),
+        "golden-outputs.npy": _npy(outputs[:count]),
+    }
+
+
+def device_limits(constraints: tuple[Constraint, ...], dense: Candidate, shipped: Candidate) -> dict[str, float]:
+    """The budget in the units of the health check: latency_p50_ms, latency_p90_ms, peak_memory_bytes.
+
+    A share of the dense network becomes a figure where the device itself measured the dense network; where another
+    machine stood in for it, the device cannot be held to a share, and the limit is left out.
+    """
+    limits: dict[str, float] = {}
+    measured = shipped.measurement
+    for constraint in constraints:
+        key = constraint.metric.key
+        if key not in _LIMITED:
+            continue
+        if not constraint.relative:
+            limits[_LIMITED[key]] = constraint.limit
+        elif measured and measured.fingerprint.mode == "device":
+            # the dense graph of the same minutes where there is one
+            paired = {"latency_p50": measured.reference_p50_ms, "latency_p90": measured.reference_p90_ms}.get(key)
+            whole = paired or constraint.metric.absolute(dense, dense)
+            if whole:
+                limits[_LIMITED[key]] = constraint.limit * whole.value
+    return limits
+
+
+def _npy(values: NDArray[np.float32]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.ascontiguousarray(values, dtype=np.float32), allow_pickle=False)
+    return buffer.getvalue()

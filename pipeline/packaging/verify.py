@@ -1,0 +1,71 @@
+"""Verify: the file that ships answers like the network it came from, on real inputs."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import ShipError, one_line
+from pipeline.graph.simplify import Simplified, simplify
+from pipeline.graph.structure import load_graph
+from pipeline.training.scoring import OnnxModule
+
+__all__ = ["Verified", "verified_file"]
+
+PARITY_INPUTS = 256
+RELATIVE, ABSOLUTE = 1e-3, 1e-4
+
+
+@dataclass(frozen=True)
+class Verified:
+    """An ONNX file and what was shown of it."""
+
+    data: bytes
+    proofs: tuple[str, ...]
+
+
+def verified_file(module: nn.Module, data: bytes, inputs: Tensor) -> Verified:
+    """`data`, the export of `module`, simplified where that is safe, checked, and compared with `module` on `inputs`.
+
+    `inputs`: real ones, (N, C, H, W). Answers must agree within 1e-3 relative and 1e-4 of the largest; the proof tells how
+    many decisions (the largest output) differ, which only ties can. Raises ShipError naming the first input that disagrees.
+    """
+    simplified = simplify(data, inputs[:1].numpy())
+    try:
+        return Verified(simplified.data, _proofs(module, simplified, inputs))
+    except ShipError as problem:
+        if simplified.data == data:
+            raise
+        plain = Simplified(data, f"not simplified: {problem}")
+        return Verified(data, _proofs(module, plain, inputs))
+
+
+def _proofs(module: nn.Module, simplified: Simplified, inputs: Tensor) -> tuple[str, ...]:
+    graph = load_graph(simplified.data)
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except onnx.checker.ValidationError as problem:
+        raise ShipError(f"the ONNX file is not valid: {one_line(problem)}; this is a defect of an exporter") from None
+    module.eval()
+    with torch.no_grad():
+        expected = module(inputs).numpy()
+    found = OnnxModule(simplified.data)(inputs).numpy()
+    scale = float(np.abs(expected).max())
+    off = np.abs(expected - found).reshape(len(inputs), -1)
+    allowed = RELATIVE * np.abs(expected).reshape(len(inputs), -1) + ABSOLUTE * scale
+    wrong = np.flatnonzero((off > allowed).any(axis=1) | ~np.isfinite(found.reshape(len(inputs), -1)).all(axis=1))
+    if len(wrong):
+        raise ShipError(
+            f"the ONNX file answers differently from the network on {len(wrong)} of {len(inputs)} inputs, first on number "
+            f"{wrong[0]} (by {off[wrong[0]].max():.3g}, largest output {scale:.3g}); nothing is shipped"
+        )
+    # answers that agree can decide differently only where two outputs are nearly equal, as in a network that knows little
+    ties = int((expected.reshape(len(inputs), -1).argmax(1) != found.reshape(len(inputs), -1).argmax(1)).sum())
+    alike = "all of them" if not ties else f"all but {ties}, whose two largest outputs are equal within that difference"
+    return (
+        simplified.note,
+        f"ONNX against torch on {len(inputs)} real inputs: largest difference {off.max() / max(scale, 1e-12):.1e} of the largest "
+        f"output, the same decision on {alike}",
+    )

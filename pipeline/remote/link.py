@@ -1,0 +1,252 @@
+"""Link: a worker's process and the two pipes to it, with deadlines and size limits on every answer. Local, or through OpenSSH."""
+
+import json
+import os
+import select
+import shlex
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.core.profile import Device
+from pipeline.foreign_text import clean_lines, clean_text, clean_values
+from pipeline.remote.ssh_arguments import ssh_arguments
+from pipeline.system.thread_settings import original_environment
+
+__all__ = ["Link", "LinkLost", "Refused", "Start", "local_link", "ssh_link"]
+
+_HEADER = struct.Struct(">IQ")
+_STALL_S = 120.0
+"""A pipe that takes nothing for this long is dead; a slow one takes something."""
+_START_S = 60.0
+_SLOWEST_BYTES_PER_S = 1000
+"""A link that is slower than this counts as lost."""
+_LIMIT_BYTES = 64 * 2**20
+"""No honest answer is longer: it holds the latencies of all runs of a measurement."""
+_SHORT_BYTES = 4096
+"""Whatever is longer may arrive slowly."""
+_PIECE_BYTES = 2**18
+_BOOTSTRAP_FILE = Path(__file__).with_name("bootstrap.py")
+# The whole text that a device's shell ever sees, but for the interpreter's name: read bootstrap.py, which reads the program.
+_BOOTSTRAP = "import sys; s = sys.stdin.buffer; exec(s.read(int(s.readline())))"
+
+
+class LinkLost(Exception):
+    """The worker's process ended, fell silent, or never started; the message says what is known of it."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        """Exit status of the process, where it ended."""
+
+
+class Refused(Exception):
+    """A worker that started and will not work; `kind` is one of the worker's failures."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+
+
+class Link:
+    """One worker. Messages are  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian."""
+
+    def __init__(self, arguments: list[str], greeting: bytes = b"") -> None:
+        """Start `arguments`; with a `greeting`, write that and wait until the worker says that it is there.
+
+        Raises LinkLost when the program does not exist or does not answer, Refused when it will not work.
+        """
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
+        try:
+            # a session of its own: Ctrl-C is for the one who asks, who then closes the pipe
+            self._process = subprocess.Popen(
+                arguments,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+                start_new_session=True,
+                env=original_environment(),
+            )
+        except OSError as problem:
+            self._errors.close()
+            raise LinkLost(f"{arguments[0]} cannot be started: {problem.strerror}") from None
+        self._in, self._out = self._process.stdin, self._process.stdout
+        for stream in (self._in, self._out):
+            if stream:
+                os.set_blocking(stream.fileno(), False)
+        self.sent_bytes = 0
+        self.received_bytes = 0
+        if greeting:
+            try:
+                self._write(greeting)
+                # it reads ahead: whatever follows at once would be lost when it starts itself anew as a file
+                patience_s = _START_S + len(greeting) / _SLOWEST_BYTES_PER_S
+                first = self._message(_Deadline(patience_s, patience_s), _LIMIT_BYTES)
+                if "failure" in first:
+                    raise Refused(*first["failure"])
+            except BaseException:
+                self.close()
+                raise
+
+    def ask(
+        self,
+        message: dict[str, Any],
+        blob: bytes = b"",
+        limit_s: float = 60.0,
+        *,
+        whole_s: float = 3600.0,
+        limit_bytes: int = _LIMIT_BYTES,
+    ) -> dict[str, Any]:
+        """Send a request and wait for the answer.
+
+        message: sent as JSON. blob: the bytes behind it. limit_s: the longest silence. A worker that works on an answer says
+        {"alive": true} every few seconds, and that ends a silence. While the blob is on its way, only progress ends it: a
+        worker that reports how many bytes have arrived, as {"alive": true, "received": N}, must report more each time.
+        whole_s: the longest time until the answer, whatever the worker says meanwhile. limit_bytes: the longest answer.
+
+        Raises LinkLost when the worker ends, is silent for too long, takes too long, or answers anything but JSON of that length.
+        """
+        deadline = _Deadline(limit_s, whole_s)
+        text = json.dumps(message, separators=(",", ":")).encode()
+        self._write(_HEADER.pack(len(text), len(blob)) + text, deadline)
+        self._write(blob, deadline)
+        deadline.renew()
+        arrived = 0
+        while True:
+            answer = self._message(deadline, limit_bytes)
+            if "alive" not in answer:
+                return answer
+            received = answer.get("received", len(blob))
+            if received == len(blob) or (isinstance(received, int) and arrived < received < len(blob)):
+                arrived = received
+                deadline.renew()
+
+    def _message(self, deadline: "_Deadline", limit_bytes: int) -> dict[str, Any]:
+        size, blob_size = _HEADER.unpack(self._read(_HEADER.size, deadline))
+        if blob_size or size > _LIMIT_BYTES:
+            raise self._lost("it does not speak this program's language (does a shell start-up file print something?)")
+        if size > limit_bytes:
+            raise self._lost(f"it announced an answer of {size} bytes, where {limit_bytes} are the most")
+        text = self._read(size, deadline, renews=size > _SHORT_BYTES)
+        with suppress(ValueError, RecursionError):
+            answer = json.loads(text)
+            if isinstance(answer, dict) and _is_failure(answer.get("failure", ["", ""])):
+                return dict(clean_values(answer))
+        raise self._lost("it does not speak this program's language")
+
+    def close(self) -> None:
+        """Close the pipe; the worker removes what it kept and ends. One that does not is killed. May be called twice."""
+        for stream in (self._in, self._out):
+            if stream:
+                with suppress(OSError):
+                    stream.close()
+        try:
+            self._process.wait(5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def _write(self, data: bytes, deadline: "_Deadline | None" = None) -> None:
+        if self._in is None or self._in.closed:
+            raise LinkLost("it was closed")
+        view = memoryview(data)
+        while view:
+            patience_s = min(_STALL_S, deadline.left_in_all_s) if deadline else _STALL_S
+            if patience_s <= 0 or not select.select([], [self._in], [], patience_s)[1]:
+                raise self._lost(f"it took nothing for {patience_s:.0f} s")
+            try:
+                count = os.write(self._in.fileno(), view[:_PIECE_BYTES])
+            except BlockingIOError:
+                continue
+            except OSError:
+                raise self._lost("it is gone") from None
+            self.sent_bytes += count
+            view = view[count:]
+
+    def _read(self, count: int, deadline: "_Deadline", *, renews: bool = False) -> bytes:
+        if self._out is None or self._out.closed:
+            raise LinkLost("it was closed")
+        parts = bytearray()
+        while len(parts) < count:
+            left_s = deadline.left_s
+            if left_s <= 0 or not select.select([self._out], [], [], left_s)[0]:
+                raise self._lost("it does not answer" if deadline.left_in_all_s > 0 else "it did not come to an end")
+            data = os.read(self._out.fileno(), min(count - len(parts), _PIECE_BYTES))
+            if not data:
+                raise self._lost("it is gone")
+            parts += data
+            if renews:
+                deadline.renew()
+            self.received_bytes += len(data)
+        return bytes(parts)
+
+    def _lost(self, what: str) -> LinkLost:
+        """`what`, with the last words of the process where it left any."""
+        status = None
+        with suppress(subprocess.TimeoutExpired):
+            status = self._process.wait(2)
+        self._errors.seek(0)
+        said = [line for line in clean_lines(self._errors.read(1 << 16).decode(errors="replace")) if not set(line) <= {"@"}]
+        return LinkLost(clean_text(" | ".join([what, *said[-3:]]), 500), status)
+
+
+class _Deadline:
+    """Two limits: on silence, which can be renewed, and on the whole, which cannot."""
+
+    def __init__(self, silence_s: float, whole_s: float) -> None:
+        self._silence_s = silence_s
+        self._ends = time.monotonic() + whole_s
+        self.renew()
+
+    def renew(self) -> None:
+        """Something moved: the silence begins anew."""
+        self._silent = time.monotonic() + self._silence_s
+
+    @property
+    def left_s(self) -> float:
+        """How long to wait for the next bytes."""
+        return max(0.0, min(self._silent - time.monotonic(), self.left_in_all_s))
+
+    @property
+    def left_in_all_s(self) -> float:
+        """How long the whole may still take."""
+        return max(0.0, self._ends - time.monotonic())
+
+
+def _is_failure(value: object) -> bool:
+    """A kind and a detail."""
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
+
+
+class Start(Protocol):
+    """Starts a worker: on this machine, or on a device."""
+
+    def __call__(self) -> Link:
+        """A new worker. Raises LinkLost."""
+
+
+def local_link(program: Path) -> Link:
+    """`program` on this machine."""
+    return Link([sys.executable, str(program), "serve"])
+
+
+def ssh_link(device: Device, client: str, program: Path) -> Link:
+    """`program` on `device`, which gets its text first and keeps it in its cache folder.
+
+    The system's OpenSSH is started from a list of arguments, so the user's configuration, keys, agent and jump hosts
+    apply; nobody is asked for a password, and a host key that is not known is refused whatever the configuration says.
+    `client`: names this run there, so that it can take over from itself after a lost connection.
+    """
+    home, _, rest = device.python.partition("~/")
+    python = '"$HOME"/' + shlex.quote(rest) if not home and rest else shlex.quote(device.python)
+    command = f"exec {python} -c {shlex.quote(_BOOTSTRAP)} {shlex.quote(program.stem)} {shlex.quote(client)}"
+    texts = (_BOOTSTRAP_FILE.read_bytes(), program.read_bytes())
+    return Link(
+        [*ssh_arguments(device), "--", device.host or "", command], b"".join(b"%d\n" % len(text) + text for text in texts)
+    )

@@ -1,0 +1,92 @@
+"""PruningEnv: one episode decides the width of every group, input to output, and ends with one measured trial."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from pipeline.search.problem import Evaluation, Problem, SearchSpace
+
+__all__ = ["FEATURES", "PruningEnv", "observe"]
+
+Floats = NDArray[np.float32]
+
+FEATURES = (
+    "position",  # of the group in the network, 0 to 1
+    "log2_channels",  # of the group, over 12
+    "narrowest",  # smallest width on offer over its channels
+    "macs_share",  # arithmetic that hangs on the group
+    "params_share",  # parameters that hang on it
+    "macs_decided",  # macs_share of the groups already decided, over that of all: a layer hangs on two groups
+    "macs_removed",  # macs_share of those, times what was removed of them, over that of all
+    "params_removed",
+    "last_action",  # of the group before
+    "mean_action",  # so far
+)
+"""State of an agent; as in paper A (layer, shape, sum of actions), with what was removed so far, from AMC, added.
+
+What was removed is arithmetic and parameters; what a plan costs on the device is measured at its end
+(docs/decisions/0018-the-cost-so-far.md).
+"""
+
+
+class PruningEnv(gymnasium.Env[Floats, Floats]):
+    """Markov decision process of paper A (arXiv 2110.08558) with channels in place of single weights.
+
+    Action: (1,) in [0, 1], the fraction of channels the current group keeps. Reward: 0, and at the end of the episode
+    the plan's score over 100, less `overrun_price` times its worst violation, for agents that know rewards only. `info` at
+    the end holds the `assessment`, whose violations are the costs, for those that know constraints.
+    """
+
+    def __init__(self, problem: Problem, overrun_price: float = 0.0) -> None:
+        self._problem = problem
+        self._overrun_price = overrun_price
+        self._choices = problem.space.choices
+        self._fractions: list[float] = []
+        self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
+        self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
+        """Nothing is decided yet."""
+        super().reset(seed=seed)
+        self._fractions = []
+        return self._observe(), {}
+
+    def step(self, action: Floats) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
+        """Decide the current group; after the last one, let the plan be judged."""
+        self._fractions.append(float(np.clip(action[0], 0.0, 1.0)))
+        if len(self._fractions) < len(self._choices):
+            return self._observe(), 0.0, False, False, {}
+        evaluation: Evaluation = self._problem.evaluate(self._problem.space.plan(self._fractions))
+        violation = max(0.0, *evaluation.violations) if evaluation.violations else 0.0
+        reward = evaluation.score / 100 - self._overrun_price * violation
+        return self._observe(), reward, True, False, {"assessment": evaluation}
+
+    def _observe(self) -> Floats:
+        state: Floats = observe(self._problem.space, np.asarray([self._fractions]))[0]
+        return state
+
+
+def observe(space: SearchSpace, fractions: NDArray[np.floating[Any]]) -> Floats:
+    """State of n episodes, each with the fractions decided so far, (n, decided) -> (n, features)."""
+    choices = space.choices
+    count, decided = fractions.shape
+    choice = choices[min(decided, len(choices) - 1)]
+    macs, params = np.asarray([(each.macs_share, each.params_share) for each in choices]).T
+    macs, params = (shares[:decided] / max(shares.sum(), 1.0) for shares in (macs, params))
+    removed = 1.0 - fractions
+    features: Floats = np.empty((count, len(FEATURES)), dtype=np.float32)
+    features[:, 0] = decided / len(choices)
+    features[:, 1] = np.log2(choice.channels) / 12
+    features[:, 2] = choice.widths[0] / choice.channels
+    features[:, 3] = choice.macs_share
+    features[:, 4] = choice.params_share
+    features[:, 5] = macs.sum()
+    features[:, 6] = removed @ macs
+    features[:, 7] = removed @ params
+    features[:, 8] = fractions[:, -1] if decided else 1.0
+    features[:, 9] = fractions.mean(1) if decided else 1.0
+    np.clip(features, 0.0, 1.0, out=features)
+    return features

@@ -1,0 +1,23 @@
+"""Scan: how sensitive score and cost are to each group, asked before an agent starts to learn."""
+
+import numpy as np
+
+from pipeline.search.problem import Problem
+
+__all__ = ["initial_design"]
+
+SPREAD = 0.35
+
+
+def initial_design(problem: Problem, start: float, trials: int) -> None:
+    """Ask about `trials` plans around the uniform one at `start`, in which each group visits evenly spread widths.
+
+    A Latin hypercube: one group at a time would take as many trials for each group as this takes for all of them.
+    """
+    generator = np.random.default_rng(problem.seed)
+    groups = len(problem.space.choices)
+    strata = np.stack([generator.permutation(trials) for _ in range(groups)], axis=1)
+    places = (strata + 0.5) / max(trials, 1)
+    low, high = max(0.0, start - SPREAD), min(1.0, start + SPREAD)
+    for row in places:
+        problem.evaluate(problem.space.plan((low + (high - low) * row).tolist()))

@@ -1,0 +1,195 @@
+"""Model: what a plan would be judged, learnt from the plans that were; a guess to search on, never a verdict."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.problem import Evaluation, SearchSpace
+
+__all__ = ["Curve", "Guess", "Surrogate", "fit", "fractions", "snap"]
+
+Floats = NDArray[np.float64]
+
+REMEMBERED = 250
+"""Answers a model is fitted to, the latest ones; its cost grows with their cube."""
+
+
+@dataclass(frozen=True)
+class _Kernel:
+    """How alike two plans are: a slope per group, a curve per group, and a part in which all groups act together."""
+
+    linear: float
+    additive: float
+    joint: float
+    additive_length: float
+    joint_length: float
+    noise: float
+
+
+_LENGTHS = (0.1, 0.3, 0.8)
+"""Of the curve per group; the shortest is rough, for costs in steps."""
+_MIXES = ((1.0, 1.0, 0.0), (1.0, 0.3, 0.3), (1.0, 0.03, 0.3), (1.0, 0.3, 0.03))
+_JOINT_LENGTHS = (0.5, 1.2)
+_NOISES = (1e-6, 1e-4, 1e-2)
+_KERNELS = tuple(
+    _Kernel(*mix, length, joint, noise)
+    for mix, length, noise in product(_MIXES, _LENGTHS, _NOISES)
+    for joint in (_JOINT_LENGTHS if mix[2] else _JOINT_LENGTHS[:1])
+)
+
+
+@dataclass(frozen=True)
+class Guess:
+    """Predictions for n plans."""
+
+    score: Floats
+    """(n,)"""
+    score_error: Floats
+    """(n,): one standard deviation."""
+    violations: Floats
+    """(n, constraints)"""
+    violation_errors: Floats
+
+
+class Curve:
+    """A Gaussian process over fractions kept (n, groups); the kernel is the likeliest of a fixed list.
+
+    k(x, x') = s^2 [ a_1 mean_g (x_g - 1)(x'_g - 1) + a_2 mean_g r(x_g - x'_g) + a_3 exp(-|x - x'|^2 / 2 l^2 G) ]
+    (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, algorithm 2.1 and section 5.4.1; s^2 is at
+    its maximum for each kernel.)
+    """
+
+    def __init__(self, inputs: Floats, targets: Floats, *, additive: bool = False) -> None:
+        self._inputs = inputs
+        self._mean, self._scale = float(targets.mean()), float(targets.std()) or 1.0
+        y = (targets - self._mean) / self._scale
+        slopes = _slopes(inputs, inputs)
+        curves = {length: _curves(inputs, inputs, length) for length in _LENGTHS}
+        joints = {length: _joint(inputs, inputs, length) for length in _JOINT_LENGTHS}
+        best = -math.inf
+        for kernel in _KERNELS:
+            if additive and kernel.joint:
+                continue
+            gram = kernel.linear * slopes + kernel.additive * curves[kernel.additive_length]
+            gram += kernel.joint * joints[kernel.joint_length] + np.ones_like(gram)
+            gram[np.diag_indices_from(gram)] += kernel.noise
+            factor = np.linalg.cholesky(gram + 1e-9 * np.eye(len(gram)))
+            half = np.linalg.solve(factor, y)
+            variance = max(float(half @ half) / len(y), 1e-12)
+            likelihood = -0.5 * len(y) * math.log(variance) - float(np.log(np.diag(factor)).sum())
+            if likelihood > best:
+                best, self._kernel, self._inverse = likelihood, kernel, np.linalg.inv(factor)
+                self._weights, self._variance = self._inverse.T @ half, variance
+
+    def __call__(self, inputs: Floats) -> tuple[Floats, Floats]:
+        """(m, groups) -> mean (m,), standard deviation (m,)."""
+        kernel = self._kernel
+        cross = kernel.linear * _slopes(inputs, self._inputs) + 1
+        cross += kernel.additive * _curves(inputs, self._inputs, kernel.additive_length)
+        own = kernel.linear * np.square(inputs - 1).mean(1) + kernel.additive + kernel.joint + 1
+        if kernel.joint:
+            cross += kernel.joint * _joint(inputs, self._inputs, kernel.joint_length)
+        explained = np.square(cross @ self._inverse.T).sum(1)
+        error = np.sqrt(np.maximum(self._variance * (own - explained), 0.0))
+        return self._mean + self._scale * (cross @ self._weights), self._scale * error
+
+    @property
+    def constant(self) -> float:
+        """What an additive curve adds to the parts of all groups."""
+        return self._mean + self._scale * float(self._weights.sum())
+
+    def parts(self, group: int, fractions: Floats) -> Floats:
+        """What `group` alone adds at `fractions` (m,), beside `constant`; exact where the curve is additive."""
+        kernel, seen = self._kernel, self._inputs[:, group]
+        cross = kernel.linear * np.outer(fractions - 1, seen - 1)
+        cross += kernel.additive * _alike(fractions[:, None] - seen[None], kernel.additive_length)
+        part: Floats = self._scale * (cross @ self._weights) / self._inputs.shape[1]
+        return part
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """One curve for the score, one for each violation."""
+
+    space: SearchSpace
+    score: Curve
+    violations: tuple[Curve, ...]
+
+    def guess(self, kept: Floats) -> Guess:
+        """(n, groups) fractions kept -> what they would be judged."""
+        score, score_error = self.score(kept)
+        pairs = [curve(kept) for curve in self.violations]
+        empty = np.zeros((len(kept), 0))
+        violations = np.stack([mean for mean, _ in pairs], axis=1) if pairs else empty
+        errors = np.stack([error for _, error in pairs], axis=1) if pairs else empty
+        return Guess(score, score_error, violations, errors)
+
+    @cached_property
+    def tables(self) -> list[tuple[Floats, Floats]]:
+        """For each group: score (widths,) and violations (widths, constraints) that each width adds, up to a constant."""
+        tables = []
+        for group, choice in enumerate(self.space.choices):
+            fractions = np.asarray(choice.widths) / choice.channels
+            costs = [curve.parts(group, fractions) for curve in self.violations]
+            tables.append((self.score.parts(group, fractions), np.stack(costs, 1) if costs else np.zeros((len(fractions), 0))))
+        return tables
+
+
+def fit(space: SearchSpace, answers: Sequence[Evaluation], *, additive: bool = False) -> Surrogate:
+    """The model of `answers`, at least one. `additive`: groups do not act on each other."""
+    answers = answers[-REMEMBERED:]
+    kept = np.stack([fractions(space, answer.plan) for answer in answers])
+    violations = np.asarray([answer.violations for answer in answers], dtype=np.float64).reshape(
+        len(answers), len(answers[0].violations)
+    )
+    score = Curve(kept, np.asarray([answer.score for answer in answers], dtype=np.float64), additive=additive)
+    return Surrogate(space, score, tuple(Curve(kept, column, additive=additive) for column in violations.T))
+
+
+def fractions(space: SearchSpace, plan: ChannelPlan) -> Floats:
+    """Fractions kept, (groups,)."""
+    widths = dict(plan)
+    return np.asarray([widths[choice.name] / choice.channels for choice in space.choices], dtype=np.float64)
+
+
+def snap(space: SearchSpace, wanted: Floats) -> Floats:
+    """The fractions on offer nearest to `wanted`, (n, groups) -> (n, groups); ties go to the wider, as in `plan`."""
+    kept = np.empty_like(wanted)
+    for group, choice in enumerate(space.choices):
+        offers = np.asarray(choice.widths[::-1])
+        nearest = np.abs(offers[None] - wanted[:, group, None] * choice.channels).argmin(1)
+        kept[:, group] = offers[nearest] / choice.channels
+    return kept
+
+
+def _slopes(left: Floats, right: Floats) -> Floats:
+    product: Floats = (left - 1) @ (right - 1).T / left.shape[1]
+    return product
+
+
+def _curves(left: Floats, right: Floats, length: float) -> Floats:
+    total: Floats = np.zeros((len(left), len(right)))
+    for group in range(left.shape[1]):  # one group at a time: all at once would not fit the cache
+        total += _alike(left[:, None, group] - right[None, :, group], length)
+    total /= left.shape[1]
+    return total
+
+
+def _alike(difference: Floats, length: float) -> Floats:
+    if length == _LENGTHS[0]:
+        rough: Floats = np.exp(-np.abs(difference) / length)
+        return rough
+    smooth: Floats = np.exp(-0.5 * np.square(difference / length))
+    return smooth
+
+
+def _joint(left: Floats, right: Floats, length: float) -> Floats:
+    squares = np.square(left).sum(1)[:, None] + np.square(right).sum(1)[None] - 2 * left @ right.T
+    near: Floats = np.exp(-0.5 * np.maximum(squares, 0.0) / (length**2 * left.shape[1]))
+    return near

@@ -1,0 +1,115 @@
+"""Origins: hashes of the files that a job is made of, so that a run knows whether they are still the same."""
+
+import hashlib
+import os
+import sys
+import sysconfig
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from pipeline.core.run import Run
+from pipeline.data.listing import Passed, image_files
+from pipeline.system.foreign_file import WEIGHTS_LIMIT_BYTES, open_foreign
+from pipeline.training.user_code import is_code, package_root
+
+__all__ = ["bind_origins", "origins"]
+
+EDGE_BYTES = 2**19
+"""Of a larger image than twice this, only its beginning, its end and its size are hashed: a data set is not read twice."""
+CODE = "code "
+
+
+def bind_origins(run: Run, model: str, weights: Path | None, data: str | None) -> None:
+    """Tie `run` to the files that the job is loaded from. Raises OtherJob, with what differs, where it is tied to others.
+
+    To be called when they are loaded, because then it is known which code is imported; and before that, to check a run that is
+    tied already.
+    """
+    known = run.facts("sources")
+    if known is None:
+        run.bind("sources", origins(model, weights, data, code_files(model, data)))
+    else:
+        names = [name.removeprefix(CODE) for name in known if name.startswith(CODE)]
+        root = code_root(model, data)
+        run.bind("sources", origins(model, weights, data, [root / name for name in names]))
+
+
+def origins(model: str, weights: Path | None, data: str | None, code: list[Path]) -> dict[str, str]:
+    """What the files are called -> their hash. A file that is not there any more has the hash 'missing'."""
+    found = {CODE + os.path.relpath(path, code_root(model, data)): _file_digest(path) for path in code}
+    if weights is not None:
+        found["weights"] = _file_digest(weights)
+    if data is not None and Path(data).is_dir():
+        try:
+            found["data"] = _folder_digest(Path(data))
+        except OSError:  # a folder in it that cannot be read: loading says which
+            found["data"] = "missing"
+        if (declared := Path(data, "preprocessing.yaml")).exists():
+            found["preprocessing"] = _file_digest(declared)
+    return found
+
+
+def code_root(model: str, data: str | None) -> Path:
+    """The folder that the names of code files are told from: the one that holds the user's file or top package."""
+    for spec in (model, data or ""):
+        place = spec.rpartition(":")[0]
+        if place.endswith(".py"):
+            return package_root(Path(place).resolve())
+        if _is_code(spec):
+            found = PathFinder.find_spec(place.partition(".")[0], [str(Path.cwd()), *sys.path])
+            if found and found.origin:
+                return Path(found.origin).parent.parent if found.submodule_search_locations else Path(found.origin).parent
+    return Path.cwd()
+
+
+def code_files(model: str, data: str | None) -> list[Path]:
+    """The Python files of the user's that have been imported; none where neither the network nor the data come from code."""
+    root, files = code_root(model, data), set()
+    specs = [spec.rpartition(":")[0] for spec in (model, data or "") if _is_code(spec)]
+    if not specs:
+        return []
+    files |= {Path(place).resolve() for place in specs if place.endswith(".py")}
+    for module in list(sys.modules.values()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and file.endswith(".py") and _is_users(path := Path(file).resolve(), root, specs):
+            files.add(path)
+    return sorted(files)
+
+
+def _is_code(spec: str) -> bool:
+    return is_code(spec) and not spec.startswith("torchvision:")
+
+
+def _is_users(path: Path, root: Path, specs: list[str]) -> bool:
+    if not path.is_relative_to(root):
+        return False
+    below = path.relative_to(root)
+    if any(below.parts[0] == place.partition(".")[0] for place in specs):
+        return True  # the package itself, wherever it is installed
+    installed: list[str | Path] = [Path(__file__).resolve().parent]
+    installed += (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    return not any(path.is_relative_to(folder) for folder in installed) and "site-packages" not in below.parts
+
+
+def _file_digest(path: Path) -> str:
+    try:
+        with open_foreign(path, WEIGHTS_LIMIT_BYTES) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError:
+        return "missing"
+
+
+def _folder_digest(root: Path) -> str:
+    """Of the names and contents of all images."""
+    digest = hashlib.sha256()
+    for path in image_files(root, Passed()):
+        digest.update(f"{path.relative_to(root)}\0".encode("utf-8", "surrogateescape"))
+        try:
+            with open_foreign(path, WEIGHTS_LIMIT_BYTES) as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(f"{size}\0".encode() + file.read(EDGE_BYTES))
+                file.seek(max(size - EDGE_BYTES, min(size, EDGE_BYTES)))
+                digest.update(file.read(EDGE_BYTES))
+        except OSError:
+            digest.update(b"missing")
+    return digest.hexdigest()[:16]

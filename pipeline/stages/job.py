@@ -1,0 +1,128 @@
+"""Job: what the user asked for; and its identity, which a run directory is tied to."""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.core.budget import Limit
+from pipeline.core.profile import BudgetText, Profile
+from pipeline.errors import ModelError
+from pipeline.foreign_text import escape_text
+from pipeline.graph.importance import Importance
+from pipeline.search.problem import NAMED_REWARDS, Reward, Searcher
+from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS, usual_reward
+from pipeline.system.files import sha256_file
+from pipeline.training.finetune import FinetuneSettings
+from pipeline.training.model_args import Argument
+from pipeline.training.task import OwnTask
+
+__all__ = ["DEFAULT_TRIALS", "Job"]
+
+DEFAULT_TRIALS = 60
+
+
+@dataclass(frozen=True)
+class Job:
+    """One compression, as on the command line.
+
+    Job(target="raspberrypi")                                       # the demo network and data
+    Job(target="raspberrypi", model="nets.py:make_net",
+        weights=Path("net.safetensors"), data="./images")           # one's own
+    Job(..., model="pkg.net:make_net", model_args={"width": 0.5})   # a factory with arguments
+    Job(..., budget={"latency_p50": "40%", "accuracy_drop": 1.0})   # over the profile's budget
+    Job(..., task=OwnTask(images, evaluate=my_map, train=my_loop))  # any other task
+    """
+
+    target: str
+    model: str = "digits"
+    weights: Path | None = None
+    data: str = "digits"
+    task: OwnTask | None = None
+    """In place of `data`."""
+    budget: Mapping[str, BudgetText] = field(default_factory=dict)
+    limits: tuple[Limit, ...] = ()
+    """On functions of one's own."""
+    searcher: str | Searcher = DEFAULT_SEARCHER
+    reward: Reward | None = None
+    """What the search makes large; by default what the searcher was made for. Candidate -> float for a reward of one's own."""
+    trials: int = DEFAULT_TRIALS
+    seed: int = 0
+    out: Path | None = None
+    dry_run: bool = False
+    """Simulate the probe: nothing is measured."""
+    allow_ssh_commands: bool = False
+    """Whether the configuration of ssh that the profile names may run programs on this machine."""
+    calibration: Path | None = None
+    """Made by `calibrate`: search on this machine, predict the device's figures, and measure there once at the end."""
+    importance: Importance = "l2"
+    supernet_steps: int | None = None
+    """Of training the weights that plans are scored with; by default as many as pay, where the budget is tight; 0 for none."""
+    finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
+    """Not for a `task` of one's own, whose `train` decides."""
+    command: tuple[str, ...] = ()
+    """As typed, for the record."""
+    model_args: Mapping[str, Argument] = field(default_factory=dict)
+    """Handed to the model's factory, as `--model-arg width=0.5` is."""
+
+    def __post_init__(self) -> None:
+        """Raises ModelError where there is no such searcher or reward: before anything is loaded or measured."""
+        for kind, asked, known in (("searcher", self.searcher, SEARCHERS), ("reward", self.reward, NAMED_REWARDS)):
+            if isinstance(asked, str) and asked not in known:
+                raise ModelError(f"no {kind} '{asked}'; there are {', '.join(sorted(known))}, and functions of one's own")
+
+    def search_function(self) -> Searcher:
+        """The searcher itself."""
+        return SEARCHERS[self.searcher] if isinstance(self.searcher, str) else self.searcher
+
+    def search_reward(self) -> Reward:
+        """`reward`, or the searcher's usual one."""
+        return self.reward or (usual_reward(self.searcher) if isinstance(self.searcher, str) else "accuracy")
+
+    def identity(self, profile: Profile, budget: Mapping[str, str]) -> dict[str, Any]:
+        """All that the results depend on, as far as it is known before anything is loaded."""
+        return {
+            "profile": profile.model_dump(mode="json", exclude={"budget": True, "device": {"store"}}),
+            "budget": dict(budget),
+            "model": escape_text(self.model),
+            **({"model_args": dict(self.model_args)} if self.model_args else {}),  # older runs have no such entry
+            "weights": escape_text(self.weights.name) if self.weights else None,
+            "data": escape_text(self.task.description if self.task else self.data),
+            "searcher": self.searcher if isinstance(self.searcher, str) else _name(self.searcher),
+            "reward": reward if isinstance(reward := self.search_reward(), str) else _name(reward),
+            "trials": self.trials,
+            "seed": self.seed,
+            "dry_run": self.dry_run,
+            "calibration": sha256_file(self.calibration) if self.calibration and self.calibration.is_file() else None,
+            "importance": self.importance,
+            "supernet_steps": self.supernet_steps,
+            "finetuning": _finetuning(self.finetuning),
+        }
+
+    def folder(self, identity: Mapping[str, Any]) -> Path:
+        """`out`, or a name under runs/ that the same job always gets, so that the same command finds its run again."""
+        if self.out is not None:
+            return self.out
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+        searcher = str(identity["searcher"]).partition("(")[0]  # without settings, which may be long
+        words = (Path(self.target).stem, self.model.rpartition(":")[2], searcher)
+        return Path("runs") / re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join((*words, digest)))
+
+
+def _finetuning(settings: FinetuneSettings) -> dict[str, Any]:
+    """`settings` as runs know them. Before a batch size could be left out it was 128, and runs that did so go on."""
+    if settings.batch_size is None:
+        return {**vars(settings), "batch_size": 128}
+    return {**vars(settings), **({"batch_size_was_named": True} if settings.batch_size == 128 else {})}
+
+
+def _name(function: Any) -> str:
+    """What a function of the user's is known by; settings that were bound to it belong to that."""
+    if isinstance(function, functools.partial):
+        bound = [*map(repr, function.args), *(f"{key}={value!r}" for key, value in function.keywords.items())]
+        return f"{_name(function.func)}({', '.join(bound)})"
+    return str(getattr(function, "__qualname__", type(function).__qualname__))

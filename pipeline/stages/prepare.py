@@ -1,0 +1,206 @@
+"""Prepare: the user's network with its task, and a probe to weigh it with."""
+
+import contextlib
+import importlib.metadata
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.core.latency_predictor import LatencyPredictor
+from pipeline.core.opsets import FileFormat, choose_format
+from pipeline.core.profile import Profile
+from pipeline.errors import ModelError, ProfileError, TraceError, one_line
+from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
+from pipeline.probe.cached import CachedProbe, cache_folder
+from pipeline.probe.calibrated import CalibratedProbe
+from pipeline.probe.connection import Notify
+from pipeline.probe.interface import Probe, Reference
+from pipeline.probe.local import LocalProbe
+from pipeline.probe.simulated import SimulatedProbe
+from pipeline.probe.ssh import SshProbe
+from pipeline.probe.worker_probe import WorkerProbe
+from pipeline.stages.job import Job
+from pipeline.stages.probe_adapter import reference_of
+from pipeline.system.files import sha256_bytes
+from pipeline.training.adapt_network import adapt
+from pipeline.training.load import find_model, load_data, load_model, settle_normalisation
+from pipeline.training.single_output import Form, answers_in, unwrap
+from pipeline.training.task import Classification, OwnTask, Task
+from pipeline.training.user_errors import network_errors
+
+__all__ = [
+    "LoadedModel",
+    "connect",
+    "emulated",
+    "file_format",
+    "load_model_and_task",
+    "start_building",
+    "start_local",
+    "start_probe",
+]
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """What is to be compressed."""
+
+    module: nn.Module
+    task: Task
+    facts: dict[str, Any]
+    """Fingerprints of weights, data and software: results under others do not mix."""
+    notices: tuple[str, ...]
+    validation_score: float | None = None
+    """Of the dense network, where it is known this early."""
+
+
+def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
+    """Network, weights and data of `job`. Raises ModelError, DataError and their kin."""
+    source = find_model(job.model, job.model_args)
+    notices: list[str] = []
+    score: float | None = None
+    task: Task
+    if job.task is not None:
+        module, task = load_model(source, job.weights, None, notices.append), job.task
+        form = unwrap(module, task.inputs(1), job.model)
+        if form:
+            task = _in_form(job.task, form)
+        with network_errors("a first answer"):
+            notices += adapt(module, task.inputs(2))
+    else:
+        splits = load_data(job.data, source.preprocessing, job.seed)
+        module = load_model(source, job.weights, len(splits.classes), notices.append)
+        form = unwrap(module, splits.train.sample(1, 0).batches(1).__next__()[0], job.model)
+        _refuse_misfit(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes), job)
+        with network_errors("a first answer"):
+            notices += adapt(module, splits.train.sample(2, 0).batches(2).__next__()[0])
+        splits = settle_normalisation(module, splits)
+        notices += splits.notices
+        task = Classification(splits, job.finetuning, job.seed)
+        score, chance = task.validate(module), 100 / len(splits.classes)
+        if score < 2 * chance:
+            notices.append(
+                f"the network answers {score:.1f} % of the validation images rightly, and guessing gives {chance:.1f} %: do "
+                "weights, classes (folders in alphabetical order) and normalisation belong together?"
+            )
+    if form:
+        notices.append(f"the network answers with a {form}; the tensor alone is the output of the file that ships")
+    if not profile.measures_its_device:
+        notices.append(
+            f"figures are taken on this machine in the stead of {profile.device.name}: they rank plans and judge "
+            "relative budgets, and are not the device's"
+        )
+    facts: dict[str, Any] = {
+        "weights": _digest(module),
+        "data": task.description,
+        "torch": torch.__version__,
+        "onnxruntime": importlib.metadata.version("onnxruntime"),
+    }
+    if isinstance(task, Classification):
+        facts["preprocessing"] = task.splits.train.preprocessing.facts()
+    return LoadedModel(module, task, facts, tuple(notices), score)
+
+
+def start_building(job: Job, profile: Profile, loaded: LoadedModel, dense_path: Path, notify: Notify) -> PrunedModelBuilder:
+    """The subject's network, analysed and exported once to `dense_path` (or taken from there), for the onnxruntime that is there.
+
+    Raises as `file_format` and `start_drafts` do.
+    """
+    form, task = file_format(profile, notify, ask=not (job.dry_run or job.calibration)), loaded.task
+    return start_builder(
+        loaded.module,
+        task.example(),
+        form.opset,
+        form.ir_version,
+        job.importance,
+        task.calibration(),
+        dense_path,
+        job.seed,
+        form.highest_opset,
+    )
+
+
+def start_probe(profile: Profile, builder: PrunedModelBuilder, notify: Notify, *, dry_run: bool) -> Probe:
+    """The probe that the profile asks for, with the dense graph as its reference. Raises ProbeError and its kin."""
+    reference = reference_of(builder)
+    if dry_run:
+        return SimulatedProbe(profile, reference)
+    return CachedProbe(connect(profile, reference, notify), reference, cache_folder())
+
+
+def start_local(
+    profile: Profile, builder: PrunedModelBuilder, notify: Notify, calibration: LatencyPredictor | None = None
+) -> Probe:
+    """A probe of this machine in the device's stead; with a calibration, one that tells what the device would say."""
+    reference = reference_of(builder)
+    probe = CachedProbe(LocalProbe(emulated(profile), reference, notify), reference, cache_folder())
+    return CalibratedProbe(probe, reference, calibration) if calibration else probe
+
+
+def file_format(profile: Profile, notify: Notify, *, ask: bool) -> FileFormat:
+    """Opset and IR version of all files to come: what the profile wishes for, or the lowest that will do, where the device's
+    onnxruntime and the one here read it. The device is asked for its version, unless it has no host or `ask` is false; then the
+    profile's counts. Raises ProfileError when one of the two cannot read what the profile wishes for, ProbeError and its kin.
+    """
+    versions = [importlib.metadata.version("onnxruntime")]
+    if profile.device.host and ask:
+        with contextlib.closing(connect(profile, None, notify)) as probe:
+            versions.append(probe.fingerprint.onnxruntime)
+    elif profile.runtime.onnxruntime:
+        versions.append(profile.runtime.onnxruntime)
+    try:
+        return choose_format(versions, profile.runtime.opset, profile.runtime.ir_version)
+    except ValueError as problem:
+        raise ProfileError(f"{profile.device.name}: runtime: {problem}") from None
+
+
+def emulated(profile: Profile) -> Profile:
+    """`profile`, to be measured on this machine."""
+    return profile.model_copy(update={"device": profile.device.model_copy(update={"host": None})})
+
+
+def connect(profile: Profile, reference: Reference | None, notify: Notify = lambda text: None) -> WorkerProbe:
+    """A probe on the profile's device; on this machine where the profile names no host. Raises ProbeError and its kin."""
+    return (SshProbe if profile.device.host else LocalProbe)(profile, reference, notify)
+
+
+def _in_form(task: OwnTask, form: Form) -> OwnTask:
+    """The user's functions go on seeing answers in the network's own form."""
+    test, each = task.evaluate_test, task.test_each_image
+    return replace(
+        task,
+        evaluate=answers_in(task.evaluate, form),
+        train=answers_in(task.train, form),
+        evaluate_test=answers_in(test, form) if test else None,
+        test_each_image=answers_in(each, form) if each else None,
+    )
+
+
+def _refuse_misfit(module: nn.Module, images: torch.Tensor, classes: int, job: Job) -> None:
+    try:
+        with torch.no_grad():
+            answer = module(images)
+    except Exception as problem:
+        raise TraceError(
+            f"{job.model}: does not run on an image batch of {tuple(images.shape)}: {one_line(problem)}; declare size, mean and "
+            "std (their count is the number of channels) in a PREPROCESSING beside the factory"
+        ) from None
+    if not isinstance(answer, torch.Tensor) or answer.dim() != 2:
+        kind = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+        raise ModelError(
+            f"{job.model}: answers with {kind}; classification needs a tensor of (N, classes); see OwnTask for others"
+        )
+    if answer.shape[1] != classes:
+        raise ModelError(
+            f"{job.model}: tells {answer.shape[1]} classes apart, and {job.data} has {classes}; give the images it "
+            "was trained for"
+        )
+
+
+def _digest(module: nn.Module) -> str:
+    parts = (
+        f"{name} {tuple(t.shape)}".encode() + t.detach().contiguous().numpy().tobytes() for name, t in module.state_dict().items()
+    )
+    return sha256_bytes(b"".join(parts))[:16]

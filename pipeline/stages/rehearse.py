@@ -1,0 +1,201 @@
+"""Rehearse: go the whole way once with a narrowed network, before the search, so that what cannot work is known in time.
+
+A batch is scored, a step is trained, and the moved weights are exported, simplified, compared, reported and packed by the same
+functions that end a run. Nothing of it is measured, test data are not looked at, and what it writes is removed.
+"""
+
+import importlib.metadata
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from pipeline.core.artifact import Artifact
+from pipeline.core.plan import ChannelPlan
+from pipeline.core.run import Trial, open_run
+from pipeline.errors import NetworkError, ShipError
+from pipeline.graph.pruned_model import PrunedModelBuilder
+from pipeline.packaging.build import Provenance, final_file, ship
+from pipeline.packaging.report.page import report_page
+from pipeline.probe.interface import MeasurementOptions
+from pipeline.probe.simulated import SimulatedProbe
+from pipeline.search.problem import Evaluation
+from pipeline.stages.context import RunContext
+from pipeline.stages.probe_adapter import graph_of, reference_of
+from pipeline.stages.sequential_measurement import candidate_of
+from pipeline.system.files import sha256_bytes, sha256_file, temporary_beside, write_atomically
+from pipeline.training.execution_mode import Manner, manner_of, set_manner
+from pipeline.training.finetune import Finetuned
+from pipeline.training.scoring import BATCH
+from pipeline.training.user_errors import network_errors
+
+__all__ = ["rehearse"]
+
+EFFORT = MeasurementOptions(2)
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a rehearsal found, as it is kept for a resumed run."""
+
+    key: str
+    sliceable: bool
+    channels_last: bool
+    whole_training: bool
+    notices: tuple[str, ...]
+
+
+_OUTCOME = TypeAdapter(_Outcome)
+
+
+def rehearse(context: RunContext, provenance: Provenance, seed: int) -> tuple[PrunedModelBuilder, tuple[str, ...]]:
+    """The drafts to go on with and what the user should know, after the whole way was gone with half of all channels.
+
+    `case.drafts.module` and its copies keep the manner that was found to work: where the fastest does not, other layouts and
+    training modes are tried. Where the slice of the graph is not the one that the exporter makes of the trained network, the
+    drafts export every candidate. The outcome is kept in the run directory, and taken from there when nothing has changed.
+
+    Raises NetworkError where the network's own code fails, ShipError where no file could be shipped, StorageError.
+    """
+    kept = context.run.folder / "rehearsal.json"
+    key = _key(context, provenance)
+    outcome = _read(kept, key)
+    if outcome is None:
+        with _untouched_generators():
+            outcome = _rehearsed(context, provenance, seed, key)
+        write_atomically(kept, _OUTCOME.dump_json(outcome))
+    set_manner(context.builder.module, Manner(outcome.channels_last, outcome.whole_training))
+    return (context.builder if outcome.sliceable else _without_slices(context.builder)), outcome.notices
+
+
+def _rehearsed(context: RunContext, provenance: Provenance, seed: int, key: str) -> _Outcome:
+    notices: list[str] = []
+    space = context.builder.space
+    plan = ChannelPlan(tuple((group.name, max(1, group.channels // 2)) for group in space.groups))
+    context = replace(context, task=context.task.rehearsal())
+    scratch = temporary_beside(context.run.folder / "rehearsal")
+    try:
+        context.callback.progress(0, 2, "rehearsing: a narrowed network scores and trains")
+        manner, tuned = _trained(context, plan, seed)
+        if not manner.whole_training:
+            notices.append(
+                "in training mode the network gives other outputs than one tensor of scores, or does not run narrowed: "
+                "it is trained as it runs in evaluation, without auxiliary outputs, with BatchNorm and dropout in training mode"
+            )
+        context.callback.progress(1, 2, "rehearsing: the trained network is exported, proven and packed")
+        try:
+            _ship(context, plan, tuned, provenance, scratch)
+        except ShipError as problem:
+            if context.builder.sliceable is None:
+                raise
+            notices.append(f"{problem}; found before the search: every candidate is exported instead, which takes seconds")
+            context = replace(context, builder=_without_slices(context.builder))
+            _ship(context, plan, tuned, provenance, scratch)
+        context.callback.progress(2, 2, "rehearsed")
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    sliceable = context.builder.sliceable is not None
+    return _Outcome(key, sliceable, manner.channels_last, manner.whole_training, tuple(notices))
+
+
+def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[Manner, Finetuned]:
+    """The first manner in which a narrowed network is scored and trained, and that network.
+
+    Raises NetworkError, with the first failure, where there is none.
+    """
+    found = manner_of(context.builder.module)
+    failure: NetworkError | None = None
+    for channels_last in (True, False) if found.channels_last else (False,):
+        for whole_training in (True, False):
+            manner = Manner(channels_last, whole_training)
+            student, teacher = context.builder.make(plan).module, context.builder.make(context.builder.space.dense()).module
+            for module in (student, teacher):
+                set_manner(module, manner)
+            checkpoint = temporary_beside(context.run.folder / "rehearsal.safetensors")
+            try:
+                with network_errors(f"scoring {len(context.task.inputs(BATCH))} images or fewer at once"):
+                    context.task.score(student)
+                with network_errors("a step of training"):
+                    tuned = context.task.finetune(student, teacher, seed, checkpoint, lambda done, total, text: None)
+                _move(tuned.module)
+                return manner, tuned
+            except NetworkError as problem:
+                failure = failure or problem
+            finally:
+                checkpoint.unlink(missing_ok=True)
+    raise failure or NetworkError("the network was tried in no manner")
+
+
+def _move(module: nn.Module) -> None:
+    """Change all weights and statistics a little: also those that one step does not reach."""
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                tensor.mul_(1.01).add_(0.001)
+
+
+def _ship(context: RunContext, plan: ChannelPlan, tuned: Finetuned, provenance: Provenance, scratch: Path) -> None:
+    """Everything between fine-tuning and a packed artifact, in the folder `scratch`, with simulated figures.
+
+    Raises ShipError, StorageError.
+    """
+    builder = context.builder
+    probe = SimulatedProbe(context.profile, reference_of(builder))
+    narrow, whole = builder.make(plan), builder.make(builder.space.dense())
+    chosen, dense = (candidate_of(pruned, probe.measure(graph_of(pruned), EFFORT), 0.0) for pruned in (narrow, whole))
+
+    def page(artifact: Artifact) -> bytes:
+        trial = Trial("search", 1, chosen, 0.0)
+        return report_page(artifact, [trial], [Evaluation(plan, 0.0, ())], context.constraints)
+
+    with open_run(scratch, {"rehearsal": True}) as run:
+        context = replace(context, run=run)
+        with network_errors("the comparison with its ONNX file"):
+            final = final_file(context, tuned.module, chosen, provenance)
+        ship(context, tuned, chosen, final, probe, dense, provenance, page)
+    shutil.rmtree(scratch)
+
+
+def _without_slices(builder: PrunedModelBuilder) -> PrunedModelBuilder:
+    if builder.sliceable is None:
+        return builder
+    proof = "slices of this network's graph are not what its exporter makes; every candidate is exported instead"
+    return replace(builder, sliceable=None, proof=proof)
+
+
+def _key(context: RunContext, provenance: Provenance) -> str:
+    """What the outcome depends on."""
+    facts = {
+        "graph": sha256_file(context.run.dense_graph),
+        "job": provenance.job,
+        "versions": [importlib.metadata.version(name) for name in ("edge-compress", "torch", "onnxscript", "onnxsim")],
+    }
+    return sha256_bytes(json.dumps(facts, sort_keys=True, default=str).encode())
+
+
+def _read(path: Path, key: str) -> _Outcome | None:
+    """The kept outcome of the same rehearsal; None where there is none, or no readable one."""
+    with suppress(OSError, ValidationError):
+        outcome = _OUTCOME.validate_json(path.read_bytes())
+        return outcome if outcome.key == key else None
+    return None
+
+
+@contextmanager
+def _untouched_generators() -> Iterator[None]:
+    """Random generators are afterwards where they were: a run searches and trains as if it had not been rehearsed."""
+    python, numbers = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)

@@ -1,0 +1,78 @@
+"""Reward: what a search makes large, and what must be looked at in a candidate to know it."""
+
+import math
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from pipeline.core.candidate import Candidate
+from pipeline.errors import ModelError
+from pipeline.graph.channel_entropy import ChannelEntropy, start_channel_entropy
+from pipeline.graph.pruned_model import PrunedModelBuilder
+from pipeline.graph.spatial_entropy import SpatialEntropy, start_spatial_entropy
+from pipeline.search.problem import Reward
+from pipeline.training.task import Task
+
+__all__ = ["ENTROPY_INPUTS", "RewardFunction", "finite", "start_reward_function"]
+
+ENTROPY_INPUTS = 256
+"""Images whose activations are looked at."""
+
+
+@dataclass(frozen=True)
+class RewardFunction:
+    """Looks at candidates and says what they are worth."""
+
+    reward: Reward
+    builder: PrunedModelBuilder
+    spatial: SpatialEntropy | None
+    channels: ChannelEntropy | None
+
+    def look(self, candidate: Candidate, module: nn.Module) -> Candidate:
+        """`candidate` with its entropies. `module` must have been scored: only then are its BatchNorm statistics its own."""
+        if candidate.score is None:
+            return candidate
+        if self.spatial and self.spatial.whole:
+            disorder = self.spatial.of(module, self.builder.kept(candidate.plan))
+            candidate = replace(candidate, entropy=disorder.entropy, kept_entropy=disorder.kept, dead_share=disorder.dead_share)
+        if self.channels and self.channels.whole:
+            candidate = replace(candidate, kept_channel_entropy=self.channels.kept(module))
+        return candidate
+
+    def reward_of(self, candidate: Candidate) -> float | None:
+        """The reward of a candidate that was looked at, null where it failed; never infinite, nor no number."""
+        if candidate.failure or candidate.score is None:
+            return None
+        if self.reward == "accuracy":
+            return candidate.score
+        if self.reward == "accuracy-entropy":  # a score of one's own may be negative
+            return candidate.score * (candidate.kept_entropy or 0.0) if candidate.score > 0 else candidate.score
+        if self.reward == "channel-entropy":
+            return 100 * (candidate.kept_channel_entropy or 0.0)
+        if self.reward == "spatial-entropy":
+            return 100 * (candidate.kept_entropy or 0.0)
+        if self.reward == "least-entropy":
+            return 100 * (1 - (1.0 if candidate.entropy is None else candidate.entropy))
+        return finite(self.reward(candidate))
+
+
+def start_reward_function(reward: Reward, builder: PrunedModelBuilder, task: Task) -> RewardFunction:
+    """Take of the dense network what `reward` compares with. Raises ModelError where the network has no such entropy; a
+    function of one's own gets what there is.
+    """
+    if reward == "accuracy":
+        return RewardFunction(reward, builder, None, None)
+    inputs = task.inputs(ENTROPY_INPUTS)
+    both = not isinstance(reward, str)
+    channels = start_channel_entropy(builder.module, inputs) if both or reward == "channel-entropy" else None
+    spatial = start_spatial_entropy(builder.module, builder.space, inputs) if both or reward != "channel-entropy" else None
+    if not any(meter and meter.whole for meter in (spatial, channels)):
+        raise ModelError(
+            "--reward: no living convolution of this network has a map of more than a pixel: no entropy; use accuracy"
+        )
+    return RewardFunction(reward, builder, spatial, channels)
+
+
+def finite(score: float | None) -> float | None:
+    """Null also for what is no number, or infinite: it would be the best of every comparison, or of none."""
+    return score if score is not None and math.isfinite(score) else None

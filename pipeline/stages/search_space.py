@@ -1,0 +1,48 @@
+"""Offer: from the groups of a network to the widths that a searcher may choose from."""
+
+from torch import nn
+
+from pipeline.core.alignment import Alignment
+from pipeline.core.plan import ChannelPlan
+from pipeline.graph.pruned_model import PrunedModelBuilder
+from pipeline.search.problem import Choice, Layer, SearchSpace, widths_of
+
+__all__ = ["search_space"]
+
+
+def search_space(builder: PrunedModelBuilder, step: int, alignment: Alignment | None = None) -> SearchSpace:
+    """The widths on offer for each group, and what hangs on it; none that `alignment` has seen to be dominated."""
+    space = builder.space
+    offers = {
+        group.name: tuple(
+            width
+            for width in widths_of(group.channels, group.bundle, step)
+            if not alignment or group.bundle > 1 or width not in alignment.dominated(group.channels)
+        )
+        for group in space.groups
+    }
+    whole = builder.make(space.dense())
+    choices = []
+    for group in space.groups:
+        alone = builder.make(
+            ChannelPlan(tuple((name, offers[name][0] if name == group.name else width) for name, width in space.dense()))
+        )
+        choices.append(
+            Choice(
+                name=group.name,
+                channels=group.channels,
+                widths=offers[group.name],
+                macs_share=1 - alone.macs / max(whole.macs, 1),
+                params_share=1 - alone.params / whole.params,
+                layer=_layer(builder.module.get_submodule(group.name)),
+            )
+        )
+    return SearchSpace(tuple(choices))
+
+
+def _layer(module: nn.Module) -> Layer:
+    if not isinstance(module, nn.Conv2d):
+        return Layer(getattr(module, "in_features", 0))
+    padding = (0, 0) if isinstance(module.padding, str) else module.padding
+    kernel, stride, padding = ((int(each[0]), int(each[1])) for each in (module.kernel_size, module.stride, padding))
+    return Layer(module.in_channels, kernel, stride, padding)

@@ -1,0 +1,182 @@
+"""Supernet: one set of weights that serves every plan, so that plans can be told apart where the plain cut answers nothing.
+
+The dense network goes on learning while it is narrowed to another plan at every step (Yu & Huang, Universally Slimmable
+Networks, arXiv 1903.05134, sections 3.2 and 3.4, without their fixed rule of which widths): what one plan learns, all plans
+that share its channels learn. It follows the dense network's answers, so it needs no labels. A plan's own weights are then cut
+out of it, and are what fine-tuning begins with.
+
+Unlike there: widths are drawn group by group; steps take one plan, not four.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+
+from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
+from pipeline.data.images import Images
+from pipeline.errors import TrainingDiverged
+from pipeline.graph.shrink import scatter_gradients, shrink
+from pipeline.search.problem import SearchSpace
+from pipeline.system.files import write_atomically
+from pipeline.system.safetensors_file import read_tensors
+from pipeline.training.bfloat16 import mixed_precision
+from pipeline.training.divergence import LOWER, MOST_RETREATS, all_finite, has_diverged, reference_loss
+from pipeline.training.epochs import distillation_loss
+from pipeline.training.execution_mode import layout_of, train_mode
+from pipeline.training.finetune import Progress
+
+__all__ = ["BATCH", "IMAGES", "MOST_STEPS", "affordable_steps", "middle_share", "plans_around", "train_supernet"]
+
+BATCH = 64
+MOST_STEPS = 2000
+FEWEST_STEPS = 100
+"""Fewer make every plan worse than its compensated cut."""
+MACS = 2e13
+"""Of all steps together, the teacher's among them: some minutes on two cores."""
+MOST_EPOCHS = 40
+"""Small data sets are not gone through more often."""
+NARROWEST = 0.3
+"""Mean width of the narrowest plans drawn, of the uniform plan's that just meets the budget."""
+LEARNING_RATE = 0.05
+"""At the peak; it falls to nearly zero in a straight line."""
+WARMUP_STEPS = 50
+TEMPERATURE = 4.0
+LARGEST_GRADIENT = 10.0
+STEPS_PER_STAGE = 100
+"""After so many, the weights are kept: training that diverges goes back to them."""
+IMAGES = MOST_STEPS * BATCH
+"""That it learns from, at most."""
+
+
+def affordable_steps(middle: int, dense: int, images: int) -> int:
+    """How many steps pay, where a plan of middling width has `middle` multiply-accumulates and the whole network `dense`; 0
+    where too few would come of it.
+    """
+    steps = min(MOST_STEPS, int(MACS / (BATCH * (3 * middle + dense))), MOST_EPOCHS * images // BATCH)
+    return steps if steps >= FEWEST_STEPS else 0
+
+
+def middle_share(share: float) -> float:
+    """The middle of the range of mean widths that `plans_around` draws from."""
+    return (NARROWEST * share + 1.0) / 2
+
+
+def plans_around(space: SearchSpace, share: float, seed: int) -> Iterator[ChannelPlan]:
+    """Random plans without end, from somewhat narrower than all groups at `share` up to the whole network; a quarter uniform.
+
+    The wide ones are what keeps the narrow ones from forgetting: without them all end up worse.
+    """
+    generator = np.random.default_rng(seed)
+    count = len(space.choices)
+    while True:
+        mean = generator.uniform(NARROWEST * share, 1.0)
+        shape = generator.uniform(0.5, 1.5, count) if generator.uniform() > 0.25 else np.ones(count)
+        yield space.plan(np.clip(mean * shape / shape.mean(), 0, 1).tolist())
+
+
+def train_supernet(
+    dense: nn.Module,
+    space: PruneSpace,
+    plans: Iterator[Kept],
+    images: Images,
+    steps: int,
+    checkpoint: Path,
+    progress: Progress = lambda done, total, text: None,
+) -> nn.Module:
+    """A copy of `dense` that was trained for `steps` batches of 64 images, each narrowed to the next of `plans`.
+
+    It is kept in `checkpoint`, and taken from there when it was finished before. Training that diverges goes back up to 100 steps
+    and continues with a tenth of the rate, at most three times. Raises TrainingDiverged and StorageError.
+    """
+    if checkpoint.is_file():
+        return _loaded(dense, checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    whole, teacher = copy.deepcopy(dense).to(device), copy.deepcopy(dense).to(device).eval()
+    parameters = [parameter for parameter in whole.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(parameters, LEARNING_RATE, momentum=0.9, weight_decay=1e-4, nesterov=True)
+    batches = _taught(teacher, images, device)
+    started = time.monotonic()
+    torch.manual_seed(0)  # for dropout
+    good, good_step, retreats = copy.deepcopy(whole.state_dict()), 0, 0
+    losses, reference, step = list[float](), math.inf, 0
+    while step < steps:
+        rate = LEARNING_RATE * LOWER**retreats * min(1.0, (step + 1) / WARMUP_STEPS) * max(1 - step / steps, 0.02)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        pixels, answers = next(batches)
+        losses.append(_step(whole, optimizer, (space, next(plans)), pixels, answers))
+        if reference == math.inf:
+            chance_level = float(distillation_loss(torch.zeros_like(answers), answers, TEMPERATURE))
+            reference = reference_loss(losses[0], chance_level, answers.shape[1])
+        step += 1
+        stage = step % STEPS_PER_STAGE == 0 or step == steps
+        if has_diverged(losses, reference) or (stage and not all_finite(whole)):
+            if retreats == MOST_RETREATS:
+                raise TrainingDiverged(
+                    f"the supernet's training diverged at step {step} of {steps}, also with a learning rate of {rate:.2g}: the "
+                    f"loss was {losses[-1]:.3g}; --supernet 0 leaves the supernet out"
+                )
+            retreats, step, losses = retreats + 1, good_step, []
+            whole.load_state_dict(good)
+            optimizer.state.clear()
+            continue
+        if stage:
+            good, good_step = copy.deepcopy(whole.state_dict()), step
+        left = (time.monotonic() - started) / step * (steps - step)
+        progress(step, steps, f"weights for all plans, {left:.0f} s left")
+    whole = whole.cpu().eval()
+    # clones: a tensor under two names is written twice, which safetensors refuses for one memory, or with gaps
+    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in whole.state_dict().items()}
+    write_atomically(checkpoint, safetensors.torch.save(tensors))
+    return whole
+
+
+def _step(
+    whole: nn.Module,
+    optimizer: torch.optim.SGD,
+    narrowing: tuple[PruneSpace, Kept],
+    pixels: torch.Tensor,
+    answers: torch.Tensor,
+) -> float:
+    """One step of the weights that `narrowing` keeps, towards the teacher's `answers` to `pixels`; the loss before it."""
+    small = shrink(whole, *narrowing).to(memory_format=layout_of(whole))
+    train_mode(small)
+    with mixed_precision(pixels.device):
+        logits = small(pixels)
+    loss = distillation_loss(logits.float(), answers, TEMPERATURE)
+    loss.backward()
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    scatter_gradients(small, whole, *narrowing)
+    torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
+    optimizer.step()
+    return float(loss.detach())
+
+
+def _loaded(dense: nn.Module, checkpoint: Path) -> nn.Module:
+    """A copy of `dense` with the weights in `checkpoint`."""
+    whole = copy.deepcopy(dense)
+    whole.load_state_dict(read_tensors(checkpoint))
+    return whole.eval()
+
+
+def _taught(teacher: nn.Module, images: Images, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Batches with the teacher's answers, round and round; the teacher is asked once about each image."""
+    known: list[torch.Tensor] = []
+    # whole batches: BatchNorm in training cannot learn from a last one of a single image
+    count = max(len(images) // BATCH, 1)
+    while True:
+        for number, (pixels, _) in zip(range(count), images.batches(BATCH), strict=False):
+            placed = pixels.to(device, memory_format=layout_of(teacher))
+            if number == len(known):
+                with torch.no_grad():
+                    known.append(teacher(placed).float())
+            yield placed, known[number]

@@ -1,0 +1,1 @@
+"""Everything that runs a torch network on images: loading, scoring, fine-tuning."""

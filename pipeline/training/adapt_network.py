@@ -1,0 +1,146 @@
+"""Adapt: a factory's network, made into one that can be narrowed and trained here; what it cannot bear is found by trying."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.training.execution_mode import Manner, set_manner
+
+__all__ = ["adapt", "plain"]
+
+DEPENDENCE = 1e-2
+"""Of the largest answer: a larger difference is no rounding."""
+_NORMS: dict[int, type[_BatchNorm]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
+"""Dimensions of the input -> the BatchNorm for it."""
+
+
+def plain(module: nn.Module) -> nn.Module:
+    """`module` without what its factory did for speed: compiled parts are taken out of the wrapper of `torch.compile`, and
+    tensors that were made under `torch.inference_mode` become ordinary ones. Names lose their `_orig_mod.` prefix.
+    """
+    module = _uncompiled(module)
+    known: dict[int, Any] = {}
+    for layer in module.modules():
+        layer._compiled_call_impl = None
+        for name, child in layer._modules.items():
+            if child is not None:
+                layer._modules[name] = _uncompiled(child)
+    for layer in module.modules():
+        for tensors in (layer._parameters, layer._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None and tensor.is_inference():
+                    fresh = known.setdefault(id(tensor), _ordinary(tensor))
+                    tensors[name] = fresh
+    return module
+
+
+def adapt(module: nn.Module, images: Tensor) -> tuple[str, ...]:
+    """Change `module` in place so that it can be trained here, and keep with it how it is run; returns what the user should know.
+
+    `images`: two real inputs, (2, C, H, W). The network must answer the first of them alone. Layers whose `requires_grad` was
+    switched off are trained: a narrowed network has to learn as a whole. `SyncBatchNorm` becomes an ordinary BatchNorm. A
+    network that does not take batches is given its images one by one.
+    """
+    notices: list[str] = []
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        _synchronise_nothing(module, images[:1])
+        frozen = [name for name, tensor in module.named_parameters() if not tensor.requires_grad and tensor.is_floating_point()]
+        if frozen:
+            for name in frozen:
+                module.get_parameter(name).requires_grad_(True)
+            more = f" and {len(frozen) - 1} more" if len(frozen) > 1 else ""
+            notices.append(
+                f"'{frozen[0]}'{more} had requires_grad switched off; they are trained here, because a narrowed network must "
+                "learn as a whole"
+            )
+        module.eval()
+        if reason := _trouble_with_batches(module, images):
+            _take_one_by_one(module)
+            notices.append(f"{reason}; it is given its images one by one, as on the device, which takes longer")
+        set_manner(module, Manner(channels_last=_bears_channels_last(module, images)))
+    return tuple(notices)
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    while isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+        module = inner
+    return module
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    clone = tensor.clone()
+    return nn.Parameter(clone, requires_grad=clone.is_floating_point()) if isinstance(tensor, nn.Parameter) else clone
+
+
+def _synchronise_nothing(module: nn.Module, image: Tensor) -> None:
+    """Replace each SyncBatchNorm, which trains only on several GPUs, by the BatchNorm for the inputs that it gets."""
+    names = [name for name, layer in module.named_modules() if isinstance(layer, nn.SyncBatchNorm)]
+    dims: dict[str, int] = {}
+    layers = {name: module.get_submodule(name) for name in names}
+    handles = [
+        layer.register_forward_pre_hook(lambda _, read, name=name: dims.update({name: read[0].dim()}))
+        for name, layer in layers.items()
+    ]
+    try:
+        if names:
+            module.eval()(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for name, layer in layers.items():
+        if not isinstance(layer, nn.SyncBatchNorm):
+            continue
+        kind = _NORMS.get(dims.get(name, 4), nn.BatchNorm2d)
+        norm = kind(layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+        norm._parameters, norm._buffers, norm.training = layer._parameters, layer._buffers, layer.training
+        parent, _, child = name.rpartition(".")
+        setattr(module.get_submodule(parent), child, norm)
+
+
+def _answers(module: nn.Module, images: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether `module` gives a tensor of this shape for `images`; what it raises belongs to its own code."""
+    try:
+        answer = module(images)
+    except Exception:
+        return False
+    return isinstance(answer, Tensor) and tuple(answer.shape) == shape
+
+
+def _trouble_with_batches(module: nn.Module, images: Tensor) -> str | None:
+    """Why the network must be given its images one by one; None where it need not."""
+    alone = [module(image) for image in images.split(1)]
+    if len(alone) < 2 or not all(isinstance(answer, Tensor) for answer in alone):
+        return None
+    expected = torch.cat(alone)
+    if not _answers(module, images, tuple(expected.shape)):
+        return "the network does not take batches"
+    difference = (module(images) - expected).abs().max()
+    if difference > DEPENDENCE * expected.abs().max():
+        return "what the network answers to an image depends on the other images of the batch, as with batch statistics"
+    return None
+
+
+def _bears_channels_last(module: nn.Module, images: Tensor) -> bool:
+    if images.dim() != 4:
+        return False
+    try:
+        copied = copy.deepcopy(module).to(memory_format=torch.channels_last)
+        expected = module(images)
+    except Exception:  # reported by the steps that need the copy, or the answer
+        return True
+    return _answers(copied, images.contiguous(memory_format=torch.channels_last), tuple(expected.shape))
+
+
+def _take_one_by_one(module: nn.Module) -> None:
+    """Give `module` a class of its own that splits a batch; the names of its tensors stay."""
+    kind = type(module)
+
+    def forward(self: nn.Module, inputs: Tensor, *others: Any, **named: Any) -> Any:
+        if torch._C._get_tracing_state() or inputs.shape[0] == 1:
+            return kind.forward(self, inputs, *others, **named)
+        return torch.cat([kind.forward(self, each, *others, **named) for each in inputs.split(1)])
+
+    module.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})

@@ -1,0 +1,215 @@
+"""Training: the loss, the schedule, one epoch of SGD, and the validation of a network whose BatchNorm statistics are its own."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.data.images import Images
+from pipeline.errors import TrainingError
+from pipeline.training.bfloat16 import mixed_precision
+from pipeline.training.divergence import reference_loss
+from pipeline.training.execution_mode import layout_of, train_mode
+from pipeline.training.scoring import BATCH, accuracy, calibration_images, recalibrate
+
+__all__ = [
+    "FinetuneSettings",
+    "Learner",
+    "Lesson",
+    "distillation_loss",
+    "learner_of",
+    "loss_to_beat",
+    "schedule",
+    "train_epoch",
+    "training_loss",
+    "validated",
+]
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """One schedule for every searcher and every baseline, so that they can be compared.
+
+    Raises TrainingError where a value cannot be trained with.
+
+    FinetuneSettings(epochs=5, learning_rate=0.002)
+    """
+
+    epochs: int = 20
+    """0: no training; the network is shipped as it was scored."""
+    batch_size: int | None = None
+    """None: 128, or fewer where there are less than 2,048 training images; see `fitting_batch_size`."""
+    learning_rate: float | None = None
+    """At the peak, after one epoch of warm-up. None: one of `pipeline.training.learning_rates.RATES`, by trial."""
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    label_smoothing: float = 0.1
+    distillation: float = 0.7
+    """Share of the loss that follows the dense network's answers; the rest follows the labels."""
+    temperature: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Check what the command line and a script can set."""
+        if self.epochs < 0:
+            raise TrainingError(f"epochs: got {self.epochs}; give 0 for no training, or a positive number")
+        if self.batch_size is not None and self.batch_size < 2:
+            raise TrainingError(f"batch size: got {self.batch_size}; BatchNorm cannot learn from less than 2 images at a time")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise TrainingError(f"learning rate: got {self.learning_rate}; give a positive finite number, for example 0.01")
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What a network is trained on, and how."""
+
+    teacher: nn.Module | None
+    """In evaluation mode, on `device`. None: labels alone."""
+    train: Images
+    validation: Images
+    settings: FinetuneSettings
+    batch_size: int
+    seed: int
+    calibration: Images
+    """BatchNorm statistics are estimated on these,"""
+    augmented: bool = False
+    """augmented as in training, or as they are."""
+    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+    @classmethod
+    def of(
+        cls,
+        teacher: nn.Module | None,
+        images: tuple[Images, Images],
+        settings: FinetuneSettings,
+        batch_size: int,
+        seed: int,
+    ) -> "Lesson":
+        """`images`: training and validation images. The teacher is copied."""
+        train, validation = images
+        lesson = cls(None, train, validation, settings, batch_size, seed, calibration_images(train, seed))
+        if teacher is None or not settings.distillation:
+            return lesson
+        placed = copy.deepcopy(teacher).to(lesson.device).to(memory_format=layout_of(teacher)).eval()
+        return cls(placed, train, validation, settings, batch_size, seed, lesson.calibration)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that an epoch has."""
+        return math.ceil(len(self.train) / self.batch_size)
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network that is trained in place, and its optimizer."""
+
+    module: nn.Module
+    optimizer: torch.optim.SGD
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """The state dict of the best network so far, on the CPU."""
+
+    def keep_as_best(self) -> None:
+        """The network as it is now becomes the best one."""
+        self.best.update((name, tensor.detach().cpu().clone()) for name, tensor in self.module.state_dict().items())
+
+    def return_to_best(self) -> None:
+        """The network becomes the best one again; the optimizer forgets its momenta."""
+        self.module.load_state_dict(self.best)
+        self.optimizer.state.clear()
+
+
+def learner_of(student: nn.Module, lesson: Lesson) -> Learner:
+    """A copy of `student` on the lesson's device, with an optimizer that has done no step yet."""
+    module = copy.deepcopy(student).to(lesson.device).to(memory_format=layout_of(student))
+    settings = lesson.settings
+    optimizer = torch.optim.SGD(
+        module.parameters(),
+        lr=0.0,  # set at every step
+        momentum=settings.momentum,
+        weight_decay=settings.weight_decay,
+        nesterov=True,
+    )
+    return Learner(module, optimizer)
+
+
+def train_epoch(learner: Learner, lesson: Lesson, epoch: int, rate: Callable[[int], float]) -> Iterator[float]:
+    """Train through epoch number `epoch`, counted from 0; yields the loss of each step after it.
+
+    `rate`: step of the epoch, counted from 0 -> learning rate. Batches and dropout depend on the seed and the epoch alone.
+    """
+    torch.manual_seed(1_000_003 * lesson.seed + epoch)  # for dropout
+    train_mode(learner.module)
+    for step, (images, labels) in enumerate(lesson.train.training_batches(lesson.batch_size, lesson.seed, epoch)):
+        for group in learner.optimizer.param_groups:
+            group["lr"] = rate(step)
+        logits, target = _answers(learner.module, lesson, images)
+        loss = training_loss(logits, target, labels.to(lesson.device), lesson.settings)
+        learner.optimizer.zero_grad()
+        loss.backward()
+        learner.optimizer.step()
+        yield float(loss.detach())
+
+
+def validated(module: nn.Module, lesson: Lesson) -> float:
+    """Accuracy in percent on the validation images, after the BatchNorm statistics were estimated anew, in place.
+
+    Training uses the statistics of each batch, so its weights do not depend on what is estimated here.
+    """
+    images = lesson.calibration
+    batches = images.training_batches(BATCH, lesson.seed, 0) if lesson.augmented else images.batches(BATCH)
+    recalibrate(module, (pixels.to(lesson.device) for pixels, _ in batches))
+    return accuracy(module, lesson.validation)
+
+
+def loss_to_beat(module: nn.Module, lesson: Lesson) -> float:
+    """The `reference_loss` of the training of `module`, from the first batch of the first epoch."""
+    torch.manual_seed(lesson.seed)  # for dropout
+    images, labels = next(lesson.train.training_batches(lesson.batch_size, lesson.seed, 0))
+    learning = copy.deepcopy(module)
+    train_mode(learning)
+    with torch.no_grad():
+        logits, target = _answers(learning, lesson, images)
+        labels = labels.to(lesson.device)
+        start, chance_level = (
+            float(training_loss(each, target, labels, lesson.settings)) for each in (logits, torch.zeros_like(logits))
+        )
+    return reference_loss(start, chance_level, logits.shape[1])
+
+
+def _answers(module: nn.Module, lesson: Lesson, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The logits of `module` and of the teacher, (N, classes), in float32; computed in bfloat16 where that is faster."""
+    pixels = images.to(lesson.device, memory_format=layout_of(module))
+    with mixed_precision(lesson.device):
+        logits: Tensor = module(pixels)
+        with torch.no_grad():
+            target = lesson.teacher(pixels) if lesson.teacher else None
+    return logits.float(), None if target is None else target.float()
+
+
+def training_loss(logits: Tensor, target: Tensor | None, labels: Tensor, settings: FinetuneSettings) -> Tensor:
+    """(1 - a) CE(y, smoothed labels) + a T^2 KL(target / T || logits / T)   (Hinton et al., arXiv 1503.02531).
+
+    `logits` and the teacher's `target`: (N, classes); `labels`: (N,). A scalar, mean over the batch; without a target CE alone.
+    """
+    hard = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+    if target is None:
+        return hard
+    soft = distillation_loss(logits, target, settings.temperature)
+    return (1 - settings.distillation) * hard + settings.distillation * soft
+
+
+def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """T^2 KL(target / T || logits / T), both (N, classes), mean over the batch (Hinton et al., arXiv 1503.02531)."""
+    soft = F.log_softmax(logits / temperature, 1), F.log_softmax(target / temperature, 1)
+    return temperature**2 * F.kl_div(*soft, reduction="batchmean", log_target=True)
+
+
+def schedule(epoch: float, epochs: float) -> float:
+    """The share of the peak rate after `epoch` of `epochs`: one epoch of warm-up, or half of them all, then a cosine to zero."""
+    warmup = min(1.0, epochs / 2)
+    if epoch < warmup:
+        return max(epoch / warmup, 0.01)
+    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))

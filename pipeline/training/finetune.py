@@ -1,0 +1,238 @@
+"""Fine-tune: SGD with a cosine schedule, label smoothing and distillation from the dense network; resumable by epoch.
+
+Epoch 0 is the network as it was scored: its BatchNorm statistics are estimated anew, as they are before each validation. It is
+returned where no epoch of training does better on the validation images. Statistics are those of images as they are, or
+augmented as in training: whichever is better in epoch 0.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from itertools import chain, count, islice
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.data.images import Images
+from pipeline.errors import TrainingDiverged
+from pipeline.system.files import sha256_bytes
+from pipeline.training.divergence import LOWER, MOST_RETREATS, all_finite, ends_diverged, has_diverged
+from pipeline.training.epochs import (
+    FinetuneSettings,
+    Learner,
+    Lesson,
+    distillation_loss,
+    learner_of,
+    loss_to_beat,
+    schedule,
+    train_epoch,
+    validated,
+)
+from pipeline.training.finetune_checkpoint import TrainingState, resume, save_state
+from pipeline.training.learning_rates import RATES, fitting_batch_size, trial_steps, tried_rate
+
+__all__ = ["FinetuneSettings", "Finetuned", "Progress", "distillation_loss", "finetune"]
+
+CHECKPOINT_FORMAT = 2
+
+Progress = Callable[[int, int, str], None]
+"""(batches done, batches in all, text)."""
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """A trained network, and how it came about. Scores are on all validation images, in percent for a classification."""
+
+    module: nn.Module
+    learning_rate: float | None = None
+    """At the peak. None where that is not known, a user's own training, and where there was no training."""
+    accuracies: tuple[float, ...] = ()
+    """After each epoch of training."""
+    start: float | None = None
+    """Before training, with BatchNorm statistics estimated anew."""
+    epoch: int | None = None
+    """Whose network `module` is; 0: it is as it was before training. None where that is not known."""
+    notices: tuple[str, ...] = ()
+    """What the user should know, and would not expect."""
+
+
+def finetune(
+    student: nn.Module,
+    teacher: nn.Module | None,
+    train: Images,
+    validation: Images,
+    settings: FinetuneSettings,
+    seed: int,
+    checkpoint: Path | None = None,
+    progress: Progress = lambda done, total, text: None,
+) -> Finetuned:
+    """Train a copy of `student`; returns it as of its best validation epoch, of which the first is `student` as it was scored.
+
+    The state is kept in `checkpoint` after every epoch, and a run that was cut off continues from there; the batches of
+    an epoch depend on the seed and the epoch alone. Where the settings name no learning rate, `RATES` are tried first. Only
+    `train` and `validation` are ever looked at. Training that diverges goes back to its best state and continues with a tenth
+    of the rate, at most three times. Raises TrainingDiverged when no epoch of training can be finished, and StorageError.
+    """
+    batch_size = settings.batch_size or fitting_batch_size(len(train))
+    lesson = Lesson.of(teacher, (train, validation), settings, batch_size, seed)
+    learner = learner_of(student, lesson)
+    shapes = [(name, list(tensor.shape)) for name, tensor in student.state_dict().items()]
+    asked = [CHECKPOINT_FORMAT, asdict(settings), batch_size, RATES, seed, len(train), len(validation), shapes]
+    identity = sha256_bytes(json.dumps(asked).encode())
+
+    state, told = resume(checkpoint, learner, identity)
+    if state is None:
+        state = _begin(student, learner, lesson, progress)
+        state.notices.extend([told] if told else [])
+        save_state(checkpoint, learner, state, identity)
+    lesson = replace(lesson, augmented=state.augmented_statistics)
+    tell = _teller(state, lesson, progress)
+    while state.epoch < settings.epochs:
+        if _epoch(learner, lesson, state, tell):
+            score = validated(learner.module, lesson)
+            if all_finite(learner.module):
+                state.epoch += 1
+                state.history.append(score)
+                if score > state.best_score:
+                    state.best_score, state.best_epoch = score, state.epoch
+                    learner.keep_as_best()
+                save_state(checkpoint, learner, state, identity)
+                continue
+        _retreat(learner, lesson, state)
+        save_state(checkpoint, learner, state, identity)
+    learner.module.load_state_dict(learner.best)
+    return Finetuned(
+        module=learner.module.cpu().to(memory_format=torch.contiguous_format).eval(),
+        learning_rate=state.learning_rate if settings.epochs else None,
+        accuracies=tuple(state.history),
+        start=state.start_score,
+        epoch=state.best_epoch,
+        notices=(*state.notices, *_outcome(state, settings)),
+    )
+
+
+def _begin(student: nn.Module, learner: Learner, lesson: Lesson, progress: Progress) -> TrainingState:
+    """Epoch 0, and the rate with which training begins."""
+    settings = lesson.settings
+    score = validated(learner.module, lesson)
+    learner.keep_as_best()
+    if lesson.calibration.preprocessing.augment:
+        # a network that was trained on augmented images expects their statistics; which it was, only its answers tell
+        other = replace(lesson, augmented=True)
+        other_score = validated(learner.module, other)
+        if other_score > score:
+            lesson, score = other, other_score
+            learner.keep_as_best()
+    rate, reference = 0.0, 0.0
+    if settings.epochs:
+        reference = loss_to_beat(learner.module, lesson)
+        rate = settings.learning_rate or _tried_rate(student, lesson, score, reference, progress)
+    return TrainingState(rate, score, reference, best_score=score, augmented_statistics=lesson.augmented)
+
+
+def _tried_rate(student: nn.Module, lesson: Lesson, start: float, reference: float, progress: Progress) -> float:
+    """One of `RATES`; each is tried from the same start, on the same images."""
+    whole = lesson.settings.epochs * lesson.steps_per_epoch
+    steps = trial_steps(whole, lesson.batch_size)
+    sample = replace(lesson, train=lesson.train.sample(steps * lesson.batch_size, lesson.seed))
+    epochs = steps / sample.steps_per_epoch
+    started, rounds, numbers = time.monotonic(), len(RATES) * steps + whole, count()
+
+    def trial(rate: float) -> float:
+        learner = learner_of(student, lesson)
+        number, losses = next(numbers), list[float]()
+
+        def epoch(of: int) -> Callable[[int], float]:
+            return lambda step: rate * schedule(of + step / sample.steps_per_epoch, epochs)
+
+        trained = chain.from_iterable(train_epoch(learner, sample, of, epoch(of)) for of in count())
+        for done, loss in enumerate(islice(trained, steps), start=1):
+            losses.append(loss)
+            if has_diverged(losses, reference):
+                return -math.inf
+            through = number * steps + done
+            left = (time.monotonic() - started) / through * (rounds - through)
+            progress(0, whole, f"trying rate {rate:g}, {number + 1} of at most {len(RATES)}, {left:.0f} s left")
+        score = validated(learner.module, lesson)
+        return score if all_finite(learner.module) else -math.inf
+
+    return tried_rate(trial, start)
+
+
+def _teller(state: TrainingState, lesson: Lesson, progress: Progress) -> Callable[[int], None]:
+    """Tells `progress` after every step; called with the number of steps that are done in the epoch that goes on."""
+    steps, epochs = lesson.steps_per_epoch, lesson.settings.epochs
+    started, ran = time.monotonic(), count(1)
+
+    def tell(step: int) -> None:
+        done = state.epoch * steps + step
+        left = (time.monotonic() - started) / next(ran) * (epochs * steps - done)
+        text = f"epoch {state.epoch + 1} of {epochs}, rate {state.learning_rate:g}, best {state.best_score:.2f} %"
+        progress(done, epochs * steps, f"{text}, {left:.0f} s left")
+
+    return tell
+
+
+def _epoch(learner: Learner, lesson: Lesson, state: TrainingState, tell: Callable[[int], None]) -> bool:
+    """Train through the next epoch; False as soon as its loss diverges."""
+    steps, epochs = lesson.steps_per_epoch, lesson.settings.epochs
+    losses: list[float] = []
+
+    def rate(step: int) -> float:
+        return state.learning_rate * schedule(state.epoch + step / steps, epochs)
+
+    for loss in train_epoch(learner, lesson, state.epoch, rate):
+        losses.append(loss)
+        if has_diverged(losses, state.reference_loss):
+            return False
+        tell(len(losses))
+    return not ends_diverged(losses, state.reference_loss)
+
+
+def _retreat(learner: Learner, lesson: Lesson, state: TrainingState) -> None:
+    """Back to the best state, with a lower rate; or, after too many retreats, the end of training.
+
+    Raises TrainingDiverged when not one epoch could be finished.
+    """
+    learner.return_to_best()
+    if state.retreats < MOST_RETREATS:
+        state.retreats += 1
+        state.notices.append(
+            f"training diverged in epoch {state.epoch + 1} at peak rate {state.learning_rate:g}: it went back to epoch "
+            f"{state.best_epoch} and continued with {state.learning_rate * LOWER:g}"
+        )
+        state.learning_rate *= LOWER
+        return
+    if state.history:
+        state.notices.append(
+            f"training diverged again at peak rate {state.learning_rate:g} and ended before epoch {state.epoch + 1}"
+        )
+        state.epoch = lesson.settings.epochs
+        return
+    tried = ", ".join(f"{state.learning_rate / LOWER**back:g}" for back in range(state.retreats, -1, -1))
+    advice = (
+        "choose a lower learning rate, or none, then rates are tried"
+        if lesson.settings.learning_rate
+        else "look for images or labels that the network was not made for"
+    )
+    raise TrainingDiverged(
+        f"fine-tuning diverged in its first epoch at each of the peak rates {tried}: the loss was not finite, or far above "
+        f"{state.reference_loss:.3g}, that of a network that has learned nothing; {advice}; with --epochs 0 the network is "
+        "shipped as it was scored"
+    )
+
+
+def _outcome(state: TrainingState, settings: FinetuneSettings) -> list[str]:
+    """Says so where what is shipped was not trained."""
+    if not settings.epochs:
+        return [f"not fine-tuned, as asked for: what is shipped is the network as it was scored ({state.start_score:.2f} %)"]
+    if state.best_epoch:
+        return []
+    best = f", the best one {max(state.history):.2f} %" if state.history else ""
+    return [
+        f"fine-tuning did not help: the network as it was scored answers {state.start_score:.2f} % of the validation images right"
+        f"{best}; it is shipped as it was scored; more training images, more --epochs or another --learning-rate may help"
+    ]

@@ -1,0 +1,97 @@
+"""Checkpoint: where fine-tuning stands, in one file that is replaced whole."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from pipeline.errors import one_line
+from pipeline.system.files import write_atomically
+from pipeline.training.epochs import Learner
+
+__all__ = ["TrainingState", "resume", "save_state"]
+
+
+@dataclass
+class TrainingState:
+    """Where training stands after an epoch. Epoch 0 is the network as it was scored; it is the first best one."""
+
+    learning_rate: float
+    """At the peak; lower than it was chosen where training has diverged."""
+    start_score: float
+    """Of epoch 0, in percent on validation images, like all scores here."""
+    reference_loss: float
+    """Of a network that has learned nothing; far above it training has diverged."""
+    best_score: float
+    augmented_statistics: bool
+    """See `Lesson.augmented`."""
+    best_epoch: int = 0
+    epoch: int = 0
+    """The last that is done."""
+    history: list[float] = field(default_factory=list)
+    """Score after epoch 1, 2, ..."""
+    retreats: int = 0
+    """How often training diverged and went back."""
+    notices: list[str] = field(default_factory=list)
+
+
+_STATE = TypeAdapter(TrainingState)
+
+
+def save_state(checkpoint: Path | None, learner: Learner, state: TrainingState, identity: str) -> None:
+    """Write the network, the momenta, and the best network so far. `identity` names the training. Raises StorageError."""
+    if checkpoint is None:
+        return
+    # clones: a layer that the network holds under two names is written twice, which safetensors refuses for one memory
+    whole = torch.contiguous_format
+    now = learner.module.state_dict()
+    tensors = {f"now/{name}": tensor.detach().cpu().clone(memory_format=whole) for name, tensor in now.items()}
+    tensors |= {f"best/{name}": tensor.contiguous() for name, tensor in learner.best.items()}
+    for name, parameter in learner.module.named_parameters():
+        momentum = learner.optimizer.state.get(parameter, {}).get("momentum_buffer")
+        if momentum is not None:
+            tensors[f"momentum/{name}"] = momentum.detach().cpu().contiguous()
+    notes = {"identity": identity, "state": json.dumps(vars(state))}
+    write_atomically(checkpoint, safetensors.torch.save(tensors, metadata=notes))
+
+
+def resume(checkpoint: Path | None, learner: Learner, identity: str) -> tuple[TrainingState | None, str]:
+    """The state of an earlier, same training, with `learner` as it was then; and what the user should know.
+
+    None where there is none. A file that is damaged, or of another training or version, is not used, and the text says so.
+    """
+    if checkpoint is None or not checkpoint.is_file():
+        return None, ""
+    try:
+        with safetensors.safe_open(checkpoint, "pt") as file:
+            notes = file.metadata() or {}
+            if notes.get("identity") != identity:
+                return None, (
+                    f"{checkpoint}: holds another training, or was written by another version of this program; "
+                    "fine-tuning starts from the beginning"
+                )
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = _STATE.validate_json(notes["state"])
+        now, best = (_part(tensors, part, learner.module.state_dict()) for part in ("now", "best"))
+    except (safetensors.SafetensorError, OSError, KeyError, ValueError) as problem:
+        return None, f"{checkpoint}: damaged ({one_line(problem)}); fine-tuning starts from the beginning"
+    learner.module.load_state_dict(now)
+    learner.best.update(best)
+    for name, parameter in learner.module.named_parameters():
+        momentum = tensors.get(f"momentum/{name}")
+        if momentum is not None:
+            learner.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+    return state, ""
+
+
+def _part(tensors: dict[str, Tensor], part: str, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict that is kept under `part`. Raises ValueError where it is not one of a network `like` that."""
+    found = {name.removeprefix(f"{part}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{part}/")}
+    if {name: tensor.shape for name, tensor in found.items()} != {name: tensor.shape for name, tensor in like.items()}:
+        raise ValueError(f"its tensors '{part}' are not those of the network")
+    return found

@@ -1,0 +1,209 @@
+"""Load: the user's network, weights and images, from the specs on the command line."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import torch
+import torchvision
+from pydantic import ValidationError
+from torch import nn
+
+from pipeline.data.folder import load_folder
+from pipeline.data.images import Splits
+from pipeline.data.preprocessing import USUAL_NORMALISATIONS, Preprocessing
+from pipeline.data.sources import load_digits, load_from_factory, load_torchvision
+from pipeline.errors import CompressError, DataError, ModelError, WeightsError
+from pipeline.system.bundled import shipped_files
+from pipeline.training.adapt_network import plain
+from pipeline.training.scoring import accuracy
+from pipeline.training.user_code import UserCode, import_file, is_code, load_code, refuse_arguments, told
+from pipeline.training.weights import fill
+
+__all__ = ["DEFAULT_DATA", "DEFAULT_MODEL", "ModelSource", "find_model", "load_data", "load_model", "settle_normalisation"]
+
+DEFAULT_MODEL = "digits"
+DEFAULT_DATA = "digits"
+
+Factory = Callable[..., nn.Module]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where a network comes from, before it is built."""
+
+    spec: str
+    factory: Factory
+    preprocessing: Preprocessing | None
+    weights: Path | None
+    """Weights that ship with the factory."""
+    needs_weights: bool
+    """False for a user's own factory, which may fill its network itself."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Handed to the factory."""
+    module: ModuleType | None = None
+    """The user's own, that holds the factory."""
+
+
+def find_model(spec: str, arguments: Mapping[str, Any] | None = None) -> ModelSource:
+    """`spec` is a name in models/, torchvision:<name>, file.py:factory or package.module:factory. The last two run the user's
+    code.
+
+    Dots after the colon lead on, as in file.py:Net.small, and a network that is already built is taken as it is. `arguments` are
+    handed to the factory. Raises ModelError when there is no such network, or when it takes no such arguments.
+    """
+    source = _find_source(spec)
+    if arguments:
+        refuse_arguments(source.factory, arguments, spec, ModelError)
+    return replace(source, arguments=dict(arguments or {}))
+
+
+def _find_source(spec: str) -> ModelSource:
+    if spec.startswith("torchvision:"):
+        return _torchvision(spec)
+    if is_code(spec):
+        code = load_code(spec, "--model", ModelError)
+        return ModelSource(
+            spec, _factory(code), _declared(code.module, code.where), None, needs_weights=False, module=code.module
+        )
+    known: dict[str, tuple[ModuleType, Path]] = {}
+    for stem, path in shipped_files("models", ".py").items():
+        module = import_file(path, ModelError)
+        known |= {name: (module, path) for name in getattr(module, "__all__", ()) if stem != "train"}
+    if spec not in known:
+        raise ModelError(
+            f"no model '{spec}': give file.py:factory, package.module:factory, torchvision:<name>, or one of "
+            f"{', '.join(sorted(known))}"
+        )
+    module, path = known[spec]
+    weights = path.with_name(f"{spec}.safetensors")
+    return ModelSource(
+        spec, getattr(module, spec), _declared(module, path.name), weights if weights.is_file() else None, needs_weights=True
+    )
+
+
+def load_model(
+    source: ModelSource, weights: Path | None, num_classes: int | None, notify: Callable[[str], None] = lambda text: None
+) -> nn.Module:
+    """The network on the CPU, in evaluation mode, filled with `weights` or those that ship with it.
+
+    `num_classes` is handed to factories that take it, unless the source's arguments have it; None leaves them their own. `notify`
+    is told what was taken of a checkpoint and what was left.
+
+    Raises ModelError, WeightsError or UnsafeWeights.
+    """
+    arguments = dict(source.arguments)
+    if num_classes is not None and _takes(source.factory, "num_classes"):
+        arguments.setdefault("num_classes", num_classes)
+    try:
+        module = source.factory(**arguments)
+    except CompressError:
+        raise
+    except (Exception, SystemExit) as problem:
+        raise ModelError(f"{source.spec}: the factory failed with {told(problem, source.module)}") from None
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{source.spec}: the factory returned {type(module).__name__}; it must return a torch.nn.Module")
+    module = plain(module)
+    weights = weights or source.weights
+    if weights is not None:
+        fill(module, weights, notify)
+    elif source.needs_weights:
+        raise WeightsError(
+            f"{source.spec}: no weights are given, and an untrained network is not worth compressing; add --weights FILE"
+        )
+    return module.cpu().float().eval()
+
+
+def load_data(spec: str, declared: Preprocessing | None, seed: int) -> Splits:
+    """`spec` is a folder, digits, torchvision:<name>[:<root>], file.py:factory or package.module:factory; the last two run the
+    user's code.
+
+    Raises DataError and its kin.
+    """
+    if spec.startswith("torchvision:"):
+        _, name, *root = spec.split(":", 2)
+        return load_torchvision(name, Path(root[0] if root else "data"), declared, seed)
+    if Path(spec).is_dir():
+        return load_folder(Path(spec), declared, seed)
+    if is_code(spec):
+        code = load_code(spec, "--data", DataError)
+        try:
+            made = code.found()
+        except (Exception, SystemExit) as problem:
+            raise DataError(f"{spec}: the factory failed with {told(problem, code.module)}") from None
+        return load_from_factory(made, spec, declared, seed)
+    if spec == "digits":
+        return load_digits(declared, seed)
+    raise DataError(f"no data '{spec}': give a folder of images, torchvision:<name>, file.py:factory or package.module:factory")
+
+
+def settle_normalisation(module: nn.Module, splits: Splits) -> Splits:
+    """Where nothing declares mean and std, take those of the usual ones with which the network answers best, and say so."""
+    preprocessing = splits.train.preprocessing
+    images, _ = next(splits.train.sample(1, 0).batches(1))
+    raw_pixels = splits.train.fetch(splits.train.indices[:1]).dtype == torch.uint8
+    if preprocessing.mean is not None or not raw_pixels:
+        return splits
+    channels = images.shape[1]
+    tried = {}
+    for name, (mean, std) in USUAL_NORMALISATIONS.items():
+        candidate = preprocessing.model_copy(update={"mean": mean[:channels], "std": std[:channels]})
+        tried[name] = accuracy(module, splits.with_preprocessing(candidate).train.sample(1000, 0)), candidate
+    best = max(tried, key=lambda name: tried[name][0])
+    scores = ", ".join(f"{name} {score:.1f} %" for name, (score, _) in tried.items())
+    notice = (
+        f"nothing declares how pixels are normalised; '{best}' is taken, with which the network answers best on training "
+        f"images ({scores}); declare mean and std in preprocessing.yaml, or a PREPROCESSING beside the factory"
+    )
+    return replace(splits.with_preprocessing(tried[best][1]), notices=(*splits.notices, notice))
+
+
+def _factory(code: UserCode) -> Factory:
+    """A network that is already built is its own factory."""
+    built = code.found
+    return (lambda: built) if isinstance(built, nn.Module) else cast(Factory, built)
+
+
+def _takes(factory: Factory, argument: str) -> bool:
+    try:
+        return argument in inspect.signature(factory).parameters
+    except (TypeError, ValueError):  # written in C
+        return False
+
+
+def _torchvision(spec: str) -> ModelSource:
+    name = spec.partition(":")[2]
+    if name not in torchvision.models.list_models(module=torchvision.models):
+        raise ModelError(f"torchvision has no classification network '{name}'; see torchvision.models.list_models()")
+    transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    preprocessing = Preprocessing(
+        size=transforms.crop_size[0],
+        resize=transforms.resize_size[0],
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+        grey="convert",
+        augment=("crop", "flip"),
+    )
+
+    def factory(num_classes: int = 1000, **arguments: Any) -> nn.Module:
+        quiet: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        given = {**quiet, **arguments, "weights": None}  # nothing is downloaded
+        return cast(nn.Module, torchvision.models.get_model(name, num_classes=num_classes, **given))
+
+    return ModelSource(spec, factory, preprocessing, None, needs_weights=True)
+
+
+def _declared(module: ModuleType, path: str) -> Preprocessing | None:
+    declared = getattr(module, "PREPROCESSING", None)
+    if declared is None:
+        return None
+    try:
+        return Preprocessing.model_validate(declared)
+    except ValidationError as problem:
+        first = problem.errors()[0]
+        where, message = ".".join(map(str, first["loc"])), first["msg"].removeprefix("Value error, ")
+        got = "" if "(got " in message else f" (got {first['input']!r})"
+        raise ModelError(f"{path}: PREPROCESSING: {where}: {message[:1].lower()}{message[1:]}{got}") from None

@@ -1,0 +1,62 @@
+"""Cores: keep this process off the ones where something is being timed, and say how many torch and NumPy compute with."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import torch
+from threadpoolctl import threadpool_limits
+
+from pipeline.core.profile import available_cores
+from pipeline.system.thread_settings import core_quota
+
+__all__ = ["compute_threads", "confined"]
+
+
+@contextmanager
+def confined(cores: Iterable[int]) -> Iterator[Callable[[], None]]:
+    """Every thread of this process runs only on `cores` inside the block, or until the yielded function is called.
+
+    Torch computes with as many threads as there are cores meanwhile, or as a control group gives time for. Where the system
+    cannot confine threads, only the number of threads is changed.
+    """
+    allowed, threads = available_cores(), torch.get_num_threads()
+    chosen = sorted(cores)
+    released = False
+
+    def release() -> None:
+        nonlocal released
+        if not released:
+            released = True
+            _pin(allowed)
+            torch.set_num_threads(threads)
+
+    torch.set_num_threads(max(1, min(len(chosen), core_quota() or len(chosen))))
+    _pin(chosen)
+    try:
+        yield release
+    finally:
+        release()
+
+
+@contextmanager
+def compute_threads(count: int) -> Iterator[None]:
+    """Torch and NumPy compute with `count` threads inside the block. With another number sums are rounded otherwise, and a
+    searcher that is resumed on other cores would ask about other plans.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        with threadpool_limits(count, "blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _pin(cores: list[int]) -> None:
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(ProcessLookupError, PermissionError):  # a thread that ended meanwhile
+            os.sched_setaffinity(int(task.name), cores)

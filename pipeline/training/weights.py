@@ -1,0 +1,175 @@
+"""Weights: a network filled with the state dict of a checkpoint that fits it; what was taken and what was left is said."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import WeightsError
+from pipeline.training.checkpoints import State, is_average, read_checkpoint
+
+__all__ = ["fill"]
+
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""Parts of a name that torch.compile, FSDP and activation checkpointing put in, wherever they stand."""
+LEFTOVERS = ("total_ops", "total_params")
+"""Buffers that FLOP counters leave in every layer."""
+STATISTIC = "num_batches_tracked"
+"""Of BatchNorm: not needed to run, absent from old files, and from networks without running statistics."""
+USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights", "module")
+MOST_PREFIXES = 20
+
+
+@dataclass(frozen=True)
+class _Names:
+    """What a network calls its tensors."""
+
+    expected: State
+    plain: Mapping[str, str]
+    """Name without wrappers -> name."""
+    own: frozenset[str]
+    """Those that the network fills itself."""
+
+
+@dataclass(frozen=True)
+class _Match:
+    """One state of a file, laid beside the network: `prefix` is removed from its names."""
+
+    where: str
+    prefix: str
+    tensors: State
+    """By the network's own names."""
+    ignored: tuple[str, ...]
+    """Leftovers and statistics that the network has no place for."""
+    outside: tuple[str, ...]
+    """Names that do not begin with `prefix`."""
+    missing: tuple[str, ...]
+    unknown: tuple[str, ...]
+    misshapen: tuple[str, ...]
+
+    @property
+    def fits(self) -> bool:
+        return bool(self.tensors) and not (self.missing or self.unknown or self.misshapen)
+
+    @property
+    def rank(self) -> tuple[bool, bool, int]:
+        """Averages first; then what is called as networks usually are."""
+        key = _last(self.where)
+        usual = USUAL_KEYS.index(key) if key in USUAL_KEYS else len(USUAL_KEYS)
+        return not is_average(self.prefix), not is_average(self.where), usual if self.where else -1
+
+
+def fill(module: nn.Module, path: Path, notify: Callable[[str], None] = lambda text: None) -> None:
+    """Fill `module` in place with the state dict in the file at `path` that fits it.
+
+    A prefix of the names is removed where they fit without it, as torch.compile, DataParallel and Lightning leave one. Of
+    several states that fit, one that is called an average (EMA) is taken first. `notify` is told what was taken, and what was
+    left aside. Raises WeightsError where none fits or values are not finite, and as `read_checkpoint` does.
+    """
+    states, names = read_checkpoint(path), _names(module)
+    matches = [match for where, state in states.items() for match in _matches(names, where, state)]
+    fitting = sorted((match for match in matches if match.fits), key=lambda match: match.rank)
+    if not fitting:
+        closest = max(matches, key=lambda match: (len(match.tensors) - len(match.unknown), not match.where))
+        raise WeightsError(f"{path}: does not fit the network: {_complaint(names.expected, closest, states)}")
+    taken = fitting[0]
+    _refuse_values(taken.tensors, names.expected, path)
+    for text in _said(taken, fitting):
+        notify(f"{path.name}: {text}")
+    module.load_state_dict(taken.tensors, strict=False)
+
+
+def _names(module: nn.Module) -> _Names:
+    expected = module.state_dict()
+    plain = {_plain(name): name for name in expected}
+    if len(plain) < len(expected):
+        plain = {name: name for name in expected}
+    # a layer lists under `computed_weights` what it fills itself
+    own = {f"{name}.{weight}" for name, layer in module.named_modules() for weight in getattr(layer, "computed_weights", ())}
+    return _Names(expected, plain, frozenset(own))
+
+
+def _matches(names: _Names, where: str, state: State) -> Iterator[_Match]:
+    """The state as it is, and without each prefix behind which the network's names are found."""
+    given = {_plain(name): tensor for name, tensor in state.items()}
+    hits = Counter(prefix for name in given for prefix in _prefixes(name) if name[len(prefix) :] in names.plain)
+    for prefix in {"": 0, **dict(hits.most_common(MOST_PREFIXES))}:
+        inside = {name[len(prefix) :]: tensor for name, tensor in given.items() if name.startswith(prefix)}
+        tensors = {names.plain[name]: _shaped(tensor, name) for name, tensor in inside.items() if name in names.plain}
+        others = [name for name in inside if name not in names.plain]
+        yield _Match(
+            where,
+            prefix,
+            tensors,
+            ignored=tuple(name for name in others if _last(name) in (*LEFTOVERS, STATISTIC)),
+            outside=tuple(name for name in given if not name.startswith(prefix) and _last(name) not in LEFTOVERS),
+            missing=tuple(n for n in names.expected if n not in tensors and n not in names.own and _last(n) != STATISTIC),
+            unknown=tuple(prefix + name for name in others if _last(name) not in (*LEFTOVERS, STATISTIC)),
+            misshapen=tuple(name for name, tensor in tensors.items() if tensor.shape != names.expected[name].shape),
+        )
+
+
+def _plain(name: str) -> str:
+    return ".".join(part for part in name.split(".") if part not in WRAPPERS)
+
+
+def _prefixes(name: str) -> Iterator[str]:
+    """'', 'a.', 'a.b.' of 'a.b.weight'."""
+    parts = name.split(".")
+    for count in range(len(parts)):
+        yield "".join(f"{part}." for part in parts[:count])
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _shaped(tensor: Tensor, name: str) -> Tensor:
+    """The count of batches is a scalar, which some programs save as an array of one."""
+    return tensor.reshape(()) if _last(name) == STATISTIC and tensor.numel() == 1 else tensor
+
+
+def _complaint(expected: State, match: _Match, states: dict[str, State]) -> str:
+    holder = f"the state under '{match.where}'" if match.where else "the file"
+    for kind, names in (("lacks", match.missing), ("has an unknown", match.unknown)):
+        if names:
+            others = f" (the file holds {_listed(list(states))})" if len(states) > 1 else ""
+            return f"{holder} {kind} {_listed(names)}{others}; is it another network's?"
+    name = match.misshapen[0]
+    return (
+        f"'{name}' is {tuple(match.tensors[name].shape)} in the file and {tuple(expected[name].shape)} in the "
+        "network; is it another network's, or for another number of classes?"
+    )
+
+
+def _refuse_values(tensors: State, expected: State, path: Path) -> None:
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+            raise WeightsError(f"{path}: '{name}' is quantised, sparse or without values; save the float network's state dict")
+        if tensor.is_complex() and not expected[name].is_complex():
+            raise WeightsError(f"{path}: '{name}' holds complex numbers, and the network's are real; is it another network's?")
+        if not torch.isfinite(tensor).all():
+            raise WeightsError(f"{path}: '{name}' holds values that are not finite; the training must have diverged")
+
+
+def _said(taken: _Match, fitting: list[_Match]) -> Iterator[str]:
+    if taken.where:
+        average = " (an average over training steps)" if is_average(taken.where) else ""
+        yield f"the state dict under '{taken.where}' is taken{average}"
+    if taken.prefix:
+        average = " (an average over training steps)" if is_average(taken.prefix) else ""
+        rest = f"; left out: {_listed(taken.outside)}, which begin otherwise" if taken.outside else ""
+        yield f"the names that begin with '{taken.prefix}' are taken{average}, without it{rest}"
+    others = [f"{match.where}.{match.prefix}".strip(".") or "the file itself" for match in fitting[1:]]
+    if others:
+        yield f"would fit as well: {_listed(others)}; to have another taken, save it alone"
+    if taken.ignored:
+        yield f"ignored, as no part of the network: {_listed(taken.ignored)}"
+
+
+def _listed(names: list[str] | tuple[str, ...]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"'{names[0]}'{more}"

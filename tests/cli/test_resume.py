@@ -1,0 +1,92 @@
+"""Nothing is lost: a run killed at any moment and started again ends as if it had never been killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ARGUMENTS = (
+    "--target",
+    "raspberrypi",
+    "--dry-run",
+    "--trials",
+    "8",
+    "--supernet",
+    "4",
+    "--epochs",
+    "2",
+    "--seed",
+    "5",
+    "--quiet",
+)
+
+
+def start(out: Path) -> "subprocess.Popen[bytes]":
+    command = (sys.executable, "-c", "from pipeline.cli.main import main; main()", *ARGUMENTS, "--out", str(out))
+    return subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+
+
+def trials(out: Path) -> list[dict[str, object]]:
+    """What the journal holds of each trial, without how long it took."""
+    lines = [json.loads(line) for line in (out / "journal.jsonl").read_text().splitlines() if line.endswith("}")]
+    return [{**line["trial"], "seconds": None} for line in lines if line["kind"] == "trial"]
+
+
+def searched(count: int) -> Callable[[Path], bool]:
+    return lambda out: (out / "journal.jsonl").is_file() and (out / "journal.jsonl").read_text().count('"role":"search"') >= count
+
+
+def fine_tuning(out: Path) -> bool:
+    return (out / "finetune.safetensors").is_file()
+
+
+def kill_when(out: Path, moment: Callable[[Path], bool]) -> None:
+    """SIGKILL, which no program can catch, as soon as `moment` has come."""
+    process = start(out)
+    while process.poll() is None and not moment(out):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+    assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
+
+
+def finish(out: Path) -> None:
+    process = start(out)
+    _, errors = process.communicate(timeout=200)
+
+    assert process.returncode in (0, 14), errors.decode()
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("unbroken") / "run"
+    finish(out)
+    return out
+
+
+def test_killed_and_resumed_equals_never_killed(tmp_path: Path, unbroken: Path) -> None:
+    """Twice in the search, once while fine-tuning: same trials, none measured twice, the same file, byte for byte."""
+    out = tmp_path / "run"
+    for moment in (searched(1), searched(4), fine_tuning):
+        kill_when(out, moment)
+    finish(out)
+
+    assert trials(out) == trials(unbroken)
+    assert (out / "artifact" / "model.onnx").read_bytes() == (unbroken / "artifact" / "model.onnx").read_bytes()
+    assert sorted(path.name for path in out.iterdir()) == sorted(path.name for path in unbroken.iterdir())
+
+
+def test_a_finished_run_is_not_done_again(unbroken: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")}
+    finish(unbroken)
+
+    assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before

@@ -1,0 +1,233 @@
+"""Export: one file, as asked, with nothing of this machine in it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from helpers.nets import EXAMPLE, ZOO, Careful, build
+from helpers.processes import said_by_two_processes
+from torch import Tensor, nn
+
+from pipeline.core.onnx_outputs import run_onnx
+from pipeline.errors import TraceError
+from pipeline.graph.difference import first_difference
+from pipeline.graph.export import SCOPES, export, exporter_of, opset_of, stripped
+from pipeline.graph.exporters import EXPORTERS
+from pipeline.graph.structure import load_graph
+
+
+@pytest.mark.parametrize("name", ["chain", "transposed", "layer-norm"])
+def test_the_file_has_the_opset_and_ir_version_asked_for(name: str) -> None:
+    model = stripped(export(build(ZOO[name]), EXAMPLE, opset=18, ir_version=9), 9)
+    onnx.checker.check_model(model, full_check=True)
+
+    assert [(entry.domain, entry.version) for entry in model.opset_import] == [("", 18)]
+    assert model.ir_version == 9
+
+
+@pytest.mark.parametrize(("opset", "ir_version"), [(18, 8), (20, 9), (22, 10), (23, 11)])
+def test_a_newer_opset_and_another_ir_version_are_reached_too(opset: int, ir_version: int) -> None:
+    model = stripped(export(build(ZOO["chain"]), EXAMPLE, opset, ir_version), ir_version)
+    read = load_graph(model.SerializeToString())
+    onnx.checker.check_model(read, full_check=True)
+
+    assert [entry.version for entry in read.opset_import] == [opset]
+    assert read.ir_version == ir_version
+
+
+CAPTURED, TRACED = EXPORTERS
+FIRST = {CAPTURED: EXPORTERS[CAPTURED]}
+
+
+def test_an_opset_that_cannot_be_reached_is_refused() -> None:
+    with pytest.raises(TraceError, match=r"it needs ONNX opset 18, and the device reads, or the profile asks for, 17; raise"):
+        export(build(ZOO["chain"]), EXAMPLE, 17, 9, exporters=FIRST)
+
+
+def test_an_opset_goes_up_where_the_network_needs_it_and_the_device_reads_it() -> None:
+    assert opset_of(export(build(ZOO["chain"]), EXAMPLE, 17, 9, highest_opset=20, exporters=FIRST)) == 18
+
+
+def test_an_opset_that_one_exporter_does_not_reach_is_reached_by_the_other() -> None:
+    model = export(build(ZOO["chain"]), EXAMPLE, 17, 9)
+
+    assert (opset_of(model), exporter_of(model)) == (17, TRACED)
+
+
+def test_nothing_of_the_exporter_or_this_machine_is_left() -> None:
+    """no stack traces, no paths, no node notes, no stale shapes"""
+    base = export(build(ZOO["residual"]), EXAMPLE, 18, 9)
+    shipped = stripped(base, 9)
+
+    assert not [part for part in (b".py", b"site-packages", str(Path.cwd()).encode()) if part in base.SerializeToString()]
+    assert {entry.key for node in base.graph.node for entry in node.metadata_props} == {SCOPES}
+    assert b"pkg.torch" not in shipped.SerializeToString()
+    assert not shipped.graph.value_info
+    assert not shipped.functions
+
+
+def test_all_weights_are_inside() -> None:
+    model = export(build(ZOO["flatten"]), EXAMPLE, 18, 9)
+
+    assert all(tensor.data_location == onnx.TensorProto.DEFAULT for tensor in model.graph.initializer)
+
+
+@pytest.mark.parametrize("name", ["chain", "residual", "depthwise"])
+def test_batchnorm_after_a_convolution_is_folded_away(name: str) -> None:
+    model = export(build(ZOO[name]), EXAMPLE, 18, 9)
+
+    assert not {"BatchNormalization", "Dropout", "Identity"} & {node.op_type for node in model.graph.node}
+
+
+def test_the_graph_answers_like_the_network_whose_batchnorms_it_folded() -> None:
+    """their statistics and scales are far from 0 and 1"""
+    module = build(ZOO["residual"])
+    with torch.no_grad():
+        expected = module(EXAMPLE).numpy()
+
+    np.testing.assert_allclose(run_onnx(export(module, EXAMPLE, 18, 9).SerializeToString(), EXAMPLE.numpy()), expected, atol=1e-5)
+
+
+def test_the_same_network_gives_the_same_bytes() -> None:
+    first, second = (
+        stripped(export(build(ZOO["concat"]), EXAMPLE, 18, 9), 9).SerializeToString(deterministic=True) for _ in range(2)
+    )
+
+    assert first == second
+
+
+def test_two_processes_make_the_same_bytes() -> None:
+    program = """
+import hashlib
+from helpers.nets import EXAMPLE, ZOO, Careful, build
+from pipeline.graph.export import export, stripped
+for name in ("concat", "squeeze-excite"):
+    print(hashlib.sha256(stripped(export(build(ZOO[name]), EXAMPLE, 18, 9), 9).SerializeToString(deterministic=True)).hexdigest())
+"""
+    first, second = said_by_two_processes(program)
+
+    assert len(set(first)) == 2
+    assert first == second
+
+
+class Careless(Careful):
+    exporting = staticmethod(torch.onnx.is_in_onnx_export)
+
+
+def test_an_exporter_that_is_wrong_is_replaced_by_the_other() -> None:
+    """torch.export sees another network than the one that runs; TorchScript sees the right one"""
+    module = build(Careful)
+    model = export(module, EXAMPLE, 18, 9)
+    with torch.no_grad():
+        expected = module(EXAMPLE).numpy()
+
+    assert exporter_of(model) == TRACED
+    np.testing.assert_allclose(run_onnx(model.SerializeToString(), EXAMPLE.numpy()), expected, atol=1e-5)
+
+
+def test_a_file_of_the_other_exporter_is_as_clean() -> None:
+    shipped = stripped(export(build(Careful), EXAMPLE, 18, 9), 9)
+    onnx.checker.check_model(shipped, full_check=True)
+
+    assert not [part for part in (b".py", b"site-packages", str(Path.cwd()).encode()) if part in shipped.SerializeToString()]
+    assert {entry.key for entry in shipped.metadata_props} == {"edge_compress.exporter"}
+    assert not {"BatchNormalization", "Dropout", "Identity"} & {node.op_type for node in shipped.graph.node}
+
+
+def test_where_both_are_wrong_the_first_node_that_differs_is_named() -> None:
+    with pytest.raises(
+        TraceError, match=r"off by [\d.]+ % .* from node 'node_mul' \(Mul\) on; the other .* '/Mul' \(Mul\) on; write"
+    ):
+        export(build(Careless), EXAMPLE, 18, 9)
+
+
+def test_the_node_is_found_behind_convolutions_whose_batchnorms_were_folded() -> None:
+    """x -> conv, BatchNorm, ReLU -> conv, BatchNorm, ReLU (here the file has a LeakyReLU) -> mean -> linear"""
+    module = build(ZOO["chain"])
+    model = export(module, EXAMPLE, 18, 9)
+    last = [node for node in model.graph.node if node.op_type == "Relu"][-1]
+    last.op_type = "LeakyRelu"
+
+    assert first_difference(module, model, EXAMPLE) == f"'{last.name}' (LeakyRelu)"
+
+
+def test_weights_that_no_onnx_file_holds_are_refused_before_anything_is_exported() -> None:
+    """3 GiB, never touched, so they cost nothing here"""
+    module = nn.Linear(3, 5)
+    module.weight = nn.Parameter(torch.empty(5, 3 * 2**26))
+
+    with pytest.raises(TraceError, match=r"take 3\.8 GiB, and one ONNX file holds less than 2"):
+        export(module, EXAMPLE, 18, 9)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_network_is_left_in_the_mode_it_was_in(training: bool) -> None:
+    module = build(ZOO["chain"]).train(training)
+    export(module, EXAMPLE, 18, 9)
+
+    assert module.training is training
+
+
+def test_a_network_with_two_outputs_is_refused_with_what_to_do() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return x + 1, x + 2
+
+    with pytest.raises(TraceError, match=r"2 outputs; wrap it so that"):
+        export(Two(), EXAMPLE, 18, 9)
+
+
+def test_a_network_with_two_inputs_is_refused_with_what_is_missing() -> None:
+    class Two(nn.Module):
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return x + y
+
+    with pytest.raises(
+        TraceError, match=r"^the network cannot be exported to ONNX: TypeError: missing a required argument: 'y'; "
+    ):
+        export(Two(), EXAMPLE, 18, 9)
+
+
+def test_a_second_input_that_may_be_left_out_is_left_out() -> None:
+    class Optional(nn.Module):
+        def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+            return x + 1 if mask is None else x * mask
+
+    assert [value.name for value in export(Optional(), EXAMPLE, 18, 9).graph.input] == ["input"]
+
+
+class Bessel(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(x)
+
+
+def test_an_op_that_onnx_does_not_have_is_named() -> None:
+    with pytest.raises(TraceError, match=r"DispatchError: No ONNX function found for .*bessel_j0"):
+        export(Bessel(), EXAMPLE, 18, 9)
+
+
+def test_an_export_that_fails_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """TorchScript would show its graph"""
+    with pytest.raises(TraceError):
+        export(Bessel(), EXAMPLE, 18, 9)
+
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_that_decides_by_its_input_is_refused() -> None:
+    class Deciding(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + 1 if float(x.sum()) > 0 else x - 1
+
+    with pytest.raises(TraceError, match=r"cannot be exported to ONNX: .*data-dependent.*; the other exporter: .*Python float"):
+        export(Deciding(), EXAMPLE, 18, 9)
+
+
+def test_the_exporter_prints_nothing(capfd: pytest.CaptureFixture[str], read_operators_anew: Callable[[], None]) -> None:
+    read_operators_anew()
+    export(build(ZOO["chain"]), torch.randn(1, 3, 8, 8), 18, 9)
+
+    assert capfd.readouterr() == ("", "")

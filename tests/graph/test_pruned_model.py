@@ -1,0 +1,148 @@
+"""PrunedModelBuilder: a plan in its two forms, the torch module and the ONNX file."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from helpers.nets import EXAMPLE, ZOO, Careful, Unsliceable, build
+from torch import nn
+
+from pipeline.core.onnx_outputs import largest_difference, run_onnx
+from pipeline.core.plan import ChannelPlan
+from pipeline.graph.export import exporter_of
+from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
+from pipeline.graph.structure import load_graph, structure
+
+CLOSE = 1e-5
+
+
+@pytest.fixture
+def dense(tmp_path: Path) -> Path:
+    return tmp_path / "dense.onnx"
+
+
+def drafts_of(module: nn.Module, dense: Path, ir_version: int = 9) -> PrunedModelBuilder:
+    return start_builder(module, EXAMPLE, 18, ir_version, "l2", [], dense, seed=0)
+
+
+def shapes(data: bytes, *layers: str) -> Mapping[str, tuple[int, ...]]:
+    found = {tensor.name: tuple(tensor.dims) for tensor in load_graph(data).graph.initializer}
+    return {layer: found[f"{layer}.weight"] for layer in layers}
+
+
+def test_the_file_has_the_widths_of_the_plan(dense: Path) -> None:
+    """x (3) -> conv(8) -> conv(12) -> linear(5), narrowed to 3 and 7"""
+    pruned = drafts_of(build(ZOO["chain"]), dense).make(ChannelPlan.of({"a.0": 3, "b.0": 7}))
+
+    assert shapes(pruned.data, "a.0", "b.0", "head") == {"a.0": (3, 3, 3, 3), "b.0": (7, 3, 3, 3), "head": (5, 7)}
+
+
+def test_a_channel_of_a_grouped_convolution_is_one_output_of_each_group(dense: Path) -> None:
+    """x (3) -> conv(2 x 4) -> conv(3 x 4) in 4 groups -> conv(6) -> linear(5), narrowed to 1 x 4, 2 x 4 and 5"""
+    pruned = drafts_of(build(ZOO["grouped"]), dense).make(ChannelPlan.of({"a.0": 1, "b.0": 2, "c.0": 5}))
+    expected = {"a.0": (4, 3, 3, 3), "b.0": (8, 1, 3, 3), "c.0": (5, 8, 3, 3), "head": (5, 5)}
+
+    assert shapes(pruned.data, *expected) == expected
+    assert largest_difference(pruned.answer, run_onnx(pruned.data, EXAMPLE.numpy())) < CLOSE
+
+
+def test_the_channels_that_stay_are_the_most_important(dense: Path) -> None:
+    """channel 4 of 8 is ten times as loud as the rest, channel 1 twice"""
+    module = build(ZOO["chain"])
+    with torch.no_grad():
+        module.a[0].weight.fill_(1.0)
+        module.b[0].weight.fill_(1.0)
+        module.a[0].weight[4] *= 10
+        module.a[0].weight[1] *= 2
+
+    assert drafts_of(module, dense).kept(ChannelPlan.of({"a.0": 2}))["a.0"] == (1, 4)
+
+
+def test_arithmetic_and_parameters_are_those_of_the_narrow_network(dense: Path) -> None:
+    """8x8 pixels; convolutions 3 -> 3 and 3 -> 7, BatchNorms of 3 and 7, linear 7 -> 5"""
+    pruned = drafts_of(build(ZOO["chain"]), dense).make(ChannelPlan.of({"a.0": 3, "b.0": 7}))
+    convs = 3 * 3 * 9, 7 * 3 * 9
+
+    assert pruned.macs == 64 * sum(convs) + 7 * 5
+    assert pruned.params == sum(convs) + 2 * (3 + 7) + 7 * 5 + 5
+
+
+def test_training_a_draft_changes_nothing_that_was_said_of_it(dense: Path) -> None:
+    builder = drafts_of(build(ZOO["chain"]), dense)
+    plan = ChannelPlan.of({"a.0": 3, "b.0": 7})
+    pruned = builder.make(plan)
+    before = pruned.data, pruned.answer.copy(), pruned.macs
+    with torch.no_grad():
+        for tensor in pruned.module.train().parameters():
+            tensor.zero_()
+
+    assert (pruned.data, pruned.macs) == (before[0], before[2])
+    assert (pruned.answer == before[1]).all()
+    assert (builder.make(plan).answer == before[1]).all()
+
+
+@pytest.mark.parametrize("name", ["chain", "unsliceable"])
+def test_the_same_plan_is_the_same_bytes(name: str, dense: Path) -> None:
+    builder = drafts_of(build(Unsliceable if name == "unsliceable" else ZOO[name]), dense)
+    plan = ChannelPlan.of({group: (width + 1) // 2 for group, width in builder.space.dense()})
+
+    first, second = builder.make(plan), builder.make(plan)
+
+    assert first.data == second.data
+    assert first.structure == second.structure == structure(load_graph(first.data))
+
+
+def test_the_dense_file_is_exported_once_and_then_taken(dense: Path) -> None:
+    """the second start finds the file with a note of ours in it, and leaves the note there"""
+    module = build(ZOO["chain"])
+    first = drafts_of(module, dense).make(ChannelPlan.of({"a.0": 3, "b.0": 7}))
+    marked = load_graph(dense.read_bytes())
+    marked.doc_string = "kept"
+    dense.write_bytes(marked.SerializeToString())
+    second = drafts_of(module, dense).make(ChannelPlan.of({"a.0": 3, "b.0": 7}))
+
+    assert load_graph(dense.read_bytes()).doc_string == "kept"
+    assert second.structure == first.structure
+
+
+@pytest.mark.parametrize("ir_version", [8, 9, 10])
+@pytest.mark.parametrize("factory", [ZOO["chain"], Unsliceable], ids=["sliced", "exported"])
+def test_every_file_has_the_ir_version_that_the_device_reads(factory: type[nn.Module], ir_version: int, dense: Path) -> None:
+    builder = drafts_of(build(factory), dense, ir_version)
+    model = load_graph(builder.make(builder.space.dense()).data)
+    onnx.checker.check_model(model, full_check=True)
+
+    assert model.ir_version == ir_version
+
+
+def test_a_network_that_cannot_be_sliced_gives_the_widths_of_the_plan_too(dense: Path) -> None:
+    """an Expand in the graph repeats the dense network's width, so each candidate is exported"""
+    builder = drafts_of(build(Unsliceable), dense)
+    pruned = builder.make(ChannelPlan.of({"a.0": 2, "b.0": 5}))
+
+    assert builder.sliceable is None
+    assert builder.proof.endswith("every candidate is exported instead, which takes seconds")
+    assert shapes(pruned.data, "a.0", "b.0", "head") == {"a.0": (2, 3, 3, 3), "b.0": (5, 2, 3, 3), "head": (5, 5)}
+    assert largest_difference(pruned.answer, run_onnx(pruned.data, EXAMPLE.numpy())) < CLOSE
+
+
+def test_the_weights_of_another_network_are_not_sliced(tmp_path: Path) -> None:
+    """the file on disk was exported from a network of the same shape: no slice of it can be proven"""
+    dense = tmp_path / "dense.onnx"
+    drafts_of(build(ZOO["chain"], seed=7), dense)
+    builder = drafts_of(build(ZOO["chain"]), dense)
+
+    assert builder.sliceable is None
+    assert "answer is off by" in builder.proof
+
+
+def test_where_the_other_exporter_makes_the_base_it_makes_every_candidate(dense: Path) -> None:
+    """nothing can be sliced then, because its names tell too little; the answers are right"""
+    builder = drafts_of(build(Careful), dense)
+    pruned = builder.make(ChannelPlan.of({"a.0": 3, "b.0": 7}))
+
+    assert builder.exporter == exporter_of(load_graph(pruned.data)) == "torch.onnx.export(..., dynamo=False)"
+    assert builder.sliceable is None
+    assert largest_difference(pruned.answer, run_onnx(pruned.data, EXAMPLE.numpy())) < CLOSE

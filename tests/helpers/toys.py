@@ -1,0 +1,165 @@
+"""Toy problems for searchers: a few groups, a score and a cost that are formulas, an optimum that can be looked up."""
+
+import contextlib
+import itertools
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.problem import Choice, Evaluation, Problem, Searcher, SearchSpace, TrialsSpent
+
+CHANNELS = 64
+WIDTHS = (4, *range(8, 65, 8))
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Toy:
+    """Score rises with width, with falling returns; cost rises with width too, straight or crooked."""
+
+    value: tuple[float, ...]
+    """What each group's channels are worth; sums to 1."""
+    curve: tuple[float, ...]
+    """How soon a group has enough channels."""
+    cost: tuple[float, ...]
+    """What each group's channels cost; sums to 1."""
+    limit: float = 0.5
+    shape: Literal["straight", "cliff", "ragged", "chain"] = "straight"
+    """straight: cost = width. cliff: as much as the next multiple of 16. ragged: a width that is no multiple of 16 takes
+    1.4 times as long, so that less can cost more. chain: a group costs its width times that of the group before.
+    """
+    collapse: bool = False
+    """Below a worth of about one half the network only guesses, as real ones do before fine-tuning."""
+    noise: float = 0.0
+    """Standard deviation of the violation; the same plan always gets the same."""
+
+    @property
+    def space(self) -> SearchSpace:
+        return SearchSpace(
+            tuple(
+                Choice(f"group{i}", CHANNELS, WIDTHS, macs_share=cost, params_share=1 / len(self.cost))
+                for i, cost in enumerate(self.cost)
+            )
+        )
+
+    def scores(self, kept: Floats) -> Floats:
+        """Fractions kept (..., groups) -> scores (...)."""
+        curve = np.array(self.curve)
+        worth = ((1 - np.exp(-curve * kept)) / (1 - np.exp(-curve))) @ np.array(self.value)
+        return 100 / (1 + np.exp(-12 * (worth - 0.5))) if self.collapse else 100 * worth
+
+    def violations(self, kept: Floats) -> Floats:
+        """Fractions kept (..., groups) -> violations (...)."""
+        match self.shape:
+            case "straight":
+                paid = kept
+            case "cliff":
+                paid = np.ceil(kept * 4) / 4
+            case "ragged":
+                paid = np.where(kept * 4 % 1 == 0, kept, 1.4 * kept)
+            case "chain":
+                paid = kept * np.concatenate([np.ones_like(kept[..., :1]), kept[..., :-1]], axis=-1)
+        return paid @ np.array(self.cost) / self.limit - 1
+
+    def evaluation_of(self, plan: ChannelPlan) -> Evaluation:
+        kept = np.array([width / CHANNELS for _, width in plan])
+        error = 0.0
+        if self.noise:
+            error = self.noise * float(np.random.default_rng([width for _, width in plan]).standard_normal())
+        return Evaluation(plan, float(self.scores(kept)), (float(self.violations(kept)) + error,))
+
+    def optimum(self) -> float:
+        """The best feasible score, by looking at every plan."""
+        return _optimum(self)
+
+    def solve(self, searcher: Searcher, trials: int, seed: int) -> list[Evaluation]:
+        """What `searcher` asked, in order."""
+        asked: list[Evaluation] = []
+
+        def evaluate(plan: ChannelPlan) -> Evaluation:
+            if len(asked) >= trials:
+                raise TrialsSpent
+            asked.append(self.evaluation_of(plan))
+            return asked[-1]
+
+        known = (self.evaluation_of(self.space.dense()), self.evaluation_of(self.space.thinnest()))
+        with contextlib.suppress(TrialsSpent):
+            searcher(Problem(self.space, evaluate, trials, constraints=1, seed=seed, known=known))
+        return asked
+
+
+@cache
+def _optimum(toy: Toy) -> float:
+    if len(toy.cost) <= 5:
+        kept = np.array(list(itertools.product(WIDTHS, repeat=len(toy.cost)))) / CHANNELS
+        return float(toy.scores(kept[toy.violations(kept) <= 0]).max(initial=-np.inf))
+    return _optimum_of_many_groups(toy)
+
+
+def _optimum_of_many_groups(toy: Toy, bins: int = 2000) -> float:
+    """By dynamic programming over what is spent, in steps rounded up, and the last width: a lower bound, and a tight one."""
+    fractions = np.array(WIDTHS) / CHANNELS
+    groups, widths = len(toy.cost), len(WIDTHS)
+    flat = replace(toy, collapse=False)
+    best = np.full((bins + 1, widths), -np.inf)  # spent, last width -> worth
+    for group in range(groups):
+        kept = np.zeros((widths, widths, groups))  # last width, this width
+        kept[..., group] = fractions[None, :]
+        worth = flat.scores(kept)[0]
+        if group:
+            kept[..., group - 1] = fractions[:, None]
+        spent = toy.limit * (toy.violations(kept) + 1)
+        if group:
+            kept[..., group] = 0
+            spent -= toy.limit * (toy.violations(kept) + 1)
+        steps = np.ceil(spent / toy.limit * bins - 1e-9).astype(int)
+        following = np.full_like(best, -np.inf)
+        for this in range(widths):
+            if group == 0:
+                if steps[0, this] <= bins:
+                    following[steps[0, this] :, this] = worth[this]
+                continue
+            for last in range(widths):
+                step = steps[last, this]
+                if step <= bins:
+                    gained = best[: bins + 1 - step, last] + worth[this]
+                    following[step:, this] = np.maximum(following[step:, this], gained)
+        best = following
+    total = best.max() / 100
+    return float(100 / (1 + np.exp(-12 * (total - 0.5)))) if toy.collapse else float(100 * total)
+
+
+def best_feasible(asked: list[Evaluation]) -> float:
+    """The score of the best plan within the limit; 0 when there is none."""
+    return max((found.score for found in asked if found.feasible), default=0.0)
+
+
+SMOOTH = Toy(value=(0.5, 0.3, 0.15, 0.05), curve=(5.0, 2.0, 4.0, 1.0), cost=(0.1, 0.3, 0.2, 0.4))
+CLIFF = Toy(value=(0.5, 0.3, 0.15, 0.05), curve=(5.0, 2.0, 4.0, 1.0), cost=(0.1, 0.3, 0.2, 0.4), shape="cliff")
+RAGGED = Toy(value=(0.3, 0.4, 0.3), curve=(1.5, 5.0, 3.0), cost=(0.3, 0.3, 0.4), limit=0.42, shape="ragged")
+CHAIN = Toy(
+    value=(0.3, 0.2, 0.25, 0.15, 0.1),
+    curve=(4.0, 1.0, 6.0, 2.0, 1.0),
+    cost=(0.05, 0.15, 0.3, 0.3, 0.2),
+    limit=0.2,
+    shape="chain",
+)
+STEEP = Toy(value=(0.1, 0.6, 0.3), curve=(0.5, 0.5, 0.5), cost=(0.6, 0.2, 0.2), limit=0.35)
+"""No falling returns: a group is worth its channels in full, or not at all."""
+TOYS = {"smooth": SMOOTH, "cliff": CLIFF, "ragged": RAGGED, "chain": CHAIN, "steep": STEEP}
+
+
+def deep(shape: Literal["straight", "cliff", "ragged", "chain"], limit: float, groups: int = 16) -> Toy:
+    """As many groups as a real network has, worth and cost at random, scores that collapse, and noisy measurements."""
+    generator = np.random.default_rng(groups)
+    value, cost = generator.dirichlet(np.full(groups, 2.0)), generator.dirichlet(np.full(groups, 2.0))
+    curve = generator.uniform(0.5, 6.0, groups)
+    return Toy(tuple(value), tuple(curve), tuple(cost), limit, shape, collapse=True, noise=0.01)
+
+
+IMPOSSIBLE = Toy(value=(0.5, 0.5), curve=(2.0, 2.0), cost=(0.5, 0.5), limit=0.01)

@@ -1,0 +1,68 @@
+"""The report of a run: names in it are only names, and a part that cannot be made costs nothing else."""
+
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+from helpers.readers import artifact, candidate
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.core.plan import NotPrunable
+from pipeline.core.run import Trial
+from pipeline.packaging.report.page import report_page
+from pipeline.packaging.report.plots import widths_plot
+from pipeline.search.problem import Evaluation
+
+FOUND = replace(
+    artifact(),
+    job={"model": "digits", "searcher": "random", "seed": 0},
+    validation={"dense": 97.0, "before_finetuning": 90.0, "after_finetuning": 96.0},
+)
+ANY_NAME = st.text(st.characters(categories=("L", "N", "P", "S", "Z", "C")), max_size=30) | st.text(r"$\_^{}%#&~<>", max_size=12)
+
+
+@settings(max_examples=20)
+@given(name=ANY_NAME)
+def test_a_layer_of_any_name_can_be_drawn(name: str) -> None:
+    drawing = widths_plot({name: (4, 8, 1)})
+
+    assert ElementTree.fromstring(drawing).get("role") == "img"
+
+
+@pytest.mark.parametrize("name", [r"$\frac{$", "$x^2$", r"a_{b}\undefined", "100 %"])
+def test_a_name_that_looks_like_a_formula_is_drawn_as_it_is(name: str) -> None:
+    assert f">{name}<" in widths_plot({name: (4, 8, 1)})
+
+
+def test_the_page_of_a_run_has_its_plots_and_its_layers() -> None:
+    trial = Trial("search", 1, candidate(), 0.25)
+    found = replace(FOUND, widths={"$conv_1": (8, 16, 1)})
+    page = report_page(found, [trial], [Evaluation(trial.candidate.plan, 97.5, ())], ()).decode()
+
+    assert "plots are missing" not in page
+    assert page.count("<svg") >= 2
+
+
+def test_a_name_cannot_turn_the_direction_of_the_page_s_text() -> None:
+    found = replace(FOUND, widths={"a": (8, 16, 1)}, frozen=(NotPrunable("layer\u202egnp", "<b>why\u202e</b>"),))
+    page = report_page(found, [], [], ()).decode()
+
+    assert "\u202e" not in page
+    assert r"<code>layer\u202egnp</code>: &lt;b&gt;why\u202e&lt;/b&gt;" in page
+
+
+def test_a_plot_that_cannot_be_drawn_costs_the_plots_and_nothing_else() -> None:
+    """no groups: there is no widest one"""
+    page = report_page(replace(FOUND, widths={}), [], [], ()).decode()
+
+    assert "The plots are missing because they could not be drawn: ValueError" in page
+    assert "Before and after" in page
+
+
+def test_a_page_that_cannot_be_made_is_a_plain_one_that_says_why() -> None:
+    """no measurement"""
+    found = artifact()
+    page = report_page(replace(found, shipped=replace(found.shipped, measurement=None)), [], [], ()).decode()
+
+    assert "Verdict: within. The full report could not be made (ValueError: the artifact holds no measurement)" in page

@@ -1,0 +1,255 @@
+"""compress doctor: one page on a device, with what to do; here, and at the other end of a real OpenSSH connection."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+from helpers.profiles import command, here, there
+from helpers.sshd import VCGENCMD, Board, needs_sshd
+from helpers.workers import until
+
+from pipeline.core.measurement import DeviceState
+from pipeline.core.profile import Profile, load_profile
+from pipeline.doctor import Finding, _condition, _room, _software, examine
+from pipeline.probe.ssh import SshProbe
+
+PAGE = ["reachable", "python", "onnxruntime", "cores", "free memory", "free disk", "governor", "throttling", "noise"]
+"""What every system has a line for; temperature and load only where there is something to say."""
+QUIET = DeviceState(
+    temperature_c=50.0,
+    clock_mhz=1500.0,
+    clock_measured=True,
+    governor="performance",
+    throttle_flags=0,
+    throttle_count=None,
+    load=0.0,
+    free_memory_bytes=2**30,
+)
+MACHINE = {
+    "cpu": "Raspberry Pi 4 Model B Rev 1.5",
+    "architecture": "aarch64",
+    "system": "Linux 6.6.31",
+    "python": "3.11.2",
+    "interpreter": "/usr/bin/python3",
+    "numpy": "2.0.2",
+    "onnxruntime": "1.22.1",
+    "providers": ["CPUExecutionProvider"],
+    "cores": [0, 1, 2, 3],
+    "free_memory_bytes": 2**30,
+    "free_disk_bytes": 2**33,
+    "folder": "/tmp/compress-probe-x",
+}
+"""What a board says of itself."""
+
+
+def the_only(found: Iterator[Finding], what: str) -> Finding:
+    (finding,) = (finding for finding in found if finding.what == what)
+    return finding
+
+
+def pi() -> Profile:
+    """The Raspberry Pi's profile, reached over ssh."""
+    profile = load_profile("raspberrypi")
+    return profile.model_copy(update={"device": profile.device.model_copy(update={"host": "pi@board"})})
+
+
+# ---------------------------------------------------------------- this machine
+
+
+def test_this_machine_gets_a_page_and_is_ready(tmp_path: Path) -> None:
+    result = command("doctor", "--target", here(tmp_path))
+    lines = [line for line in result.output.splitlines() if line.startswith(("ok", "look"))]
+
+    assert result.exit_code == 0
+    assert [what for what in PAGE if not any(line[5:].startswith(what) for line in lines)] == []
+    assert result.output.endswith("\nready\n")
+    assert "host key" not in result.output
+
+
+def test_a_finding_that_is_not_well_says_what_to_do(tmp_path: Path) -> None:
+    """noise without any is what no machine has"""
+    result = command("doctor", "--target", here(tmp_path, noise_limit=1e-9))
+    lines = result.output.splitlines()
+    (number,) = (number for number, line in enumerate(lines) if line.startswith("look noise"))
+
+    assert lines[number + 1].strip().startswith("noisy: the runs deviate from their median by")
+    assert result.exit_code == 0
+
+
+def test_json_has_the_same_findings(tmp_path: Path) -> None:
+    result = command("doctor", "--target", here(tmp_path), "--json")
+    findings = json.loads(result.stdout)["findings"]
+
+    assert result.exit_code == 0
+    assert set(PAGE) <= {finding["what"] for finding in findings}
+    assert {tuple(finding) for finding in findings} == {("what", "level", "found", "advice", "exit_code")}
+    assert {finding["level"] for finding in findings} <= {"ok", "warning"}
+
+
+def test_a_network_against_itself_is_judged_by_its_interval(tmp_path: Path) -> None:
+    """whichever way it comes out"""
+    found = the_only(examine(load_profile(here(tmp_path))), "a network against itself")
+    low, high = (float(number) for number in found.found.partition("[")[2].rstrip("]").split(", "))
+
+    assert (found.level == "ok") == (low <= 100 <= high)
+    assert (found.advice == "") == (found.level == "ok")
+
+
+def test_a_profile_that_does_not_exist_ends_with_10() -> None:
+    assert command("doctor", "--target", "none.yaml").exit_code == 10
+
+
+# ---------------------------------------------------------------- over ssh
+
+
+@needs_sshd
+def test_a_board_over_ssh_gets_a_page_and_nothing_but_the_worker_stays_there(tmp_path: Path, board: Board) -> None:
+    result = command("doctor", "--target", there(tmp_path, board))
+
+    assert result.exit_code == 0
+    assert "ok   host key                  known, and checked" in result.output
+    assert f"{onnxruntime.__version__} (" in result.output
+    assert until(lambda: not board.workers())
+    assert not list(board.tmp.iterdir())
+
+
+def without_numpy(board: Board) -> None:
+    package = board.folder / "empty" / "numpy"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\")")
+    board.environment = {"PYTHONPATH": str(package.parent)}
+    board.write_python()
+
+
+@needs_sshd
+@pytest.mark.parametrize(
+    ("happens", "code", "complaint"),
+    [
+        (lambda board: board.stop(), 41, "DeviceUnreachable: board: cannot be reached ("),
+        (lambda board: board.known_hosts.write_text(""), 42, "HostKeyRefused: board: its host key is not known here;"),
+        (lambda board: board.trust("user_key"), 42, "HostKeyRefused: board: its host key is not the one that is known ("),
+        (without_numpy, 43, "DeviceSoftware: board: ModuleNotFoundError: No module named 'numpy'; install there: "),
+        (lambda board: board.python.unlink(), 43, "DeviceSoftware: board: no interpreter '"),
+    ],
+    ids=["off", "unknown host key", "changed host key", "no numpy", "no interpreter"],
+)
+def test_a_board_that_cannot_be_had_is_one_failure_with_its_exit_code_and_nothing_further(
+    tmp_path: Path, board: Board, happens: Callable[[Board], object], code: int, complaint: str
+) -> None:
+    happens(board)
+    page = command("doctor", "--target", there(tmp_path, board))
+    (finding,) = json.loads(command("doctor", "--target", there(tmp_path, board), "--json").stdout)["findings"]
+
+    assert page.exit_code == finding["exit_code"] == code
+    assert page.output.endswith("\n1 failure\n")
+    assert page.output.startswith(f"FAIL reachable                 {complaint}")
+    assert (finding["what"], finding["level"]) == ("reachable", "failure")
+    assert finding["found"].startswith(complaint)
+
+
+@needs_sshd
+def test_a_throttled_board_fails_with_what_slowed_it(tmp_path: Path, board: Board) -> None:
+    """P12, as a Raspberry Pi's firmware tells it: under-voltage and throttled, now"""
+    board.program("vcgencmd", VCGENCMD)
+    (board.bin / "flags").write_text("0x50005\n")
+    result = command("doctor", "--target", there(tmp_path, board))
+
+    assert result.exit_code == 40
+    assert "FAIL throttling                now: under-voltage, throttled, 1500 MHz measured\n" in result.output
+    assert "cool it, and give it a better power supply" in result.output
+
+
+@needs_sshd
+def test_a_board_that_was_throttled_before_is_looked_at(tmp_path: Path, board: Board) -> None:
+    board.program("vcgencmd", VCGENCMD)
+    (board.bin / "flags").write_text("0x50000\n")
+    result = command("doctor", "--target", there(tmp_path, board))
+
+    assert result.exit_code == 0
+    assert "look throttling                not now, but since it was switched on, 1500 MHz measured\n" in result.output
+
+
+@needs_sshd
+def test_another_onnxruntime_than_the_profile_s_is_looked_at(tmp_path: Path, board: Board) -> None:
+    result = command("doctor", "--target", there(tmp_path, board, runtime={"onnxruntime": "1.17.0"}))
+
+    assert result.exit_code == 0
+    assert f"look onnxruntime               {onnxruntime.__version__} there, 1.17.0 in the profile\n" in result.output
+    assert f'write onnxruntime: "{onnxruntime.__version__}" in the profile, or install 1.17.0 there' in result.output
+
+
+@needs_sshd
+def test_a_board_that_another_job_measures_on_ends_with_44(tmp_path: Path, board: Board) -> None:
+    first = SshProbe(board.profile())
+    result = command("doctor", "--target", there(tmp_path, board))
+    first.close()
+
+    assert result.exit_code == 44
+    assert result.output.startswith("FAIL reachable                 DeviceBusy: board: another job is measuring there")
+
+
+@needs_sshd
+def test_a_board_that_is_lost_meanwhile_is_a_failure(tmp_path: Path, board: Board) -> None:
+    found = []
+    for finding in examine(load_profile(there(tmp_path, board))):
+        found.append(finding)
+        if finding.what == "free disk":
+            board.stop()
+
+    assert (found[-1].what, found[-1].level, found[-1].exit_code) == ("measuring", "failure", 41)
+    assert found[-1].found.startswith("board was lost: ")
+
+
+# ---------------------------------------------------------------- boards that are told of
+
+
+@pytest.mark.parametrize(
+    "changes", [{"onnxruntime": "1.22.1"}, {"architecture": "x86_64", "onnxruntime": "1.22.1"}], ids=["sound", "x86"]
+)
+def test_the_profile_s_own_release_is_well(changes: dict[str, str]) -> None:
+    assert the_only(_software(pi(), {**MACHINE, **changes}), "onnxruntime").level == "ok"
+
+
+def test_here_in_the_device_s_stead_another_release_is_only_said() -> None:
+    found = the_only(_software(load_profile("raspberrypi"), {**MACHINE, "onnxruntime": "1.30.0"}), "onnxruntime")
+
+    assert found.level == "ok"
+    assert found.found.startswith("1.30.0 here, in the stead of the device's 1.22.1")
+
+
+@pytest.mark.parametrize(
+    ("changes", "what", "said"),
+    [
+        ({"cores": [0, 1]}, "cores", "2 for 4 threads"),
+        ({"free_memory_bytes": 2**20}, "free memory", "1.0 MiB"),
+        ({"free_disk_bytes": 2**20}, "free disk", "1.0 MiB"),
+        ({"free_memory_bytes": None}, "free memory", "the system does not tell"),
+    ],
+)
+def test_too_little_of_anything_is_looked_at(changes: dict[str, Any], what: str, said: str) -> None:
+    found = the_only(_room(pi(), {**MACHINE, **changes}), what)
+
+    assert found.level == "warning"
+    assert found.found.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [({"governor": "ondemand"}, "governor"), ({"temperature_c": 81.0}, "temperature"), ({"load": 3.0}, "load")],
+)
+def test_a_board_that_is_not_at_rest_is_looked_at(changes: dict[str, Any], what: str) -> None:
+    found = the_only(_condition(replace(QUIET, **changes)), what)
+
+    assert found.level == "warning"
+    assert found.advice
+
+
+def test_a_quiet_board_is_well_in_all() -> None:
+    found = [*_software(pi(), MACHINE), *_room(pi(), MACHINE), *_condition(QUIET)]
+
+    assert {finding.level for finding in found} == {"ok"}
+    assert {finding.advice for finding in found} == {""}

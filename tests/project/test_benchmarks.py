@@ -1,0 +1,115 @@
+"""The documented tables say what the raw lines say."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from cells import Campaign, Cell, finished, keep
+from deepen import deepened
+from quality import ALL, RESULTS
+from tables import standing_of, table_of, verdict
+
+from models.vgg import VGG
+
+FILES = sorted(RESULTS.parent.glob("quality*.jsonl"))
+DOCS = Path(__file__).parents[2] / "docs"
+TEXT = "\n".join(page.read_text() for page in (DOCS / "benchmarks.md", *sorted((DOCS / "benchmarks").glob("*.md"))))
+ROW = re.compile(r"^\| (?:latency_p50|macs|params)=.*$", flags=re.MULTILINE)
+STANDING = re.compile(r"^\| [a-z0-9_]+ \| (?:latency_p50|macs|params)=.*$", flags=re.MULTILINE)
+
+
+def campaign(results: Path = RESULTS) -> Campaign:
+    return Campaign("resnet20", trials=100, epochs=2, pinned_rate=0.05, results=results)
+
+
+def campaigns() -> list[Campaign]:
+    found = {
+        (line["model"], line["trials"], line["epochs"], line["pinned_rate"], file)
+        for file in FILES
+        for line in map(json.loads, file.read_text().splitlines())
+    }
+    return [Campaign(*each) for each in found]
+
+
+def budgets() -> tuple[str, ...]:
+    return tuple({json.loads(text)["budget"] for file in FILES for text in file.read_text().splitlines()})
+
+
+def test_every_row_of_search_quality_is_made_of_the_raw_lines() -> None:
+    made = {row for each in campaigns() for seeds in (1, 2, 3) for row in ROW.findall(table_of(each, budgets(), ALL, seeds))}
+    documented = ROW.findall(re.sub(r", \d+ epochs \|", " |", TEXT))
+
+    assert len([row for row in documented if row.count("|") == 9]) > 50
+    assert [row for row in documented if row.count("|") == 9 and row not in made] == []
+
+
+def test_where_the_default_stands_is_made_of_the_raw_lines() -> None:
+    made = {row for each in campaigns() for seeds in (1, 2, 3) for row in STANDING.findall(standing_of(each, budgets(), seeds))}
+    documented = STANDING.findall(TEXT)
+
+    assert len(documented) > 5
+    assert [row for row in documented if row not in made] == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "says"),
+    [
+        ([75.0, 76.0], [74.0, 74.9], "ahead"),
+        ([75.0, 76.0], [76.1, 77.0], "behind"),
+        ([75.0, 76.0], [74.0, 75.1], "a tie"),
+        ([75.0, 76.0], [74.0], "ahead, by one seed"),
+        ([75.0], [76.0, 77.0], "behind, by one seed"),
+    ],
+)
+def test_ahead_is_said_only_where_every_seed_is(ours: list[float], theirs: list[float], says: str) -> None:
+    assert verdict(ours, theirs) == says
+
+
+def test_a_cell_that_was_kept_is_finished_for_its_own_settings_only(tmp_path: Path) -> None:
+    results, cell = tmp_path / "lines.jsonl", Cell("latency_p50=50%", "random", 0)
+    here, longer = campaign(results), Campaign("resnet20", trials=100, epochs=10, pinned_rate=0.05, results=results)
+    keep(here, cell, {"accuracy": 80.0})
+
+    assert finished(here)[cell]["accuracy"] == 80.0
+    assert finished(longer) == {}
+
+
+def test_the_last_line_of_a_cell_counts(tmp_path: Path) -> None:
+    here, cell = campaign(tmp_path / "lines.jsonl"), Cell("latency_p50=50%", "random", 0)
+    keep(here, cell, {"accuracy": 80.0})
+    keep(here, cell, {"accuracy": 81.0})
+
+    assert finished(here)[cell]["accuracy"] == 81.0
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_cells_that_were_not_run_are_counted(seeds: int, tmp_path: Path) -> None:
+    table = table_of(campaign(tmp_path / "none.jsonl"), ("latency_p50=50%",), ("random",), seeds)
+
+    assert table.splitlines()[-3] == f"| latency_p50=50% | random | | | | | | {seeds} |"
+
+
+def test_a_table_of_several_machines_or_dense_networks_says_so(tmp_path: Path) -> None:
+    here, other = {"dense_accuracy": 88.0, "machine": "A"}, {"dense_accuracy": 87.5, "machine": "B"}
+    figures = {"accuracy": 80.0, "latency_p50": 0.5, "used": 1.0, "verdict": "within", "seconds": 1.0}
+    lines = campaign(tmp_path / "lines.jsonl")
+    for seed, facts in enumerate((here, other)):
+        keep(lines, Cell("latency_p50=50%", "random", seed), {**figures, **facts})
+    shown = ("latency_p50=50%",), ("random",)
+
+    assert table_of(lines, *shown, seeds=1).endswith("Dense network: 88.00 %. Measured on: A.")
+    assert table_of(lines, *shown, seeds=2).endswith("Dense network: 87.50 %, 88.00 %. Measured on: A, B.")
+
+
+def test_a_deepened_vgg_computes_what_the_shallower_one_did() -> None:
+    torch.manual_seed(0)
+    shallow, images = VGG(16, 10), torch.rand(16, 3, 32, 32)
+    shallow(images)  # running statistics that are not those of a new network
+    deep = deepened(shallow.eval(), images)
+
+    with torch.no_grad():
+        expected, found = shallow(images), deep.eval()(images)
+    assert len(deep.features) == len(shallow.features) + 9
+    assert float((found - expected).abs().max()) < 1e-3 * float(expected.std())

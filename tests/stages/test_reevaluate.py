@@ -1,0 +1,128 @@
+"""Of the plans that a search found, the best one that holds when it is measured again."""
+
+from collections.abc import Mapping
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.core.candidate import Candidate
+from pipeline.core.plan import ChannelPlan
+from pipeline.stages.reevaluate import TOP_K, Finalist, Reevaluated, best_confirmed
+
+
+def finalist(reward: float, *used: float) -> Finalist:
+    """A plan of one group, as wide as its reward."""
+    plan = ChannelPlan.of({"conv": int(reward)})
+    return Finalist(Candidate(plan, 100, 1000, 500, "s", None, reward), reward, used)
+
+
+def told(ranked: list[Finalist], rises: Mapping[float, float | None]) -> tuple[list[float], float | None]:
+    """The rewards in the order they were asked for, and that of the plan that was taken; a rise of None is a failure."""
+    asked: list[float] = []
+
+    def confirm(each: Finalist) -> Reevaluated:
+        asked.append(each.reward)
+        rise = rises[each.reward]
+        now = () if rise is None else tuple(rise * used for used in each.used)
+        return Reevaluated(each.candidate, bool(now) and max(now) <= 1, now)
+
+    best = best_confirmed(ranked, confirm)
+    return asked, best.candidate.score if best else None
+
+
+def test_the_best_is_taken_at_once_when_it_holds() -> None:
+    assert told([finalist(80, 0.9), finalist(70, 0.8)], {80: 1.05, 70: 1.0}) == ([80], 80)
+
+
+def test_after_one_that_does_not_hold_the_next_has_room_for_the_same_rise() -> None:
+    ranked = [finalist(80, 0.99), finalist(79, 0.98), finalist(78, 0.97), finalist(70, 0.8)]
+
+    assert told(ranked, {80: 1.2, 79: 1.2, 78: 1.2, 70: 1.2}) == ([80, 70], 70)
+
+
+def test_from_one_that_holds_the_way_goes_back_up_with_its_own_rise() -> None:
+    """The first was unlucky, 1.2 times what the search saw of it; the others take 1.05 times as much, and 0.95 is too much."""
+    ranked = [finalist(80, 0.99), finalist(79, 0.98), finalist(78, 0.94), finalist(77, 0.9), finalist(70, 0.8)]
+
+    assert told(ranked, {80: 1.2, 79: 1.05, 78: 1.05, 77: 1.05, 70: 1.05}) == ([80, 70, 78], 78)
+
+
+def test_one_that_fails_on_the_way_up_leaves_the_last_that_held() -> None:
+    ranked = [finalist(80, 0.99), finalist(78, 0.94), finalist(77, 0.9), finalist(70, 0.8)]
+
+    assert told(ranked, {80: 1.2, 78: 1.1, 77: 1.12, 70: 1.02}) == ([80, 70, 78, 77], 70)
+
+
+def test_a_way_up_goes_on_from_the_better_one_that_held() -> None:
+    ranked = [finalist(80, 0.99), finalist(78, 0.95), finalist(77, 0.9), finalist(70, 0.8)]
+
+    assert told(ranked, {80: 1.2, 78: 1.04, 77: 1.05, 70: 1.1}) == ([80, 70, 77, 78], 78)
+
+
+def test_where_none_has_the_room_the_one_with_most_is_tried() -> None:
+    assert told([finalist(80, 0.9), finalist(79, 0.95), finalist(78, 0.85)], {80: 1.5, 79: 1.0, 78: 1.1}) == ([80, 78], 78)
+
+
+def test_every_limit_has_a_rise_of_its_own() -> None:
+    """The first limit takes 1.2 times what the search saw, the second what it saw."""
+    ranked = [finalist(80, 0.9, 0.5), finalist(79, 0.89, 0.4), finalist(78, 0.7, 0.99), finalist(77, 0.7, 0.5)]
+    asked = []
+
+    def confirm(each: Finalist) -> Reevaluated:
+        asked.append(each.reward)
+        now = (1.2 * each.used[0], each.used[1])
+        return Reevaluated(each.candidate, max(now) <= 1, now)
+
+    best_confirmed(ranked, confirm)
+    assert asked == [80, 78]
+
+
+def test_a_measurement_that_fails_says_nothing_of_the_others() -> None:
+    assert told([finalist(80, 0.99), finalist(79, 0.98)], {80: None, 79: 1.0}) == ([80, 79], 79)
+
+
+def test_none_is_taken_when_none_holds() -> None:
+    assert told([finalist(80, 0.9), finalist(79, 0.8)], {80: 1.3, 79: 1.3}) == ([80, 79], None)
+    assert told([], {}) == ([], None)
+
+
+def test_without_limits_the_best_is_taken() -> None:
+    asked = []
+
+    def confirm(each: Finalist) -> Reevaluated:
+        asked.append(each.reward)
+        return Reevaluated(each.candidate, holds=True, used=())
+
+    best = best_confirmed([finalist(80), finalist(79)], confirm)
+    assert best
+    assert best.candidate.score == 80
+    assert asked == [80]
+
+
+@given(st.data())
+def test_what_is_taken_holds_and_no_better_one_was_seen_to_hold(data: st.DataObject) -> None:
+    shares = data.draw(st.lists(st.floats(0.3, 1.0), min_size=1, max_size=20))
+    rises = [data.draw(st.floats(0.9, 1.4)) for _ in shares]
+    ranked = [finalist(100 - at, share) for at, share in enumerate(shares)]
+    truth = {each.reward: rise for each, rise in zip(ranked, rises, strict=True)}
+
+    asked, taken = told(ranked, truth)
+
+    holding = [reward for reward in asked if ranked[int(100 - reward)].used[0] * truth[reward] <= 1]
+    assert taken == max(holding, default=None)
+    assert len(asked) == len(set(asked)) <= TOP_K
+
+
+@pytest.mark.parametrize("drift", [1.0, 1.03, 1.08])
+def test_a_drift_that_all_share_costs_at_most_the_next_step_in_size(drift: float) -> None:
+    """A hundred plans, better the more they use; the machine is `drift` slower, and the first was disturbed on top of that."""
+    ranked = [finalist(100 - at, 1 - at / 200) for at in range(100)]
+    rises = {each.reward: drift * (1.15 if at == 0 else 1.0) for at, each in enumerate(ranked)}
+
+    asked, taken = told(ranked, dict(rises))
+
+    assert taken is not None
+    fits = [each.reward for each in ranked if each.used[0] * rises[each.reward] <= 1]
+    assert taken == max(fits)
+    assert len(asked) <= 4
