@@ -1,25 +1,26 @@
 """DDPG: the layer-by-layer agent of AMC (He et al., arXiv 1802.03494), for the entropy reward of paper B (Musat & Andonie,
-arXiv 2312.04918) or any other.
+arXiv 2312.04918) or any other reward.
 
     critic: Q(s_t, a_t) -> r + Q'(s_t+1, pi'(s_t+1)), r = the episode's reward on every step, gamma = 1
-    actor:  maximise Q(s, pi(s));  Q', pi' follow at rate tau
+    actor:  maximise Q(s, pi(s));  the target networks Q' and pi' follow at rate tau
 
-Paper B's text gives the reward and that an agent chooses each layer's sparsity; that the agent is AMC's is our reading.
+Paper B's text gives the reward and says that an agent chooses the sparsity of each layer. We read this agent as AMC's.
 Differences from AMC's code:
- 1. an action is clamped to what the budget still allows with everything behind it at its cheapest, for any measured
-    budget: what a width costs comes from tables fitted to all answers so far, not from a count of operations.
- 2. because those are estimates, a plan may end over the budget; its reward is less by the violation.
- 3. between two trials the agent also plays on a model of all answers (Sutton's Dyna): 60 trials are too few for DDPG alone.
- 4. rewards are standardised over the memory, in place of a moving baseline, and shared out over the steps. Of the latest
-    episodes, most of which were played on the model, few are measured ones: those act through the model, as they are fitted.
- 5. many updates per trial and a faster actor, for the same reason; noise fades with the share of trials spent.
- 6. of some noisy episodes the one that promises most is asked, and none twice while there are others.
- 7. paper B keeps the best plan by its reward, not the last; so do we, from the journal.
- 8. its usual reward is the share of the dense network's spatial entropy that a plan keeps. Paper B's own, little entropy,
-    is `--reward least-entropy`; it is no proxy for accuracy (docs/benchmarks/scoring.md).
- 9. the state is that of env.py, and which group it is, in place of AMC's kernel, stride, weights and rest.
-10. it starts from the best uniform plan, found by bisection, and from a scan of each group's widths around it; AMC from random
-    plans, of which a network of VGG's size has next to none that are any good.
+ 1. An action is clamped to what the budget still allows when every later group is at its cheapest. This holds for any measured
+    budget, because the cost of a width comes from tables that are fitted to all evaluations so far. AMC counts operations.
+ 2. The tables are estimates, so a plan may still violate the budget. Its reward is then reduced by the violation.
+ 3. Between two trials the agent also plays on a model of all evaluations (Sutton's Dyna). 60 trials alone are too few for DDPG.
+ 4. Rewards are standardised over the replay buffer and shared out over the steps; AMC subtracts a moving baseline. Most of the
+    latest episodes were played on the model. Measured episodes act through the model, which is fitted to them.
+ 5. There are many updates per trial and the actor learns faster, for the same reason. The noise fades with the trials spent.
+ 6. Of several noisy episodes the one with the highest acquisition value is evaluated. A plan is evaluated twice only if no other
+    is left.
+ 7. Paper B keeps the plan with the best reward, not the last one. So do we, from the journal.
+ 8. The default reward is the share of the dense network's spatial entropy that a plan keeps. Paper B's own reward, low entropy,
+    is `--reward least-entropy`. It does not predict accuracy (docs/benchmarks/scoring.md).
+ 9. The state is that of environment.py plus the index of the group. AMC's state has kernel, stride and weights.
+10. The search starts from the best uniform plan, found by bisection, and from a sample of widths around it. AMC starts at random
+    plans; for a network of VGG's size nearly all of them are useless.
 """
 
 from dataclasses import dataclass, replace
@@ -44,21 +45,21 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class DDPGSettings:
-    """What the agent is made of."""
+    """Hyperparameters of the agent."""
 
     bisection_trials: int = 6
-    """Trials that go to finding the best uniform plan first."""
-    scan_share: float = 0.125
-    """Share of the trials that go to plans around it; AMC's 100 of 800 are random."""
+    """Trials that find the best uniform plan."""
+    design_share: float = 0.125
+    """Share of the trials that sample plans around the uniform one; AMC draws 100 of 800 at random."""
     noise: float = 0.1
-    """Standard deviation around the actor's wish at first; AMC: 0.5, which leads away from a good start."""
+    """Initial standard deviation around the actor's output. AMC has 0.5, which loses a good start."""
     last_noise: float = 0.05
-    overrun_price: float = 10.0
+    violation_price: float = 10.0
     """What a violation takes from the reward, in standard deviations of the score."""
-    imagined_episodes: int = 32
-    """Played on the model for every trial."""
+    model_episodes: int = 32
+    """Episodes played on the model per trial."""
     memory: int = 512
-    """Latest episodes that are learnt from."""
+    """Capacity of the replay buffer, in episodes."""
     updates_per_trial: int = 100
     batch: int = 64
     hidden: int = 64
@@ -69,22 +70,22 @@ class DDPGSettings:
 
 
 class _ActionBound:
-    """What the budget still allows, AMC's "action wall", by the estimates of an additive model."""
+    """The actions that the budget still allows, as estimated by an additive model; AMC's "action wall"."""
 
     def __init__(self, model: Surrogate) -> None:
         self._costs = [violations for _, violations in model.tables]  # per group (widths, constraints)
         constants = np.asarray([curve.constant for curve in model.violations])
         cheapest = np.stack([cost.min(0) for cost in self._costs])
-        behind = np.concatenate([np.cumsum(cheapest[::-1], axis=0)[::-1][1:], np.zeros((1, cheapest.shape[1]))])
-        self._rest = behind + constants  # per group: all groups behind it at their cheapest
+        later = np.concatenate([np.cumsum(cheapest[::-1], axis=0)[::-1][1:], np.zeros((1, cheapest.shape[1]))])
+        self._rest = later + constants  # per group: the cost when every later group is at its cheapest
         self._widths = [np.asarray(choice.widths) / choice.channels for choice in model.space.choices]
 
-    def nearest_allowed(self, group: int, spent: Floats, wishes: Floats) -> tuple[Floats, Floats]:
-        """Wishes (n,), spent so far (n, constraints) -> the nearest fractions that leave enough, and what is spent then."""
+    def nearest_allowed(self, group: int, spent: Floats, wanted_fractions: Floats) -> tuple[Floats, Floats]:
+        """The nearest allowed fractions (n,) to `wanted_fractions` (n,), and the updated cost; `spent` is (n, constraints)."""
         costs, widths = self._costs[group], self._widths[group]
         over = spent[:, None] + costs[None] + self._rest[group]  # (n, widths, constraints)
         worst = over.max(2, initial=-np.inf)
-        distance = np.abs(widths[None] - wishes[:, None])
+        distance = np.abs(widths[None] - wanted_fractions[:, None])
         allowed = worst <= 0
         pick = np.where(allowed.any(1), np.where(allowed, distance, np.inf).argmin(1), worst.argmin(1))
         return widths[pick], spent + costs[pick]
@@ -116,17 +117,17 @@ class _Agent:
     def __init__(self, space: SearchSpace, start: float, settings: DDPGSettings) -> None:
         self._space, self._settings = space, settings
         size = len(FEATURES) + len(space.choices)
-        self._actor, self._slow_actor = (_mlp(size, settings.hidden, nn.Sigmoid()) for _ in range(2))
-        self._critic, self._slow_critic = (_mlp(size + 1, settings.hidden, nn.Identity()) for _ in range(2))
+        self._actor, self._target_actor = (_mlp(size, settings.hidden, nn.Sigmoid()) for _ in range(2))
+        self._critic, self._target_critic = (_mlp(size + 1, settings.hidden, nn.Identity()) for _ in range(2))
         start = min(max(start, 0.01), 0.99)
         nn.init.constant_(self._actor[-2].bias, float(np.log(start / (1 - start))))  # type: ignore[arg-type]
-        self._slow_actor.load_state_dict(self._actor.state_dict())
-        self._slow_critic.load_state_dict(self._critic.state_dict())
+        self._target_actor.load_state_dict(self._actor.state_dict())
+        self._target_critic.load_state_dict(self._critic.state_dict())
         self._actor_optimizer = torch.optim.Adam(self._actor.parameters(), settings.actor_rate)
         self._critic_optimizer = torch.optim.Adam(self._critic.parameters(), settings.critic_rate)
 
     def play(
-        self, wall: _ActionBound, constraints: int, count: int, noise: float, generator: np.random.Generator
+        self, bound: _ActionBound, constraints: int, count: int, noise: float, generator: np.random.Generator
     ) -> tuple[NDArray[np.float32], Floats]:
         """`count` episodes: states (count, T, features), fractions kept (count, T)."""
         groups = len(self._space.choices)
@@ -136,35 +137,35 @@ class _Agent:
         for group in range(groups):
             states[:, group] = observe(self._space, kept[:, :group])
             with torch.no_grad():
-                told = self._told(torch.from_numpy(states[:, group]), torch.full((count,), group))
-                wishes = self._actor(told).numpy()[:, 0].astype(np.float64)
-            wishes = _truncated_normal(wishes, noise, generator)
-            kept[:, group], spent = wall.nearest_allowed(group, spent, wishes)
+                observation = self._observation(torch.from_numpy(states[:, group]), torch.full((count,), group))
+                wanted_fractions = self._actor(observation).numpy()[:, 0].astype(np.float64)
+            wanted_fractions = _truncated_normal(wanted_fractions, noise, generator)
+            kept[:, group], spent = bound.nearest_allowed(group, spent, wanted_fractions)
         return states, kept
 
     def learn(self, memory: _ReplayBuffer, generator: np.random.Generator) -> None:
         settings, groups = self._settings, len(self._space.choices)
-        rewards = memory.rewards(settings.overrun_price)
+        rewards = memory.rewards(settings.violation_price)
         all_rewards = torch.from_numpy(rewards).float() / groups
         all_states, all_actions = torch.from_numpy(memory.states), torch.from_numpy(memory.actions)
         for _ in range(settings.updates_per_trial):
             episode = torch.from_numpy(generator.integers(len(rewards), size=settings.batch))
             step = torch.from_numpy(generator.integers(groups, size=settings.batch))
             following = (step + 1).clamp(max=groups - 1)
-            now = self._told(all_states[episode, step], step)
-            then = self._told(all_states[episode, following], following)
+            now = self._observation(all_states[episode, step], step)
+            then = self._observation(all_states[episode, following], following)
             with torch.no_grad():
-                future = self._slow_critic(torch.cat([then, self._slow_actor(then)], 1))[:, 0]
-                wanted = all_rewards[episode] + torch.where(step == groups - 1, 0.0, future)
-            judged = self._critic(torch.cat([now, all_actions[episode, step, None]], 1))[:, 0]
-            self._step(self._critic_optimizer, (judged - wanted).square().mean())
+                future = self._target_critic(torch.cat([then, self._target_actor(then)], 1))[:, 0]
+                td_target = all_rewards[episode] + torch.where(step == groups - 1, 0.0, future)
+            q_value = self._critic(torch.cat([now, all_actions[episode, step, None]], 1))[:, 0]
+            self._step(self._critic_optimizer, (q_value - td_target).square().mean())
             self._step(self._actor_optimizer, -self._critic(torch.cat([now, self._actor(now)], 1)).mean())
-            for slow, quick in ((self._slow_actor, self._actor), (self._slow_critic, self._critic)):
-                for trailing, leading in zip(slow.parameters(), quick.parameters(), strict=True):
-                    trailing.data.lerp_(leading.data, settings.tau)
+            for target, online in ((self._target_actor, self._actor), (self._target_critic, self._critic)):
+                for target_parameter, online_parameter in zip(target.parameters(), online.parameters(), strict=True):
+                    target_parameter.data.lerp_(online_parameter.data, settings.tau)
 
-    def _told(self, states: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-        """The state, and which group it is."""
+    def _observation(self, states: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+        """The state and a one-hot index of the group."""
         return torch.cat([states, nn.functional.one_hot(groups.long(), len(self._space.choices))], 1)
 
     @staticmethod
@@ -175,7 +176,7 @@ class _Agent:
 
 
 def ddpg_entropy(problem: Problem, settings: DDPGSettings | None = None) -> None:
-    """Search with `problem.trials` judgements; see `Searcher`. What is maximised is what the evaluator calls the score."""
+    """Search with `problem.trials` evaluations; see `Searcher`. The evaluator's score is maximised."""
     settings = settings or DDPGSettings()
     space = problem.space
     generator = np.random.default_rng(problem.seed)
@@ -191,26 +192,26 @@ def ddpg_entropy(problem: Problem, settings: DDPGSettings | None = None) -> None
 
     asking, last = replace(problem, evaluate=ask), len(problem.known) + problem.trials
     start = bisect(asking, min(settings.bisection_trials, problem.trials))
-    initial_design(asking, start, min(round(settings.scan_share * problem.trials), last - len(answers)))
+    initial_design(asking, start, min(round(settings.design_share * problem.trials), last - len(answers)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
         agent = _Agent(space, start, settings)
     first = len(answers)
     while len(answers) < last and len({answer.plan for answer in answers}) < space.size:
-        wall = _ActionBound(fit(space, answers, additive=True))
+        bound = _ActionBound(fit(space, answers, additive=True))
         model = fit(space, answers)
         spent = (len(answers) - first) / (last - first)
         noise = settings.noise * (settings.last_noise / settings.noise) ** spent
-        states, kept = agent.play(wall, problem.constraints, settings.imagined_episodes, noise, generator)
-        guess = model.guess(kept)
-        memory.add(states, kept, guess.score, guess.violations)
+        states, kept = agent.play(bound, problem.constraints, settings.model_episodes, noise, generator)
+        predicted = model.predict(kept)
+        memory.add(states, kept, predicted.score, predicted.violations)
         agent.learn(memory, generator)
-        _, kept = agent.play(wall, problem.constraints, settings.proposals, noise, generator)
+        _, kept = agent.play(bound, problem.constraints, settings.proposals, noise, generator)
         ask(space.plan(kept[highest_acquisition(model, kept, answers)].tolist()))
 
 
 def _truncated_normal(means: Floats, deviation: float, generator: np.random.Generator) -> Floats:
-    """Normal, drawn again where it fell outside [0, 1]."""
+    """A normal sample; values outside [0, 1] are drawn again."""
     drawn = means + deviation * generator.standard_normal(len(means))
     while (outside := (drawn < 0) | (drawn > 1)).any():
         drawn[outside] = means[outside] + deviation * generator.standard_normal(int(outside.sum()))

@@ -36,13 +36,13 @@ class PruningEnv(gymnasium.Env[Floats, Floats]):
     """Markov decision process of paper A (arXiv 2110.08558) with channels in place of single weights.
 
     Action: (1,) in [0, 1], the fraction of channels the current group keeps. Reward: 0, and at the end of the episode
-    the plan's score over 100, less `overrun_price` times its worst violation, for agents that know rewards only. `info` at
+    the plan's score over 100, less `violation_price` times its worst violation, for agents that know rewards only. `info` at
     the end holds the `assessment`, whose violations are the costs, for those that know constraints.
     """
 
-    def __init__(self, problem: Problem, overrun_price: float = 0.0) -> None:
+    def __init__(self, problem: Problem, violation_price: float = 0.0) -> None:
         self._problem = problem
-        self._overrun_price = overrun_price
+        self._overrun_price = violation_price
         self._choices = problem.space.choices
         self._fractions: list[float] = []
         self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)

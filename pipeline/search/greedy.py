@@ -39,7 +39,7 @@ class _Ledger:
         choices = problem.space.choices
         self._problem = problem
         self.saved = np.asarray([max(choice.macs_share, 1e-3) for choice in choices])
-        """Violation that a group's channels are worth; at first a guess from its arithmetic."""
+        """The violation that narrowing a group saves, first estimated from its MACs."""
         self.paid = np.zeros(len(choices))
         """Score that they are worth; at first nothing, so that every group is tried."""
         self.asked: set[ChannelPlan] = set()

@@ -1,4 +1,4 @@
-"""Scan: how sensitive score and cost are to each group, asked before an agent starts to learn."""
+"""Initial design: plans that show how sensitive score and cost are to each group, before an agent starts to learn."""
 
 import numpy as np
 
@@ -10,9 +10,9 @@ SPREAD = 0.35
 
 
 def initial_design(problem: Problem, start: float, trials: int) -> None:
-    """Ask about `trials` plans around the uniform one at `start`, in which each group visits evenly spread widths.
+    """Evaluate `trials` plans around the uniform one at `start`, a Latin hypercube over the widths of the groups.
 
-    A Latin hypercube: one group at a time would take as many trials for each group as this takes for all of them.
+    Varying one group at a time would take as many trials per group as this takes for all groups.
     """
     generator = np.random.default_rng(problem.seed)
     groups = len(problem.space.choices)

@@ -31,7 +31,7 @@ class KnapsackSettings:
     """How trials are shared out."""
 
     bisection_trials: int = 6
-    scan_share: float = 0.3
+    design_share: float = 0.3
     bins: int = 1000
     """The budget is spent in this many steps."""
     rounds: int = 12
@@ -50,7 +50,7 @@ def knapsack(problem: Problem, settings: KnapsackSettings | None = None) -> None
     asking = replace(problem, evaluate=ask)
     start = bisect(asking, min(settings.bisection_trials, problem.trials))
     left = problem.trials + len(problem.known) - len(answers)
-    initial_design(asking, start, min(left, round(settings.scan_share * problem.trials)))
+    initial_design(asking, start, min(left, round(settings.design_share * problem.trials)))
     while len(answers) < problem.trials + len(problem.known):
         known = {answer.plan for answer in answers}
         solved = _solutions(fit(problem.space, answers, additive=True), settings)

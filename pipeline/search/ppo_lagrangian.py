@@ -6,26 +6,27 @@ Symbols are the paper's: rho = probability ratio, adv_r and adv_c = advantages o
         / (1 + sum_k lam_k)
 
 Differences from the paper's code, which ppo_faithful.py keeps:
- 1. real channels are removed; theirs are masked weights.
- 2. any number of constraints, each with its own cost critic and multiplier; theirs has one.
- 3. the cost is the measured violation of the budget, not the share of weights.
- 4. a Beta distribution, which lives on [0, 1]; their Gaussian is clipped and gathers at the ends.
- 5. PID multipliers (see multiplier.py); theirs integrate with Adam at rate 1.
- 6. between two measured episodes the agent plays many on a model fitted to all answers so far (model.py): a trial costs a
-    measurement, and the paper spends thousands. What is kept is judged by measurements only.
- 7. the measured episode is the most promising of many that the policy plays (promise.py), not a single sample.
- 8. it starts from the best uniform plan, found by bisection, and, with thirty trials or more, from a scan of each group's
-    widths around it.
- 9. each group has a bias of its own in the policy; theirs must tell layers apart by their shape.
-10. gamma = 1: episodes are short and everything comes at their end.
-11. cost advantages are standardised like the reward's and clipped too, so that a multiplier means the same for every budget.
-12. the state has what was removed so far (from AMC) in place of kernel, stride and padding. The budget, and the cost so far
-    against it, are not in it: tried and level (docs/decisions/0018-the-cost-so-far.md).
-13. what is kept is the best feasible episode, not a sample of the final policy.
-14. rewards are scaled to the scores so far, 0 to 1, and states are shares from the start; theirs are over running deviations.
-15. the multipliers move before the policy does, theirs after; ten times their learning rate, or more, for few episodes.
-16. cost advantages have the lambda of the reward's, 0.95, and violations beyond the whole limit count as that; theirs have 1.
-17. measured episodes are replayed through the model that is fitted to them: the policy itself learns from imagined ones.
+ 1. Real channels are removed. The paper masks weights.
+ 2. There can be any number of constraints, each with a cost critic and a multiplier. The paper has one.
+ 3. The cost is the measured constraint violation. The paper's is the share of weights.
+ 4. The policy is a Beta distribution on [0, 1]. The paper's Gaussian is clipped and piles up at both ends.
+ 5. Multipliers are PID controllers (lagrange_multipliers.py). The paper's integrate with Adam at rate 1.
+ 6. Between two measured episodes the agent plays many model-based rollouts on a surrogate that is fitted to all evaluations so
+    far (surrogate.py). A trial costs a measurement here; the paper spends thousands. Only measured plans are ever kept.
+ 7. The measured episode is the one with the highest acquisition value of many (acquisition.py). The paper takes one sample.
+ 8. The search starts from the best uniform plan, found by bisection. With thirty trials or more, a sample of widths around it
+    follows (initial_design.py).
+ 9. Each group has its own bias in the policy. The paper's policy tells layers apart only by their shape.
+10. gamma = 1, because episodes are short and the reward comes at their end.
+11. Cost advantages are standardised and clipped like the reward's, so a multiplier means the same for every budget.
+12. The state has the share that was removed so far (from AMC) in place of kernel, stride and padding. The budget and the cost so
+    far are not in the state: with them results were equal (docs/decisions/0018-the-cost-so-far.md).
+13. The result is the best feasible episode, not a sample of the final policy.
+14. Rewards are scaled to the scores so far, 0 to 1, and states are shares. The paper divides both by running deviations.
+15. The multipliers are updated before the policy; the paper updates them after it. The learning rate is at least ten times the
+    paper's, because there are few episodes.
+16. Cost advantages use the reward's lambda, 0.95, and a violation counts as at most 1. The paper has lambda 1 and no limit.
+17. Measured episodes reach the policy through the surrogate that is fitted to them. The policy itself learns from rollouts.
 """
 
 from dataclasses import dataclass, field, replace
@@ -49,27 +50,27 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PPOLagrangianSettings:
-    """How trials and imagined episodes are spent."""
+    """How trials and model-based rollouts are spent."""
 
     bisection_trials: int = 6
-    """Trials that go to finding the best uniform plan first."""
-    scan_share: float = 0.2
-    """Share of the trials that go to the sensitivity scan."""
-    fewest_trials_to_scan: int = 30
+    """Trials that find the best uniform plan."""
+    design_share: float = 0.2
+    """Share of the trials that go to the initial design."""
+    fewest_trials_for_design: int = 30
     updates_per_trial: int = 4
     episodes_per_update: int = 64
-    """Imagined ones."""
+    """Model-based rollouts."""
     proposals: int = 128
     agent: AgentSettings = field(default_factory=AgentSettings)
 
 
 def ppo_lagrangian(problem: Problem) -> None:
-    """Search with `problem.trials` judgements; see `Searcher`."""
+    """Search with `problem.trials` evaluations; see `Searcher`."""
     train(problem, PPOLagrangianSettings())
 
 
 def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
-    """The agent as it is when the trials are spent."""
+    """Search, and return the trained agent."""
     answers = list(problem.known)
 
     def ask(plan: ChannelPlan) -> Evaluation:
@@ -78,8 +79,8 @@ def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
 
     asking = replace(problem, evaluate=ask)
     start = bisect(asking, min(settings.bisection_trials, problem.trials))
-    if problem.trials >= settings.fewest_trials_to_scan:
-        initial_design(asking, start, round(settings.scan_share * problem.trials))
+    if problem.trials >= settings.fewest_trials_for_design:
+        initial_design(asking, start, round(settings.design_share * problem.trials))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
         agent = Agent(problem.space, problem.constraints, start, settings.agent)
@@ -88,12 +89,12 @@ def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
     while len(answers) < last and len({answer.plan for answer in answers}) < problem.space.size:
         model = fit(problem.space, answers)
         scores = [answer.score for answer in answers]
-        low, span = min(scores), (max(scores) - min(scores)) or 1.0  # a task of the user's own may score on any scale
+        low, span = min(scores), (max(scores) - min(scores)) or 1.0  # a user's task may score on any scale
         for _ in range(settings.updates_per_trial):
             episodes = agent.play(settings.episodes_per_update, generator)
-            guess = model.guess(snap(problem.space, episodes.actions.astype(np.float64)))
-            rewards = ((guess.score - low) / span).astype(np.float32)
-            agent.learn(episodes, rewards, guess.violations.astype(np.float32), generator)
+            predicted = model.predict(snap(problem.space, episodes.actions.astype(np.float64)))
+            rewards = ((predicted.score - low) / span).astype(np.float32)
+            agent.learn(episodes, rewards, predicted.violations.astype(np.float32), generator)
         kept = snap(problem.space, agent.play(settings.proposals, generator).actions.astype(np.float64))
         ask(problem.space.plan(kept[highest_acquisition(model, kept, answers)].tolist()))
     return agent

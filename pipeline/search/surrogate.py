@@ -1,4 +1,4 @@
-"""Model: what a plan would be judged, learnt from the plans that were; a guess to search on, never a verdict."""
+"""Surrogate: Gaussian processes that predict the evaluation of a plan from the evaluations so far."""
 
 import math
 from collections.abc import Sequence
@@ -12,17 +12,17 @@ from numpy.typing import NDArray
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.problem import Evaluation, SearchSpace
 
-__all__ = ["Curve", "Guess", "Surrogate", "fit", "fractions", "snap"]
+__all__ = ["Curve", "Prediction", "Surrogate", "fit", "fractions", "snap"]
 
 Floats = NDArray[np.float64]
 
 REMEMBERED = 250
-"""Answers a model is fitted to, the latest ones; its cost grows with their cube."""
+"""The number of latest evaluations that a surrogate is fitted to. The cost of fitting grows with its cube."""
 
 
 @dataclass(frozen=True)
 class _Kernel:
-    """How alike two plans are: a slope per group, a curve per group, and a part in which all groups act together."""
+    """Similarity of two plans: a linear term and a smooth term per group, and a term for all groups together."""
 
     linear: float
     additive: float
@@ -33,7 +33,7 @@ class _Kernel:
 
 
 _LENGTHS = (0.1, 0.3, 0.8)
-"""Of the curve per group; the shortest is rough, for costs in steps."""
+"""Length scales of the smooth term per group. The shortest follows costs that change in steps."""
 _MIXES = ((1.0, 1.0, 0.0), (1.0, 0.3, 0.3), (1.0, 0.03, 0.3), (1.0, 0.3, 0.03))
 _JOINT_LENGTHS = (0.5, 1.2)
 _NOISES = (1e-6, 1e-4, 1e-2)
@@ -45,7 +45,7 @@ _KERNELS = tuple(
 
 
 @dataclass(frozen=True)
-class Guess:
+class Prediction:
     """Predictions for n plans."""
 
     score: Floats
@@ -58,11 +58,11 @@ class Guess:
 
 
 class Curve:
-    """A Gaussian process over fractions kept (n, groups); the kernel is the likeliest of a fixed list.
+    """A Gaussian process over kept fractions (n, groups). The kernel of a fixed list with the highest likelihood is used.
 
     k(x, x') = s^2 [ a_1 mean_g (x_g - 1)(x'_g - 1) + a_2 mean_g r(x_g - x'_g) + a_3 exp(-|x - x'|^2 / 2 l^2 G) ]
-    (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, algorithm 2.1 and section 5.4.1; s^2 is at
-    its maximum for each kernel.)
+    (Rasmussen & Williams, Gaussian Processes for Machine Learning, 2006, algorithm 2.1 and section 5.4.1; s^2
+    maximises the likelihood of each kernel.)
     """
 
     def __init__(self, inputs: Floats, targets: Floats, *, additive: bool = False) -> None:
@@ -101,11 +101,11 @@ class Curve:
 
     @property
     def constant(self) -> float:
-        """What an additive curve adds to the parts of all groups."""
+        """The constant term of an additive curve."""
         return self._mean + self._scale * float(self._weights.sum())
 
     def parts(self, group: int, fractions: Floats) -> Floats:
-        """What `group` alone adds at `fractions` (m,), beside `constant`; exact where the curve is additive."""
+        """The contribution of `group` at `fractions` (m,), without `constant`; exact for an additive curve."""
         kernel, seen = self._kernel, self._inputs[:, group]
         cross = kernel.linear * np.outer(fractions - 1, seen - 1)
         cross += kernel.additive * _alike(fractions[:, None] - seen[None], kernel.additive_length)
@@ -115,24 +115,24 @@ class Curve:
 
 @dataclass(frozen=True)
 class Surrogate:
-    """One curve for the score, one for each violation."""
+    """One Gaussian process for the score and one per constraint violation."""
 
     space: SearchSpace
     score: Curve
     violations: tuple[Curve, ...]
 
-    def guess(self, kept: Floats) -> Guess:
-        """(n, groups) fractions kept -> what they would be judged."""
+    def predict(self, kept: Floats) -> Prediction:
+        """Predicted evaluations of n plans, given as kept fractions (n, groups)."""
         score, score_error = self.score(kept)
         pairs = [curve(kept) for curve in self.violations]
         empty = np.zeros((len(kept), 0))
         violations = np.stack([mean for mean, _ in pairs], axis=1) if pairs else empty
         errors = np.stack([error for _, error in pairs], axis=1) if pairs else empty
-        return Guess(score, score_error, violations, errors)
+        return Prediction(score, score_error, violations, errors)
 
     @cached_property
     def tables(self) -> list[tuple[Floats, Floats]]:
-        """For each group: score (widths,) and violations (widths, constraints) that each width adds, up to a constant."""
+        """Per group: what a width adds to the score (widths,) and the violations (widths, constraints), up to a constant."""
         tables = []
         for group, choice in enumerate(self.space.choices):
             fractions = np.asarray(choice.widths) / choice.channels
@@ -142,7 +142,7 @@ class Surrogate:
 
 
 def fit(space: SearchSpace, answers: Sequence[Evaluation], *, additive: bool = False) -> Surrogate:
-    """The model of `answers`, at least one. `additive`: groups do not act on each other."""
+    """A surrogate fitted to `answers`, at least one. `additive`: without the term for all groups together."""
     answers = answers[-REMEMBERED:]
     kept = np.stack([fractions(space, answer.plan) for answer in answers])
     violations = np.asarray([answer.violations for answer in answers], dtype=np.float64).reshape(
@@ -153,13 +153,13 @@ def fit(space: SearchSpace, answers: Sequence[Evaluation], *, additive: bool = F
 
 
 def fractions(space: SearchSpace, plan: ChannelPlan) -> Floats:
-    """Fractions kept, (groups,)."""
+    """The kept fraction of each group, (groups,)."""
     widths = dict(plan)
     return np.asarray([widths[choice.name] / choice.channels for choice in space.choices], dtype=np.float64)
 
 
 def snap(space: SearchSpace, wanted: Floats) -> Floats:
-    """The fractions on offer nearest to `wanted`, (n, groups) -> (n, groups); ties go to the wider, as in `plan`."""
+    """The nearest allowed fractions to `wanted`, (n, groups) -> (n, groups). Ties go to the wider one, as in `plan`."""
     kept = np.empty_like(wanted)
     for group, choice in enumerate(space.choices):
         offers = np.asarray(choice.widths[::-1])

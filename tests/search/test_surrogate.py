@@ -50,7 +50,7 @@ def test_plans_without_constraints_have_a_score_only() -> None:
     assert fit(SMOOTH.space, told).chance_level(plans(SMOOTH, 5)).violations.shape == (5, 0)
 
 
-def test_tables_add_up_to_the_guess_of_an_additive_model() -> None:
+def test_tables_add_up_to_the_prediction_of_an_additive_model() -> None:
     model = fit(CHAIN.space, answers(CHAIN, 30), additive=True)
     rows = plans(CHAIN, 20, seed=3)
     chance_level = model.chance_level(rows)
