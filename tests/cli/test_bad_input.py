@@ -219,8 +219,8 @@ def test_the_tree_atop_the_errors_is_the_tree_of_classes() -> None:
     assert sorted(drawn) == sorted((each.__base__.__name__, each.__name__, each.exit_code) for each in classes()[1:])
 
 
-def test_the_usage_page_lists_every_exit_code() -> None:
-    page = (Path(__file__).parents[2] / "docs" / "usage.md").read_text()
+def test_the_page_of_failures_lists_every_exit_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "when-it-fails.md").read_text()
     rows = re.findall(r"^\| ([\d, to]+) \|", page, flags=re.MULTILINE)
     listed: set[int] = set()
     for row in rows:

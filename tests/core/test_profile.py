@@ -290,5 +290,5 @@ def test_the_page_on_usage_has_every_key_with_its_default() -> None:
     known = {f"{name}.{key}": default(section, key) for name, section in sections.items() for key in section.model_fields}
     known |= {key: default(Profile, key) for key in Profile.model_fields if key not in sections}
 
-    page = (ROOT / "docs" / "usage.md").read_text().partition("## Profile")[2].partition("\n## ")[0]
+    page = (ROOT / "docs" / "profiles.md").read_text()
     assert dict(re.findall(r"^\| `([\w.]+)` \| (.+?) \|", page, flags=re.MULTILINE)) == known

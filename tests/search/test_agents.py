@@ -183,7 +183,7 @@ def test_an_agent_ends_when_it_has_asked_about_every_plan(name: str) -> None:
 
 def documented() -> dict[str, Searcher]:
     """The names that the example in the documentation defines."""
-    text = (Path(__file__).parents[2] / "docs" / "usage.md").read_text()
+    text = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
     block = next(found for found in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "PruningEnv(" in found)
     names: dict[str, Searcher] = {}
     exec(block, names)  # type: ignore[arg-type]
