@@ -19,8 +19,9 @@ from pipeline.graph.shrink import shrink
 from pipeline.stages.job import Job
 from pipeline.stages.prepare import load_model_and_task, start_building
 from pipeline.system.files import write_atomically
-from pipeline.training.finetune import FinetuneSettings, finetune
+from pipeline.training.finetune import finetune
 from pipeline.training.learning_rates import RATES
+from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import Classification
 
 

@@ -24,7 +24,7 @@ from pipeline.search.searchers import SEARCHERS
 from pipeline.stages.job import Job
 from pipeline.system.files import write_atomically
 from pipeline.system.malloc import keep_freed_memory
-from pipeline.training.finetune import FinetuneSettings
+from pipeline.training.settings import FinetuneSettings
 
 BISECTIONS = 5
 """Trials that one random direction gets to be scaled to the budget."""

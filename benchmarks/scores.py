@@ -37,7 +37,7 @@ from pipeline.stages.search_space import search_space
 from pipeline.stages.supernet import IMAGES, affordable_steps, middle_share, plans_around, train_supernet
 from pipeline.system.files import sha256_bytes, write_atomically
 from pipeline.system.malloc import keep_freed_memory
-from pipeline.training.finetune import FinetuneSettings
+from pipeline.training.settings import FinetuneSettings
 
 STEP = 4
 """Widths are multiples of it, as in the profiles of the boards."""

@@ -13,9 +13,10 @@ import torch
 
 from pipeline.errors import CompressError
 from pipeline.system.files import write_atomically
-from pipeline.training.finetune import FinetuneSettings, finetune
+from pipeline.training.finetune import finetune
 from pipeline.training.load import find_model, load_data, load_model, settle_normalisation
 from pipeline.training.scoring import accuracy
+from pipeline.training.settings import FinetuneSettings
 
 
 @click.command()

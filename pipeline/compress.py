@@ -43,10 +43,20 @@ class Finished:
 
 
 def compress(job: Job, callback: Callback | None = None) -> Finished:
-    """Compress the job's network until it meets the budget; the artifact lies in the run directory.
+    """Compress the job's network until it meets the budget. The artifact lies in the run directory.
 
-    Whatever was done before in the run directory is not done again. The artifact's `verdict` says whether the budget
-    is met. Raises the errors of `pipeline.errors`; every one of them leaves a run that can be resumed.
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pipeline import Job, compress
+    >>> from pipeline.training.settings import FinetuneSettings
+    >>> out = Path(tempfile.mkdtemp()) / "run"
+    >>> job = Job(target="raspberrypi", dry_run=True, trials=1, supernet_steps=0, finetuning=FinetuneSettings(epochs=0), out=out)
+    >>> finished = compress(job)
+    >>> (finished.folder / "model.onnx").is_file()
+    True
+
+    What was done before in the run directory is not done again. The artifact's `verdict` says whether the budget is met. Raises
+    the errors of `pipeline.errors`; every one of them leaves a run that can be resumed.
     """
     callback = callback or NullCallback()
     refuse_unsafe(installed_versions(tuple(UNSAFE_BELOW)))

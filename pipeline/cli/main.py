@@ -17,11 +17,19 @@ from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, heed_interrupts, told
 from pipeline.cli.keys import keys, sign
 from pipeline.cli.options import MODEL_ARGS
 from pipeline.cli.terminal import make_console, run_command
+from pipeline.core.plan import IMPORTANCES
 from pipeline.errors import BUDGET_MISSED, BudgetError
 from pipeline.foreign_text import escape_text
+from pipeline.search.problem import NAMED_REWARDS
+from pipeline.search.searchers import SEARCHERS
+from pipeline.stages.job import Job
 from pipeline.system.memory_errors import watch_limited
+from pipeline.training.settings import FinetuneSettings
 
 __all__ = ["main"]
+
+DEFAULTS = Job(target="")
+"""The defaults of all options; `Job` is the one place that holds them."""
 
 EXAMPLES = """\b
 Examples:
@@ -42,17 +50,17 @@ Examples:
 @click.option("--target", metavar="PROFILE", help="Profile: a YAML file, or a name in hw_profiles/.  [required]")
 @click.option(
     "--model",
-    default="digits",
+    default=DEFAULTS.model,
     metavar="MODEL",
-    help="Name in models/ (default: digits), torchvision:NAME; runs FILE.py:F, MODULE:F.",
+    help=f"Name in models/ (default: {DEFAULTS.model}), torchvision:NAME; runs FILE.py:F, MODULE:F.",
 )
 @MODEL_ARGS
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors file, or a saved state dict.")
 @click.option(
     "--data",
-    default="digits",
+    default=DEFAULTS.data,
     metavar="DATA",
-    help="Folder of images (default: digits), torchvision:NAME; runs FILE.py:F, MODULE:F.",
+    help=f"Folder of images (default: {DEFAULTS.data}), torchvision:NAME; runs FILE.py:F, MODULE:F.",
 )
 @click.option(
     "--budget",
@@ -61,14 +69,20 @@ Examples:
     metavar="KEY=VALUE",
     help="Repeatable; over the profile's: latency_p50=40ms, params=25%.",
 )
-@click.option("--searcher", default="ppo-lagrangian", metavar="NAME", help="ppo-lagrangian (default), docs/searchers.md.")
+@click.option("--searcher", default=DEFAULTS.searcher, metavar="NAME", help=f"{DEFAULTS.searcher} (default), docs/searchers.md.")
 @click.option(
     "--reward",
-    type=click.Choice(["accuracy", "accuracy-entropy", "channel-entropy", "spatial-entropy", "least-entropy"]),
+    type=click.Choice(NAMED_REWARDS),
     metavar="NAME",
-    help="What to make large: accuracy, accuracy-entropy, channel-entropy, spatial-entropy, least-entropy.",
+    help=f"What is maximised: {', '.join(NAMED_REWARDS)}.",
 )
-@click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Plans to measure.  [default: 60]")
+@click.option(
+    "--trials",
+    type=click.IntRange(1),
+    default=DEFAULTS.trials,
+    metavar="N",
+    help=f"Plans to measure.  [default: {DEFAULTS.trials}]",
+)
 @click.option(
     "--supernet",
     "supernet_steps",
@@ -76,7 +90,13 @@ Examples:
     metavar="N",
     help="Steps before the search.  [default: auto]",
 )
-@click.option("--epochs", type=click.IntRange(0), default=20, metavar="N", help="Of fine-tuning; 0: none.  [default: 20]")
+@click.option(
+    "--epochs",
+    type=click.IntRange(0),
+    default=DEFAULTS.finetuning.epochs,
+    metavar="N",
+    help=f"Of fine-tuning; 0: none.  [default: {DEFAULTS.finetuning.epochs}]",
+)
 @click.option(
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
@@ -85,9 +105,12 @@ Examples:
 )
 @click.option("--batch-size", type=click.IntRange(2), metavar="N", help="Of fine-tuning.  [default: fits the data]")
 @click.option(
-    "--importance", type=click.Choice(["l1", "l2", "bn", "taylor"]), default="l2", help="What ranks channels.  [default: l2]"
+    "--importance",
+    type=click.Choice(IMPORTANCES),
+    default=DEFAULTS.importance,
+    help=f"What ranks channels.  [default: {DEFAULTS.importance}]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="[default: 0]")
+@click.option("--seed", type=click.IntRange(0), default=DEFAULTS.seed, metavar="N", help=f"[default: {DEFAULTS.seed}]")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -138,10 +161,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
     from pipeline.cli.screen import Screen, print_result, result_json  # noqa: PLC0415
     from pipeline.compress import compress as walk  # noqa: PLC0415
     from pipeline.core.progress import InterruptibleCallback, NullCallback  # noqa: PLC0415
-    from pipeline.search.searchers import SEARCHERS  # noqa: PLC0415
-    from pipeline.stages.job import Job  # noqa: PLC0415
     from pipeline.system.malloc import keep_freed_memory  # noqa: PLC0415
-    from pipeline.training.finetune import FinetuneSettings  # noqa: PLC0415
 
     if flags["searcher"] not in SEARCHERS:
         raise click.UsageError(f"no searcher '{flags['searcher']}'; there are {', '.join(sorted(SEARCHERS))}")

@@ -4,11 +4,16 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["ChannelPlan", "Group", "Kept", "NotPrunable", "PruneSpace", "Slot"]
+__all__ = ["IMPORTANCES", "ChannelPlan", "Group", "Importance", "Kept", "NotPrunable", "PruneSpace", "Slot"]
+
+Importance = Literal["l1", "l2", "bn", "taylor"]
+"""How the channels of a group are ranked; see `pipeline.graph.importance.rank`."""
+IMPORTANCES: tuple[str, ...] = get_args(Importance)
 
 Kept = Mapping[str, tuple[int, ...]]
 """Group name -> the channels of it that stay, ascending."""

@@ -2,18 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.plan import Group, PruneSpace, Slot
+from pipeline.core.plan import Group, Importance, PruneSpace, Slot
 from pipeline.graph.shrink import CONVS, NORMS
 
-__all__ = ["IMPORTANCES", "Batches", "Importance", "rank"]
-
-Importance = Literal["l1", "l2", "bn", "taylor"]
-IMPORTANCES: tuple[str, ...] = get_args(Importance)
+__all__ = ["Batches", "rank"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images, (N, C, H, W), labels, (N,))."""

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
+from pipeline.core.plan import ChannelPlan, Importance, Kept, PruneSpace
 from pipeline.core.weight_slices import WeightSlices
 from pipeline.errors import TraceError
 from pipeline.graph.analyse import analyse
 from pipeline.graph.export import export, exporter_of, opset_of, stripped
 from pipeline.graph.exporters import EXPORTERS
-from pipeline.graph.importance import Batches, Importance, rank
+from pipeline.graph.importance import Batches, rank
 from pipeline.graph.proof import Disagreement, prove_shrink, prove_slice
 from pipeline.graph.shrink import keep_channels, shrink
 from pipeline.graph.slice import SliceableGraph, assembled, file_size_bytes, prepare

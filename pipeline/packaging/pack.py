@@ -54,11 +54,19 @@ def plan_json(model: str, plan: ChannelPlan, kept: Kept, model_args: Mapping[str
 def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
     """The small torch network of an artifact folder, in evaluation mode; no pickle is read.
 
-    `original` is what the compressed network's own factory returns, with any weights:
-
-        network = load_compressed(make_net(), Path("runs/.../artifact"))
+    `original` is what the compressed network's own factory returns, with any weights.
 
     Raises RunError when the folder holds no weights, WeightsError when they are another network's.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pipeline import Job, compress, load_compressed
+    >>> from pipeline.training.load import find_model
+    >>> from pipeline.training.settings import FinetuneSettings
+    >>> out = Path(tempfile.mkdtemp()) / "run"
+    >>> job = Job(target="raspberrypi", dry_run=True, trials=1, supernet_steps=0, finetuning=FinetuneSettings(epochs=0), out=out)
+    >>> artifact = compress(job).folder
+    >>> net = load_compressed(find_model("digits").factory(10), artifact)
     """
     try:
         tensors = read_tensors(artifact / "weights.safetensors")

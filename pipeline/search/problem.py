@@ -128,7 +128,17 @@ Evaluate = Callable[[ChannelPlan], Evaluation]
 
 @dataclass(frozen=True)
 class Problem:
-    """All that a searcher knows."""
+    """Everything that a searcher knows.
+
+    >>> from pipeline import Problem
+    >>> from pipeline.search.problem import Choice, Evaluation, SearchSpace
+    >>> space = SearchSpace((Choice("conv", channels=8, widths=(4, 8), macs_share=0.5, params_share=0.5),))
+    >>> def evaluate(plan):
+    ...     return Evaluation(plan, score=90.0, violations=(plan["conv"] / 8 - 0.5,))
+    >>> problem = Problem(space, evaluate, trials=2, constraints=1, seed=0)
+    >>> problem.evaluate(space.thinnest()).feasible
+    True
+    """
 
     space: SearchSpace
     evaluate: Evaluate

@@ -1,31 +1,51 @@
-"""The searchers by name."""
+"""The searchers by name. A searcher's module is imported when it is asked for, because some need torch or Optuna."""
 
-from pipeline.search.ddpg_entropy import ddpg_entropy
-from pipeline.search.greedy import greedy
-from pipeline.search.knapsack import knapsack
-from pipeline.search.optuna_search import evolution, tpe
-from pipeline.search.ppo_faithful import ppo_lagrangian_faithful
-from pipeline.search.ppo_lagrangian import ppo_lagrangian
+import importlib
+from collections.abc import Iterator, Mapping
+
 from pipeline.search.problem import Reward, Searcher
-from pipeline.search.random_search import random_search
-from pipeline.search.uniform import uniform
 
 __all__ = ["DEFAULT_SEARCHER", "SEARCHERS", "usual_reward"]
 
 DEFAULT_SEARCHER = "ppo-lagrangian"
-SEARCHERS: dict[str, Searcher] = {
-    DEFAULT_SEARCHER: ppo_lagrangian,
-    "ppo-lagrangian-faithful": ppo_lagrangian_faithful,
-    "ddpg-entropy": ddpg_entropy,
-    "greedy": greedy,
-    "knapsack": knapsack,
-    "evolution": evolution,
-    "tpe": tpe,
-    "uniform": uniform,
-    "random": random_search,
-}
+
+
+class _Searchers(Mapping[str, Searcher]):
+    """Name -> searcher."""
+
+    def __init__(self, places: Mapping[str, str]) -> None:
+        self._places = places
+
+    def __getitem__(self, name: str) -> Searcher:
+        module, _, function = self._places[name].partition(":")
+        searcher: Searcher = getattr(importlib.import_module(f"pipeline.search.{module}"), function)
+        return searcher
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+
+SEARCHERS: Mapping[str, Searcher] = _Searchers(
+    {
+        DEFAULT_SEARCHER: "ppo_lagrangian:ppo_lagrangian",
+        "ppo-lagrangian-faithful": "ppo_faithful:ppo_lagrangian_faithful",
+        "ddpg-entropy": "ddpg_entropy:ddpg_entropy",
+        "greedy": "greedy:greedy",
+        "knapsack": "knapsack:knapsack",
+        "evolution": "optuna_search:evolution",
+        "tpe": "optuna_search:tpe",
+        "uniform": "uniform:uniform",
+        "random": "random_search:random_search",
+    }
+)
 
 
 def usual_reward(searcher: str) -> Reward:
-    """What a searcher was made for; any of them can be given another."""
+    """The reward that a searcher was made for. Any of them can be given another."""
     return "spatial-entropy" if searcher == "ddpg-entropy" else "accuracy"

@@ -1,5 +1,7 @@
 """Job: what the user asked for; and its identity, which a run directory is tied to."""
 
+from __future__ import annotations
+
 import functools
 import hashlib
 import json
@@ -7,35 +9,47 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.core.budget import Limit
+from pipeline.core.plan import Importance
 from pipeline.core.profile import BudgetText, Profile
 from pipeline.errors import ModelError
 from pipeline.foreign_text import escape_text
-from pipeline.graph.importance import Importance
 from pipeline.search.problem import NAMED_REWARDS, Reward, Searcher
 from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS, usual_reward
 from pipeline.system.files import sha256_file
-from pipeline.training.finetune import FinetuneSettings
 from pipeline.training.model_args import Argument
-from pipeline.training.task import OwnTask
+from pipeline.training.settings import FinetuneSettings
 
-__all__ = ["DEFAULT_TRIALS", "Job"]
+if TYPE_CHECKING:
+    from pipeline.training.task import OwnTask  # at run time this would import torch
 
-DEFAULT_TRIALS = 60
+__all__ = ["Job"]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One compression, as on the command line.
+    """One compression job, with the options of the command line.
 
-    Job(target="raspberrypi")                                       # the demo network and data
-    Job(target="raspberrypi", model="nets.py:make_net",
-        weights=Path("net.safetensors"), data="./images")           # one's own
-    Job(..., model="pkg.net:make_net", model_args={"width": 0.5})   # a factory with arguments
-    Job(..., budget={"latency_p50": "40%", "accuracy_drop": 1.0})   # over the profile's budget
-    Job(..., task=OwnTask(images, evaluate=my_map, train=my_loop))  # any other task
+    >>> from pathlib import Path
+    >>> from pipeline import Job
+    >>> job = Job(target="raspberrypi")  # the demo network and its data
+    >>> job.searcher, job.trials, job.finetuning.epochs
+    ('ppo-lagrangian', 60, 20)
+
+    A network of your own, images of your own, and a budget over the profile's:
+
+    >>> job = Job(
+    ...     target="raspberrypi",
+    ...     model="nets.py:make_net",
+    ...     model_args={"width": 0.5},
+    ...     weights=Path("net.safetensors"),
+    ...     data="./images",
+    ...     budget={"latency_p50": "40%", "accuracy_drop": 1.0},
+    ... )
+
+    Raises ModelError where there is no such searcher or reward.
     """
 
     target: str
@@ -50,7 +64,7 @@ class Job:
     searcher: str | Searcher = DEFAULT_SEARCHER
     reward: Reward | None = None
     """What the search makes large; by default what the searcher was made for. Candidate -> float for a reward of one's own."""
-    trials: int = DEFAULT_TRIALS
+    trials: int = 60
     seed: int = 0
     out: Path | None = None
     dry_run: bool = False

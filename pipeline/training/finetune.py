@@ -21,7 +21,6 @@ from pipeline.errors import TrainingDiverged
 from pipeline.system.files import sha256_bytes
 from pipeline.training.divergence import LOWER, MOST_RETREATS, all_finite, ends_diverged, has_diverged
 from pipeline.training.epochs import (
-    FinetuneSettings,
     Learner,
     Lesson,
     distillation_loss,
@@ -33,8 +32,9 @@ from pipeline.training.epochs import (
 )
 from pipeline.training.finetune_checkpoint import TrainingState, resume, save_state
 from pipeline.training.learning_rates import RATES, fitting_batch_size, trial_steps, tried_rate
+from pipeline.training.settings import FinetuneSettings
 
-__all__ = ["FinetuneSettings", "Finetuned", "Progress", "distillation_loss", "finetune"]
+__all__ = ["Finetuned", "Progress", "distillation_loss", "finetune"]
 
 CHECKPOINT_FORMAT = 2
 

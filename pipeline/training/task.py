@@ -17,9 +17,10 @@ from pipeline.data.images import Images, Splits
 from pipeline.errors import ModelError, one_line
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.execution_mode import layout_of
-from pipeline.training.finetune import Finetuned, FinetuneSettings, Progress, finetune
+from pipeline.training.finetune import Finetuned, Progress, finetune
 from pipeline.training.learning_rates import fitting_batch_size
 from pipeline.training.scoring import BATCH, CALIBRATION_BATCHES, accuracy, calibration_images, hits, recalibrate
+from pipeline.training.settings import FinetuneSettings
 
 __all__ = ["Classification", "OwnTask", "Task"]
 
@@ -168,9 +169,13 @@ class Classification:
 
 @dataclass(frozen=True)
 class OwnTask:
-    """Any other task, by the user's own functions.
+    """Any other task than classification, defined by your own functions.
 
-    OwnTask(inputs=images, evaluate=mean_average_precision, train=my_training_loop)
+    >>> import torch
+    >>> from pipeline import OwnTask
+    >>> task = OwnTask(torch.rand(8, 3, 32, 32), evaluate=lambda module: 90.0, train=lambda module: module)
+    >>> task.example().shape
+    torch.Size([1, 3, 32, 32])
     """
 
     all_inputs: Tensor

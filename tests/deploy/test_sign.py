@@ -16,7 +16,7 @@ from pipeline.deploy.manifest import DeviceKind, Manifest, check_artifact
 from pipeline.deploy.sign import ensure_signed
 from pipeline.errors import OlderVersion
 from pipeline.stages.job import Job
-from pipeline.training.finetune import FinetuneSettings
+from pipeline.training.settings import FinetuneSettings
 
 PI4 = DeviceKind(load_profile("raspberrypi").device.name, "aarch64")
 

@@ -22,8 +22,8 @@ from pipeline.packaging.pack import load_compressed
 from pipeline.search.knapsack import KnapsackSettings, knapsack
 from pipeline.search.problem import Evaluation, Problem
 from pipeline.stages.job import Job
-from pipeline.training.finetune import FinetuneSettings
 from pipeline.training.load import find_model, load_data
+from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import OwnTask
 
 

@@ -7,9 +7,9 @@ import torch
 from helpers.nets import EXAMPLE, ZOO, build
 from torch import Tensor, nn
 
-from pipeline.core.plan import Group, PruneSpace
+from pipeline.core.plan import IMPORTANCES, Group, Importance, PruneSpace
 from pipeline.graph.analyse import analyse
-from pipeline.graph.importance import IMPORTANCES, Batches, Importance, rank
+from pipeline.graph.importance import Batches, rank
 
 LABELS = torch.tensor([0, 3])
 

@@ -16,7 +16,7 @@ from pipeline.errors import NetworkError
 from pipeline.stages.job import Job
 from pipeline.training.adapt_network import adapt, plain
 from pipeline.training.execution_mode import layout_of, manner_of, set_manner, train_mode
-from pipeline.training.finetune import FinetuneSettings
+from pipeline.training.settings import FinetuneSettings
 from pipeline.training.user_errors import own_line
 
 HEADER = """

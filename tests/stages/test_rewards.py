@@ -23,7 +23,7 @@ from pipeline.search.searchers import SEARCHERS
 from pipeline.stages.job import Job
 from pipeline.stages.reward import RewardFunction
 from pipeline.stages.search_space import search_space
-from pipeline.training.finetune import FinetuneSettings
+from pipeline.training.settings import FinetuneSettings
 
 
 def job(out: Path, **changes: object) -> Job:

@@ -33,7 +33,7 @@ from pipeline.stages.prepare import start_local
 from pipeline.stages.probe_adapter import graph_of, reference_of
 from pipeline.stages.try_int8 import Quantised, quantise
 from pipeline.system.bundled import shipped_folder
-from pipeline.training.finetune import FinetuneSettings
+from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import OwnTask
 
 

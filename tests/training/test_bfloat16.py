@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from pipeline.data.sources import load_digits
 from pipeline.training import bfloat16
 from pipeline.training.bfloat16 import _gains, mixed_precision
-from pipeline.training.finetune import FinetuneSettings, finetune
+from pipeline.training.finetune import finetune
+from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import Classification
 
 

@@ -18,9 +18,10 @@ from pipeline.data.images import Images, Splits
 from pipeline.data.sources import load_digits
 from pipeline.errors import TrainingDiverged
 from pipeline.training.epochs import schedule, training_loss
-from pipeline.training.finetune import FinetuneSettings, finetune
+from pipeline.training.finetune import finetune
 from pipeline.training.learning_rates import RATES
 from pipeline.training.scoring import accuracy, recalibrate
+from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import Classification
 
 SETTINGS = FinetuneSettings(epochs=4, batch_size=64, learning_rate=0.05)

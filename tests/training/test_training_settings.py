@@ -14,7 +14,7 @@ import pipeline.cli.main
 from pipeline.core.profile import load_profile
 from pipeline.errors import TrainingError
 from pipeline.stages.job import Job
-from pipeline.training.finetune import FinetuneSettings
+from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import OwnTask
 
 BEFORE = {

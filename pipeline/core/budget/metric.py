@@ -21,7 +21,12 @@ Evaluate = Callable[[Candidate, Candidate], Estimate | None]
 
 @dataclass(frozen=True)
 class Metric:
-    """What a limit is put on."""
+    """A figure of a candidate that a budget can limit.
+
+    >>> from pipeline import Metric
+    >>> Metric.of("energy", lambda candidate: 2e-9 * candidate.macs).key
+    'energy'
+    """
 
     key: str
     """Its name in a profile and on the command line."""

@@ -14,7 +14,12 @@ __all__ = ["Limit", "read_budget"]
 
 @dataclass(frozen=True)
 class Limit:
-    """A limit on a metric of the user's own, from Python: Limit(Metric.of('energy', joules), 0.5)."""
+    """A limit on a metric of your own.
+
+    >>> from pipeline import Limit, Metric
+    >>> Limit(Metric.of("size", lambda candidate: candidate.file_size_bytes), 0.5, relative=True).value
+    0.5
+    """
 
     metric: Metric
     value: float

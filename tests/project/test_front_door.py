@@ -1,0 +1,51 @@
+"""The front door: `from pipeline import ...`."""
+
+import doctest
+import subprocess
+import sys
+
+import pytest
+
+import pipeline
+
+LAZY = """
+import sys
+import pipeline
+from pipeline import Job, Limit, Metric, Problem
+Job(target="raspberrypi")
+print(sorted({"torch", "optuna", "onnx", "onnxruntime", "matplotlib"} & set(sys.modules)))
+"""
+
+
+def test_the_front_door_has_these_names_and_no_others() -> None:
+    assert pipeline.__all__ == ["Job", "Limit", "Metric", "OwnTask", "Problem", "compress", "load_compressed"]
+    assert set(pipeline.__all__) <= set(dir(pipeline))
+
+
+def test_a_job_is_made_without_importing_torch_or_optuna() -> None:
+    done = subprocess.run([sys.executable, "-c", LAZY], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "[]"
+
+
+def test_compress_is_the_function_whichever_module_was_imported_first() -> None:
+    script = "import pipeline.compress; from pipeline import compress; print(type(compress).__name__)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "function"
+
+
+def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'prune'"):
+        _ = pipeline.prune
+
+
+@pytest.mark.parametrize("name", pipeline.__all__)
+def test_the_example_in_the_docstring_runs(name: str) -> None:
+    examples = doctest.DocTestFinder(recurse=False).find(getattr(pipeline, name), name, globs={})
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for example in examples:
+        runner.run(example)
+
+    assert runner.tries > 0
+    assert runner.failures == 0
