@@ -15,6 +15,7 @@ from pipeline.core.progress import Callback, NullCallback
 from pipeline.core.run import open_run
 from pipeline.graph.structure import load_graph
 from pipeline.packaging.build import Provenance, final_file, ship, with_int8
+from pipeline.packaging.rehearse import rehearse
 from pipeline.packaging.report.page import report_page
 from pipeline.search.problem import Problem, TrialsSpent
 from pipeline.stages.context import RunContext
@@ -25,7 +26,6 @@ from pipeline.stages.input_hashes import bind_origins
 from pipeline.stages.job import Job
 from pipeline.stages.prepare import load_model_and_task, start_building
 from pipeline.stages.probes import aligned_space, final_probe, search_probe
-from pipeline.stages.rehearse import rehearse
 from pipeline.stages.try_int8 import quantise
 from pipeline.system.versions import UNSAFE_BELOW, installed_versions, refuse_unsafe
 from pipeline.training.threads import compute_threads

@@ -94,7 +94,7 @@ def test_a_network_with_an_auxiliary_head_is_trained_without_it_also_when_the_ru
     first = run(tmp_path, AUXILIARY)
     assert not list((tmp_path / "run").glob(".rehearsal*"))
     (tmp_path / "run" / "artifact").rename(tmp_path / "away")
-    monkeypatch.setattr("pipeline.stages.rehearse._rehearsed", None)
+    monkeypatch.setattr("pipeline.packaging.rehearse._rehearsed", None)
 
     second = run(tmp_path, AUXILIARY)
 
