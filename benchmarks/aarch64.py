@@ -28,8 +28,10 @@ from numpy.typing import NDArray
 
 from pipeline.core.measurement import Measurement
 from pipeline.core.onnx_outputs import largest_difference, run_onnx
+from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan
 from pipeline.errors import DeviceSoftware, ProbeError
+from pipeline.graph.importance import Ranking
 from pipeline.graph.proof import random_kept
 from pipeline.graph.pruned_model import PrunedModel, start_builder
 from pipeline.probe.connection import CRASHING, Connection
@@ -89,7 +91,7 @@ class System:
         """The demo network, whole and at random widths."""
         module = load_model(find_model("digits"), None, None)
         path = self.folder / "dense.onnx"
-        builder = start_builder(module, self.example, 18, 9, "l2", [], path, seed=0)
+        builder = start_builder(module, self.example, FileFormat(18, 9), Ranking(), path, seed=0)
         assert builder.sliceable, builder.proof
         widths = {name: len(stays) for name, stays in random_kept(builder.space, seed=0).items()}
         return builder.make(builder.space.dense()), builder.make(ChannelPlan.of(widths))

@@ -31,6 +31,7 @@ from pipeline.core.measurement import Measurement
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.profile import load_profile
 from pipeline.graph.export import export, stripped
+from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder, start_builder
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.local import LocalProbe
@@ -93,7 +94,7 @@ def measure(module: nn.Module, side: int, images: int, candidates: int, target: 
     example = torch.randn(1, 3, side, side)
     form = file_format(profile, print, ask=True)
     with tempfile.TemporaryDirectory() as folder:
-        builder = start_builder(module, example, form.opset, form.ir_version, "l2", [], Path(folder, "dense.onnx"), seed)
+        builder = start_builder(module, example, form, Ranking(), Path(folder, "dense.onnx"), seed)
     if builder.sliceable is None:
         raise click.ClickException(builder.proof)
     step = profile.runtime.channel_step

@@ -27,6 +27,8 @@ import onnxruntime
 import torch
 
 from pipeline.core.measurement import Measurement
+from pipeline.core.opsets import FileFormat
+from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModel, start_builder
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.ssh import SshProbe
@@ -92,7 +94,7 @@ def measure(name: str, candidates: int, bits_per_s: float, pause_s: float, seed:
     """Candidates both ways, in turn; the first of each pair alternates."""
     folder = Path(tempfile.mkdtemp(prefix="link-"))
     example = torch.randn(1, 3, SIDE, SIDE)
-    builder = start_builder(find_model(name).factory().eval(), example, 18, 9, "l2", [], folder / "dense.onnx", seed)
+    builder = start_builder(find_model(name).factory().eval(), example, FileFormat(18, 9), Ranking(), folder / "dense.onnx", seed)
     if builder.sliceable is None:
         raise click.ClickException(builder.proof)
     space = search_space(builder, 4)

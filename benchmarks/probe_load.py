@@ -20,7 +20,9 @@ import torch
 from pydantic import TypeAdapter
 
 from pipeline.core.measurement import Measurement
+from pipeline.core.opsets import FileFormat
 from pipeline.core.profile import Profile, available_cores, load_profile
+from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import start_builder
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.stages.prepare import connect
@@ -69,7 +71,9 @@ def _files(name: str) -> dict[float, Graph]:
     torch.manual_seed(0)
     example = torch.randn(*NETWORKS[name])
     with tempfile.TemporaryDirectory() as folder:
-        builder = start_builder(find_model(name).factory().eval(), example, 18, 9, "l2", [], Path(folder, "dense.onnx"), 0)
+        builder = start_builder(
+            find_model(name).factory().eval(), example, FileFormat(18, 9), Ranking(), Path(folder, "dense.onnx"), 0
+        )
         space = search_space(builder, 4)
         made = {fraction: builder.make(space.uniform(fraction)) for fraction in FRACTIONS}
         return {fraction: Graph(pruned.data, pruned.structure) for fraction, pruned in made.items()}

@@ -50,8 +50,8 @@ class FileFormat:
 
     opset: int
     ir_version: int
-    highest_opset: int
-    """What it may go up to where the network needs operators that `opset` lacks."""
+    highest_opset: int = 0
+    """At least `opset`; what it may go up to where the network needs operators that `opset` lacks."""
 
 
 def reads(onnxruntime: str) -> Reads:

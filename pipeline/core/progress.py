@@ -5,7 +5,7 @@ from typing import Protocol
 from pipeline.core.budget import Verdict
 from pipeline.core.candidate import Candidate
 
-__all__ = ["Callback", "InterruptibleCallback", "NullCallback"]
+__all__ = ["Callback", "InterruptibleCallback", "Notices", "NullCallback"]
 
 
 class Callback(Protocol):
@@ -90,3 +90,23 @@ class InterruptibleCallback:
     def _heed(self) -> None:
         if self.stop:
             raise KeyboardInterrupt
+
+
+class Notices:
+    """The notices of a run, in order: each is shown when it is added, and all stand in the report."""
+
+    def __init__(self, callback: Callback) -> None:
+        self._callback = callback
+        self._texts: list[str] = []
+
+    def add(self, *texts: str) -> None:
+        """Show `texts` and keep them; a text that is known already is left out."""
+        for text in texts:
+            if text not in self._texts:
+                self._texts.append(text)
+                self._callback.notice(text)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All notices so far."""
+        return tuple(self._texts)

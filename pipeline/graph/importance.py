@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +10,19 @@ from torch import Tensor, nn
 from pipeline.core.plan import Group, Importance, PruneSpace, Slot
 from pipeline.graph.shrink import CONVS, NORMS
 
-__all__ = ["Batches", "rank"]
+__all__ = ["Batches", "Ranking", "rank"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """(images, (N, C, H, W), labels, (N,))."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How the channels of a group are ranked."""
+
+    kind: Importance = "l2"
+    batches: Batches = ()
+    """Read only for `taylor`."""
 
 
 def rank(module: nn.Module, space: PruneSpace, kind: Importance, batches: Batches) -> dict[str, tuple[int, ...]]:

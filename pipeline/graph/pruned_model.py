@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from pipeline.core.plan import ChannelPlan, Importance, Kept, PruneSpace
+from pipeline.core.opsets import FileFormat
+from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.core.weight_slices import WeightSlices
 from pipeline.errors import TraceError
 from pipeline.graph.analyse import analyse
 from pipeline.graph.export import export, exporter_of, opset_of, stripped
 from pipeline.graph.exporters import EXPORTERS
-from pipeline.graph.importance import Batches, rank
+from pipeline.graph.importance import Ranking, rank
 from pipeline.graph.proof import Disagreement, prove_shrink, prove_slice
 from pipeline.graph.shrink import keep_channels, shrink
 from pipeline.graph.slice import SliceableGraph, assembled, file_size_bytes, prepare
@@ -138,37 +139,34 @@ class PrunedModelBuilder:
 def start_builder(
     module: nn.Module,
     example: Tensor,
-    opset: int,
-    ir_version: int,
-    importance: Importance,
-    batches: Batches,
+    form: FileFormat,
+    ranking: Ranking,
     dense_path: Path,
     seed: int,
-    highest_opset: int | None = None,
 ) -> PrunedModelBuilder:
     """Analyse `module`, export it once to `dense_path` (or take what is there), rank its channels, prove the slices.
 
-    `example`: one input as a batch, (1, C, H, W). The opset may go up to `highest_opset` where the network needs it.
+    `example`: one input as a batch, (1, C, H, W). The opset may go up to `form.highest_opset` where the network needs it.
     Raises TraceError, NothingToPrune, StorageError.
     """
     if dense_path.is_file():
         base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES))
     else:
-        base = export(module, example, opset, ir_version, highest_opset)
+        base = export(module, example, form.opset, form.ir_version, form.highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
     opset, exporter = opset_of(base), exporter_of(base)
     space = analyse(module, example)
     prove_shrink(module, space, example, seed)
-    ranking = rank(module, space, importance, batches)
+    ranked = rank(module, space, ranking.kind, ranking.batches)
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     try:
-        sliceable = prepare(base, space, shapes, ir_version)
+        sliceable = prepare(base, space, shapes, form.ir_version)
         worst = max(prove_slice(module, sliceable, example, seed + number) for number in range(PROOFS))
         proof = (
             f"{PROOFS} random plans sliced in ONNX and pruned in torch: answers differ by {worst:.1e} of the largest output; "
             f"exported by {exporter}"
         )
-        return PrunedModelBuilder(module, space, ranking, example, opset, ir_version, sliceable, exporter, proof)
+        return PrunedModelBuilder(module, space, ranked, example, opset, form.ir_version, sliceable, exporter, proof)
     except (Disagreement, TraceError, ValueError) as problem:
         proof = f"slicing is not proven for this network ({problem}); every candidate is exported instead, which takes seconds"
-        return PrunedModelBuilder(module, space, ranking, example, opset, ir_version, None, exporter, proof)
+        return PrunedModelBuilder(module, space, ranked, example, opset, form.ir_version, None, exporter, proof)

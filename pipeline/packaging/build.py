@@ -4,9 +4,8 @@ import datetime
 import html
 import json
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import nn
 
@@ -26,8 +25,8 @@ from pipeline.packaging.ort import ort_files
 from pipeline.packaging.pack import file_facts, pack, plan_json, weights_bytes
 from pipeline.packaging.serving import GOLDEN_INPUTS, device_limits, serving_files
 from pipeline.packaging.verify import PARITY_INPUTS, verified_file
-from pipeline.probe.interface import Probe
 from pipeline.stages.context import RunContext
+from pipeline.stages.probes import FinalProbe
 from pipeline.stages.sequential_measurement import measure_sequentially
 from pipeline.stages.try_int8 import Quantised
 from pipeline.system.files import sha256_bytes
@@ -35,7 +34,7 @@ from pipeline.system.versions import installed_versions
 from pipeline.training.finetune import Finetuned
 from pipeline.training.scoring import OnnxModule
 
-__all__ = ["Final", "Provenance", "budget_rows", "final_file", "ship", "with_int8"]
+__all__ = ["Final", "budget_rows", "final_file", "ship", "with_int8"]
 
 ARTIFACT_FORMAT = 1
 PACKAGES = ("edge-compress", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnxsim", "torch-pruning", "numpy")
@@ -52,33 +51,22 @@ class Final:
     """Side by side, where int8 was tried."""
 
 
-@dataclass(frozen=True)
-class Provenance:
-    """Where an artifact comes from."""
-
-    command: tuple[str, ...]
-    job: Mapping[str, Any]
-    model: str
-    notices: tuple[str, ...]
-
-
 def ship(
     context: RunContext,
     tuned: Finetuned,
     chosen: Candidate,
     final: Final,
-    probe: Probe,
-    dense: Candidate,
-    provenance: Provenance,
+    judge: FinalProbe,
     page: Callable[[Artifact], bytes],
 ) -> Artifact:
-    """Everything between fine-tuning and the folder `case.run.artifact`. `page` makes report.html.
+    """Measure and test the final file, and pack it with its evidence into `context.run.artifact`. `page` makes report.html.
 
     Raises ShipError when the file does not answer like the network, or cannot be measured any more.
     """
     builder, task, profile, constraints = context.builder, context.task, context.profile, context.constraints
+    provenance, dense = context.provenance, judge.dense
     pruned, proofs = final.pruned, final.proofs
-    measured = measure_sequentially(probe, pruned, profile.probe.final_processes, constraints, dense)
+    measured = measure_sequentially(judge.probe, pruned, profile.probe.final_processes, constraints, dense)
     if isinstance(measured, Failure):
         raise ShipError(f"the final file cannot be measured: {measured.kind}: {measured.detail}")
     tested = task.test(OnnxModule(builder.make(builder.space.dense()).data)), task.test(OnnxModule(pruned.data))
@@ -125,7 +113,7 @@ def ship(
             **({"int8": task.validate(OnnxModule(pruned.data))} if final.precision == "int8" else {}),
         },
         proofs=(builder.proof, *proofs),
-        notices=provenance.notices,
+        notices=context.notices.texts,
         widths={group.name: (chosen.plan[group.name], group.channels, group.bundle) for group in builder.space.groups},
         frozen=builder.space.frozen,
         phase_seconds=context.run.phase_seconds(),
@@ -153,14 +141,14 @@ def _reported(artifact: Artifact, page: Callable[[Artifact], bytes], callback: C
         return text.encode("utf-8", "replace"), replace(artifact, notices=(*artifact.notices, notice))
 
 
-def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate, provenance: Provenance) -> Final:
+def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate) -> Final:
     """The exported, simplified and verified float32 file of the trained network, of the same structure as what was measured.
 
     The same network and job make the same bytes: what is measured and when is told in artifact.json, not in the file. Raises
     ShipError when it is another graph than the one that was measured, or does not answer like `tuned`.
     """
     exported = context.builder.exported(tuned)
-    stamp(exported, _facts(context, tuned, provenance))
+    stamp(exported, _facts(context, tuned))
     if structure_of(exported) != chosen.structure:
         raise ShipError(
             "the exported file is not the graph that was measured: its ops or shapes differ; nothing is shipped, because its "
@@ -178,15 +166,17 @@ def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate, provena
     return Final(PrunedModel(chosen.plan, graph, context.builder.example, lambda: tuned), (*verified.proofs, proof))
 
 
-def with_int8(final: Final, provenance: Provenance, tried: Quantised) -> tuple[Final, Provenance]:
-    """`final` in int8, where that is to ship; where it is not, the float32 file, and a notice that says why."""
+def with_int8(context: RunContext, final: Final, tried: Quantised) -> Final:
+    """`final` in int8, if that is to ship. If not, the float32 file; a notice says why."""
     if tried.pruned is None:
-        return replace(final, rows=tried.rows), replace(provenance, notices=(*provenance.notices, *tried.said))
-    return Final(tried.pruned, (*final.proofs, *tried.said), "int8", tried.rows), provenance
+        context.notices.add(*tried.said)
+        return replace(final, rows=tried.rows)
+    return Final(tried.pruned, (*final.proofs, *tried.said), "int8", tried.rows)
 
 
-def _facts(context: RunContext, tuned: nn.Module, provenance: Provenance) -> dict[str, str]:
+def _facts(context: RunContext, tuned: nn.Module) -> dict[str, str]:
     """What the file says of itself; see `METADATA` for the prefix of the keys."""
+    provenance = context.provenance
     return {
         "weights": sha256_bytes(weights_bytes(tuned)),
         "job": sha256_bytes(json.dumps(provenance.job, sort_keys=True, default=str).encode()),

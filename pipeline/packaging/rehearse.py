@@ -23,13 +23,14 @@ from pipeline.core.plan import ChannelPlan
 from pipeline.core.run import Trial, open_run
 from pipeline.errors import NetworkError, ShipError
 from pipeline.graph.pruned_model import PrunedModelBuilder
-from pipeline.packaging.build import Provenance, final_file, ship
+from pipeline.packaging.build import final_file, ship
 from pipeline.packaging.report.page import report_page
 from pipeline.probe.interface import MeasurementOptions
 from pipeline.probe.simulated import SimulatedProbe
 from pipeline.search.problem import Evaluation
 from pipeline.stages.context import RunContext
 from pipeline.stages.probe_adapter import graph_of, reference_of
+from pipeline.stages.probes import FinalProbe
 from pipeline.stages.sequential_measurement import candidate_of
 from pipeline.system.files import sha256_bytes, sha256_file, temporary_beside, write_atomically
 from pipeline.training.execution_mode import Manner, manner_of, set_manner
@@ -56,27 +57,28 @@ class _Outcome:
 _OUTCOME = TypeAdapter(_Outcome)
 
 
-def rehearse(context: RunContext, provenance: Provenance, seed: int) -> tuple[PrunedModelBuilder, tuple[str, ...]]:
-    """The drafts to go on with and what the user should know, after the whole way was gone with half of all channels.
+def rehearse(context: RunContext, seed: int) -> RunContext:
+    """The context to continue with, after the whole way was gone with half of all channels.
 
-    `case.drafts.module` and its copies keep the manner that was found to work: where the fastest does not, other layouts and
+    `context.builder.module` and its copies keep the manner that was found to work: where the fastest does not, other layouts and
     training modes are tried. Where the slice of the graph is not the one that the exporter makes of the trained network, the
-    drafts export every candidate. The outcome is kept in the run directory, and taken from there when nothing has changed.
+    builder exports every candidate. The outcome is kept in the run directory, and taken from there when nothing has changed.
 
     Raises NetworkError where the network's own code fails, ShipError where no file could be shipped, StorageError.
     """
     kept = context.run.folder / "rehearsal.json"
-    key = _key(context, provenance)
+    key = _key(context)
     outcome = _read(kept, key)
     if outcome is None:
         with _untouched_generators():
-            outcome = _rehearsed(context, provenance, seed, key)
+            outcome = _rehearsed(context, seed, key)
         write_atomically(kept, _OUTCOME.dump_json(outcome))
     set_manner(context.builder.module, Manner(outcome.channels_last, outcome.whole_training))
-    return (context.builder if outcome.sliceable else _without_slices(context.builder)), outcome.notices
+    context.notices.add(*outcome.notices)
+    return context if outcome.sliceable else replace(context, builder=_without_slices(context.builder))
 
 
-def _rehearsed(context: RunContext, provenance: Provenance, seed: int, key: str) -> _Outcome:
+def _rehearsed(context: RunContext, seed: int, key: str) -> _Outcome:
     notices: list[str] = []
     space = context.builder.space
     plan = ChannelPlan(tuple((group.name, max(1, group.channels // 2)) for group in space.groups))
@@ -92,13 +94,13 @@ def _rehearsed(context: RunContext, provenance: Provenance, seed: int, key: str)
             )
         context.callback.progress(1, 2, "rehearsing: the trained network is exported, proven and packed")
         try:
-            _ship(context, plan, tuned, provenance, scratch)
+            _ship(context, plan, tuned, scratch)
         except ShipError as problem:
             if context.builder.sliceable is None:
                 raise
             notices.append(f"{problem}; found before the search: every candidate is exported instead, which takes seconds")
             context = replace(context, builder=_without_slices(context.builder))
-            _ship(context, plan, tuned, provenance, scratch)
+            _ship(context, plan, tuned, scratch)
         context.callback.progress(2, 2, "rehearsed")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -142,7 +144,7 @@ def _move(module: nn.Module) -> None:
                 tensor.mul_(1.01).add_(0.001)
 
 
-def _ship(context: RunContext, plan: ChannelPlan, tuned: Finetuned, provenance: Provenance, scratch: Path) -> None:
+def _ship(context: RunContext, plan: ChannelPlan, tuned: Finetuned, scratch: Path) -> None:
     """Everything between fine-tuning and a packed artifact, in the folder `scratch`, with simulated figures.
 
     Raises ShipError, StorageError.
@@ -159,8 +161,8 @@ def _ship(context: RunContext, plan: ChannelPlan, tuned: Finetuned, provenance: 
     with open_run(scratch, {"rehearsal": True}) as run:
         context = replace(context, run=run)
         with network_errors("the comparison with its ONNX file"):
-            final = final_file(context, tuned.module, chosen, provenance)
-        ship(context, tuned, chosen, final, probe, dense, provenance, page)
+            final = final_file(context, tuned.module, chosen)
+        ship(context, tuned, chosen, final, FinalProbe(probe, dense), page)
     shutil.rmtree(scratch)
 
 
@@ -171,11 +173,11 @@ def _without_slices(builder: PrunedModelBuilder) -> PrunedModelBuilder:
     return replace(builder, sliceable=None, proof=proof)
 
 
-def _key(context: RunContext, provenance: Provenance) -> str:
+def _key(context: RunContext) -> str:
     """What the outcome depends on."""
     facts = {
         "graph": sha256_file(context.run.dense_graph),
-        "job": provenance.job,
+        "job": context.provenance.job,
         "versions": [importlib.metadata.version(name) for name in ("edge-compress", "torch", "onnxscript", "onnxsim")],
     }
     return sha256_bytes(json.dumps(facts, sort_keys=True, default=str).encode())

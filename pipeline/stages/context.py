@@ -1,25 +1,54 @@
-"""Case: what one run of the walk is about. Made once, and handed to each phase that needs most of it."""
+"""Run context: what one run is about. It is made once and handed to every stage that needs most of it."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pipeline.core.budget import Constraint
 from pipeline.core.profile import Profile
-from pipeline.core.progress import Callback
+from pipeline.core.progress import Callback, Notices
 from pipeline.core.run import Run
 from pipeline.graph.pruned_model import PrunedModelBuilder
 from pipeline.training.task import Task
 
-__all__ = ["RunContext"]
+__all__ = ["Provenance", "RunContext", "open_stage"]
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where an artifact comes from."""
+
+    command: tuple[str, ...]
+    job: Mapping[str, Any]
+    """The job's identity."""
+    model: str
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """The network, what it is for, where it must fit, and where it is written down."""
+    """The network, its task, the profile and budget it must meet, and where results are written."""
 
     run: Run
     builder: PrunedModelBuilder
-    """Of the dense network: any plan's module and ONNX file."""
+    """Builds the torch module and the ONNX file of any plan of the dense network."""
     task: Task
     profile: Profile
     constraints: tuple[Constraint, ...]
     callback: Callback
+    notices: Notices
+    """Everything that the user should know at the end; it is shown when it is added and kept for the report."""
+    provenance: Provenance
+
+    @property
+    def searched_constraints(self) -> tuple[Constraint, ...]:
+        """The constraints that can be judged before fine-tuning; the search sees only these."""
+        return tuple(constraint for constraint in self.constraints if not constraint.metric.after_finetuning)
+
+
+@contextmanager
+def open_stage(run: Run, callback: Callback, name: str, detail: str) -> Iterator[None]:
+    """Announce a stage on the screen and note in the journal how long the block took, also when it is interrupted."""
+    callback.phase(name, detail)
+    with run.phase(name):
+        yield

@@ -1,86 +1,103 @@
-"""Inherit: the weights that a narrowed network begins with, to be scored and fine-tuned: its share of the dense network's,
-compensated for what is gone; or, under a tight budget, of a supernet's.
+"""Initial weights: the weights that a pruned network starts with, to be scored and then fine-tuned.
+
+They are cut out of the dense network, with a least-squares reconstruction of what was removed. Under a tight budget they are cut
+out of a supernet.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+import safetensors.torch
 from torch import nn
 
 from pipeline.core.plan import ChannelPlan
-from pipeline.graph.reconstruct import start_reconstruction
+from pipeline.graph.reconstruct import Reconstruction, start_reconstruction
 from pipeline.graph.shrink import shrink
 from pipeline.search.problem import SearchSpace
 from pipeline.stages.context import RunContext
 from pipeline.stages.supernet import IMAGES, affordable_steps, middle_share, plans_around, train_supernet
 
-__all__ = ["InitialWeights"]
+__all__ = ["InitialWeights", "cut_from_dense", "cut_from_supernet"]
 
-KNOWING = 0.2
-"""Of the way from guessing to the dense score: from here on a compensated cut tells good plans from bad ones, and is the better
-start.
+ENOUGH = 0.2
+"""Of the way from chance level to the dense score. From here on the scores of cut networks rank plans well enough, and are the
+better start for fine-tuning.
 """
 
 
+@dataclass(frozen=True)
 class InitialWeights:
-    """Makes the network of any plan, with weights but not yet trained."""
+    """Makes the torch network of any plan, with weights that are not fine-tuned yet."""
 
-    def __init__(self, context: RunContext) -> None:
-        self._run, self._drafts, self._task, self._callback = context.run, context.builder, context.task, context.callback
-        inputs = (batch for batch, _ in context.task.calibration())
-        self._reconstruction = start_reconstruction(context.builder.module, context.builder.space, inputs)
-        self._supernet: nn.Module | None = None
-        self.notices: list[str] = []
+    context: RunContext
+    reconstruction: Reconstruction
+    supernet: nn.Module | None = None
+    """Where the weights are cut from; None: from the dense network."""
 
-    def __call__(self, plan: ChannelPlan) -> nn.Module:
-        """The network of `plan`, in evaluation mode; it may be changed."""
-        kept = self._drafts.kept(plan)
-        if self._supernet and plan != self._drafts.space.dense():
-            return shrink(self._supernet, self._drafts.space, kept).eval()
-        module = shrink(self._drafts.module, self._drafts.space, kept).eval()
-        self._reconstruction.apply(module, kept)
+    def of(self, plan: ChannelPlan) -> nn.Module:
+        """The network of `plan`, in evaluation mode. It is a new one and may be changed."""
+        builder = self.context.builder
+        kept = builder.kept(plan)
+        if self.supernet and plan != builder.space.dense():
+            return shrink(self.supernet, builder.space, kept).eval()
+        module = shrink(builder.module, builder.space, kept).eval()
+        self.reconstruction.apply(module, kept)
         return module
 
-    def settle(
-        self, space: SearchSpace, widest: Callable[[SearchSpace], float], dense_score: float, steps: int | None, seed: int
-    ) -> None:
-        """Train a supernet, from which all plans inherit from now on, where that pays.
 
-        `widest` tells the share of its channels that every group can keep within the budget. `steps`: by default as many as
-        pay, and none where the uniform plan of that share still answers well when it is cut. A task that has no images to
-        train on gets none. What was decided is written down, and holds when the run is resumed. Raises StorageError.
-        """
-        distillation_images = self._task.distillation_images(IMAGES) if steps != 0 else None
-        if distillation_images is None:
-            return
-        share = widest(space)
-        decided = self._run.facts("weights") or {"supernet_steps": steps}
-        if decided["supernet_steps"] is None:
-            decided = {"supernet_steps": self._steps_that_pay(space, share, dense_score, len(distillation_images))}
-        self._run.bind("weights", decided)
-        if decided["supernet_steps"]:
-            plans = (self._drafts.kept(plan) for plan in plans_around(space, share, seed))
-            module, groups, file = self._drafts.module, self._drafts.space, self._run.supernet
-            steps = int(decided["supernet_steps"])
-            self._supernet = train_supernet(module, groups, plans, distillation_images, steps, file, self._callback.progress)
-            self._note(f"plans were scored with the weights of a supernet, trained for {steps} steps, and fine-tuned from them")
+def cut_from_dense(context: RunContext) -> InitialWeights:
+    """Weights cut from the dense network. Runs the network once over the task's statistics batches."""
+    inputs = (batch for batch, _ in context.task.calibration())
+    return InitialWeights(context, start_reconstruction(context.builder.module, context.builder.space, inputs))
 
-    def _steps_that_pay(self, space: SearchSpace, share: float, dense_score: float, images: int) -> int:
-        score, chance_level = self._task.score(self(space.uniform(share))), self._task.chance_level
-        enough = chance_level + KNOWING * (dense_score - chance_level)
-        self._callback.say(
-            f"{100 * share:.0f} % of all channels, cut: score {score:.2f}; {enough:.2f} is enough to tell plans apart"
+
+def cut_from_supernet(
+    weights: InitialWeights,
+    space: SearchSpace,
+    widest: Callable[[], float],
+    dense_score: float,
+    steps: int | None,
+    seed: int,
+) -> InitialWeights:
+    """Weights cut from a supernet that is trained here; `weights` themselves where a supernet does not pay.
+
+    `widest` measures the share of its channels that every group can keep within the budget. `steps`: None trains as long as it
+    pays, and not at all where the uniform plan of that share still scores well when it is cut. A task that has no images to
+    train on gets no supernet. The decision is journalled and holds when the run is resumed. Raises StorageError.
+    """
+    context = weights.context
+    images = context.task.distillation_images(IMAGES) if steps != 0 else None
+    if images is None:
+        return weights
+    share = widest()
+    decided = context.run.facts("weights") or {"supernet_steps": steps}
+    if decided["supernet_steps"] is None:
+        decided = {"supernet_steps": _steps_that_pay(weights, space, share, dense_score, len(images))}
+    context.run.bind("weights", decided)
+    if not decided["supernet_steps"]:
+        return weights
+    builder, steps = context.builder, int(decided["supernet_steps"])
+    plans = (builder.kept(plan) for plan in plans_around(space, share, seed))
+    with context.run.derived(context.run.supernet, safetensors.torch.load, context.callback.notice):
+        supernet = train_supernet(
+            builder.module, builder.space, plans, images, steps, context.run.supernet, context.callback.progress
         )
-        if score >= enough:
-            return 0
-        middle, dense = (self._drafts.make(space.uniform(width)).macs for width in (middle_share(share), 1.0))
-        steps = affordable_steps(middle, dense, images)
-        if not steps:
-            self._note(
-                f"the budget is so tight that a cut network scores {score:.2f}, and this one too large to train a supernet "
-                "in minutes: scores tell little; --supernet 500 trains one all the same"
-            )
-        return steps
+    context.notices.add(f"plans were scored with the weights of a supernet, trained for {steps} steps, and fine-tuned from them")
+    return replace(weights, supernet=supernet)
 
-    def _note(self, notice: str) -> None:
-        self.notices.append(notice)
-        self._callback.notice(notice)
+
+def _steps_that_pay(weights: InitialWeights, space: SearchSpace, share: float, dense_score: float, images: int) -> int:
+    context = weights.context
+    score, chance_level = context.task.score(weights.of(space.uniform(share))), context.task.chance_level
+    enough = chance_level + ENOUGH * (dense_score - chance_level)
+    context.callback.say(f"{100 * share:.0f} % of all channels, cut: score {score:.2f}; {enough:.2f} is enough to rank plans")
+    if score >= enough:
+        return 0
+    middle, dense = (context.builder.make(space.uniform(width)).macs for width in (middle_share(share), 1.0))
+    steps = affordable_steps(middle, dense, images)
+    if not steps:
+        context.notices.add(
+            f"the budget is so tight that a cut network scores {score:.2f}, and this one is too large to train a supernet "
+            "in minutes: scores rank plans badly; --supernet 500 trains one all the same"
+        )
+    return steps

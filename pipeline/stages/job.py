@@ -89,6 +89,11 @@ class Job:
             if isinstance(asked, str) and asked not in known:
                 raise ModelError(f"no {kind} '{asked}'; there are {', '.join(sorted(known))}, and functions of one's own")
 
+    @property
+    def data_source(self) -> str | None:
+        """Where images come from; None for a task of the user's own."""
+        return None if self.task else self.data
+
     def search_function(self) -> Searcher:
         """The searcher itself."""
         return SEARCHERS[self.searcher] if isinstance(self.searcher, str) else self.searcher

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.core.budget import Constraint, sample_size_notices
 from pipeline.core.latency_predictor import LatencyPredictor
 from pipeline.core.opsets import FileFormat, choose_format
 from pipeline.core.profile import Profile
 from pipeline.errors import ModelError, ProfileError, TraceError, one_line
+from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.probe.cached import CachedProbe, cache_folder
 from pipeline.probe.calibrated import CalibratedProbe
@@ -54,6 +56,16 @@ class LoadedModel:
     notices: tuple[str, ...]
     validation_score: float | None = None
     """Of the dense network, where it is known this early."""
+
+    def test_set_notices(self, constraints: tuple[Constraint, ...]) -> tuple[str, ...]:
+        """Whether the test images are enough to judge an accuracy budget."""
+        task = self.task
+        return sample_size_notices(
+            constraints,
+            images=task.test_images,
+            tests_each_image=task.tests_each_image,
+            dense_accuracy=self.validation_score,
+        )
 
 
 def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
@@ -112,13 +124,10 @@ def start_building(job: Job, profile: Profile, loaded: LoadedModel, dense_path: 
     return start_builder(
         loaded.module,
         task.example(),
-        form.opset,
-        form.ir_version,
-        job.importance,
-        task.calibration(),
+        form,
+        Ranking(job.importance, task.calibration()),
         dense_path,
         job.seed,
-        form.highest_opset,
     )
 
 

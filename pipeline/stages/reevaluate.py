@@ -1,14 +1,39 @@
-"""Which of the searched plans is taken: measured again, best first, until the best one that holds is known."""
+"""Re-evaluation: the best searched plans are measured again, and the best one that still meets the budget is chosen."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from pipeline.core.budget import judge, violations
 from pipeline.core.candidate import Candidate
+from pipeline.core.plan import ChannelPlan
+from pipeline.stages.evaluate import Evaluator
 
-__all__ = ["TOP_K", "Finalist", "Reevaluated", "best_confirmed"]
+__all__ = ["TOP_K", "Finalist", "Reevaluated", "best_confirmed", "reevaluate"]
 
 TOP_K = 8
-"""Plans that are measured again, at most."""
+"""The number of plans that are measured again, at most."""
+
+
+def reevaluate(evaluator: Evaluator) -> Candidate:
+    """The best plan that meets the budget when it is measured again in fresh processes; see `best_confirmed`.
+
+    When none does, the thinnest plan is returned. It was within the budget, or undecided, at the start.
+    """
+    context, dense = evaluator.measurer.context, evaluator.ends.dense
+    numbers = itertools.count(1)
+
+    def confirm(finalist: Finalist) -> Reevaluated:
+        again = _again(evaluator, finalist.candidate, next(numbers))
+        used = () if again.failure else tuple(1 + each.high for each in violations(context.searched_constraints, again, dense))
+        return Reevaluated(again, judge(context.searched_constraints, again, dense) == "within", used)
+
+    best = best_confirmed(_ranked(evaluator), confirm)
+    if best is None:
+        return _again(evaluator, evaluator.ends.thinnest, next(numbers))
+    if next(numbers) > 2:
+        context.callback.say(f"chosen: score {best.candidate.score or 0:.2f}")
+    return best.candidate
 
 
 @dataclass(frozen=True)
@@ -60,3 +85,30 @@ def best_confirmed(ranked: Sequence[Finalist], confirm: Callable[[Finalist], Ree
         else:
             rise = [max(pair) for pair in zip(rise, rises, strict=True)]
     return held
+
+
+def _ranked(evaluator: Evaluator) -> list[Finalist]:
+    """The plans that were feasible in the search, best first; of equal rewards the one with more room."""
+    seen: dict[ChannelPlan, Candidate] = {}
+    for trial in evaluator.measurer.context.run.trials:
+        if trial.role in ("dense", "thinnest", "search") and evaluator.evaluation_of(trial.candidate).feasible:
+            seen.setdefault(trial.candidate.plan, trial.candidate)
+    ranked = sorted(
+        seen.values(), key=lambda c: (-evaluator.reward_of(c), max(evaluator.evaluation_of(c).violations, default=0.0))
+    )
+    constraints, dense = evaluator.measurer.context.searched_constraints, evaluator.ends.dense
+    used = [tuple(max(1 + each.value, 1e-9) for each in violations(constraints, c, dense)) for c in ranked]
+    return [Finalist(c, evaluator.reward_of(c), share) for c, share in zip(ranked, used, strict=True)]
+
+
+def _again(evaluator: Evaluator, searched: Candidate, number: int) -> Candidate:
+    """`searched`, measured again; what changed is shown."""
+    context, dense = evaluator.measurer.context, evaluator.ends.dense
+    again = evaluator.measurer.again(searched, number, dense)
+    texts = [f"score {searched.score or 0:.2f}: {judge(context.searched_constraints, again, dense)}"]
+    for constraint in context.searched_constraints:
+        then, now = (constraint.figure(each, dense) for each in (searched, again))
+        if then and now and now.low > then.high:
+            texts.append(f"{constraint.metric.title} {constraint.show(now.value)}, in the search {constraint.show(then.value)}")
+    context.callback.say("; ".join(texts))
+    return again

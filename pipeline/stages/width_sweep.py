@@ -16,6 +16,7 @@ from pipeline.core.measurement import Failure
 from pipeline.core.plan import PruneSpace
 from pipeline.core.progress import Callback
 from pipeline.errors import StorageError
+from pipeline.graph.pruned_model import PrunedModelBuilder
 from pipeline.graph.structure import structure
 from pipeline.probe.interface import Graph, MeasurementOptions, Probe, Workload
 from pipeline.system.files import write_atomically
@@ -35,21 +36,14 @@ _ALIGNMENT = TypeAdapter(Alignment)
 
 
 def find_alignment(
-    probe: Probe,
-    module: nn.Module,
-    space: PruneSpace,
-    example: torch.Tensor,
-    kept: Path,
-    cache: Path,
-    seed: int,
-    callback: Callback,
+    probe: Probe, builder: PrunedModelBuilder, kept: Path, cache: Path, seed: int, callback: Callback
 ) -> Alignment:
     """The alignment of the probe's device for this network.
 
     Taken from `kept` where the run found it before, from the folder `cache` where another run did on the same device with
     the same runtime and settings, and measured otherwise: at most 36 short measurements, of up to 9 widths of each pair, twice.
     """
-    pairs = conv_pairs(module, space, example)
+    pairs = conv_pairs(builder.module, builder.space, builder.example)
     key = hashlib.sha256(f"{probe.fingerprint} {pairs}".encode()).hexdigest()
     for path in (kept, cache / f"alignment-{key}.json"):
         found = _read(path)

@@ -10,11 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.alignment import Alignment, ConvPair, Sweep
+from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import PruneSpace
 from pipeline.core.profile import Profile
 from pipeline.core.progress import NullCallback
 from pipeline.graph.analyse import analyse
-from pipeline.graph.pruned_model import start_builder
+from pipeline.graph.importance import Ranking
+from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.probe.simulated import LANES, SimulatedProbe
 from pipeline.stages.search_space import search_space
 from pipeline.stages.width_sweep import conv_pairs, find_alignment
@@ -83,7 +85,8 @@ def found_in(folder: Path, target: Profile | None = None) -> tuple[Alignment, Pr
     probe = SimulatedProbe(target or profile(), reference())
     kept = folder / "run" / "alignment.json"
     kept.parent.mkdir(exist_ok=True)
-    return find_alignment(probe, net, space, example, kept, folder / "cache", 0, NullCallback()), space
+    builder = PrunedModelBuilder(net, space, {}, example, 18, 9, None, "", "")
+    return find_alignment(probe, builder, kept, folder / "cache", 0, NullCallback()), space
 
 
 def test_a_sweep_finds_the_vectors_of_the_cost_model(tmp_path: Path) -> None:
@@ -120,7 +123,7 @@ def test_the_search_is_never_offered_a_dominated_width(tmp_path: Path) -> None:
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 64, 3), torch.nn.Conv2d(64, 48, 3), torch.nn.Flatten(), torch.nn.Linear(48 * 16, 5)
     )
-    builder = start_builder(net.eval(), torch.randn(1, 3, 8, 8), 18, 9, "l2", [], tmp_path / "dense.onnx", 0)
+    builder = start_builder(net.eval(), torch.randn(1, 3, 8, 8), FileFormat(18, 9), Ranking(), tmp_path / "dense.onnx", 0)
     found = Alignment((sweep({width: 100.0 if width == 32 else width for width in WIDTHS}),))
     space = search_space(builder, found.step, found)
     offered = {choice.channels: choice.widths for choice in space.choices}

@@ -10,8 +10,10 @@ from helpers.nets import EXAMPLE, ZOO, Careful, Unsliceable, build
 from torch import nn
 
 from pipeline.core.onnx_outputs import largest_difference, run_onnx
+from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan
 from pipeline.graph.export import exporter_of
+from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.graph.structure import load_graph, structure
 
@@ -24,7 +26,7 @@ def dense(tmp_path: Path) -> Path:
 
 
 def drafts_of(module: nn.Module, dense: Path, ir_version: int = 9) -> PrunedModelBuilder:
-    return start_builder(module, EXAMPLE, 18, ir_version, "l2", [], dense, seed=0)
+    return start_builder(module, EXAMPLE, FileFormat(18, ir_version), Ranking(), dense, seed=0)
 
 
 def shapes(data: bytes, *layers: str) -> Mapping[str, tuple[int, ...]]:

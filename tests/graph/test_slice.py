@@ -14,9 +14,11 @@ from torch import nn
 
 from models.resnet import resnet20
 from pipeline.core.onnx_outputs import largest_difference, run_onnx
+from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan, PruneSpace
 from pipeline.graph.analyse import analyse, mask
 from pipeline.graph.export import export, stripped
+from pipeline.graph.importance import Ranking
 from pipeline.graph.proof import Disagreement, prove_shrink, prove_slice, random_kept
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.graph.shrink import all_channels, shrink
@@ -166,7 +168,7 @@ def test_equal_weights_that_the_exporter_stores_once_are_cut_apart() -> None:
 
 
 def drafts_of(module: nn.Module, folder: Path, example: torch.Tensor = EXAMPLE) -> PrunedModelBuilder:
-    return start_builder(module, example, 18, 9, "l2", [], folder / "dense.onnx", seed=0)
+    return start_builder(module, example, FileFormat(18, 9), Ranking(), folder / "dense.onnx", seed=0)
 
 
 def test_a_network_that_cannot_be_sliced_is_exported_instead_and_says_so(tmp_path: Path) -> None:

@@ -16,17 +16,19 @@ from pipeline.core.budget import Constraint, known_metrics
 from pipeline.core.candidate import Candidate
 from pipeline.core.latency_predictor import LatencyPredictor, Point
 from pipeline.core.measurement import Measurement
+from pipeline.core.opsets import FileFormat
 from pipeline.core.profile import Profile, load_profile
-from pipeline.core.progress import NullCallback
+from pipeline.core.progress import Notices, NullCallback
 from pipeline.core.run import open_run, read_trials
 from pipeline.errors import ShipError
 from pipeline.graph.export import export, stripped
+from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder, start_builder
 from pipeline.packaging.ort import CONFIG, MODEL, ort_files
 from pipeline.probe.calibrated import CalibratedProbe
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.probe.simulated import SimulatedProbe
-from pipeline.stages.context import RunContext
+from pipeline.stages.context import Provenance, RunContext
 from pipeline.stages.evaluate import candidate_of
 from pipeline.stages.job import Job
 from pipeline.stages.prepare import start_local
@@ -177,7 +179,9 @@ class Difficult:
             self.module.a[1].weight[0], self.module.a[1].bias[0] = 0.0, -1.0
             self.module.b[0].weight[:, 0] = 1000.0
             self.right = self.module(IMAGES).argmax(1)
-        self.builder: PrunedModelBuilder = start_builder(self.module, IMAGES[:1], 18, 9, "l2", [], folder / "dense.onnx", 0)
+        self.builder: PrunedModelBuilder = start_builder(
+            self.module, IMAGES[:1], FileFormat(18, 9), Ranking(), folder / "dense.onnx", 0
+        )
         self.fp32: PrunedModel = self.builder.make(self.builder.space.dense())
         self.task = OwnTask(IMAGES, self.evaluate, lambda module: module)
         self.profile: Profile = load_profile(str(profile_file(folder)))
@@ -196,7 +200,19 @@ class Difficult:
         )
         with open_run(self.folder / "run", {"a": 1}) as run:
             return quantise(
-                RunContext(run, self.builder, self.task, self.profile, limits, NullCallback()), self.fp32, probe, dense
+                RunContext(
+                    run,
+                    self.builder,
+                    self.task,
+                    self.profile,
+                    limits,
+                    NullCallback(),
+                    Notices(NullCallback()),
+                    Provenance((), {}, "net"),
+                ),
+                self.fp32,
+                probe,
+                dense,
             )
 
 

@@ -10,7 +10,7 @@ from pipeline.core.remark import Remark
 from pipeline.core.statistics import Estimate
 from pipeline.system.units import format_bytes, format_count
 
-__all__ = ["Constraint", "Verdict", "judge", "show", "worst_verdict"]
+__all__ = ["Constraint", "Verdict", "judge", "show", "violations", "worst_verdict"]
 
 Verdict = Literal["within", "undecided", "over"]
 
@@ -88,6 +88,12 @@ def show(value: float | None, unit: Unit, relative: bool = False) -> str:
             return f"{value:.2f} points"
         case _:
             return format_count(value)
+
+
+def violations(constraints: Iterable[Constraint], candidate: Candidate, dense: Candidate) -> list[Estimate]:
+    """One per constraint; 1, which is 100 % over the limit, where the candidate failed or the figure is not known."""
+    found = (None if candidate.failure else constraint.violation(candidate, dense) for constraint in constraints)
+    return [violation or Estimate.exact(1.0) for violation in found]
 
 
 def judge(constraints: Iterable[Constraint], candidate: Candidate, dense: Candidate) -> Verdict:

@@ -1,0 +1,93 @@
+"""Dense and thinnest: the two plans between which every other plan lies, measured before the search."""
+
+import itertools
+from dataclasses import dataclass
+
+from pipeline.core.budget import violations
+from pipeline.core.candidate import Candidate
+from pipeline.core.plan import ChannelPlan
+from pipeline.errors import BudgetError, ModelError, ProbeError, UnreachableBudget
+from pipeline.search.problem import Evaluation, Problem, SearchSpace
+from pipeline.search.uniform import bisect
+from pipeline.stages.context import RunContext
+from pipeline.stages.initial_weights import InitialWeights
+from pipeline.stages.measure_plans import PlanMeasurer
+
+__all__ = ["DenseAndThinnest", "measure_dense_and_thinnest", "score_thinnest", "widest_uniform"]
+
+BISECTIONS = 5
+"""Uniform plans that are measured to find where the budget lies."""
+
+
+@dataclass(frozen=True)
+class DenseAndThinnest:
+    """The whole network and the thinnest plan, both measured."""
+
+    dense: Candidate
+    thinnest: Candidate
+
+
+def measure_dense_and_thinnest(measurer: PlanMeasurer, space: SearchSpace, weights: InitialWeights) -> DenseAndThinnest:
+    """Measure both; the thinnest plan is not scored yet.
+
+    Raises ProbeError when the dense network cannot be measured, ModelError when its score is not a finite number, BudgetError
+    when a limit cannot be judged from the runs that the profile allows, UnreachableBudget when even the thinnest plan misses it.
+    """
+    context = measurer.context
+    dense = measurer.dense(space.dense(), weights)
+    if dense.failure:
+        raise ProbeError(f"the dense network cannot be measured: {dense.failure.kind}: {dense.failure.detail}")
+    if dense.score is None:
+        raise ModelError(
+            "the dense network's score is no finite number: look at what `evaluate` returns for it, then choose another out, "
+            f"because {context.run.folder} remembers it"
+        )
+    for constraint in context.searched_constraints:
+        if constraint.figure(dense, dense) is None:
+            raise BudgetError(
+                f"budget: {constraint.text} cannot be judged here: the figure is not available; a p90 needs 64 runs "
+                "(probe.runs x probe.processes, within probe.time_limit_s), memory needs a Linux system"
+            )
+    thinnest = measurer.uniform(space.thinnest(), 1)
+    for constraint in context.searched_constraints:
+        figure = constraint.figure(thinnest, dense)
+        if figure and constraint.verdict(thinnest, dense) == "over":
+            kind = f"{constraint.metric.title}{', of dense' if constraint.relative else ''}"
+            raise UnreachableBudget(
+                f"at minimum width this model takes {constraint.show(figure.value)} ({kind}); "
+                f"the budget is {constraint.show(constraint.limit)}; allow more, or start from a smaller network"
+            )
+    return DenseAndThinnest(dense, thinnest)
+
+
+def widest_uniform(measurer: PlanMeasurer, space: SearchSpace, dense: Candidate) -> float:
+    """The largest share of its channels that every group can keep within the budget, measured by bisection."""
+    numbers = itertools.count(2)  # the first uniform plan is the thinnest one
+    constraints = measurer.context.searched_constraints
+
+    def evaluate(plan: ChannelPlan) -> Evaluation:
+        candidate = measurer.uniform(plan, next(numbers))
+        return Evaluation(plan, 0.0, tuple(each.high for each in violations(constraints, candidate, dense)))
+
+    return bisect(Problem(space, evaluate, BISECTIONS, len(constraints), seed=0), BISECTIONS)
+
+
+def score_thinnest(measurer: PlanMeasurer, measured: DenseAndThinnest, weights: InitialWeights) -> DenseAndThinnest:
+    """Both, with the thinnest plan scored by the weights that the search uses. What is known of them is shown."""
+    ends = DenseAndThinnest(measured.dense, measurer.thinnest(measured.thinnest, weights))
+    _show(measurer.context, ends)
+    return ends
+
+
+def _show(context: RunContext, ends: DenseAndThinnest) -> None:
+    for name, candidate in (("dense", ends.dense), ("thinnest", ends.thinnest)):
+        limited = context.searched_constraints
+        figures = (f"{c.metric.title} {c.show(f.value)}" for c in limited if (f := c.figure(candidate, ends.dense)))
+        p50 = f"{candidate.measurement.latency_p50_ms.value:.3f} ms, " if candidate.measurement else ""
+        context.callback.say(f"{name}: {p50}{', '.join(figures)}, score {candidate.score or 0:.2f}")
+    measured = ends.dense.measurement
+    if measured and measured.remarks:
+        texts = "; ".join(remark.text for remark in measured.remarks)
+        advice = dict.fromkeys(remark.advice for remark in measured.doubts)
+        effect = f"verdicts may stay undecided ({', '.join(advice)})" if advice else "intervals will be wide"
+        context.notices.add(f"the machine that measures is not quiet: {texts}: {effect}")

@@ -1,0 +1,126 @@
+"""Measure plans: build, measure and score a plan, and record it in the journal. One method per role of a trial."""
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from pipeline.core.candidate import Candidate
+from pipeline.core.measurement import Failure, Measurement
+from pipeline.core.plan import ChannelPlan
+from pipeline.core.profile import available_cores
+from pipeline.core.run import Role, Trial
+from pipeline.errors import ProbeError, RunError
+from pipeline.graph.pruned_model import PrunedModel
+from pipeline.probe.interface import MeasurementOptions, Probe
+from pipeline.stages.context import RunContext
+from pipeline.stages.initial_weights import InitialWeights
+from pipeline.stages.probe_adapter import graph_of
+from pipeline.stages.reward import RewardFunction, finite
+from pipeline.stages.sequential_measurement import candidate_of, measure_sequentially
+from pipeline.training.threads import confined
+
+__all__ = ["PlanMeasurer", "measure_dense_with"]
+
+
+@dataclass(frozen=True)
+class PlanMeasurer:
+    """Turns plans into candidates. Each candidate is in the journal before it is returned, and is taken from there on resuming.
+
+    Every method raises RunError where the journal holds another plan under the same role and number.
+    """
+
+    context: RunContext
+    probe: Probe
+    reward: RewardFunction
+
+    def dense(self, plan: ChannelPlan, weights: InitialWeights) -> Candidate:
+        """The whole network, measured with its memory, and scored."""
+        return self._recorded("dense", 1, plan, lambda: self._measured_and_scored(plan, weights, memory=True))
+
+    def uniform(self, plan: ChannelPlan, number: int) -> Candidate:
+        """A uniform plan, measured but not scored. The first one is the thinnest plan, whose memory is measured too."""
+
+        def make() -> Candidate:
+            pruned = self.context.builder.make(plan)
+            return candidate_of(pruned, self.probe.measure(graph_of(pruned), self._options(memory=number == 1)), None)
+
+        return self._recorded("uniform", number, plan, make)
+
+    def thinnest(self, measured: Candidate, weights: InitialWeights) -> Candidate:
+        """The thinnest plan as it was `measured`, now scored with the weights that the search uses."""
+
+        def make() -> Candidate:
+            module = weights.of(measured.plan)
+            score = None if measured.failure else finite(self.context.task.score(module))
+            return self.reward.look(replace(measured, score=score), module)
+
+        return self._recorded("thinnest", 1, measured.plan, make)
+
+    def trial(self, plan: ChannelPlan, number: int, weights: InitialWeights) -> Candidate:
+        """One trial of the search, measured and scored."""
+        return self._recorded("search", number, plan, lambda: self._measured_and_scored(plan, weights, memory=False))
+
+    def again(self, searched: Candidate, number: int, dense: Candidate) -> Candidate:
+        """A searched plan, measured again in fresh processes until its verdict is decided; its score stays."""
+
+        def make() -> Candidate:
+            pruned = self.context.builder.make(searched.plan)
+            processes = self.context.profile.probe.final_processes
+            constraints = self.context.searched_constraints
+            measured = measure_sequentially(self.probe, pruned, processes, constraints, dense, twice=True)
+            return candidate_of(pruned, measured, searched.score).with_activations_of(searched)
+
+        return self._recorded("finalist", number, searched.plan, make)
+
+    def _recorded(self, role: Role, number: int, plan: ChannelPlan, make: Callable[[], Candidate]) -> Candidate:
+        run = self.context.run
+        known = run.find(role, number)
+        if known is not None and known.candidate.plan != plan:
+            raise RunError(
+                f"{run.folder}: {role} trial {number} was another plan, so this search is not the one that was "
+                "interrupted (did the software change?); choose another --out"
+            )
+        if known is not None:
+            return known.candidate
+        started = time.monotonic()
+        candidate = make()
+        run.record(Trial(role, number, candidate, round(time.monotonic() - started, 3)))
+        return candidate
+
+    def _options(self, *, memory: bool) -> MeasurementOptions:
+        needed = any(constraint.metric.needs_memory for constraint in self.context.searched_constraints)
+        return MeasurementOptions(self.context.profile.probe.processes, memory or needed, fresh=False)
+
+    def _measured_and_scored(self, plan: ChannelPlan, weights: InitialWeights, *, memory: bool) -> Candidate:
+        """Both halves of a candidate. The score is computed on the cores that no timed run uses, or after the runs."""
+        pruned, module, options = self.context.builder.make(plan), weights.of(plan), self._options(memory=memory)
+        busy = set(self.probe.busy_cores)
+        free = [core for core in available_cores() if core not in busy]
+        measured, score = self._side_by_side(pruned, module, options, free) if free else self._in_turn(pruned, module, options)
+        return self.reward.look(candidate_of(pruned, measured, score), module)
+
+    def _in_turn(
+        self, pruned: PrunedModel, module: nn.Module, options: MeasurementOptions
+    ) -> tuple[Measurement | Failure, float | None]:
+        measured = self.probe.measure(graph_of(pruned), options)
+        return measured, None if isinstance(measured, Failure) else finite(self.context.task.score(module))
+
+    def _side_by_side(
+        self, pruned: PrunedModel, module: nn.Module, options: MeasurementOptions, free: list[int]
+    ) -> tuple[Measurement | Failure, float | None]:
+        with ThreadPoolExecutor(1) as pool, confined(free) as release:
+            measuring = pool.submit(self.probe.measure, graph_of(pruned), options)
+            score = self.context.task.score(module, between=lambda: release() if measuring.done() else None)
+            return measuring.result(), finite(score)
+
+
+def measure_dense_with(probe: Probe, context: RunContext, dense: Candidate) -> Candidate:
+    """`dense`, measured by another probe. Raises ProbeError when that fails."""
+    pruned = context.builder.make(dense.plan)
+    measured = measure_sequentially(probe, pruned, context.profile.probe.final_processes, (), dense)
+    if isinstance(measured, Failure):
+        raise ProbeError(f"the dense network cannot be measured: {measured.kind}: {measured.detail}")
+    return replace(dense, measurement=measured)
