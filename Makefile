@@ -3,7 +3,7 @@ PYTHON ?= python3
 ENV := .venv
 BIN := $(ENV)/bin
 
-.PHONY: demo test test-all image fuzz check sshd format bench bench-link train-demo build clean help
+.PHONY: demo test test-all image fuzz check docs sshd format bench bench-link train-demo build clean help
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
@@ -19,14 +19,17 @@ test-all: $(ENV)/.installed-dev check sshd ## also the slow tests
 
 fuzz: $(ENV)/.installed-dev ## throw hostile input at every reader, guided by coverage, a minute each
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check -e '.[fuzz]'
-	$(BIN)/python tests/helpers/fuzz.py --seconds 60
+	PYTHONPATH=tests $(BIN)/python tests/helpers/fuzz.py --seconds 60
 
-check: $(ENV)/.installed-dev ## ruff, mypy strict, import-linter, codespell
+check: $(ENV)/.installed-dev docs ## ruff, mypy strict, import-linter, codespell, documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/codespell README.md CONTRIBUTING.md CHANGELOG.md docs pipeline models tests benchmarks hw_profiles
+
+docs: $(ENV)/.installed-dev ## the documentation as a site in build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 sshd: # for the tests over ssh; skipped where it cannot be had
 	@sh tests/sshd.sh

@@ -20,25 +20,10 @@ hypothesis.settings.load_profile("repeatable")
 
 ImageFolder = Callable[..., Path]
 
-LONGEST = (
-    "resume",
-    "walk",
-    "walk_ssh",
-    "agents",
-    "rewards",
-    "calibration",
-    "ssh",
-    "fault_matrix",
-    "refusals",
-    "slice",
-    "precision",
-)
-"""Files of minutes. They begin first: begun last, one worker would be waited for."""
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first; otherwise in order."""
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+    """Files that are marked `starts_first` come first; otherwise the order stays."""
+    items.sort(key=lambda item: item.get_closest_marker("starts_first") is None)
 
 
 @pytest.fixture(scope="session", autouse=True)

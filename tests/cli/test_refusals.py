@@ -18,6 +18,8 @@ from pipeline.cli.main import compress
 from pipeline.core.run import read_trials
 from pipeline.errors import Interrupted, OtherJob, RunError, RunLocked, StorageError
 
+pytestmark = pytest.mark.starts_first
+
 MAIN = (sys.executable, "-c", "from pipeline.cli.main import main; main()")
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.starts_first
+
 ARGUMENTS = (
     "--target",
     "raspberrypi",

@@ -20,6 +20,8 @@ from pipeline.probe.calibrated import CalibratedProbe
 from pipeline.probe.interface import MeasurementOptions
 from pipeline.probe.simulated import SimulatedProbe
 
+pytestmark = pytest.mark.starts_first
+
 
 def calibration(points: list[tuple[float, float]], dense_p50_ms: float = 20.0) -> LatencyPredictor:
     """of the simulated machine, whose reference is the small convolutional network"""

@@ -29,7 +29,7 @@ from pipeline.deploy.store import Store
 from pipeline.errors import CompressError
 from pipeline.system.files import sha256_file
 
-pytestmark = [needs_sshd, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.starts_first, needs_sshd, pytest.mark.timeout(900)]
 POINTS = ("upload", "verify", "place", "check", "switch", "commit", "rollback")
 MORE_POINTS = (*POINTS, "placed", "switched", "confirm", "committed")
 AFTER_SWITCH = ("switch", "switched", "confirm", "commit", "rollback")

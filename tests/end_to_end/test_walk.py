@@ -26,6 +26,8 @@ from pipeline.training.load import find_model, load_data
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import OwnTask
 
+pytestmark = pytest.mark.starts_first
+
 
 def job(out: Path, **changes: object) -> Job:
     settings = {

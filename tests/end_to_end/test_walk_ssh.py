@@ -16,7 +16,7 @@ from pipeline.core.artifact import read_artifact
 from pipeline.core.run import read_trials
 from pipeline.errors import DeviceUnreachable, ProfileError
 
-pytestmark = needs_sshd
+pytestmark = [pytest.mark.starts_first, needs_sshd]
 
 
 def run(board: Board, folder: Path, **probe: float) -> Result:

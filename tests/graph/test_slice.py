@@ -25,6 +25,8 @@ from pipeline.graph.shrink import all_channels, shrink
 from pipeline.graph.slice import SliceableGraph, prepare
 from pipeline.graph.structure import structure
 
+pytestmark = pytest.mark.starts_first
+
 CLOSE = 1e-5
 
 

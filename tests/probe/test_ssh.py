@@ -26,7 +26,7 @@ from pipeline.graph.pruned_model import start_builder
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.ssh import SshProbe
 
-pytestmark = needs_sshd
+pytestmark = [pytest.mark.starts_first, needs_sshd]
 NET = graph(conv_net(8))
 QUICK = MeasurementOptions(1, memory=False)
 SLOW = {"runs": 100_000, "time_limit_s": 3.0}

@@ -24,6 +24,8 @@ from pipeline.search.searchers import SEARCHERS
 from pipeline.search.surrogate import fit, snap
 from pipeline.stages.reevaluate import Finalist, Reevaluated, best_confirmed
 
+pytestmark = pytest.mark.starts_first
+
 LEARNERS = ("ppo-lagrangian", "ddpg-entropy")
 SEEDS = range(3)
 one_seed_and_all = pytest.mark.parametrize(

@@ -27,6 +27,8 @@ from pipeline.stages.reward import RewardFunction
 from pipeline.stages.search_space import search_space
 from pipeline.training.settings import FinetuneSettings
 
+pytestmark = pytest.mark.starts_first
+
 
 def job(out: Path, **changes: object) -> Job:
     settings = {

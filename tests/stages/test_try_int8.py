@@ -38,6 +38,8 @@ from pipeline.system.bundled import shipped_folder
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import OwnTask
 
+pytestmark = pytest.mark.starts_first
+
 
 def profile_file(folder: Path, **runtime: object) -> Path:
     """The Raspberry Pi's profile, with int8."""

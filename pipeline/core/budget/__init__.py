@@ -4,7 +4,8 @@ One sign everywhere: a violation <= 0 is within the limit.
 """
 
 from pipeline.core.budget.constraint import Constraint, Verdict, judge, show, violations, worst_verdict
-from pipeline.core.budget.metric import Metric, Unit, known_metrics
+from pipeline.core.budget.metric import Metric, Unit
+from pipeline.core.budget.metrics import known_metrics
 from pipeline.core.budget.read import Limit, read_budget
 from pipeline.core.budget.sample_size import sample_size_notices
 

@@ -1,10 +1,7 @@
-"""Metric: a function of a candidate that a budget can limit. The files in metrics/ hold one each."""
+"""Metric: a function of a candidate that a budget can limit."""
 
-import importlib
-import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Literal
 
 from pipeline.core.candidate import Candidate
@@ -12,7 +9,7 @@ from pipeline.core.measurement import Measurement
 from pipeline.core.remark import Remark
 from pipeline.core.statistics import Estimate
 
-__all__ = ["Metric", "Unit", "known_metrics", "ratio_of_values"]
+__all__ = ["Metric", "Unit", "ratio_of_values"]
 
 Unit = Literal["ms", "bytes", "count", "points"]
 Evaluate = Callable[[Candidate, Candidate], Estimate | None]
@@ -64,12 +61,3 @@ def ratio_of_values(absolute: Evaluate) -> Evaluate:
         return value.scaled(1.0 / whole.value) if value and whole and whole.value else None
 
     return relative
-
-
-@cache
-def known_metrics() -> dict[str, Metric]:
-    """Key -> metric, from every file in metrics/."""
-    from pipeline.core.budget import metrics  # noqa: PLC0415  (the files there import this one)
-
-    modules = [importlib.import_module(f"{metrics.__name__}.{found.name}") for found in pkgutil.iter_modules(metrics.__path__)]
-    return {module.METRIC.key: module.METRIC for module in modules}

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pipeline.core.budget.constraint import Constraint
-from pipeline.core.budget.metric import Metric, known_metrics
+from pipeline.core.budget.metric import Metric
+from pipeline.core.budget.metrics import known_metrics
 from pipeline.core.profile import BudgetText, Profile
 from pipeline.errors import BudgetError
 from pipeline.system.units import parse_quantity

@@ -1,1 +1,0 @@
-"""One file per metric, each with a METRIC; adding a file here adds a budget."""
