@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from pipeline.core.measurement import DeviceState, Failure, Measurement, throttled
+from pipeline.core.device_state import DeviceState, throttled
+from pipeline.core.measurement import Failure, Measurement
 from pipeline.core.profile import Profile
 from pipeline.core.remark import Remark
 from pipeline.core.statistics import noise

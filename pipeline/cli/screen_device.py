@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.core.measurement import DeviceState, Failure, Measurement
+from pipeline.core.device_state import DeviceState
+from pipeline.core.measurement import Failure, Measurement
 from pipeline.core.statistics import Estimate
 from pipeline.doctor import Finding
 from pipeline.measure import Comparison, FileMeasurement, Measured

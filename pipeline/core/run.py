@@ -1,7 +1,6 @@
 """Run directory: a lock, the job it belongs to, and a journal from which an interrupted run goes on."""
 
 import contextlib
-import fcntl
 import json
 import os
 import time
@@ -13,15 +12,21 @@ from typing import Any, Literal, get_args
 from pydantic import TypeAdapter
 
 from pipeline.core.journal import FORMAT, Damage, Journal, OtherFormat, Role, Trial, digest_of, read_journal, sealed
-from pipeline.errors import OtherJob, RunError, RunLocked
+from pipeline.core.journal_file import (
+    JOURNAL_LIMIT_BYTES,
+    append_whole,
+    damaged_lines_path,
+    journal_bytes,
+    lock_journal,
+    replace_journal,
+)
+from pipeline.errors import OtherJob, RunError
 from pipeline.foreign_text import shorten
-from pipeline.system.files import flush_folder, sha256_file, storage_errors, sweep, temporary_beside
+from pipeline.system.files import flush_folder, sha256_file, storage_errors, sweep
 from pipeline.system.foreign_file import read_foreign
 
 __all__ = ["Role", "Run", "Trial", "open_run", "read_trials"]
 
-JOURNAL_LIMIT_BYTES = 4 * 2**30
-"""Of tens of thousands of trials."""
 Facts = Mapping[str, Any]
 Kind = Literal["job", "inputs", "device", "weights", "sources"]
 
@@ -155,7 +160,7 @@ class Run:
         return total
 
     def _append(self, line: dict[str, Any]) -> None:
-        _write_whole(self._journal, sealed(line), self.folder / "journal.jsonl")
+        append_whole(self._journal, sealed(line), self.folder / "journal.jsonl")
 
 
 @contextmanager
@@ -173,8 +178,8 @@ def open_run(folder: Path, job: Facts) -> Iterator[Run]:
             folder.mkdir(parents=True, exist_ok=True)
             if fresh:
                 flush_folder(folder.parent)
-        descriptor = _locked(path, held)
-        data = _bytes_of(path)
+        descriptor = lock_journal(path, held)
+        data = journal_bytes(path)
         journal = _understood(path, data)
         _refuse_others(folder, "job", journal.facts.get("job"), journal.bound.get("job"), json.loads(json.dumps(job)))
         sweep(folder)
@@ -185,9 +190,9 @@ def open_run(folder: Path, job: Facts) -> Iterator[Run]:
                 with storage_errors(path):
                     os.ftruncate(descriptor, len(whole))
         elif data + b"\n" == whole:
-            _write_whole(descriptor, b"\n", path)
+            append_whole(descriptor, b"\n", path)
         else:
-            descriptor = _replaced(path, whole, journal.damage, held)
+            descriptor = replace_journal(path, whole, journal.damage, held)
         flush_folder(folder)
         run = Run(folder, journal, descriptor, notices)
         run.bind("job", job)
@@ -197,33 +202,11 @@ def open_run(folder: Path, job: Facts) -> Iterator[Run]:
 def read_trials(folder: Path) -> list[Trial]:
     """The trials in the journal of `folder`, read without locking; raises RunError."""
     path = folder / "journal.jsonl"
-    return sorted(_understood(path, _bytes_of(path)).trials, key=_place)
+    return sorted(_understood(path, journal_bytes(path)).trials, key=_place)
 
 
 def _place(trial: Trial) -> tuple[int, int]:
     return _ROLES.index(trial.role), trial.number
-
-
-def _locked(path: Path, held: contextlib.ExitStack) -> int:
-    """A descriptor of the journal, locked until `held` ends."""
-    while True:
-        with storage_errors(path.parent):
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-        held.callback(os.close, descriptor)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunLocked(f"{path.parent}: another process works there; wait for it, or choose another --out") from None
-        # another process may have replaced the file while this one waited for nothing but its lock
-        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
-            return descriptor
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return read_foreign(path, JOURNAL_LIMIT_BYTES)
-    except OSError as problem:
-        raise RunError(f"{path}: cannot be read ({problem.strerror})") from None
 
 
 def _understood(path: Path, data: bytes) -> Journal:
@@ -255,49 +238,11 @@ def _refuse_others(folder: Path, kind: str, known: Facts | None, bound: str | No
         )
 
 
-def _replaced(path: Path, whole: bytes, damage: tuple[Damage, ...], held: contextlib.ExitStack) -> int:
-    """Keep the damaged lines beside the journal, and put `whole` in its place; a descriptor of it, locked as the old one is."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-    with storage_errors(path):
-        if damage:
-            aside = os.open(_aside(path), flags, 0o644)
-            try:
-                _write_whole(aside, b"".join(each.data + b"\n" for each in damage), _aside(path))
-            finally:
-                os.close(aside)
-        temporary = temporary_beside(path)
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-        held.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # before anybody else can find it
-        _write_whole(descriptor, whole, path)
-        temporary.replace(path)
-    return descriptor
-
-
-def _write_whole(descriptor: int, data: bytes, path: Path) -> None:
-    """Append `data`; on return it has reached the disk. Where that fails, nothing of it is left."""
-    with storage_errors(path):
-        end = os.lseek(descriptor, 0, os.SEEK_END)
-        try:
-            written = 0
-            while written < len(data):
-                written += os.write(descriptor, data[written:])
-            os.fsync(descriptor)
-        except OSError:
-            os.ftruncate(descriptor, end)  # a full disk must not leave half a line for the next run
-            raise
-
-
-def _aside(path: Path) -> Path:
-    """Where damaged lines are kept."""
-    return path.with_name("journal.damaged")
-
-
 def _told(path: Path, damage: tuple[Damage, ...]) -> str:
     named = "; ".join(f"line {each.number}: {each.reason}" for each in damage[:3])
     more = f"; and {len(damage) - 3} more" if len(damage) > 3 else ""
     lines = "1 damaged line was" if len(damage) == 1 else f"{len(damage)} damaged lines were"
-    return f"{path}: {lines} moved to {_aside(path).name} ({named}{more}); trials that they held are measured again"
+    return f"{path}: {lines} moved to {damaged_lines_path(path).name} ({named}{more}); trials that they held are measured again"
 
 
 def _short(value: object) -> str:

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from pipeline.core import statistics
-from pipeline.core.measurement import DeviceState, Fingerprint, TimedProcess, select_samples, stopped_by_quota, throttled
+from pipeline.core.device_state import DeviceState, stopped_by_quota, throttled
+from pipeline.core.measurement import Fingerprint, TimedProcess, select_samples
 from pipeline.core.remark import Remark, RemarkKind
 
 __all__ = ["remarks_on"]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.measurement import DeviceState, Failure, Fingerprint, Measurement, Memory, TimedProcess, throttled
+from pipeline.core.device_state import DeviceState, throttled
+from pipeline.core.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
 from pipeline.core.profile import Profile
 from pipeline.core.remark import Remark, RemarkKind
 from pipeline.errors import ProbeError, ThreadsError

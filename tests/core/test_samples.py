@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from test_budget import FINGERPRINT, candidate
 
 from pipeline.core.budget import Constraint, Verdict, known_metrics
-from pipeline.core.measurement import DeviceState, Measurement, Memory, TimedProcess
+from pipeline.core.device_state import DeviceState
+from pipeline.core.measurement import Measurement, Memory, TimedProcess
 from pipeline.core.remark import Remark, RemarkKind
 from pipeline.core.samples import ALLOWANCE, PROCESSOR_ALLOWANCE
 from pipeline.measure import Comparison

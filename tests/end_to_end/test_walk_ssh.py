@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from click.testing import Result
 from helpers.profiles import command, there, to_walk
 from helpers.sshd import Board, needs_sshd

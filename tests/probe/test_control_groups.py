@@ -10,7 +10,7 @@ import pytest
 from helpers.workers import Worker, until
 from test_doctor import MACHINE, QUIET, the_only
 
-from pipeline.core.measurement import DeviceState, stopped_by_quota
+from pipeline.core.device_state import DeviceState, stopped_by_quota
 from pipeline.core.profile import load_profile
 from pipeline.doctor import _quota, _room
 from pipeline.probe import worker

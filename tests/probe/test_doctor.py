@@ -12,7 +12,7 @@ from helpers.profiles import command, here, there
 from helpers.sshd import VCGENCMD, Board, needs_sshd
 from helpers.workers import until
 
-from pipeline.core.measurement import DeviceState
+from pipeline.core.device_state import DeviceState
 from pipeline.core.profile import Profile, load_profile
 from pipeline.doctor import Finding, _condition, _room, _software, examine
 from pipeline.probe.ssh import SshProbe

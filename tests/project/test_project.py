@@ -53,7 +53,7 @@ def test_every_file_opens_with_its_sentence_and_names_what_is_public(path: Path)
 @pytest.mark.parametrize("path", SOURCES, ids=ids(SOURCES))
 def test_files_fit_the_head(path: Path) -> None:
     """Exceptions: what must travel to a device as one file; and the tree of errors, which is a list."""
-    allowed = 400 if path.name == "errors.py" else 1250 if path.name in ALONE else 300
+    allowed = 450 if path.name == "errors.py" else 1250 if path.name in ALONE else 300
 
     assert len(path.read_text().splitlines()) <= allowed
 
