@@ -28,7 +28,7 @@ FACTS = ("job", "inputs", "device", "weights", "sources")
 """What a run directory is tied to: what was asked for, what was loaded, where it was measured, what plans inherit, and the files
 that it was loaded from."""
 KINDS = (*FACTS, "trial", "phase", "file")
-Role = Literal["dense", "thinnest", "uniform", "search", "finalist", "int8", "int8-dense"]
+Role = Literal["dense", "uniform", "thinnest", "search", "finalist", "int8", "int8-dense"]
 
 _CHECKSUM = re.compile(rb',"checksum":"([0-9a-f]{16})"\}')
 _START = re.compile(rb'\{"kind":"(?:%s)"' % "|".join(KINDS).encode())
