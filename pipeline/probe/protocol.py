@@ -90,7 +90,7 @@ class _Process(_Answer):
         return self
 
 
-class _ReplayBuffer(_Answer):
+class _Memory(_Answer):
     baseline_bytes: ByteCount | None
     session_bytes: ByteCount | None
     peak_bytes: ByteCount | None
@@ -99,7 +99,7 @@ class _ReplayBuffer(_Answer):
 
 class _Measured(_Answer):
     processes: list[_Process] = Field(min_length=1, max_length=1000)
-    memory: _ReplayBuffer | None
+    memory: _Memory | None
     before: _State
     after: _State
 
