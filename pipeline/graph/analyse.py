@@ -176,7 +176,7 @@ def _enlivened(module: nn.Module, generator: torch.Generator) -> nn.Module:
     """
     try:
         lively = copy.deepcopy(module).double().eval()
-    except Exception as problem:  # torch.nn.utils.weight_norm, an attribute that is a lock
+    except Exception as problem:  # for example torch.nn.utils.weight_norm, or an attribute that is a lock
         raise TraceError(f"the network cannot be copied: {one_line(problem)}; copy.deepcopy must accept it") from None
     with torch.no_grad():
         for layer in lively.modules():

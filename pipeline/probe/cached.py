@@ -51,12 +51,12 @@ class CachedProbe:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The wrapped probe's."""
+        """See `Probe.fingerprint`."""
         return self._probe.fingerprint
 
     @property
     def busy_cores(self) -> tuple[int, ...]:
-        """The wrapped probe's."""
+        """See `Probe.busy_cores`."""
         return self._probe.busy_cores
 
     def measure(self, graph: Graph, options: MeasurementOptions, load: Workload | None = None) -> Measurement | Failure:

@@ -28,7 +28,7 @@ class Graph:
 
     @property
     def data(self) -> bytes:
-        """The file."""
+        """Return the file, or make it."""
         return self.source if isinstance(self.source, bytes) else self.source()
 
 
