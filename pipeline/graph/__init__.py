@@ -1,1 +1,1 @@
-"""Torch network in, ONNX graphs out: which channels hang together, and how to do without some of them."""
+"""Graph: find the channels that must be removed together, prune the torch network, and slice and export the ONNX graph."""

@@ -1,4 +1,4 @@
-"""Activations: what the convolutions of a network put out, after the normalisation and activation that directly follow."""
+"""Activations: record the outputs of convolutions, after the normalisation and activation that directly follow them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,17 +12,17 @@ __all__ = ["show_activations"]
 _FOLLOWING = frozenset(
     ("batch_norm", "relu", "relu6", "hardtanh", "hardswish", "silu", "gelu", "leaky_relu", "elu", "prelu", "mish", "sigmoid")
 )
-"""What may stand between a convolution and the activation that is looked at."""
+"""Functions that may directly follow a convolution; their result replaces its output."""
 
 _LOOKING = frozenset(("dim", "size", "numel", "stride", "is_contiguous", "is_floating_point", "get"))
-"""What asks a tensor about itself; `shape` and its like are `__get__`."""
+"""Functions that only query a tensor and do not use its values. Attributes such as `shape` are read through `__get__`."""
 
 Tell = Callable[[str, Tensor], None]
-"""Layer, its activations (N, C, H, W)."""
+"""Called with the name of a layer and its activations, (N, C, H, W)."""
 
 
 def show_activations(module: nn.Module, inputs: Tensor, batch: int, tell: Tell) -> None:
-    """Run `module` in evaluation mode on `inputs`, (N, C, H, W), so many at once, and `tell` of each convolution."""
+    """Run `module` in evaluation mode on `inputs`, (N, C, H, W), in batches of `batch`; call `tell` for each convolution."""
     module.eval()
     with torch.no_grad():
         for pixels in inputs.split(batch):
@@ -32,8 +32,8 @@ def show_activations(module: nn.Module, inputs: Tensor, batch: int, tell: Tell) 
 
 
 class _Watch(TorchFunctionMode):
-    """Hands each convolution's output to `tell`, after the normalisation and activation that directly follow it, be they
-    modules or functions; hooks would see modules only.
+    """Passes each convolution's output to `tell`, after the normalisation and activation that directly follow it. It sees
+    both modules and functions; forward hooks would see modules only.
     """
 
     def __init__(self, module: nn.Module, tell: Tell) -> None:
@@ -52,16 +52,16 @@ class _Watch(TorchFunctionMode):
         name = self._pending.pop(id(given[0]))[0] if follows else None
         for each in given:
             if id(each) in self._pending:
-                self._tell(*self._pending.pop(id(each)))  # before it is used, which may be in place
+                self._tell(*self._pending.pop(id(each)))  # before its next use, which may change it in place
         result = func(*args, **kwargs)
         if kind == "conv2d":
             name = self._names.get(id(args[1] if len(args) > 1 else kwargs.get("weight")))
         if name is not None:
-            self._pending[id(result)] = name, result  # kept alive, or its id would be given to another
+            self._pending[id(result)] = name, result  # keeps the result alive: Python reuses the ids of freed objects
         return result
 
     def finish(self) -> None:
-        """Tell of what nothing came after."""
+        """Pass on the outputs that no further operation used."""
         for name, maps in self._pending.values():
             self._tell(name, maps)
         self._pending.clear()

@@ -1,4 +1,4 @@
-"""Analyse: torch network -> prune space, every group of it tried before it is offered."""
+"""Analyse: find the prunable groups of a torch network, and verify each of them before it enters the search space."""
 
 import copy
 import math
@@ -15,24 +15,24 @@ from pipeline.graph.shrink import CONVS, NORMS, all_channels, shrink
 __all__ = ["analyse", "mask"]
 
 TOLERANCE = 1e-9
-"""Largest difference that counts as rounding, in double precision, as a share of the largest output. In single precision a
-wrong coupling can hide: one was seen that changed the answer by 1e-4.
+"""Largest difference that counts as rounding, in double precision, as a share of the largest output. Single precision could
+hide a wrong coupling: one was seen that changed the output by only 1e-4.
 """
 
 
 class _NotPrunable(Exception):
-    """Why a group must keep its width."""
+    """A group cannot be pruned; the message gives the reason."""
 
 
 def analyse(module: nn.Module, example: Tensor) -> PruneSpace:
-    """The groups of `module` that can be narrowed, and the layers that cannot, each with its reason.
+    """Return the groups of `module` that can be pruned, and the layers that cannot, each with a reason.
 
-    `example` is one batch of inputs, (N, C, H, W). A group is offered only after a trial: with half of its channels
-    removed, and with one, the network must still run, give an output of the same shape, and answer like the whole
-    network in which the removed channels are silenced. The trial needs no knowledge of how the groups were found, so a
-    wrong coupling ends as a frozen layer and not as a wrong network.
+    `example` is one batch of inputs, (N, C, H, W). Every group is tested twice: with half of its channels removed, and
+    with one removed. The pruned network must run, keep the shape of its output, and give the same output as the dense
+    network with the removed channels silenced. The test does not depend on how the groups were found. So a wrong
+    coupling leaves a layer unpruned, and never yields a wrong network.
 
-    Raises TraceError when the network cannot be traced or copied, NothingToPrune when no group is left.
+    Raises TraceError when the network cannot be traced or copied, and NothingToPrune when no group can be pruned.
     """
     groups: list[Group] = []
     frozen: list[NotPrunable] = []
@@ -56,9 +56,9 @@ def analyse(module: nn.Module, example: Tensor) -> PruneSpace:
 
 
 def mask(module: nn.Module, space: PruneSpace, kept: Kept) -> nn.Module:
-    """A copy of `module`, of the same width, in which nobody listens to the channels that are not `kept`.
+    """Return a copy of `module` of the same width that ignores all channels except the `kept` ones.
 
-    For layers that treat channels apart (all but layer normalisation) it answers like the shrunk network.
+    Its output equals that of the pruned network, unless the network has layer normalisation, which mixes channels.
     """
     whole = all_channels(space)
     silenced = shrink(module, space, whole)
@@ -100,7 +100,7 @@ def _group(coupling: Coupling, modules: dict[str, nn.Module]) -> Group:
 
 
 def _bundle(coupling: Coupling, modules: dict[str, nn.Module]) -> int:
-    """Grouped convolutions share one input axis among their groups, so channels leave one per group at a time."""
+    """The number of channels to remove at once. A grouped convolution must lose the same number of channels in each group."""
     counts = set()
     for name, _role, entries, roots in coupling.members:
         layer = modules.get(name)
@@ -118,7 +118,7 @@ def _depthwise(layer: nn.Module) -> bool:
 
 
 def _tensors(name: str, layer: nn.Module | None, role: str) -> list[tuple[str, int]]:
-    """The (tensor, axis) pairs that shrink in a layer in the given role."""
+    """The (tensor, axis) pairs of a layer that lose entries when the layer has the given role in a group."""
     if role.startswith("parameter:"):
         return [(name, int(role.partition(":")[2]))]
     biased = [(f"{name}.bias", 0)] if getattr(layer, "bias", None) is not None else []
@@ -143,7 +143,7 @@ def _tensors(name: str, layer: nn.Module | None, role: str) -> list[tuple[str, i
 
 
 def _merged(slots: Iterable[Slot]) -> list[Slot]:
-    """A layer that runs twice is listed twice; once is enough when both agree."""
+    """Remove duplicate slots. A layer that runs twice is listed twice, and both lists must agree."""
     seen: dict[tuple[str, int, tuple[int, ...]], Slot] = {}
     for slot in slots:
         before = seen.setdefault((slot.tensor, slot.axis, slot.entries), slot)
@@ -153,7 +153,7 @@ def _merged(slots: Iterable[Slot]) -> list[Slot]:
 
 
 def _try(module: nn.Module, example: Tensor, groups: list[Group]) -> tuple[list[Group], list[NotPrunable]]:
-    """Split `groups` into those that pass the trial and the rest; all at once first, one by one only on a failure."""
+    """Split `groups` into those that pass the test and those that fail. They are tested one by one only if all together fail."""
     if not groups or _trial(module, example, groups) is None:
         return groups, []
     proven, refused = [], []
@@ -164,19 +164,19 @@ def _try(module: nn.Module, example: Tensor, groups: list[Group]) -> tuple[list[
         else:
             refused.append(NotPrunable(group.name, reason))
     while proven and (reason := _trial(module, example, proven)) is not None:
-        # each passes alone but not together: give up the last, which keeps the early, costly layers
+        # each group passes alone, but not all together: drop the last, because early layers cost the most
         refused.append(NotPrunable(proven.pop().name, f"not together with the groups before it: {reason}"))
     return proven, refused
 
 
 def _enlivened(module: nn.Module, generator: torch.Generator) -> nn.Module:
-    """A copy in double precision with other weights, under which hardly a channel is silent.
+    """A copy in double precision with random weights, so that almost every channel is active.
 
-    Couplings do not depend on weights, and a trained network's silent channels would hide a wrong one.
+    Couplings do not depend on weights, and the silent channels of a trained network could hide a wrong coupling.
     """
     try:
         lively = copy.deepcopy(module).double().eval()
-    except Exception as problem:  # torch.nn.utils.weight_norm, an attribute that is a lock
+    except Exception as problem:  # for example torch.nn.utils.weight_norm, or an attribute that is a lock
         raise TraceError(f"the network cannot be copied: {one_line(problem)}; copy.deepcopy must accept it") from None
     with torch.no_grad():
         for layer in lively.modules():
@@ -197,12 +197,12 @@ def _enlivened(module: nn.Module, generator: torch.Generator) -> nn.Module:
 
 
 def _trial(module: nn.Module, example: Tensor, groups: list[Group]) -> str | None:
-    """Why channels of `groups` cannot be removed; None when they can."""
+    """The reason why channels of `groups` cannot be removed, or None when they can."""
     space = PruneSpace(tuple(groups))
     generator = torch.Generator().manual_seed(0)
     module = _enlivened(module, generator)
     example = torch.randn(example.shape, dtype=torch.float64, generator=generator)
-    # half of them, and one: half can be lucky, and take as many from each part of a network that splits its channels
+    # half may pass by chance, by removing equally many channels from each part of a split; so one is tested as well
     for gone in ({group.name: group.channels // 2 for group in groups}, {group.name: 1 for group in groups}):
         kept = {
             group.name: tuple(sorted(torch.randperm(group.channels, generator=generator)[gone[group.name] :].tolist()))
@@ -216,7 +216,7 @@ def _trial(module: nn.Module, example: Tensor, groups: list[Group]) -> str | Non
 
 
 def _misfit(module: nn.Module, space: PruneSpace, kept: Kept, example: Tensor) -> str | None:
-    """What is wrong with `module` shrunk to `kept`."""
+    """The reason why `module` pruned to `kept` is wrong, or None when it is right."""
     try:
         small = shrink(module, space, kept).eval()(example)
     except (RuntimeError, ValueError, IndexError, AssertionError, TypeError) as problem:
@@ -225,7 +225,7 @@ def _misfit(module: nn.Module, space: PruneSpace, kept: Kept, example: Tensor) -
     if small.shape != whole.shape:
         return "its channels are the network's output"
     if any(isinstance(layer, nn.LayerNorm) for layer in module.modules()):
-        return None  # silencing a channel changes what layer normalisation makes of the others
+        return None  # layer normalisation mixes channels, so silencing one changes the others
     silenced = mask(module, space, kept).eval()(example)
     scale = max(float(silenced.abs().max()), 1e-6)
     if not torch.isfinite(small).all() or float((small - silenced).abs().max()) > TOLERANCE * scale:

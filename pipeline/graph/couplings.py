@@ -1,6 +1,6 @@
-"""Couplings: which tensor entries torch-pruning says belong to which channel, as plain data.
+"""Couplings: the tensor entries that belong to each channel according to torch-pruning, as plain data.
 
-One of the two files that import torch_pruning; the other is its own witness in `prove.py`.
+Only two files import torch_pruning: this one, and `proof.py`, which checks our pruning against torch-pruning's.
 """
 
 import json
@@ -25,7 +25,7 @@ TIME_LIMIT_S = 120.0
 
 @dataclass(frozen=True)
 class Coupling:
-    """One torch-pruning group, before anything is made of it."""
+    """One torch-pruning group, as torch-pruning reports it."""
 
     root: str
     """The module whose output channels are counted."""
@@ -35,10 +35,10 @@ class Coupling:
 
 
 def trace_couplings(module: nn.Module, example: Tensor) -> list[Coupling]:
-    """All couplings of `module`, in the order in which their roots run; `example` is one batch, (N, C, H, W).
+    """Return all couplings of `module`, in the order in which their roots run. `example` is one batch, (N, C, H, W).
 
-    The dependency graph is built in a child process, because on odd networks it can run forever or take all memory.
-    Raises TraceError when the network does not run on `example`, or the graph cannot be built in time.
+    The dependency graph is built in a child process, because on unusual networks it can run forever or use all memory.
+    Raises TraceError when the network does not run on `example`, or when the graph is not built within the time limit.
     """
     answer = _in_child(lambda: _couplings(module, example), TIME_LIMIT_S)
     if "error" in answer:
@@ -80,7 +80,7 @@ def _couplings(module: nn.Module, example: Tensor) -> list[dict[str, Any]]:
 
 
 def _first_to_run(members: list[tuple[str, str, tuple[int, ...], tuple[int, ...]]], channels: int, order: dict[str, int]) -> str:
-    """The earliest module of a group whose outputs are its channels, one to one; the group is called after it."""
+    """The first module to run whose outputs map one to one to the channels of the group. The group takes its name."""
     plain = [name for name, role, entries, roots in members if role == "out" and len(entries) == channels and entries == roots]
     return min(plain, key=lambda name: order.get(name, len(order)))
 
@@ -101,10 +101,10 @@ def _execution_order(module: nn.Module, example: Tensor) -> dict[str, int]:
 
 
 def _in_child(work: Any, time_limit_s: float) -> dict[str, Any]:
-    """`work()` in a forked child, its answer as JSON over a pipe; the child is killed at the time limit.
+    """Run `work()` in a forked child and return its result, sent as JSON over a pipe. The child is killed at the time limit.
 
-    Forked, because a user's network need not survive being sent to another process; with one thread, because the
-    parent's thread pool does not exist in the child.
+    The child is forked because a user's network may not be picklable. It uses one thread because the parent's thread
+    pool does not exist in the child.
     """
     reader, writer = os.pipe()
     with warnings.catch_warnings():
@@ -140,5 +140,5 @@ def _in_child(work: Any, time_limit_s: float) -> dict[str, Any]:
         os.waitpid(child, 0)
     try:
         return dict(json.loads(b"".join(chunks)))
-    except ValueError:  # nothing, or half an answer
+    except ValueError:  # the answer is empty or cut off
         return {"error": "the tracing process died, perhaps for lack of memory"}

@@ -1,4 +1,4 @@
-"""Difference: where in its graph an ONNX file leaves the path of the network that it was made of."""
+"""Difference: find the first node of an ONNX graph whose output differs from the torch network that it was exported from."""
 
 from collections import defaultdict
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["first_difference"]
 
 
 class _Recorder(TorchDispatchMode):
-    """Keeps what every operation of a torch network computes, by its number of values."""
+    """Records the result of every operation of a torch network, grouped by number of values."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -31,10 +31,10 @@ class _Recorder(TorchDispatchMode):
 
 
 def first_difference(module: nn.Module, model: onnx.ModelProto, inputs: Tensor) -> str:
-    """The first node of `model` from which on nothing agrees with `module`, as "'node_Conv_3' (Conv)".
+    """Return the first node of `model` from which on no output agrees with `module`, for example "'node_Conv_3' (Conv)".
 
-    Every node's output is asked for and looked up among all that torch computes on the way; exporters fuse and split, so a node
-    counts as right when one that follows from it agrees. `inputs`: one batch, (1, C, H, W).
+    Every node's output is looked up among all results that torch computes. Exporters fuse and split operations, so a node counts
+    as right when a later node that depends on it agrees. `inputs` is one batch, (1, C, H, W).
     """
     with torch.no_grad(), _Recorder() as recorder:
         module(inputs)
@@ -52,7 +52,7 @@ def first_difference(module: nn.Module, model: onnx.ModelProto, inputs: Tensor) 
 
 
 def _all_outputs(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
-    """What each node computes, where that is a tensor of float32."""
+    """The output of every node that computes a float32 tensor."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     kinds = {value.name: value for value in onnx.shape_inference.infer_shapes(copy).graph.value_info}

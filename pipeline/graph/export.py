@@ -1,4 +1,4 @@
-"""Export: torch module -> ONNX graph, one file, with the names that slicing needs; the first exporter that is right makes it."""
+"""Export: convert a torch module to a single ONNX file, with the first exporter whose graph gives the right output."""
 
 from collections.abc import Mapping
 
@@ -14,11 +14,11 @@ from pipeline.graph.exporters import EXPORTERS, INPUT, OUTPUT, Exporter, NotExpo
 __all__ = ["INPUT", "METADATA", "OUTPUT", "SCOPES", "export", "exporter_of", "opset_of", "stamp", "stripped"]
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Node metadata in which the exporter tells the module a node came from."""
+"""Metadata key under which the exporter stores the module that a node came from; slicing needs it."""
 METADATA = "edge_compress."
-"""Before the key of everything that this program writes into a file's metadata."""
+"""Prefix of every key that this program writes into a file's metadata."""
 LIMIT_BYTES = 2**31 - 2**20
-"""Of all weights. A protobuf message, and so an ONNX file, holds less than 2 GiB."""
+"""Largest size of all weights together. A protobuf message, and so an ONNX file, holds less than 2 GiB."""
 
 
 def export(
@@ -29,11 +29,11 @@ def export(
     highest_opset: int | None = None,
     exporters: Mapping[str, Exporter] = EXPORTERS,
 ) -> onnx.ModelProto:
-    """`module` in evaluation mode as an ONNX graph for inputs of exactly the shape of `example`, (N, C, H, W).
+    """Export `module`, in evaluation mode, to an ONNX graph for inputs of exactly the shape of `example`, (N, C, H, W).
 
-    The exporters are tried in turn until one makes a graph that answers like the module; `exporter_of` tells which. The opset may
-    go up to `highest_opset` (by default not at all) where the network needs it. Of the exporters' notes only `SCOPES` are
-    kept; the rest holds paths of this machine. Raises TraceError when none of them can, naming the first node that is wrong.
+    The exporters are tried in turn until a graph gives the module's output; `exporter_of` returns which one made it. If the
+    network needs a higher opset, up to `highest_opset` (default: `opset`) is accepted. Only `SCOPES` is kept of the exporter's
+    metadata, because the rest holds local paths. Raises TraceError, with the first wrong node, when every exporter fails.
     """
     _refuse_giants(module)
     training = module.training
@@ -63,7 +63,7 @@ def export(
 
 
 def stamp(model: onnx.ModelProto, facts: Mapping[str, str]) -> None:
-    """Write `facts` into the metadata of `model`, each under METADATA; what stood there under the same key goes."""
+    """Write `facts` into the metadata of `model`, with METADATA before each key. Existing values of the same key are replaced."""
     known = {entry.key: entry.value for entry in model.metadata_props}
     known.update({f"{METADATA}{key}": value for key, value in facts.items()})
     del model.metadata_props[:]
@@ -72,17 +72,17 @@ def stamp(model: onnx.ModelProto, facts: Mapping[str, str]) -> None:
 
 
 def exporter_of(model: onnx.ModelProto) -> str:
-    """The name of the exporter that made `model`."""
+    """Return the name of the exporter that made `model`, or "not known"."""
     return next((entry.value for entry in model.metadata_props if entry.key == f"{METADATA}exporter"), "not known")
 
 
 def opset_of(model: onnx.ModelProto) -> int:
-    """The opset of the standard operators, read back from `model`; 0 where it says none."""
+    """Return the opset of the standard operators in `model`; 0 when the file does not state one."""
     return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
 def stripped(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
-    """A copy as it is measured and shipped: no notes on nodes, no stale shapes, the IR version the device reads."""
+    """Return a copy for measuring and shipping: without node metadata and inferred shapes, with the device's IR version."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     for node in copy.graph.node:
@@ -109,7 +109,7 @@ def _refuse_other_doors(model: onnx.ModelProto) -> None:
 
 
 def _wrong_operators(model: onnx.ModelProto, opset: int, highest_opset: int) -> str | None:
-    """What is needed that the device may lack; null when nothing is."""
+    """Why the device may not support the operators of `model`, or None when it supports them."""
     found = opset_of(model)
     if not opset <= found <= highest_opset:
         return f"it needs ONNX opset {found}, and the device reads, or the profile asks for, {highest_opset}; raise runtime.opset"
@@ -118,7 +118,7 @@ def _wrong_operators(model: onnx.ModelProto, opset: int, highest_opset: int) -> 
 
 
 def _wrong_answers(module: nn.Module, model: onnx.ModelProto, example: Tensor) -> str | None:
-    """How the graph's answers differ from the module's, to the example and to its negative; null when they do not."""
+    """How the outputs of graph and module differ for the example and its negative, or None when they agree."""
     data = model.SerializeToString()
     for inputs in (example, -example):
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Exporters: the two ways that torch has of making an ONNX graph of a module, each as a function of the same kind."""
+"""Exporters: the two ONNX exporters of torch, as functions with the same signature."""
 
 import contextlib
 import io
@@ -22,15 +22,15 @@ INPUT = "input"
 OUTPUT = "output"
 
 Exporter = Callable[[nn.Module, Tensor, int], onnx.ModelProto]
-"""(module in evaluation mode, example, opset) -> the graph, perhaps of another opset. Raises NotExported."""
+"""(module in evaluation mode, example, opset) -> the graph, whose opset may be a different one. Raises NotExported."""
 
 
 class NotExported(Exception):
-    """An exporter refused a module; the message says why in a line."""
+    """An exporter failed to export a module; the message gives the reason in one line."""
 
 
 def captured(module: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
-    """By torch.export and onnxscript. It reads the module's Python and refuses what depends on the values of its input."""
+    """Export with torch.export and onnxscript. This exporter rejects code that depends on the values of the input."""
     try:
         with _silence(), torch.no_grad():
             program = torch.onnx.export(
@@ -51,8 +51,8 @@ def captured(module: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
 
 
 def traced(module: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
-    """By TorchScript, which writes down what the module does with the example. What it warns of, a choice that the values of the
-    input decide, is refused: it would be made the same way for every input.
+    """Export with TorchScript, which records the operations that the module runs on the example. A branch that depends on the
+    values of the input is an error here, although TorchScript only warns: the graph would take the same branch for every input.
     """
     try:
         with _silence(), _mute_stderr(), torch.no_grad():
@@ -75,25 +75,25 @@ def traced(module: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
 
 
 EXPORTERS: dict[str, Exporter] = {"torch.onnx.export(..., dynamo=True)": captured, "torch.onnx.export(..., dynamo=False)": traced}
-"""In the order in which they are tried. Only the first leaves the names by which weights are found and sliced."""
+"""Exporters in the order in which they are tried. Only the first keeps the names by which slicing finds weights."""
 
 
 def _origin(problem: BaseException) -> BaseException:
-    """The warning that was made an error, where there was one: torch reports it as a defect of its own."""
+    """The TracerWarning behind `problem`, if there is one. Torch wraps it in an error that calls it a bug in torch."""
     if isinstance(problem, TracerWarning) or problem.__cause__ is None:
         return problem
     return _origin(problem.__cause__)
 
 
 def _reason(problem: BaseException) -> str:
-    """What went wrong. The exporter says it under a headline of its own, below advice on how to debug torch."""
+    """The cause in one line. The exporter puts it under a heading, below advice on debugging torch."""
     summary = str(problem).partition("## Exception summary")[2]
     return one_line(RuntimeError(re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", summary)) if summary else problem)
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """The exporter prints progress and warns about its own insides; what matters comes as an exception."""
+    """Suppress the exporter's progress output and internal warnings. Real problems are raised as exceptions."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -107,8 +107,8 @@ def _silence() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _mute_stderr() -> Iterator[None]:
-    """TorchScript prints the graph of an export that failed, verbose or not (`setup_onnx_logging` of torch 2.15 takes a function
-    for its answer), from C++, where Python's own redirections do not reach.
+    """Redirect file descriptor 2 to os.devnull. When an export fails, TorchScript always prints the graph (`setup_onnx_logging`
+    of torch 2.15 tests a function instead of its result), from C++, which Python's redirections do not affect.
     """
     torch._C._jit_set_onnx_log_output_stream("stderr")
     kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)

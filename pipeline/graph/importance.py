@@ -1,4 +1,4 @@
-"""Importance: which channels of a group go first."""
+"""Importance: rank the channels of each group, so that the least important are removed first."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -13,29 +13,29 @@ from pipeline.graph.shrink import CONVS, NORMS
 __all__ = ["Batches", "Ranking", "rank"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
-"""(images, (N, C, H, W), labels, (N,))."""
+"""Pairs of images, (N, C, H, W), and labels, (N,)."""
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """How the channels of a group are ranked."""
+    """The criterion that ranks channels, with the data that it needs."""
 
     kind: Importance = "l2"
     batches: Batches = ()
-    """Read only for `taylor`."""
+    """Used only for `taylor`."""
 
 
 def rank(module: nn.Module, space: PruneSpace, kind: Importance, batches: Batches) -> dict[str, tuple[int, ...]]:
-    """Group name -> its channels, most important first.
+    """Return the channels of each group, most important first, by group name.
 
     l1, l2      norm of all convolution and linear weights of a channel (Li et al., arXiv 1608.08710, over the
                 coupled layers as in Fang et al., arXiv 2301.12900)
-    bn          size of the normalisation scales (Liu et al., arXiv 1708.06519); l1 where a group has none
+    bn          size of the normalisation scales (Liu et al., arXiv 1708.06519); l1 for a group that has none
     taylor      |sum of weight x gradient| over a channel, with the gradient of the loss over `batches`
-                (Molchanov et al., arXiv 1906.10771, group criterion); `batches` are read only here
+                (Molchanov et al., arXiv 1906.10771, group criterion); only this one uses `batches`
 
-    Each coupled layer's scores are divided by their mean before they are added up, so that a wide layer does not
-    drown a narrow one. Ties go to the lower channel.
+    The scores of each coupled layer are divided by their mean before they are added, so that a wide layer does not
+    outweigh a narrow one. In a tie, the channel with the lower index comes first.
     """
     gradients = _gradients(module, batches) if kind == "taylor" else {}
     order = {}
@@ -74,12 +74,12 @@ def _by_channel(values: Tensor, slot: Slot, channels: int, kind: Importance) -> 
     per_entry = per_entry[torch.tensor(slot.entries)].cpu()
     summed = torch.zeros(channels, dtype=torch.float64).index_add_(0, torch.tensor(slot.channels), per_entry)
     if kind == "taylor":
-        return summed.abs()  # after the sum: what a channel's entries do to the loss cancels out as they do
+        return summed.abs()  # absolute value after the sum: opposite effects of a channel's entries on the loss cancel out
     return summed.sqrt() if kind == "l2" else summed
 
 
 def _gradients(module: nn.Module, batches: Batches) -> dict[str, Tensor]:
-    """Mean gradient of the cross-entropy, network in evaluation mode."""
+    """Gradient of the cross-entropy for each parameter, summed over batches, with the network in evaluation mode."""
     module.eval()
     total: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
     names = dict(module.named_parameters())

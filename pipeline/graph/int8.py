@@ -1,4 +1,4 @@
-"""Quantise: a float32 ONNX file -> the same network in whole numbers of 8 bits, by onnxruntime's own tools."""
+"""Quantise: convert a float32 ONNX file to int8 with onnxruntime's own quantisation tools."""
 
 import contextlib
 import io
@@ -34,28 +34,28 @@ _METHODS = {
 }
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 CHUNK = 8
-"""Inputs whose activations are held at once while calibrating."""
+"""Number of inputs whose activations are in memory at the same time during calibration."""
 ERROR_INPUTS = 32
 
 
 class NotQuantised(Exception):
-    """The tools cannot make an int8 file of this one; the message says why in a line."""
+    """The file cannot be converted to int8; the message gives the reason in one line."""
 
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a file is quantised. Weights and activations are signed, which ARM's dot products take and others are given."""
+    """How a file is quantised. Weights and activations are signed, because ARM's dot-product instructions take signed values."""
 
     per_channel: bool
-    """A scale for every output channel of a weight; else one for all."""
+    """Whether each output channel of a weight has its own scale; otherwise the whole weight has one scale."""
     method: Method
-    """What finds the range of an activation."""
+    """The calibration method that finds the range of each activation."""
     spared: tuple[str, ...] = ()
     """Nodes that stay in float32."""
 
     @property
     def text(self) -> str:
-        """'per channel, minmax, 2 layers left in fp32'."""
+        """The scheme in words, for example 'per channel, minmax, 2 layers left in fp32'."""
         spared = f", {len(self.spared)} layer{'s' if len(self.spared) > 1 else ''} left in fp32" if self.spared else ""
         return f"{'per channel' if self.per_channel else 'per tensor'}, {self.method}{spared}"
 
@@ -64,32 +64,32 @@ SCHEMES = tuple(Scheme(per_channel, method) for per_channel in (False, True) for
 
 
 class Quantiser:
-    """One float32 file with the inputs that calibrate it. The same file, inputs and scheme give the same bytes.
+    """Quantises one float32 file with given calibration inputs. The same file, inputs and scheme give the same bytes.
 
-    Works in this process and in temporary folders that are gone when a call returns.
+    It works in this process and in temporary folders, which are deleted before a call returns.
     """
 
     def __init__(self, data: bytes, inputs: NDArray[np.float32]) -> None:
-        """`data`: a file that takes one input at a time; `inputs`: real ones, (N, C, H, W). Raises NotQuantised, also for a file
-        that keeps weights outside.
+        """`data` is an ONNX file with batch size 1, and `inputs` are real inputs, (N, C, H, W). Raises NotQuantised when the file
+        cannot be read or prepared, or keeps weights in other files.
         """
         try:
             self._source = load_graph(data)
             self._prepared = _prepared(self._source)
-        except Exception as problem:  # whatever onnx and the tools make of it
+        except Exception as problem:  # onnx and the tools raise errors of many types
             raise NotQuantised(one_line(problem)) from None
         self._inputs = inputs
         self._ranges: dict[str, Any] = {}
 
     @property
     def layers(self) -> tuple[str, ...]:
-        """The nodes with weights, in the order in which they run."""
+        """Names of the nodes with weights, in execution order."""
         weights = {tensor.name for tensor in self._prepared.graph.initializer}
         nodes = (node for node in self._prepared.graph.node if node.op_type in LAYERS)
         return tuple(node.name for node in nodes if len(node.input) > 1 and node.input[1] in weights)
 
     def make(self, scheme: Scheme) -> bytes:
-        """The file in int8, which has run here. Raises NotQuantised."""
+        """Return the int8 file. It is run once here. Raises NotQuantised when it cannot be made or does not run."""
         data = bytes(self._made(scheme, only=()).SerializeToString(deterministic=True))
         try:
             answers = _answers(data, self._inputs[:1])
@@ -100,7 +100,7 @@ class Quantiser:
         return data
 
     def errors(self, scheme: Scheme) -> dict[str, float]:
-        """Layer -> what quantising it alone does to the answers: the mean squared change over the mean square."""
+        """Return the output error when only one layer is quantised, per layer: mean squared change over mean squared output."""
         inputs = self._inputs[:ERROR_INPUTS]
         whole = _answers(self._source.SerializeToString(), inputs)
         power = max(float(np.square(whole).mean()), 1e-12)
@@ -138,7 +138,7 @@ class Quantiser:
             raise NotQuantised(f"{scheme.text}: {one_line(problem)}") from None
 
     def _calibrated(self, method: Method) -> Any:
-        """The range of every activation."""
+        """Ranges of all activations, found by calibration with `method`."""
         with scratch_folder("quantise") as folder, _silence():
             path = folder / "prepared.onnx"
             path.write_bytes(self._prepared.SerializeToString())
@@ -147,7 +147,7 @@ class Quantiser:
                 _operators(),
                 str(folder / "augmented.onnx"),
                 _METHODS[method],
-                extra_options={"symmetric": False},  # a range around zero would waste half of it behind every ReLU
+                extra_options={"symmetric": False},  # after a ReLU, half of a symmetric range would be unused
             )
             name = self._source.graph.input[0].name
             feeds = ({name: row[None]} for row in self._inputs)
@@ -156,7 +156,7 @@ class Quantiser:
             return calibrator.compute_data()
 
     def _cleaned(self, model: onnx.ModelProto, scheme: Scheme) -> onnx.ModelProto:
-        """As it ships: standard operators only, the opset and IR version of the source, and its metadata."""
+        """`model` with the opset, IR version and metadata of the source. Raises NotQuantised for non-standard operators."""
         domains = {node.domain for node in model.graph.node} - {"", "ai.onnx"}
         if domains:
             raise NotQuantised(f"{scheme.text}: it would need operators of {', '.join(sorted(domains))}")
@@ -179,7 +179,7 @@ class Quantiser:
 
 
 class _Reader:
-    """Hands the calibrator one input after the other; null at the end."""
+    """Passes the inputs to the calibrator one by one, then None."""
 
     def __init__(self, feeds: Iterator[dict[str, NDArray[np.float32]]]) -> None:
         self._feeds = feeds
@@ -189,7 +189,7 @@ class _Reader:
 
 
 def _prepared(source: onnx.ModelProto) -> onnx.ModelProto:
-    """Shapes inferred and constants folded, as the tools want it; every node with a name."""
+    """A copy of `source` as the tools need it: shapes inferred, constants folded, every node named."""
     model = onnx.ModelProto()
     model.CopyFrom(source)
     for number, node in enumerate(model.graph.node):
@@ -201,12 +201,12 @@ def _prepared(source: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _operators() -> list[str]:
-    """All that the tools can quantise, in an order that does not change from process to process."""
+    """All operators that the tools can quantise, in an order that is the same in every process."""
     return sorted({*QLinearOpsRegistry, *QDQRegistry})
 
 
 def _answers(data: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Of a file that takes one input at a time."""
+    """Outputs of a file with batch size 1 for each of `inputs`."""
     session = open_session(data, threads=computing_threads())
     name = session.get_inputs()[0].name
     return np.concatenate([np.asarray(session.run(None, {name: row[None]})[0]) for row in inputs])
@@ -214,7 +214,7 @@ def _answers(data: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
-    """The tools print and log how far they are, and advice that has been followed."""
+    """Suppress the progress output of the tools, and their advice, which is already followed here."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

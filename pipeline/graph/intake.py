@@ -1,4 +1,4 @@
-"""Intake: a stranger's ONNX file, looked at in a process of its own, with an end to its memory and its time."""
+"""Intake: inspect an untrusted ONNX file in a separate process with limited memory and time."""
 
 import errno
 import json
@@ -19,11 +19,11 @@ from pipeline.system.foreign_file import ONNX_LIMIT_BYTES, read_foreign
 __all__ = ["Network", "look", "read_network"]
 
 MAX_INPUT_VALUES = 2**27
-"""Half a gigabyte of float32, which no image is."""
+"""Half a gigabyte of float32; no image is that large."""
 BASE_MEMORY_BYTES = 2 * 2**30
 MEMORY_PER_BYTE = 4
-"""Address space of the process that looks: a little for itself, and some for each byte of the file. A few bytes of protobuf can
-ask for a thousand times as much."""
+"""Address space of the inspecting process: BASE_MEMORY_BYTES, and this much for each byte of the file. A few bytes of protobuf
+can request a thousand times their own size."""
 TIME_LIMIT_S = 60.0
 
 
@@ -34,18 +34,18 @@ class Network:
     data: bytes
     structure: str
     shape: tuple[int, ...]
-    """Of the input; a free batch size is 1."""
+    """Shape of the input, with 1 for a free batch size."""
 
 
 def read_network(path: Path, time_limit_s: float = TIME_LIMIT_S) -> Network:
-    """The network in `path`. Nothing of it is run, no other file is opened, and this process never parses it.
+    """Read the network in `path`. The network is not run, no other file is opened, and this process never parses the file.
 
-    Raises ModelError when it cannot be read, is no ONNX file, keeps weights elsewhere, has not exactly one float32 input of
-    fixed shape, or takes more memory or time to look at than any honest file of its size.
+    Raises ModelError when the file cannot be read, is not an ONNX file, keeps weights in other files, does not have exactly one
+    float32 input of fixed shape, or needs more memory or time to inspect than the limits.
     """
     data = _bytes_of(path)
     limit_bytes = BASE_MEMORY_BYTES + MEMORY_PER_BYTE * len(data)
-    # one thread: each of a numerical library's would take its share of the address space
+    # one thread: every further thread of a numerical library uses up address space
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": _search_path()}
     command = [sys.executable, "-m", "pipeline.graph.intake", str(limit_bytes)]
     try:
@@ -80,16 +80,16 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _search_path() -> str:
-    """Where this package is, also when it was not installed."""
+    """PYTHONPATH with the folder of this package, which may not be installed."""
     return os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def look(data: bytes) -> dict[str, object]:
-    """What there is to know of a file, or why it is refused; called in a process of its own."""
+    """Return the facts about an ONNX file, or the reason why it is refused. Runs in the separate process."""
     try:
         model = load_graph(data)
         hashed = structure(model)
-    except Exception as problem:  # protobuf's own
+    except Exception as problem:  # protobuf has its own error types
         return {"refused": f"not an ONNX file that can be measured ({one_line(problem, 120)})"}
     if any(size < 0 for tensor in model.graph.initializer for size in tensor.dims):
         return {"refused": "not an ONNX file that can be measured (a weight has a dimension below zero)"}
@@ -104,7 +104,7 @@ def look(data: bytes) -> dict[str, object]:
         return {"refused": f"its input '{name}' is {found}; only float32 can be measured"}
     shape = [dim.dim_value for dim in kind.shape.dim]
     if shape and shape[0] < 1:
-        shape[0] = 1  # a free batch size: one image, as on a device
+        shape[0] = 1  # a free batch size becomes one image, as on a device
     if not shape or min(shape) < 1:
         free = [dim.dim_param or "?" if dim.dim_value < 1 else dim.dim_value for dim in kind.shape.dim]
         return {
@@ -119,4 +119,4 @@ def look(data: bytes) -> dict[str, object]:
 if __name__ == "__main__":
     limit = int(sys.argv[1])
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    print(json.dumps(look(sys.stdin.buffer.read())))  # noqa: T201 - to the process that asked
+    print(json.dumps(look(sys.stdin.buffer.read())))  # noqa: T201 - the parent process reads it

@@ -1,8 +1,8 @@
-"""Optimise: make an exported graph small, in the same way whatever the values of its weights are.
+"""Optimise: simplify an exported graph without looking at the values of its weights.
 
-torch's exporter has an optimiser of its own. Its rules also look at values: they drop a bias that is all zeros and a
-multiplication by one, and merge two layers whose weights are equal. A graph made that way changes its structure when the
-network is trained, so that what was measured in the search is not what ships. The rules here look at operators and shapes.
+The optimiser of torch's exporter also looks at values: it drops a bias of zeros and a multiplication by one, and it merges
+layers with equal weights. The structure of such a graph can change when the network is trained. Then the shipped file would
+differ from the one that the search measured. The rules used here depend only on operators and shapes.
 """
 
 import onnx_ir
@@ -15,10 +15,10 @@ from onnxscript.rewriter.rules import common as rules
 __all__ = ["optimise"]
 
 ROUNDS = 2
-"""At most: one rewriting may make room for another."""
+"""Largest number of rounds. One rewrite can make another possible."""
 
 BIASED = ("Conv", "ConvTranspose", "Gemm")
-"""Operators whose third input is a bias that may be left out."""
+"""Operators whose third input is an optional bias."""
 
 _RULES = RewriteRuleSet(
     [
@@ -59,15 +59,15 @@ _RULES = RewriteRuleSet(
         rules.fuse_batchnorm_into_gemm_rule,
     ]
 )
-"""onnxscript's own, in its order, without those that depend on values: `remove_optional_bias_*`, `mul_by_1`, `add_0`, `sub_0`,
-`div_by_1` and `max_min`."""
+"""onnxscript's own rules in its order, except those that depend on values: `remove_optional_bias_*`, `mul_by_1`, `add_0`,
+`sub_0`, `div_by_1` and `max_min`."""
 
 
 def optimise(model: onnx_ir.Model) -> None:
-    """Fold constants, rewrite and tidy up `model`, as `torch.onnx.export(..., optimize=False)` made it, in place.
+    """Fold constants in `model`, rewrite it and remove unused parts, in place. `torch.onnx.export(..., optimize=False)` made it.
 
-    The operators and shapes of the result depend on the network's code alone. A zero bias stays, and two weights of equal
-    values stay two.
+    The operators and shapes of the result depend only on the network's code. A bias of zeros is kept, and weights with equal
+    values are not merged.
     """
     weights = {id(value) for value in model.graph.initializers.values()}
     common.InlinePass()(model)
@@ -102,14 +102,14 @@ class _FoldConstants(onnx_ir.passes.InPlacePass):
 
 
 class _DropLiteralBiases(onnx_ir.passes.InPlacePass):
-    """The exporter gives a layer without a bias one that is made of zeros in the graph. A bias of the network stays."""
+    """Removes the zero bias that the exporter adds to a layer without one. A bias of the network itself is kept."""
 
     def __init__(self, model: onnx_ir.Model) -> None:
-        """`model`: before anything is folded, when it can still be told what comes from the network's weights."""
+        """`model` must not be folded yet, because folding hides which values come from the network's weights."""
         super().__init__()
         made: set[int] = set()
         for node in model.graph:
-            # of these the exporter reads only a shape or a type
+            # these operators read only the shape or the type of an input
             read = {"Shape": (), "Size": (), "CastLike": node.inputs[:1]}.get(node.op_type, node.inputs)
             if all(value is None or id(value) in made for value in read):
                 made |= {id(value) for value in node.outputs}
@@ -129,7 +129,7 @@ def _is_zero(value: onnx_ir.Value | None) -> bool:
 
 
 class _MergeLiterals(onnx_ir.passes.InPlacePass):
-    """Keep one of several equal integers, such as axes and shapes, and of equal numbers in the network's code."""
+    """Merges equal constants that are not weights: integers such as axes and shapes, and numbers in the network's code."""
 
     def __init__(self, weights: set[int]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Prove: the sliced ONNX graph answers like the torch network pruned by the same plan, by someone else's hand."""
+"""Proof: check slicing in ONNX against pruning in torch, and pruning in torch against torch-pruning."""
 
 import copy
 import warnings
@@ -18,14 +18,14 @@ __all__ = ["Disagreement", "prove_shrink", "prove_slice", "random_kept"]
 
 
 class Disagreement(Exception):
-    """Two ways of making the same network answer differently."""
+    """The torch and ONNX versions of one pruned network give different outputs."""
 
 
 def prove_slice(module: nn.Module, graph: SliceableGraph, example: Tensor, seed: int) -> float:
-    """Slice a random plan, shrink the torch network by it, compare their answers to `example`.
+    """Slice the graph and prune the torch network by the same random plan, and compare their outputs for `example`.
 
-    Returns the largest difference as a share of the largest answer. Raises Disagreement when it exceeds TOLERANCE
-    or ONNX Runtime refuses the graph.
+    Returns the largest difference as a share of the largest output. Raises Disagreement when it exceeds TOLERANCE or
+    when ONNX Runtime does not run the graph.
     """
     kept = random_kept(graph.space, seed)
     with torch.no_grad():
@@ -41,9 +41,9 @@ def prove_slice(module: nn.Module, graph: SliceableGraph, example: Tensor, seed:
 
 
 def prove_shrink(module: nn.Module, space: PruneSpace, example: Tensor, seed: int) -> float:
-    """Prune a random plan with torch-pruning's own functions and compare the answers to ours.
+    """Prune by a random plan with torch-pruning and with `shrink`; return their largest difference, as `prove_slice` does.
 
-    Raises TraceError when they differ or one of the two does not run: then no candidate of this network can be trusted.
+    Raises TraceError when the outputs differ or one of the networks does not run: then no candidate can be trusted.
     """
     kept = random_kept(space, seed)
     module.eval()
@@ -73,7 +73,7 @@ def prove_shrink(module: nn.Module, space: PruneSpace, example: Tensor, seed: in
 
 
 def random_kept(space: PruneSpace, seed: int) -> Kept:
-    """Random channels, a random number of them, at least one, in every group."""
+    """Return a random choice of channels in every group. The number of channels is also random, and at least one."""
     generator = np.random.default_rng(seed)
     return {
         group.name: tuple(sorted(generator.permutation(group.channels)[: generator.integers(1, group.channels + 1)].tolist()))
@@ -82,5 +82,5 @@ def random_kept(space: PruneSpace, seed: int) -> Kept:
 
 
 def _outputs(group: Group, channels: set[int]) -> list[int]:
-    """The output indices of the group's named module that make up `channels`."""
+    """The output indices of the group's named module that belong to `channels`."""
     return sorted(channel + part * group.channels for channel in channels for part in range(group.bundle))

@@ -1,4 +1,4 @@
-"""PrunedModelBuilder: a plan's two forms, the small torch module and the small ONNX graph, from one network analysed once."""
+"""PrunedModelBuilder: make the pruned torch module and the pruned ONNX graph of any plan, from one analysis of the network."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -31,11 +31,11 @@ from pipeline.system.foreign_file import ONNX_LIMIT_BYTES, read_foreign
 __all__ = ["PrunedModel", "PrunedModelBuilder", "start_builder"]
 
 PROOFS = 3
-"""Random plans that are sliced both ways before the first candidate is measured."""
+"""Number of random plans by which slicing is checked before the first candidate is measured."""
 
 
 class PrunedModel:
-    """A plan, made but neither measured nor scored: its two forms come into being when they are asked for."""
+    """The torch module and the ONNX file of a plan, before they are measured or scored. Each is made on first use."""
 
     def __init__(
         self,
@@ -46,13 +46,13 @@ class PrunedModel:
         exact: bool = True,
     ) -> None:
         self.plan = plan
-        self.exact = exact  # false: the file answers nearly like the module, as int8 does
+        self.exact = exact  # False: the file gives approximately the module's output, as int8 does
         self.weight_slices = graph if isinstance(graph, WeightSlices) else None
-        # the recipe's has no values: structure and size need none
+        # weight slices are assembled without values: structure and size need none
         self._graph = assembled(graph, values=False) if isinstance(graph, WeightSlices) else graph
         self.structure = structure(self._graph)
         self.example, self._make_module = example, make_module
-        self._lock = threading.Lock()  # a probe may ask for the answer from its own thread
+        self._lock = threading.Lock()  # a probe may read `answer` from another thread
         self._known: tuple[nn.Module, NDArray[np.float32], int] | None = None
 
     @cached_property
@@ -63,29 +63,29 @@ class PrunedModel:
 
     @cached_property
     def file_size_bytes(self) -> int:
-        """Length of `data`, which need not be made for it."""
+        """Length of `data`, computed without making the file."""
         return file_size_bytes(self.weight_slices, self._graph) if self.weight_slices else len(self.data)
 
     @property
     def module(self) -> nn.Module:
-        """The narrowed torch network, in evaluation mode. Its answer and its arithmetic are settled before it is handed out,
-        so that it may be trained or scored, which changes it.
+        """The pruned torch network, in evaluation mode. `answer` and `macs` are computed before it is returned, because
+        training or scoring changes it.
         """
         return self._settled()[0]
 
     @property
     def answer(self) -> NDArray[np.float32]:
-        """What the module says to the example as it was made; the ONNX file must say the same."""
+        """Output of the new, unchanged module for the example. The ONNX file must give the same output."""
         return self._settled()[1]
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one inference, in convolutions and linear layers."""
+        """Number of multiply-accumulate operations of one inference, in convolutions and linear layers."""
         return self._settled()[2]
 
     @property
     def params(self) -> int:
-        """Parameters of the module."""
+        """Number of parameters of the module."""
         return sum(tensor.numel() for tensor in self.module.parameters())
 
     def _settled(self) -> tuple[nn.Module, NDArray[np.float32], int]:
@@ -101,7 +101,7 @@ class PrunedModel:
 
 @dataclass(frozen=True)
 class PrunedModelBuilder:
-    """Makes drafts. With a `sliceable` graph in milliseconds; without, by exporting each module, in seconds."""
+    """Makes pruned models: in milliseconds with a `sliceable` graph, otherwise in seconds, by exporting each module."""
 
     module: nn.Module
     space: PruneSpace
@@ -111,16 +111,16 @@ class PrunedModelBuilder:
     ir_version: int
     sliceable: SliceableGraph | None
     exporter: str
-    """What made the base graph; see `EXPORTERS`."""
+    """Name of the exporter that made the dense graph; see `EXPORTERS`."""
     proof: str
-    """What was compared at the start, and what came out."""
+    """Result of the check of slicing, in words."""
 
     def kept(self, plan: ChannelPlan) -> Kept:
-        """The channels that `plan` keeps."""
+        """Return the channels that `plan` keeps."""
         return keep_channels(plan, self.ranking)
 
     def make(self, plan: ChannelPlan) -> PrunedModel:
-        """Both forms of `plan`."""
+        """Return the pruned model of `plan`."""
         kept = self.kept(plan)
         if self.sliceable:
             return PrunedModel(
@@ -130,7 +130,7 @@ class PrunedModelBuilder:
         return PrunedModel(plan, self.exported(module), self.example, lambda: module)
 
     def exported(self, module: nn.Module) -> onnx.ModelProto:
-        """`module` as the exporter of the base graph makes it, ready to be measured or shipped."""
+        """Export `module`, first with the exporter of the dense graph, for measuring or shipping. Raises TraceError."""
         first = {name: exporter for name, exporter in EXPORTERS.items() if name == self.exporter}
         model = export(module, self.example, self.opset, self.ir_version, exporters={**first, **EXPORTERS})
         return stripped(model, self.ir_version)
@@ -144,10 +144,10 @@ def start_builder(
     dense_path: Path,
     seed: int,
 ) -> PrunedModelBuilder:
-    """Analyse `module`, export it once to `dense_path` (or take what is there), rank its channels, prove the slices.
+    """Analyse `module`, export it to `dense_path` unless that file exists, rank its channels and check slicing.
 
-    `example`: one input as a batch, (1, C, H, W). The opset may go up to `form.highest_opset` where the network needs it.
-    Raises TraceError, NothingToPrune, StorageError.
+    `example` is one input as a batch, (1, C, H, W). The opset may go up to `form.highest_opset` if the network needs it.
+    Raises TraceError, NothingToPrune or StorageError.
     """
     if dense_path.is_file():
         base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES))

@@ -1,8 +1,8 @@
-"""Compensate: the channels that stay take over what they can of the work of those that go, by linear regression.
+"""Reconstruct: adapt the weights of the kept channels by least squares, so that they replace the removed ones.
 
-What a layer reads is correlated: the removed inputs x_R are, as far as linear regression can tell, x_R = A x_K + b of the
-kept ones, and the layer's weights W become W_K + W_R A, so that it goes on saying what it said (as He et al., arXiv
-1707.06168, section 3.1, step ii, but from moments taken once and not per plan). Costs milliseconds and needs no labels.
+The inputs of a layer are correlated. Linear regression predicts the removed inputs x_R from the kept ones x_K as
+x_R = A x_K + b. The weights W become W_K + W_R A, which keeps the layer's output close to the original. This follows He et
+al., arXiv 1707.06168, section 3.1, step ii, with moments taken once and not per plan. It takes milliseconds and no labels.
 """
 
 from collections.abc import Iterable, Mapping
@@ -19,19 +19,19 @@ from pipeline.graph.shrink import CONVS
 __all__ = ["Reconstruction", "start_reconstruction"]
 
 RIDGE = 1e-2
-"""Added to the diagonal, as a share of the mean variance: the moments come from few images."""
+"""Ridge term on the diagonal, as a share of the mean variance. It is needed because the moments come from few images."""
 ROWS = 2**16
-"""Pixels of one batch that a layer's moments are taken from, at most."""
+"""Largest number of pixels of one batch from which a layer's moments are computed."""
 WIDEST = 4096
-"""Of a linear layer's inputs that do not come apart into channels: more would make a table of more than 100 MB."""
+"""Largest number of inputs that are treated one by one, without channels. More would need a matrix of more than 100 MB."""
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the inputs of one layer of the whole network, channel by channel."""
+    """Mean and covariance of the input channels of one layer of the dense network."""
 
     columns: NDArray[np.int64]
-    """(C, k): the entries of the weight's input axis that belong to each channel; k > 1 behind a flatten."""
+    """(C, k): the entries of the weight's input axis that belong to each channel. k > 1 after a flatten."""
     mean: Tensor
     """(C,)"""
     covariance: Tensor
@@ -40,15 +40,15 @@ class Moments:
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What is known of a network's activations; serves every plan."""
+    """Adapts pruned versions of one network, for any plan."""
 
     module: nn.Module
     space: PruneSpace
     moments: Mapping[str, Moments]
-    """Layer that reads prunable channels -> moments of what it reads."""
+    """Layer with prunable input channels -> moments of its inputs."""
 
     def apply(self, small: nn.Module, kept: Kept) -> None:
-        """Adapt the weights of `small`, the network shrunk to `kept`, in place."""
+        """Adapt the weights of `small`, the network pruned to `kept`, in place."""
         layers = dict(small.named_modules())
         with torch.no_grad():
             for name, moments in self.moments.items():
@@ -80,14 +80,14 @@ class Reconstruction:
 
 
 def start_reconstruction(module: nn.Module, space: PruneSpace, inputs: Iterable[Tensor]) -> Reconstruction:
-    """Take the moments on batches of `inputs`, (N, C, H, W). The network runs in evaluation mode and is left in it.
+    """Compute the moments from batches of `inputs`, (N, C, H, W). The network is set to evaluation mode.
 
-    Layers whose weights are not trained are left as they are.
+    Layers whose weights do not require gradients are not adapted.
     """
     layers = dict(module.named_modules())
     columns = {}
     for name, slots in _readers(space).items():
-        layer = layers.get(name)  # none for a second name of a layer that is held under two
+        layer = layers.get(name)  # None for the second name of a layer that has two names
         if isinstance(layer, (*CONVS, nn.Linear)) and not getattr(layer, "transposed", False):
             found = _columns(layer, slots)
             if found is not None and getattr(layer, "groups", 1) == 1 and layer.weight.requires_grad:
@@ -95,7 +95,7 @@ def start_reconstruction(module: nn.Module, space: PruneSpace, inputs: Iterable[
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}
 
     def add(name: str, read: tuple[Tensor, ...]) -> None:
-        if not read:  # handed over by keyword: what cannot be seen is not compensated
+        if not read:  # the hook does not see keyword arguments, so such a layer is not adapted
             return
         rows = _rows(layers[name], read[0].detach(), columns[name])
         rows = rows[:: -(-len(rows) // ROWS)].float()
@@ -119,7 +119,7 @@ def start_reconstruction(module: nn.Module, space: PruneSpace, inputs: Iterable[
 
 
 def _readers(space: PruneSpace) -> dict[str, list[Slot]]:
-    """Layer -> the slots on the input axis of its weight."""
+    """Layer -> slots on the input axis of its weight."""
     readers: dict[str, list[Slot]] = {}
     for group in space.groups:
         for slot in group.slots:
@@ -130,7 +130,7 @@ def _readers(space: PruneSpace) -> dict[str, list[Slot]]:
 
 
 def _columns(layer: nn.Module, slots: list[Slot]) -> NDArray[np.int64] | None:
-    """(C, k) entries of the input axis by channel; None where they are too many to be told apart."""
+    """Entries of the input axis by channel, (C, k). None when the layer has more than WIDEST inputs and no channels."""
     size = int(layer.get_parameter("weight").shape[1])
     channels = np.asarray(slots[0].channels)
     each = len(channels) // max(len(set(slots[0].channels)), 1)
@@ -142,7 +142,7 @@ def _columns(layer: nn.Module, slots: list[Slot]) -> NDArray[np.int64] | None:
 
 
 def _rows(layer: nn.Module, read: Tensor, columns: NDArray[np.int64]) -> Tensor:
-    """What a layer reads, as samples of its channels, (samples, C)."""
+    """Inputs of a layer as samples of its channels, (samples, C)."""
     if isinstance(layer, nn.Linear):
         apart = read.reshape(-1, read.shape[-1])[:, torch.from_numpy(columns)]  # (N, C, k)
         return apart.movedim(1, 2).flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Shrink: (module, kept channels) -> a smaller module. The input survives untouched."""
+"""Shrink: copy a module with only the kept channels. The original module is not changed."""
 
 import copy
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d
 
 
 def all_channels(space: PruneSpace) -> Kept:
-    """Every channel of every group."""
+    """Return all channels of every group."""
     return {group.name: tuple(range(group.channels)) for group in space.groups}
 
 
 def keep_channels(plan: ChannelPlan, ranking: Mapping[str, tuple[int, ...]]) -> Kept:
-    """The channels that `plan` keeps: of each group the first ones in `ranking`, most important first."""
+    """Return the channels that `plan` keeps: the most important ones of each group. `ranking` is sorted by importance."""
     return {name: tuple(sorted(ranking[name][:width])) for name, width in plan}
 
 
 def shrink(module: nn.Module, space: PruneSpace, kept: Kept) -> nn.Module:
-    """A copy of `module` in which every group has only the `kept` channels; weights are copied, not shared."""
+    """Return a copy of `module` in which every group has only the `kept` channels. Weights are copied, not shared."""
     tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     smaller: dict[int, object] = {}
     for name, axes in space.axes.items():
@@ -37,14 +37,14 @@ def shrink(module: nn.Module, space: PruneSpace, kept: Kept) -> nn.Module:
                 tensor = tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
         if tensor.shape != tensors[name].shape:
             smaller[id(tensors[name])] = _like(tensors[name], tensor)
-    # deepcopy takes what the memo holds instead of copying it: the large tensors are never copied whole
+    # deepcopy uses the tensors in the memo instead of copying the originals, so no large tensor is copied whole
     result = copy.deepcopy(module, smaller)
     _follow_shapes(result)
     return result
 
 
 def scatter_gradients(small: nn.Module, whole: nn.Module, space: PruneSpace, kept: Kept) -> None:
-    """Add the gradients of `small`, which is `whole` shrunk to `kept`, to those that `whole` has, where they belong."""
+    """Add the gradients of `small` to the gradients of `whole`, entry by entry. `small` is `whole` pruned to `kept`."""
     tensors = dict(whole.named_parameters())
     names = {id(tensor): name for name, tensor in whole.named_parameters(remove_duplicate=False) if name in space.axes}
     for name, parameter in small.named_parameters():
@@ -54,7 +54,7 @@ def scatter_gradients(small: nn.Module, whole: nn.Module, space: PruneSpace, kep
         if parameter.shape == target.shape:
             target += parameter.grad
             continue
-        known = names.get(id(tensors[name]))  # a tensor may be held under several names, of which the space knows one
+        known = names.get(id(tensors[name]))  # a tensor may have several names, of which the space knows one
         index = [torch.arange(size, device=target.device) for size in target.shape]
         for axis in space.axes[known] if known else ():
             index[axis] = torch.from_numpy(space.remaining(str(known), axis, target.shape[axis], kept)).to(target.device)
@@ -62,9 +62,9 @@ def scatter_gradients(small: nn.Module, whole: nn.Module, space: PruneSpace, kep
 
 
 def rebuild(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """`module`, as its factory made it, narrowed to the shapes of `tensors` (a state dict) and filled with them.
+    """Return a copy of `module`, as its factory made it, pruned to the shapes of `tensors`, a state dict, and filled with them.
 
-    Raises WeightsError when a name is missing or unknown, or a tensor is larger than the factory's.
+    Raises WeightsError when a name is missing or unknown, or when a tensor is larger than in `module`.
     """
     state = module.state_dict()
     if set(state) != set(tensors):
@@ -90,7 +90,7 @@ def _like(original: Tensor, data: Tensor) -> Tensor:
 
 
 def _follow_shapes(module: nn.Module) -> None:
-    """Set the attributes in which layers repeat the shape of their weights."""
+    """Update the layer attributes that repeat the shape of the weights, such as `in_channels`."""
     for layer in module.modules():
         if isinstance(layer, CONVS):
             one, other = layer.weight.shape[:2]

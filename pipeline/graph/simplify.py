@@ -1,4 +1,4 @@
-"""Simplify: onnxsim in a child process; whatever goes wrong, the graph that went in is what comes out."""
+"""Simplify: run onnxsim in a child process. If anything goes wrong, the graph is returned unchanged."""
 
 import sys
 from dataclasses import dataclass
@@ -16,18 +16,18 @@ from pipeline.system.scratch import scratch_folder
 __all__ = ["Simplified", "simplify"]
 
 TIME_LIMIT_S = 120.0
-# onnxsim imports torch, which takes seconds, for what is not asked of it here; to onnxsim it is optional
+# onnxsim imports torch if it can, which takes seconds and is not needed here
 WITHOUT_TORCH = "import runpy, sys; sys.modules['torch'] = None; runpy.run_module('onnxsim', run_name='__main__', alter_sys=True)"
 COMMAND = (sys.executable, "-c", WITHOUT_TORCH)
 
 
 @dataclass(frozen=True)
 class Simplified:
-    """The graph to ship, and what became of the attempt."""
+    """The graph to ship, and what the attempt did."""
 
     data: bytes
     note: str
-    """'simplified: 49 -> 47 nodes', or why the graph was left as it was."""
+    """For example 'simplified: 49 -> 47 nodes', or the reason why the graph was not changed."""
 
 
 def simplify(
@@ -36,10 +36,10 @@ def simplify(
     command: tuple[str, ...] = COMMAND,
     time_limit_s: float = TIME_LIMIT_S,
 ) -> Simplified:
-    """`data`, an ONNX file, with constants folded and idle nodes removed.
+    """Fold constants and remove unused nodes in `data`, an ONNX file.
 
-    The child may crash, hang, write nonsense or change answers to `inputs`, (1, C, H, W); each ends with the input
-    file and a note. Never raises for what the simplifier does.
+    If onnxsim crashes, hangs, writes an unusable file or changes the output for `inputs`, (1, C, H, W), the result is
+    `data` itself with a note. A failure of onnxsim never raises an error.
     """
     with scratch_folder("simplify") as folder:
         source, target = folder / "in.onnx", folder / "out.onnx"
@@ -71,6 +71,6 @@ def simplify(
 
 
 def _door(model: onnx.ModelProto) -> tuple[list[str], list[str], list[int]]:
-    """By what others know the graph: names of inputs and outputs, and the opset."""
+    """The interface of the graph: names of inputs, names of outputs, opset."""
     opsets = [entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     return [value.name for value in model.graph.input], [value.name for value in model.graph.output], opsets

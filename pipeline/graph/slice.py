@@ -1,4 +1,4 @@
-"""Slice: (base graph, kept channels) -> a smaller ONNX graph, in milliseconds. numpy and onnx only."""
+"""Slice: make the ONNX graph of the kept channels from the dense graph in milliseconds, with numpy and onnx only."""
 
 import ast
 import math
@@ -18,21 +18,21 @@ from pipeline.graph.export import SCOPES, stripped
 __all__ = ["SliceableGraph", "assembled", "file_size_bytes", "prepare"]
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Tensor name in the torch state dict -> its shape."""
+"""Tensor name in the torch state dict -> shape."""
 
 Cut = tuple[int, str, int]
-"""(axis of the initializer, torch tensor, axis of that tensor): where they shrink together."""
+"""(axis of the initializer, torch tensor, axis of that tensor). Both axes lose the same entries."""
 
 _ROLES = {
     "BatchNormalization": ("", "weight", "bias", "running_mean", "running_var"),
     "PRelu": ("", "weight"),
 }
-"""Op -> what each of its inputs is called in the torch module, where the exporter's name does not tell."""
+"""Operator -> torch names of its inputs, for operators whose ONNX input names do not contain them."""
 
 
 @dataclass(frozen=True)
 class _Weight:
-    """One initializer of the sliced graph: its values in the base graph and where it is cut."""
+    """One initializer of the sliced graph: its values in the dense graph and the axes that are cut."""
 
     name: str
     values: NDArray[np.generic]
@@ -41,24 +41,24 @@ class _Weight:
 
 @dataclass(frozen=True)
 class SliceableGraph:
-    """The once-exported graph, taken apart: a skeleton without weights, and the weights with their cuts.
+    """The exported dense graph in two parts: a skeleton without weights, and the weights with their cuts.
 
-    Frozen and shared by all candidates; `slice` only reads it.
+    All candidates share it, and `slice` does not change it.
     """
 
     space: PruneSpace
     skeleton: onnx.ModelProto
     weights: tuple[_Weight, ...]
     depthwise: tuple[tuple[int, str], ...]
-    """(node index, torch weight) of depthwise convolutions, whose `group` attribute follows their width."""
+    """(node index, torch weight) of each depthwise convolution. Its `group` attribute must equal its width."""
 
     @cached_property
     def base(self) -> BaseWeights:
-        """What every recipe cuts from."""
+        """The dense weights, from which all weight slices are cut."""
         return BaseWeights(tuple(Tensor(w.name, helper.np_dtype_to_tensor_dtype(w.values.dtype), w.values) for w in self.weights))
 
     def weight_slices(self, kept: Kept) -> WeightSlices:
-        """How to make the graph in which every group has only its `kept` channels. The base graph survives."""
+        """Return the weight slices of the graph in which every group has only its `kept` channels."""
         remaining: dict[tuple[str, int, int], NDArray[np.int64]] = {}
 
         def stays(tensor: str, axis: int, size: int) -> NDArray[np.int64]:
@@ -82,12 +82,12 @@ class SliceableGraph:
         return WeightSlices(self.base, model.SerializeToString(deterministic=True), graph, tuple(cuts))
 
     def slice(self, kept: Kept) -> onnx.ModelProto:
-        """The graph itself."""
+        """Return the graph in which every group has only its `kept` channels."""
         return assembled(self.weight_slices(kept))
 
 
 def assembled(weight_slices: WeightSlices, *, values: bool = True) -> onnx.ModelProto:
-    """The graph that `weight_slices` tells of. Without `values`, tensors have only their shapes, and small ones of integers."""
+    """Return the graph of `weight_slices`. Without `values`, float32 tensors have a shape but no values."""
     model = onnx.load_model_from_string(weight_slices.model)
     model.graph.ParseFromString(weight_slices.graph)
     for tensor, cuts in zip(weight_slices.base.tensors, weight_slices.cuts, strict=True):
@@ -105,7 +105,7 @@ def assembled(weight_slices: WeightSlices, *, values: bool = True) -> onnx.Model
 
 
 def file_size_bytes(weight_slices: WeightSlices, outline: onnx.ModelProto) -> int:
-    """How long the file is, without making it. `outline`: the recipe's graph, assembled without values."""
+    """Return the length of the file without making it. `outline` is the graph of `weight_slices`, assembled without values."""
     initializers = 0
     for tensor in outline.graph.initializer:
         raw = 4 * math.prod(tensor.dims) if not tensor.HasField("raw_data") else 0
@@ -116,16 +116,16 @@ def file_size_bytes(weight_slices: WeightSlices, outline: onnx.ModelProto) -> in
 
 
 def _varint_bytes(number: int) -> int:
-    """Length of a number as protobuf writes it: seven bits to a byte."""
+    """Length of a number in protobuf's encoding, which stores seven bits per byte."""
     return max(1, -(-number.bit_length() // 7))
 
 
 def prepare(model: onnx.ModelProto, space: PruneSpace, shapes: Shapes, ir_version: int) -> SliceableGraph:
-    """Find, for every weight of `model` as `export` made it, the axes that shrink with the groups of `space`.
+    """Find the axes that shrink with the groups of `space`, for every weight of `model`, which `export` made.
 
-    Names and scopes are the exporter's habit and not a contract: what is built here is only to be used after
-    `prove` has compared its answers with the torch network's. A weight that is not recognised stays whole, which
-    that proof then shows.
+    The exporter does not guarantee the names and scopes that are used here. So use the result only after
+    `prove_slice` has compared its output with the torch network's. A weight that is not recognised is not cut, and
+    that comparison then fails.
     """
     model = _copy(model)
     skeleton = stripped(model, ir_version)
@@ -161,7 +161,7 @@ def _cuts(
     if node.op_type in ("Conv", "ConvTranspose") and position == 2:
         weight, axis = node.input[1], int(node.op_type == "ConvTranspose")
         return ((0, weight, axis),) if axis in space.axes.get(weight, ()) else ()
-    # equal tensors are stored once, under the name of one of them: look in the node's own module first
+    # equal tensors are stored once, under one of their names, so the node's own module is searched first
     roles = _ROLES.get(node.op_type, ())
     kind = roles[position] if position < len(roles) else name.rpartition(".")[2]
     for tensor in (f"{scope}.{kind}", name):
@@ -174,7 +174,7 @@ def _cuts(
 
 
 def _same_but_for_ones(torch_shape: tuple[int, ...], shape: tuple[int, ...]) -> dict[int, int]:
-    """Axis of one shape -> axis of the other, when only axes of length 1 were added or dropped; else empty."""
+    """Map axes of one shape to the other if they differ only in axes of length 1; otherwise return an empty dict."""
     if torch_shape == shape:
         return {axis: axis for axis in range(len(shape))}
     ours = [axis for axis, size in enumerate(torch_shape) if size != 1]
@@ -184,7 +184,7 @@ def _same_but_for_ones(torch_shape: tuple[int, ...], shape: tuple[int, ...]) -> 
 
 
 def _scope(node: onnx.NodeProto) -> str:
-    """The innermost module that the exporter says the node came from."""
+    """The innermost module that the node came from, according to the exporter."""
     text = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
     scopes = ast.literal_eval(text)
     return scopes[-2] if len(scopes) >= 2 else ""
@@ -196,10 +196,10 @@ def _is_depthwise(node: onnx.NodeProto, weight: NDArray[np.generic]) -> bool:
 
 
 def _let_reshapes_follow(skeleton: onnx.ModelProto, model: onnx.ModelProto, arrays: dict[str, NDArray[np.generic]]) -> None:
-    """Replace constants in Reshape that repeat a channel count.
+    """Replace the target shapes of Reshape nodes, because they contain channel counts.
 
-    (1, 512, 7, 7) -> [1, 25088] becomes [0, -1]; (1, 116, 28, 28) -> [1, 2, 58, 28, 28] becomes [0, 2, -1, 28, 28]:
-    leading axes that both sides share are copied, the last of those that differ is left to the runtime.
+    (1, 512, 7, 7) -> [1, 25088] becomes [0, -1]; (1, 116, 28, 28) -> [1, 2, 58, 28, 28] becomes [0, 2, -1, 28, 28].
+    0 copies a leading axis that both shapes share. -1 lets the runtime compute the last axis that differs.
     """
     dims = _dimensions(model)
     for index, node in enumerate(model.graph.node):

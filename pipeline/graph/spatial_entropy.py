@@ -1,24 +1,24 @@
-"""Spatial entropy: how disordered a network's convolutional activations are; what paper B rewards, without labels.
+"""Spatial entropy: the disorder of convolutional activations, as a reward that needs no labels (paper B).
 
-Spatial entropy in the form of the aura matrix (Journel & Deutsch, 1993; Razlighi & Kehtarnavaz, 2009), which is how the
-authors of paper B (Musat & Andonie, arXiv 2312.04918) define it elsewhere. For a channel quantised to levels g:
+The definition uses the aura matrix (Journel & Deutsch, 1993; Razlighi & Kehtarnavaz, 2009), as the authors of paper B (Musat &
+Andonie, arXiv 2312.04918) do elsewhere. For a channel quantised to levels g:
 
     p_gg' = share of neighbouring pixels with levels g and g', in one direction, symmetric
     H_1   = - sum_g p_g log p_g,   H_2 = - sum_gg' p_gg' log p_gg'
-    H_R   = (H_2 - H_1) / H_1      0: a pixel tells its neighbour; 1: neighbours are independent
+    H_R   = (H_2 - H_1) / H_1      0: a pixel determines its neighbour; 1: neighbours are independent
     H     = mean of H_R over right and down (left and up are the same pairs)
 
-Paper B makes H small. What is left of the disorder tells more (docs/benchmarks/scoring.md): with l a convolution, c its channels,
+Paper B minimises H. The share of entropy kept ranks plans better (docs/benchmarks/scoring.md). For convolutions l, channels c:
 
     kept = harmonic mean over l of  min(1, sum_c H_2 of the plan / sum_c H_2 of the dense network)
 
-A removed channel leaves nothing, one that went dead neither; and the layer that lets least through counts most.
+Removed and dead channels add nothing. The harmonic mean gives the most weight to the layer that keeps the least.
 
-Differences from the papers' H, each against a way in which an agent could cheat or a number could mislead:
- 1. levels span the range of the dense network's channel, so that a plan cannot win by shrinking what it is divided by.
- 2. pairs are counted over all images of the batch before anything is divided: one 4x4 map has 12 pairs for 256 cells.
- 3. a channel with one level only has H_1 = 0; it is dead and counts as 1, the worst, so that killing channels does not pay.
-    Channels that were dead in the dense network do not count.
+Three differences from the papers' H prevent exploits by an agent and misleading values:
+ 1. Levels span the range of the dense network's channel, so that a plan gains nothing by shrinking that range.
+ 2. Pairs are counted over all images of the batch before division, because one 4x4 map has 12 pairs for 256 cells.
+ 3. A channel with only one level has H_1 = 0. It is dead and counts as 1, the worst value, so that dead channels do not pay.
+    Channels that were dead in the dense network are not counted.
 """
 
 from dataclasses import dataclass, field, replace
@@ -44,42 +44,42 @@ __all__ = [
 LEVELS = 16
 _DEAD = 1e-6
 _PIXELS, _IMAGES = 2**13, 16
-"""Of a layer with large maps only so many pixels per channel are counted, from so many images at least: a table has 256
-cells, and counting all would cost as much again as the forward pass.
+"""Number of pixels per channel that are counted in a layer with large maps, and the least number of images they come from. A
+table has 256 cells. Counting all pixels would cost as much time as the forward pass.
 """
 _CHUNK = 2**20
-"""Activations quantised at once: larger temporaries come fresh from the kernel each time, at three times the cost."""
+"""Number of activations quantised at once. Larger buffers are allocated anew each time, which takes three times as long."""
 
 Ranges = dict[str, tuple[Tensor, Tensor]]
-"""Layer -> smallest and largest activation of each channel, (C,) each."""
+"""Layer -> smallest and largest activation of each channel, both (C,)."""
 
 
 @dataclass(frozen=True)
 class Disorder:
-    """Of a network, over its convolutions with maps of more than one pixel; the others say nothing."""
+    """Entropy of a network, over its convolutions with maps of more than one pixel."""
 
     entropy: float
-    """H, 0 to 1, mean over convolutions of means over channels; dead channels count as 1."""
+    """H, 0 to 1: the mean over channels, then over convolutions. Dead channels count as 1."""
     kept: float
-    """Share of the dense network's entropy, 0 to 1; 1 where no convolution has such a map."""
+    """Share of the dense network's entropy, 0 to 1; 1 when no convolution has a map of more than one pixel."""
     dead_share: float
-    """Channels that never change."""
+    """Share of channels that never change."""
 
 
 @dataclass(frozen=True)
 class SpatialEntropy:
-    """Measures narrowed forms of one network on the same inputs against the same ranges."""
+    """Measures pruned versions of one network on the same inputs, with the same ranges."""
 
     space: PruneSpace
     inputs: Tensor
     """(N, C, H, W)"""
     ranges: Ranges
     whole: dict[str, float] = field(default_factory=dict)
-    """Layer -> entropy of pairs in the dense network, summed over its channels."""
+    """Layer -> entropy of pairs in the dense network, summed over channels."""
     batch: int = 64
 
     def of(self, module: nn.Module, kept: Kept) -> Disorder:
-        """Disorder of `module`, which is the network with the channels in `kept`; it runs in evaluation mode."""
+        """Return the disorder of `module`, the network pruned to `kept`. Sets evaluation mode."""
         entropies, shares, dead = [], [], []
         found = {name: _entropies(counts) for name, counts in self._count(module, kept).items()}
         for joint, single in found.values():
@@ -94,13 +94,13 @@ class SpatialEntropy:
         return Disorder(sum(entropies) / layers, left, sum(dead) / layers)
 
     def against(self, module: nn.Module) -> "SpatialEntropy":
-        """The same, with `module`, the dense network, as that of which something is kept."""
+        """Return a copy that uses `module`, the dense network, as the reference for `kept`."""
         everything = {group.name: tuple(range(group.channels)) for group in self.space.groups}
         whole = {name: float(pair_entropy(found).sum()) for name, found in self._count(module, everything).items()}
         return replace(self, whole={name: entropy for name, entropy in whole.items() if entropy > _DEAD})
 
     def _count(self, module: nn.Module, kept: Kept) -> dict[str, Tensor]:
-        """Layer -> `pair_counts` of its channels that were not dead from the start."""
+        """Layer -> `pair_counts` of the channels that are not dead in the dense network."""
         counts: dict[str, Tensor] = {}
         places = {
             name: torch.from_numpy(self.space.remaining(f"{name}.weight", 0, len(low), kept))
@@ -125,7 +125,7 @@ class SpatialEntropy:
 
 
 def start_spatial_entropy(module: nn.Module, space: PruneSpace, inputs: Tensor) -> SpatialEntropy:
-    """Take the ranges and the entropy of the dense `module` on `inputs`, (N, C, H, W)."""
+    """Measure the ranges and the entropy of the dense `module` on `inputs`, (N, C, H, W)."""
     ranges: Ranges = {}
 
     def span(name: str, maps: Tensor) -> None:
@@ -139,14 +139,14 @@ def start_spatial_entropy(module: nn.Module, space: PruneSpace, inputs: Tensor) 
 
 
 def pair_counts(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Activations (N, C, H, W) and each channel's range (C,) -> neighbouring levels, right and down, (C, 2, LEVELS, LEVELS)."""
+    """Count the pairs of levels, right and down, (C, 2, LEVELS, LEVELS), of maps (N, C, H, W) with channel ranges (C,)."""
     channels = maps.shape[1]
     scale = (LEVELS / (high - low))[:, None, None]
     shift = -low[:, None, None] * scale
     first_cell = (torch.arange(channels, dtype=torch.int32) * LEVELS**2)[:, None, None]
     counts = torch.zeros(2, channels * LEVELS**2, dtype=torch.long)
     for part in maps.contiguous().split(max(1, _CHUNK // maps[0].numel())):
-        # what is no number says as little as what never changes
+        # NaN becomes level 0, so that it adds no entropy
         levels = torch.addcmul(shift, part, scale).clamp_(0, LEVELS - 1).nan_to_num_(0.0).to(torch.int32)
         cell = (levels * LEVELS).add_(first_cell)
         counts[0] += torch.bincount((cell[..., :-1] + levels[..., 1:]).flatten(), minlength=counts.shape[1])
@@ -155,12 +155,12 @@ def pair_counts(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 
 def relative_entropy(counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Counts (C, 2, LEVELS, LEVELS) -> H (C,), 0 for the dead; and which channels are dead (C,)."""
+    """Return H, (C,), and whether each channel is dead, (C,), from counts (C, 2, LEVELS, LEVELS). H is 0 for dead channels."""
     return _relative(*_entropies(counts))
 
 
 def pair_entropy(counts: Tensor) -> Tensor:
-    """Counts (C, 2, LEVELS, LEVELS) -> H_2 in nats, mean of both directions (C,); 0 for the dead."""
+    """Return H_2 in nats, (C,), the mean of both directions, from counts (C, 2, LEVELS, LEVELS). 0 for dead channels."""
     return _entropies(counts)[0].mean(1)
 
 
@@ -172,6 +172,6 @@ def _entropies(counts: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _relative(joint: Tensor, single: Tensor) -> tuple[Tensor, Tensor]:
-    """H_2 and H_1, both (C, 2) -> H (C,), and which are dead (C,)."""
+    """H_2 and H_1, both (C, 2) -> H (C,), and whether each channel is dead (C,)."""
     relative = torch.where(single > _DEAD, (joint - single) / single.clamp_min(_DEAD), 0.0)
     return relative.mean(1), (single <= _DEAD).all(1)

@@ -1,4 +1,4 @@
-"""Structure: a hash of a graph's ops, attributes and shapes, blind to names and to the values of weights."""
+"""Structure: a hash of a graph's operators, attributes and shapes, without names and values of weights."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ __all__ = ["load_graph", "structure"]
 
 
 def structure(model: onnx.ModelProto) -> str:
-    """Two graphs with the same structure cost a runtime the same: it sees ops, attributes and shapes.
+    """Return the hash. Graphs with equal hashes run equally fast: only operators, attributes and shapes count.
 
-    Names, weights and the order of independent nodes do not matter; nor does how a Reshape spells its target,
-    because that follows from the shapes around it.
+    Names, weights and the order of independent nodes are not part of the hash. Neither is the target of a Reshape,
+    because it follows from the shapes around the node.
     """
     hashes = {value.name: _hash("input", _shape(value)) for value in model.graph.input}
     for tensor in model.graph.initializer:
@@ -34,7 +34,7 @@ def structure(model: onnx.ModelProto) -> str:
 
 
 def load_graph(data: bytes) -> onnx.ModelProto:
-    """`data` as a graph that holds all its weights itself. Raises ValueError for external data."""
+    """Parse `data` as a graph that contains all its weights. Raises ValueError for external data."""
     model = onnx.load_model_from_string(data)
     if any(tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data for tensor in _tensors(model)):
         raise ValueError("the ONNX file keeps weights in other files; only single files are accepted")
@@ -42,7 +42,7 @@ def load_graph(data: bytes) -> onnx.ModelProto:
 
 
 def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
-    """Every tensor below `message`, of protobuf, wherever the format has a place for one, now or in a later version."""
+    """Every tensor inside the protobuf message `message`, in any field, also in fields of later versions of the format."""
     for field, value in message.ListFields():
         if field.type == field.TYPE_MESSAGE:
             for inner in (value,) if hasattr(value, "ListFields") else value:
@@ -53,7 +53,7 @@ def _tensors(message: Any) -> Iterator[onnx.TensorProto]:
 
 
 def _small_integers(tensor: onnx.TensorProto) -> str:
-    """Values of integer tensors of a few entries: axes, sizes, pads."""
+    """Values of small integer tensors, such as axes, sizes and pads; empty for other tensors."""
     if tensor.data_type != onnx.TensorProto.INT64 or len(tensor.dims) > 1 or sum(tensor.dims) > 16:
         return ""
     return str(onnx.numpy_helper.to_array(tensor).tolist())

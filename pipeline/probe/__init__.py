@@ -1,1 +1,1 @@
-"""ONNX file in, measurement out: on this machine, or simulated."""
+"""Probe: measure ONNX files on this machine, on a device, or in simulation."""

@@ -1,4 +1,4 @@
-"""CachedProbe: what was measured once, under the same circumstances, is not measured again."""
+"""CachedProbe: store measurements, and reuse them under the same conditions."""
 
 import os
 from pathlib import Path
@@ -15,32 +15,32 @@ __all__ = ["CachedProbe", "cache_folder"]
 
 _MEASUREMENT = TypeAdapter(Measurement)
 SLOWER = 1.25
-"""More than the noise of a restless machine, less than half a core lost."""
+"""Largest slowdown of the reference. It is above the noise of a busy machine and below the loss of half a core."""
 
 
 def cache_folder() -> Path:
-    """Where measurements are kept between runs: COMPRESS_CACHE_DIR, or the user's cache folder.
+    """Return the folder for stored measurements: COMPRESS_CACHE_DIR, or the user's cache folder.
 
-    A user without a home folder has none: what is returned then cannot be written, which `CachedProbe` bears.
+    For a user without a home folder, the returned path is not writable. `CachedProbe` then stores nothing.
     """
     own = os.environ.get("COMPRESS_CACHE_DIR")
     if own:
         return Path(own)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "compress" / "measurements"
-    except RuntimeError:  # no HOME, and no entry in the list of users: nothing can be kept there
+    except RuntimeError:  # no HOME and no entry in the user database, so no cache folder
         return Path(os.devnull, "compress")
 
 
 class CachedProbe:
-    """Wraps a probe; see `Probe`.
+    """Wraps a probe and stores its measurements; see `Probe`.
 
-    The key holds the structure of the graph and of its reference, the input's shape, the whole fingerprint (machine,
-    runtime version, every setting) and the number of processes. Stored answers that cannot be read are measured again;
-    failures and unstable measurements are not stored.
+    The key contains the structures of the graph and its reference, the input's shape, the whole fingerprint (machine,
+    runtime version, every setting), the number of processes and whether memory is measured. A stored measurement that
+    cannot be read is taken again. Failures and measurements with remarks are not stored.
 
-    Nor is one kept, or believed, in which the reference took SLOWER times as long as in another: a program that shares the core
-    slows a file that runs for longer than a time slice, and not one that is done before.
+    A measurement is neither stored nor reused if its reference took more than SLOWER times as long as in the fastest
+    one. Another program then shared the core, which slows only files that run longer than a time slice.
     """
 
     def __init__(self, probe: Probe, reference: Reference, folder: Path) -> None:
@@ -51,16 +51,16 @@ class CachedProbe:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The wrapped probe's."""
+        """See `Probe.fingerprint`."""
         return self._probe.fingerprint
 
     @property
     def busy_cores(self) -> tuple[int, ...]:
-        """The wrapped probe's."""
+        """See `Probe.busy_cores`."""
         return self._probe.busy_cores
 
     def measure(self, graph: Graph, options: MeasurementOptions, load: Workload | None = None) -> Measurement | Failure:
-        """The stored answer, or a new one; a fresh effort never looks at what is stored, and an unusual load is never stored."""
+        """See `Probe.measure`. `options.fresh` skips the stored measurement. Nothing is stored or reused for a `load`."""
         if load is not None:
             return self._probe.measure(graph, options, load)
         key = sha256_bytes(f"{graph.structure} {options.processes} {options.memory} {self._circumstances}".encode())
@@ -75,7 +75,7 @@ class CachedProbe:
         return measured
 
     def _undisturbed(self, measured: Measurement) -> bool:
-        """Whether the reference was about as fast as it ever was."""
+        """Whether the reference was at most SLOWER times as slow as in the fastest measurement so far."""
         reference = measured.reference_p50_ms
         if reference is None:
             return True
@@ -98,4 +98,4 @@ class CachedProbe:
             self._folder.mkdir(parents=True, exist_ok=True)
             write_atomically(path, _MEASUREMENT.dump_json(measured))
         except (OSError, StorageError):
-            pass  # the cache saves time; a run can do without it
+            pass  # the cache only saves time; a run works without it

@@ -1,4 +1,4 @@
-"""CalibratedProbe: figures taken here, told as what they would be on the device."""
+"""CalibratedProbe: measure on this machine, and predict the latencies of the device."""
 
 from dataclasses import replace
 
@@ -11,10 +11,10 @@ __all__ = ["CalibratedProbe"]
 
 
 class CalibratedProbe:
-    """Wraps a probe of this machine; see `Probe`. Latencies are predicted, with the map's error in their intervals."""
+    """Wraps a probe of this machine; see `Probe`. Intervals of the predicted latencies include the predictor's error."""
 
     def __init__(self, probe: Probe, reference: Reference, calibration: LatencyPredictor) -> None:
-        """Raises ProbeError when the calibration is of another machine, runtime, setting or network."""
+        """Raises ProbeError when the predictor was made on another machine, or for another runtime, setting or network."""
         self._probe, self._calibration = probe, calibration
         here = probe.fingerprint.facts
         for key, value in calibration.host.items():
@@ -30,12 +30,12 @@ class CalibratedProbe:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """The wrapped probe's, marked as predicting."""
+        """Fingerprint of the wrapped probe, with mode "predicted" and the predictor's error."""
         return replace(self._probe.fingerprint, mode="predicted", error=round(self._calibration.error, 4))
 
     @property
     def busy_cores(self) -> tuple[int, ...]:
-        """The wrapped probe's."""
+        """See `Probe.busy_cores`."""
         return self._probe.busy_cores
 
     def measure(self, graph: Graph, options: MeasurementOptions, load: Workload | None = None) -> Measurement | Failure:

@@ -1,4 +1,4 @@
-"""Connection: a link that is made again when it breaks, to a worker that then has what it had before."""
+"""Connection: a link to a worker that is reopened when it breaks, and sends the worker its files again when needed."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,27 +14,27 @@ from pipeline.system.files import sha256_bytes
 __all__ = ["CRASHING", "Connection", "Notify"]
 
 SILENCE_S = 60.0
-"""A worker at work says so every few seconds; one that says nothing for so long hangs."""
+"""A busy worker sends a sign of life every few seconds. A worker that is silent for this long has hung."""
 HELLO_S = 180.0
-"""A small board takes its time to import onnxruntime."""
+"""Time limit of the first request. A small board is slow to import onnxruntime."""
 SLOWEST_BYTES_PER_S = 1000
 """A link that is slower than this counts as lost."""
 MEASURED_BYTES, OTHER_BYTES = 64 * 2**20, 2**20
-"""The longest honest answers: to a measurement, with the latency of every run, and to any other request."""
+"""Largest accepted answers: to a measurement, which contains the latency of every run, and to any other request."""
 SAME = ("cpu", "machine", "architecture", "onnxruntime", "system")
-"""What must not change while a run goes on."""
+"""Facts about the machine that must not change during a run."""
 CRASHING = {"1.21.0": "does so on ARM cores before version 8.2, as in a Raspberry Pi 4 and older; 1.22 does not"}
-"""Releases of onnxruntime that are known to die of an illegal instruction when they are imported, and where."""
+"""Releases of onnxruntime whose import is known to fail with an illegal instruction, and on which processors."""
 
 Notify = Callable[[str], None]
 Diagnose = Callable[[LinkLost], CompressError]
 
 
 class Connection:
-    """To one machine. `ask` raises LinkLost when the link breaks; `reopen` makes it anew."""
+    """A connection to one machine. `ask` raises LinkLost when the link breaks; `reopen` opens a new link."""
 
     def __init__(self, where: str, start: Start, diagnose: Diagnose, patience_s: float, notify: Notify) -> None:
-        """`where` names the machine in messages, `diagnose` says what a lost link means, `patience_s` bounds waiting."""
+        """`where` names the machine in messages, `diagnose` turns a lost link into an error, `patience_s` limits the waiting."""
         self.where = where
         self._start, self._diagnose, self._patience_s, self._notify = start, diagnose, patience_s, notify
         self._link: Link | None = None
@@ -44,12 +44,12 @@ class Connection:
 
     @property
     def traffic_bytes(self) -> int:
-        """Sent and received so far, over all links."""
+        """Bytes sent and received so far, over all links."""
         link = self._link
         return self._traffic_bytes + (link.sent_bytes + link.received_bytes if link else 0)
 
     def open(self) -> dict[str, Any]:
-        """What the machine is. Raises ProbeError and its kin when it cannot be reached, or lacks what is needed."""
+        """Connect, and return facts about the machine. Raises ProbeError if it is unreachable or lacks needed software."""
         try:
             self._machine = self._connect()
         except LinkLost as loss:
@@ -57,7 +57,7 @@ class Connection:
         return self._machine
 
     def reopen(self, loss: LinkLost) -> None:
-        """Wait for the machine to come back, visibly and not for ever. Raises ProbeError when it does not, or is another."""
+        """Wait for the machine and connect again. Raises ProbeError if it stays away or another machine answers."""
         began, pause_s, told = time.monotonic(), 0.5, False
         while True:
             self.close()
@@ -89,7 +89,7 @@ class Connection:
             self._notify(f"{self.where} is back after {time.monotonic() - began:.0f} s")
 
     def ask(self, message: dict[str, Any], blob: bytes = b"", limit_s: float | None = None) -> dict[str, Any]:
-        """See `Link.ask`. Raises ProbeError and its kin for a failure of the machine; one of the file is an answer."""
+        """See `Link.ask`. Raises ProbeError for a failure of the machine. A failure of the file is returned as an answer."""
         if self._link is None:
             raise LinkLost("it was closed")
         answer = self._link.ask(
@@ -107,7 +107,7 @@ class Connection:
         return answer
 
     def keep(self, graph: Graph) -> str:
-        """Have the worker keep `graph`; its name there."""
+        """Let the worker keep `graph`. Returns its name there."""
         if graph.weight_slices is None:
             return self.keep_bytes(graph.data)
         slices = graph.weight_slices
@@ -115,15 +115,15 @@ class Connection:
         return self._keep(slices.digest, {"do": "make", "recipe": slices.order}, lambda: slices.blob)
 
     def keep_base(self, base: BaseWeights) -> str:
-        """Have the worker keep all weights, once."""
+        """Let the worker keep the base weights; they are sent only once. Returns their name there."""
         return self._keep(base.digest, {"do": "base", "tensors": base.index}, base.data)
 
     def keep_bytes(self, data: bytes) -> str:
-        """Have the worker keep a file; its name there."""
+        """Let the worker keep a file. Returns its name there."""
         return self._keep(sha256_bytes(data), {"do": "put"}, lambda: data)
 
     def close(self) -> None:
-        """Close the link, if there is one."""
+        """Close the link, if one is open."""
         if self._link:
             self._traffic_bytes = self.traffic_bytes
             self._link.close()
@@ -170,6 +170,6 @@ class Connection:
 
 
 def _longest_s(message: Mapping[str, Any], blob_bytes: int) -> float:
-    """The longest time that an honest answer takes: an hour, each process's own limits, and the bytes on a slow link."""
+    """Time limit of an answer: one hour, plus the limits of all processes, plus the time to send the bytes on a slow link."""
     processes, timeout_s = int(message.get("processes", 0)), float(message.get("settings", {}).get("timeout_s", 0.0))
     return 3600.0 + 2 * (processes + 1) * timeout_s + blob_bytes / SLOWEST_BYTES_PER_S

@@ -1,4 +1,4 @@
-"""Probe: the small door through which figures come in."""
+"""Probe: the interface of everything that measures ONNX files."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,77 +15,77 @@ __all__ = ["Graph", "MeasurementOptions", "Probe", "Reference", "Workload"]
 
 @dataclass(frozen=True)
 class Graph:
-    """An ONNX file on its way to be measured."""
+    """An ONNX file to be measured."""
 
     source: bytes | Callable[[], bytes]
-    """The file, or what makes it; it need not be made where the recipe will do."""
+    """The file, or a function that makes it. The function is not called if `weight_slices` are sent instead."""
     structure: str
-    """Hash of its ops and shapes."""
+    """Hash of operators, attributes and shapes; see `pipeline.graph.structure`."""
     expected: Callable[[], NDArray[np.float32]] | None = None
-    """Gives the right answer to the reference input; another answer is a failure. Asked for when the runs are over."""
+    """Returns the right output for the reference input. Another output is a failure. It is called after the timed runs."""
     weight_slices: WeightSlices | None = None
-    """The file as a difference from a base, for a probe whose worker keeps the base."""
+    """The file as cuts from base weights, for a probe whose worker keeps these."""
 
     @property
     def data(self) -> bytes:
-        """The file."""
+        """Return the file, or make it."""
         return self.source if isinstance(self.source, bytes) else self.source()
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What every file is timed against, and the input they all get."""
+    """The graph that every file is timed against, and the input of all files."""
 
     graph: Graph
     inputs: NDArray[np.float32]
-    """One batch as the network takes it, (1, C, H, W)."""
+    """One input as a batch, (1, C, H, W), float32."""
 
 
 @dataclass(frozen=True)
 class MeasurementOptions:
-    """How much is spent on one measurement."""
+    """Options of one measurement."""
 
     processes: int
-    """Fresh processes that time the file."""
+    """Number of new processes that time the file."""
     memory: bool = True
-    """One more that weighs it."""
+    """Whether one more process measures memory."""
     fresh: bool = True
-    """Demand new runs where a stored answer would do; and let the processes load one by one, so that session creation is timed
-    alone."""
+    """Whether to measure again even if a stored measurement exists. The processes then load the file one by one, so that the time
+    of session creation is not shared."""
 
 
 @dataclass(frozen=True)
 class Workload:
-    """How the runs follow each other."""
+    """How the runs follow each other, and what runs in turn with them."""
 
     period_ms: float = 0.0
-    """One run begins so long after the one before, and the machine idles between; 0: back to back."""
+    """Time from the start of one run to the start of the next; the machine idles in between. 0: back to back."""
     sustain_s: float = 0.0
-    """Keep the file running for so long, whatever the number of runs; 0: as many runs as the profile says."""
+    """How long to keep the file running, regardless of the number of runs. 0: the number of runs in the profile."""
     reference: bool = True
-    """Time the reference in between."""
+    """Whether to time the reference in turn with the file."""
     inputs: NDArray[np.float32] | None = None
-    """In place of the reference's."""
+    """Input that replaces the reference's."""
     beside: Graph | None = None
-    """Time this one in between, in place of the reference."""
+    """Graph to time in turn with the file, in place of the reference."""
 
 
 class Probe(Protocol):
-    """Weighs ONNX files. Implementations: `LocalProbe`, `SshProbe`, `SimulatedProbe`; `CachedProbe` wraps any."""
+    """Measures ONNX files. Implementations: `LocalProbe`, `SshProbe`, `SimulatedProbe`. `CachedProbe` wraps any of them."""
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Where and how figures are taken."""
+        """The machine, runtime and settings of the measurements."""
 
     @property
     def busy_cores(self) -> tuple[int, ...]:
-        """Cores of this machine on which runs are timed; other work must keep off them meanwhile."""
+        """Cores of this machine on which runs are timed. Other work must not use them during a measurement."""
 
     def measure(self, graph: Graph, options: MeasurementOptions, load: Workload | None = None) -> Measurement | Failure:
-        """Time and weigh `graph` in fresh processes, interleaved with the reference.
+        """Measure latency and memory of `graph` in new processes, in turn with the reference.
 
-        A file that does not load, run or answer rightly, and
-        a process that hangs or dies, give a Failure; ProbeError is raised only when nothing can be measured any more.
+        Returns a Failure when the file does not load, does not run or gives a wrong output, and when a process hangs or
+        dies. Raises ProbeError only when no further measurement is possible.
         """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""LocalProbe: measurements on this machine, by the worker as a child process."""
+"""LocalProbe: measure on this machine, with the worker as a child process."""
 
 from pipeline.core.profile import Profile
 from pipeline.errors import ProbeError
@@ -11,9 +11,9 @@ __all__ = ["LocalProbe"]
 
 
 class LocalProbe(WorkerProbe):
-    """Runs `worker.py` here, under the profile's threads and settings; see `Probe`.
+    """Runs `worker.py` on this machine, with the profile's threads and settings; see `Probe`.
 
-    Where this machine has fewer cores than the profile has threads, those there are run, and the fingerprint says so.
+    If this machine has fewer cores than the profile has threads, all its cores are used, and the fingerprint says so.
     """
 
     def __init__(self, profile: Profile, reference: Reference | None = None, notify: Notify = lambda text: None) -> None:

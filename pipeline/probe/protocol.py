@@ -1,4 +1,4 @@
-"""Answers: what a worker may say, checked before anything is made of it; a device can be broken, or another's."""
+"""Protocol: validate the answers of a worker before use, because a device may be broken or not trusted."""
 
 from typing import Annotated, Any, Literal
 
@@ -12,19 +12,19 @@ __all__ = ["checked"]
 
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 ByteCount = Annotated[int, Field(ge=0, le=2**50)]
-"""A pebibyte is more than any board has."""
+"""At most one pebibyte; no board has more."""
 Figure = Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
 Temperature = Annotated[float, Field(ge=-300, le=10_000, allow_inf_nan=False)]
 Block = Annotated[list[Figure], Field(min_length=1)]
 Latency = Annotated[float, Field(ge=1e-5, le=1e9, allow_inf_nan=False)]
-"""In ms. No run takes less than ten nanoseconds; zero would make every ratio infinite."""
+"""Latency in ms. No run takes less than ten nanoseconds, and zero would make ratios infinite."""
 Latencies = Annotated[list[Latency], Field(min_length=1)]
 FileFailureKind = Literal[
     "timeout", "killed", "illegal-instruction", "segfault", "crashed", "load-error", "run-error", "wrong-output"
 ]
-"""What a worker may say of a file; the journal keeps it."""
+"""Failures of a file; they are kept in the journal."""
 MachineFailureKind = Literal["not-kept", "busy", "not-installed"]
-"""What a worker may say of its machine; a run ends with it."""
+"""Failures of the machine; they end the run."""
 
 
 class _Answer(BaseModel):
@@ -114,9 +114,9 @@ _FORMS: dict[str, type[BaseModel]] = {"hello": _Hello, "state": _State, "measure
 
 
 def checked(answer: dict[str, Any], asked: str, where: str) -> dict[str, Any]:
-    """`answer` as it is, when it is one to the request `asked`, or a failure of a known kind. The link has cleaned its texts.
+    """Return `answer` unchanged if it fits the request `asked` or is a known failure. The link has already cleaned its texts.
 
-    Raises ProbeError, naming the device, for any other answer and for figures that cannot be true.
+    Raises ProbeError, with the name of the device, for any other answer and for impossible figures.
     """
     form = _Failed if "failure" in answer else _FORMS.get(asked)
     if form is None:

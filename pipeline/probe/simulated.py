@@ -1,4 +1,4 @@
-"""SimulatedProbe: a cost model instead of a clock, for dry runs and tests. The same file gives the same figures, always."""
+"""SimulatedProbe: a cost model in place of a clock, for dry runs and tests. The same file always gives the same figures."""
 
 import hashlib
 import math
@@ -16,13 +16,13 @@ MACS_PER_MS = 2e6
 INT8_SPEEDUP = 2
 NODE_OVERHEAD_MS = 0.004
 LANES = 8
-"""Channels are computed in vectors of this many; a vector that is not full costs as much as a full one."""
+"""Number of channels in one vector. A partly filled vector costs as much as a full one."""
 NOISE = 0.01
 BASELINE_BYTES = 48 * 2**20
 
 
 class SimulatedProbe:
-    """See `Probe`. Nothing is run: latency follows from the arithmetic of each node, with a cliff at every vector."""
+    """See `Probe`. Nothing is run. Latency follows from the operations of each node and jumps at every full vector."""
 
     def __init__(self, profile: Profile, reference: Reference) -> None:
         self._profile = profile
@@ -30,7 +30,7 @@ class SimulatedProbe:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """A machine that does not exist."""
+        """The fingerprint of a simulated machine."""
         return Fingerprint(
             mode="simulated",
             device=self._profile.device.name,
@@ -44,14 +44,14 @@ class SimulatedProbe:
 
     @property
     def busy_cores(self) -> tuple[int, ...]:
-        """None: nothing is timed."""
+        """Empty, because nothing is timed."""
         return ()
 
     def measure(self, graph: Graph, options: MeasurementOptions, load: Workload | None = None) -> Measurement | Failure:
-        """See `Probe.measure`; another effort draws other noise."""
+        """See `Probe.measure`. The noise depends on the graph and on `options`."""
         try:
             model = onnx.load_model_from_string(graph.data)
-        except Exception:  # protobuf's own; whatever else it finds is no ONNX file either
+        except Exception:  # protobuf has its own error types; any error means that this is not an ONNX file
             return Failure("load-error", "not an ONNX file")
         latency_ms = simulated_latency_ms(model, self._profile.threads)
         beside_ms = self._reference_ms
@@ -83,11 +83,11 @@ class SimulatedProbe:
         return Measurement(self.fingerprint, graph.structure, timed, memory)
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Do nothing: there are no processes."""
 
 
 def simulated_latency_ms(model: onnx.ModelProto, threads: int) -> float:
-    """What the cost model says of a graph, without noise."""
+    """Return the latency of a graph in ms by the cost model, without noise."""
     inferred = onnx.shape_inference.infer_shapes(model)
     values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
     dims = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
@@ -101,11 +101,11 @@ def simulated_latency_ms(model: onnx.ModelProto, threads: int) -> float:
     total = 0.0
     for node in model.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            continue  # a runtime fuses them with what they stand around
+            continue  # a runtime fuses them with the operators next to them
         shape = weights.get(node.input[1]) if len(node.input) > 1 else None
         macs = 0.0
         if node.op_type == "Conv" and shape:
-            # channels that fill a vector up are computed, and read again by the next layer
+            # padding channels of a vector are computed here and read by the next layer
             inputs = _full_vectors(shape[1]) if shape[1] > 1 else 1
             macs = _full_vectors(shape[0]) * inputs * math.prod(shape[2:]) * math.prod(dims.get(node.output[0], [0, 0])[2:])
         elif node.op_type in ("Gemm", "MatMul") and shape:

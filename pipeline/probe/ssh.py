@@ -1,4 +1,4 @@
-"""SshProbe: measurements on a device, through the system's OpenSSH."""
+"""SshProbe: measure on a device, through the system's OpenSSH."""
 
 import functools
 import secrets
@@ -15,7 +15,7 @@ __all__ = ["SshProbe"]
 
 
 class SshProbe(WorkerProbe):
-    """Runs `worker.py` on the profile's device over one connection, which is made again when it breaks; see `Probe`."""
+    """Runs `worker.py` on the profile's device over one connection, which is reopened when it breaks; see `Probe`."""
 
     def __init__(self, profile: Profile, reference: Reference | None = None, notify: Notify = lambda text: None) -> None:
         device = profile.device
@@ -31,5 +31,5 @@ class SshProbe(WorkerProbe):
 
     @property
     def busy_cores(self) -> tuple[int, ...]:
-        """None here: the device has its own."""
+        """Empty, because runs are timed on the cores of the device."""
         return ()

@@ -1,4 +1,4 @@
-"""Stability: when a measurement deserves doubt."""
+"""Stability: find reasons to doubt a measurement."""
 
 from collections.abc import Iterator
 
@@ -10,15 +10,15 @@ from pipeline.core.remark import Remark, RemarkKind
 __all__ = ["remarks_on"]
 
 FEW_PROCESSES = 3
-"""Fewer that disagree have no interval worth the name."""
+"""Least number of processes that give a usable interval when they disagree."""
 STOLEN_LIMIT, STOLEN_TICKS_MS = 0.02, 30.0
-"""Share of the time on the cores, and the least that a clock of 10 ms can tell."""
+"""Largest share of stolen time on the cores, and the least stolen time that a clock with ticks of 10 ms can show."""
 
 
 def remarks_on(
     processes: tuple[TimedProcess, ...], fingerprint: Fingerprint, noise_limit: float, before: DeviceState, after: DeviceState
 ) -> tuple[Remark, ...]:
-    """Why the runs deserve doubt, the gravest reason first; empty when they do not."""
+    """Return the reasons to doubt the runs, the most serious first; empty when there are none."""
     return tuple(_on_the_machine(processes, fingerprint, before, after)) + tuple(_on_runs(processes, fingerprint, noise_limit))
 
 

@@ -1,28 +1,28 @@
-"""The part of the probe that runs where the figures are taken; one file, alone.
+"""The part of the probe that runs on the measured machine, as a single file.
 
-Needs Python >= 3.8, numpy and onnxruntime >= 1.15, nothing else of this package.
+It needs Python >= 3.8, numpy and onnxruntime >= 1.15, and nothing else of this package.
 
     python3 worker.py serve [CLIENT]   supervisor: requests on stdin, answers on stdout, until stdin closes
-                                       (a device is sent place.py first, which puts this text into the cache folder)
-    python3 worker.py versions         what is installed; in a process of its own, because importing can kill
+                                       (on a device, bootstrap.py first writes this text into the cache folder)
+    python3 worker.py versions         installed versions; in its own process, because an import can crash
     python3 worker.py child ROLE       one measurement; started by the supervisor, never by hand
 
-A message is  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian. Before an answer that takes
-its time comes {"alive": true}, every five seconds; and once at the start, on a device. Requests:
+A message is  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian. While an answer is being
+prepared, {"alive": true} is sent every five seconds; on a device also once at the start. Requests:
 
-    {"do": "hello"}                                        what this machine is
-    {"do": "state"}                                        how hot, how fast, how busy it is now
+    {"do": "hello"}                                        facts about this machine
+    {"do": "state"}                                        its present temperature, clock and load
     {"do": "put", "name": SHA256} + bytes                  keep a file until the end
-    {"do": "base", "name": SHA256, "tensors": [...]} + bytes   keep the weights that recipes cut from
-    {"do": "make", "name": SHA256, "recipe": {...}} + bytes    make an ONNX file of them and keep it
+    {"do": "base", "name": SHA256, "tensors": [...]} + bytes   keep the base weights, which weight slices cut
+    {"do": "make", "name": SHA256, "recipe": {...}} + bytes    make an ONNX file from weight slices and keep it
     {"do": "measure", "reference": SHA256 or null, "input": SHA256, "shape": [...], "recipe": {...} or null,
      "processes": N, "memory": true or false, "together": true or false, "settings": {...}, "seed": N,
-     "answer": N (send the output if it has at most so many values), "more": true or false} + bytes of the model or recipe
+     "answer": N (send the output if it has at most N values), "more": true or false} + bytes of the model or the slices
 
-Every measurement has processes of its own: N that time the model, with the reference interleaved, and one that only
-weighs its memory. With "more" they are started ahead, after the answer to the request before, so that importing the
-runtime and loading the reference cost nobody's time; a model is only ever run by a process that has run no other model
-before. With "together" the processes load the model at the same time; they are timed one after the other in any case.
+Every measurement uses new processes: N that time the model in turn with the reference, and one that measures its
+memory. With "more", the processes for the next measurement are started after this answer, so that importing the
+runtime and loading the reference take no extra time. No process ever runs a second model. With "together", the
+processes load the model at the same time; they are always timed one after the other.
 """
 
 import errno
@@ -50,10 +50,10 @@ CHUNK = 1 << 20
 STARTUP_LIMIT_S = 120.0
 BEAT_S = 5.0
 LONGEST_TEXT_BYTES = 64 << 20
-LONGEST_DETAIL = 20000  # of a library's message; whoever asked shortens it, and keeps both its ends
+LONGEST_DETAIL = 20000  # characters of a library's message; the client shortens it and keeps both its ends
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError, zlib.error)
 
-# onnxruntime 1.29 and later send telemetry, from threads of their own, out of the very processes that are measured
+# onnxruntime 1.29 and later send telemetry from extra threads, which would run inside the measured processes
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
@@ -79,7 +79,7 @@ def read_exactly(stream, count):
 
 
 def first_match(path, key):
-    """The value behind `key:` in a /proc file; None where there is none."""
+    """The value after `key:` in a /proc file; None if there is none."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             for line in file:
@@ -92,7 +92,7 @@ def first_match(path, key):
 
 
 def memory_bytes(key, path="/proc/self/status"):
-    """A kB figure of /proc in bytes; None where the system has none."""
+    """A figure in kB from /proc, in bytes; None if the system does not report it."""
     value = first_match(path, key)
     return int(value.split()[0]) * 1024 if value else None
 
@@ -104,7 +104,7 @@ def cores():
 
 
 def text_of(path):
-    """A small file of /proc or /sys; None where there is none."""
+    """The text of a small file in /proc or /sys; None if there is none."""
     try:
         with open(path, encoding="utf-8", errors="replace") as file:
             return file.read().strip("\0 \n") or None
@@ -120,7 +120,7 @@ def number_of(path):
 
 
 def said(*arguments):
-    """What a program of the device prints; None where it is not installed."""
+    """The output of a program on the device; None if it is not installed or fails."""
     path = shutil.which(arguments[0])
     if path is None:
         return None
@@ -132,7 +132,7 @@ def said(*arguments):
 
 
 def hello(folder):
-    """The machine, and what is installed on it."""
+    """Facts about the machine and the installed software."""
     model = first_match("/proc/cpuinfo", "model name") or platform.processor()
     identity = text_of("/etc/machine-id") or text_of("/proc/device-tree/serial-number") or platform.node()
     disk = os.statvfs(folder)
@@ -156,8 +156,8 @@ def hello(folder):
 
 
 def installed():
-    """Versions of numpy and onnxruntime; or a failure that says which of them does not import, and how it ended, with the
-    version of onnxruntime that was to be imported."""
+    """Versions of numpy and onnxruntime. If one of them cannot be imported, a failure with the reason and the installed
+    version of onnxruntime."""
     done = subprocess.run(
         [sys.executable, os.path.abspath(__file__), "versions"],
         stdin=subprocess.DEVNULL,
@@ -179,8 +179,8 @@ def installed():
 
 
 def distribution(package):
-    """Version, and for which Python, interface and platform it was built, without importing it; null where it came some
-    other way."""
+    """Version and wheel tag (Python, ABI, platform) of a package, without importing it; None if it has no metadata or no
+    tag."""
     try:
         from importlib import metadata
 
@@ -203,8 +203,8 @@ def versions():
 
 
 def control_groups(root=""):
-    """(folder, version) of the control groups whose processor limits hold for this process: its own and those above it. Where
-    /proc and /sys begin is `root`."""
+    """(folder, version) of each control group that limits the processor time of this process: its own and its ancestors.
+    `root` is the folder that contains /proc and /sys."""
     mounts = []
     for line in (text_of(root + "/proc/self/mountinfo") or "").split("\n"):
         place, _, kind = line.partition(" - ")
@@ -223,7 +223,7 @@ def control_groups(root=""):
         for kind, top, mount in mounts:
             if kind != version:
                 continue
-            # a container sees its own group as the top of the mount, and may be told a path that leads there from outside
+            # in a container, the mount starts at its own group, but the path in /proc may start outside the container
             below = path[len(top.rstrip("/")) :] if (path + "/").startswith(top.rstrip("/") + "/") else ""
             folder = mount + below.rstrip("/")
             while len(folder) >= len(mount):
@@ -233,8 +233,8 @@ def control_groups(root=""):
 
 
 def processor_limits(root=""):
-    """What control groups allow: the smallest quota in cores, and how often and how long they stopped their processes; null where
-    there is no quota, or where the system does not tell."""
+    """Limits by control groups: the smallest quota in cores, and how often and how long they stopped their processes. None where
+    there is no quota or the system does not report it."""
     quotas, periods, stopped_ms = [], [], []
     for folder, version in control_groups(root):
         if version == 2:
@@ -256,8 +256,8 @@ def processor_limits(root=""):
 
 
 def core_times_ms(cores):
-    """(busy, stolen) of these cores together, since the start: how long they computed for anybody, and how long a hypervisor ran
-    others in their place; None where the system does not tell."""
+    """(busy, stolen) in ms since boot, summed over these cores: the time in which they computed for any program, and the time in
+    which a hypervisor ran other machines. None if the system does not report it."""
     busy, stolen, found = 0, 0, False
     for line in (text_of("/proc/stat") or "").split("\n"):
         words = line.split()
@@ -269,13 +269,13 @@ def core_times_ms(cores):
 
 
 def state():
-    """How hot, fast and busy the machine is; null for what it does not tell."""
+    """Temperature, clock and load of the machine; None for what it does not report."""
     temperatures = [number_of(path) for path in glob.glob("/sys/class/thermal/thermal_zone*/temp")]
     temperatures = [each / 1000.0 for each in temperatures if each is not None and each > 0]
     clocks = [number_of(path) for path in glob.glob("/sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")]
     clocks = [each / 1000.0 for each in clocks if each]
     clock, measured = (sum(clocks) / len(clocks) if clocks else None), False
-    answer = said("vcgencmd", "measure_clock", "arm")  # what runs; scaling_cur_freq is what was asked for
+    answer = said("vcgencmd", "measure_clock", "arm")  # the real clock; scaling_cur_freq is the requested one
     if answer and answer.rpartition("=")[2].isdigit():
         clock, measured = int(answer.rpartition("=")[2]) / 1e6, True
     flags = (said("vcgencmd", "get_throttled") or "").rpartition("=")[2] or text_of(
@@ -300,11 +300,11 @@ def state():
     return facts
 
 
-# ---------------------------------------------------------------- recipes: a few kilobytes instead of a file
+# ---------------------------------------------------------------- weight slices: a few kilobytes instead of a file
 
 
 def varint(number):
-    """A number as protobuf writes it."""
+    """A number in protobuf's encoding."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -314,13 +314,13 @@ def varint(number):
 
 
 def field(number, length):
-    """What stands before a field of so many bytes."""
+    """The header of a protobuf field of `length` bytes."""
     return varint(number << 3 | 2) + varint(length)
 
 
 def assemble(path, recipe, blob, base, tensors):
-    """Write the ONNX file that `recipe` tells of: ModelProto.graph is field 7, its initializers are field 5; a TensorProto
-    has dims 1, data_type 2, name 8 and raw_data 9."""
+    """Write the ONNX file of the weight slices in `recipe`. Protobuf fields: ModelProto.graph is 7, GraphProto.initializer
+    is 5; in TensorProto, dims is 1, data_type 2, name 8 and raw_data 9."""
     import numpy
 
     plain = zlib.decompress(blob)
@@ -352,7 +352,7 @@ def assemble(path, recipe, blob, base, tensors):
 
 
 def open_session(path, settings, beside=False):
-    """`beside`: another session of this process is timed in turn with it."""
+    """Create a session. `beside`: another session in this process is timed in turn with it."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -370,8 +370,8 @@ def open_session(path, settings, beside=False):
     options.enable_mem_pattern = settings["memory_pattern"]
     options.log_severity_level = 4
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(settings["spinning"])))
-    # the reference's threads must not burn the cores while the model is timed, nor the other way round
-    # (waking them costs the next run time, so not where there is no other)
+    # spinning threads of one session would disturb the timed runs of the other; with a single session they may spin,
+    # because waking stopped threads costs time in the next run
     options.add_session_config_entry("session.force_spinning_stop", str(int(settings["spinning"] and beside)))
     options.add_session_config_entry("session.disable_prepacking", str(int(not settings["prepacking"])))
     options.add_session_config_entry("session.set_denormal_as_zero", str(int(settings["denormal_as_zero"])))
@@ -392,7 +392,7 @@ class Failed(Exception):
 
 
 def first_steps(job, order, feed, beside=False):
-    """Create the session and run it once, each timed."""
+    """Create the session and run it once; time both steps."""
     import numpy
 
     started = time.perf_counter()
@@ -417,16 +417,16 @@ def first_steps(job, order, feed, beside=False):
 
 
 class Losses:
-    """How much of each timed run its threads did not run although they could have.
+    """Measures how much time of each run was lost because ready threads did not get a core.
 
-    One thread that computes all itself: what the clock counts more than its processor time. Else the time in which any thread of
-    this process waited for a core. Where the system does not tell how long they waited, a run in which a thread was preempted
-    counts as lost altogether.
+    With a single computing thread, it is the elapsed time minus the processor time. Otherwise it is the time in which threads
+    of this process waited for a core. If the system does not report waiting times, a run in which a thread was preempted
+    counts as completely lost.
     """
 
     def __init__(self, settings):
-        """To be called when all threads are there."""
-        # other providers let a thread of their own, or another processor, compute, and wait for it
+        """Call this after all threads were started."""
+        # other providers compute in another thread or on another processor
         self.alone = settings["threads"] == 1 and settings["provider"] == "CPUExecutionProvider"
         self.files, self.runs = [], []
         if not self.alone:
@@ -436,7 +436,7 @@ class Losses:
                 pass  # preemptions are counted instead
 
     def spent(self):
-        """A count in ns of which only the difference between two calls means something; see `lost`."""
+        """A counter in ns, or of preemptions. Only the difference between two calls has a meaning; see `lost`."""
         if self.alone:
             return time.thread_time_ns()
         if self.files:
@@ -447,7 +447,7 @@ class Losses:
         self.runs.append((began, ended, before, after))
 
     def lost(self):
-        """Of each noted run in ns, in their order."""
+        """Lost time of each noted run in ns, in order."""
         if self.alone:
             return [max(0, ended - began - (after - before)) for began, ended, before, after in self.runs]
         if not self.files:
@@ -456,8 +456,8 @@ class Losses:
 
 
 def waits_to_losses(runs):
-    """A wait is counted when it is over. So it is laid over all the time before that it lasted, which may be several runs.
-    `runs`: (began, ended, waited until it began, waited until it ended), one after the other, all in ns."""
+    """Lost time of each run in ns. The system counts a wait only when it ends, so each wait is spread backwards over its
+    length, which may cover several runs. `runs`: (start, end, total wait at start, total wait at end) in order, all in ns."""
     losses, since, waited_before = [], float("inf"), [0] + [after for _, _, _, after in runs]
     if runs:
         waited_before[0] = runs[0][2]
@@ -469,8 +469,8 @@ def waits_to_losses(runs):
 
 
 def run_block(session, name, feed, runs, period_s, losses):
-    """`runs` timed runs in ms after one that is not counted: the other graph had the caches before. With a period, each
-    starts so long after the one before, as for a camera, and the machine idles between. Each is noted in `losses`."""
+    """Latencies in ms of `runs` runs. One run before them is not timed, because the other graph has filled the caches. With a
+    period, runs start at this interval, as with a camera, and the machine idles in between. Runs are noted in `losses`."""
     run, clock, spent, inputs = session.run, time.perf_counter_ns, losses.spent, {name: feed}
     run(None, inputs)
     block, due = [], time.perf_counter()
@@ -523,7 +523,7 @@ def latency_child(job, pause):
                 cpu_s += time.process_time() - before
         elapsed = time.perf_counter() - started
         if sustain_s:
-            # the load goes on between the blocks that are kept, a hundred of them
+            # between the recorded blocks, a hundred of them, the model keeps running
             course.append([round(elapsed, 3), state()["temperature_c"]])
             while time.perf_counter() - started < min(sustain_s, len(blocks) * sustain_s / 100):
                 run_block(session, names[session], feed, 1, period_s, between)
@@ -575,7 +575,7 @@ def memory_child(job, pause):
 
 
 def end_with_parent():
-    """Be killed when the supervisor is, however it ended."""
+    """Let the kernel kill this process when the supervisor ends, for whatever reason."""
     try:
         import ctypes
 
@@ -585,7 +585,7 @@ def end_with_parent():
 
 
 def child(role):
-    """The job on the first line of stdin; then a line out at every pause, and a line in that ends it; the result last."""
+    """Run the job on the first line of stdin. Each pause writes a line and waits for one; the result is the last line."""
     end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -599,7 +599,7 @@ def child(role):
         say(dict(facts or {}, stage=stage))
         line = sys.stdin.readline()
         if not line:
-            os._exit(0)  # the supervisor is gone
+            os._exit(0)  # the supervisor has ended
         return json.loads(line)
 
     if job["settings"]["cores"] and hasattr(os, "sched_setaffinity"):
@@ -615,11 +615,11 @@ def child(role):
 
 
 class Child:
-    """A process started ahead, waiting for its model."""
+    """A measuring process that is started ahead and waits for its model."""
 
     @staticmethod
     def beat():
-        """Called while one is waited for; tells whoever asked that the supervisor lives."""
+        """Called while a child is waited for. It tells the client that the supervisor is alive."""
 
     def __init__(self, role, job, folder):
         self.errors = tempfile.TemporaryFile(dir=folder)
@@ -639,14 +639,14 @@ class Child:
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
             self.process.stdin.flush()
         except BrokenPipeError:
-            pass  # it died; hear() finds out how
+            pass  # the child has died; hear() reports how
 
     def hear(self, limit_s):
-        """Its next message. Raises Failed when it reports a failure, dies, or is silent for too long."""
+        """Its next message. Raises Failed when it reports a failure, dies or does not answer in time."""
         deadline = time.monotonic() + limit_s
         poll = select.poll()
         poll.register(self.process.stdout, select.POLLIN)
-        poll.register(sys.stdin, 0)  # heard of only when the one who asked has gone
+        poll.register(sys.stdin, 0)  # reports only a hang-up: the client has gone
         while b"\n" not in self.buffer:
             left = deadline - time.monotonic()
             events = dict(poll.poll(1e3 * max(0.0, min(left, BEAT_S))))
@@ -673,7 +673,7 @@ class Child:
             self.ready = True
 
     def death(self):
-        """How it ended, as one of the named verdicts."""
+        """How the child ended, as a `Failed` of a known kind."""
         try:
             status = self.process.wait(5)
         except subprocess.TimeoutExpired:
@@ -725,7 +725,7 @@ class Supervisor:
         return {}
 
     def receive(self, path, stream, size, also=lambda data: None):
-        """Straight to the file, so that this process stays small. The stream is read to the end in any case."""
+        """Write the stream directly to a file, to keep this process small. All `size` bytes are read even if writing fails."""
         problem = None
         try:
             file = open(path, "wb")
@@ -766,7 +766,7 @@ class Supervisor:
             raise Failed("run-error", "no such base: %r" % recipe["base"])
         try:
             with open(self.path(recipe["base"]), "rb") as file:
-                # mapped anew each time, so that this process stays small; unmapped with the last array that looks at it
+                # mapped for each file, to keep this process small; unmapped when the last array that uses it is freed
                 base = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
             assemble(path, recipe, blob, base, self.bases[recipe["base"]])
         except OSError as problem:
@@ -782,7 +782,7 @@ class Supervisor:
             self.receive(model, stream, size)
         self.start_ahead(request)
         if any(each.process.poll() is not None for _, each in self.waiting):
-            self.stop()  # one died while it waited: not this model's doing
+            self.stop()  # one died while it waited, so this model is not the cause
             self.start_ahead(request)
         memory = [each for role, each in self.waiting if role == "memory"]
         latency = [each for role, each in self.waiting if role == "latency"]
@@ -790,7 +790,7 @@ class Supervisor:
         limit_s = request["settings"]["timeout_s"]
         order = {"model": model, "answer": request["answer"], "seed": request["seed"]}
         for each in memory + latency:
-            each.wait_until_ready()  # none may still be starting while another is timed
+            each.wait_until_ready()  # no process may be starting while another one is timed
         result = {"processes": [], "memory": None, "before": state()}
         for each in memory:
             each.send(order)
@@ -809,7 +809,7 @@ class Supervisor:
         return result
 
     def start_ahead(self, request):
-        """Have the processes for such a request waiting; those for another kind of request are ended."""
+        """Start the processes for such a request. Waiting processes for a different request are ended."""
         key = {name: request[name] for name in ("reference", "input", "shape", "processes", "memory", "settings")}
         if key != self.key:
             self.stop()
@@ -824,7 +824,7 @@ class Supervisor:
             self.key = key
 
     def clear(self):
-        """End the processes of the last measurement; after it was answered, because that takes a while."""
+        """End the processes of the last measurement. This is done after the answer, because it takes a while."""
         for _, each in self.finished:
             each.kill()
         self.finished = []
@@ -841,7 +841,7 @@ def cache_folder():
 
 
 def open_regular(path, flags=os.O_RDONLY):
-    """A descriptor of a regular file. A pipe, a device or a link that somebody put there is refused, and not waited for."""
+    """Open a regular file. A pipe, a device or a link in its place is refused, without blocking."""
     handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
@@ -850,14 +850,14 @@ def open_regular(path, flags=os.O_RDONLY):
 
 
 def claim(client):
-    """Hold this device for one client: two that measure at once would measure each other. The same client takes over
-    from itself, when a lost connection left its earlier worker behind. Returns the lock, to be kept open."""
+    """Lock this device for one client, because simultaneous measurements would disturb each other. If a lost connection left
+    an earlier worker of the same client behind, that worker is ended. Returns the lock, which must stay open."""
     try:
         os.makedirs(cache_folder(), exist_ok=True)
         path = os.path.join(cache_folder(), "lock")
         lock = os.fdopen(open_regular(path, os.O_RDWR | os.O_CREAT | os.O_APPEND), "r+")
     except OSError:
-        return None  # nowhere to keep a lock: measure without
+        return None  # there is no place for a lock: measure without one
     deadline = time.monotonic() + 20
     while True:
         try:
@@ -880,23 +880,23 @@ def claim(client):
 
 
 def working_folder():
-    """A new one, held by a lock; those that killed workers left behind are removed."""
+    """Create and lock a new working folder. Folders of workers that were killed are removed."""
     for left in glob.glob(os.path.join(tempfile.gettempdir(), "compress-probe-*")):
         try:
             if os.lstat(left).st_uid != os.geteuid():
                 continue  # another user's
             with os.fdopen(open_regular(os.path.join(left, "held"))) as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - os.stat(left).st_mtime > 60:  # a younger one may be about to be held
+                if time.time() - os.stat(left).st_mtime > 60:  # a newer folder may not be locked yet
                     shutil.rmtree(left, ignore_errors=True)
         except OSError:
-            pass  # in use, or not made here
+            pass  # it is in use, or another program made it
     folder = tempfile.mkdtemp(prefix="compress-probe-")
     return folder, hold(folder)
 
 
 def hold(folder):
-    """Lock a folder, so that no other worker removes it, as long as what is returned stays open."""
+    """Lock a folder, so that no other worker removes it while the returned file is open."""
     held = open(os.path.join(folder, "held"), "w")
     fcntl.flock(held, fcntl.LOCK_EX)
     return held
@@ -904,13 +904,13 @@ def hold(folder):
 
 def serve(client=None, extra=None):
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints must not end up between the messages
+    os.dup2(2, 1)  # output of libraries must not mix with the messages
     requests = sys.stdin.buffer
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asked; it closes stdin
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the client, which then closes stdin
     try:
         lock = claim(client) if client else None  # noqa: F841  (held until the end)
-        folder, _held = working_folder()  # so is this
+        folder, _held = working_folder()  # held until the end, too
         _extra_held = hold(extra) if extra else None
     except (Failed, OSError) as failure:
         kind = failure.kind if isinstance(failure, Failed) else "not-kept"
@@ -945,7 +945,7 @@ def serve(client=None, extra=None):
                 answer = {"failure": [failure.kind, str(failure)]}
             except MALFORMED as problem:
                 write_message(answers, {"failure": ["run-error", "malformed request: %r" % problem]})
-                return  # what follows on the pipe may be the rest of it
+                return  # the next bytes on the pipe may belong to this request
             write_message(answers, answer)
             supervisor.clear()
             if request["do"] == "measure" and request["more"]:

@@ -1,4 +1,4 @@
-"""WorkerProbe: measurements by a worker at the other end of a connection, which may break and come back."""
+"""WorkerProbe: measure with a worker at the other end of a connection, which may break and be reopened."""
 
 import threading
 import time
@@ -23,24 +23,24 @@ from pipeline.remote.link import LinkLost
 __all__ = ["WORKER", "WorkerProbe"]
 
 WORKER = Path(__file__).with_name("worker.py")
-"""The program that measures; it is sent to a device as text."""
+"""The program that measures. It is sent to a device as text."""
 
 TOLERANCE = 1e-3
-"""Largest wrong-answer difference that counts as rounding, as a share of the largest output."""
+"""Largest difference of outputs that counts as rounding, as a share of the largest output."""
 ANSWER_LIMIT = 100_000
-"""Outputs with more values than this are not sent back to be compared on every candidate; the final file's always are."""
+"""Outputs with more values are not sent back and compared for each candidate. The final file's output is always compared."""
 ALLOWED_LOST_CONNECTIONS = 3
-"""A file during whose measurement the link broke so often is to blame itself."""
+"""After this many lost links during one measurement, the file counts as the cause."""
 DETAIL_LIMIT = 400
-"""Longest detail of a failure that the journal keeps, in characters."""
+"""Longest detail of a failure in the journal, in characters."""
 COOL_POLL_S = 5.0
 
 
 class WorkerProbe:
-    """See `Probe`. Subclasses say how the worker is started and what a lost link means."""
+    """See `Probe`. Subclasses define how the worker is started and what a lost link means."""
 
     def __init__(self, profile: Profile, reference: Reference | None, connection: Connection, notify: Notify) -> None:
-        """Raises ProbeError and its kin when nothing can be measured at the other end of `connection`."""
+        """Raises ProbeError or ThreadsError when no measurement is possible at the other end of `connection`."""
         self._profile, self._reference, self._connection, self._notify = profile, reference, connection, notify
         self._seed = 0
         self._lock = threading.Lock()
@@ -59,22 +59,22 @@ class WorkerProbe:
 
     @property
     def fingerprint(self) -> Fingerprint:
-        """Where and how figures are taken."""
+        """See `Probe.fingerprint`."""
         return self._fingerprint(Workload())
 
     @property
     def busy_cores(self) -> tuple[int, ...]:
-        """Those of this machine on which runs are timed."""
+        """See `Probe.busy_cores`."""
         return self._cores
 
     @property
     def traffic_bytes(self) -> int:
-        """Sent and received so far."""
+        """Bytes sent and received so far."""
         return self._connection.traffic_bytes
 
     def measure(self, graph: Graph, options: MeasurementOptions, load: Workload | None = None) -> Measurement | Failure:
-        """See `Probe.measure`. Unstable and throttled measurements are repeated, the latter after a pause to cool down; the
-        last one stands, with its remarks. A lost link is waited for, and the measurement begun again.
+        """See `Probe.measure`. A measurement with remarks is repeated, after a pause to cool down if the device throttled. The
+        last one is returned with its remarks. If the link is lost, it is reopened and the measurement starts again.
         """
         with self._lock:
             lost = 0
@@ -89,11 +89,11 @@ class WorkerProbe:
                         return Failure("lost", shorten(said, DETAIL_LIMIT))
 
     def condition(self) -> DeviceState:
-        """How the machine is now. Raises LinkLost."""
+        """Return the present state of the machine. Raises LinkLost."""
         return DeviceState(**self._connection.ask({"do": "state"}))
 
     def close(self) -> None:
-        """End the worker, also in the middle of a measurement; it removes what it kept."""
+        """End the worker, even during a measurement. The worker deletes its files."""
         self._connection.close()
 
     def _measure_steadily(self, graph: Graph, options: MeasurementOptions, load: Workload) -> Measurement | Failure:
@@ -163,7 +163,7 @@ class WorkerProbe:
         )
 
     def _cool_down(self, measured: Measurement) -> None:
-        """Wait, within bounds, until nothing throttles any more and the machine is as cool as before, or 5 degrees cooler."""
+        """Wait until the machine no longer throttles and is 5 degrees cooler than after the runs, for at most `cooldown_s`."""
         limit_s, began = self._profile.probe.cooldown_s, time.monotonic()
         hot = measured.after.temperature_c if measured.after else None
         where = self._connection.where
@@ -175,7 +175,7 @@ class WorkerProbe:
                 return
 
     def _chosen_cores(self, there: list[int]) -> list[int]:
-        """As many as the profile has threads, the highest numbers; here, in a device's stead, those that there are."""
+        """One core per thread of the profile, with the highest numbers. This machine may have fewer, a device may not."""
         threads = self._profile.threads
         if self._profile.device.host is not None and threads > len(there):
             raise ThreadsError(
@@ -201,7 +201,7 @@ class WorkerProbe:
         )
 
     def _settings(self, load: Workload) -> dict[str, Any]:
-        """What one child is told: the profile's runtime and the probe's patience."""
+        """Settings of one measuring process: the profile's runtime options, numbers of runs and time limits."""
         runtime, probe = self._profile.runtime, self._profile.probe
         return {
             "provider": runtime.execution_provider,
@@ -229,7 +229,7 @@ def _throttling(measured: Measurement) -> Remark | None:
 
 
 def _difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """max |expected - found| over max |expected|; infinite when the sizes differ."""
+    """max |expected - found| / max |expected|; infinite when the sizes differ."""
     if expected.size != found.size:
         return float("inf")
     return float(np.abs(expected.ravel() - found.ravel()).max() / max(float(np.abs(expected).max()), 1e-6))

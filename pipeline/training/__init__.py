@@ -1,1 +1,1 @@
-"""Everything that runs a torch network on images: loading, scoring, fine-tuning."""
+"""Training: load, score and fine-tune torch networks."""

@@ -1,4 +1,4 @@
-"""Adapt: a factory's network, made into one that can be narrowed and trained here; what it cannot bear is found by trying."""
+"""Adapt: prepare a user's network for pruning and training. Its limits, such as batches, are found by running it."""
 
 import copy
 from typing import Any
@@ -12,14 +12,14 @@ from pipeline.training.execution_mode import Manner, set_manner
 __all__ = ["adapt", "plain"]
 
 DEPENDENCE = 1e-2
-"""Of the largest answer: a larger difference is no rounding."""
+"""Largest difference that counts as rounding, as a share of the largest output."""
 _NORMS: dict[int, type[_BatchNorm]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
-"""Dimensions of the input -> the BatchNorm for it."""
+"""Number of input dimensions -> BatchNorm class."""
 
 
 def plain(module: nn.Module) -> nn.Module:
-    """`module` without what its factory did for speed: compiled parts are taken out of the wrapper of `torch.compile`, and
-    tensors that were made under `torch.inference_mode` become ordinary ones. Names lose their `_orig_mod.` prefix.
+    """Return `module` without the wrappers of `torch.compile` and without inference tensors. Names lose their `_orig_mod.`
+    prefix. Tensors that were made under `torch.inference_mode` become ordinary tensors.
     """
     module = _uncompiled(module)
     known: dict[int, Any] = {}
@@ -38,11 +38,11 @@ def plain(module: nn.Module) -> nn.Module:
 
 
 def adapt(module: nn.Module, images: Tensor) -> tuple[str, ...]:
-    """Change `module` in place so that it can be trained here, and keep with it how it is run; returns what the user should know.
+    """Change `module` in place so that it can be trained here, and store its execution mode. Returns notices for the user.
 
-    `images`: two real inputs, (2, C, H, W). The network must answer the first of them alone. Layers whose `requires_grad` was
-    switched off are trained: a narrowed network has to learn as a whole. `SyncBatchNorm` becomes an ordinary BatchNorm. A
-    network that does not take batches is given its images one by one.
+    `images` are two real inputs, (2, C, H, W). The network must run on the first one alone. `requires_grad` is switched on
+    everywhere, because a pruned network must learn as a whole. `SyncBatchNorm` becomes an ordinary BatchNorm. A network
+    that does not accept batches is given its images one by one.
     """
     notices: list[str] = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -76,7 +76,7 @@ def _ordinary(tensor: Tensor) -> Tensor:
 
 
 def _synchronise_nothing(module: nn.Module, image: Tensor) -> None:
-    """Replace each SyncBatchNorm, which trains only on several GPUs, by the BatchNorm for the inputs that it gets."""
+    """Replace each SyncBatchNorm, which trains only on several GPUs, by the BatchNorm class that fits its input."""
     names = [name for name, layer in module.named_modules() if isinstance(layer, nn.SyncBatchNorm)]
     dims: dict[str, int] = {}
     layers = {name: module.get_submodule(name) for name in names}
@@ -101,7 +101,7 @@ def _synchronise_nothing(module: nn.Module, image: Tensor) -> None:
 
 
 def _answers(module: nn.Module, images: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether `module` gives a tensor of this shape for `images`; what it raises belongs to its own code."""
+    """Whether `module` returns a tensor of this shape for `images`. Any exception counts as no."""
     try:
         answer = module(images)
     except Exception:
@@ -110,7 +110,7 @@ def _answers(module: nn.Module, images: Tensor, shape: tuple[int, ...]) -> bool:
 
 
 def _trouble_with_batches(module: nn.Module, images: Tensor) -> str | None:
-    """Why the network must be given its images one by one; None where it need not."""
+    """The reason why the network must get its images one by one, or None."""
     alone = [module(image) for image in images.split(1)]
     if len(alone) < 2 or not all(isinstance(answer, Tensor) for answer in alone):
         return None
@@ -129,13 +129,13 @@ def _bears_channels_last(module: nn.Module, images: Tensor) -> bool:
     try:
         copied = copy.deepcopy(module).to(memory_format=torch.channels_last)
         expected = module(images)
-    except Exception:  # reported by the steps that need the copy, or the answer
+    except Exception:  # the steps that need the copy or the output report it
         return True
     return _answers(copied, images.contiguous(memory_format=torch.channels_last), tuple(expected.shape))
 
 
 def _take_one_by_one(module: nn.Module) -> None:
-    """Give `module` a class of its own that splits a batch; the names of its tensors stay."""
+    """Give `module` its own class, which splits each batch. The names of its tensors do not change."""
     kind = type(module)
 
     def forward(self: nn.Module, inputs: Tensor, *others: Any, **named: Any) -> Any:

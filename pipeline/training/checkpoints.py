@@ -1,8 +1,8 @@
-"""Checkpoints: the state dicts inside a weights file, read without running anything that the file holds.
+"""Checkpoints: read the state dicts of a weights file without running any code in the file.
 
-A checkpoint of a training run holds more than weights: settings, dates, paths, the state of the optimiser. These are pickled
-Python objects. Each class on a list of harmless ones is replaced by a stand-in that keeps nothing and calls nothing; the real
-class is never constructed. A file with any other class is refused, with the two lines of Python that convert it.
+A checkpoint of a training run contains more than weights: settings, dates, paths and the state of the optimizer. These are
+pickled Python objects. Each class on a list of harmless classes is replaced by a stand-in, which stores nothing and calls
+nothing. The real class is never constructed. A file with any other class is refused, with two lines of Python to convert it.
 """
 
 import os
@@ -26,16 +26,16 @@ from pipeline.system.safetensors_file import read_tensors
 __all__ = ["State", "is_average", "read_checkpoint"]
 
 State = dict[str, Tensor]
-"""Names and tensors, as `module.state_dict()` gives them."""
+"""Tensors by name, as returned by `module.state_dict()`."""
 
 MAX_DEPTH = 6
 MAX_ENTRIES = 100_000
 TORCHSCRIPT_ENTRIES = ("constants.pkl", "code/")
-"""Of the archive that `torch.jit.save` writes, below its one folder."""
+"""Entries of an archive by `torch.jit.save`, below its single folder."""
 
 
 class _Inert:
-    """In place of an object of a harmless class. It keeps one fact: whether the object was a network."""
+    """Stand-in for an object of a harmless class. It stores only whether the object was a network."""
 
     is_module = False
 
@@ -50,14 +50,14 @@ class _Inert:
 
 
 class _PlainDict:
-    """In place of a class of dicts. torch fills none but its own kinds, so what is made is one of these."""
+    """Stand-in for a dict class. It makes an OrderedDict, because torch fills only the dict classes that it knows."""
 
     def __new__(cls, *_arguments: object) -> Any:
         return OrderedDict()
 
 
 class _PlainList:
-    """In place of a class of lists."""
+    """Stand-in for a list class. It makes a list."""
 
     def __new__(cls, *_arguments: object) -> Any:
         return []
@@ -135,13 +135,13 @@ STAND_INS: list[Any] = [
 
 
 def read_checkpoint(path: Path) -> dict[str, State]:
-    """Every state dict in the file at `path`, under the keys that lead to it ("" for the file itself), in the order of the file.
+    """Return every state dict in the file at `path`, by the keys that lead to it ("" for the file itself), in file order.
 
         {"": {...}}                                             # torch.save(model.state_dict(), path), or safetensors
         {"model": {...}, "model_ema": {...}, "scaler": {...}}   # a checkpoint of a training run
 
-    A dict counts as a state dict when at least one of its values is a tensor; which one is a network's is not known here.
-    Raises UnsafeWeights for what could run code when it is read, WeightsError for what cannot be read.
+    A dict counts as a state dict if at least one of its values is a tensor. It may belong to something other than a network.
+    Raises UnsafeWeights for a file that could run code when read, and WeightsError for one that cannot be read.
     """
     if path.is_dir():
         raise WeightsError(f"{path}: is a folder; give the weights file itself")
@@ -163,7 +163,7 @@ def read_checkpoint(path: Path) -> dict[str, State]:
 
 
 def is_average(name: str) -> bool:
-    """Whether `name` calls a state an average over training steps (EMA), as 'model_ema' and 'state_dict_ema' do."""
+    """Return whether `name` marks an average over training steps (EMA), as 'model_ema' and 'state_dict_ema' do."""
     return re.search(r"(?<![a-z])ema(?![a-z])", name.lower()) is not None
 
 
@@ -187,7 +187,7 @@ def _read_pickled(path: Path) -> Any:
             _refuse_other_archives(file, path)
             starts_like_a_pickle = file.read(1) == b"\x80"
             file.seek(0)
-            warnings.simplefilter("ignore", UserWarning)  # it warns of other protocols before it refuses them
+            warnings.simplefilter("ignore", UserWarning)  # torch warns about other pickle protocols before it raises an error
             return torch.load(file, map_location="cpu", weights_only=True)
     except UnsafeWeights:
         raise
@@ -202,7 +202,7 @@ def _read_pickled(path: Path) -> Any:
 
 
 def _states(loaded: Any) -> Iterator[tuple[str, State]]:
-    """Breadth first, so that the outermost come first; each object once, also where a pickle holds it in itself."""
+    """Find state dicts breadth-first, so outer ones come first. Each object is visited once, even if it contains itself."""
     queue, seen = deque([("", loaded, 0)]), set[int]()
     while queue and len(seen) < MAX_ENTRIES:
         where, value, depth = queue.popleft()
@@ -221,7 +221,7 @@ def _states(loaded: Any) -> Iterator[tuple[str, State]]:
 
 
 def _refuse_other_archives(file: BinaryIO, path: Path) -> None:
-    """TorchScript programs, and archives that hold more than their own size: a few kilobytes could fill the memory."""
+    """Refuse TorchScript programs, and compressed archives, because a few kilobytes of those could fill the memory."""
     with suppress(zipfile.BadZipFile, OSError, ValueError, NotImplementedError), zipfile.ZipFile(file) as archive:
         entries = archive.infolist()
         if any(entry.filename.partition("/")[2].startswith(TORCHSCRIPT_ENTRIES) for entry in entries):
@@ -250,7 +250,7 @@ def _conversion(path: Path, load: str, saved: str) -> str:
 
 
 def _saved(path: Path) -> str:
-    """The Python that leads from the loaded file to its state dict. Found with a stand-in for every class, on no memory."""
+    """The Python expression for the state dict of the loaded file. All classes are stand-ins, and tensors get no memory."""
     loaded = None
     with suppress(Exception), warnings.catch_warnings(), open_foreign(path, WEIGHTS_LIMIT_BYTES) as file:
         warnings.simplefilter("ignore")
@@ -271,7 +271,7 @@ def _saved(path: Path) -> str:
 
 
 def _looks_like_safetensors(path: Path) -> bool:
-    """By its content: files of this kind are also called .pt and .bin."""
+    """Whether the content is safetensors. Such files are also named .pt and .bin."""
     with suppress(OSError), open_foreign(path, WEIGHTS_LIMIT_BYTES) as file:
         head = file.read(9)
         return len(head) == 9 and head[8:] == b"{" and int.from_bytes(head[:8], "little") < os.fstat(file.fileno()).st_size

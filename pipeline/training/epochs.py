@@ -1,4 +1,4 @@
-"""Training: the loss, the schedule, one epoch of SGD, and the validation of a network whose BatchNorm statistics are its own."""
+"""Epochs: the loss, the learning-rate schedule, one epoch of SGD, and validation with re-estimated BatchNorm statistics."""
 
 import copy
 import math
@@ -31,19 +31,19 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a network is trained on, and how."""
+    """The data, settings and teacher of one training."""
 
     teacher: nn.Module | None
-    """In evaluation mode, on `device`. None: labels alone."""
+    """The teacher, in evaluation mode, on `device`. None: only labels are used."""
     train: Images
     validation: Images
     settings: FinetuneSettings
     batch_size: int
     seed: int
     calibration: Images
-    """BatchNorm statistics are estimated on these,"""
+    """Images on which BatchNorm statistics are estimated."""
     augmented: bool = False
-    """augmented as in training, or as they are."""
+    """Whether the calibration images are augmented as in training."""
     device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
     @classmethod
@@ -55,7 +55,7 @@ class Lesson:
         batch_size: int,
         seed: int,
     ) -> "Lesson":
-        """`images`: training and validation images. The teacher is copied."""
+        """Make a lesson from `images`, the training and validation images. The teacher is copied."""
         train, validation = images
         lesson = cls(None, train, validation, settings, batch_size, seed, calibration_images(train, seed))
         if teacher is None or not settings.distillation:
@@ -65,31 +65,31 @@ class Lesson:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches that an epoch has."""
+        """Number of batches in an epoch."""
         return math.ceil(len(self.train) / self.batch_size)
 
 
 @dataclass(frozen=True)
 class Learner:
-    """A network that is trained in place, and its optimizer."""
+    """A network, which is trained in place, and its optimizer."""
 
     module: nn.Module
     optimizer: torch.optim.SGD
     best: dict[str, Tensor] = field(default_factory=dict)
-    """The state dict of the best network so far, on the CPU."""
+    """State dict of the best network so far, on the CPU."""
 
     def keep_as_best(self) -> None:
-        """The network as it is now becomes the best one."""
+        """Store the present state of the network as the best one."""
         self.best.update((name, tensor.detach().cpu().clone()) for name, tensor in self.module.state_dict().items())
 
     def return_to_best(self) -> None:
-        """The network becomes the best one again; the optimizer forgets its momenta."""
+        """Restore the best state of the network, and reset the momenta of the optimizer."""
         self.module.load_state_dict(self.best)
         self.optimizer.state.clear()
 
 
 def learner_of(student: nn.Module, lesson: Lesson) -> Learner:
-    """A copy of `student` on the lesson's device, with an optimizer that has done no step yet."""
+    """Return a copy of `student` on the lesson's device, with a new optimizer."""
     module = copy.deepcopy(student).to(lesson.device).to(memory_format=layout_of(student))
     settings = lesson.settings
     optimizer = torch.optim.SGD(
@@ -103,9 +103,9 @@ def learner_of(student: nn.Module, lesson: Lesson) -> Learner:
 
 
 def train_epoch(learner: Learner, lesson: Lesson, epoch: int, rate: Callable[[int], float]) -> Iterator[float]:
-    """Train through epoch number `epoch`, counted from 0; yields the loss of each step after it.
+    """Train for epoch number `epoch`, counted from 0, and yield the loss of each step.
 
-    `rate`: step of the epoch, counted from 0 -> learning rate. Batches and dropout depend on the seed and the epoch alone.
+    `rate` maps a step of the epoch, counted from 0, to a learning rate. Batches and dropout depend only on seed and epoch.
     """
     torch.manual_seed(1_000_003 * lesson.seed + epoch)  # for dropout
     train_mode(learner.module)
@@ -121,9 +121,9 @@ def train_epoch(learner: Learner, lesson: Lesson, epoch: int, rate: Callable[[in
 
 
 def validated(module: nn.Module, lesson: Lesson) -> float:
-    """Accuracy in percent on the validation images, after the BatchNorm statistics were estimated anew, in place.
+    """Re-estimate the BatchNorm statistics in place, and return the accuracy in percent on the validation images.
 
-    Training uses the statistics of each batch, so its weights do not depend on what is estimated here.
+    Training uses the statistics of each batch, so the weights do not depend on this estimate.
     """
     images = lesson.calibration
     batches = images.training_batches(BATCH, lesson.seed, 0) if lesson.augmented else images.batches(BATCH)
@@ -132,7 +132,7 @@ def validated(module: nn.Module, lesson: Lesson) -> float:
 
 
 def loss_to_beat(module: nn.Module, lesson: Lesson) -> float:
-    """The `reference_loss` of the training of `module`, from the first batch of the first epoch."""
+    """Return the `reference_loss` for training `module`, computed on the first batch of the first epoch."""
     torch.manual_seed(lesson.seed)  # for dropout
     images, labels = next(lesson.train.training_batches(lesson.batch_size, lesson.seed, 0))
     learning = copy.deepcopy(module)
@@ -147,7 +147,7 @@ def loss_to_beat(module: nn.Module, lesson: Lesson) -> float:
 
 
 def _answers(module: nn.Module, lesson: Lesson, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """The logits of `module` and of the teacher, (N, classes), in float32; computed in bfloat16 where that is faster."""
+    """Logits of `module` and of the teacher, (N, classes), as float32. They are computed in bfloat16 where that is faster."""
     pixels = images.to(lesson.device, memory_format=layout_of(module))
     with mixed_precision(lesson.device):
         logits: Tensor = module(pixels)
@@ -157,9 +157,9 @@ def _answers(module: nn.Module, lesson: Lesson, images: Tensor) -> tuple[Tensor,
 
 
 def training_loss(logits: Tensor, target: Tensor | None, labels: Tensor, settings: FinetuneSettings) -> Tensor:
-    """(1 - a) CE(y, smoothed labels) + a T^2 KL(target / T || logits / T)   (Hinton et al., arXiv 1503.02531).
+    """Return (1 - a) CE(y, smoothed labels) + a T^2 KL(target / T || logits / T)   (Hinton et al., arXiv 1503.02531).
 
-    `logits` and the teacher's `target`: (N, classes); `labels`: (N,). A scalar, mean over the batch; without a target CE alone.
+    `logits` and the teacher's `target` are (N, classes), `labels` (N,). The result is the batch mean; without a target, CE alone.
     """
     hard = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
     if target is None:
@@ -169,13 +169,13 @@ def training_loss(logits: Tensor, target: Tensor | None, labels: Tensor, setting
 
 
 def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """T^2 KL(target / T || logits / T), both (N, classes), mean over the batch (Hinton et al., arXiv 1503.02531)."""
+    """Return T^2 KL(target / T || logits / T), both (N, classes), mean over the batch (Hinton et al., arXiv 1503.02531)."""
     soft = F.log_softmax(logits / temperature, 1), F.log_softmax(target / temperature, 1)
     return temperature**2 * F.kl_div(*soft, reduction="batchmean", log_target=True)
 
 
 def schedule(epoch: float, epochs: float) -> float:
-    """The share of the peak rate after `epoch` of `epochs`: one epoch of warm-up, or half of them all, then a cosine to zero."""
+    """Return the share of the peak rate at `epoch`. Warm-up takes one epoch, at most half of `epochs`; then a cosine to zero."""
     warmup = min(1.0, epochs / 2)
     if epoch < warmup:
         return max(epoch / warmup, 0.01)

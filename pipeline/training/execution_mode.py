@@ -1,4 +1,4 @@
-"""Manner: how a network is run here. It is found by trying, before the search, and every copy of the network keeps it."""
+"""Execution mode: how a network is run here. It is found by tests before the search, and copies of the network keep it."""
 
 from dataclasses import dataclass
 
@@ -9,33 +9,33 @@ __all__ = ["Manner", "layout_of", "manner_of", "set_manner", "train_mode"]
 
 _ATTRIBUTE = "_compress_manner"
 _LIBRARIES = ("torch.", "torchvision.ops.")
-"""Packages whose layers have a training mode of their own: BatchNorm, dropout, stochastic depth."""
+"""Packages whose layers have their own training mode, such as BatchNorm, dropout and stochastic depth."""
 
 
 @dataclass(frozen=True)
 class Manner:
-    """What a network was found to bear. The defaults are the fastest way, and hold for a network that was not tried."""
+    """The execution mode that a network supports. The defaults are the fastest, and apply to a network that was not tested."""
 
     channels_last: bool = True
-    """Images and weights lie in memory with their channels last. `view` in a network's code may not accept that."""
+    """Whether images and weights use the channels-last memory format. `view` in a network's code may fail with it."""
     whole_training: bool = True
-    """Training mode reaches the network's own code. Where False, it reaches only the layers of torch, and the network runs as it
-    does in evaluation: without auxiliary outputs."""
+    """Whether training mode is set on the network's own modules. If False, it is set only on the layers of torch, and the
+    network runs as in evaluation, without auxiliary outputs."""
 
 
 def manner_of(module: nn.Module) -> Manner:
-    """The manner of `module`, or the default."""
+    """Return the execution mode of `module`, or the default."""
     found = getattr(module, _ATTRIBUTE, None)
     return found if isinstance(found, Manner) else Manner()
 
 
 def set_manner(module: nn.Module, manner: Manner) -> None:
-    """Keep `manner` with `module`; copies of it have it too."""
+    """Store the execution mode `manner` in `module`. Copies of the module keep it."""
     setattr(module, _ATTRIBUTE, manner)
 
 
 def layout_of(module: nn.Module) -> torch.memory_format:
-    """The memory format for the weights of `module` and for the images that it is given.
+    """Return the memory format for the weights and the images of `module`.
 
     module.to(memory_format=layout_of(module))
     """
@@ -43,7 +43,7 @@ def layout_of(module: nn.Module) -> torch.memory_format:
 
 
 def train_mode(module: nn.Module) -> None:
-    """Put `module` into training mode, as far as its manner says."""
+    """Set training mode on `module`, or only on its torch layers, as its execution mode requires."""
     if manner_of(module).whole_training:
         module.train()
         return

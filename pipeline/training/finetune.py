@@ -1,8 +1,8 @@
 """Fine-tune: SGD with a cosine schedule, label smoothing and distillation from the dense network; resumable by epoch.
 
-Epoch 0 is the network as it was scored: its BatchNorm statistics are estimated anew, as they are before each validation. It is
-returned where no epoch of training does better on the validation images. Statistics are those of images as they are, or
-augmented as in training: whichever is better in epoch 0.
+Epoch 0 is the network as it was scored. Its BatchNorm statistics are re-estimated, as before each validation. It is returned if
+no epoch of training scores higher on the validation images. The statistics come from unchanged or from augmented images,
+whichever score higher in epoch 0.
 """
 
 import json
@@ -39,24 +39,24 @@ __all__ = ["Finetuned", "Progress", "distillation_loss", "finetune"]
 CHECKPOINT_FORMAT = 2
 
 Progress = Callable[[int, int, str], None]
-"""(batches done, batches in all, text)."""
+"""Called with (batches done, total batches, text)."""
 
 
 @dataclass(frozen=True)
 class Finetuned:
-    """A trained network, and how it came about. Scores are on all validation images, in percent for a classification."""
+    """A trained network and the history of its training. Scores use all validation images, in percent for classification."""
 
     module: nn.Module
     learning_rate: float | None = None
-    """At the peak. None where that is not known, a user's own training, and where there was no training."""
+    """Peak learning rate. None for a user's own training, and when there was no training."""
     accuracies: tuple[float, ...] = ()
-    """After each epoch of training."""
+    """Score after each epoch of training."""
     start: float | None = None
-    """Before training, with BatchNorm statistics estimated anew."""
+    """Score before training, with re-estimated BatchNorm statistics."""
     epoch: int | None = None
-    """Whose network `module` is; 0: it is as it was before training. None where that is not known."""
+    """Epoch that `module` comes from; 0: the network before training. None if unknown."""
     notices: tuple[str, ...] = ()
-    """What the user should know, and would not expect."""
+    """Unexpected facts that the user should know."""
 
 
 def finetune(
@@ -69,12 +69,12 @@ def finetune(
     checkpoint: Path | None = None,
     progress: Progress = lambda done, total, text: None,
 ) -> Finetuned:
-    """Train a copy of `student`; returns it as of its best validation epoch, of which the first is `student` as it was scored.
+    """Train a copy of `student`, and return it as of its best epoch on `validation`. Epoch 0 is `student` as it was scored.
 
-    The state is kept in `checkpoint` after every epoch, and a run that was cut off continues from there; the batches of
-    an epoch depend on the seed and the epoch alone. Where the settings name no learning rate, `RATES` are tried first. Only
-    `train` and `validation` are ever looked at. Training that diverges goes back to its best state and continues with a tenth
-    of the rate, at most three times. Raises TrainingDiverged when no epoch of training can be finished, and StorageError.
+    The state is saved in `checkpoint` after every epoch, and an interrupted run continues from there. The batches of an epoch
+    depend only on seed and epoch. If the settings have no learning rate, `RATES` are tried first. Only `train` and `validation`
+    are used. If training diverges, it returns to its best state and continues with a tenth of the rate, at most three times.
+    Raises TrainingDiverged when no epoch can be finished, and StorageError.
     """
     batch_size = settings.batch_size or fitting_batch_size(len(train))
     lesson = Lesson.of(teacher, (train, validation), settings, batch_size, seed)
@@ -115,12 +115,12 @@ def finetune(
 
 
 def _begin(student: nn.Module, learner: Learner, lesson: Lesson, progress: Progress) -> TrainingState:
-    """Epoch 0, and the rate with which training begins."""
+    """Run epoch 0, and choose the initial peak rate."""
     settings = lesson.settings
     score = validated(learner.module, lesson)
     learner.keep_as_best()
     if lesson.calibration.preprocessing.augment:
-        # a network that was trained on augmented images expects their statistics; which it was, only its answers tell
+        # a network trained on augmented images needs their statistics; only the accuracy shows whether it was
         other = replace(lesson, augmented=True)
         other_score = validated(learner.module, other)
         if other_score > score:
@@ -134,7 +134,7 @@ def _begin(student: nn.Module, learner: Learner, lesson: Lesson, progress: Progr
 
 
 def _tried_rate(student: nn.Module, lesson: Lesson, start: float, reference: float, progress: Progress) -> float:
-    """One of `RATES`; each is tried from the same start, on the same images."""
+    """Choose one of `RATES`. Each is tried from the same network, on the same images."""
     whole = lesson.settings.epochs * lesson.steps_per_epoch
     steps = trial_steps(whole, lesson.batch_size)
     sample = replace(lesson, train=lesson.train.sample(steps * lesson.batch_size, lesson.seed))
@@ -163,7 +163,7 @@ def _tried_rate(student: nn.Module, lesson: Lesson, start: float, reference: flo
 
 
 def _teller(state: TrainingState, lesson: Lesson, progress: Progress) -> Callable[[int], None]:
-    """Tells `progress` after every step; called with the number of steps that are done in the epoch that goes on."""
+    """Return a function that reports to `progress`. Call it after every step with the number of steps done in the epoch."""
     steps, epochs = lesson.steps_per_epoch, lesson.settings.epochs
     started, ran = time.monotonic(), count(1)
 
@@ -177,7 +177,7 @@ def _teller(state: TrainingState, lesson: Lesson, progress: Progress) -> Callabl
 
 
 def _epoch(learner: Learner, lesson: Lesson, state: TrainingState, tell: Callable[[int], None]) -> bool:
-    """Train through the next epoch; False as soon as its loss diverges."""
+    """Train for one epoch. Returns False as soon as the loss diverges."""
     steps, epochs = lesson.steps_per_epoch, lesson.settings.epochs
     losses: list[float] = []
 
@@ -193,9 +193,9 @@ def _epoch(learner: Learner, lesson: Lesson, state: TrainingState, tell: Callabl
 
 
 def _retreat(learner: Learner, lesson: Lesson, state: TrainingState) -> None:
-    """Back to the best state, with a lower rate; or, after too many retreats, the end of training.
+    """Return to the best state and lower the rate. After `MOST_RETREATS` returns, end training.
 
-    Raises TrainingDiverged when not one epoch could be finished.
+    Raises TrainingDiverged when no epoch was finished.
     """
     learner.return_to_best()
     if state.retreats < MOST_RETREATS:
@@ -226,7 +226,7 @@ def _retreat(learner: Learner, lesson: Lesson, state: TrainingState) -> None:
 
 
 def _outcome(state: TrainingState, settings: FinetuneSettings) -> list[str]:
-    """Says so where what is shipped was not trained."""
+    """A notice if the shipped network was not trained."""
     if not settings.epochs:
         return [f"not fine-tuned, as asked for: what is shipped is the network as it was scored ({state.start_score:.2f} %)"]
     if state.best_epoch:

@@ -1,4 +1,4 @@
-"""Checkpoint: where fine-tuning stands, in one file that is replaced whole."""
+"""Checkpoint: save the state of fine-tuning in one file, which is replaced atomically."""
 
 import json
 from dataclasses import dataclass, field
@@ -19,24 +19,24 @@ __all__ = ["TrainingState", "resume", "save_state"]
 
 @dataclass
 class TrainingState:
-    """Where training stands after an epoch. Epoch 0 is the network as it was scored; it is the first best one."""
+    """State of training after an epoch. Epoch 0 is the network as it was scored, and the best one at the start."""
 
     learning_rate: float
-    """At the peak; lower than it was chosen where training has diverged."""
+    """Peak learning rate. It is lowered when training diverges."""
     start_score: float
-    """Of epoch 0, in percent on validation images, like all scores here."""
+    """Score of epoch 0. All scores here are accuracies in percent on validation images."""
     reference_loss: float
-    """Of a network that has learned nothing; far above it training has diverged."""
+    """Loss of a network that has learned nothing. Training has diverged if its loss is far above."""
     best_score: float
     augmented_statistics: bool
     """See `Lesson.augmented`."""
     best_epoch: int = 0
     epoch: int = 0
-    """The last that is done."""
+    """Last finished epoch."""
     history: list[float] = field(default_factory=list)
-    """Score after epoch 1, 2, ..."""
+    """Scores after epochs 1, 2, ..."""
     retreats: int = 0
-    """How often training diverged and went back."""
+    """Number of times that training diverged and returned to its best state."""
     notices: list[str] = field(default_factory=list)
 
 
@@ -44,10 +44,10 @@ _STATE = TypeAdapter(TrainingState)
 
 
 def save_state(checkpoint: Path | None, learner: Learner, state: TrainingState, identity: str) -> None:
-    """Write the network, the momenta, and the best network so far. `identity` names the training. Raises StorageError."""
+    """Write the network, the momenta and the best network so far. `identity` identifies the training. Raises StorageError."""
     if checkpoint is None:
         return
-    # clones: a layer that the network holds under two names is written twice, which safetensors refuses for one memory
+    # clones, because safetensors refuses shared memory, and a layer with two names would be written twice
     whole = torch.contiguous_format
     now = learner.module.state_dict()
     tensors = {f"now/{name}": tensor.detach().cpu().clone(memory_format=whole) for name, tensor in now.items()}
@@ -61,9 +61,9 @@ def save_state(checkpoint: Path | None, learner: Learner, state: TrainingState, 
 
 
 def resume(checkpoint: Path | None, learner: Learner, identity: str) -> tuple[TrainingState | None, str]:
-    """The state of an earlier, same training, with `learner` as it was then; and what the user should know.
+    """Restore `learner` from `checkpoint`. Returns the state of training, or None, and a notice for the user, or "".
 
-    None where there is none. A file that is damaged, or of another training or version, is not used, and the text says so.
+    A file that is damaged, or comes from another training or version, is not used, and the notice says so.
     """
     if checkpoint is None or not checkpoint.is_file():
         return None, ""
@@ -90,7 +90,7 @@ def resume(checkpoint: Path | None, learner: Learner, identity: str) -> tuple[Tr
 
 
 def _part(tensors: dict[str, Tensor], part: str, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict that is kept under `part`. Raises ValueError where it is not one of a network `like` that."""
+    """The state dict stored under `part`. Raises ValueError if names or shapes differ from those of `like`."""
     found = {name.removeprefix(f"{part}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{part}/")}
     if {name: tensor.shape for name, tensor in found.items()} != {name: tensor.shape for name, tensor in like.items()}:
         raise ValueError(f"its tensors '{part}' are not those of the network")

@@ -1,7 +1,7 @@
-"""Learning rates: which peak rate fine-tuning takes, found by short trials; and the batch size that fits a data set.
+"""Learning rates: find the peak rate of fine-tuning by short trials, and a batch size that fits the data set.
 
-A high rate forgets what a good cut still knows, and a low one does not bring a bad cut back in time. So the rates are tried
-for a few steps, and judged by the validation accuracy.
+A high rate destroys what a lightly pruned network still knows. With a low rate, a heavily pruned network does not recover in
+time. So each rate is tried for a few steps and rated by the validation accuracy.
 """
 
 from collections.abc import Callable
@@ -11,26 +11,26 @@ __all__ = ["RATES", "fitting_batch_size", "trial_steps", "tried_rate"]
 RATES = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001)
 """Peak rates to choose from, the highest first."""
 ALIKE = 1.0
-"""Percentage points that the highest may be behind the best: a long training bears more than a short trial."""
+"""Percentage points that the chosen rate may be below the best, because long trainings tolerate higher rates than trials."""
 WORSE_IN_A_ROW = 2
-"""So many rates in succession, clearly worse than the best, end the trials."""
+"""Number of successive rates, clearly worse than the best, that ends the trials."""
 TRIAL_SHARE = 0.1
-"""Of the steps of the whole training, for each trial."""
+"""Steps of each trial, as a share of the steps of the whole training."""
 TRIAL_IMAGES = 10_000
-"""At most, for each trial."""
+"""Largest number of images for each trial."""
 FEWEST_STEPS = 16
-"""At least, for each trial."""
+"""Least number of steps of each trial."""
 
 LARGEST_BATCH = 128
 SMALLEST_BATCH = 16
 STEPS_PER_EPOCH = 16
-"""That an epoch should have: with fewer, momentum and schedule have nothing to work on."""
+"""Least number of steps that an epoch should have, so that momentum and schedule have an effect."""
 
 
 def fitting_batch_size(images: int) -> int:
-    """The largest power of two, from 16 to 128, with which an epoch of `images` has at least 16 steps.
+    """Return the largest power of two, from 16 to 128, with which an epoch of `images` has at least 16 steps.
 
-    Examples: 50,000 images are trained on in batches of 128, 600 in batches of 32.
+    Examples: 128 for 50,000 images, 32 for 600 images.
     """
     size = LARGEST_BATCH
     while size > SMALLEST_BATCH and size * STEPS_PER_EPOCH > images:
@@ -39,16 +39,16 @@ def fitting_batch_size(images: int) -> int:
 
 
 def trial_steps(steps: int, batch_size: int) -> int:
-    """How many steps each rate is tried for, where the whole training has `steps`."""
+    """Return the number of steps of each trial, for a training of `steps` steps."""
     return max(FEWEST_STEPS, min(int(TRIAL_SHARE * steps), TRIAL_IMAGES // batch_size))
 
 
 def tried_rate(trial: Callable[[float], float], start: float) -> float:
-    """The highest of `RATES` with which a short training ends about as well as with any other.
+    """Return the highest of `RATES` whose trial scores at most one percentage point below the best trial.
 
-    `trial`: rate -> validation accuracy in percent at the end of a short training, from the same network each time.
-    `start`: the accuracy of that network. Rates are tried from the highest down. Once a rate was no worse than the start, and
-    the next two end more than a point below it, still lower ones are left out.
+    `trial` maps a rate to the validation accuracy in percent after a short training, which always starts from the same network.
+    `start` is the accuracy of that network. Rates are tried from the highest down. The trials end when the best one is no
+    worse than `start` and the last two score more than a point below it.
     """
     scores: dict[float, float] = {}
     for rate in RATES:

@@ -1,4 +1,4 @@
-"""Load: the user's network, weights and images, from the specs on the command line."""
+"""Load: build the user's network and load weights and images, from the specs on the command line."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -33,27 +33,27 @@ Factory = Callable[..., nn.Module]
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where a network comes from, before it is built."""
+    """The source of a network that is not built yet."""
 
     spec: str
     factory: Factory
     preprocessing: Preprocessing | None
     weights: Path | None
-    """Weights that ship with the factory."""
+    """Weights file that is included with the factory."""
     needs_weights: bool
-    """False for a user's own factory, which may fill its network itself."""
+    """False for a user's own factory, which may load weights itself."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Handed to the factory."""
+    """Arguments of the factory."""
     module: ModuleType | None = None
-    """The user's own, that holds the factory."""
+    """The user's module that contains the factory."""
 
 
 def find_model(spec: str, arguments: Mapping[str, Any] | None = None) -> ModelSource:
-    """`spec` is a name in models/, torchvision:<name>, file.py:factory or package.module:factory. The last two run the user's
-    code.
+    """Find a network. `spec` is a name in models/, torchvision:<name>, file.py:factory or package.module:factory; the last two
+    run the user's code.
 
-    Dots after the colon lead on, as in file.py:Net.small, and a network that is already built is taken as it is. `arguments` are
-    handed to the factory. Raises ModelError when there is no such network, or when it takes no such arguments.
+    The name after the colon may have dots, as in file.py:Net.small, and may be a network that is already built. `arguments` are
+    passed to the factory. Raises ModelError if there is no such network or if it does not take these arguments.
     """
     source = _find_source(spec)
     if arguments:
@@ -88,10 +88,10 @@ def _find_source(spec: str) -> ModelSource:
 def load_model(
     source: ModelSource, weights: Path | None, num_classes: int | None, notify: Callable[[str], None] = lambda text: None
 ) -> nn.Module:
-    """The network on the CPU, in evaluation mode, filled with `weights` or those that ship with it.
+    """Return the network on the CPU, in evaluation mode, filled with `weights` or with those included with its factory.
 
-    `num_classes` is handed to factories that take it, unless the source's arguments have it; None leaves them their own. `notify`
-    is told what was taken of a checkpoint and what was left.
+    `num_classes` is passed to a factory that takes it, unless the source's arguments contain it. None: the factory's default.
+    `notify` is called with notices about which parts of a checkpoint were used.
 
     Raises ModelError, WeightsError or UnsafeWeights.
     """
@@ -118,10 +118,10 @@ def load_model(
 
 
 def load_data(spec: str, declared: Preprocessing | None, seed: int) -> Splits:
-    """`spec` is a folder, digits, torchvision:<name>[:<root>], file.py:factory or package.module:factory; the last two run the
-    user's code.
+    """Load images. `spec` is a folder, digits, torchvision:<name>[:<root>], file.py:factory or package.module:factory; the last
+    two run the user's code.
 
-    Raises DataError and its kin.
+    Raises DataError or one of its subclasses.
     """
     if spec.startswith("torchvision:"):
         _, name, *root = spec.split(":", 2)
@@ -141,7 +141,7 @@ def load_data(spec: str, declared: Preprocessing | None, seed: int) -> Splits:
 
 
 def settle_normalisation(module: nn.Module, splits: Splits) -> Splits:
-    """Where nothing declares mean and std, take those of the usual ones with which the network answers best, and say so."""
+    """If no mean and std are declared, choose the usual values with the highest training accuracy, and add a notice."""
     preprocessing = splits.train.preprocessing
     images, _ = next(splits.train.sample(1, 0).batches(1))
     raw_pixels = splits.train.fetch(splits.train.indices[:1]).dtype == torch.uint8
@@ -162,7 +162,7 @@ def settle_normalisation(module: nn.Module, splits: Splits) -> Splits:
 
 
 def _factory(code: UserCode) -> Factory:
-    """A network that is already built is its own factory."""
+    """The factory in `code`. A network that is already built gets a factory that returns it."""
     built = code.found
     return (lambda: built) if isinstance(built, nn.Module) else cast(Factory, built)
 
@@ -170,7 +170,7 @@ def _factory(code: UserCode) -> Factory:
 def _takes(factory: Factory, argument: str) -> bool:
     try:
         return argument in inspect.signature(factory).parameters
-    except (TypeError, ValueError):  # written in C
+    except (TypeError, ValueError):  # a function written in C has no signature
         return False
 
 

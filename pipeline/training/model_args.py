@@ -1,4 +1,4 @@
-"""Arguments of a model's factory, as they are written on the command line: `--model-arg width=0.5`."""
+"""Model arguments: parse the arguments of a model's factory from the command line, such as `--model-arg width=0.5`."""
 
 import math
 import re
@@ -12,11 +12,11 @@ Argument = str | int | float | bool | None
 
 
 def read_arguments(texts: Iterable[str]) -> dict[str, Argument]:
-    """`name=value` each; the value is a YAML 1.2 scalar.
+    """Return arguments by name. Each text is `name=value`, and the value is a YAML 1.2 scalar.
 
-        width=0.5  depth=20  lr=1e-3  pretrained=false  head=null  name=abc  tag='0.5'   # the last two are text
+        width=0.5  depth=20  lr=1e-3  pretrained=false  head=null  name=abc  tag='0.5'   # the last two are strings
 
-    Raises ValueError, which says what is wrong with which of them.
+    Raises ValueError, which names the wrong text and the problem.
     """
     found: dict[str, Argument] = {}
     for text in texts:
@@ -30,7 +30,7 @@ def read_arguments(texts: Iterable[str]) -> dict[str, Argument]:
 
 
 def _scalar(name: str, text: str) -> Argument:
-    """By the core schema of YAML 1.2 (section 10.3.2): PyYAML follows YAML 1.1, where 1e-3 is text and 010 is eight."""
+    """Parse by the core schema of YAML 1.2 (section 10.3.2). PyYAML follows YAML 1.1, where 1e-3 is text and 010 is eight."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader) if text else None
     except yaml.YAMLError:

@@ -1,4 +1,4 @@
-"""Scoring: how well a network, or an ONNX file in a network's clothes, answers; and its BatchNorm made honest again."""
+"""Scoring: the accuracy of a network or an ONNX file, and re-estimation of BatchNorm statistics."""
 
 from collections.abc import Callable, Iterable
 
@@ -16,16 +16,16 @@ __all__ = ["BATCH", "CALIBRATION_BATCHES", "OnnxModule", "accuracy", "calibratio
 
 BATCH = 256
 CALIBRATION_BATCHES = 4
-"""Of 256 training images, from which BatchNorm statistics are estimated."""
+"""Number of batches of 256 training images from which BatchNorm statistics are estimated."""
 
 
 def accuracy(module: nn.Module, images: Images, batch: int = BATCH, between: Callable[[], None] = lambda: None) -> float:
-    """Top-1 accuracy of `module` in percent; it runs in evaluation mode and is left in it. Calls `between` batches."""
+    """Return the top-1 accuracy of `module` in percent. Sets evaluation mode. Calls `between` before each batch."""
     return 100.0 * float(hits(module, images, batch, between).mean())
 
 
 def hits(module: nn.Module, images: Images, batch: int = BATCH, between: Callable[[], None] = lambda: None) -> NDArray[np.bool_]:
-    """(images,) whether the largest output is that of the label, in the order of `images`; see `accuracy`."""
+    """Return whether each image is classified correctly, (images,), in the order of `images`; see `accuracy`."""
     module.eval()
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     found = []
@@ -38,15 +38,15 @@ def hits(module: nn.Module, images: Images, batch: int = BATCH, between: Callabl
 
 
 def calibration_images(train: Images, seed: int) -> Images:
-    """The training images from which BatchNorm statistics are estimated, the same for scoring and for fine-tuning."""
+    """Return the training images for BatchNorm statistics. Scoring and fine-tuning use the same ones."""
     return train.sample(CALIBRATION_BATCHES * BATCH, seed)
 
 
 def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Estimate BatchNorm's running statistics anew from `batches` of (N, C, H, W), in place.
+    """Re-estimate BatchNorm's running statistics from `batches` of (N, C, H, W), in place.
 
-    A narrowed network's activations no longer have the statistics it was trained with; without this step it answers
-    at chance and every plan looks alike (Li et al., EagleEye, arXiv 2007.02491, section 3.2).
+    The activations of a pruned network no longer have the statistics of training. Without this step, its accuracy is at
+    chance level, and all plans look alike (Li et al., EagleEye, arXiv 2007.02491, section 3.2).
     """
     norms = [
         layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
@@ -62,10 +62,10 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     with torch.no_grad():
         for pixels in batches:
             if len(pixels) == 1 and seen:
-                continue  # where a layer sees one pixel, one image has no variance
+                continue  # in a layer with maps of one pixel, one image has no variance
             seen += len(pixels)
             for norm in norms:
-                norm.momentum = len(pixels) / seen  # the average over all images: a short last batch counts for what it is
+                norm.momentum = len(pixels) / seen  # the average over all images, in which a short last batch counts less
             module(pixels.contiguous(memory_format=layout_of(module)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
@@ -73,7 +73,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
 
 
 class OnnxModule(nn.Module):
-    """An ONNX file that takes one input at a time, as a module that takes batches; for evaluation only."""
+    """An ONNX file with batch size 1, wrapped as an nn.Module that takes batches. For evaluation only."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class OnnxModule(nn.Module):
         self._input = self._session.get_inputs()[0].name
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, ...), one by one."""
+        """Run the file on each of `inputs`, (N, C, H, W). Returns the outputs, (N, ...)."""
         rows = inputs.contiguous().numpy()
         answers = [np.asarray(self._session.run(None, {self._input: rows[i : i + 1]})[0]) for i in range(len(rows))]
         return torch.from_numpy(np.concatenate(answers))

@@ -1,4 +1,4 @@
-"""Settings of fine-tuning: plain data, which can be made without importing torch."""
+"""Settings of fine-tuning, as plain data that does not need torch."""
 
 import math
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ __all__ = ["FinetuneSettings"]
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """One schedule for every searcher and every baseline, so that they can be compared.
+    """Settings of fine-tuning. All searchers and baselines use the same ones, so that they can be compared.
 
-    Raises TrainingError where a value cannot be trained with.
+    Raises TrainingError for an invalid value.
 
     FinetuneSettings(epochs=5, learning_rate=0.002)
     """
@@ -20,18 +20,18 @@ class FinetuneSettings:
     epochs: int = 20
     """0: no training; the network is shipped as it was scored."""
     batch_size: int | None = None
-    """None: 128, or fewer where there are less than 2,048 training images; see `fitting_batch_size`."""
+    """None: 128, or less if there are fewer than 2,048 training images; see `fitting_batch_size`."""
     learning_rate: float | None = None
-    """At the peak, after one epoch of warm-up. None: one of `pipeline.training.learning_rates.RATES`, by trial."""
+    """Peak learning rate, after one epoch of warm-up. None: short trials choose from `pipeline.training.learning_rates.RATES`."""
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.1
     distillation: float = 0.7
-    """Share of the loss that follows the dense network's answers; the rest follows the labels."""
+    """Weight of the distillation loss from the dense network, 0 to 1. The loss on the labels gets the rest."""
     temperature: float = 4.0
 
     def __post_init__(self) -> None:
-        """Check what the command line and a script can set."""
+        """Check the values that a command line or a script can set."""
         if self.epochs < 0:
             raise TrainingError(f"epochs: got {self.epochs}; give 0 for no training, or a positive number")
         if self.batch_size is not None and self.batch_size < 2:

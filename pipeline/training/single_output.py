@@ -1,7 +1,7 @@
-"""Single output: a network that answers with a dict, a list or a tuple around one tensor, made to answer with the tensor.
+"""Single output: make a network return a tensor if it returns a dict, a list or a tuple with one tensor.
 
-The file that ships has one output, and everything here compares tensors. The user's own functions go on seeing the answer in the
-form that they were written for.
+The shipped file has one output, and all comparisons here use tensors. The user's own functions still get the output in its
+original form.
 """
 
 import copy
@@ -18,12 +18,12 @@ from pipeline.errors import ModelError
 __all__ = ["Form", "answers_in", "in_its_form", "keep_form", "unwrap"]
 
 Place = tuple[Any, ...]
-"""Keys and positions that lead to a tensor."""
+"""Keys and indices that lead to a tensor."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """The answer of a network to one input, and where in it the tensor is."""
+    """The form of a network's output, and the place of the tensor in it."""
 
     answer: Any
     place: Place
@@ -35,7 +35,7 @@ class Form:
 
 @dataclass(frozen=True)
 class _Unwrap:
-    """A forward hook: the tensor in place of what is around it; an answer that has nothing at this place stays as it is."""
+    """A forward hook that replaces the output by its tensor. An output without anything at this place is not changed."""
 
     place: Place
 
@@ -50,7 +50,7 @@ class _Unwrap:
 
 @dataclass(frozen=True)
 class _Wrap:
-    """A forward hook: the tensor in the form of the network's own answers."""
+    """A forward hook that puts the tensor back into the original form of the output."""
 
     form: Form
 
@@ -59,10 +59,10 @@ class _Wrap:
 
 
 def unwrap(module: nn.Module, example: Tensor, spec: str) -> Form | None:
-    """Make `module` answer with the one tensor in its answer, in place; its names and weights stay. None where it answers with a
-    tensor already, or fails on `example`, (1, C, H, W), which is told elsewhere.
+    """Make `module` return the single tensor in its output, in place, and return the form of the output. Returns None if the
+    output is already a tensor, or if `module` fails on `example`, (1, C, H, W), which is reported elsewhere.
 
-    Raises ModelError, naming `spec`, where there is no tensor in the answer or more than one.
+    Raises ModelError, naming `spec`, if the output contains no tensor or more than one.
     """
     try:
         with torch.no_grad():
@@ -83,14 +83,14 @@ def unwrap(module: nn.Module, example: Tensor, spec: str) -> Form | None:
 
 
 def keep_form(module: nn.Module, form: Form) -> None:
-    """See that `module`, a network whose own answers have this form, answers with the tensor."""
+    """Make `module`, whose output has this form, return the tensor."""
     if not _hooks(module):
         module.register_forward_hook(_Unwrap(form.place))
 
 
 @contextmanager
 def in_its_form(module: nn.Module, form: Form) -> Iterator[nn.Module]:
-    """`module`, which inside the block answers in the network's own form; it may be an ONNX file that is run as a module."""
+    """Yield `module`, which returns the original form inside the block. It may be an ONNX file wrapped as a module."""
     hooks = _hooks(module)
     for number in hooks:
         del module._forward_hooks[number]
@@ -104,7 +104,7 @@ def in_its_form(module: nn.Module, form: Form) -> Iterator[nn.Module]:
 
 
 def answers_in(function: Callable[[nn.Module], Any], form: Form) -> Callable[[nn.Module], Any]:
-    """`function` of the user's, given networks that answer in their own form; one that it returns answers with the tensor."""
+    """Wrap a user's `function`: its argument returns the original form, and a network that it returns gives the tensor."""
 
     def called(module: nn.Module) -> Any:
         with in_its_form(module, form):
@@ -129,7 +129,7 @@ def _places(answer: Any, place: Place = ()) -> Iterator[Place]:
 
 
 def _emptied(answer: Any) -> Any:
-    """The form alone: the tensor of one example is not kept."""
+    """The output with its tensor replaced by None, so that the tensor is not kept in memory."""
     place = next(_places(answer))
     return _wrapped(answer, place, None)
 

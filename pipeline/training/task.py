@@ -1,4 +1,4 @@
-"""Task: how a network is scored, trained and finally tested. Classification is one; a user's own functions are another."""
+"""Task: how a network is scored, trained and tested, for classification or with the user's own functions."""
 
 import copy
 import math
@@ -25,62 +25,62 @@ from pipeline.training.settings import FinetuneSettings
 __all__ = ["Classification", "OwnTask", "Task"]
 
 SCORING_IMAGES = 2000
-"""Validation images that score a candidate; all of them choose the epoch in fine-tuning."""
+"""Number of validation images that score a candidate. Fine-tuning uses all of them to choose the epoch."""
 REHEARSAL_IMAGES = 16
 REHEARSAL_RATE = 1e-3
-"""Small enough for any network: a rehearsal looks at whether training runs, not at what it learns."""
+"""Small enough for any network. A rehearsal only checks that training runs."""
 
 BetweenBatches = Callable[[], None]
 
 
 class Task(Protocol):
-    """What the walk needs to know of the user's problem."""
+    """The user's problem: its data, its score and its training."""
 
     @property
     def description(self) -> str:
-        """What the data are; part of a run's identity."""
+        """Description of the data. It is part of a run's identity."""
 
     def example(self) -> Tensor:
-        """One real input as a batch, (1, C, H, W)."""
+        """Return one real input as a batch, (1, C, H, W)."""
 
     def inputs(self, count: int) -> Tensor:
-        """`count` real inputs, or as many as there are, none of them test data."""
+        """Return at most `count` real inputs, (N, C, H, W). None of them are test data."""
 
     def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """A few batches of (inputs, labels) from the training data."""
+        """Return a few batches of (inputs, labels) from the training data."""
 
     @property
     def chance_level(self) -> float:
-        """The score of a network that knows nothing."""
+        """Score of a network that has learned nothing."""
 
     def distillation_images(self, count: int) -> Images | None:
-        """Training images, `count` at most, on which a network may follow another's answers; None where the task has none."""
+        """Return at most `count` training images for distillation, or None if the task does not support it."""
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
-        """How well a narrowed network does on validation data, higher is better; its BatchNorm is estimated anew first.
+        """Re-estimate BatchNorm statistics, and return the score on validation data; higher is better.
 
         `between` is called between batches.
         """
 
     def validate(self, module: nn.Module) -> float:
-        """How well a finished network does on all validation data."""
+        """Return the score of a finished network on all validation data."""
 
     def test(self, module: nn.Module) -> Scores:
-        """How well a finished network does on test data; called at the very end, once for each network reported."""
+        """Return the scores of a finished network on test data. Called at the very end, once per reported network."""
 
     @property
     def test_images(self) -> int | None:
-        """How many images `test` answers for; None where that is not known."""
+        """Number of images that `test` uses; None if unknown."""
 
     @property
     def tests_each_image(self) -> bool:
-        """Whether `test` gives one value per image, without which a drop has no interval."""
+        """Whether `test` gives one value per image. Without these, an accuracy drop has no confidence interval."""
 
     def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
-        """A trained copy of `student`, which is never worse on validation data than `student` as `score` leaves it."""
+        """Return a trained copy of `student`. On validation data it is never worse than `student` after `score`."""
 
     def rehearsal(self) -> "Task":
-        """The same task in small: it scores and trains in batches of the sizes to come, in seconds, and has no test data."""
+        """Return a small version of the task. It uses the real batch sizes, takes seconds and has no test data."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class Classification:
 
     @property
     def description(self) -> str:
-        """The images, in words and numbers."""
+        """Description of the images."""
         return self.splits.description
 
     def example(self) -> Tensor:
@@ -110,7 +110,7 @@ class Classification:
 
     @property
     def chance_level(self) -> float:
-        """See `Task`: that of always answering with the commonest class."""
+        """See `Task`. It is the accuracy of always predicting the most frequent class."""
         counts = self._scoring_images().label_counts()
         return 100.0 * float(counts.max() / counts.sum())
 
@@ -150,7 +150,7 @@ class Classification:
         return finetune(student, teacher, splits.train, splits.validation, self.settings, seed, checkpoint, progress)
 
     def rehearsal(self) -> "Classification":
-        """See `Task`: one full batch and one of the size that an epoch ends with; a few validation images, also as test data."""
+        """See `Task`. It trains on a full batch and the last, shorter one. A few validation images also serve as test data."""
         train = self.splits.train
         size = self.settings.batch_size or fitting_batch_size(len(train))
         few = train.sample(min(len(train), size + len(train) % size), self.seed)
@@ -169,7 +169,7 @@ class Classification:
 
 @dataclass(frozen=True)
 class OwnTask:
-    """Any other task than classification, defined by your own functions.
+    """A task other than classification, defined by your own functions.
 
     >>> import torch
     >>> from pipeline import OwnTask
@@ -179,17 +179,17 @@ class OwnTask:
     """
 
     all_inputs: Tensor
-    """Real inputs, (N, C, H, W): one for the probe, the rest for re-estimating BatchNorm and for the final comparison."""
+    """Real inputs, (N, C, H, W). The probe uses the first one, BatchNorm re-estimation and the final comparison more of them."""
     evaluate: Callable[[nn.Module], float]
-    """Score on validation data, higher is better."""
+    """Returns the score on validation data; higher is better."""
     train: Callable[[nn.Module], nn.Module]
-    """Returns the trained network; may train in place. It begins with BatchNorm statistics that were estimated anew."""
+    """Returns the trained network; it may train in place. Its argument has re-estimated BatchNorm statistics."""
     evaluate_test: Callable[[nn.Module], float] | None = None
-    """Score on test data; without it the validation score stands in the report, and is called so."""
+    """Returns the score on test data. Without it, the report shows the validation score, labelled as such."""
     description: str = "the user's own task"
     test_each_image: Callable[[nn.Module], ArrayLike] | None = None
-    """One value per test image, (N,), always in the same order; right and wrong may be booleans. Their mean is the test score, in
-    place of `evaluate_test`, and the accuracy drop gets a confidence interval."""
+    """Returns one value per test image, (N,), always in the same order. Booleans mean right or wrong. The mean is the test score,
+    in place of `evaluate_test`, and the accuracy drop gets a confidence interval."""
 
     def example(self) -> Tensor:
         """See `Task`."""
@@ -200,16 +200,16 @@ class OwnTask:
         return self.all_inputs[:count]
 
     def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """Inputs without labels: importance by Taylor expansion needs a task that has them."""
+        """See `Task`. All labels are 0, so importance by Taylor expansion (`taylor`) is not possible."""
         return ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self.all_inputs.split(BATCH))
 
     @property
     def chance_level(self) -> float:
-        """See `Task`: unknown."""
+        """See `Task`. It is unknown, so 0."""
         return 0.0
 
     def distillation_images(self, count: int) -> None:
-        """See `Task`: what the answers mean, and how to train for it, only the user knows."""
+        """See `Task`. None, because only the user knows what the outputs mean."""
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """See `Task`."""
@@ -233,7 +233,7 @@ class OwnTask:
 
     @property
     def test_images(self) -> None:
-        """See `Task`: known when they have been tested."""
+        """See `Task`. None, because it is unknown before the test."""
 
     @property
     def tests_each_image(self) -> bool:
@@ -241,7 +241,7 @@ class OwnTask:
         return self.test_each_image is not None
 
     def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
-        """See `Task`; the user's loop keeps its own checkpoints. A network that it makes worse is not taken."""
+        """See `Task`. If the user's training makes the network worse, the untrained network is returned."""
         start = copy.deepcopy(student)
         before = self.score(start)
         trained = self.train(copy.deepcopy(start))
@@ -255,7 +255,7 @@ class OwnTask:
         return Finetuned(start, accuracies=(after,), start=before, epoch=0, notices=(notice,))
 
     def rehearsal(self) -> "OwnTask":
-        """See `Task`: the user's own functions may take long, and are not called."""
+        """See `Task`. The user's own functions are not called, because they may take long."""
 
         def evaluate(module: nn.Module) -> float:
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Cores: keep this process off the ones where something is being timed, and say how many torch and NumPy compute with."""
+"""Threads: keep this process off cores with timed runs, and set the number of threads of torch and NumPy."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -16,10 +16,10 @@ __all__ = ["compute_threads", "confined"]
 
 @contextmanager
 def confined(cores: Iterable[int]) -> Iterator[Callable[[], None]]:
-    """Every thread of this process runs only on `cores` inside the block, or until the yielded function is called.
+    """Confine all threads of this process to `cores` inside the block, or until the yielded function is called.
 
-    Torch computes with as many threads as there are cores meanwhile, or as a control group gives time for. Where the system
-    cannot confine threads, only the number of threads is changed.
+    Meanwhile, torch uses as many threads as there are `cores`, or fewer if a control group limits processor time. If the
+    system cannot confine threads, only the number of threads is changed.
     """
     allowed, threads = available_cores(), torch.get_num_threads()
     chosen = sorted(cores)
@@ -42,8 +42,8 @@ def confined(cores: Iterable[int]) -> Iterator[Callable[[], None]]:
 
 @contextmanager
 def compute_threads(count: int) -> Iterator[None]:
-    """Torch and NumPy compute with `count` threads inside the block. With another number sums are rounded otherwise, and a
-    searcher that is resumed on other cores would ask about other plans.
+    """Let torch and NumPy use `count` threads inside the block. The number of threads changes floating-point rounding, so a
+    search that is resumed with another number could diverge.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(count)
@@ -58,5 +58,5 @@ def _pin(cores: list[int]) -> None:
     if not hasattr(os, "sched_setaffinity"):
         return
     for task in Path("/proc/self/task").iterdir():
-        with suppress(ProcessLookupError, PermissionError):  # a thread that ended meanwhile
+        with suppress(ProcessLookupError, PermissionError):  # the thread has ended
             os.sched_setaffinity(int(task.name), cores)

@@ -1,11 +1,11 @@
-"""User code: a function in the user's own file or package, imported as Python itself would import it.
+"""User code: import a function from the user's own file or package, as Python itself would.
 
-    nets.py:make_net                 a file; its folder can be imported from
-    pkg/net.py:make_net              a file inside a package: imported as pkg.net, so that `from .layers import Block` works
-    pkg.net:make_net                 a module, from the current folder or from what is installed
-    nets.py:Net.small                a class's own method, or anything else that dots lead to
+    nets.py:make_net                 a file; modules in its folder can be imported
+    pkg/net.py:make_net              a file in a package; imported as pkg.net, so that `from .layers import Block` works
+    pkg.net:make_net                 a module in the current folder, or an installed one
+    nets.py:Net.small                a class method, or any other attribute with dots in its name
 
-The folders stay importable for as long as the process runs, because the user's code may import its neighbours when it is called.
+The folders stay importable while the process runs, because the user's code may import other modules when it is called.
 """
 
 import ast
@@ -30,27 +30,27 @@ __all__ = ["UserCode", "import_file", "is_code", "load_code", "package_root", "r
 
 @dataclass(frozen=True)
 class UserCode:
-    """What a spec leads to."""
+    """The object that a spec refers to."""
 
     found: Any
-    """Callable: a function, a class, or a network itself."""
+    """A callable: a function, a class or a network."""
     module: ModuleType
-    """The module that holds it."""
+    """The module that contains it."""
     where: str
-    """The file or module as the user wrote it."""
+    """The file or module in the user's spelling."""
 
 
 def is_code(spec: str) -> bool:
-    """Whether `spec` is file.py:name or package.module:name."""
+    """Return whether `spec` has the form file.py:name or package.module:name."""
     place, separator, name = spec.rpartition(":")
     dotted = all(part.isidentifier() for part in place.split("."))
     return bool(separator) and (place.endswith(".py") or (dotted and all(part.isidentifier() for part in name.split("."))))
 
 
 def load_code(spec: str, flag: str, error: type[CompressError]) -> UserCode:
-    """What `spec` leads to; this runs the module's code. `flag` is the option that the advice names.
+    """Return the object that `spec` refers to. This runs the module's code. Error messages advise to use the option `flag`.
 
-    Raises `error` where the module cannot be imported, or has nothing callable of this name.
+    Raises `error` if the module cannot be imported or has no callable of this name.
     """
     place, _, name = spec.rpartition(":")
     module = import_file(Path(place), error) if place.endswith(".py") else _import_module(place, flag, error)
@@ -66,10 +66,10 @@ def load_code(spec: str, flag: str, error: type[CompressError]) -> UserCode:
 
 
 def refuse_arguments(function: Callable[..., Any], arguments: Mapping[str, Any], spec: str, error: type[CompressError]) -> None:
-    """Raises `error` where `function` takes no such arguments, naming those that it takes."""
+    """Raise `error` if `function` does not take these arguments. The message lists the arguments that it takes."""
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # written in C: it tells when it is called
+    except (TypeError, ValueError):  # a function written in C has no signature, and fails when called
         return
     try:
         signature.bind_partial(**arguments)
@@ -79,7 +79,7 @@ def refuse_arguments(function: Callable[..., Any], arguments: Mapping[str, Any],
 
 
 def told(problem: BaseException, module: ModuleType | None = None) -> str:
-    """An exception of the user's code in one line, with the file and line of his that raised it."""
+    """Return an exception of the user's code as one line, with the file and line that raised it."""
     text = problem.msg if isinstance(problem, SyntaxError) and problem.msg else one_line(problem)
     advice = ""
     if isinstance(problem, ModuleNotFoundError):
@@ -89,19 +89,19 @@ def told(problem: BaseException, module: ModuleType | None = None) -> str:
 
 
 def import_file(path: Path, error: type[CompressError]) -> ModuleType:
-    """Run a Python file and return it as a module, the same one each time; a file inside a package as a module of that.
+    """Import a Python file and return the module, always the same one. A file in a package is imported as part of it.
 
-    Raises `error`.
+    Raises `error` if there is no such file or if it cannot be imported.
     """
     if not path.is_file():
         raise error(f"{path}: no such file; give file.py:factory")
     file = path.resolve()
     depth = _package_depth(file)
     root = file.parents[depth]
-    for folder in dict.fromkeys((file.parent, root)):  # the root ends up first
+    for folder in dict.fromkeys((file.parent, root)):  # the root comes first on the path
         _make_importable(folder)
     if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # last: it was not asked for
+        sys.path.append(str(Path.cwd()))  # last, because the user did not name it
     if depth:
         parts = file.relative_to(root).with_suffix("").parts
         return _import_packaged(file, ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path, error)
@@ -142,7 +142,7 @@ def _clash(path: Path, name: str, found: ModuleType) -> str:
 
 
 def _import_lone(file: Path, path: Path, error: type[CompressError]) -> ModuleType:
-    """Under its own name where that is free, so that its neighbours and worker processes find the same module."""
+    """Import a file under its own name if that is free, so that other modules and worker processes find it."""
     private = f"_compress_user_{file.stem}_{abs(hash(file))}"
     for name in (file.stem, private):
         known = sys.modules.get(name)
@@ -164,7 +164,7 @@ def _import_lone(file: Path, path: Path, error: type[CompressError]) -> ModuleTy
 
 
 def _origin(name: str) -> str | None:
-    """The file that `import name` would run."""
+    """The file that `import name` would run, or None."""
     if name in sys.stdlib_module_names:
         return "the standard library"
     with suppress(ImportError, ValueError, AttributeError):
@@ -174,19 +174,19 @@ def _origin(name: str) -> str | None:
 
 
 def _make_importable(folder: Path) -> None:
-    importlib.invalidate_caches()  # what was written a moment ago counts too
+    importlib.invalidate_caches()  # files that were just written must be found too
     if str(folder) not in sys.path:
         sys.path.insert(0, str(folder))
 
 
 def package_root(file: Path) -> Path:
-    """The folder that `file`, a resolved path, is imported from: its own, or the one that holds its package."""
+    """Return the folder from which `file`, a resolved path, is imported: its own, or the one that contains its package."""
     return file.parents[_package_depth(file)]
 
 
 def _package_depth(file: Path) -> int:
-    """How many folders above `file` belong to its package: those with an __init__.py; where its relative imports reach further,
-    those below the current folder, as for `python -m`, or as many as they need.
+    """Number of folders above `file` that belong to its package: those with an __init__.py. If its relative imports reach
+    further up, it counts the folders below the current one, as with `python -m`, or as many as the imports need.
     """
     depth = 0
     while (file.parents[depth] / "__init__.py").is_file() and depth + 2 < len(file.parents):
@@ -199,7 +199,7 @@ def _package_depth(file: Path) -> int:
 
 
 def _relative_reach(file: Path) -> int:
-    """1 for `from .layers import N`, 2 for `from ..common import N`, 0 where there is none."""
+    """Highest level of a relative import: 1 for `from .layers import N`, 2 for `from ..common import N`, 0 for none."""
     with suppress(SyntaxError, ValueError, OSError, RecursionError):
         nodes = ast.walk(ast.parse(file.read_bytes()))
         return max((node.level for node in nodes if isinstance(node, ast.ImportFrom)), default=0)
@@ -207,7 +207,7 @@ def _relative_reach(file: Path) -> int:
 
 
 def _where(problem: BaseException, module: ModuleType | None) -> str:
-    """file:line of the last line of the user's that the exception passed; a library's only where there is none."""
+    """file:line of the innermost line of the user's code in the traceback. If there is none, a library's line."""
     if isinstance(problem, SyntaxError) and problem.filename and problem.lineno:
         return f"{problem.filename}:{problem.lineno}"
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(problem.__traceback__)]
@@ -223,7 +223,7 @@ _HERE = Path(__file__).resolve().parent
 
 @functools.cache
 def _libraries() -> tuple[Path, ...]:
-    """Where the standard library and installed packages lie."""
+    """Folders of the standard library and of installed packages."""
     kinds = ("stdlib", "platstdlib", "purelib", "platlib")
     return tuple({Path(sysconfig.get_path(kind)).resolve() for kind in kinds})
 

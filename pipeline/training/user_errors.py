@@ -1,4 +1,4 @@
-"""Blame: an error that the network's own code raised is reported as the network's, with the line that raised it."""
+"""User errors: report an error in the network's own code as NetworkError, with the line that raised it."""
 
 import sysconfig
 import traceback
@@ -15,11 +15,11 @@ _FOREIGN = (
     *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
     "<",
 )
-"""Where the user's code does not lie: in this package, in Python, in installed packages, in generated code."""
+"""Prefixes of files that are not the user's code: this package, Python, installed packages and generated code."""
 
 
 def own_line(problem: BaseException) -> str | None:
-    """The innermost line of the user's code that `problem` came through, 'net.py:12'; None where it came through none."""
+    """Return the innermost line of the user's code in the traceback of `problem`, such as 'net.py:12', or None."""
     lines = traceback.extract_tb(problem.__traceback__)
     own = [frame for frame in lines if not frame.filename.startswith(_FOREIGN)]
     return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else None
@@ -27,9 +27,9 @@ def own_line(problem: BaseException) -> str | None:
 
 @contextmanager
 def network_errors(what: str, *, only_own: bool = False) -> Iterator[None]:
-    """Around code that runs the network for `what`: raises NetworkError for what the network raises.
+    """Use this around code that runs the network for `what`. It turns errors of the network into NetworkError.
 
-    With `only_own`, errors that came through no line of the user's code are left as they are: they may be defects here.
+    With `only_own`, errors without a line of the user's code are not changed, because they may be defects of this program.
     """
     try:
         yield

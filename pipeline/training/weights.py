@@ -1,4 +1,4 @@
-"""Weights: a network filled with the state dict of a checkpoint that fits it; what was taken and what was left is said."""
+"""Weights: fill a network with the state dict of a checkpoint that fits it, and report which parts were used."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -14,38 +14,38 @@ from pipeline.training.checkpoints import State, is_average, read_checkpoint
 __all__ = ["fill"]
 
 WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""Parts of a name that torch.compile, FSDP and activation checkpointing put in, wherever they stand."""
+"""Parts that torch.compile, FSDP and activation checkpointing insert anywhere in a name."""
 LEFTOVERS = ("total_ops", "total_params")
-"""Buffers that FLOP counters leave in every layer."""
+"""Buffers that FLOP counters add to every layer."""
 STATISTIC = "num_batches_tracked"
-"""Of BatchNorm: not needed to run, absent from old files, and from networks without running statistics."""
+"""A BatchNorm buffer that is not needed to run. Old files and networks without running statistics do not have it."""
 USUAL_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "params", "weights", "module")
 MOST_PREFIXES = 20
 
 
 @dataclass(frozen=True)
 class _Names:
-    """What a network calls its tensors."""
+    """The tensor names of a network."""
 
     expected: State
     plain: Mapping[str, str]
-    """Name without wrappers -> name."""
+    """Name without wrapper parts -> name."""
     own: frozenset[str]
-    """Those that the network fills itself."""
+    """Names of the tensors that the network computes itself."""
 
 
 @dataclass(frozen=True)
 class _Match:
-    """One state of a file, laid beside the network: `prefix` is removed from its names."""
+    """A comparison of one state dict of a file with the network, after `prefix` is removed from its names."""
 
     where: str
     prefix: str
     tensors: State
-    """By the network's own names."""
+    """Matching tensors, by the network's own names."""
     ignored: tuple[str, ...]
-    """Leftovers and statistics that the network has no place for."""
+    """Leftovers and statistics that the network does not have."""
     outside: tuple[str, ...]
-    """Names that do not begin with `prefix`."""
+    """Names that do not start with `prefix`."""
     missing: tuple[str, ...]
     unknown: tuple[str, ...]
     misshapen: tuple[str, ...]
@@ -56,7 +56,7 @@ class _Match:
 
     @property
     def rank(self) -> tuple[bool, bool, int]:
-        """Averages first; then what is called as networks usually are."""
+        """Sort key: averages come first, then usual names of networks."""
         key = _last(self.where)
         usual = USUAL_KEYS.index(key) if key in USUAL_KEYS else len(USUAL_KEYS)
         return not is_average(self.prefix), not is_average(self.where), usual if self.where else -1
@@ -65,9 +65,9 @@ class _Match:
 def fill(module: nn.Module, path: Path, notify: Callable[[str], None] = lambda text: None) -> None:
     """Fill `module` in place with the state dict in the file at `path` that fits it.
 
-    A prefix of the names is removed where they fit without it, as torch.compile, DataParallel and Lightning leave one. Of
-    several states that fit, one that is called an average (EMA) is taken first. `notify` is told what was taken, and what was
-    left aside. Raises WeightsError where none fits or values are not finite, and as `read_checkpoint` does.
+    If the names fit without a prefix, it is removed; torch.compile, DataParallel and Lightning add one. If several state dicts
+    fit, one that is named as an average (EMA) is preferred. `notify` is called with notices about what was used and left out.
+    Raises WeightsError if none fits or values are not finite, and the errors of `read_checkpoint`.
     """
     states, names = read_checkpoint(path), _names(module)
     matches = [match for where, state in states.items() for match in _matches(names, where, state)]
@@ -87,13 +87,13 @@ def _names(module: nn.Module) -> _Names:
     plain = {_plain(name): name for name in expected}
     if len(plain) < len(expected):
         plain = {name: name for name in expected}
-    # a layer lists under `computed_weights` what it fills itself
+    # `computed_weights` of a layer lists the tensors that it computes itself
     own = {f"{name}.{weight}" for name, layer in module.named_modules() for weight in getattr(layer, "computed_weights", ())}
     return _Names(expected, plain, frozenset(own))
 
 
 def _matches(names: _Names, where: str, state: State) -> Iterator[_Match]:
-    """The state as it is, and without each prefix behind which the network's names are found."""
+    """Compare the state dict as it is, and without each prefix after which names of the network follow."""
     given = {_plain(name): tensor for name, tensor in state.items()}
     hits = Counter(prefix for name in given for prefix in _prefixes(name) if name[len(prefix) :] in names.plain)
     for prefix in {"": 0, **dict(hits.most_common(MOST_PREFIXES))}:
@@ -117,7 +117,7 @@ def _plain(name: str) -> str:
 
 
 def _prefixes(name: str) -> Iterator[str]:
-    """'', 'a.', 'a.b.' of 'a.b.weight'."""
+    """All prefixes of a name: '', 'a.' and 'a.b.' for 'a.b.weight'."""
     parts = name.split(".")
     for count in range(len(parts)):
         yield "".join(f"{part}." for part in parts[:count])
@@ -128,7 +128,7 @@ def _last(name: str) -> str:
 
 
 def _shaped(tensor: Tensor, name: str) -> Tensor:
-    """The count of batches is a scalar, which some programs save as an array of one."""
+    """Reshape the count of batches to a scalar, because some programs save it as an array of length one."""
     return tensor.reshape(()) if _last(name) == STATISTIC and tensor.numel() == 1 else tensor
 
 
