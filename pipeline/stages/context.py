@@ -21,7 +21,7 @@ class Provenance:
 
     command: tuple[str, ...]
     job: Mapping[str, Any]
-    """The job's identity."""
+    """Identity of the job; see `Job.identity`."""
     model: str
 
 

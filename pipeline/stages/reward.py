@@ -29,7 +29,8 @@ class RewardFunction:
     channels: ChannelEntropy | None
 
     def look(self, candidate: Candidate, module: nn.Module) -> Candidate:
-        """`candidate` with its entropies. `module` must have been scored: only then are its BatchNorm statistics its own."""
+        """`candidate` with its entropies. `module` must be scored first, because scoring re-estimates its BatchNorm statistics.
+        """
         if candidate.score is None:
             return candidate
         if self.spatial and self.spatial.whole:

@@ -119,7 +119,7 @@ class _Carrier(socketserver.BaseRequestHandler):
 
 @dataclass
 class Rig:
-    """One device, which has had version 1 and serves version 2; and version 3, to be shipped to it."""
+    """A device that has had version 1 and serves version 2, and version 3, which is to be shipped to it."""
 
     board: Board
     relay: Relay

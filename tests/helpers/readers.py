@@ -155,8 +155,7 @@ def read_manifest(path: Path) -> None:
 
 
 def read_onnx(path: Path) -> None:
-    """Read the file like the process that inspects files. `look` returns a refusal as data, because the other side must get it.
-    """
+    """Read the file like the process that inspects files. `look` returns a refusal as data, so that it can be sent."""
     looked = json.loads(json.dumps(look(path.read_bytes())))
     if "refused" in looked:
         raise ModelError(looked["refused"])
