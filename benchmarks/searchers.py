@@ -41,7 +41,7 @@ def main(trials: int, seeds: int, names: tuple[str, ...], chosen: tuple[str, ...
 
 
 def share(toy: Toy, name: str, trials: int, seed: int) -> float:
-    """Percent of the optimum. Plans are judged by their true cost, not by the noisy measurement that the searcher saw."""
+    """Percent of the optimum. Plans count by their true cost, not by the noisy measurement that the searcher saw."""
     asked = toy.solve(SEARCHERS[name], trials, seed)
     if not toy.noise:
         return 100 * best_feasible(asked) / toy.optimum()

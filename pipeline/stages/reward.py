@@ -29,8 +29,7 @@ class RewardFunction:
     channels: ChannelEntropy | None
 
     def look(self, candidate: Candidate, module: nn.Module) -> Candidate:
-        """`candidate` with its entropies. `module` must be scored first, because scoring re-estimates its BatchNorm statistics.
-        """
+        """`candidate` with its entropies. Score `module` first, because scoring re-estimates its BatchNorm statistics."""
         if candidate.score is None:
             return candidate
         if self.spatial and self.spatial.whole:

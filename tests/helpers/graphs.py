@@ -29,7 +29,7 @@ def conv_net(width: int = 8, out: int = 5, seed: int = 0) -> bytes:
 
 
 def heavy_net(megabytes: int) -> bytes:
-    """x -> mean -> linear of so many megabytes -> linear(5). It needs little computation and much memory."""
+    """x -> mean -> linear with `megabytes` of weights -> linear(5). It needs little computation and much memory."""
     hidden = megabytes * 2**20 // (4 * 3)
     text = f"""{HEAD} net (float[1,3,16,16] x) => (float[1,5] y) {{
         a = GlobalAveragePool (x)
