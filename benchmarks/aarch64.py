@@ -1,7 +1,7 @@
-"""Whether the probe's worker does its work on an aarch64 system, and with an older onnxruntime. Run: sh benchmarks/aarch64.sh
+"""Checks that the probe's worker works on an aarch64 system and with an older onnxruntime. Run: sh benchmarks/aarch64.sh
 
-Everything is said through the project's own probe: straight to the worker, through `WorkerProbe`, and through `SshProbe` and an
-OpenSSH server on a loopback port. What comes out is right or wrong; nothing is timed, since an emulator has no figures to give.
+All requests go through the project's own probe: straight to the worker, through `WorkerProbe`, and through `SshProbe` with an
+OpenSSH server on a loopback port. Results are right or wrong. Nothing is timed, because an emulator's timings mean nothing.
 """
 
 import os
@@ -42,7 +42,7 @@ from pipeline.remote.link import Link
 from pipeline.training.load import find_model, load_model
 
 CLOSE = 1e-4
-"""Largest difference of two answers that is rounding, as a share of the largest output."""
+"""Largest difference between two answers that counts as rounding, as a share of the largest output."""
 QUICK = MeasurementOptions(1, memory=False)
 PATIENT: dict[str, Any] = {"timeout_s": 300.0, "time_limit_s": 300.0}
 OPTIONS: tuple[dict[str, Any], ...] = (
@@ -54,41 +54,41 @@ OPTIONS: tuple[dict[str, Any], ...] = (
     {"denormal_as_zero": True},
     {"cores": [min(os.sched_getaffinity(0))]},
 )
-"""What a profile can ask of onnxruntime, one after the other."""
+"""The onnxruntime settings of a profile, one at a time."""
 CRASHES = {signal.SIGKILL: "killed", signal.SIGILL: "illegal-instruction", signal.SIGSEGV: "segfault", signal.SIGABRT: "crashed"}
 
 
 @dataclass(frozen=True)
 class System:
-    """An interpreter that is to be judged, with what it imports."""
+    """The interpreter to be checked, and its packages."""
 
     python: str
     packages: Path
     version: str
-    """Of onnxruntime there."""
+    """Version of its onnxruntime."""
     prefix: Path | None
-    """Where the emulator finds the system's libraries."""
+    """Folder in which the emulator finds the system's libraries."""
     folder: Path
-    """An empty one, for this run."""
+    """An empty folder for this run."""
 
     @property
     def environment(self) -> dict[str, Any]:
-        """Beside this process's own."""
+        """Variables that are added to this process's environment."""
         emulator = {"QEMU_CPU": os.environ.get("QEMU_CPU", "max"), "QEMU_LD_PREFIX": str(self.prefix)} if self.prefix else {}
         return {"PYTHONPATH": str(self.packages), "PYTHONDONTWRITEBYTECODE": "1", **emulator}
 
     def worker(self) -> Worker:
-        """One more worker, with a folder of its own."""
+        """A new worker with a folder of its own."""
         return Worker(Path(tempfile.mkdtemp(dir=self.folder)), python=self.python, **self.environment)
 
     @property
     def example(self) -> torch.Tensor:
-        """What the demo network is fed with."""
+        """Input of the demo network."""
         return torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
     @cached_property
     def builder(self) -> tuple[PrunedModel, PrunedModel]:
-        """The demo network, whole and at random widths."""
+        """The demo network, dense and at random widths."""
         module = load_model(find_model("digits"), None, None)
         path = self.folder / "dense.onnx"
         builder = start_builder(module, self.example, FileFormat(18, 9), Ranking(), path, seed=0)
@@ -112,7 +112,7 @@ def main(python: str, packages: Path, version: str, prefix: Path | None) -> None
 
 
 def says_what_it_is(system: System) -> str:
-    """Architecture and versions are the other system's."""
+    """Architecture and versions are those of the other system."""
     worker = system.worker()
     said = worker.ask({"do": "hello"})
     assert worker.close() == 0
@@ -123,7 +123,7 @@ def says_what_it_is(system: System) -> str:
 
 
 def is_refused(system: System) -> str:
-    """A release that is known to crash on small boards does so, and whoever connects is told what to do."""
+    """A release that crashes on small boards does crash, and the error says what to install."""
     connection, _ = _connection(system)
     named = rf"instructions that the processor lacks \({re.escape(system.version)}, which .* pip install --upgrade onnxruntime"
     with pytest.raises(DeviceSoftware, match=named):
@@ -132,7 +132,7 @@ def is_refused(system: System) -> str:
 
 
 def measures(system: System) -> str:
-    """Two processes that time a network beside another, one that weighs it; blocks as asked for, and the right answer."""
+    """Two processes time a network and its reference, and one measures memory. Blocks and answer are as requested."""
     worker, net = system.worker(), conv_net(8)
     found = worker.measure(net, conv_net(16), processes=2, memory=True, runs=12, block_runs=4, **PATIENT)
     worker.close()
@@ -149,7 +149,7 @@ def measures(system: System) -> str:
 
 
 def options(system: System) -> str:
-    """Every setting of a profile is taken, and none changes the answer."""
+    """Every setting of a profile is accepted, and none changes the answer."""
     worker, net = system.worker(), conv_net(16)
     off = 0.0
     for changes in OPTIONS:
@@ -161,7 +161,7 @@ def options(system: System) -> str:
 
 
 def assembles(system: System) -> str:
-    """Files of the demo network, whole and narrowed, are made there out of recipes and give the right answers."""
+    """The worker builds the demo network's files, dense and narrowed, from weight slices. They give the right answers."""
     worker, example, (dense, small) = system.worker(), system.example.numpy(), system.builder
     assert small.weight_slices
     assert dense.weight_slices
@@ -180,7 +180,7 @@ def assembles(system: System) -> str:
 
 
 def refuses(system: System) -> str:
-    """Broken files get the verdicts they get here."""
+    """Broken files get the same verdicts as on this machine."""
     broken = {"load-error": not_onnx, "load-error of its operator": unknown_op, "run-error": fails_when_run}
     broken["wrong-output"] = answers_nan
     worker = system.worker()
@@ -194,7 +194,7 @@ def refuses(system: System) -> str:
 
 
 def dies(system: System) -> str:
-    """However a process dies, its death has a name, and the worker lives on."""
+    """Every way in which a process can die has a name, and the worker survives."""
     worker = system.worker()
     for number, verdict in CRASHES.items():
         with worker.measuring(conv_net(), **{**FOREVER, "timeout_s": 300.0}) as found:
@@ -208,7 +208,7 @@ def dies(system: System) -> str:
 
 
 def ends(system: System) -> str:
-    """When it is let go nothing is left; when it is killed, in the middle of a measurement, its processes go with it."""
+    """A worker that is closed leaves nothing. If it is killed during a measurement, its processes end too."""
     worker = system.worker()
     worker.measure(conv_net(), more=True, **PATIENT)
     assert list(worker.folder.iterdir())
@@ -227,7 +227,7 @@ def ends(system: System) -> str:
 
 
 def probed(system: System) -> str:
-    """The probe of a run, which starts processes ahead and has the reference and every candidate made there."""
+    """The probe of a run: it starts processes in advance, and the worker builds the reference and every candidate."""
     connection, folder = _connection(system)
     probe = WorkerProbe(profile(**PATIENT), _reference(system), connection, print)
     try:
@@ -268,7 +268,7 @@ def over_ssh(system: System) -> str:
 
 
 def _connection(system: System) -> tuple[Connection, Path]:
-    """To a worker there, and the folder below which it keeps its files."""
+    """A connection to a worker on the other system, and the folder in which it keeps its files."""
     folder = Path(tempfile.mkdtemp(dir=system.folder))
     words = [f"{key}={value}" for key, value in {**system.environment, "TMPDIR": str(folder)}.items()]
 
@@ -282,7 +282,7 @@ def _connection(system: System) -> tuple[Connection, Path]:
 
 
 def _judged(probe: Probe, small: PrunedModel) -> Measurement:
-    """What becomes of a sound recipe, after the failures it must tell."""
+    """The measurement of sound weight slices, after the failures that the probe must report."""
     unlike = Graph(lambda: small.data, small.structure, lambda: small.answer + 1, small.weight_slices)
     verdicts = {"wrong-output": unlike, "load-error": graph(not_onnx())}
     for verdict, each in verdicts.items():
@@ -313,7 +313,7 @@ def _told(off: float) -> str:
 
 
 def _at_work(worker: Worker) -> bool:
-    """Wait until its process has had the time to import onnxruntime and to load a small model."""
+    """Wait until a process of the worker has had time to import onnxruntime and to load a small model."""
     found = until(lambda: any("onnxruntime_pybind11" in Path(f"/proc/{pid}/maps").read_text() for pid in worker.children), 120)
     time.sleep(3)
     return found

@@ -1,7 +1,7 @@
 """Does scoring one candidate on a free core disturb the timed runs of another? Run: python benchmarks/beside.py
 
-One file is timed against itself with one thread, in turns with the other core idle and with torch at work on it, as the
-search does where the profile leaves cores free.
+One file is timed against itself with one thread. In turn, the other core is idle, or torch works on it as in a search whose
+profile leaves cores free.
 """
 
 import platform

@@ -1,8 +1,8 @@
-"""What bfloat16 costs or gains in training and in scoring. Run: python benchmarks/bfloat16.py
+"""What bfloat16 costs or saves in training and in scoring. Run: python benchmarks/bfloat16.py
 
-One thread, one batch of 128 images of 32x32 forward and backward, and forward alone; the two ways in turn; CPU time, smallest of
-the repeats, because other processes only add. With `--model` random plans of it are scored both ways instead, on images: their
-rank correlation, the differences and the CPU time of a score.
+One thread, and one batch of 128 images of 32x32, forward and backward, and forward alone. Both precisions take turns. The figure
+is the smallest CPU time, because other processes only add time. With `--model`, random plans of that model are scored in both
+precisions on images. The output is then their rank correlation, the differences, and the CPU time of a score.
 """
 
 import copy
@@ -59,7 +59,7 @@ def main(repeats: int, model: str | None, weights: Path | None, data: str, share
 
 
 def took(net: nn.Module, images: torch.Tensor, enabled: bool) -> float:
-    """CPU seconds of one step but the optimiser's; of a network in evaluation mode, forward alone."""
+    """CPU seconds of one training step without the optimiser's part. In evaluation mode, of the forward pass alone."""
     started = time.process_time()
     with torch.set_grad_enabled(net.training), torch.autocast("cpu", torch.bfloat16, enabled=enabled):
         answer = net(images)
@@ -69,7 +69,7 @@ def took(net: nn.Module, images: torch.Tensor, enabled: bool) -> float:
 
 
 def scored_both_ways(job: Job, share: float, plans: int) -> str:
-    """One row: random plans with compensated weights, scored in float32 and in bfloat16."""
+    """One row: random plans with least-squares reconstruction, scored in float32 and in bfloat16."""
     bench = Bench(job, share, "compensated", Path())
     scores, seconds = [], []
     for plan in random_plans(bench.space, bench.builder, share * bench.dense_macs, plans, seed=0):

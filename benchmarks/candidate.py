@@ -1,11 +1,11 @@
 """What one candidate costs, and what it would cost with a graph library alone. Run: make bench
 
-For each network, plans at random widths, made in turn both ways:
+Plans at random widths are made in both ways, in turn, for each network:
 
-  here     write the recipe, hand it to the probe (slicing, sessions in fresh processes, timed runs), score the torch module
+  here     make weight slices, give them to the probe (slicing, sessions in fresh processes, timed runs), score the torch module
   library  deep copy, torch-pruning at the same widths, torch.onnx.export, a new session
 
-Both ways end with a file that can be timed; timed runs and scoring, which both need, are shown and left out of the ratio.
+Both ways end with a file that can be timed. Timed runs and scoring are needed in both; they are shown, but not in the ratio.
 """
 
 import copy
@@ -45,12 +45,12 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(weights=None), 224, 64),
     "vgg16_bn (32x32)": (lambda: find_model("vgg16_bn").factory(), 32, 1024),
 }
-"""Name -> factory, input side, images that a score looks at here (half to re-estimate BatchNorm, half to answer)."""
+"""Name -> factory, input side, number of images per score (half re-estimate BatchNorm, half are answered)."""
 
 
 @dataclass
 class Costs:
-    """Milliseconds of each part, one entry per candidate."""
+    """Milliseconds of each part, with one entry per candidate."""
 
     slice_ms: list[float]
     sessions_ms: list[float]
@@ -88,7 +88,7 @@ def main(candidates: int, target: str, processes: int | None, seed: int, out: Pa
 
 
 def measure(module: nn.Module, side: int, images: int, candidates: int, target: str, processes: int, seed: int) -> Costs:
-    """Candidates both ways, in turn."""
+    """Measure candidates in both ways, in turn."""
     profile = load_profile(target)
     profile = profile.model_copy(update={"probe": profile.probe.model_copy(update={"retries": 0})})
     example = torch.randn(1, 3, side, side)
@@ -111,7 +111,7 @@ def measure(module: nn.Module, side: int, images: int, candidates: int, target: 
             costs.library_ms.append(_library(builder, plan))
     finally:
         probe.close()
-    return Costs(**{name: values[1:] for name, values in vars(costs).items()})  # the first pays for warming up
+    return Costs(**{name: values[1:] for name, values in vars(costs).items()})  # the first one includes warming up
 
 
 def _ours(
@@ -128,7 +128,7 @@ def _ours(
     with torch.inference_mode():
         pruned.module(batch)
     scored = time.perf_counter()
-    # the processes load, and run for the first time, side by side; that run is a figure of its own too
+    # the processes load and do their first run side by side; that run is a figure of its own
     timed_ms = max(p.first_run_ms for p in measured.processes) + sum(p.timed_ms for p in measured.processes)
     costs.slice_ms.append(1e3 * (made - started))
     costs.sessions_ms.append(1e3 * (weighed - made) - timed_ms)
@@ -142,7 +142,7 @@ def _graph(pruned: PrunedModel) -> Graph:
 
 
 def _library(builder: PrunedModelBuilder, plan: ChannelPlan) -> float:
-    """The same widths as a user of torch-pruning would get them, up to a session that can be timed."""
+    """Make the same widths as a user of torch-pruning would, up to a session that can be timed. Returns milliseconds."""
     started = time.perf_counter()
     module = copy.deepcopy(builder.module)
     graph = torch_pruning.DependencyGraph().build_dependency(module, example_inputs=builder.example, verbose=False)

@@ -1,4 +1,4 @@
-"""Raw lines of search quality: what was run, and what came out. Written and read by quality.py."""
+"""Raw lines of search quality: what was run, and its result. quality.py writes and reads them."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -6,25 +6,25 @@ from pathlib import Path
 from typing import Any
 
 COMMON = ("model", "trials", "epochs", "pinned_rate")
-"""Of a raw line: what it has in common with the other cells of its table."""
+"""Fields of a raw line that all cells of a table share."""
 
 
 @dataclass(frozen=True)
 class Campaign:
-    """What the cells of one table have in common."""
+    """What the cells of one table share."""
 
     model: str
     trials: int
     epochs: int
     pinned_rate: float | None
-    """Of fine-tuning, for all alike; null where each cell tried rates."""
+    """Learning rate of fine-tuning for all cells; None if each cell tried several."""
     results: Path
-    """Raw lines: one of JSON for each finished cell."""
+    """File of raw lines: one line of JSON per finished cell."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One run of the whole walk."""
+    """One complete run."""
 
     budget: str
     searcher: str
@@ -32,7 +32,7 @@ class Cell:
 
 
 Facts = dict[str, Any]
-"""What is known of a finished cell: accuracy, latency_p50 and so on."""
+"""The results of a finished cell: accuracy, latency_p50 and so on."""
 
 
 def keep(campaign: Campaign, cell: Cell, found: Facts) -> None:
@@ -43,7 +43,7 @@ def keep(campaign: Campaign, cell: Cell, found: Facts) -> None:
 
 
 def finished(campaign: Campaign) -> dict[Cell, Facts]:
-    """The cells of a campaign that have a raw line; the last line of a cell counts."""
+    """The cells of a campaign that have a raw line. If a cell has several, the last one counts."""
     texts = campaign.results.read_text().splitlines() if campaign.results.is_file() else []
     asked = (campaign.model, campaign.trials, campaign.epochs, campaign.pinned_rate)
     lines = [line for line in map(json.loads, texts) if tuple(line[name] for name in COMMON) == asked]

@@ -1,9 +1,9 @@
-"""A trained VGG-19 from a trained VGG-16: the same function, three layers deeper, to be trained on.
+"""Makes a trained VGG-19 from a trained VGG-16: the same function with three more layers, for further training.
 
 python benchmarks/deepen.py --weights vgg16.safetensors --data ./images --out vgg19.safetensors
 
-Net2DeeperNet (Chen et al., arXiv 1511.05641): each added convolution is the identity, and its BatchNorm gives back the mean and
-the deviation that it takes out, so that training can start where the shallower network ended, and not from nothing.
+Net2DeeperNet (Chen et al., arXiv 1511.05641): each added convolution is the identity, and its BatchNorm restores the mean and the
+deviation that it removes. So training can start from the shallower network's result instead of from random weights.
 """
 
 from pathlib import Path
@@ -38,7 +38,7 @@ def main(weights: Path, data: str, out: Path) -> None:
 
 
 def deepened(shallow: VGG, images: Tensor) -> VGG:
-    """VGG-19 that computes what `shallow`, a VGG-16, does; images (N, 3, 32, 32) are for the statistics of what it adds."""
+    """A VGG-19 that computes the same as `shallow`, a VGG-16. `images` (N, 3, 32, 32) give the statistics of the added layers."""
     deep = VGG(19, shallow.classifier.out_features).eval()
     deep.classifier.load_state_dict(shallow.classifier.state_dict())
     learned, layers = iter(shallow.features), iter(deep.features)
@@ -60,7 +60,7 @@ def deepened(shallow: VGG, images: Tensor) -> VGG:
 
 
 def become_identity(convolution: nn.Module, normalisation: nn.Module, maps: Tensor) -> None:
-    """Of maps (N, C, H, W), also while training, where BatchNorm takes the statistics of its batch."""
+    """Make both layers the identity on `maps` (N, C, H, W), also in training, where BatchNorm uses its batch's statistics."""
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(normalisation, nn.BatchNorm2d)
     assert normalisation.running_mean is not None

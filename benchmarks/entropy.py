@@ -1,7 +1,7 @@
 """What the entropies cost: forward passes of the reference networks with and without them. Run: python benchmarks/entropy.py
 
-One thread, 256 images of 32x32, the three ways in turn; CPU time, smallest of the repeats, because other processes only add.
-With `--model` random plans of it are scored as in a search instead, and looked at for their entropies after it: what that adds.
+One thread and 256 images of 32x32. Three ways take turns. Figures are the smallest CPU times, because other processes only add.
+With `--model`, random plans of that model are scored as in a search, and the time that their entropies add is shown.
 """
 
 import platform
@@ -57,7 +57,7 @@ def main(repeats: int, model: str | None, weights: Path | None, data: str, share
 
 
 def ways_of(net: torch.nn.Module, images: torch.Tensor) -> tuple[Callable[[], object], ...]:
-    """A forward pass alone; with the spatial entropy; with the channel entropy."""
+    """Three functions: a forward pass alone, one with the spatial entropy, one with the channel entropy."""
     spatial, channels = start_spatial_entropy(net, PruneSpace(()), images), start_channel_entropy(net, images)
 
     def plain() -> None:
@@ -69,7 +69,7 @@ def ways_of(net: torch.nn.Module, images: torch.Tensor) -> tuple[Callable[[], ob
 
 
 def beside_scores(job: Job, share: float, plans: int) -> str:
-    """One row: what looking for the entropies adds to the score of a candidate; smallest, median and largest over plans."""
+    """One row: the time that entropies add to a candidate's score. Smallest, median and largest over plans."""
     keep_freed_memory()
     bench = Bench(job, share, "compensated", Path())
     seconds = []
@@ -90,7 +90,7 @@ def beside_scores(job: Job, share: float, plans: int) -> str:
 
 
 def took(do: Callable[[], object]) -> float:
-    """CPU seconds."""
+    """CPU seconds of `do`."""
     started = time.process_time()
     do()
     return time.process_time() - started

@@ -1,9 +1,8 @@
-"""What it saves to keep freed memory. Run: python benchmarks/heap.py
+"""What keeping freed memory saves. Run: python benchmarks/heap.py
 
-The forward passes of a candidate's scoring (BatchNorm estimated anew on 512 images of 32x32, then 512 answered) in one thread,
-and one step of training on 128 images; in fresh processes, with and without in turn, because it cannot be undone. CPU time:
-that of the kernel, which zeroes pages, is in it. Smallest of the rounds, because other processes only
-add; of the peaks too.
+The forward passes of a candidate's scoring (BatchNorm re-estimated on 512 images of 32x32, then 512 answered) in one thread, and
+one training step on 128 images. Both ways run in turn in fresh processes, because keeping memory cannot be undone. CPU time
+includes the kernel's, which zeroes pages. Times and peaks are the smallest of the rounds, because other processes only add.
 """
 
 import json
@@ -54,7 +53,7 @@ def fresh(name: str, *, kept: bool) -> list[float]:
 
 
 def costs(name: str, kept: bool) -> tuple[float, float, float]:
-    """CPU seconds of scoring and of a training step; peak memory in MiB."""
+    """CPU seconds of scoring and of a training step, and peak memory in MiB."""
     torch.set_num_threads(1)
     if kept:
         keep_freed_memory()
@@ -65,7 +64,7 @@ def costs(name: str, kept: bool) -> tuple[float, float, float]:
 
 
 def score(net: nn.Module, images: torch.Tensor) -> None:
-    """What scoring a candidate runs."""
+    """Run the forward passes of a candidate's scoring."""
     recalibrate(net, images.split(256))
     with torch.inference_mode():
         for pixels in images.split(256):
@@ -73,13 +72,13 @@ def score(net: nn.Module, images: torch.Tensor) -> None:
 
 
 def train(net: nn.Module, images: torch.Tensor) -> None:
-    """One step but the optimiser's."""
+    """Run a training step without the optimiser's part."""
     net.train()
     net(images.to(memory_format=torch.channels_last)).square().mean().backward()
 
 
 def took(do: Callable[[nn.Module, torch.Tensor], None], net: nn.Module, images: torch.Tensor) -> float:
-    """CPU seconds, smaller of two, after one that does not count."""
+    """CPU seconds, the smaller of two runs, after a warm-up run."""
     do(net, images)
     seconds = []
     for _ in range(2):

@@ -1,8 +1,8 @@
-"""At which peak rate should a cut network be fine-tuned? Run: python benchmarks/learning_rates.py --help
+"""Which peak learning rate suits the fine-tuning of a cut network? Run: python benchmarks/learning_rates.py --help
 
-The plan of a finished run is cut anew from the dense network, compensated as in that run, and fine-tuned once at every rate:
-the same images in the same order, validation accuracy after each epoch. The test images are not looked at. A rate that is in
-the file of results is not run again.
+The plan of a finished run is cut again from the dense network, with the least-squares reconstruction of that run, and fine-tuned
+once at every rate. Images and their order are the same. Validation accuracy is measured after each epoch; test images are not
+used. A rate that is in the file of results is not run again.
 """
 
 import json
@@ -67,7 +67,7 @@ def main(
         key = {"run": run.name, "epochs": epochs, "seed": seed, "learning_rate": rate}
         found = next((line for line in lines if line.items() >= key.items()), None)
         if found is None:
-            checkpoint = out.parent / f"learning-rate-{rate:g}.safetensors"  # of another plan, it is not taken up
+            checkpoint = out.parent / f"learning-rate-{rate:g}.safetensors"  # a checkpoint of another plan is not resumed
             settings = replace(job.finetuning, learning_rate=rate)
             images = task.splits
             tuned = finetune(student, loaded.module, images.train, images.validation, settings, seed, checkpoint)

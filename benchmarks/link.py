@@ -1,14 +1,14 @@
 """What a candidate costs on its way to the device over a slow link. Run: python benchmarks/link.py
 
-The device is a real OpenSSH server on the loopback, behind a relay that lets so many bits a second through. For each network,
-plans at random widths, each taken there in turn in two ways, over one connection:
+The device is a real OpenSSH server on the loopback interface, behind a relay with limited bandwidth. For each network, plans at
+random widths are sent in two ways in turn, over one connection:
 
   whole files   the ONNX file
-  recipes       what the probe does: the weights once, then for each candidate what stays of them
+  recipes       as the probe does: the base weights once, then the weight slices of each candidate
 
-and a third that is computed from the first: the files compressed with zlib at level 1, with the time that takes here, and
-none for unpacking them there. Seconds are all but timed runs: making the file or recipe, sending it, sessions in fresh
-processes. Between two candidates is a pause, in which a search would score; the processes for the next one start in it.
+A third way is computed from the first: the files compressed with zlib at level 1, with the compression time here, but without the
+decompression there. Seconds include everything except timed runs: making the file or the slices, sending, and sessions in fresh
+processes. Between two candidates is a pause, as for scoring; the next candidate's processes start in it.
 """
 
 import platform
@@ -46,7 +46,7 @@ EFFORT = MeasurementOptions(2, memory=False, fresh=False)
 
 @dataclass
 class Way:
-    """One entry per candidate."""
+    """Figures of one way, with one entry per candidate."""
 
     traffic_bytes: list[float] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -54,7 +54,7 @@ class Way:
 
 @dataclass
 class Costs:
-    """Of one network."""
+    """Costs of one network."""
 
     whole: Way = field(default_factory=Way)
     compressed: Way = field(default_factory=Way)
@@ -91,7 +91,7 @@ def main(candidates: int, mbit: float, pause: float, seed: int) -> None:
 
 
 def measure(name: str, candidates: int, bits_per_s: float, pause_s: float, seed: int) -> Costs:
-    """Candidates both ways, in turn; the first of each pair alternates."""
+    """Measure candidates in both ways, in turn. The order alternates."""
     folder = Path(tempfile.mkdtemp(prefix="link-"))
     example = torch.randn(1, 3, SIDE, SIDE)
     builder = start_builder(find_model(name).factory().eval(), example, FileFormat(18, 9), Ranking(), folder / "dense.onnx", seed)
@@ -134,7 +134,7 @@ def _recipe(pruned: PrunedModel) -> Graph:
 
 
 def _seconds(probe: SshProbe, graph: Graph) -> float:
-    """Of one measurement, without the runs that are timed."""
+    """Seconds of one measurement, without the timed runs."""
     started = time.perf_counter()
     measured = probe.measure(graph, EFFORT)
     seconds = time.perf_counter() - started
@@ -145,7 +145,7 @@ def _seconds(probe: SshProbe, graph: Graph) -> float:
 
 
 def _compress(data: bytes, costs: Costs, bits_per_s: float) -> None:
-    """The last whole file, had it been sent compressed."""
+    """Add the costs of the last whole file if it had been sent compressed."""
     started = time.perf_counter()
     saved = len(data) - len(zlib.compress(data, 1))
     spent_s = time.perf_counter() - started

@@ -1,4 +1,4 @@
-"""Which ONNX files the installed onnxruntime loads: its version, the highest opset, the highest IR version. Run with any release:
+"""Prints the installed onnxruntime's version, and the highest opset and IR version that it loads. Run it with any release:
 
 pip install --target old 'onnxruntime==1.17.*' 'numpy<2' && PYTHONPATH=old python benchmarks/opsets.py
 """
@@ -7,7 +7,7 @@ import onnxruntime
 
 
 def varint(number: int) -> bytes:
-    """A number as protobuf writes it: seven bits to a byte."""
+    """A number as a protobuf varint: seven bits per byte."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -16,17 +16,17 @@ def varint(number: int) -> bytes:
 
 
 def field(number: int, data: bytes) -> bytes:
-    """A field of bytes."""
+    """A protobuf field of bytes."""
     return varint(number << 3 | 2) + varint(len(data)) + data
 
 
 def whole(number: int, value: int) -> bytes:
-    """A field that holds a whole number."""
+    """A protobuf field with an integer."""
     return varint(number << 3) + varint(value)
 
 
 def relu(opset: int, ir_version: int) -> bytes:
-    """y = relu(x), written without the onnx package, whose older releases refuse newer versions."""
+    """y = relu(x), written without the onnx package, because its older releases refuse newer versions."""
     kind = field(1, whole(1, 1) + field(2, field(1, whole(1, 1))))
     node = field(1, b"x") + field(2, b"y") + field(4, b"Relu")
     graph = (
@@ -36,7 +36,7 @@ def relu(opset: int, ir_version: int) -> bytes:
 
 
 def loads(opset: int, ir_version: int) -> bool:
-    """Whether a session can be made of it."""
+    """Whether onnxruntime can make a session from such a file."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:

@@ -1,10 +1,10 @@
 """How far the probe can be trusted. Run: python benchmarks/probe.py [--target local]
 
-repeatability   one file measured again and again: how the reported p50 and p90 spread
-A against A     one file against a copy of itself: how often 'faster' or 'slower' is said where nothing is
-5 % slower      the same file against itself with a twentieth more work: how often 'slower' is said
-with --load      how true ratios are while other programs use the cores; see probe_load.py
-agreement       the same file timed by a plain loop, and in the way of onnxruntime's own perf test
+repeatability   one file is measured again and again: how much the reported p50 and p90 vary
+A against A     one file against a copy of itself: how often 'faster' or 'slower' is reported wrongly
+5 % slower      the same file against itself with a twentieth more work: how often 'slower' is reported
+with --load     how accurate ratios are while other programs use the cores; see probe_load.py
+agreement       the same file timed by a plain loop, and by a loop like onnxruntime's own perf test
 """
 
 import json
@@ -30,7 +30,7 @@ from pipeline.stages.prepare import connect
 SHAPE = (1, 16, 32, 32)
 INPUT = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
 LAYERS = 20
-"""Equal convolutions, so that one more is a twentieth more work."""
+"""Number of equal convolutions. One more is a twentieth more work."""
 
 PLAIN = """
     import json, sys, time
@@ -112,7 +112,7 @@ def _spread(values: list[float]) -> str:
 
 
 def _said(profile: Profile, first: Graph, other: Graph, count: int) -> str:
-    """How often which answer came, and the median of the ratio."""
+    """How often each answer came, and the median of the ratio."""
     said = {"faster": 0, "slower": 0, "undecided": 0}
     ratios = []
     probe = connect(profile, Reference(first, INPUT))
@@ -130,7 +130,7 @@ def _said(profile: Profile, first: Graph, other: Graph, count: int) -> str:
 
 
 def _agreement(profile: Profile, net: Graph, rounds: int = 5) -> str:
-    """In turns: the probe, a plain loop over session.run, and one over bound inputs as the runtime's own perf test does it."""
+    """Times in turn: the probe, a plain loop over session.run, and a loop over bound inputs like the runtime's own perf test."""
     probe = connect(profile, None)
     found: dict[str, list[float]] = {"probe": [], "loop": [], "bound": []}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,8 @@
-"""How true the probe's ratios are while other programs use the cores; `benchmarks/probe.py --load` runs it.
+"""How accurate the probe's ratios are while other programs use the cores. `benchmarks/probe.py --load` runs it.
 
 Pairs of a network and its uniform plans are measured on a quiet machine, then with 1 and with 3 busy loops on every core. Each
-measurement is a line of benchmarks/results/probe_load.jsonl with its raw runs. Lines that are there are not measured again, and
-the table is made of them alone.
+measurement is a line of benchmarks/results/probe_load.jsonl with its raw runs. Existing lines are not measured again, and the
+table is made from the lines alone.
 """
 
 import contextlib
@@ -39,15 +39,15 @@ NETWORKS = {
 FRACTIONS = (1.0, 0.8, 0.6, 0.45, 0.3)
 THREADS = (1, 2)
 SAME = ("resnet20", 1, 1.0)
-"""Measured against itself so many more times under each load."""
+"""Measured against itself SAME_TIMES more times under each load."""
 SAME_TIMES = 12
 LOADS = (0, 1, 3)
 WRONG_LIMIT = 0.98
-"""A limit of so much of the quiet ratio is exceeded by the file; to say *within* there is wrong."""
+"""A limit of this share of the quiet ratio is violated by the file. The verdict *within* is wrong there."""
 _MEASUREMENT = TypeAdapter(Measurement)
 
 Key = tuple[int, str, int, float, int]
-"""Busy loops on each core, network, threads, share of the channels that is kept, number of the repeat."""
+"""Busy loops on each core, network, threads, share of kept channels, number of the repeat."""
 
 
 def keys(load: int) -> list[Key]:
@@ -57,7 +57,7 @@ def keys(load: int) -> list[Key]:
 
 
 def measure_all(load: int) -> None:
-    """Every measurement under `load` that is not in the results yet."""
+    """Take every measurement under `load` that the results do not have yet."""
     known = {key for key, _ in read_lines()}
     missing = [key for key in keys(load) if key not in known]
     files = {name: _files(name) for name in dict.fromkeys(key[1] for key in missing)}
@@ -67,7 +67,7 @@ def measure_all(load: int) -> None:
 
 
 def _files(name: str) -> dict[float, Graph]:
-    """The ONNX files of a network's uniform plans, made before anything is measured."""
+    """The ONNX files of a network's uniform plans. They are made before anything is measured."""
     torch.manual_seed(0)
     example = torch.randn(*NETWORKS[name])
     with tempfile.TemporaryDirectory() as folder:
@@ -99,7 +99,7 @@ def _measure_pairs(files: dict[float, Graph], wanted: list[Key]) -> None:
 
 
 def _profile(threads: int) -> Profile:
-    """This machine; a measurement stands as it came, where a run would repeat an unstable one once."""
+    """This machine's profile without retries. A run would repeat an unstable measurement once."""
     profile = load_profile("local")
     changes = {
         "runtime": profile.runtime.model_copy(update={"threads": threads}),
@@ -110,7 +110,7 @@ def _profile(threads: int) -> Profile:
 
 @contextlib.contextmanager
 def busy_loops(on_each_core: int) -> Iterator[None]:
-    """So many programs that compute without end, on each core; ended in any case."""
+    """Run `on_each_core` endless programs on each core, and always end them."""
     program = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
     loops = [
         subprocess.Popen([sys.executable, "-c", program, str(core)]) for core in available_cores() for _ in range(on_each_core)
@@ -124,7 +124,7 @@ def busy_loops(on_each_core: int) -> Iterator[None]:
 
 
 def read_lines() -> list[tuple[Key, Measurement]]:
-    """What was measured so far."""
+    """The measurements so far."""
     if not RESULTS.is_file():
         return []
     lines = [json.loads(line) for line in RESULTS.read_text(encoding="utf-8").splitlines()]
@@ -132,7 +132,7 @@ def read_lines() -> list[tuple[Key, Measurement]]:
 
 
 def table(lines: list[tuple[Key, Measurement]]) -> list[str]:
-    """A row for each load and number of threads."""
+    """One row for each load and number of threads."""
     found = dict(lines)
     rows = [
         "| loops per core | threads | pairs | quiet ratio inside | undecided | outside | wrong *within* | A/A alarms | width |",
@@ -172,5 +172,5 @@ def _row(cells: dict[Key, Measurement], found: dict[Key, Measurement]) -> str:
 
 
 def facts(lines: list[tuple[Key, Measurement]]) -> dict[str, Any]:
-    """The machine that measured."""
+    """Facts about the machine that measured."""
     return asdict(lines[0][1].fingerprint) if lines else {}

@@ -1,8 +1,8 @@
-"""Does little spatial entropy mean much accuracy? Run on finished runs: python benchmarks/proxy.py RUN_DIRECTORY ...
+"""Does low spatial entropy mean high accuracy? Run on finished runs: python benchmarks/proxy.py RUN_DIRECTORY ...
 
 Make one with: compress --target raspberrypi --dry-run --searcher random --reward spatial-entropy --trials 60 --epochs 1
-Spearman's rank correlation over the plans of the search, before fine-tuning; and the same with what the number of parameters
-and of multiply-accumulates explains taken out of both, because wider networks are better and may be more orderly too.
+Prints Spearman's rank correlation over the plans of the search, before fine-tuning. A second figure excludes the effect of the
+numbers of parameters and multiply-accumulates, because wider networks are better and may have less entropy too.
 """
 
 from pathlib import Path
@@ -38,17 +38,17 @@ def main(folders: tuple[Path, ...]) -> None:
 
 
 def ranks(values: Floats) -> Floats:
-    """Mean ranks, ties shared."""
+    """Mean ranks. Ties share their rank."""
     return np.asarray([(values < value).sum() + ((values == value).sum() - 1) / 2 for value in values])
 
 
 def without(values: Floats, explained_by: Floats) -> Floats:
-    """What a straight line in `explained_by` (n, k) leaves of `values` (n,)."""
+    """The residuals of `values` (n,) after a linear fit to `explained_by` (n, k)."""
     return values - explained_by @ np.linalg.lstsq(explained_by, values, rcond=None)[0]
 
 
 def alike(left: Floats, right: Floats) -> float:
-    """Pearson's correlation; of ranks, Spearman's."""
+    """Pearson's correlation. For ranks, this is Spearman's."""
     return float(np.corrcoef(left, right)[0, 1])
 
 

@@ -1,9 +1,9 @@
 """Search quality at equal cost: the same trials, fine-tuning and seeds for all. Run: python benchmarks/quality.py --help
 
-A cell is one run of the whole walk: network, budget, searcher, seed. A finished one is a raw line and is not run again; one
-that was cut off goes on in its run directory: the table can grow over days and machines, and says of which it is. `--table` makes
-it of the raw lines, without data or weights; it says which cells are missing, and where the default stands. The control row takes
-random ratios and scales them to the budget, with the same number of trials.
+A cell is one complete run: network, budget, searcher, seed. A finished cell is a raw line and is not run again. An interrupted
+cell resumes in its run directory. So the table can grow over days and machines, which it names. `--table` makes it from the raw
+lines, without data or weights. It shows missing cells, and the default's rank. The control row scales random ratios to the budget
+with the same number of trials.
 """
 
 import zlib
@@ -27,11 +27,11 @@ from pipeline.system.malloc import keep_freed_memory
 from pipeline.training.settings import FinetuneSettings
 
 BISECTIONS = 5
-"""Trials that one random direction gets to be scaled to the budget."""
+"""Number of trials that scale one random direction to the budget."""
 
 
 def scaled_random(problem: Problem) -> None:
-    """Random ratios, scaled by bisection until they just meet the budget: what luck alone finds with as many trials."""
+    """Random ratios, scaled by bisection until they just meet the budget: the result of chance with the same trials."""
     generator = np.random.default_rng(problem.seed)
     while True:  # until problem.evaluate raises TrialsSpent
         direction = generator.uniform(0.1, 1.0, len(problem.space.choices))
@@ -43,17 +43,17 @@ def scaled_random(problem: Problem) -> None:
 
 
 def disorder(candidate: Candidate) -> float:
-    """Paper B's reward with the sign flipped."""
+    """Paper B's reward with the opposite sign."""
     return 100 * (candidate.entropy or 0.0)
 
 
 def accuracy_and_channels(candidate: Candidate) -> float:
-    """Accuracy and kept channel entropy: of random plans of all networks their product ranked best."""
+    """Accuracy times kept channel entropy. This product ranked random plans of all networks best."""
     return (candidate.score or 0.0) * (candidate.kept_channel_entropy or 0.0)
 
 
 def luck(candidate: Candidate) -> float:
-    """A reward that says nothing, but always the same of a plan."""
+    """A reward without information, which is always the same for the same plan."""
     return 100 * zlib.crc32(repr(candidate.plan.widths).encode()) / 2**32
 
 
@@ -69,7 +69,7 @@ ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
     "ddpg, flipped entropy": ("ddpg-entropy", disorder),
     "ddpg, random reward": ("ddpg-entropy", luck),
 }
-"""Row -> the searcher, and what it is rewarded for in place of its usual reward."""
+"""Row -> its searcher, and the reward that replaces the searcher's usual one."""
 ALL = (*ROWS, *RIVALS)
 RESULTS = Path(__file__).parent / "results" / "quality.jsonl"
 
@@ -131,7 +131,7 @@ def folder_of(out: Path, campaign: Campaign, cell: Cell) -> Path:
 
 
 def run(campaign: Campaign, cell: Cell, target: str, weights: Path | None, data: str, out: Path) -> Facts:
-    """One cell, from the start or from where it was cut off."""
+    """Run one cell from the start, or resume it."""
     metric, _, value = cell.budget.partition("=")
     folder = folder_of(out, campaign, cell)
     folder.mkdir(parents=True, exist_ok=True)
@@ -143,7 +143,7 @@ def run(campaign: Campaign, cell: Cell, target: str, weights: Path | None, data:
         model=campaign.model,
         weights=weights,
         data=data,
-        budget={"latency_p50": "100%", "accuracy_drop": 100.0, metric: value},  # over the profile's own
+        budget={"latency_p50": "100%", "accuracy_drop": 100.0, metric: value},  # overrides the profile's budget
         searcher=function,
         reward=reward,
         trials=campaign.trials,
@@ -157,14 +157,14 @@ def run(campaign: Campaign, cell: Cell, target: str, weights: Path | None, data:
 
 
 def share_supernet(cells: Path, folder: Path) -> None:
-    """Give the cell `folder` the supernet of another with the same network, budget and seed: same weights for all searchers."""
+    """Copy another cell's supernet (same network, budget and seed) to `folder`, so that all searchers use the same weights."""
     made = next(cells.parent.glob(f"{cells.name.replace('ANY', '*')}/supernet.safetensors"), None)
     if made and not (folder / "journal.jsonl").is_file():
         write_atomically(folder / made.name, made.read_bytes())
 
 
 def facts(artifact: Artifact, metric: str) -> Facts:
-    """What the table needs of one cell, whose budget limits `metric`."""
+    """The figures of one cell for the table. Its budget limits `metric`."""
     rows = {row.key: row for row in artifact.rows}
     limited = rows[metric]
     used = (limited.ratio.value if limited.relative and limited.ratio else limited.after or 0.0) / (limited.limit or 1.0)

@@ -1,4 +1,4 @@
-"""A slow network, as a ProxyCommand of ssh: stdin and stdout to HOST:PORT, so many bits a second in each direction.
+"""A slow network, as a ProxyCommand of ssh. It forwards stdin and stdout to HOST:PORT with limited bandwidth per direction.
 
 Run by link.py: python benchmarks/relay.py HOST PORT BITS_PER_SECOND
 """
@@ -14,7 +14,7 @@ CHUNK_BYTES = 4096
 
 
 def carry(source: int, target: int, bytes_per_s: float) -> None:
-    """Pay by waiting for what is carried. Waits that were too long are made up for while there is more to carry, rests never."""
+    """Forward data, and wait as long as it takes at `bytes_per_s`. Waits that were too long are made up for, idle time is not."""
     due = time.monotonic()
     while True:
         if not select.select([source], [], [], 0)[0]:
@@ -30,7 +30,7 @@ def carry(source: int, target: int, bytes_per_s: float) -> None:
 
 
 def main(host: str, port: str, bits_per_s: str) -> None:
-    """Until either side closes."""
+    """Forward until either side closes."""
     with socket.create_connection((host, int(port))) as there:
         there.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         rate = float(bits_per_s) / 8

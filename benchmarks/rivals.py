@@ -1,4 +1,4 @@
-"""Torch-Pruning's own pruners, bisected to the same measured latency and fine-tuned in the same way; used by quality.py."""
+"""Torch-Pruning's own pruners, bisected to the same measured latency and fine-tuned in the same way. quality.py uses them."""
 
 import contextlib
 import copy
@@ -31,12 +31,12 @@ RIVALS = {
     "torch-pruning, global": (True, False),
     "torch-pruning, uniform, trained as long": (False, True),
 }
-"""Row -> whether one threshold serves all layers; whether the images that a supernet sees are added to the fine-tuning."""
+"""Row -> whether one threshold serves all layers; whether fine-tuning is longer by the images that a supernet sees."""
 BISECTIONS = 10
 
 
 def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]:
-    """One cell: bisect the pruning ratio to the limit on `metric`, fine-tune, measure afresh, test."""
+    """Run one cell: bisect the pruning ratio to the limit on `metric`, fine-tune, measure again, test."""
     started = time.monotonic()
     profile = load_profile(job.target)
     (constraint,) = (each for each in read_budget(profile, job.budget, ()) if each.metric.key == metric)
@@ -81,7 +81,7 @@ def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]
 
 
 def pruned_by_rival(builder: PrunedModelBuilder, ratio: float, *, global_pruning: bool) -> nn.Module:
-    """A copy of the dense network, as a user of the library would narrow it; the layer that answers stays."""
+    """A copy of the dense network, narrowed as a user of the library would do it. The output layer is kept."""
     module = copy.deepcopy(builder.module)
     answers = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
     pruner = torch_pruning.pruner.BasePruner(
@@ -97,7 +97,7 @@ def pruned_by_rival(builder: PrunedModelBuilder, ratio: float, *, global_pruning
 
 
 def draft_of(module: nn.Module, builder: PrunedModelBuilder) -> PrunedModel:
-    """The module and its ONNX file; the plan is a name only."""
+    """The module and its ONNX file. The plan is only a name."""
     make: Callable[[], nn.Module] = lambda: copy.deepcopy(module)  # noqa: E731
     return PrunedModel(builder.space.dense(), builder.exported(module), builder.example, make)
 
@@ -110,7 +110,7 @@ def measured(
     decisive: tuple[Constraint, ...] = (),
     dense: Candidate | None = None,
 ) -> Candidate:
-    """Measured as a candidate of the search is, or decisively as a shipped file is."""
+    """Measured like a candidate of the search or, if `dense` is given, sequentially like a shipped file."""
     if dense is None:
         found = probe.measure(graph_of(pruned), MeasurementOptions(processes, memory=False, fresh=False))
     else:
@@ -119,6 +119,6 @@ def measured(
 
 
 def within(constraint: Constraint, candidate: Candidate, dense: Candidate) -> bool:
-    """As the search judges: at the careful end of the interval."""
+    """Whether the upper end of the interval is within the limit, as in the search."""
     violation = None if candidate.failure else constraint.violation(candidate, dense)
     return violation is not None and violation.high <= 0

@@ -1,4 +1,4 @@
-"""Finished runs as a table for docs/benchmarks.md. Run: python benchmarks/runs.py RUN_DIRECTORY ..."""
+"""Finished runs as tables for docs/benchmarks.md. Run: python benchmarks/runs.py RUN_DIRECTORY ..."""
 
 import shlex
 from pathlib import Path

@@ -1,12 +1,11 @@
-"""Does what a search looks at rank plans as fine-tuning does? Run: python benchmarks/scores.py --help
+"""Do the figures that a search uses rank plans as fine-tuning does? Run: python benchmarks/scores.py --help
 
-Random plans with about the same number of multiply-accumulates, so that size explains little. Each is scored in every way
-before it is fine-tuned: as it was cut, with compensated weights, with those of the supernet, and by entropies of its
-activations in these three states: paper B's (1 - H), and the shares that are kept of the dense network's spatial and channel
-entropy. The control of these two looks at widths alone. Fine-tuning begins with the supernet's weights; with `--start
-compensated` there is no supernet. Printed: Spearman's rank correlation of each with the validation accuracy after fine-tuning,
-with a bootstrap interval over the plans. Plans that are done are not done again; where only a column is missing, they are not
-fine-tuned again.
+Random plans have about the same number of multiply-accumulates, so that size explains little. Before fine-tuning, each is scored
+in three states: as it was cut, with least-squares reconstruction ("compensated"), and with the supernet's weights. In each state
+its entropies are computed too: paper B's (1 - H), and the kept shares of the dense network's spatial and channel entropy. The
+control uses only widths. Fine-tuning starts from the supernet's weights; with `--start compensated` there is no supernet. The
+output is Spearman's rank correlation of each figure with the validation accuracy after fine-tuning, with a bootstrap interval
+over the plans. Finished plans are not run again, and are not fine-tuned again if only a column is missing.
 """
 
 import copy
@@ -40,14 +39,14 @@ from pipeline.system.malloc import keep_freed_memory
 from pipeline.training.settings import FinetuneSettings
 
 STEP = 4
-"""Widths are multiples of it, as in the profiles of the boards."""
+"""Widths are multiples of this, as in the profiles of the boards."""
 TOLERANCE = 0.15
-"""Of the multiply-accumulates asked for."""
+"""Largest deviation from the requested multiply-accumulates."""
 STATES = ("as cut", "compensated", "supernet")
 
 
 def columns(start: str) -> set[str]:
-    """Of a row whose plan is fine-tuned from the weights of state `start`."""
+    """The columns of a row whose plan is fine-tuned from the weights of state `start`."""
     states = STATES[: STATES.index(start) + 1]
     seen = {
         f"{what}, {state}" for state in states for what in ("accuracy", "1 - H", "kept spatial entropy", "kept channel entropy")
@@ -115,7 +114,7 @@ def main(
 
 
 class Bench:
-    """One network with all that is needed to score its plans in every way."""
+    """One network, with everything that is needed to score its plans."""
 
     def __init__(self, job: Job, share: float, start: str, folder: Path) -> None:
         profile = load_profile(job.target)
@@ -144,7 +143,7 @@ class Bench:
         return train_supernet(builder.module, builder.space, plans, distillation_images, steps, checkpoint)
 
     def row(self, plan: ChannelPlan, finetuned: float | None) -> dict[str, Any]:
-        """Everything that is seen of one plan; it is fine-tuned when it was not yet."""
+        """All figures of one plan. It is fine-tuned unless `finetuned` is given."""
         kept, pruned = self.builder.kept(plan), self.builder.make(plan)
         cut = pruned.module
         states = [cut, self.reconstructed(plan)]
@@ -167,13 +166,13 @@ class Bench:
         return row
 
     def reconstructed(self, plan: ChannelPlan) -> nn.Module:
-        """The network of `plan`, of whose weights some take over what the removed ones did."""
+        """The network of `plan`, with the least-squares reconstruction of the removed channels."""
         module = copy.deepcopy(self.builder.make(plan).module)
         self._reconstruction.apply(module, self.builder.kept(plan))
         return module
 
     def looks(self, plan: ChannelPlan, module: nn.Module) -> tuple[Callable[[], object], ...]:
-        """Its score; its spatial entropy; its channel entropy."""
+        """Three functions: the score, the spatial entropy and the channel entropy."""
         kept = self.builder.kept(plan)
         return (
             lambda: self.task.score(module),
@@ -182,7 +181,7 @@ class Bench:
         )
 
     def _uniform(self, macs: float) -> float:
-        """The share of channels at which all groups together have `macs`."""
+        """The share of channels at which the uniform plan has `macs`."""
         low, high = 0.0, 1.0
         for _ in range(12):
             middle = (low + high) / 2
@@ -191,13 +190,13 @@ class Bench:
 
 
 def kept_widths(small: nn.Module, whole: nn.Module) -> list[float]:
-    """Of each convolution, the share of its channels that it keeps."""
+    """The share of its channels that each convolution keeps."""
     sizes = {name: layer.out_channels for name, layer in whole.named_modules() if isinstance(layer, nn.Conv2d)}
     return [layer.out_channels / sizes[name] for name, layer in small.named_modules() if isinstance(layer, nn.Conv2d)]
 
 
 def random_plans(space: SearchSpace, builder: PrunedModelBuilder, macs: float, count: int, seed: int) -> list[ChannelPlan]:
-    """Random ratios scaled by bisection to `macs`; those that come out too far off are drawn again."""
+    """Random ratios, scaled by bisection to `macs`. Plans that deviate too much are drawn again."""
     generator = np.random.default_rng(seed)
     plans: list[ChannelPlan] = []
     while len(plans) < count:
@@ -213,7 +212,7 @@ def random_plans(space: SearchSpace, builder: PrunedModelBuilder, macs: float, c
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:
-    """One line for each thing that a search could look at."""
+    """Print one line for each figure that a search could use."""
     truth = np.asarray([row["fine-tuned"] for row in rows])
     print(f"\n{len(rows)} plans, fine-tuned {truth.mean():.2f} % ({truth.min():.2f} to {truth.max():.2f} %)\n")
     print("| looked at | mean | rank correlation with fine-tuned | 95 % of bootstraps |\n| --- | --: | --: | --- |")
@@ -230,7 +229,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def spearman(left: NDArray[np.float64], right: NDArray[np.float64]) -> float:
-    """Spearman's rank correlation, ties shared."""
+    """Spearman's rank correlation. Ties share their rank."""
     ranks = [(values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2 for values in (left, right)]
     return float(np.corrcoef(*ranks)[0, 1]) if min(np.ptp(each) for each in ranks) > 0 else float("nan")
 

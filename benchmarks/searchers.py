@@ -1,8 +1,7 @@
 """All searchers on toys with a known optimum, at equal trials. Run: python benchmarks/searchers.py [--trials N] [--seeds N]
 
-Prints a table for docs/benchmarks/scoring.md: best feasible score found as a share of the optimum, mean and standard deviation
-over seeds. The toys are those of the tests, and two with sixteen groups, scores that collapse, and 1 % of noise in what is
-measured.
+Prints a table for docs/benchmarks/scoring.md: the best feasible score as a share of the optimum, mean and standard deviation over
+seeds. The toys are those of the tests, and two with sixteen groups, scores that collapse, and 1 % of measurement noise.
 """
 
 import sys
@@ -42,12 +41,12 @@ def main(trials: int, seeds: int, names: tuple[str, ...], chosen: tuple[str, ...
 
 
 def share(toy: Toy, name: str, trials: int, seed: int) -> float:
-    """Percent of the optimum; judged by what the plan truly costs, not by the noisy measurement that the searcher saw."""
+    """Percent of the optimum. Plans count by their true cost, not by the noisy measurement that the searcher saw."""
     asked = toy.solve(SEARCHERS[name], trials, seed)
     if not toy.noise:
         return 100 * best_feasible(asked) / toy.optimum()
     widths = np.array([[width for _, width in found.plan] for found in asked]) / 64
-    # within the noise counts: the confirmation that follows a search measures again
+    # a violation within the noise is accepted, because the re-evaluation after a search measures again
     truly = toy.violations(widths) <= toy.noise
     return (
         100

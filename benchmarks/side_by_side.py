@@ -1,10 +1,10 @@
-"""How much two runs at once slow each other down, with threads that sleep while they wait and with threads that spin.
+"""How much two concurrent runs slow each other down, with threads that sleep while they wait and with threads that spin.
 
 python benchmarks/side_by_side.py [ROUNDS]
 
-Each process computes for a few seconds: batches of MobileNetV2 at 224 pixels, as when plans are scored, or training steps of the
-demo network, whose operations are short. One process alone and two at once take turns; the medians of ROUNDS are printed, by the
-clock and in processor time. Other work on the machine lengthens the first, and hardly the second.
+Each process computes for a few seconds: batches of MobileNetV2 at 224 pixels, as in scoring, or training steps of the demo
+network, whose operations are short. One process alone and two at once take turns. The medians of ROUNDS are printed in wall time
+and in processor time. Other work on the machine lengthens wall time, but hardly processor time.
 """
 
 import os
@@ -18,12 +18,12 @@ import pipeline  # noqa: F401 - it settles how threads wait, before torch is imp
 
 SECONDS = 5.0
 POLICIES = {"sleep": {}, "spin": {"GOMP_SPINCOUNT": "300000"}}
-"""The second is what GNU's OpenMP runtime does where nothing is set."""
+"""The policy "spin" is the default of GNU's OpenMP runtime."""
 WORKLOADS = ("mobilenet", "digits")
 
 
 def main() -> None:
-    """The table."""
+    """Print the table."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     found: dict[tuple[str, str, int], list[tuple[float, float]]] = {}
     for _ in range(rounds):
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def at_once(workload: str, policy: str, count: int) -> list[tuple[float, float]]:
-    """Milliseconds a step in each of `count` processes, by the clock and of processor time."""
+    """Milliseconds per step in each of `count` processes, in wall time and in processor time."""
     command = (sys.executable, __file__, "--work", workload)
     started = [
         subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **POLICIES[policy]}, text=True) for _ in range(count)
@@ -53,7 +53,7 @@ def at_once(workload: str, policy: str, count: int) -> list[tuple[float, float]]
 
 
 def work(workload: str) -> tuple[float, float]:
-    """Milliseconds a step of this process alone, by the clock and of processor time."""
+    """Milliseconds per step of this process alone, in wall time and in processor time."""
     step = _steps(workload)
     step()
     steps, started, used = 0, time.perf_counter(), time.process_time()

@@ -1,4 +1,4 @@
-"""Search quality as people read it: the table, who stands where, and the plot. Made of raw lines; printed by quality.py."""
+"""Search quality for readers: the table, the ranking and the plot. They are made from raw lines, and quality.py prints them."""
 
 import statistics
 from pathlib import Path
@@ -18,12 +18,12 @@ OTHERS = (
     "random, scaled",
     *(name for name, (_, longer) in RIVALS.items() if not longer),
 )
-"""Whom the default is compared with: not with itself rewarded otherwise, nor with a row that was trained longer."""
+"""Rows that the default is compared with. Its own other rewards, and a row with longer training, are not among them."""
 MARKERS = ("o", "s", "^", "v", "D", "P", "X", "<", ">", "p", "*", "h", "d", "8", "H", "x", "+", "1", "2")
 
 
 def table_of(campaign: Campaign, budgets: tuple[str, ...], searchers: tuple[str, ...], seeds: int) -> str:
-    """One line for each budget and searcher; cells that were not run are counted."""
+    """One line for each budget and searcher. Cells that were not run are counted."""
     head = ("budget", "searcher", "test accuracy", "latency p50, % of dense", "of the budget", "within", "time", "not run")
     lines = [f"{campaign.model}\n", f"| {' | '.join(head)} |", f"| --- | --- |{' --: |' * (len(head) - 2)}"]
     known = finished(campaign)
@@ -47,13 +47,13 @@ def table_of(campaign: Campaign, budgets: tuple[str, ...], searchers: tuple[str,
 
 
 def facts_of(known: dict[Cell, Facts], budget: str, searcher: str, seeds: int) -> list[Facts]:
-    """The finished cells of one row, seed by seed."""
+    """The finished cells of one row, by seed."""
     return [known[cell] for seed in range(seeds) if (cell := Cell(budget, searcher, seed)) in known]
 
 
 def standing_of(campaign: Campaign, budgets: tuple[str, ...], seeds: int) -> str:
-    """One line for each budget: the default's test accuracy beside that of the best of the others, which are the searchers and
-    torch-pruning with the same fine-tuning, and beside three rows that everybody knows.
+    """One line for each budget. It compares the default's test accuracy with that of the best of the others, which are the
+    searchers and torch-pruning with the same fine-tuning, and with three well-known rows.
     """
     head = ("network", "budget", "seeds", "dense", DEFAULT, "best of the others", "the default is", *KNOWN)
     lines = [f"| {' | '.join(head)} |", f"| --- | --- | --: | --: | --: | --- | --- |{' --: |' * len(KNOWN)}"]
@@ -73,7 +73,7 @@ def standing_of(campaign: Campaign, budgets: tuple[str, ...], seeds: int) -> str
 
 
 def verdict(ours: list[float], theirs: list[float]) -> str:
-    """Of two searchers' accuracies: ahead where every seed of ours is above every seed of theirs, a tie where they overlap."""
+    """Compares two searchers' accuracies: ahead if every seed of ours is above every seed of theirs, a tie if they overlap."""
     if min(len(ours), len(theirs)) < 2:
         return f"{'ahead' if statistics.mean(ours) > statistics.mean(theirs) else 'behind'}, by one seed"
     if min(ours) > max(theirs):
@@ -82,7 +82,7 @@ def verdict(ours: list[float], theirs: list[float]) -> str:
 
 
 def draw(path: Path, campaign: Campaign, budgets: tuple[str, ...], searchers: tuple[str, ...], seeds: int) -> None:
-    """Each cell as a point; the front joins those that no other beats in both accuracy and latency."""
+    """Draw each cell as a point. The front joins the points that no other beats in both accuracy and latency."""
     points: list[tuple[float, float]] = []
     everything = finished(campaign)
     with mpl.rc_context({"font.size": 9, "svg.hashsalt": "compress", "svg.fonttype": "none"}):
@@ -106,6 +106,6 @@ def draw(path: Path, campaign: Campaign, budgets: tuple[str, ...], searchers: tu
 
 
 def spread(values: list[float], form: str) -> str:
-    """Mean, and the smallest and largest where there are several."""
+    """Mean, and the smallest and largest value if there are several."""
     text = form.format(statistics.mean(values))
     return text if len(values) == 1 else f"{text} ({form.format(min(values))} to {form.format(max(values))})"

@@ -1,4 +1,4 @@
-"""The commands that change what a device serves: ship, status, rollback. Flags in, a line per device out."""
+"""The commands that change what a device serves: ship, status, rollback. They turn flags into one line per device."""
 
 import datetime
 import json
@@ -24,7 +24,7 @@ UNHARMED = "; what was served is served, and the same command goes on from there
 
 
 def devices(command: Command) -> Command:
-    """The flags that say which devices are meant."""
+    """Add the options that select devices."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr."),
         ALLOW_SSH_COMMANDS,
@@ -39,7 +39,7 @@ def devices(command: Command) -> Command:
 
 
 def boldness(command: Command) -> Command:
-    """The flags that say how to go about many devices."""
+    """Add the options that control how many devices are done at once, and when to stop."""
     for option in (
         click.option(
             "--results", type=click.Path(path_type=Path), metavar="FILE", help="A line of JSON per device, as each is done."
@@ -124,7 +124,7 @@ def status(as_json: bool, **flags: Any) -> None:
 def _chosen(
     targets: Sequence[str], inventory: Path | None, group: str | None, allow_ssh_commands: bool, **_others: Any
 ) -> "tuple[Target, ...]":
-    """The devices that the flags mean."""
+    """The devices that the options select."""
     from pipeline.core.profile import load_profile  # noqa: PLC0415
     from pipeline.deploy.fleet import Target  # noqa: PLC0415
     from pipeline.deploy.inventory import read_inventory  # noqa: PLC0415
@@ -165,7 +165,7 @@ def _on_all(
                 except OSError as problem:
                     raise StorageError(f"{results}: cannot be written ({problem.strerror}); choose another --results") from None
 
-        if len(chosen) == 1:  # here, so that its error is the command's, and Ctrl-C is heard at once
+        if len(chosen) == 1:  # in this thread, so that its error is the command's error, and Ctrl-C works immediately
             delivered = act(chosen[0])
             outcomes = (Outcome(chosen[0].name, "shipped" if delivered.changed else "unchanged", delivered),)
             write_down(outcomes[0])

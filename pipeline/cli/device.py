@@ -1,4 +1,4 @@
-"""The commands that look at a device: measure, calibrate, doctor. Flags in, a page out."""
+"""The commands that examine a device: measure, calibrate, doctor. They turn flags into a page."""
 
 import json
 import shlex
@@ -29,7 +29,7 @@ Examples:
 
 
 def _quantity(unit: str) -> Callable[[click.Context, click.Parameter, str | None], float]:
-    """Reads an option in `unit`; one that is not given is 0."""
+    """A callback that reads an option in `unit`. A missing option is 0."""
 
     def read(_context: click.Context, _option: click.Parameter, text: str | None) -> float:
         if text is None:

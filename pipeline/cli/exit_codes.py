@@ -1,4 +1,4 @@
-"""How every command ends when something is wrong: one line, and the exit code of its class."""
+"""How every command ends after an error: with one line, and the exit code of the error's class."""
 
 import functools
 import json
@@ -24,7 +24,7 @@ Command = Callable[..., Any]
 
 
 def told(after_interrupt: str = "") -> Callable[[Command], Command]:
-    """Wrap a command's function: no traceback for what a user can cause. `after_interrupt`: what Ctrl-C leaves."""
+    """Wrap a command's function, so that a user's mistake gives no traceback. `after_interrupt`: text to show after Ctrl-C."""
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
@@ -50,7 +50,7 @@ class _Stoppable(Protocol):
 
 
 def heed_interrupts(callback: _Stoppable) -> None:
-    """From now on Ctrl-C raises KeyboardInterrupt, and sets `watcher.stop` for the case that it gets lost on its way."""
+    """From now on Ctrl-C raises KeyboardInterrupt. It also sets `callback.stop`, because the exception may get lost."""
 
     before = signal.getsignal(signal.SIGINT)
 

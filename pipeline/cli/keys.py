@@ -1,4 +1,4 @@
-"""The commands about signing: sign, keys. Flags in, a line or two out."""
+"""The commands about signing: sign, keys. They turn flags into a line or two."""
 
 import datetime
 import json
@@ -43,7 +43,7 @@ def sign(artifact: Path, folder: Path | None, as_json: bool, **flags: Any) -> No
 
     A key is made if there is none.
     """
-    from pipeline.deploy.keys import keys_folder  # noqa: PLC0415 - cryptography and torch take their time to import
+    from pipeline.deploy.keys import keys_folder  # noqa: PLC0415 - cryptography and torch are slow to import
     from pipeline.deploy.sign import Signing  # noqa: PLC0415
     from pipeline.deploy.sign import sign as write_manifest  # noqa: PLC0415
 

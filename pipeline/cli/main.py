@@ -1,4 +1,4 @@
-"""The command line: flags in, a job out. Only the `cli` files and the screens they own print or exit."""
+"""The command line: turns flags into a job. Only the `cli` files and their screens print or exit."""
 
 import contextlib
 import json
@@ -29,7 +29,7 @@ from pipeline.training.settings import FinetuneSettings
 __all__ = ["main"]
 
 DEFAULTS = Job(target="")
-"""The defaults of all options; `Job` is the one place that holds them."""
+"""The defaults of all options. They are defined only in `Job`."""
 
 EXAMPLES = """\b
 Examples:
@@ -155,9 +155,9 @@ def main() -> None:
 
 
 def _walk(flags: Mapping[str, Any], console: Console) -> int:
-    """Run the job; the exit code."""
+    """Run the job, and return the exit code."""
     budget = dict(_budget(text) for text in flags["budgets"])
-    # torch takes seconds to import; a wrong flag or --help should not
+    # importing torch takes seconds; --help and a wrong flag must not wait for it
     from pipeline.cli.screen import Screen, print_result, result_json  # noqa: PLC0415
     from pipeline.compress import compress as walk  # noqa: PLC0415
     from pipeline.core.progress import InterruptibleCallback, NullCallback  # noqa: PLC0415
@@ -189,7 +189,7 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
     screen = Screen(console)
     callback = InterruptibleCallback(NullCallback() if flags["quiet"] else screen)
     heed_interrupts(callback)
-    # what a user's own file prints must not stand among the JSON
+    # output of a user's own file must not get into the JSON
     aside = contextlib.redirect_stdout(sys.stderr) if flags["as_json"] else contextlib.nullcontext()
     try:
         with aside:

@@ -1,4 +1,4 @@
-"""Screen: what the terminal shows while a run works, and the table at its end."""
+"""Screen: what the terminal shows during a run, and the table at its end."""
 
 import time
 from dataclasses import asdict
@@ -24,7 +24,7 @@ _COLOURS = {"within": "green", "over": "bold red", "undecided": "yellow"}
 
 
 class Screen:
-    """A `Callback` that prints: a line for each step, notice and trial, and a bar with an ETA where a terminal can show it."""
+    """A `Callback` that prints: a line for each stage, notice and trial, and a progress bar if the terminal can show one."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -35,24 +35,24 @@ class Screen:
         self._printed_share = -1.0
 
     def phase(self, name: str, detail: str) -> None:
-        """A step begins."""
+        """Show that a stage begins."""
         self._end_bar()
         self._phase_started = time.monotonic()
         elapsed = format_duration(self._phase_started - self._started)
         self._console.print(Text.assemble((f"{name:<10}", "bold"), f" {detail}", (f"  (after {elapsed})", "dim")))
 
     def say(self, text: str) -> None:
-        """A line about the current step."""
+        """Print a line about the current stage."""
         self._console.print(Padding(text, (0, 0, 0, 2)))
 
     def notice(self, text: str) -> None:
-        """Something to know."""
+        """Print a notice."""
         self._console.print(Padding(Text(f"note: {text}", style="yellow"), (0, 0, 0, 2)))
 
     def trial(
         self, number: int, total: int, candidate: Candidate, dense: Candidate, verdict: Verdict, best: Candidate | None
     ) -> None:
-        """One line per trial, with the time that is left."""
+        """Print one line per trial, with the remaining time."""
         left = (time.monotonic() - self._phase_started) / number * (total - number)
         width = len(str(total))
         if candidate.failure:
@@ -69,7 +69,7 @@ class Screen:
         self._console.print(line, no_wrap=True, overflow="ellipsis")
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """A moving bar on a terminal; in a log, a line for every tenth."""
+        """Show a progress bar on a terminal. In a log, print a line for every tenth."""
         if not self._console.is_terminal:
             if done / total >= self._printed_share + 0.1 or done == total:
                 self._printed_share = done / total if done < total else -1.0
@@ -85,7 +85,7 @@ class Screen:
             self._progress.update(self._task, completed=done, total=total, description=text)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Restore the terminal."""
         self._end_bar()
 
     def _end_bar(self) -> None:
@@ -95,7 +95,7 @@ class Screen:
 
 
 def print_result(console: Console, finished: Finished) -> None:
-    """The last words: a table of dense, after, budget, verdict; then where the files are."""
+    """Print the result: a table of dense, after, budget and verdict, and where the files are."""
     artifact, folder = finished.artifact, finished.folder
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -122,7 +122,7 @@ def print_result(console: Console, finished: Finished) -> None:
 
 
 def _precisions(artifact: Artifact) -> Table:
-    """Dense and pruned, float32 and int8."""
+    """A table of dense and pruned, float32 and int8."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for column in ("latency p50", "of dense fp32", "validation score", "file"):
@@ -135,7 +135,7 @@ def _precisions(artifact: Artifact) -> Table:
 
 
 def result_json(finished: Finished) -> dict[str, Any]:
-    """What scripts want to know; the whole evidence is in artifact.json."""
+    """The result for scripts. The complete evidence is in artifact.json."""
     artifact = finished.artifact
     measured = artifact.shipped.measurement
     return {

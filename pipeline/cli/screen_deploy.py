@@ -1,4 +1,4 @@
-"""Shipping on the screen: a bar for each device under way, a line for each that is done."""
+"""Screen for shipping: a bar for each device under way, and a line for each that is done."""
 
 import threading
 from dataclasses import asdict
@@ -19,10 +19,10 @@ _STYLES = {"shipped": "green", "unchanged": "green", "failed": "red", "not tried
 
 
 class ShipScreen:
-    """Used as a context; may be told things by several threads."""
+    """A context manager. Several threads may use it at once."""
 
     def __init__(self, console: Console, width: int) -> None:
-        """`width`: of the longest name."""
+        """`width`: length of the longest name."""
         self._console, self._width = console, width
         columns = (TextColumn("{task.description}"), TextColumn("{task.fields[step]:<8}"), BarColumn(30))
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
@@ -37,14 +37,14 @@ class ShipScreen:
         self._progress.stop()
 
     def step(self, name: str, step: str, done: int, total: int) -> None:
-        """A device has come to `step`, with `done` of `total` bytes where they are counted."""
+        """Show that a device has reached `step`, with `done` of `total` bytes if they are counted."""
         with self._lock:
             if name not in self._tasks:
                 self._tasks[name] = self._progress.add_task(f"{name:<{self._width}}", step=step, total=None)
             self._progress.update(self._tasks[name], step=step, completed=done, total=total or None)
 
     def done(self, outcome: Outcome) -> None:
-        """A device's line."""
+        """Print the line of a device that is done."""
         with self._lock:
             task = self._tasks.pop(outcome.name, None)
             if task is not None:
@@ -54,7 +54,7 @@ class ShipScreen:
 
 
 def print_status(console: Console, name: str, found: StoreStatus) -> None:
-    """What a device serves, a few lines."""
+    """Print what a device serves, in a few lines."""
     serving = next((each for each in found.history if each.release == found.current), None)
     version = f"  {serving.name} version {serving.version}" if serving and serving.version else ""
     console.print(f"{name}  {found.current[:12] if found.current else 'serves nothing'}{version}", soft_wrap=True)
@@ -81,7 +81,7 @@ def print_status(console: Console, name: str, found: StoreStatus) -> None:
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:
-    """A device's outcome as plain data."""
+    """The outcome of a device as plain data."""
     return asdict(outcome)
 
 

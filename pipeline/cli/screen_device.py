@@ -1,4 +1,4 @@
-"""What the terminal shows of a device: measurements, comparisons, findings."""
+"""Screen for a device: measurements, comparisons and findings."""
 
 from dataclasses import asdict
 from typing import Any
@@ -21,7 +21,7 @@ _COLOURS = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
 
 
 def print_finding(console: Console, finding: Finding) -> None:
-    """One line, and one more with what to do."""
+    """Print a finding in one line, and its advice in another."""
     word, colour = _MARKS[finding.level]
     console.print(Text.assemble((f"{word:<5}", colour), (f"{finding.what:<26}", "bold"), finding.found), soft_wrap=True)
     if finding.advice:
@@ -29,7 +29,7 @@ def print_finding(console: Console, finding: Finding) -> None:
 
 
 def print_measured(console: Console, found: Measured) -> None:
-    """A table with a column for each file; then who is faster."""
+    """Print a table with a column for each file, and then which file is faster."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
     for each in found.files:
@@ -60,7 +60,7 @@ def print_measured(console: Console, found: Measured) -> None:
 
 
 def measured_json(found: Measured) -> dict[str, Any]:
-    """Everything, with the raw runs."""
+    """Everything as plain data, including the raw runs."""
     return {
         "fingerprint": {**asdict(found.fingerprint), "settings": dict(found.fingerprint.settings)},
         "period_ms": found.load.period_ms,
@@ -140,7 +140,7 @@ def _weather(condition: DeviceState) -> str:
 
 
 def _print_course(console: Console, measured: Measurement) -> None:
-    """Under a sustained load: how the median moved, tenth by tenth."""
+    """Print how the median changed under a sustained load, in ten steps."""
     for process in measured.processes:
         if not process.course:
             continue

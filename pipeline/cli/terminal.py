@@ -1,4 +1,4 @@
-"""Standard streams and Ctrl-C: printed text is harmless, and a command that cannot print any more ends as other tools do."""
+"""Standard streams and Ctrl-C. Printed text is escaped, and a command that can no longer print ends as other tools do."""
 
 import errno
 import io
@@ -21,13 +21,13 @@ from pipeline.foreign_text import escape_text
 __all__ = ["BROKEN_PIPE", "OutputLost", "make_console", "print_line", "run_command"]
 
 BROKEN_PIPE = 141
-"""As a shell shows a program that SIGPIPE ended: 128 + 13."""
+"""What a shell reports for a program that SIGPIPE ended: 128 + 13."""
 PATIENT_INTERRUPTS = 2
-"""So many times Ctrl-C lets the command tidy up; the next one ends the process at once, as a kill would."""
+"""Number of Ctrl-C that let the command clean up. The next one ends the process immediately, like a kill."""
 
 
 class OutputLost(BaseException):
-    """Standard output cannot be written any more. Like KeyboardInterrupt it ends the command, whatever that is doing."""
+    """Standard output can no longer be written. Like KeyboardInterrupt, this ends the command at any point."""
 
     def __init__(self, problem: OSError) -> None:
         super().__init__(f"standard output cannot be written ({problem.strerror})")
@@ -35,7 +35,7 @@ class OutputLost(BaseException):
 
 
 class _SafeConsole(Console):
-    """A console on which text cannot do anything but be read: only rich itself moves the cursor or sets colours."""
+    """A console whose text can only be read: only rich itself moves the cursor or sets colours."""
 
     def render_str(self, text: str, **options: Any) -> Text:
         return super().render_str(escape_text(text, keep="\n"), **options)  # before its width is known
@@ -46,21 +46,20 @@ class _SafeConsole(Console):
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Where a command prints. Brackets and colons in a path are no markup; what could steer the terminal is escaped."""
+    """The console of a command. Brackets and colons in a path are not markup, and control characters are escaped."""
     return _SafeConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def print_line(text: str, *, err: bool = False) -> None:
-    """Print `text` with everything escaped that could steer the terminal."""
+    """Print `text` with control characters escaped."""
     click.echo(escape_text(text, keep="\n"), err=err)
 
 
 def run_command(command: click.Command) -> int:
-    """Run a command line program to its end; its exit code.
+    """Run a command line program to its end, and return its exit code.
 
-    Ctrl-C gives 130. Standard output that cannot be written gives 53 and a line that says so, or 141 without a word where
-    its reader has gone, as in `| head`. Standard streams that are closed are opened on /dev/null first, so that no file of
-    ours gets their number.
+    Ctrl-C gives 130. If standard output cannot be written, the code is 53, with a message; if its reader has gone, as in `|
+    head`, it is 141 without one. Closed standard streams are opened on /dev/null first, so that no other file gets their number.
     """
     _open_streams()
     interrupts = _heed_interrupts()
@@ -96,7 +95,7 @@ def _run(command: click.Command) -> int:
 
 
 class _Interrupts:
-    """Handles SIGINT: raises KeyboardInterrupt, and after some of those ends the process at once."""
+    """Handles SIGINT: raises KeyboardInterrupt, and ends the process immediately after several of them."""
 
     def __init__(self) -> None:
         self.patience = PATIENT_INTERRUPTS
@@ -114,7 +113,7 @@ def _heed_interrupts() -> _Interrupts:
     signal.signal(signal.SIGINT, interrupts)
     show_unraisable, show_in_thread = sys.unraisablehook, threading.excepthook
 
-    # one that arrives in a finaliser or another thread is printed by Python as if it were a defect
+    # Python would print an interrupt in a finaliser or another thread as a defect
     def unraisable(facts: Any) -> None:
         if not isinstance(facts.exc_value, KeyboardInterrupt | OutputLost):
             show_unraisable(facts)
@@ -128,8 +127,8 @@ def _heed_interrupts() -> _Interrupts:
 
 
 class _Stream(io.TextIOWrapper):
-    """A standard stream. Errors are caught here and not in the file below it: there, an interrupt between the system's write
-    and its return would have the same text written twice.
+    """A standard stream. Errors are caught here, not in the file below it: an interrupt between the system's write and its return
+    would write the text a second time there.
     """
 
     def write(self, text: str, /) -> int:
@@ -162,15 +161,15 @@ def _open_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
     sys.stdin = sys.stdin or io.TextIOWrapper(io.FileIO(0, "r", closefd=False))
     sys.stdout = _writer(_Output, 1, sys.stdout)
-    # what cannot be written on standard error is lost: there is nowhere left to say so
+    # what cannot be written to standard error is lost, because there is nowhere left to report it
     sys.stderr = _writer(_Stream, 2, sys.stderr)
 
 
 def _writer(kind: type[_Stream], number: int, before: TextIO | None) -> TextIO:
-    """As Python opens a standard stream, but a character that its encoding lacks is written as an escape."""
+    """A standard stream as Python opens it, but characters that the encoding lacks are written as escapes."""
     raw = io.FileIO(number, "w", closefd=False)
     encoding = before.encoding if before else "utf-8"
     by_line = raw.isatty() or kind is _Stream

@@ -1,1 +1,1 @@
-"""From an artifact folder to devices: signed, copied, checked there, switched to, and taken back."""
+"""Brings an artifact folder onto devices: signs it, copies it, checks it there, switches to it, and rolls back."""

@@ -1,39 +1,39 @@
-"""The device's side of shipping: places releases, checks them, switches to them, and back. One file, alone.
+"""The device's side of shipping: installs releases, checks them, switches to them, and rolls back. It is a single file.
 
-Needs Python >= 3.8; the health check also needs what the release needs, numpy and onnxruntime.
+Needs Python >= 3.8. The health check also needs what the release needs, numpy and onnxruntime.
 
-    python3 device.py serve CLIENT            requests on stdin, answers on stdout, until stdin closes or falls silent
-    python3 device.py watch STORE TOKEN S     goes back after S seconds without a commit; outlives the connection
-    python3 device.py health FOLDER RUNS      loads and runs a release; a process of its own, because it may crash
+    python3 agent.py serve CLIENT            requests on stdin, answers on stdout, until stdin closes or falls silent
+    python3 agent.py watch STORE TOKEN S     rolls back after S seconds without a commit; outlives the connection
+    python3 agent.py health FOLDER RUNS      loads and runs a release in a process of its own, because it may crash
 
-Messages are those of the probe's worker:  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian;
-{"alive": true} comes before an answer that takes its time, {"alive": true, "received": N} while bytes of a request arrive. A
+Messages have the format of the probe's worker:  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian.
+{"alive": true} precedes an answer that takes long; {"alive": true, "received": N} is sent while bytes of a request arrive. A
 store is a folder of this user:
 
     .compress-store           marks the folder as a store; written before anything else
-    lock                      held (flock) by the one who changes anything; the kernel frees it when that one dies
-    state.json                what was committed, newest first: the truth
-    pending.json              a switch that was begun and is not committed
-    incoming/RANDOM/          what is arriving, or leaving
-    releases/HASH/            whole releases, named by the hash of their manifest
-    current -> releases/HASH  what serves
+    lock                      held (flock) by the process that changes anything; the kernel frees it when that process dies
+    state.json                the committed releases, newest first; this file is authoritative
+    pending.json              a switch that was started and is not committed
+    incoming/RANDOM/          files that are arriving, or are being removed
+    releases/HASH/            complete releases, named by the hash of their manifest
+    current -> releases/HASH  the release that serves
 
-A folder that is not empty and not marked is refused, unless an earlier version of this program made it. Nothing is removed but
-what this program made, which it knows by its names and hashes; whatever else lies in a store is named and left alone.
+A folder that is not empty and not marked is refused, unless an earlier version of this program made it. This program removes only
+what it made, which it recognises by names and hashes. Anything else in a store is listed and left alone.
 
-Whatever happens between two steps, `heal` makes `current` what state.json says. Requests, in the order of a shipment:
+After an interruption at any step, `heal` makes `current` what state.json says. Requests, in the order of a shipment:
 
     {"do": "open", "store": PATH, "silence_s": S, "write": true or false, "make": true or false}
-                                                     what is there; "write" locks and heals, "make" makes a store where none is
+                                                     status; "write" locks and recovers, "make" makes a missing store
     {"do": "begin", "release": HASH, "names": [...], "envelope": [[NAME, BYTES], ...]} + the manifest, its signature
     {"do": "put", "name": NAME, "offset": N} + bytes                          a piece of a file, written as it arrives
     {"do": "verify"}                                                          flush, and compare with the manifest
-    {"do": "place"}                                                           rename into releases/
+    {"do": "place"}                                                           install: rename into releases/
     {"do": "check", "limit_s": S, "budget": true or false}                    the health check
-    {"do": "switch", "deadline_s": S}                                         current points to it; the deadline runs
-    {"do": "confirm", "limit_s": S}                                           it answers rightly through `current`
+    {"do": "switch", "deadline_s": S}                                         `current` points to it; the deadline starts
+    {"do": "confirm", "limit_s": S}                                           it answers correctly through `current`
     {"do": "commit"}
-    {"do": "previous"}                                                        in place of begin to place: go back
+    {"do": "previous"}                                                        instead of begin to place: roll back
 """
 
 import datetime
@@ -62,8 +62,8 @@ HEADER = struct.Struct(">IQ")
 CHUNK = 1 << 20
 PIECE = 1 << 16
 LIMIT_BYTES = 16 << 20  # of a message
-LONGEST_DETAIL = 20000  # of a library's message; whoever asked shortens it, and keeps both its ends
-RECORD_BYTES = 1 << 20  # of a record of the store; an honest one has a few hundred
+LONGEST_DETAIL = 20000  # of a library's message; the other side shortens it, and keeps both its ends
+RECORD_BYTES = 1 << 20  # of a record of the store; a valid one has a few hundred
 BEAT_S = 2.0
 KEPT_RELEASES = 2
 MARGIN_BYTES = 1 << 20
@@ -78,7 +78,7 @@ TEMPORARY = re.compile(r"\.writing-[a-z0-9_]{8}|\.current-[0-9a-f]{16}|\.current
 OUR_NAMES = re.compile(
     r"\.compress-store|lock|current|incoming|releases|(state|pending)\.json(\.[0-9a-f]{8}\.broken)?|" + TEMPORARY.pattern
 )
-NAMED_FOREIGN = 20  # at most so many are listed
+NAMED_FOREIGN = 20  # largest number of foreign names that are listed
 NAME_CHARACTERS = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError)
 
@@ -90,8 +90,8 @@ class Failed(Exception):
 
 
 def step(name):
-    """A named step. For tests, COMPRESS_FAULT=NAME:KIND,... lets things go wrong here: kill, stop, error=ENOSPC, or
-    pause=PATH, which makes PATH.reached and waits a minute for PATH.go."""
+    """A named step. For tests, COMPRESS_FAULT=NAME:KIND,... injects a fault here: kill, stop, error=ENOSPC, or pause=PATH, which
+    makes PATH.reached and waits up to a minute for PATH.go."""
     for fault in os.environ.get("COMPRESS_FAULT", "").split(","):
         where, _, kind = fault.partition(":")
         if where != name:
@@ -115,11 +115,11 @@ def step(name):
 
 
 class Silence(Exception):
-    """The other side closed, or said nothing for too long."""
+    """The other side closed the connection, or was silent for too long."""
 
 
 def read_some(count, silence_s):
-    """What is there, at most `count` bytes."""
+    """The bytes that are there, at most `count`."""
     if not select.select([0], [], [], silence_s)[0]:
         raise Silence
     data = os.read(0, min(count, PIECE))
@@ -136,7 +136,7 @@ def read_exactly(count, silence_s):
 
 
 def arriving(count, silence_s, answers):
-    """The bytes behind a request, in pieces, as they arrive; the other side is told how many came."""
+    """The bytes after a request, in pieces, as they arrive. The other side is told how many have arrived."""
     received = 0
     while received < count:
         piece = read_some(count - received, silence_s)
@@ -150,7 +150,7 @@ class Answers:
 
     def __init__(self):
         self.stream = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)  # whatever a library prints must not end up between the messages
+        os.dup2(2, 1)  # a library's output must not get between the messages
         self.beaten = time.monotonic()
         self.beat_s = BEAT_S
 
@@ -177,7 +177,7 @@ def flush_folder(path):
 
 
 def write_whole(path, data):
-    """Temp, flush, rename, flush: after a power cut the old file or the new."""
+    """Write a temporary file, flush, rename, flush. After a power cut there is the old file or the new one."""
     folder = os.path.dirname(path)
     handle, unnamed = tempfile.mkstemp(dir=folder, prefix=".writing-")
     try:
@@ -194,7 +194,7 @@ def write_whole(path, data):
 
 
 def make_folder(path):
-    """With those above it; readable by every user, whatever the umask, because the program that serves may be another's."""
+    """Make a folder and its parents. Every user may read them, whatever the umask, because another user's program may serve."""
     if not os.path.isdir(path):
         make_folder(os.path.dirname(path))
         os.mkdir(path)
@@ -206,7 +206,7 @@ def is_folder(path):
 
 
 def remove(path):
-    """Whatever it is; links are not followed."""
+    """Remove a file, link or folder. Links are not followed."""
     if is_folder(path):
         shutil.rmtree(path)
     elif os.path.lexists(path):
@@ -214,8 +214,8 @@ def remove(path):
 
 
 def open_plain(path, flags, mode=0o644):
-    """A regular file with one name. Raises Failed for links, fifos and all else that somebody may have put there; opening one
-    of those could wait for ever."""
+    """Open a regular file with one name. Raises Failed for links, FIFOs and everything else that could have been put there,
+    because opening these could block for ever."""
     try:
         handle = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     except OSError as problem:
@@ -230,7 +230,7 @@ def open_plain(path, flags, mode=0o644):
 
 
 def read_plain(path, limit):
-    """The content of a plain file. Raises ValueError for one that is longer than any honest one."""
+    """The content of a plain file. Raises ValueError if it is longer than any valid one."""
     with os.fdopen(open_plain(path, os.O_RDONLY), "rb") as file:
         data = file.read(limit + 1)
     if len(data) > limit:
@@ -258,12 +258,12 @@ def is_hash(text):
 
 
 def is_name(text):
-    """One path component of plain characters, not hidden, not an option."""
+    """Whether `text` is one path component of plain characters, not hidden and not an option."""
     return isinstance(text, str) and 0 < len(text) <= 128 and text[0] not in ".-" and not set(text) - NAME_CHARACTERS
 
 
 def shown(text, limit=500):
-    """Text that a stranger may have written, for a message: printable, and not long."""
+    """Foreign text for a message: printable, and at most `limit` characters."""
     text = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text[:limit])
     return text[:limit]
 
@@ -277,8 +277,8 @@ def is_count(value):
 
 
 def process(pid):
-    """[number, start in ticks since boot], which tells it from a later one of that number; its parent; its state. None where
-    there is none."""
+    """[number, start in ticks since boot], which identifies a process even if its number is used again; its parent; its state.
+    None if there is none."""
     try:
         with open("/proc/%d/stat" % pid) as file:
             facts = file.read().rpartition(")")[2].split()
@@ -295,7 +295,7 @@ def user_name(number):
 
 
 def open_to_all(folder, names):
-    """A release is read by the program that serves, which may be another user's."""
+    """Make a release readable for every user, because another user's program may serve it."""
     for name in names:
         handle = os.open(os.path.join(folder, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -313,7 +313,7 @@ def now():
 
 
 def located(text):
-    """The absolute path of a store. Raises Failed for one that does not plainly say which folder is meant."""
+    """The absolute path of a store. Raises Failed if the text does not plainly name one folder."""
     head, _, rest = text.partition("/")
     home = os.path.realpath(os.path.expanduser("~"))
     parts = [part for part in rest.split("/") if part]
@@ -345,11 +345,11 @@ class Store:
     def path(self, *names):
         return os.path.join(self.folder, *names)
 
-    # whose folder it is
+    # ownership of the folder
 
     def examine(self):
-        """ "absent", "empty", "marked", or "older": made before stores were marked. Changes nothing. Raises Failed for a folder
-        that this program did not make."""
+        """Returns "absent", "empty", "marked", or "older" (made before stores were marked). Changes nothing. Raises Failed for a
+        folder that this program did not make."""
         there = self.folder
         while not os.path.isdir(there):
             there = os.path.dirname(there)
@@ -360,7 +360,7 @@ class Store:
             return "absent"
         names = os.listdir(self.folder)
         if all(TEMPORARY.fullmatch(name) for name in names):
-            return "empty"  # or nearly: making it was cut off
+            return "empty"  # or nearly empty: making it was interrupted
         if self.is_marked():
             return "marked"
         if self.is_older():
@@ -382,7 +382,7 @@ class Store:
         return found == MARK
 
     def is_older(self):
-        """Whether a record of ours names a release that is there and has the hash that it is called by."""
+        """Whether one of our records names an existing release whose manifest has the hash in its name."""
         try:
             named = [each for name in ("state.json", "pending.json") for each in self.named_in(self.read(name))]
             return any(self.foreign_in(each) is not None for each in named)
@@ -390,7 +390,7 @@ class Store:
             return False
 
     def foreign_in(self, release):
-        """What lies in a release and was not shipped with it; None where it is no release of ours."""
+        """The names in a release that were not shipped with it; None if it is not one of our releases."""
         folder = self.path("releases", release)
         if not is_folder(self.path("releases")) or not is_folder(folder):
             return None
@@ -402,7 +402,7 @@ class Store:
         return set(os.listdir(folder)) - listed if hashlib.sha256(manifest).hexdigest() == release else None
 
     def foreign(self):
-        """What lies here and is not this program's, by its path from the store."""
+        """The paths in the store, relative to it, that this program did not make."""
         found = [name for name in sorted(self.names(".")) if not OUR_NAMES.fullmatch(name)]
         for name in sorted(self.names("releases")):
             inside = self.foreign_in(name) if is_hash(name) else None
@@ -414,7 +414,7 @@ class Store:
         return bool(INCOMING.fullmatch(name)) and is_folder(self.path("incoming", name))
 
     def make(self, kind):
-        """Make it, and mark it, or mark one of an earlier version; `kind` is what `examine` found."""
+        """Make the store and mark it, or mark one of an earlier version. `kind` is the result of `examine`."""
         make_folder(self.folder)
         if kind != "marked":
             write_whole(self.path(MARKER), json.dumps(MARK).encode())
@@ -422,7 +422,7 @@ class Store:
             if os.path.lexists(self.path(name)) and not is_folder(self.path(name)):
                 raise Failed("refused", "%s is not a folder; move it away" % self.path(name))
             make_folder(self.path(name))
-        if kind == "older":  # which left the modes to the umask
+        if kind == "older":  # an earlier version left the modes to the umask
             for folder in (self.folder, self.path("incoming"), self.path("releases")):
                 os.chmod(folder, 0o755)
             for name in self.names("releases"):
@@ -433,8 +433,8 @@ class Store:
     # the lock
 
     def lock(self, wait_s=0.0):
-        """Whether it could be had. One whose holder lost its connection, or was stopped, is taken from it: to be killed at any
-        moment is nothing that it minds. For this user alone: others could hold it, and keep everybody out."""
+        """Take the lock, and return whether this succeeded. A holder that lost its connection, or was stopped, is killed; this is
+        safe at any moment. Only this user may open the lock, so that nobody else can block the store."""
         handle = self.open_own("lock", os.O_RDONLY | os.O_CREAT, 0o600)
         deadline = time.monotonic() + wait_s
         while True:
@@ -453,7 +453,7 @@ class Store:
         return True
 
     def is_busy(self):
-        """Whether another holds the lock; makes no file."""
+        """Whether another process holds the lock. Makes no file."""
         try:
             handle = self.open_own("lock", os.O_RDONLY)
         except FileNotFoundError:
@@ -467,14 +467,14 @@ class Store:
             os.close(handle)
 
     def open_own(self, name, flags, mode=0o644):
-        """A file of the store's own."""
+        """Open a file of the store itself."""
         try:
             return open_plain(self.path(name), flags, mode)
         except Failed as failure:
             raise Failed("refused", "%s; move %s away" % (failure, self.path(name))) from None
 
     def sign_lock(self):
-        """Leave word of who holds it; where the disk is read-only nothing will be changed anyway."""
+        """Write into the lock who holds it. On a read-only disk this fails, but then nothing can be changed either."""
         ours = process(os.getpid())
         try:
             with os.fdopen(self.open_own("lock", os.O_WRONLY | os.O_TRUNC), "w") as file:
@@ -491,12 +491,12 @@ class Store:
 
     @staticmethod
     def is_forlorn(holder):
-        """Stopped, or without the process that it hung on: its connection."""
+        """Whether the holder was stopped, or has lost the process that started it, and so its connection."""
         found = process(holder["process"][0]) if holder else None
         return found is not None and found[0] == holder["process"] and (found[2] in "Tt" or found[1] != holder["parent"])
 
     def break_lock(self):
-        """Kill the holder, if it is still the process that signed."""
+        """Kill the holder, if it is still the process that signed the lock."""
         holder = self.holder()
         found = process(holder["process"][0]) if holder else None
         if found is not None and found[0] == holder["process"]:
@@ -507,10 +507,10 @@ class Store:
             os.close(self.locked)
             self.locked = None
 
-    # what is written down
+    # records
 
     def read(self, name):
-        """A record; None where there is none. One that is not what this program writes is set aside, by the one with the lock."""
+        """Read a record; None if there is none. A malformed one is renamed, if this process holds the lock."""
         try:
             with os.fdopen(self.open_own(name, os.O_RDONLY), "rb") as file:
                 data = file.read(RECORD_BYTES + 1)
@@ -527,7 +527,7 @@ class Store:
 
     @staticmethod
     def is_record(found):
-        """Whether every part is of its kind, for what is read here is compared, and sent to the one who asked."""
+        """Whether every part has the right type, because the record is compared and sent to the other side."""
         if "history" not in found:
             return is_text(found["token"]) and all(each is None or is_hash(each) for each in (found["to"], found["from"]))
         return (found.get("last") is None or is_text(found["last"])) and all(
@@ -553,12 +553,12 @@ class Store:
         return is_folder(self.path("releases", release))
 
     def recorded(self):
-        """What was committed and is still there, newest first, as it is written down."""
+        """The committed releases that still exist, newest first, as recorded."""
         return [each for each in (self.read("state.json") or {}).get("history", ()) if self.has(each["release"])]
 
     def history(self):
-        """What was committed and is still there, newest first. Where no record names what is there: what served before a switch
-        that was begun, else what serves, which was committed then."""
+        """The committed releases that still exist, newest first. If no record names one: the release before a started switch, or
+        else the serving one, which was committed then."""
         recorded = self.recorded()
         if recorded:
             return recorded
@@ -573,7 +573,7 @@ class Store:
         return history[0]["release"] if history else None
 
     def serving(self):
-        """The release that `current` leads to; None where it leads nowhere."""
+        """The release that `current` points to; None if it points to none."""
         try:
             head, name = os.path.split(os.readlink(self.current))
         except OSError:
@@ -583,7 +583,7 @@ class Store:
     # changes
 
     def point(self, release, link=None):
-        """`current` leads to `release` from one moment to the next. `link`: one made before."""
+        """Atomically make `current` point to `release`. `link`: a link that was made before."""
         self.refuse_other_current()
         os.rename(link or self.make_link(release), self.current)
         flush_folder(self.folder)
@@ -600,8 +600,8 @@ class Store:
         return link
 
     def heal(self):
-        """Make `current` what was committed last; what was said, or None. Needs no space where a switch is taken back:
-        the link was made before."""
+        """Make `current` point to the last committed release. Returns what was done, or None. Taking back a switch needs no disk
+        space, because its link was made before."""
         pending, history = self.read("pending.json"), self.history()
         committed = history[0]["release"] if history else None
         said = None
@@ -628,24 +628,24 @@ class Store:
             try:
                 self.write("state.json", {"history": history, "last": "%s: %s" % (now(), said)})
             except OSError:
-                pass  # full; it is only a remark
+                pass  # the disk is full, and the remark is not essential
         return said
 
     def leave(self, release):
-        """Out of releases/ at once: what is removed piece by piece must not be seen there."""
+        """Move a release out of releases/ atomically, so that a partly removed release is never visible there."""
         gone = self.path("incoming", secrets.token_hex(8))
         os.rename(self.path("releases", release), gone)
         return gone
 
     def prune(self, *also):
-        """Remove what is neither to be kept nor strange: releases as they were shipped, with nothing of others in them."""
+        """Remove old releases that are as they were shipped. Releases that hold foreign files are kept."""
         kept = {each["release"] for each in self.history()[:KEPT_RELEASES]} | {self.serving(), *also}
         for name in self.names("releases"):
             if name not in kept and is_hash(name) and self.foreign_in(name) == set():
                 remove(self.leave(name))
 
     def status(self):
-        """Also of one that is not there: nobody has shipped anything yet."""
+        """The status of the store. It also works before anything was shipped."""
         state = self.read("state.json") or {}
         pending = self.read("pending.json")
         there = self.folder
@@ -722,7 +722,7 @@ class Shipment:
             foreign = sorted(self.listed(self.folder()) - set(files))
             if foreign:
                 raise Failed("refused", "%s holds %s, which was not shipped; move it away" % (self.folder(), shown(foreign[0])))
-            if self.release != store.serving():  # else it serves, damaged as it is, until a sound one takes its place
+            if self.release != store.serving():  # otherwise it still serves, although damaged, until a sound one replaces it
                 remove(store.leave(self.release))
         self.incoming = self.adopt()
         have = {}
@@ -746,7 +746,7 @@ class Shipment:
         return {"have": have}
 
     def adopt(self):
-        """A folder that nobody else has, with what an attempt that was cut off has left."""
+        """Make a new folder for the incoming files. It takes over what an interrupted attempt has left."""
         store = self.store
         ours = store.path("incoming", secrets.token_hex(8))
         left = [store.path("incoming", name) for name in store.names("incoming") if store.is_incoming(name)]
@@ -765,7 +765,7 @@ class Shipment:
         return self.store.path("releases", self.release)
 
     def put(self, name, offset, size, pieces):
-        """Each piece is written as it arrives, so that a connection that is lost early leaves something to go on from."""
+        """Write each piece as it arrives, so that a lost connection leaves something to continue from."""
         if not 0 <= offset <= offset + size <= self.files[name][0]:
             raise Failed("corrupt", "%s is longer than the manifest says" % name)
         handle, at = open_plain(os.path.join(self.incoming, name), os.O_WRONLY | os.O_CREAT), offset
@@ -790,7 +790,7 @@ class Shipment:
         return {}
 
     def difference(self, folder, flush=False):
-        """What in `folder` is not as the manifest has it, removed where it only arrives; None when all is."""
+        """The first difference between `folder` and the manifest, or None. A wrong file is removed if it is still arriving."""
         if os.path.islink(folder) or not os.path.isdir(folder):
             return "%s is not a folder" % os.path.basename(folder)
         there = set(os.listdir(folder)) if folder == self.incoming else self.listed(folder)
@@ -815,7 +815,7 @@ class Shipment:
 
     @staticmethod
     def listed(folder):
-        """What lies in a release, but for what Python compiles when somebody imports infer.py from there."""
+        """The names in a release, except what Python compiles when infer.py is imported from there."""
         return set(os.listdir(folder)) - {"__pycache__"}
 
     def is_whole(self):
@@ -848,7 +848,7 @@ class Shipment:
             found = healthy(self.placed, limit_s, budget, self.answers.beat)
         except Failed:
             if self.release not in [each["release"] for each in self.store.history()]:
-                self.store.leave(self.release)  # not visible, and there to be adopted when it is tried again
+                self.store.leave(self.release)  # it becomes invisible, and the next attempt takes it over
             raise
         self.checked = self.release
         return found
@@ -866,7 +866,7 @@ class Shipment:
         listed = json.loads(text.decode())["files"]
         here = self.listed(self.folder())
         self.files = {name: (listed[name]["size_bytes"], listed[name]["sha256"]) for name in here if name in listed}
-        # the envelope: the manifest was compared just now, and its signature is not used here
+        # the envelope: the manifest was compared above, and its signature is not used here
         self.files.update(
             (name, digest_of(os.path.join(self.folder(), name), self.answers.beat)) for name in here if name not in listed
         )
@@ -891,7 +891,7 @@ class Shipment:
         return {}
 
     def confirm(self, limit_s):
-        """Through `current`, as everybody will."""
+        """Check the release through `current`, as every program on the device uses it."""
         step("confirm")
         if self.store.serving() != self.release:
             raise Failed("unhealthy", "current does not lead to it")
@@ -916,12 +916,12 @@ class Shipment:
             store.heal()
             store.prune()
         except OSError:
-            pass  # it is committed all the same; the next one tidies up
+            pass  # it is committed; the next shipment removes the rest
         self.pending = None
         return {"committed": self.release}
 
     def give_up(self):
-        """Go back, at once, when something went wrong between switch and commit."""
+        """Roll back immediately if something failed between switch and commit."""
         if self.pending is not None:
             step("rollback")
             self.store.heal()
@@ -932,7 +932,7 @@ class Shipment:
 
 
 def watch(folder, token, deadline_s):
-    """Start a process of its own that goes back when no commit comes."""
+    """Start a process that rolls back if no commit comes."""
     subprocess.Popen(
         [sys.executable, os.path.abspath(__file__), "watch", folder, token, repr(deadline_s)],
         stdin=subprocess.DEVNULL,
@@ -950,7 +950,7 @@ def watchdog(folder, token, deadline_s):
         try:
             pending = store.read("pending.json")
             if pending is None or pending["token"] != token:
-                return  # committed, or taken back by another
+                return  # it was committed, or another process took it back
             if time.monotonic() < deadline:
                 time.sleep(min(0.2, deadline_s / 4))
                 continue
@@ -959,9 +959,9 @@ def watchdog(folder, token, deadline_s):
                 if pending is not None and pending["token"] == token:
                     store.heal()
                 return
-            store.break_lock()  # it hangs: an agent at work would have gone back by itself
+            store.break_lock()  # the holder hangs: a working agent would have rolled back by itself
         except (OSError, Failed):
-            pass  # read-only for now
+            pass  # the disk is read-only for now
         attempts += 1
         store.unlock()
         time.sleep(min(0.1 * attempts, 5.0))
@@ -973,7 +973,7 @@ def watchdog(folder, token, deadline_s):
 def p90_ms(latencies_ms):
     """MLPerf's early-stopping estimate of the 90th percentile, at a confidence of 99 %; None below 64 runs."""
     runs, slower = len(latencies_ms), 0
-    chance = term = 0.9**runs  # that no more than `slower` runs are slower than the true percentile
+    chance = term = 0.9**runs  # probability that at most `slower` runs are slower than the true percentile
     while chance <= 0.01:
         slower += 1
         term *= (runs - slower + 1) / slower * 0.1 / 0.9
@@ -982,14 +982,14 @@ def p90_ms(latencies_ms):
 
 
 def healthy(folder, limit_s, budget, beat, runs=FEW_RUNS):
-    """What the release in `folder` did; timed over so many runs, or as many as it takes to hold it to its budget. Raises Failed
-    with how it failed, by name."""
+    """The result of checking the release in `folder`, timed over `runs` runs, or over as many as its budget needs. Raises Failed
+    with the kind of failure."""
     try:
         with open(os.path.join(folder, "serving.json"), encoding="utf-8") as file:
             limits = json.load(file)["limits"] if budget else {}
         limits = {key: float(limit) for key, limit in limits.items()}
         if not all(math.isfinite(limit) for limit in limits.values()):
-            raise ValueError  # nothing would be over it
+            raise ValueError  # no figure would exceed such a limit
     except MALFORMED:
         raise Failed("unhealthy", "load-error: serving.json is malformed") from None
     for attempt in range(ATTEMPTS):
@@ -1005,7 +1005,7 @@ def healthy(folder, limit_s, budget, beat, runs=FEW_RUNS):
 
 
 def run_health(folder, runs, limit_s, beat):
-    """One process that loads and runs it."""
+    """Load and run the release in one process."""
     with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
         child = subprocess.Popen(
             [sys.executable, os.path.abspath(__file__), "health", folder, str(runs)],
@@ -1015,7 +1015,7 @@ def run_health(folder, runs, limit_s, beat):
             start_new_session=True,
         )
         deadline, poll = time.monotonic() + limit_s, select.poll()
-        poll.register(0, 0)  # heard of only when the one who asked has gone
+        poll.register(0, 0)  # reports only that the other side has gone
         try:
             while child.poll() is None:
                 if time.monotonic() > deadline:
@@ -1052,16 +1052,16 @@ def is_failure(value):
 
 
 def health(folder, runs):
-    """In its own process: load the release with its own infer.py, compare, time it; the last line on stdout is what came out."""
+    """In a process of its own: load the release with its infer.py, compare, and time it. Prints the result as the last line."""
     try:
         with open("/proc/self/oom_score_adj", "w") as file:
-            file.write("1000")  # if memory runs out, then this, and not what serves
+            file.write("1000")  # if memory runs out, the system kills this process, not the serving one
     except OSError:
         pass
     try:
         import ctypes
 
-        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG: be killed when the parent is
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL))  # PR_SET_PDEATHSIG: die with the parent
     except (ImportError, OSError, AttributeError):
         pass
     sys.stdout, answers = sys.stderr, sys.stdout
@@ -1074,7 +1074,7 @@ def health(folder, runs):
 
 def examined(folder, runs):
     sys.dont_write_bytecode = True
-    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # it would be sent by threads of the process that is timed
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # telemetry would be sent by threads of the timed process
     sys.path.insert(0, folder)
     try:
         import infer
@@ -1128,7 +1128,7 @@ def examined(folder, runs):
 
 def serve(client, extra=None):
     answers = Answers()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one who asked; it closes stdin
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the other side, which then closes stdin
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: sys.exit(0))
     answers.write({"alive": True})
@@ -1155,12 +1155,12 @@ def serve(client, extra=None):
                     try:
                         shipment.give_up()
                     except OSError:
-                        pass  # full or read-only: tried again at the end, by the watchdog, and by the next command
+                        pass  # full or read-only: it is tried again at the end, by the watchdog, and by the next command
             except MALFORMED as problem:
                 answers.write({"failure": ["run-error", "malformed request: %.200r" % problem]})
                 return
             for _ in pieces:
-                pass  # what was refused is still on its way
+                pass  # the rest of a refused request is still arriving
             answers.write(answer)
     except (Silence, BrokenPipeError):
         pass

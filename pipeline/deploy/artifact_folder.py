@@ -1,4 +1,4 @@
-"""Folder: the files of an artifact, read through one open descriptor; links, pipes and odd names are refused."""
+"""Artifact folder: the files of an artifact, read through one open descriptor. Links, pipes and odd names are refused."""
 
 import hashlib
 import os
@@ -16,42 +16,42 @@ from pipeline.errors import FilesDiffer, Unsigned
 __all__ = ["PLAIN_NAME", "OpenFolder", "open_folder"]
 
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
-"""One component of a path, and nothing that a shell, a terminal or an option parser would take for something else."""
+"""One component of a path that no shell, terminal or option parser interprets as something else."""
 
 
 @dataclass(frozen=True)
 class OpenFolder:
-    """A folder that was opened once: its files are those that it holds, whatever happens to its path meanwhile."""
+    """A folder that was opened once. Its files are read through its descriptor, even if its path changes meanwhile."""
 
     path: Path
     descriptor: int
 
     def names(self) -> list[str]:
-        """Everything in it, sorted."""
+        """Names of everything in the folder, sorted."""
         return sorted(os.listdir(self.descriptor))  # noqa: PTH208 - pathlib lists no descriptors
 
     def size_bytes(self, name: str) -> int:
-        """Size of a file. Raises as `open` does."""
+        """Size of a file. Raises the errors of `open`."""
         with self.open(name) as file:
             return os.fstat(file.fileno()).st_size
 
     def facts(self, name: str) -> FileFacts:
-        """Hash and size of a file, both of what one descriptor gives. Raises as `open` does."""
+        """Hash and size of a file, both from one descriptor. Raises the errors of `open`."""
         with self.open(name) as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             return FileFacts(digest, file.tell())
 
     def read(self, name: str, limit_bytes: int) -> bytes:
-        """The first `limit_bytes` of a file. Raises as `open` does."""
+        """The first `limit_bytes` of a file. Raises the errors of `open`."""
         with self.open(name) as file:
             return file.read(limit_bytes)
 
     @contextmanager
     def open(self, name: str) -> Iterator[BufferedReader]:
-        """A file, for reading.
+        """Open a file for reading.
 
-        Raises FilesDiffer when it is not there, when its name is not plain, or when it is anything but a regular file that
-        stands under one name only.
+        Raises FilesDiffer if it does not exist, if its name is not plain, or if it is not a regular file with a single name (hard
+        link count 1).
         """
         if not PLAIN_NAME.fullmatch(name):
             allowed = "letters, digits, . _ -"
@@ -60,7 +60,7 @@ class OpenFolder:
             )
         path = self.path / name
         try:
-            # non-blocking: a pipe must not make us wait for its other end
+            # non-blocking: opening a pipe must not wait for its other end
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.descriptor)
         except OSError as problem:
             raise FilesDiffer(f"{path}: cannot be read ({problem.strerror}); put a plain file there, and no link") from None
@@ -76,7 +76,7 @@ class OpenFolder:
 
 @contextmanager
 def open_folder(path: Path) -> Iterator[OpenFolder]:
-    """The folder at `path`. Raises Unsigned when there is none."""
+    """Open the folder at `path`. Raises Unsigned if there is none."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (OSError, ValueError) as problem:

@@ -1,4 +1,4 @@
-"""Deliver: an artifact onto a device: check, upload, verify there, place, check its health, switch, confirm, commit."""
+"""Deliver: bring an artifact onto a device: check, upload, verify, install, check its health, switch, confirm, commit."""
 
 import datetime
 import hashlib
@@ -21,21 +21,21 @@ __all__ = ["Delivered", "Progress", "deliver", "look", "roll_back"]
 CHUNK_BYTES = 2**20
 
 Progress = Callable[[str, int, int], None]
-"""(step, bytes there, bytes in all); the bytes are 0 for steps that are not counted."""
+"""(step, bytes done, bytes in total). The bytes are 0 for steps that are not counted."""
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """A device serves `release`."""
+    """The result of a delivery: the device serves `release`."""
 
     device: str
     release: str
     version: int | None
     changed: bool
-    """False: it did so before, and nothing was done."""
+    """False if the device served it before, and nothing was done."""
     sent_bytes: int
     health: Health | None = None
-    """What the health check saw, where one was made."""
+    """The result of the health check, if there was one."""
 
 
 def deliver(
@@ -48,11 +48,11 @@ def deliver(
     budget: bool = True,
     progress: Progress = lambda step, done, total: None,
 ) -> Delivered:
-    """Place the artifact in `folder` on the profile's device, and have it serve. Doing it again changes nothing.
+    """Install the artifact in `folder` on the profile's device, and switch to it. Repeating it changes nothing.
 
-    The signature is checked before the device is spoken to, every file's hash on the device. Without `budget`, a release
-    that is too slow or too large there is taken all the same. Raises the errors of `check_artifact`, `Store`, and
-    TransferCorrupt, Unhealthy, RolledBack or DeliveryError; whatever is raised, the device serves what it served.
+    The signature is checked before the device is contacted, and every file's hash on the device. Without `budget`, a release that
+    is too slow or too large there is accepted. Raises the errors of `check_artifact` and `Store`, and TransferCorrupt, Unhealthy,
+    RolledBack or DeliveryError. After any error the device serves what it served before.
     """
     patience = patience or Patience()
     progress("check", 0, 0)
@@ -90,9 +90,9 @@ def deliver(
 def roll_back(
     profile: Profile, *, patience: Patience | None = None, progress: Progress = lambda step, done, total: None
 ) -> Delivered:
-    """Have the device serve the release before the present one; it must still answer rightly, at whatever speed.
+    """Roll the device back to the previous release. It must still answer correctly, at any speed.
 
-    Raises NoPrevious when there is none, and as `deliver`.
+    Raises NoPrevious if there is none, and the errors of `deliver`.
     """
     patience = patience or Patience()
     progress("connect", 0, 0)
@@ -106,13 +106,13 @@ def roll_back(
 
 
 def look(profile: Profile, patience: Patience | None = None) -> StoreStatus:
-    """What the device serves. Nothing there is changed. Raises as `Store`."""
+    """What the device serves. Nothing on the device is changed. Raises the errors of `Store`."""
     with Store(profile, patience or Patience(), write=False) as store:
         return store.status
 
 
 def _put_to_use(store: Store, release: str, patience: Patience, budget: bool, progress: Progress) -> Health:
-    """From a placed release to a committed one; what its health check saw."""
+    """Bring an installed release to the commit, and return the result of its health check."""
     limit_s = patience.health_s
     progress("health", 0, 0)
     health = store.ask({"do": "check", "limit_s": limit_s, "budget": budget}, Health)
@@ -139,7 +139,7 @@ def _refuse_other_machine(store: Store, profile: Profile) -> None:
 
 
 def _upload(store: Store, opened: OpenFolder, manifest: Manifest, have: dict[str, tuple[int, str]], progress: Progress) -> int:
-    """Send what is not there yet; bytes sent."""
+    """Send what the device does not have yet. Returns the number of bytes sent."""
     total = sum(manifest.files[name].size_bytes for name in SERVED_FILES)
     done = sent = 0
     for name in SERVED_FILES:
@@ -163,7 +163,7 @@ def _upload(store: Store, opened: OpenFolder, manifest: Manifest, have: dict[str
 
 
 def _same_start(file: BufferedReader, size: int, digest: str) -> int:
-    """How much of `file` is there already: `size` bytes when they hash to `digest`, else nothing."""
+    """How much of `file` the device already has: `size` bytes if they hash to `digest`, otherwise 0."""
     here, left = hashlib.sha256(), size
     while left and (data := file.read(min(left, CHUNK_BYTES))):
         here.update(data)

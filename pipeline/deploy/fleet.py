@@ -1,4 +1,4 @@
-"""Fleet: the same thing done on many devices: a few first, then so many at a time, and no more when too many fail."""
+"""Fleet: do the same on many devices. A few come first, then several at a time, and it stops if too many fail."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -23,19 +23,19 @@ class Target:
 
 @dataclass(frozen=True)
 class Rollout:
-    """How bold to be."""
+    """How many devices to do at once, and when to stop."""
 
     parallel: int = 4
-    """Devices at a time."""
+    """Number of devices at a time."""
     canary: int = 1
-    """So many first, alone; if one of them fails, no other is touched."""
+    """Number of devices that come first. If one of them fails, no other device is touched."""
     max_failures: float = 0.25
-    """Share of all devices; when more have failed, no further one is begun."""
+    """Share of all devices. If more have failed, no further device is started."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one device."""
+    """The result for one device."""
 
     name: str
     result: Literal["shipped", "unchanged", "failed", "not tried"]
@@ -52,10 +52,10 @@ def roll_out(
     rollout: Rollout,
     told: Callable[[Outcome], None] = lambda outcome: None,
 ) -> tuple[Outcome, ...]:
-    """Do `action` on all `targets`; what became of each, in their order. `told` hears of each as it is done.
+    """Do `action` on all `targets`, and return the outcomes in their order. `told` gets each outcome when it is known.
 
-    A device that fails touches no other. Those that are under way when it is decided to stop are seen through. So are all
-    when `told` raises: its first error is raised at the end.
+    A failing device does not affect the others. Devices that have been started are always completed. This also holds if `told`
+    raises: its first error is raised at the end.
     """
     outcomes: dict[str, Outcome] = {}
     troubles: list[Exception] = []
@@ -96,7 +96,7 @@ def _outcome(target: Target, action: Callable[[Target], Delivered]) -> Outcome:
         delivered = action(target)
     except CompressError as problem:
         return Outcome(target.name, "failed", None, type(problem).__name__, clean_text(str(problem)), problem.exit_code)
-    except Exception as problem:  # a defect met on one device must not leave the others half-way
+    except Exception as problem:  # a defect on one device must not stop the others half-way
         message = clean_text(f"{target.name}: a defect: {problem!r}")
         return Outcome(target.name, "failed", None, type(problem).__name__, message, 1)
     return Outcome(target.name, "shipped" if delivered.changed else "unchanged", delivered)

@@ -1,4 +1,4 @@
-"""Inventory: several devices in a YAML file, each with its profile and where it is reached, and groups of them."""
+"""Inventory: several devices in a YAML file, each with its profile and its address, and groups of them."""
 
 from pathlib import Path
 from typing import Self
@@ -22,9 +22,9 @@ class _Strict(BaseModel):
 class _Entry(_Strict):
     name: str = Field(pattern=NAME, examples=["kitchen"])
     profile: str = Field(min_length=1, examples=["raspberrypi"])
-    """A file, from the inventory's own folder, or a name in hw_profiles/."""
+    """A file relative to the inventory's folder, or a name in hw_profiles/."""
     host: str | None = Field(None, min_length=1, examples=["pi@kitchen.local"])
-    """In place of the profile's."""
+    """Replaces the profile's host."""
 
 
 class _Inventory(_Strict):
@@ -45,11 +45,10 @@ class _Inventory(_Strict):
 
 
 def read_inventory(path: Path, group: str | None = None, *, allow_ssh_commands: bool = False) -> tuple[Target, ...]:
-    """The devices of the inventory at `path`, or those of one of its groups, in the file's order.
+    """The devices of the inventory at `path`, or of one of its groups, in the file's order.
 
-    allow_ssh_commands: see `load_profile`.
-
-    Raises ProfileError when the file or one of its profiles is malformed, or there is no such group.
+    allow_ssh_commands: see `load_profile`. Raises ProfileError if the file or one of its profiles is malformed, or if there is no
+    such group.
     """
     inventory = load_yaml(path, _Inventory, ProfileError)
     if group is not None and group not in inventory.groups:

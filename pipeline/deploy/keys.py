@@ -53,7 +53,7 @@ def utc_text(moment: datetime.datetime) -> str:
 
 
 def parse_utc(text: str) -> datetime.datetime:
-    """The moment that `utc_text` wrote. Raises ValueError for any other form."""
+    """The moment that `utc_text` wrote. Raises ValueError for any other format."""
     moment = datetime.datetime.strptime(text, UTC_FORMAT).replace(tzinfo=datetime.UTC)
     if utc_text(moment) != text:
         raise ValueError(f"expected a time like 2026-01-31T12:00:00Z (got {text!r})")
@@ -73,14 +73,14 @@ _AS_WRITTEN = BeforeValidator(lambda value: value.text if isinstance(value, Plai
 
 
 class TrustedKey(BaseModel):
-    """One entry of the trust file: a public key, whose it is, from when on and until when it counts."""
+    """One entry of the trust file: a public key, its owner, and the period in which it counts."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     key_id: Annotated[str, _AS_WRITTEN] = Field(pattern=r"^[0-9a-f]{16}$")
     name: Annotated[str, _AS_WRITTEN] = Field(pattern=NAME)
     public_key: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """The 32 bytes of RFC 8032 in hexadecimal."""
+    """The 32 bytes of RFC 8032, in hexadecimal."""
     not_before: UtcText
     revoked_at: UtcText | None = None
 
@@ -114,29 +114,29 @@ class _TrustFile(BaseModel):
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A private key, usable."""
+    """A private key that can sign."""
 
     key_id: str
     name: str
     private: Ed25519PrivateKey = field(repr=False)
 
     def sign(self, message: bytes) -> bytes:
-        """64 bytes, as RFC 8032 has them."""
+        """The signature of `message`: 64 bytes, as in RFC 8032."""
         return self.private.sign(message)
 
 
 def keys_folder(option: Path | None = None) -> Path:
-    """`option`, else $COMPRESS_KEYS_DIR, else ~/.config/compress/keys."""
+    """`option`, or else $COMPRESS_KEYS_DIR, or else ~/.config/compress/keys."""
     try:
         return option or Path(os.environ.get("COMPRESS_KEYS_DIR") or Path.home() / ".config" / "compress" / "keys")
-    except RuntimeError:  # no HOME, and no entry in the list of users
+    except RuntimeError:  # no HOME, and no entry in the user database
         raise KeysError("no folder of keys is known, because this user has no home folder; give --keys or set HOME") from None
 
 
 def read_trusted(folder: Path) -> tuple[TrustedKey, ...]:
-    """The trust file of `folder`, oldest key first; nothing where there is none.
+    """The keys in the trust file of `folder`, oldest first. Empty if there is no trust file.
 
-    Raises KeysError when it is malformed, or when others than its owner may write to it or its folder.
+    Raises KeysError if it is malformed, or if others than its owner may write to it or to its folder.
     """
     path = folder / TRUST_FILE
     try:
@@ -154,9 +154,9 @@ def read_trusted(folder: Path) -> tuple[TrustedKey, ...]:
 
 
 def trusted_key(trusted: Sequence[TrustedKey], key_id: str, now: datetime.datetime) -> TrustedKey:
-    """The key of that id. Raises UntrustedKey when there is none or it is not valid yet, RevokedKey when it was revoked.
+    """The key with that id. Raises UntrustedKey if there is none or if it is not valid yet, RevokedKey if it was revoked.
 
-    A revoked key counts for nothing, whatever the date of what it signed: a thief can write any date.
+    A revoked key never counts, whatever the date of what it signed, because a thief can write any date.
     """
     found = next((key for key in trusted if key.key_id == key_id), None)
     if found is None:
@@ -177,7 +177,7 @@ def trusted_key(trusted: Sequence[TrustedKey], key_id: str, now: datetime.dateti
 def new_key(folder: Path, name: str, now: datetime.datetime) -> SigningKey:
     """Make a key pair in `folder` and trust it from `now` on.
 
-    Raises KeysError when a key of that name can sign already, StorageError when the folder cannot be written.
+    Raises KeysError if a key of that name can already sign, StorageError if the folder cannot be written.
     """
     with _held(folder):
         keys = read_trusted(folder)
@@ -190,9 +190,9 @@ def new_key(folder: Path, name: str, now: datetime.datetime) -> SigningKey:
 
 
 def rotate_key(folder: Path, name: str, now: datetime.datetime) -> SigningKey:
-    """Make the successor of the keys called `name`, which stay trusted until they are revoked.
+    """Make the successor of the keys called `name`. They stay trusted until they are revoked.
 
-    Raises KeysError when there is none of that name.
+    Raises KeysError if there is none of that name.
     """
     with _held(folder):
         keys = read_trusted(folder)
@@ -202,7 +202,7 @@ def rotate_key(folder: Path, name: str, now: datetime.datetime) -> SigningKey:
 
 
 def revoke_key(folder: Path, key_id: str, now: datetime.datetime) -> TrustedKey:
-    """Trust the key no more. Raises KeysError when there is none of that id; one that was revoked stays as it is."""
+    """Stop trusting the key. Raises KeysError if there is none with that id. A revoked key stays as it is."""
     with _held(folder):
         keys = read_trusted(folder)
         found = next((key for key in keys if key.key_id == key_id), None)
@@ -215,15 +215,15 @@ def revoke_key(folder: Path, key_id: str, now: datetime.datetime) -> TrustedKey:
 
 
 def can_sign(folder: Path, key: TrustedKey) -> bool:
-    """Whether the private half of a key lies in `folder`, and the key was not revoked."""
+    """Whether the private half of a key is in `folder` and the key was not revoked."""
     return key.revoked_at is None and (folder / f"{key.key_id}.pem").exists()
 
 
 def signing_key(folder: Path, name_or_id: str | None = None) -> SigningKey | None:
-    """The newest key in `folder` that is trusted and whose private half is there; of that name or id only, if given.
+    """The newest trusted key in `folder` whose private half is there. With `name_or_id`, only a key of that name or id.
 
-    None when there is no such key and none was asked for by name. Raises KeysError when the one that was asked for cannot
-    sign, and when a private key is malformed or others may read it.
+    None if there is no such key and `name_or_id` is None. Raises KeysError if the requested key cannot sign, if a private key is
+    malformed, or if others may read it.
     """
     keys = read_trusted(folder)
     usable = [key for key in keys if can_sign(folder, key)]
@@ -250,7 +250,7 @@ def _add(folder: Path, keys: Sequence[TrustedKey], name: str, now: datetime.date
     public = private.public_key().public_bytes_raw()
     pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     entry = TrustedKey(key_id=_key_id(public), name=name, public_key=public.hex(), not_before=utc_text(now))
-    # the private half first: a trusted key that nobody holds would be the worse leftover
+    # the private half first: a trusted key without it would be worse than an unused private half
     write_atomically(folder / f"{entry.key_id}.pem", pem, PRIVATE_MODE, REMEDY)
     _write_trusted(folder, [*keys, entry])
     return SigningKey(entry.key_id, name, private)
@@ -263,7 +263,7 @@ def _write_trusted(folder: Path, keys: Sequence[TrustedKey]) -> None:
 
 @contextmanager
 def _held(folder: Path) -> Iterator[None]:
-    """Nobody else changes the keys meanwhile; the folder is made if there is none."""
+    """Lock the keys for this process, and make the folder if there is none."""
     with storage_errors(folder, REMEDY):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

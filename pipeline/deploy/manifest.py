@@ -1,4 +1,4 @@
-"""Manifest: what an artifact consists of, for which devices and until when, signed; checked before anything is placed."""
+"""Manifest: the signed list of an artifact's files, devices and expiry. It is checked before anything is installed."""
 
 import datetime
 import fnmatch
@@ -31,11 +31,11 @@ __all__ = ["MANIFEST", "SIGNATURE", "DeviceKind", "Manifest", "check_artifact", 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
 CONTEXT = b"edge-compress manifest 1\n"
-"""Stands before what is signed, so that no signature of another kind of document can be passed off as one of these."""
+"""Prefix of the signed bytes. It keeps a signature of another kind of document from being valid here."""
 MAX_BYTES = 64 * 1024
 MAX_FILES = 256
 MAX_VERSION = 2**53 - 1
-"""The largest whole number that every reader of JSON holds exactly."""
+"""The largest integer that every JSON reader represents exactly."""
 LEFTOVER = re.compile(r"\.manifest\.(json|sig)\.[0-9a-f]{8}\.tmp")
 REMEDY = "the manifest stands in the artifact's folder; make that writable"
 
@@ -73,35 +73,35 @@ class DeviceKind:
 
 
 class _Canonical(BaseModel):
-    """A noun with exactly one spelling: JSON with sorted keys, without spaces or floats, in UTF-8."""
+    """A model with exactly one encoding: JSON with sorted keys, without spaces or floats, in UTF-8."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     def canonical(self) -> bytes:
-        """The one spelling."""
+        """The encoding of this model."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 class Manifest(_Canonical):
-    """What an artifact consists of, what it is for, and until when it may be placed."""
+    """What an artifact consists of, which devices it is for, and until when it may be installed."""
 
     format: Literal[1] = 1
     name: Text
-    """What is shipped: versions are counted per name."""
+    """What is shipped. Versions are counted per name."""
     version: int = Field(ge=1, le=MAX_VERSION)
-    """Counts up; a device that has a higher one refuses this."""
+    """A counter. A device that has a higher version refuses this one."""
     architecture: Text
     devices: tuple[Text, ...] = Field(min_length=1, max_length=64)
-    """Names of devices as their profiles have them, or patterns of such: * any text, ? one character, [abc] one of these."""
+    """Names of devices as in their profiles, or patterns: * any text, ? one character, [abc] one of these."""
     created: UtcText
     expires: UtcText
     provenance: Mapping[Text, Text] = Field(max_length=32)
     files: Mapping[FileName, Annotated[FileFacts, AfterValidator(_whole_facts)]] = Field(min_length=1, max_length=MAX_FILES)
-    """Every file of the folder but the manifest and its signature."""
+    """Every file of the folder except the manifest and its signature."""
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the manifest, and so of everything in it; names the release on a device."""
+        """SHA-256 of the manifest, and so of everything in it. It is the release's name on a device."""
         return sha256_bytes(self.canonical())
 
     def fits(self, device: DeviceKind) -> bool:
@@ -118,7 +118,7 @@ class _Signature(_Canonical):
 
 
 def is_signed(folder: Path) -> bool:
-    """Whether there are a manifest and a signature; says nothing about either."""
+    """Whether there are a manifest and a signature. Neither is checked."""
     return (folder / MANIFEST).exists() and (folder / SIGNATURE).exists()
 
 
@@ -134,10 +134,10 @@ def sign_artifact(
     expires: datetime.datetime,
     provenance: Mapping[str, str],
 ) -> Manifest:
-    """Write manifest.json and manifest.sig for the files that are in `folder` now; any that stood there are replaced.
+    """Write manifest.json and manifest.sig for the current files of `folder`, and replace existing ones.
 
-    Raises FilesDiffer when the folder holds anything but regular files with plain names, ManifestError when an argument
-    cannot stand in a manifest, StorageError when the folder cannot be written.
+    Raises FilesDiffer if the folder holds anything other than regular files with plain names, ManifestError if an argument is not
+    allowed in a manifest, StorageError if the folder cannot be written.
     """
     with open_folder(folder) as opened:
         facts = {each: opened.facts(each) for each in _names(opened)}
@@ -174,11 +174,11 @@ def check_artifact(
     installed_version: int | None,
     now: datetime.datetime,
 ) -> Manifest:
-    """The manifest of `folder`, when it is signed by a trusted key, in time, for `device`, and true of every file.
+    """The manifest of `folder`, if a trusted key signed it, and it has not expired, fits `device` and matches every file.
 
-    `installed_version`: that of the artifact of this name on the device, None when there is none. Reads the folder only.
-    Raises Unsigned, UntrustedKey, RevokedKey, WrongSignature, ManifestError (malformed), Expired, OtherDevice,
-    OlderVersion or FilesDiffer, in this order.
+    `installed_version`: that of the artifact of this name on the device; None if there is none. Only the folder is read. Raises
+    Unsigned, UntrustedKey, RevokedKey, WrongSignature, ManifestError (malformed), Expired, OtherDevice, OlderVersion or
+    FilesDiffer, in this order.
     """
     with open_folder(folder) as opened:
         raw, sealed = (_small(opened, name) for name in (MANIFEST, SIGNATURE))
@@ -234,7 +234,7 @@ def _refuse_other_files(manifest: Manifest, opened: OpenFolder) -> None:
 
 
 def _names(opened: OpenFolder) -> list[str]:
-    """What a manifest lists: all but itself, its signature, and what a killed `sign` left of them."""
+    """The files that a manifest lists: all except itself, its signature, and the temporary files of a killed `sign`."""
     return [name for name in opened.names() if name not in (MANIFEST, SIGNATURE) and not LEFTOVER.fullmatch(name)]
 
 
@@ -258,7 +258,7 @@ def _read(model: type[Signed], data: bytes, path: Path) -> Signed:
 
 
 def _complaint(problem: ValidationError) -> str:
-    """The first complaint. Values come from who knows where, so they are shown in ASCII and cut short."""
+    """The first error. Values may come from anywhere, so they are shown in ASCII and shortened."""
     first = problem.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     return ascii(f"{where}: {first['msg'].removeprefix('Value error, ')}"[:200])[1:-1]

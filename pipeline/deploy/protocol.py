@@ -1,4 +1,4 @@
-"""Answers: what the agent on a device may say, checked before anything is made of it; a device can be broken, or another's."""
+"""Protocol: the answers that the agent may give. They are checked before use, because the device may be broken or hostile."""
 
 from typing import Annotated, Any, TypeVar
 
@@ -19,37 +19,37 @@ _strict = ConfigDict(extra="forbid")
 
 @dataclass(frozen=True, config=_strict)
 class Release:
-    """One that was committed on a device."""
+    """A release that was committed on a device."""
 
     release: Hash
     """SHA-256 of its manifest."""
     name: Text | None = None
     version: Count | None = None
     at: Text | None = None
-    """UTC; null where the device's record was lost."""
+    """UTC; None if the device's record was lost."""
 
 
 @dataclass(frozen=True, config=_strict)
 class StoreStatus:
-    """What a device says of its store."""
+    """The state of a device's store."""
 
     store: Text
     """Its folder."""
     history: tuple[Release, ...]
-    """Committed releases, newest first; only the first serves."""
+    """Committed releases, newest first. Only the first one serves."""
     current: Hash | None
-    """The release that `current` leads to."""
+    """The release that `current` points to."""
     pending: Hash | None
-    """One that was switched to and is not committed."""
+    """A release that was switched to and is not committed."""
     releases: tuple[Text, ...]
     incoming: Count
-    """Shipments that were cut off, or are under way."""
+    """Number of shipments that were cut off or are under way."""
     foreign: tuple[Text, ...]
     """The first few things in the store that this program did not make."""
     last: Text | None
-    """What happened last, with its time."""
+    """The last event, with its time."""
     healed: Text | None
-    """What was put right just now."""
+    """What was just recovered."""
     busy: bool
     free_bytes: Count
     architecture: Text
@@ -59,7 +59,7 @@ class StoreStatus:
 
 @dataclass(frozen=True, config=_strict)
 class Begun:
-    """What is there already of an artifact: it serves; it is placed; or these files have so many bytes, of that SHA-256."""
+    """What the device already has of an artifact: it serves; or it is installed; or these files have this size and SHA-256."""
 
     current: bool = False
     placed: bool = False
@@ -68,36 +68,36 @@ class Begun:
 
 @dataclass(frozen=True, config=_strict)
 class Health:
-    """What a health check saw."""
+    """The result of a health check."""
 
     golden_inputs: Annotated[int, Field(ge=1, lt=2**31)]
-    """So many answered rightly."""
+    """Number of golden inputs that were answered correctly."""
     peak_memory_bytes: Count | None
-    """VmHWM of a process that loads and runs the model; null where the system does not tell."""
+    """VmHWM of a process that loads and runs the model; None if the system does not report it."""
     runs: Count
-    """Timed ones."""
+    """Number of timed runs."""
     latency_p50_ms: Latency | None
     latency_p90_ms: Latency | None
-    """The early-stopping p90 of MLPerf; null below 64 runs."""
+    """The early-stopping p90 of MLPerf; None below 64 runs."""
     attempts: Annotated[int, Field(ge=1, lt=2**31)]
-    """So many it took to stay within the budget."""
+    """Number of attempts until it stayed within the budget."""
 
 
 @dataclass(frozen=True, config=_strict)
 class Previous:
-    """The release to go back to."""
+    """The release to roll back to."""
 
     release: Hash
 
 
 @dataclass(frozen=True, config=_strict)
 class Done:
-    """Nothing to tell."""
+    """An answer without content."""
 
 
 @dataclass(frozen=True, config=_strict)
 class Committed:
-    """The release that is made to stay."""
+    """The release that was committed."""
 
     committed: Hash
 
@@ -106,7 +106,7 @@ Answer = TypeVar("Answer")
 
 
 def checked(answer: dict[str, Any], kind: type[Answer], where: str) -> Answer:
-    """`answer` as a `kind`. Raises DeliveryError when it is not of that form."""
+    """`answer` as a `kind`. Raises DeliveryError if it does not have that form."""
     try:
         return TypeAdapter(kind).validate_python(answer)
     except ValidationError as problem:

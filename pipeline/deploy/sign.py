@@ -1,4 +1,4 @@
-"""Sign: a manifest for the artifact of a run, with what its evidence says of it."""
+"""Sign: a manifest for the artifact of a run, with the facts from its evidence."""
 
 import datetime
 import glob
@@ -21,23 +21,23 @@ Notify = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Signing:
-    """What a user may say about a manifest; what is left out comes from the artifact, the clock and the newest key."""
+    """What a user may set in a manifest. The rest comes from the artifact, the clock and the newest key."""
 
     name: str | None = None
-    """Default: the network's."""
+    """Default: the network's name."""
     version: int | None = None
-    """Default: seconds since 1970, so that what is signed later counts as newer."""
+    """Default: seconds since 1970, so that a later signature counts as newer."""
     devices: Sequence[str] = ()
     """Default: the device of the artifact's profile."""
     days: int = VALID_DAYS
     key: str | None = None
-    """Name or id."""
+    """Name or id of the key."""
 
 
 def sign(folder: Path, keys: Path, signing: Signing, now: datetime.datetime, notify: Notify) -> Manifest:
-    """Sign the artifact in `folder` with a key of the folder `keys`; where there is none yet, one is made and `notify` told.
+    """Sign the artifact in `folder` with a key of the folder `keys`. If there is no key, make one and call `notify`.
 
-    Raises RunError when there is no whole artifact, KeysError, FilesDiffer, ManifestError or StorageError.
+    Raises RunError if there is no complete artifact, KeysError, FilesDiffer, ManifestError or StorageError.
     """
     artifact = read_artifact(folder)
     device, architecture = _made_for(artifact, folder)
@@ -59,7 +59,7 @@ def sign(folder: Path, keys: Path, signing: Signing, now: datetime.datetime, not
 
 
 def ensure_signed(folder: Path, keys: Path, now: datetime.datetime, notify: Notify) -> None:
-    """Sign the artifact in `folder` as `sign` does by default, unless it is signed; whether rightly, `check_artifact` says."""
+    """Sign the artifact in `folder` with the defaults of `sign` unless it is signed. `check_artifact` checks the signature."""
     if not is_signed(folder):
         manifest = sign(folder, keys, Signing(), now, notify)
         notify(f"signed as version {manifest.version} of '{manifest.name}', until {manifest.expires}")
@@ -79,7 +79,7 @@ def _made_for(artifact: Artifact, folder: Path) -> tuple[str, str]:
 
 
 def _provenance(artifact: Artifact) -> dict[str, str]:
-    """Where the artifact comes from, without paths and command lines: those can hold what is nobody else's business."""
+    """Where the artifact comes from, without paths and command lines, because these can hold private information."""
     measurement = artifact.shipped.measurement
     return {
         "compressed": artifact.created,

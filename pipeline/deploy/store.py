@@ -1,4 +1,4 @@
-"""Store: the agent on a device, `device.py`, and the questions it answers; every failure there is one of our errors here."""
+"""Store: the connection to the agent on a device. Every failure there is raised here as one of our errors."""
 
 import secrets
 import sys
@@ -32,9 +32,9 @@ AGENT = Path(__file__).with_name("agent.py")
 KEPT = "what arrived is kept: run the same command again"
 SAFE = "what served there serves on"
 ANSWER_BYTES = 2**20
-"""No honest answer is longer."""
+"""Largest size of a valid answer."""
 SLOWEST_BYTES_PER_S = 1000
-"""A link that is slower than this counts as lost."""
+"""A slower link counts as lost."""
 ERRORS: dict[str, tuple[type[CompressError], str]] = {
     "busy": (DeviceBusy, "wait for it"),
     "storage": (DeviceStorage, f"{SAFE}; free some space or make it writable, then run the same command again"),
@@ -53,29 +53,29 @@ Answer = TypeVar("Answer")
 
 @dataclass(frozen=True)
 class Patience:
-    """How long to wait for what, in seconds."""
+    """How long to wait, in seconds."""
 
     silence_s: float = 60.0
-    """Without a sign of progress from the other side, on either side; an agent at work gives one every two seconds."""
+    """Longest time without progress, on either side. A working agent reports every two seconds."""
     health_s: float = 300.0
-    """For a release to load, answer and be timed."""
+    """Time for a release to load, answer and be timed."""
     commit_s: float = 120.0
-    """From the switch to the commit; after that the device goes back by itself."""
+    """Time from the switch to the commit. After that the device rolls back by itself."""
     whole_s: float = 3600.0
-    """For the whole conversation, beside the time that its bytes take on the slowest link."""
+    """Time for the whole conversation, plus the time that its bytes take on the slowest link."""
 
 
 class Store:
-    """A connection to the store of a profile's device; to be closed. The agent there ends with it."""
+    """A connection to the store of a profile's device. It must be closed. The agent there ends with it."""
 
     def __init__(self, profile: Profile, patience: Patience, *, write: bool, make: bool = False) -> None:
         """Start the agent and open the store of the profile's device.
 
-        write: hold the store for this connection alone, and recover what a power cut left half done; without it, nothing
-        there is changed. make: make the store where there is none.
+        write: lock the store for this connection, and recover what a power cut left half done. Without it, nothing on the device
+        is changed. make: make the store if there is none.
 
-        Raises DeviceUnreachable, HostKeyRefused, DeviceSoftware, DeviceBusy, DeviceStorage, NoPrevious when there is no store
-        to write to, or DeliveryError when the folder is not a store of this program.
+        Raises DeviceUnreachable, HostKeyRefused, DeviceSoftware, DeviceBusy, DeviceStorage, NoPrevious if there is no store to
+        write to, or DeliveryError if the folder is not a store of this program.
         """
         device = profile.device
         if device.host is None and not device.this_machine:
@@ -94,7 +94,7 @@ class Store:
             raise diagnosis(loss, device) from None
         except Refused as refusal:
             raise self._error(refusal.kind, refusal.detail) from None
-        # what was sent until now was the agent's text
+        # the bytes sent so far are the agent's text
         self._ends = time.monotonic() + patience.whole_s - self._link.sent_bytes / SLOWEST_BYTES_PER_S
         try:
             order = {"do": "open", "store": device.store, "silence_s": patience.silence_s, "write": write, "make": make}
@@ -104,10 +104,10 @@ class Store:
             raise
 
     def ask(self, message: dict[str, Any], kind: type[Answer], blob: bytes = b"") -> Answer:
-        """The agent's answer, a `kind`.
+        """Ask the agent, and return its answer as a `kind`.
 
-        Raises the error that a failure stands for, DeviceUnreachable and its kin for a lost link, DeliveryError for an
-        answer that is none.
+        Raises the error that a failure stands for, DeviceUnreachable and its subclasses for a lost link, DeliveryError for an
+        invalid answer.
         """
         self._doing = message["do"]
         self._switched = self._switched or self._doing == "switch"
@@ -126,7 +126,7 @@ class Store:
         return checked(answer, kind, self.where)
 
     def close(self) -> None:
-        """Hang up; a switch that was not committed is taken back by the device. May be called twice."""
+        """Close the connection. The device takes back a switch that was not committed. May be called twice."""
         with suppress(OSError):
             self._link.close()
 

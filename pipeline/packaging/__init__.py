@@ -1,1 +1,1 @@
-"""From the fine-tuned network to the artifact folder, with the evidence beside it."""
+"""Turns the fine-tuned network into the artifact folder, with its evidence."""

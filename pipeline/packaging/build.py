@@ -1,4 +1,4 @@
-"""Ship: export the trained network, prove the file, measure it again, test it once, and pack the evidence."""
+"""Build: export the trained network, prove the file, measure it again, test it once, and pack it with its evidence."""
 
 import datetime
 import html
@@ -42,13 +42,13 @@ PACKAGES = ("edge-compress", "torch", "torchvision", "onnx", "onnxruntime", "onn
 
 @dataclass(frozen=True)
 class Final:
-    """The file that ships, and what was shown of it."""
+    """The file that ships, and what was proven about it."""
 
     pruned: PrunedModel
     proofs: tuple[str, ...]
     precision: Precision = "fp32"
     rows: tuple[PrecisionRow, ...] = ()
-    """Side by side, where int8 was tried."""
+    """Dense and pruned, float32 and int8, if int8 was tried."""
 
 
 def ship(
@@ -61,7 +61,7 @@ def ship(
 ) -> Artifact:
     """Measure and test the final file, and pack it with its evidence into `context.run.artifact`. `page` makes report.html.
 
-    Raises ShipError when the file does not answer like the network, or cannot be measured any more.
+    Raises ShipError if the file answers differently from the network, or if it can no longer be measured.
     """
     builder, task, profile, constraints = context.builder, context.task, context.profile, context.constraints
     provenance, dense = context.provenance, judge.dense
@@ -129,8 +129,8 @@ def ship(
 
 
 def _reported(artifact: Artifact, page: Callable[[Artifact], bytes], callback: Callback) -> tuple[bytes, Artifact]:
-    """The report, and the artifact that it is of. A report that cannot be made costs only itself: a page that says so takes its
-    place, the artifact carries a notice, and all figures are in artifact.json.
+    """The report, and the artifact that it describes. A failed report does not cost the run its artifact: a page with the reason
+    replaces it, and the artifact gets a notice. artifact.json holds all figures.
     """
     try:
         return page(artifact), artifact
@@ -142,10 +142,10 @@ def _reported(artifact: Artifact, page: Callable[[Artifact], bytes], callback: C
 
 
 def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate) -> Final:
-    """The exported, simplified and verified float32 file of the trained network, of the same structure as what was measured.
+    """The exported, simplified and verified float32 file of the trained network. It has the structure of the measured candidate.
 
-    The same network and job make the same bytes: what is measured and when is told in artifact.json, not in the file. Raises
-    ShipError when it is another graph than the one that was measured, or does not answer like `tuned`.
+    The same network and job give the same bytes, because dates and measurements are in artifact.json, not in the file. Raises
+    ShipError if the export is another graph than the measured one, or if it answers differently from `tuned`.
     """
     exported = context.builder.exported(tuned)
     stamp(exported, _facts(context, tuned))
@@ -167,7 +167,7 @@ def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate) -> Fina
 
 
 def with_int8(context: RunContext, final: Final, tried: Quantised) -> Final:
-    """`final` in int8, if that is to ship. If not, the float32 file; a notice says why."""
+    """The int8 file if it is to ship; otherwise `final`, with a notice that says why."""
     if tried.pruned is None:
         context.notices.add(*tried.said)
         return replace(final, rows=tried.rows)
@@ -175,7 +175,7 @@ def with_int8(context: RunContext, final: Final, tried: Quantised) -> Final:
 
 
 def _facts(context: RunContext, tuned: nn.Module) -> dict[str, str]:
-    """What the file says of itself; see `METADATA` for the prefix of the keys."""
+    """Metadata that is written into the file. `METADATA` is the prefix of its keys."""
     provenance = context.provenance
     return {
         "weights": sha256_bytes(weights_bytes(tuned)),
@@ -187,7 +187,7 @@ def _facts(context: RunContext, tuned: nn.Module) -> dict[str, str]:
 
 
 def budget_rows(constraints: tuple[Constraint, ...], dense: Candidate, shipped: Candidate) -> list[Row]:
-    """The budget's own lines first, then the other figures for information."""
+    """The rows of the budget's limits first, then the other figures for information."""
     limited = {constraint.metric.key for constraint in constraints}
     others = [metric for metric in known_metrics().values() if metric.key not in limited]
     return [
@@ -222,7 +222,7 @@ def _row(metric: Metric, constraint: Constraint | None, dense: Candidate, shippe
 
 
 def _verdict(constraint: Constraint, shipped: Candidate, dense: Candidate) -> Verdict:
-    """Only the device may say that its budget is met: what was predicted within stays undecided."""
+    """The verdict on one limit. Only the device can say 'within': a predicted 'within' becomes 'undecided'."""
     found = constraint.verdict(shipped, dense)
     predicted = shipped.measurement is not None and shipped.measurement.fingerprint.mode == "predicted"
     return "undecided" if found == "within" and predicted and constraint.metric.measured else found

@@ -10,7 +10,7 @@ __all__ = ["Model", "load"]
 
 
 def load(folder: Path) -> ort.InferenceSession:
-    """A session for the release in `folder`, set up as it was when it was measured."""
+    """A session for the release in `folder`, with the settings that it was measured with."""
     told = json.loads((folder / "serving.json").read_text(encoding="utf-8"))["session"]
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = told["threads"], 1
@@ -23,19 +23,19 @@ def load(folder: Path) -> ort.InferenceSession:
 
 
 class Model:
-    """The release that the link `current` leads to; a switch is followed at the next run, without a pause in between."""
+    """The release that the link `current` points to. After a switch, the next run uses the new release, without a pause."""
 
     def __init__(self, current: str) -> None:
         self.current, self.release = Path(current).expanduser(), Path()
         self.follow()
 
     def follow(self) -> None:
-        """Load the release that `current` leads to now, if it is another one; the old one is let go when the new one runs."""
+        """Load the release that `current` points to now, if it has changed. The old one is dropped when the new one is loaded."""
         release = self.current.resolve()
         if release != self.release:
             self.session, self.release = load(release), release
 
     def run(self, x: np.ndarray) -> np.ndarray:
-        """`x` float32, (1, C, H, W) -> the network's output."""
+        """Run the network on `x`, float32 (1, C, H, W), and return its output."""
         self.follow()
         return np.asarray(self.session.run(None, {self.session.get_inputs()[0].name: x})[0])

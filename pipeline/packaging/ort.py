@@ -18,17 +18,17 @@ CONFIG = "model.required_operators_and_types.config"
 TIME_LIMIT_S = 300.0
 LEVELS = {"disabled": "disable", "basic": "basic", "extended": "extended", "all": "all"}
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-4, "int8": 5e-2}
-"""Largest difference allowed, as a share of the largest answer. The format fixes ahead which int8 operators run, and these round
-otherwise than the ones that the machine here would choose."""
+"""Largest allowed difference, as a share of the largest answer. int8 operators are fixed when the file is made, and may round
+differently from those that this machine would choose."""
 
 
 def ort_files(
     data: bytes, precision: Precision, profile: Profile, inputs: Tensor, time_limit_s: float = TIME_LIMIT_S
 ) -> tuple[dict[str, bytes], str]:
-    """MODEL and CONFIG for the ONNX file `data`, and what was shown of them.
+    """MODEL and CONFIG for the ONNX file `data`, and the result of comparing them.
 
-    The optimisations of the profile are done ahead, without the blocked layout, whose width is that of the machine that makes
-    it; converted in a child process, loaded here, and compared on real `inputs`, (N, C, H, W). Raises ShipError.
+    The profile's optimisations are applied in advance, but not the blocked layout, because its width depends on the machine that
+    converts. The conversion runs in a child process. The result is compared on real `inputs`, (N, C, H, W). Raises ShipError.
     """
     arm = profile.architecture in ("aarch64", "armv7l")
     with scratch_folder("ort") as folder:
@@ -69,5 +69,5 @@ def _shown(data: bytes, ort: bytes, inputs: Tensor, tolerance: float) -> str:
 
 
 def _without_comments(config: bytes) -> bytes:
-    """They tell the path of the folder that it was made in."""
+    """The configuration without comments. They contain the path of the folder that it was made in."""
     return b"".join(line for line in config.splitlines(keepends=True) if not line.startswith(b"#"))

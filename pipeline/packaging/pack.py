@@ -1,4 +1,4 @@
-"""Pack: the artifact folder, written whole or not at all."""
+"""Pack: write the artifact folder, completely or not at all."""
 
 import json
 import os
@@ -30,7 +30,7 @@ PLAN_FORMAT = 1
 
 @dataclass(frozen=True)
 class _Plan:
-    """plan.json, as far as it is read."""
+    """The parts of plan.json that are read."""
 
     format: int
     groups: Mapping[str, Any]
@@ -40,23 +40,23 @@ _PLAN = TypeAdapter(_Plan)
 
 
 def weights_bytes(module: nn.Module) -> bytes:
-    """The state dict of the small network as safetensors."""
+    """The state dict of the pruned network as safetensors."""
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
 
 
 def plan_json(model: str, plan: ChannelPlan, kept: Kept, model_args: Mapping[str, Any] | None = None) -> bytes:
-    """Widths, which channels of the original network they are, and how that network is made."""
+    """The widths, the kept channels of the original network, and how that network is made, as JSON."""
     groups = {name: {"width": width, "channels": list(kept[name])} for name, width in plan}
     arguments = {"model_args": dict(model_args)} if model_args else {}
     return json.dumps({"format": PLAN_FORMAT, "model": model, **arguments, "groups": groups}, indent=1).encode()
 
 
 def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
-    """The small torch network of an artifact folder, in evaluation mode; no pickle is read.
+    """Load the pruned torch network of an artifact folder, in evaluation mode. No pickle is read.
 
-    `original` is what the compressed network's own factory returns, with any weights.
+    `original` is the network from the factory that was compressed, with any weights.
 
-    Raises RunError when the folder holds no weights, WeightsError when they are another network's.
+    Raises RunError if the folder holds no weights, WeightsError if they belong to another network.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -86,15 +86,15 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
 
 
 def file_facts(files: Mapping[str, bytes]) -> dict[str, FileFacts]:
-    """Hash and size of each."""
+    """Hash and size of each file."""
     return {name: FileFacts(sha256_bytes(data), len(data)) for name, data in files.items()}
 
 
 def pack(folder: Path, artifact: Artifact, files: Mapping[str, bytes]) -> None:
-    """Write `files` and artifact.json, and make the folder appear at `folder` at once.
+    """Write `files` and artifact.json to a temporary folder, and rename it to `folder`.
 
-    A folder that is there already was found not to be whole; it is set aside. Raises StorageError, and then nothing of
-    the new folder is left.
+    A folder that already exists was found to be damaged; it is renamed. Raises StorageError, and then nothing of the new folder
+    is left.
     """
     temporary = temporary_beside(folder)
     with storage_errors(folder):

@@ -1,7 +1,7 @@
-"""Rehearse: go the whole way once with a narrowed network, before the search, so that what cannot work is known in time.
+"""Rehearsal: run all steps once with a narrowed network before the search, so that failures are found early.
 
-A batch is scored, a step is trained, and the moved weights are exported, simplified, compared, reported and packed by the same
-functions that end a run. Nothing of it is measured, test data are not looked at, and what it writes is removed.
+A batch is scored, a step is trained, and the changed weights are exported, simplified, compared, reported and packed by the
+same functions that end a run. Nothing is measured, no test data are read, and the written files are removed.
 """
 
 import importlib.metadata
@@ -45,7 +45,7 @@ EFFORT = MeasurementOptions(2)
 
 @dataclass(frozen=True)
 class _Outcome:
-    """What a rehearsal found, as it is kept for a resumed run."""
+    """The result of a rehearsal, as it is saved for a resumed run."""
 
     key: str
     sliceable: bool
@@ -58,13 +58,13 @@ _OUTCOME = TypeAdapter(_Outcome)
 
 
 def rehearse(context: RunContext, seed: int) -> RunContext:
-    """The context to continue with, after the whole way was gone with half of all channels.
+    """Run all steps with half of all channels, and return the context to continue with.
 
-    `context.builder.module` and its copies keep the manner that was found to work: where the fastest does not, other layouts and
-    training modes are tried. Where the slice of the graph is not the one that the exporter makes of the trained network, the
-    builder exports every candidate. The outcome is kept in the run directory, and taken from there when nothing has changed.
+    `context.builder.module` and its copies keep the manner that works: if the fastest fails, other layouts and training modes are
+    tried. If slicing the graph differs from exporting the trained network, the builder exports every candidate. The outcome is
+    saved in the run directory, and read from there if nothing has changed.
 
-    Raises NetworkError where the network's own code fails, ShipError where no file could be shipped, StorageError.
+    Raises NetworkError if the network's own code fails, ShipError if no file could be shipped, StorageError.
     """
     kept = context.run.folder / "rehearsal.json"
     key = _key(context)
@@ -109,9 +109,9 @@ def _rehearsed(context: RunContext, seed: int, key: str) -> _Outcome:
 
 
 def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[Manner, Finetuned]:
-    """The first manner in which a narrowed network is scored and trained, and that network.
+    """The first manner in which a narrowed network can be scored and trained, and that network.
 
-    Raises NetworkError, with the first failure, where there is none.
+    Raises NetworkError, with the first failure, if there is none.
     """
     found = manner_of(context.builder.module)
     failure: NetworkError | None = None
@@ -137,7 +137,7 @@ def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[Manner,
 
 
 def _move(module: nn.Module) -> None:
-    """Change all weights and statistics a little: also those that one step does not reach."""
+    """Change all weights and statistics slightly, including those that one training step does not change."""
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.is_floating_point():
@@ -145,7 +145,7 @@ def _move(module: nn.Module) -> None:
 
 
 def _ship(context: RunContext, plan: ChannelPlan, tuned: Finetuned, scratch: Path) -> None:
-    """Everything between fine-tuning and a packed artifact, in the folder `scratch`, with simulated figures.
+    """All steps from fine-tuning to a packed artifact, in the folder `scratch`, with simulated figures.
 
     Raises ShipError, StorageError.
     """
@@ -174,7 +174,7 @@ def _without_slices(builder: PrunedModelBuilder) -> PrunedModelBuilder:
 
 
 def _key(context: RunContext) -> str:
-    """What the outcome depends on."""
+    """Hash of everything that the outcome depends on."""
     facts = {
         "graph": sha256_file(context.run.dense_graph),
         "job": context.provenance.job,
@@ -184,7 +184,7 @@ def _key(context: RunContext) -> str:
 
 
 def _read(path: Path, key: str) -> _Outcome | None:
-    """The kept outcome of the same rehearsal; None where there is none, or no readable one."""
+    """The saved outcome of the same rehearsal; None if there is none that can be read."""
     with suppress(OSError, ValidationError):
         outcome = _OUTCOME.validate_json(path.read_bytes())
         return outcome if outcome.key == key else None
@@ -193,7 +193,7 @@ def _read(path: Path, key: str) -> _Outcome | None:
 
 @contextmanager
 def _untouched_generators() -> Iterator[None]:
-    """Random generators are afterwards where they were: a run searches and trains as if it had not been rehearsed."""
+    """Restore the random generators afterwards, so that the search and the training do not depend on the rehearsal."""
     python, numbers = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""Serving: the files that a device needs beside the model: how to run it, what it should answer, what it may cost."""
+"""Serving: the files that a device needs besides the model. They say how to run it, what it should answer, and its limits."""
 
 import io
 import json
@@ -15,15 +15,15 @@ from pipeline.core.profile import Precision, Profile
 __all__ = ["GOLDEN_INPUTS", "SERVED_FILES", "device_limits", "serving_files"]
 
 SERVED_FILES = ("model.onnx", "serving.json", "infer.py", "golden-inputs.npy", "golden-outputs.npy")
-"""What a device gets of an artifact; weights and report stay here."""
+"""The files of an artifact that a device gets. Weights and report stay here."""
 GOLDEN_INPUTS = 16
 GOLDEN_BYTES = 2 * 2**20
-"""Fewer golden inputs where they are large; one at least."""
+"""Limit on the golden inputs' size. Large inputs are fewer, but at least one."""
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-2, "int8": 5e-2}
-"""Largest difference from an expected output, as a share of the largest; kernels of other processors round otherwise."""
+"""Largest difference from an expected output, as a share of the largest. Other processors' kernels round differently."""
 _LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 _LIMITED = {"latency_p50": "latency_p50_ms", "latency_p90": "latency_p90_ms", "peak_memory": "peak_memory_bytes"}
-"""Metrics that the health check can judge, and what it calls them."""
+"""Metrics that the health check can judge, and its names for them."""
 
 
 def serving_files(
@@ -33,10 +33,10 @@ def serving_files(
     limits: Mapping[str, float],
     precision: Precision = "fp32",
 ) -> dict[str, bytes]:
-    """All of SERVED_FILES but the model.
+    """All of SERVED_FILES except the model.
 
-    `inputs` (N, C, H, W), real ones, and `outputs` (N, ...), what the shipped file answers to each; so many are kept as
-    GOLDEN_INPUTS and GOLDEN_BYTES allow. `limits`: see `device_limits`.
+    `inputs`: real inputs, (N, C, H, W). `outputs`: the shipped file's answers, (N, ...). GOLDEN_INPUTS and GOLDEN_BYTES limit how
+    many are kept. `limits`: see `device_limits`.
     """
     count = max(1, min(GOLDEN_INPUTS, len(inputs), GOLDEN_BYTES // max(1, inputs[:1].nbytes)))
     runtime = profile.runtime
@@ -70,8 +70,8 @@ def serving_files(
 def device_limits(constraints: tuple[Constraint, ...], dense: Candidate, shipped: Candidate) -> dict[str, float]:
     """The budget in the units of the health check: latency_p50_ms, latency_p90_ms, peak_memory_bytes.
 
-    A share of the dense network becomes a figure where the device itself measured the dense network; where another
-    machine stood in for it, the device cannot be held to a share, and the limit is left out.
+    A limit relative to the dense network becomes a figure if the device itself measured the dense network. If another machine
+    measured it, the figure would not hold for the device, and the limit is left out.
     """
     limits: dict[str, float] = {}
     measured = shipped.measurement
@@ -82,7 +82,7 @@ def device_limits(constraints: tuple[Constraint, ...], dense: Candidate, shipped
         if not constraint.relative:
             limits[_LIMITED[key]] = constraint.limit
         elif measured and measured.fingerprint.mode == "device":
-            # the dense graph of the same minutes where there is one
+            # the dense graph of the same minutes, if it was measured
             paired = {"latency_p50": measured.reference_p50_ms, "latency_p90": measured.reference_p90_ms}.get(key)
             whole = paired or constraint.metric.absolute(dense, dense)
             if whole:

@@ -1,4 +1,4 @@
-"""Verify: the file that ships answers like the network it came from, on real inputs."""
+"""Verify: show on real inputs that the file that ships answers like its network."""
 
 from dataclasses import dataclass
 
@@ -20,17 +20,17 @@ RELATIVE, ABSOLUTE = 1e-3, 1e-4
 
 @dataclass(frozen=True)
 class Verified:
-    """An ONNX file and what was shown of it."""
+    """An ONNX file, and what was proven about it."""
 
     data: bytes
     proofs: tuple[str, ...]
 
 
 def verified_file(module: nn.Module, data: bytes, inputs: Tensor) -> Verified:
-    """`data`, the export of `module`, simplified where that is safe, checked, and compared with `module` on `inputs`.
+    """Simplify `data`, the export of `module`, if that is safe; check it; and compare it with `module` on `inputs`.
 
-    `inputs`: real ones, (N, C, H, W). Answers must agree within 1e-3 relative and 1e-4 of the largest; the proof tells how
-    many decisions (the largest output) differ, which only ties can. Raises ShipError naming the first input that disagrees.
+    `inputs`: real inputs, (N, C, H, W). Answers must agree within 1e-3 relative and 1e-4 of the largest. The proof says how many
+    decisions (the largest output) differ; only ties can. Raises ShipError, which names the first input that disagrees.
     """
     simplified = simplify(data, inputs[:1].numpy())
     try:
@@ -61,7 +61,7 @@ def _proofs(module: nn.Module, simplified: Simplified, inputs: Tensor) -> tuple[
             f"the ONNX file answers differently from the network on {len(wrong)} of {len(inputs)} inputs, first on number "
             f"{wrong[0]} (by {off[wrong[0]].max():.3g}, largest output {scale:.3g}); nothing is shipped"
         )
-    # answers that agree can decide differently only where two outputs are nearly equal, as in a network that knows little
+    # answers that agree can decide differently only if two outputs are nearly equal, as in a poorly trained network
     ties = int((expected.reshape(len(inputs), -1).argmax(1) != found.reshape(len(inputs), -1).argmax(1)).sum())
     alike = "all of them" if not ties else f"all but {ties}, whose two largest outputs are equal within that difference"
     return (

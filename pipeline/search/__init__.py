@@ -1,1 +1,1 @@
-"""Searchers: handed a space and a black box that judges plans, they look for the best plan within the budget."""
+"""Searchers: given a search space and a black box that evaluates plans, they look for the best plan within the budget."""

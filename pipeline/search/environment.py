@@ -1,4 +1,4 @@
-"""PruningEnv: one episode decides the width of every group, input to output, and ends with one measured trial."""
+"""PruningEnv: an episode decides the width of every group, from input to output, and ends with one measured trial."""
 
 from typing import Any
 
@@ -16,28 +16,28 @@ Floats = NDArray[np.float32]
 FEATURES = (
     "position",  # of the group in the network, 0 to 1
     "log2_channels",  # of the group, over 12
-    "narrowest",  # smallest width on offer over its channels
-    "macs_share",  # arithmetic that hangs on the group
-    "params_share",  # parameters that hang on it
-    "macs_decided",  # macs_share of the groups already decided, over that of all: a layer hangs on two groups
-    "macs_removed",  # macs_share of those, times what was removed of them, over that of all
+    "narrowest",  # smallest allowed width over its channels
+    "macs_share",  # share of the MACs that the group can save
+    "params_share",  # share of the parameters that it can save
+    "macs_decided",  # macs_share of the decided groups over that of all; a layer's MACs count in two groups
+    "macs_removed",  # macs_share of these, times their removed fraction, over that of all
     "params_removed",
-    "last_action",  # of the group before
+    "last_action",  # of the previous group
     "mean_action",  # so far
 )
-"""State of an agent; as in paper A (layer, shape, sum of actions), with what was removed so far, from AMC, added.
+"""State of an agent: that of paper A (layer, shape, sum of actions), and what was removed so far, from AMC.
 
-What was removed is arithmetic and parameters; what a plan costs on the device is measured at its end
+Removed are MACs and parameters. The cost of a plan on the device is measured only at its end
 (docs/decisions/0018-the-cost-so-far.md).
 """
 
 
 class PruningEnv(gymnasium.Env[Floats, Floats]):
-    """Markov decision process of paper A (arXiv 2110.08558) with channels in place of single weights.
+    """Markov decision process of paper A (arXiv 2110.08558), with channels instead of single weights.
 
-    Action: (1,) in [0, 1], the fraction of channels the current group keeps. Reward: 0, and at the end of the episode
-    the plan's score over 100, less `violation_price` times its worst violation, for agents that know rewards only. `info` at
-    the end holds the `assessment`, whose violations are the costs, for those that know constraints.
+    Action: (1,) in [0, 1], the fraction of channels that the current group keeps. Reward: 0 until the episode ends, then the
+    plan's score over 100, minus `violation_price` times its worst violation, for agents without constraints. At the end, `info`
+    holds the `assessment`, an `Evaluation` whose violations are the costs, for agents with constraints.
     """
 
     def __init__(self, problem: Problem, violation_price: float = 0.0) -> None:
@@ -49,13 +49,13 @@ class PruningEnv(gymnasium.Env[Floats, Floats]):
         self.action_space = spaces.Box(0.0, 1.0, (1,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Floats, dict[str, Any]]:
-        """Nothing is decided yet."""
+        """Start an episode in which nothing is decided yet."""
         super().reset(seed=seed)
         self._fractions = []
         return self._observe(), {}
 
     def step(self, action: Floats) -> tuple[Floats, float, bool, bool, dict[str, Any]]:
-        """Decide the current group; after the last one, let the plan be judged."""
+        """Decide the current group. After the last one, evaluate the plan."""
         self._fractions.append(float(np.clip(action[0], 0.0, 1.0)))
         if len(self._fractions) < len(self._choices):
             return self._observe(), 0.0, False, False, {}
@@ -70,7 +70,7 @@ class PruningEnv(gymnasium.Env[Floats, Floats]):
 
 
 def observe(space: SearchSpace, fractions: NDArray[np.floating[Any]]) -> Floats:
-    """State of n episodes, each with the fractions decided so far, (n, decided) -> (n, features)."""
+    """State of n episodes, given the fractions decided so far: (n, decided) -> (n, features)."""
     choices = space.choices
     count, decided = fractions.shape
     choice = choices[min(decided, len(choices) - 1)]

@@ -1,10 +1,10 @@
-"""Greedy: narrow the group that pays least for what it saves, step by step; after NetAdapt (Yang et al., arXiv 1804.03230).
+"""Greedy: narrow the group that costs least for what it saves, step by step, after NetAdapt (Yang et al., arXiv 1804.03230).
 
 Differences from NetAdapt:
- 1. what a narrower group saves is measured on the whole network, not read from a table of layers.
- 2. a step tries as many groups as the trials allow, those that paid least when they were last tried first.
- 3. no proposal is fine-tuned, and a step takes what pays least for what it saves, where theirs has a target that decays.
- 4. once within the budget, the remaining trials widen one group, or widen one and narrow another, where that raises the score.
+ 1. The saving of a narrower group is measured on the whole network, not read from a table of layers.
+ 2. A step tries as many groups as the trials allow, starting with those that cost least when they were last tried.
+ 3. No proposal is fine-tuned. A step takes the group with the lowest cost per saving; NetAdapt has a target that decays.
+ 4. Within the budget, the remaining trials widen one group, or widen one and narrow another, if that raises the score.
 """
 
 from dataclasses import dataclass
@@ -24,16 +24,16 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class GreedySettings:
-    """How trials are shared out."""
+    """How the trials are divided."""
 
     steps: int = 10
-    """From the dense network to the budget."""
+    """Number of steps from the dense network to the budget."""
     narrowing_share: float = 0.6
-    """Share of the trials meant for them; the rest improve what was found."""
+    """Share of the trials for these steps. The others improve the plan that was found."""
 
 
 class _Ledger:
-    """What each group was seen to save and to pay, per share of its channels."""
+    """The observed savings and costs of each group, per share of its channels."""
 
     def __init__(self, problem: Problem) -> None:
         choices = problem.space.choices
@@ -41,7 +41,7 @@ class _Ledger:
         self.saved = np.asarray([max(choice.macs_share, 1e-3) for choice in choices])
         """The violation that narrowing a group saves, first estimated from its MACs."""
         self.paid = np.zeros(len(choices))
-        """Score that they are worth; at first nothing, so that every group is tried."""
+        """The score that narrowing a group costs. It starts at 0, so that every group is tried."""
         self.asked: set[ChannelPlan] = set()
 
     def ask(self, plan: ChannelPlan) -> Evaluation:
@@ -54,7 +54,7 @@ class _Ledger:
 
 
 def greedy(problem: Problem, settings: GreedySettings | None = None) -> None:
-    """Search with `problem.trials` judgements; see `Searcher`."""
+    """Search with `problem.trials` evaluations; see `Searcher`."""
     settings = settings or GreedySettings()
     ledger = _Ledger(problem)
     dense = problem.space.dense()
@@ -70,13 +70,13 @@ def greedy(problem: Problem, settings: GreedySettings | None = None) -> None:
                 tried.append(ledger.ask(plan))
                 ledger.learn(int(group), _removed(problem, current.plan, plan), current, tried[-1])
         if not tried:
-            return  # everything is at its thinnest
+            return  # every group is at its thinnest
         current = min(tried, key=lambda answer: _price(current, answer))
     _improve(problem, ledger, current)
 
 
 def _improve(problem: Problem, ledger: _Ledger, current: Evaluation) -> None:
-    """Accept the first neighbour that is better and within, those that promise most first; end when none is."""
+    """Accept the first neighbour that is feasible and better, in the order of their estimates. Stop if there is none."""
     groups = range(len(problem.space.choices))
     while True:
         neighbours: list[tuple[bool, float, int, ChannelPlan]] = []
@@ -99,7 +99,7 @@ def _improve(problem: Problem, ledger: _Ledger, current: Evaluation) -> None:
 
 
 def _narrower(problem: Problem, plan: ChannelPlan, group: int, removed: float) -> ChannelPlan | None:
-    """`plan` with `group` narrower by the fraction `removed`, and by one width at least."""
+    """`plan` with `group` narrowed by the fraction `removed`, and by at least one width."""
     choice = problem.space.choices[group]
     wanted = plan[choice.name] - removed * choice.channels
     offers = [width for width in choice.widths if width < plan[choice.name]]
@@ -110,7 +110,7 @@ def _narrower(problem: Problem, plan: ChannelPlan, group: int, removed: float) -
 
 
 def _moved(problem: Problem, plan: ChannelPlan, group: int, by: int) -> ChannelPlan | None:
-    """`plan` with `group` some widths on; None past the end."""
+    """`plan` with `group` moved by `by` widths; None past the end."""
     choice = problem.space.choices[group]
     index = choice.widths.index(plan[choice.name]) + by
     return ChannelPlan.of({**dict(plan), choice.name: choice.widths[index]}) if 0 <= index < len(choice.widths) else None
@@ -121,7 +121,7 @@ def _removed(problem: Problem, before: ChannelPlan, after: ChannelPlan) -> float
 
 
 def _price(before: Evaluation, after: Evaluation) -> float:
-    """Score paid for each unit of violation saved; what saves nothing is never chosen while another saves."""
+    """Score lost per unit of violation saved. A plan that saves nothing is chosen only if no other saves anything."""
     saved = _worst(before) - _worst(after)
     return max(before.score - after.score, 0.0) / saved if saved > 0 else 1e9 - saved
 

@@ -1,11 +1,11 @@
-"""Knapsack: measure what each width of each group saves and pays, and solve for the best sum; after HALP (Shen et al.,
-arXiv 2110.10811).
+"""Knapsack: measure what each width of each group saves and costs, and solve for the best sum (Shen et al., HALP, arXiv
+2110.10811).
 
 Differences from HALP:
- 1. what a width saves is measured on the whole network, not read from a table of layers.
- 2. what it pays is the change in score, not a Taylor expansion of the loss.
- 3. what is chosen are widths of groups, in one go; theirs are single channels, pruned in rounds with fine-tuning between them.
- 4. it is solved again after each answer with estimates fitted to all answers, because neither sum is really a sum.
+ 1. The saving of a width is measured on the whole network, not read from a table of layers.
+ 2. The cost of a width is the change in score, not a Taylor expansion of the loss.
+ 3. The solution is a width per group, found at once. HALP prunes single channels in rounds, with fine-tuning between them.
+ 4. It is solved again after each evaluation, with estimates fitted to all of them, because neither sum is exact.
 """
 
 from collections.abc import Iterator
@@ -28,18 +28,18 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class KnapsackSettings:
-    """How trials are shared out."""
+    """How the trials are divided."""
 
     bisection_trials: int = 6
     design_share: float = 0.3
     bins: int = 1000
-    """The budget is spent in this many steps."""
+    """The number of steps in which the budget is spent."""
     rounds: int = 12
-    """Solutions for each set of estimates, between which the weights of several constraints are corrected."""
+    """Solutions per set of estimates. Between them, the weights of several constraints are corrected."""
 
 
 def knapsack(problem: Problem, settings: KnapsackSettings | None = None) -> None:
-    """Search with `problem.trials` judgements; see `Searcher`."""
+    """Search with `problem.trials` evaluations; see `Searcher`."""
     settings = settings or KnapsackSettings()
     answers = list(problem.known)
 
@@ -56,12 +56,12 @@ def knapsack(problem: Problem, settings: KnapsackSettings | None = None) -> None
         solved = _solutions(fit(problem.space, answers, additive=True), settings)
         plan = next((plan for plan in solved if plan not in known), None)
         if plan is None:
-            return  # nothing new looks better than what was asked
+            return  # no plan that is still unknown has a better estimate
         ask(plan)
 
 
 def _solutions(model: Surrogate, settings: KnapsackSettings) -> Iterator[ChannelPlan]:
-    """Plans within the budget by the estimates, from the highest score down, and last those that come nearest to it."""
+    """Plans that are estimated to be within the budget, best score first; then the others, by how little they exceed it."""
     choices = model.space.choices
     values = [score for score, _ in model.tables]
     costs = [violations for _, violations in model.tables]
@@ -82,16 +82,16 @@ def _solutions(model: Surrogate, settings: KnapsackSettings) -> Iterator[Channel
 
 
 def fill(values: list[Floats], costs: list[Floats], capacity: float, bins: int) -> Ints:
-    """Multiple-choice knapsack: one entry of each group, their costs within `capacity`, their values as large as can be.
+    """Multiple-choice knapsack: one entry per group, with total cost at most `capacity` and the largest total value.
 
-    By dynamic programming over `bins` steps of what can be spent, costs rounded up. Returns (solutions, groups): the best
-    first, then the best for ever less to spend; the cheapest of all where nothing fits.
+    Solved by dynamic programming over `bins` cost steps, with costs rounded up. Returns indices (solutions, groups): the best
+    solution, then the best for ever smaller capacities, then the cheapest entries. If nothing fits, only the cheapest.
     """
     cheapest = np.asarray([[int(cost.argmin()) for cost in costs]])
     room = capacity - sum(float(cost.min()) for cost in costs)
     if room < 0:
         return cheapest
-    room = max(room, 1e-12)  # with none left, or no limit at all, what costs no more than the cheapest still fits
+    room = max(room, 1e-12)  # without room, or without a limit, entries that cost no more than the cheapest still fit
     best = np.zeros(bins + 1)
     picked = np.zeros((len(values), bins + 1), dtype=np.int64)
     steps = [np.minimum(np.ceil((cost - cost.min()) / room * bins - 1e-9), bins + 1).astype(np.int64) for cost in costs]

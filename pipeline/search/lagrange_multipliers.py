@@ -1,4 +1,4 @@
-"""Multipliers: how much a violation weighs against the reward, one per constraint."""
+"""Lagrange multipliers: how much a violation weighs against the reward, one per constraint."""
 
 from dataclasses import dataclass
 
@@ -12,19 +12,19 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PIDSettings:
-    """Gains of the controller; the error is a mean violation, as a share of the limit."""
+    """Gains of the controller. Its error is a mean violation, as a share of the limit."""
 
     proportional: float = 10.0
     integral: float = 3.0
     derivative: float = 1.0
     smoothing: float = 0.5
-    """Weight of the past in the averages behind the proportional and derivative terms."""
+    """Weight of the past in the averages for the proportional and derivative terms."""
 
 
 class PIDMultipliers:
-    """Stooke et al., arXiv 2007.03964, algorithm 2. A plain Lagrangian multiplier is the integral term alone, which
-    overshoots and oscillates, as paper A's does (softplus, Adam with rate 1): in its tables it ends 17 to 29 % below the budget.
-
+    """PID multipliers of Stooke et al., arXiv 2007.03964, algorithm 2. A plain Lagrangian multiplier is the integral term alone.
+    It
+    overshoots and oscillates, like paper A's (softplus, Adam with rate 1), whose tables end 17 to 29 % below the budget.
         I   <- max(0, I + K_I e)
         P   <- smoothed e
         D   <- max(0, smoothed J_C - its last value)
@@ -38,7 +38,7 @@ class PIDMultipliers:
         self.values = np.zeros(constraints)
 
     def update(self, violations: Floats) -> None:
-        """`violations`: mean over the latest episodes, one per constraint; 0 is exactly on the limit."""
+        """Update from `violations`, one per constraint: the mean over the latest episodes. 0 is exactly on the limit."""
         settings = self._settings
         before = violations if self._smoothed is None else self._smoothed
         self._smoothed = settings.smoothing * before + (1 - settings.smoothing) * violations

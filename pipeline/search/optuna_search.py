@@ -1,4 +1,4 @@
-"""Evolution and TPE, by Optuna: two general searchers that a special one has to beat."""
+"""Evolution and TPE, by Optuna: two general searchers that a specialised one has to beat."""
 
 import warnings
 
@@ -13,16 +13,16 @@ __all__ = ["evolution", "tpe"]
 BISECTION_TRIALS = 6
 POPULATION = 10
 REPEATS = 200
-"""Questions in a row that were answered before; a sampler that has nothing new to ask has ended."""
+"""Number of known plans in a row after which a sampler is considered exhausted."""
 
 
 def evolution(problem: Problem) -> None:
-    """NSGA-II (Deb et al., 2002) with its constrained domination; one objective makes it a plain genetic algorithm."""
+    """NSGA-II (Deb et al., 2002) with its constrained domination. With one objective it is a plain genetic algorithm."""
     _search(problem, optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=problem.seed))
 
 
 def tpe(problem: Problem) -> None:
-    """Tree-structured Parzen estimator (Bergstra et al., 2011), constrained as in c-TPE, groups modelled together."""
+    """Tree-structured Parzen estimator (Bergstra et al., 2011), constrained as in c-TPE. The groups are modelled jointly."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         sampler = optuna.samplers.TPESampler(seed=problem.seed, multivariate=True)
@@ -30,8 +30,8 @@ def tpe(problem: Problem) -> None:
 
 
 def _search(problem: Problem, sampler: optuna.samplers.BaseSampler) -> None:
-    """Ask `sampler` until the trials are spent; it begins at the best uniform plan, as the other searchers do."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line per trial is the screen's to print
+    """Ask `sampler` for plans until the trials are spent. It starts from the best uniform plan, like the other searchers."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # the screen prints the line per trial
     answers = {answer.plan: answer for answer in problem.known}
     asked = 0
 

@@ -1,4 +1,4 @@
-"""Policy: a Beta distribution over the fraction that a group keeps, and how PPO-Lagrangian improves it."""
+"""Policy: a Beta distribution over the fraction that a group keeps, and its PPO-Lagrangian update."""
 
 from dataclasses import dataclass, field
 
@@ -18,7 +18,7 @@ Floats = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class AgentSettings:
-    """What the agent is made of."""
+    """Hyperparameters of the agent."""
 
     epochs: int = 10
     minibatches: int = 2
@@ -26,10 +26,10 @@ class AgentSettings:
     clip: float = 0.2
     gae_lambda: float = 0.95
     target_kl: float = 0.1
-    """An update stops when the policy has moved further than 1.5 times this."""
+    """An update stops when the approximate KL divergence exceeds 1.5 times this."""
     hidden: int = 32
     concentration: float = 7.0
-    """Initial alpha + beta of the Beta policy: a standard deviation of about 0.18 around the uniform plan."""
+    """Initial alpha + beta of the Beta policy. It gives a standard deviation of about 0.18 around the uniform plan."""
     gradient_norm: float = 0.5
     cost_clip: float = 1.0
     pid: PIDSettings = field(default_factory=PIDSettings)
@@ -37,7 +37,7 @@ class AgentSettings:
 
 @dataclass(frozen=True)
 class Episodes:
-    """n episodes of T steps, without what they earned."""
+    """n episodes of T steps, without their rewards."""
 
     states: Floats
     """(n, T, features)"""
@@ -66,14 +66,14 @@ class Agent:
         self._optimizer = torch.optim.Adam(self._parameters, settings.learning_rate, foreach=True)
 
     def policy(self, states: Tensor, groups: slice) -> torch.distributions.Beta:
-        """(..., len(groups), features) -> Beta over the fraction to keep; the second output scales its concentration."""
+        """(..., len(groups), features) -> Beta over the fraction to keep. The second output scales its concentration."""
         mean, concentration = (self._actor(states) + self._own[groups]).unbind(-1)
         mean = torch.sigmoid(mean).clamp(0.01, 0.99)
         total = 2.0 + (self.settings.concentration - 2.0) * torch.exp(concentration.clamp(-2.0, 4.0))
         return torch.distributions.Beta(mean * total, (1 - mean) * total)
 
     def play(self, count: int, generator: np.random.Generator) -> Episodes:
-        """`count` episodes at once; what they earn is for others to say."""
+        """Play `count` episodes at once. The caller computes their rewards."""
         groups = len(self._space.choices)
         states = np.empty((count, groups, len(FEATURES)), dtype=np.float32)
         actions, log_probabilities = np.empty((2, count, groups), dtype=np.float32)
@@ -81,14 +81,14 @@ class Agent:
             states[:, step] = observe(self._space, actions[:, :step])
             with torch.no_grad():
                 policy = self.policy(torch.from_numpy(states[:, step : step + 1]), slice(step, step + 1))
-            # numpy draws it, so that the search's randomness has one source
+            # numpy draws it, so that the search has a single source of randomness
             drawn = generator.beta(policy.concentration1.numpy()[:, 0], policy.concentration0.numpy()[:, 0])
             actions[:, step] = np.clip(drawn, 1e-4, 1 - 1e-4)
             log_probabilities[:, step] = policy.log_prob(torch.from_numpy(actions[:, step : step + 1])).numpy()[:, 0]
         return Episodes(states, actions, log_probabilities)
 
     def learn(self, episodes: Episodes, rewards: Floats, costs: Floats, generator: np.random.Generator) -> None:
-        """Several passes over episodes with `rewards` (n,) and `costs` (n, constraints), ended early when the policy has
+        """Make several passes over episodes with `rewards` (n,) and `costs` (n, constraints), and stop early when the policy has
         moved far enough.
 
             L = ( - E min(rho adv_r, clip(rho, 1 +- eps) adv_r) + sum_k lam_k E max(rho adv_c_k, clip(rho) adv_c_k) )
@@ -127,7 +127,7 @@ class Agent:
         return torch.stack([critic(states).squeeze(-1) for critic in self._critics])
 
     def _advantages(self, states: Tensor, finals: Tensor) -> tuple[Tensor, Tensor]:
-        """GAE with gamma = 1 of what comes at the end, (n, 1 + constraints): two tensors of (1 + constraints, n, T)."""
+        """GAE with gamma = 1 from the final reward and costs, (n, 1 + constraints). Two tensors of (1 + constraints, n, T)."""
         with torch.no_grad():
             values = self._values(states)
         delta = torch.cat([values[..., 1:], finals.T[..., None]], dim=-1) - values

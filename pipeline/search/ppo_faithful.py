@@ -2,17 +2,16 @@
 
     L      = ( - E min(rho adv_r, clip(rho, 1 +- eps) adv_r) + lam E(rho adv_c) ) / (1 + lam)
     lam    = softplus(xi), xi by Adam at rate 1 on - softplus(xi) (mean step cost - limit), after each update
-
-It is meant for the thousands of episodes that the paper spends. It learns after each 384 steps, one per group: where trials times
-groups are fewer, it never does, and with tens of trials it hardly leaves its first policy.
+It is meant for the thousands of episodes of the paper. It learns after every 384 steps, one step per group. If trials times
+groups are fewer, it never learns; with tens of trials it hardly leaves its first policy.
 Differences from the paper's code that remain:
- 1. channels are removed and widths are those on offer; theirs are masked single weights.
- 2. the cost is the worst violation, as 100 (1 + violation) per step with a limit of 100. Under a budget on `params` that is the
-    paper's cost, the percentage of weights kept, over the percentage allowed.
- 3. one environment plays whole episodes until there are as many steps as the paper's three play in parallel.
- 4. the score is the evaluator's (held-out images, BatchNorm estimated anew, no training); theirs is taken on training images,
+ 1. Channels are removed, and widths come from the search space. The paper masks single weights.
+ 2. The cost is the worst violation, as 100 (1 + violation) per step with a limit of 100. Under a budget on `params` that is the
+    paper's cost: the percentage of weights kept, over the allowed percentage.
+ 3. One environment plays whole episodes until there are as many steps as the paper's three environments play in parallel.
+ 4. The score is the evaluator's (held-out images, BatchNorm re-estimated, no training). The paper scores on training images,
     after 0, 32 and 128 steps of fine-tuning in the thirds of the search.
- 5. at most 0.9 of a layer is pruned under every budget; theirs is 0.8 under the looser of their two.
+ 5. At most 0.9 of a layer is pruned under every budget. The paper has 0.8 under the looser of its two budgets.
 """
 
 from dataclasses import dataclass
@@ -29,12 +28,12 @@ __all__ = ["FaithfulSettings", "SoftplusMultiplier", "ppo_lagrangian_faithful"]
 Floats = NDArray[np.float64]
 
 STATE = 10
-"""layer index, channels in and out, kernel, stride and padding (two each), sum of actions so far"""
+"""Layer index, channels in and out, kernel, stride and padding (two each), sum of actions so far."""
 
 
 @dataclass(frozen=True)
 class FaithfulSettings:
-    """The paper's figures."""
+    """Hyperparameters of the paper."""
 
     steps_per_update: int = 384
     """128 in each of three environments."""
@@ -49,14 +48,14 @@ class FaithfulSettings:
     hidden: int = 32
     gradient_norm: float = 0.5
     most_pruned: float = 0.9
-    """Actions are clipped to this, and to `more_at_the_end` more as the search ends."""
+    """Largest action. It grows by up to `more_at_the_end` in the course of the search."""
     more_at_the_end: float = 0.05
     multiplier_rate: float = 1.0
     limit: float = 100.0
 
 
 class SoftplusMultiplier:
-    """lam = softplus(xi), 1 at first."""
+    """lam = softplus(xi), initially 1."""
 
     def __init__(self, rate: float) -> None:
         self._xi = torch.tensor(float(np.log(np.expm1(1.0))), requires_grad=True)
@@ -64,18 +63,18 @@ class SoftplusMultiplier:
 
     @property
     def value(self) -> float:
-        """Now."""
+        """The current value."""
         return float(nn.functional.softplus(self._xi.detach()))
 
     def update(self, excess: float) -> None:
-        """`excess`: mean step cost less the limit."""
+        """Update lam by `excess`, the mean step cost minus the limit."""
         self._optimizer.zero_grad()
         (-nn.functional.softplus(self._xi) * excess).backward()
         self._optimizer.step()
 
 
 class _Running:
-    """Mean and variance of all that was seen (Chan et al.), as VecNormalize keeps them."""
+    """Running mean and variance of all values (Chan et al.), as in VecNormalize."""
 
     def __init__(self, size: int) -> None:
         self.mean, self.variance, self._count = np.zeros(size), np.ones(size), 1e-4
@@ -87,22 +86,22 @@ class _Running:
         self.mean, self.variance, self._count = self.mean + shift * count / total, squares / total, total
 
     def standard(self, values: Floats) -> Floats:
-        """In standard deviations, at most 10."""
+        """`values` in standard deviations, clipped to [-10, 10]."""
         found: Floats = np.clip(values / np.sqrt(self.variance + 1e-8), -10, 10)
         return found
 
 
 @dataclass(frozen=True)
 class _Episode:
-    states: Tensor  # (T, STATE), as the policy saw them
+    states: Tensor  # (T, STATE), normalised as the policy sees them
     actions: Tensor  # (T,), before clipping
     log_probabilities: Tensor  # (T,), under the policy that played
-    finals: Floats  # (2,): reward and cost, which come at the end
-    scaled: Floats  # (2,): the same, as they are learnt from
+    finals: Floats  # (2,): reward and cost at the end of the episode
+    scaled: Floats  # (2,): the same, scaled for learning
 
 
 def ppo_lagrangian_faithful(problem: Problem, settings: FaithfulSettings | None = None) -> None:
-    """Search with `problem.trials` judgements; see `Searcher`."""
+    """Search with `problem.trials` evaluations; see `Searcher`."""
     settings = settings or FaithfulSettings()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
@@ -152,13 +151,14 @@ class _Agent:
         self._returns = _Running(2)  # discounted, of reward and cost
 
     def look(self, state: Floats) -> Tensor:
-        """A state as the policy sees it, (STATE,): less the mean, over the deviation, of all that it has looked at so far."""
+        """Normalise a state for the policy, (STATE,), by the mean and deviation of all states so far."""
         self._seen.see(state[None])
         return torch.from_numpy(self._seen.standard(state - self._seen.mean)).float()
 
     def scale(self, finals: Floats, steps: int) -> Floats:
-        """What comes at the end of an episode, (2,), over the deviation of all discounted returns so far. VecNormalize adds them
-        up forwards, so that an episode's are 0 at all `steps` but the last.
+        """Scale the reward and cost at the end of an episode, (2,), by the deviation of all discounted returns so far.
+        VecNormalize
+        sums returns forwards, so an episode's returns are 0 at all `steps` except the last.
         """
         self._returns.see(np.vstack([np.zeros((steps - 1, 2)), finals]))
         return self._returns.standard(finals)
@@ -169,7 +169,7 @@ class _Agent:
             return float(self._actor(state)[0]), float(self._log_deviation.exp())
 
     def log_probabilities(self, states: Tensor, actions: Tensor) -> Tensor:
-        """Of actions (T,) in states (T, STATE), now."""
+        """Log probabilities of actions (T,) in states (T, STATE), under the current policy."""
         with torch.no_grad():
             found: Tensor = self._distribution(states).log_prob(actions)
         return found
@@ -185,7 +185,7 @@ class _Agent:
         advantages = torch.cat([self._gae(value, each.scaled) for value, each in parts], dim=1)
         returns = advantages + values
         adv_r = (advantages[0] - advantages[0].mean()) / (advantages[0].std() + 1e-8)
-        adv_c = advantages[1] - advantages[1].mean()  # centred only
+        adv_c = advantages[1] - advantages[1].mean()  # centred only, as in the paper's code
         lam = self.multiplier.value
         for _ in range(settings.epochs):
             for chosen in torch.from_numpy(generator.permutation(len(actions))).split(settings.minibatch):
@@ -205,7 +205,7 @@ class _Agent:
         self.multiplier.update(float(sum(each.finals[1] for each in episodes) / sum(lengths)) - settings.limit)
 
     def _gae(self, values: Tensor, finals: Floats) -> Tensor:
-        """Values (2, T) and what reward and cost were at the end (2,) -> advantages (2, T)."""
+        """Values (2, T) and the final reward and cost (2,) -> advantages (2, T)."""
         settings = self._settings
         decay = settings.gamma * torch.tensor([settings.gae_lambda, settings.cost_gae_lambda])
         advantages, running = torch.zeros_like(values), torch.zeros(2)

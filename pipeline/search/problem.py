@@ -1,4 +1,4 @@
-"""What a searcher is given, and what it gets back for a plan."""
+"""Problem: what a searcher gets, and what it gets back for a plan."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -26,15 +26,15 @@ __all__ = [
 NamedReward = Literal["accuracy", "accuracy-entropy", "channel-entropy", "spatial-entropy", "least-entropy"]
 NAMED_REWARDS: tuple[str, ...] = get_args(NamedReward)
 Reward = NamedReward | Callable[[Candidate], float]
-"""What the evaluator calls a score: the task's own; that times the share of the dense network's spatial entropy that the
-activations keep; this share, or that of its effective channels, in percent; paper B's 100 x (1 - spatial entropy); or what a
-function of one's own makes of a measured candidate, whose entropies are then known as well.
+"""What the search maximises: the task's score; the score times the kept share of the dense network's spatial entropy; that share,
+or the kept share of effective channels, in percent; paper B's 100 x (1 - spatial entropy); or a user's own function of a measured
+candidate, whose entropies are known too.
 """
 
 
 @dataclass(frozen=True)
 class Layer:
-    """What paper A's agent is told of a layer; for a group, of its first."""
+    """What paper A's agent observes of a layer. For a group, of its first layer."""
 
     inputs: int = 0
     kernel: tuple[int, int] = (1, 1)
@@ -49,11 +49,11 @@ class Choice:
     name: str
     channels: int
     widths: tuple[int, ...]
-    """The widths on offer, ascending; the last one keeps everything."""
+    """Allowed widths, ascending. The last one keeps everything."""
     macs_share: float
-    """Share of the network's arithmetic that goes when this group alone is at its thinnest."""
+    """Share of the network's MACs that is saved when only this group is at its thinnest."""
     params_share: float
-    """Share of its parameters that goes then."""
+    """Share of the network's parameters that is saved then."""
     layer: Layer = Layer()
 
 
@@ -65,11 +65,11 @@ class SearchSpace:
 
     @property
     def size(self) -> int:
-        """How many plans there are."""
+        """Number of plans."""
         return math.prod(len(choice.widths) for choice in self.choices)
 
     def plan(self, fractions: Sequence[float]) -> ChannelPlan:
-        """The plan whose widths are nearest to these fractions of each group's channels; ties go to the wider."""
+        """The plan whose widths are nearest to these fractions of each group's channels. Ties go to the wider width."""
         pairs = zip(self.choices, fractions, strict=True)
         return ChannelPlan(tuple((choice.name, nearest_width(choice, fraction)) for choice, fraction in pairs))
 
@@ -82,19 +82,19 @@ class SearchSpace:
         return self.uniform(0.0)
 
     def dense(self) -> ChannelPlan:
-        """Every group whole."""
+        """Every group at its full width."""
         return self.uniform(1.0)
 
 
 def nearest_width(choice: Choice, fraction: float) -> int:
-    """The width on offer nearest to `fraction` of the channels; ties go to the wider."""
+    """The allowed width nearest to `fraction` of the channels. Ties go to the wider width."""
     return min(choice.widths, key=lambda width: (abs(width - fraction * choice.channels), -width))
 
 
 def widths_of(channels: int, bundle: int, step: int) -> tuple[int, ...]:
-    """The widths on offer for a group: multiples of `step` outputs, from a thirty-second of all up to all of them.
+    """The allowed widths of a group: multiples of `step` outputs, from a thirty-second of all up to all of them.
 
-    The floor keeps a searcher from emptying a layer, which some rewards would like.
+    The minimum keeps a searcher from emptying a layer, which some rewards would favour.
     """
     unit = max(1, round(step / bundle))
     floor = max(unit, math.ceil(channels / 32 / unit) * unit)
@@ -103,24 +103,24 @@ def widths_of(channels: int, bundle: int, step: int) -> tuple[int, ...]:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the black box says of a plan."""
+    """The black box's answer to a plan."""
 
     plan: ChannelPlan
     score: float
-    """What a searcher is to make large, 0 to 100: the accuracy, or another reward. Of a plan that failed 0, or
-    what the worse of the dense and the thinnest is worth, where that is less.
+    """The reward that a searcher maximises, 0 to 100: the accuracy, or another reward. A failed plan gets 0, or the smaller
+    of the rewards of the dense and the thinnest plan if that is below 0.
     """
     violations: tuple[float, ...]
-    """One per constraint, as a share of the limit, at the careful end of its interval; <= 0 is within."""
+    """One per constraint, as a share of the limit, at the upper end of its interval. <= 0 is within the limit."""
 
     @property
     def feasible(self) -> bool:
-        """Within every constraint."""
+        """Whether the plan is within every constraint."""
         return all(violation <= 0 for violation in self.violations)
 
 
 class TrialsSpent(Exception):
-    """Raised by `evaluate` when no trials are left. A searcher may let it through."""
+    """Raised by `evaluate` if no trials are left. A searcher may let it pass."""
 
 
 Evaluate = Callable[[ChannelPlan], Evaluation]
@@ -142,18 +142,18 @@ class Problem:
 
     space: SearchSpace
     evaluate: Evaluate
-    """Judges a plan: slow, noisy, not differentiable. Raises TrialsSpent."""
+    """Evaluates a plan. It is slow, noisy and not differentiable. Raises TrialsSpent."""
     trials: int
-    """How many judgements there are."""
+    """Number of evaluations."""
     constraints: int
-    """How many violations each judgement has."""
+    """Number of violations in each evaluation."""
     seed: int
     known: tuple[Evaluation, ...] = ()
-    """What was judged before the search began, the dense and the thinnest plan; no trials of it."""
+    """Evaluations from before the search: the dense and the thinnest plan. They do not count as trials."""
 
 
 Searcher = Callable[[Problem], None]
-"""Calls `problem.evaluate` at most `problem.trials` times. The best feasible plan is picked from the journal, not by it.
+"""Calls `problem.evaluate` at most `problem.trials` times. The best feasible plan is taken from the journal, not from it.
 
-The same seed and the same answers give the same questions; that is what makes a run resumable.
+The same seed and the same evaluations must give the same plans. This makes a run resumable.
 """

@@ -1,4 +1,4 @@
-"""Random: every group at a fraction of its own; what any search has to beat."""
+"""Random: every group gets its own random fraction. Every other search has to beat this one."""
 
 import numpy as np
 
@@ -10,9 +10,9 @@ SPREAD = 0.25
 
 
 def random_search(problem: Problem) -> None:
-    """A level for each trial, drawn evenly from [0, 1], and around it a fraction for each group.
+    """Draw a level for each trial uniformly from [0, 1], and a fraction around it for each group.
 
-    Without the common level every trial of a deep network would have about the same size, whatever the budget.
+    Without the common level, all trials of a deep network would have about the same size, whatever the budget.
     """
     generator = np.random.default_rng(problem.seed)
     for _ in range(problem.trials):

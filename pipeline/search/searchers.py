@@ -1,4 +1,4 @@
-"""The searchers by name. A searcher's module is imported when it is asked for, because some need torch or Optuna."""
+"""The searchers by name. A searcher's module is imported only when it is used, because some need torch or Optuna."""
 
 import importlib
 from collections.abc import Iterator, Mapping
@@ -11,7 +11,7 @@ DEFAULT_SEARCHER = "ppo-lagrangian"
 
 
 class _Searchers(Mapping[str, Searcher]):
-    """Name -> searcher."""
+    """Maps names to searchers."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
         self._places = places
@@ -47,5 +47,5 @@ SEARCHERS: Mapping[str, Searcher] = _Searchers(
 
 
 def usual_reward(searcher: str) -> Reward:
-    """The reward that a searcher was made for. Any of them can be given another."""
+    """The reward that a searcher was made for. Every searcher can use another one."""
     return "spatial-entropy" if searcher == "ddpg-entropy" else "accuracy"

@@ -1,4 +1,4 @@
-"""Uniform: every group at the same fraction, the largest that the budget allows, found by bisection."""
+"""Uniform: every group at the same fraction, the largest that the budget allows. It is found by bisection."""
 
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.problem import Evaluation, Problem
@@ -7,14 +7,14 @@ __all__ = ["bisect", "uniform"]
 
 
 def uniform(problem: Problem) -> None:
-    """The plainest baseline: one number for the whole network."""
+    """Simplest baseline: one number for the whole network."""
     bisect(problem, problem.trials)
 
 
 def bisect(problem: Problem, steps: int) -> float:
-    """The largest feasible fraction after `steps` trials, or as soon as no new plan lies between.
+    """The largest feasible fraction after `steps` trials, or as soon as there is no new plan in between.
 
-    Latency grows with width but for noise and cliffs, so a fraction once found feasible is kept as the lower end.
+    Latency grows with width, apart from noise and steps. So a fraction that was found feasible stays the lower end.
     """
     low, high = 0.0, 1.0
     seen: dict[ChannelPlan, Evaluation] = {}

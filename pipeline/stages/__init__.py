@@ -1,1 +1,1 @@
-"""The stages of a run: each file is one step of the walk in `pipeline/compress.py`."""
+"""The stages of a run. Each file is one step of `pipeline/compress.py`."""

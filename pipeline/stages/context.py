@@ -1,4 +1,4 @@
-"""Run context: what one run is about. It is made once and handed to every stage that needs most of it."""
+"""Run context: what one run is about. It is made once and passed to every stage that needs most of it."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ class Provenance:
 
     command: tuple[str, ...]
     job: Mapping[str, Any]
-    """The job's identity."""
+    """Identity of the job; see `Job.identity`."""
     model: str
 
 
@@ -37,18 +37,18 @@ class RunContext:
     constraints: tuple[Constraint, ...]
     callback: Callback
     notices: Notices
-    """Everything that the user should know at the end; it is shown when it is added and kept for the report."""
+    """Everything that the user should know at the end. A notice is shown when it is added, and it is kept for the report."""
     provenance: Provenance
 
     @property
     def searched_constraints(self) -> tuple[Constraint, ...]:
-        """The constraints that can be judged before fine-tuning; the search sees only these."""
+        """The constraints that can be judged before fine-tuning. The search sees only these."""
         return tuple(constraint for constraint in self.constraints if not constraint.metric.after_finetuning)
 
 
 @contextmanager
 def open_stage(run: Run, callback: Callback, name: str, detail: str) -> Iterator[None]:
-    """Announce a stage on the screen and note in the journal how long the block took, also when it is interrupted."""
+    """Announce a stage on the screen, and record in the journal how long the block took, even if it is interrupted."""
     callback.phase(name, detail)
     with run.phase(name):
         yield

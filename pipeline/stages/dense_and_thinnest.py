@@ -1,4 +1,4 @@
-"""Dense and thinnest: the two plans between which every other plan lies, measured before the search."""
+"""Dense and thinnest: the two plans between which every other plan lies. Both are measured before the search."""
 
 import itertools
 from dataclasses import dataclass
@@ -16,22 +16,22 @@ from pipeline.stages.measure_plans import PlanMeasurer
 __all__ = ["DenseAndThinnest", "measure_dense_and_thinnest", "score_thinnest", "widest_uniform"]
 
 BISECTIONS = 5
-"""Uniform plans that are measured to find where the budget lies."""
+"""Number of uniform plans that are measured to find where the budget lies."""
 
 
 @dataclass(frozen=True)
 class DenseAndThinnest:
-    """The whole network and the thinnest plan, both measured."""
+    """The dense network and the thinnest plan, both measured."""
 
     dense: Candidate
     thinnest: Candidate
 
 
 def measure_dense_and_thinnest(measurer: PlanMeasurer, space: SearchSpace, weights: InitialWeights) -> DenseAndThinnest:
-    """Measure both; the thinnest plan is not scored yet.
+    """Measure both plans. The thinnest plan is not scored yet.
 
-    Raises ProbeError when the dense network cannot be measured, ModelError when its score is not a finite number, BudgetError
-    when a limit cannot be judged from the runs that the profile allows, UnreachableBudget when even the thinnest plan misses it.
+    Raises ProbeError if the dense network cannot be measured, ModelError if its score is not a finite number, BudgetError if
+    a limit cannot be judged from the runs that the profile allows, UnreachableBudget if even the thinnest plan misses it.
     """
     context = measurer.context
     dense = measurer.dense(space.dense(), weights)
@@ -61,7 +61,7 @@ def measure_dense_and_thinnest(measurer: PlanMeasurer, space: SearchSpace, weigh
 
 
 def widest_uniform(measurer: PlanMeasurer, space: SearchSpace, dense: Candidate) -> float:
-    """The largest share of its channels that every group can keep within the budget, measured by bisection."""
+    """The largest share of its channels that every group can keep within the budget. It is measured by bisection."""
     numbers = itertools.count(2)  # the first uniform plan is the thinnest one
     constraints = measurer.context.searched_constraints
 
@@ -73,7 +73,7 @@ def widest_uniform(measurer: PlanMeasurer, space: SearchSpace, dense: Candidate)
 
 
 def score_thinnest(measurer: PlanMeasurer, measured: DenseAndThinnest, weights: InitialWeights) -> DenseAndThinnest:
-    """Both, with the thinnest plan scored by the weights that the search uses. What is known of them is shown."""
+    """Score the thinnest plan with the weights that the search uses, return both, and show what is known of them."""
     ends = DenseAndThinnest(measured.dense, measurer.thinnest(measured.thinnest, weights))
     _show(measurer.context, ends)
     return ends

@@ -1,4 +1,4 @@
-"""Evaluator: the black box that a searcher asks. A plan goes in, its measured and scored evaluation comes out."""
+"""Evaluator: the black box that a searcher asks. It takes a plan, and it returns the measured and scored evaluation."""
 
 from dataclasses import dataclass, field
 
@@ -38,7 +38,7 @@ class Evaluator:
     _progress: _Progress = field(default_factory=_Progress)
 
     def __call__(self, plan: ChannelPlan) -> Evaluation:
-        """One trial of the search. Raises TrialsSpent when there are none left."""
+        """Run one trial of the search. Raises TrialsSpent if there are none left."""
         progress = self._progress
         if progress.count >= self.trials:
             raise TrialsSpent
@@ -54,17 +54,17 @@ class Evaluator:
         return evaluation
 
     def problem(self, space: SearchSpace, seed: int) -> Problem:
-        """What a searcher is given; the dense and the thinnest plan are known to it before it starts."""
+        """The problem for a searcher. The evaluations of the dense and the thinnest plan are part of it from the start."""
         known = self.evaluation_of(self.ends.dense), self.evaluation_of(self.ends.thinnest)
         return Problem(space, self, self.trials, len(self.measurer.context.searched_constraints), seed, known)
 
     def evaluation_of(self, candidate: Candidate) -> Evaluation:
-        """The reward and the upper ends of the violations' intervals. A failed candidate violates every limit by 100 %."""
+        """The reward, and the upper ends of the violations' intervals. A failed candidate violates every limit by 100 %."""
         found = violations(self.measurer.context.searched_constraints, candidate, self.ends.dense)
         return Evaluation(candidate.plan, self.reward_of(candidate), tuple(violation.high for violation in found))
 
     def reward_of(self, candidate: Candidate) -> float:
-        """The reward; of a failed candidate the lower one of the dense and the thinnest plan, at most 0."""
+        """The reward. A failed candidate gets the smaller of the rewards of the dense and the thinnest plan, but at most 0."""
         reward = self.measurer.reward.reward_of(candidate)
         if reward is not None:
             return reward

@@ -11,9 +11,9 @@ __all__ = ["finetune_chosen"]
 
 
 def finetune_chosen(weights: InitialWeights, chosen: Candidate, teacher: nn.Module, seed: int) -> Finetuned:
-    """The network of `chosen`, fine-tuned from its initial weights with `teacher`, the dense network. Resumes a checkpoint.
+    """Fine-tune the network of `chosen` from its initial weights. Resumes a checkpoint.
 
-    Raises TrainingDiverged, StorageError.
+    `teacher` is the dense network. Raises TrainingDiverged, StorageError.
     """
     context = weights.context
     run, callback = context.run, context.callback

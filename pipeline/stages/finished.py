@@ -1,4 +1,4 @@
-"""Finished: what an earlier process left of a run that it brought to its end."""
+"""Finished: the artifact of a run that an earlier process completed."""
 
 from collections.abc import Callable
 
@@ -10,7 +10,7 @@ __all__ = ["finished_artifact"]
 
 
 def finished_artifact(run: Run, notify: Callable[[str], None]) -> Artifact | None:
-    """The artifact of a run that is finished, None where there is none, or none that is whole; `notify` is told which."""
+    """The artifact of a finished run; None if there is none or if it is damaged. `notify` gets what was found."""
     if not (run.artifact / "artifact.json").exists():
         return None
     try:

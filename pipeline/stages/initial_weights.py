@@ -1,7 +1,7 @@
-"""Initial weights: the weights that a pruned network starts with, to be scored and then fine-tuned.
+"""Initial weights: the weights that a pruned network starts with. They are scored and then fine-tuned.
 
-They are cut out of the dense network, with a least-squares reconstruction of what was removed. Under a tight budget they are cut
-out of a supernet.
+They are cut from the dense network, and a least-squares reconstruction makes up for the removed channels. Under a tight budget
+they are cut from a supernet.
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from pipeline.stages.supernet import IMAGES, affordable_steps, middle_share, pla
 __all__ = ["InitialWeights", "cut_from_dense", "cut_from_supernet"]
 
 ENOUGH = 0.2
-"""Of the way from chance level to the dense score. From here on the scores of cut networks rank plans well enough, and are the
-better start for fine-tuning.
+"""Share of the way from chance level to the dense score. From here on, the scores of cut networks rank plans well enough, and
+fine-tuning starts better from the cut weights.
 """
 
 
@@ -32,10 +32,10 @@ class InitialWeights:
     context: RunContext
     reconstruction: Reconstruction
     supernet: nn.Module | None = None
-    """Where the weights are cut from; None: from the dense network."""
+    """The network that the weights are cut from; None for the dense network."""
 
     def of(self, plan: ChannelPlan) -> nn.Module:
-        """The network of `plan`, in evaluation mode. It is a new one and may be changed."""
+        """The network of `plan`, in evaluation mode. It is a new module, and the caller may change it."""
         builder = self.context.builder
         kept = builder.kept(plan)
         if self.supernet and plan != builder.space.dense():
@@ -46,7 +46,7 @@ class InitialWeights:
 
 
 def cut_from_dense(context: RunContext) -> InitialWeights:
-    """Weights cut from the dense network. Runs the network once over the task's statistics batches."""
+    """Initial weights that are cut from the dense network. Runs the network once over the task's statistics batches."""
     inputs = (batch for batch, _ in context.task.calibration())
     return InitialWeights(context, start_reconstruction(context.builder.module, context.builder.space, inputs))
 
@@ -59,11 +59,11 @@ def cut_from_supernet(
     steps: int | None,
     seed: int,
 ) -> InitialWeights:
-    """Weights cut from a supernet that is trained here; `weights` themselves where a supernet does not pay.
+    """Train a supernet and cut the initial weights from it. Returns `weights` unchanged if a supernet does not pay.
 
-    `widest` measures the share of its channels that every group can keep within the budget. `steps`: None trains as long as it
-    pays, and not at all where the uniform plan of that share still scores well when it is cut. A task that has no images to
-    train on gets no supernet. The decision is journalled and holds when the run is resumed. Raises StorageError.
+    `widest` measures the share of its channels that every group can keep within the budget. If `steps` is None, training takes as
+    many steps as pay, and none if the uniform plan of that share still scores well when it is cut. A task without training images
+    gets no supernet. The journal keeps the decision for a resumed run. Raises StorageError.
     """
     context = weights.context
     images = context.task.distillation_images(IMAGES) if steps != 0 else None

@@ -1,4 +1,4 @@
-"""Origins: hashes of the files that a job is made of, so that a run knows whether they are still the same."""
+"""Input hashes: hashes of the files that a job is made of. They show whether the files are still the same."""
 
 import hashlib
 import os
@@ -15,15 +15,15 @@ from pipeline.training.user_code import is_code, package_root
 __all__ = ["bind_origins", "origins"]
 
 EDGE_BYTES = 2**19
-"""Of a larger image than twice this, only its beginning, its end and its size are hashed: a data set is not read twice."""
+"""Of an image larger than twice this, only its beginning, end and size are hashed. This avoids reading a data set twice."""
 CODE = "code "
 
 
 def bind_origins(run: Run, model: str, weights: Path | None, data: str | None) -> None:
-    """Tie `run` to the files that the job is loaded from. Raises OtherJob, with what differs, where it is tied to others.
+    """Bind `run` to the files that the job is loaded from. Raises OtherJob, with the differences, if it is bound to other files.
 
-    To be called when they are loaded, because then it is known which code is imported; and before that, to check a run that is
-    tied already.
+    Call it after loading, because only then is it known which code is imported. Call it before loading as well, to check a run
+    that is already bound.
     """
     known = run.facts("sources")
     if known is None:
@@ -35,14 +35,14 @@ def bind_origins(run: Run, model: str, weights: Path | None, data: str | None) -
 
 
 def origins(model: str, weights: Path | None, data: str | None, code: list[Path]) -> dict[str, str]:
-    """What the files are called -> their hash. A file that is not there any more has the hash 'missing'."""
+    """Maps the name of each file to its hash. A missing file has the hash 'missing'."""
     found = {CODE + os.path.relpath(path, code_root(model, data)): _file_digest(path) for path in code}
     if weights is not None:
         found["weights"] = _file_digest(weights)
     if data is not None and Path(data).is_dir():
         try:
             found["data"] = _folder_digest(Path(data))
-        except OSError:  # a folder in it that cannot be read: loading says which
+        except OSError:  # an unreadable folder inside: loading reports which one
             found["data"] = "missing"
         if (declared := Path(data, "preprocessing.yaml")).exists():
             found["preprocessing"] = _file_digest(declared)
@@ -50,7 +50,7 @@ def origins(model: str, weights: Path | None, data: str | None, code: list[Path]
 
 
 def code_root(model: str, data: str | None) -> Path:
-    """The folder that the names of code files are told from: the one that holds the user's file or top package."""
+    """The folder that the names of code files are relative to. It holds the user's file or top-level package."""
     for spec in (model, data or ""):
         place = spec.rpartition(":")[0]
         if place.endswith(".py"):
@@ -63,7 +63,7 @@ def code_root(model: str, data: str | None) -> Path:
 
 
 def code_files(model: str, data: str | None) -> list[Path]:
-    """The Python files of the user's that have been imported; none where neither the network nor the data come from code."""
+    """The user's Python files that have been imported. The list is empty if neither the network nor the data come from code."""
     root, files = code_root(model, data), set()
     specs = [spec.rpartition(":")[0] for spec in (model, data or "") if _is_code(spec)]
     if not specs:
@@ -100,7 +100,7 @@ def _file_digest(path: Path) -> str:
 
 
 def _folder_digest(root: Path) -> str:
-    """Of the names and contents of all images."""
+    """Hash of the names and contents of all images."""
     digest = hashlib.sha256()
     for path in image_files(root, Passed()):
         digest.update(f"{path.relative_to(root)}\0".encode("utf-8", "surrogateescape"))

@@ -1,4 +1,4 @@
-"""Job: what the user asked for; and its identity, which a run directory is tied to."""
+"""Job: what the user asked for, and the identity that a run directory is bound to."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Job:
     >>> job.searcher, job.trials, job.finetuning.epochs
     ('ppo-lagrangian', 60, 20)
 
-    A network of your own, images of your own, and a budget over the profile's:
+    Your own network, your own images, and a budget that overrides the profile's:
 
     >>> job = Job(
     ...     target="raspberrypi",
@@ -49,7 +49,7 @@ class Job:
     ...     budget={"latency_p50": "40%", "accuracy_drop": 1.0},
     ... )
 
-    Raises ModelError where there is no such searcher or reward.
+    Raises ModelError if there is no such searcher or reward.
     """
 
     target: str
@@ -57,53 +57,53 @@ class Job:
     weights: Path | None = None
     data: str = "digits"
     task: OwnTask | None = None
-    """In place of `data`."""
+    """Replaces `data`."""
     budget: Mapping[str, BudgetText] = field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
-    """On functions of one's own."""
+    """Limits on the user's own functions."""
     searcher: str | Searcher = DEFAULT_SEARCHER
     reward: Reward | None = None
-    """What the search makes large; by default what the searcher was made for. Candidate -> float for a reward of one's own."""
+    """What the search maximises: a name, or a function Candidate -> float. By default, what the searcher was made for."""
     trials: int = 60
     seed: int = 0
     out: Path | None = None
     dry_run: bool = False
-    """Simulate the probe: nothing is measured."""
+    """Whether the probe is simulated. Nothing is measured then."""
     allow_ssh_commands: bool = False
-    """Whether the configuration of ssh that the profile names may run programs on this machine."""
+    """Whether the ssh configuration that the profile names may run programs on this machine."""
     calibration: Path | None = None
-    """Made by `calibrate`: search on this machine, predict the device's figures, and measure there once at the end."""
+    """A file from `calibrate`. The search then runs here with predicted latencies, and measures once on the device at the end."""
     importance: Importance = "l2"
     supernet_steps: int | None = None
-    """Of training the weights that plans are scored with; by default as many as pay, where the budget is tight; 0 for none."""
+    """Training steps of the supernet. By default as many as pay if the budget is tight; 0 for none."""
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
-    """Not for a `task` of one's own, whose `train` decides."""
+    """Not used if `task` is set; its `train` decides."""
     command: tuple[str, ...] = ()
-    """As typed, for the record."""
+    """The command as typed, for the record."""
     model_args: Mapping[str, Argument] = field(default_factory=dict)
-    """Handed to the model's factory, as `--model-arg width=0.5` is."""
+    """Arguments of the model's factory, as in `--model-arg width=0.5`."""
 
     def __post_init__(self) -> None:
-        """Raises ModelError where there is no such searcher or reward: before anything is loaded or measured."""
+        """Raises ModelError if there is no such searcher or reward, before anything is loaded or measured."""
         for kind, asked, known in (("searcher", self.searcher, SEARCHERS), ("reward", self.reward, NAMED_REWARDS)):
             if isinstance(asked, str) and asked not in known:
                 raise ModelError(f"no {kind} '{asked}'; there are {', '.join(sorted(known))}, and functions of one's own")
 
     @property
     def data_source(self) -> str | None:
-        """Where images come from; None for a task of the user's own."""
+        """Where images come from; None for the user's own task."""
         return None if self.task else self.data
 
     def search_function(self) -> Searcher:
-        """The searcher itself."""
+        """The searcher as a function."""
         return SEARCHERS[self.searcher] if isinstance(self.searcher, str) else self.searcher
 
     def search_reward(self) -> Reward:
-        """`reward`, or the searcher's usual one."""
+        """The reward of the search: `reward`, or the searcher's usual one."""
         return self.reward or (usual_reward(self.searcher) if isinstance(self.searcher, str) else "accuracy")
 
     def identity(self, profile: Profile, budget: Mapping[str, str]) -> dict[str, Any]:
-        """All that the results depend on, as far as it is known before anything is loaded."""
+        """Everything that the results depend on, as far as it is known before anything is loaded."""
         return {
             "profile": profile.model_dump(mode="json", exclude={"budget": True, "device": {"store"}}),
             "budget": dict(budget),
@@ -123,7 +123,7 @@ class Job:
         }
 
     def folder(self, identity: Mapping[str, Any]) -> Path:
-        """`out`, or a name under runs/ that the same job always gets, so that the same command finds its run again."""
+        """`out`, or a folder under runs/. The same job always gets the same folder, so that the same command finds its run."""
         if self.out is not None:
             return self.out
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
@@ -133,14 +133,14 @@ class Job:
 
 
 def _finetuning(settings: FinetuneSettings) -> dict[str, Any]:
-    """`settings` as runs know them. Before a batch size could be left out it was 128, and runs that did so go on."""
+    """`settings` as the identity stores them. Older runs stored an unset batch size as 128, and they can still be resumed."""
     if settings.batch_size is None:
         return {**vars(settings), "batch_size": 128}
     return {**vars(settings), **({"batch_size_was_named": True} if settings.batch_size == 128 else {})}
 
 
 def _name(function: Any) -> str:
-    """What a function of the user's is known by; settings that were bound to it belong to that."""
+    """The name that identifies a user's function. Arguments that were bound to it are part of the name."""
     if isinstance(function, functools.partial):
         bound = [*map(repr, function.args), *(f"{key}={value!r}" for key, value in function.keywords.items())]
         return f"{_name(function.func)}({', '.join(bound)})"

@@ -27,9 +27,9 @@ __all__ = ["PlanMeasurer", "measure_dense_with"]
 
 @dataclass(frozen=True)
 class PlanMeasurer:
-    """Turns plans into candidates. Each candidate is in the journal before it is returned, and is taken from there on resuming.
+    """Turns plans into candidates. A candidate is recorded in the journal before it is returned; a resumed run reads it there.
 
-    Every method raises RunError where the journal holds another plan under the same role and number.
+    Every method raises RunError if the journal holds another plan under the same role and number.
     """
 
     context: RunContext
@@ -37,11 +37,11 @@ class PlanMeasurer:
     reward: RewardFunction
 
     def dense(self, plan: ChannelPlan, weights: InitialWeights) -> Candidate:
-        """The whole network, measured with its memory, and scored."""
+        """Measure the dense network with its memory, and score it."""
         return self._recorded("dense", 1, plan, lambda: self._measured_and_scored(plan, weights, memory=True))
 
     def uniform(self, plan: ChannelPlan, number: int) -> Candidate:
-        """A uniform plan, measured but not scored. The first one is the thinnest plan, whose memory is measured too."""
+        """Measure a uniform plan without scoring it. Number 1 is the thinnest plan, and its memory is measured too."""
 
         def make() -> Candidate:
             pruned = self.context.builder.make(plan)
@@ -50,7 +50,7 @@ class PlanMeasurer:
         return self._recorded("uniform", number, plan, make)
 
     def thinnest(self, measured: Candidate, weights: InitialWeights) -> Candidate:
-        """The thinnest plan as it was `measured`, now scored with the weights that the search uses."""
+        """Score the `measured` thinnest plan with the weights that the search uses."""
 
         def make() -> Candidate:
             module = weights.of(measured.plan)
@@ -60,11 +60,11 @@ class PlanMeasurer:
         return self._recorded("thinnest", 1, measured.plan, make)
 
     def trial(self, plan: ChannelPlan, number: int, weights: InitialWeights) -> Candidate:
-        """One trial of the search, measured and scored."""
+        """Measure and score one trial of the search."""
         return self._recorded("search", number, plan, lambda: self._measured_and_scored(plan, weights, memory=False))
 
     def again(self, searched: Candidate, number: int, dense: Candidate) -> Candidate:
-        """A searched plan, measured again in fresh processes until its verdict is decided; its score stays."""
+        """Measure a searched plan again in fresh processes until its verdict is decided. Its score is kept."""
 
         def make() -> Candidate:
             pruned = self.context.builder.make(searched.plan)
@@ -95,7 +95,7 @@ class PlanMeasurer:
         return MeasurementOptions(self.context.profile.probe.processes, memory or needed, fresh=False)
 
     def _measured_and_scored(self, plan: ChannelPlan, weights: InitialWeights, *, memory: bool) -> Candidate:
-        """Both halves of a candidate. The score is computed on the cores that no timed run uses, or after the runs."""
+        """Measure and score one plan. The score is computed on the cores that no timed run uses, or after the timed runs."""
         pruned, module, options = self.context.builder.make(plan), weights.of(plan), self._options(memory=memory)
         busy = set(self.probe.busy_cores)
         free = [core for core in available_cores() if core not in busy]
@@ -118,7 +118,7 @@ class PlanMeasurer:
 
 
 def measure_dense_with(probe: Probe, context: RunContext, dense: Candidate) -> Candidate:
-    """`dense`, measured by another probe. Raises ProbeError when that fails."""
+    """Measure `dense` with another probe. Raises ProbeError if that fails."""
     pruned = context.builder.make(dense.plan)
     measured = measure_sequentially(probe, pruned, context.profile.probe.final_processes, (), dense)
     if isinstance(measured, Failure):

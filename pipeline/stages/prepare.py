@@ -1,4 +1,4 @@
-"""Prepare: the user's network with its task, and a probe to weigh it with."""
+"""Prepare: load the user's network and task, and start the probe that measures it."""
 
 import contextlib
 import importlib.metadata
@@ -47,18 +47,18 @@ __all__ = [
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """What is to be compressed."""
+    """The network to compress, with its task."""
 
     module: nn.Module
     task: Task
     facts: dict[str, Any]
-    """Fingerprints of weights, data and software: results under others do not mix."""
+    """Fingerprints of weights, data and software. A run does not mix results that have different fingerprints."""
     notices: tuple[str, ...]
     validation_score: float | None = None
-    """Of the dense network, where it is known this early."""
+    """Score of the dense network, if it is known this early."""
 
     def test_set_notices(self, constraints: tuple[Constraint, ...]) -> tuple[str, ...]:
-        """Whether the test images are enough to judge an accuracy budget."""
+        """Notices if there are too few test images to judge an accuracy budget."""
         task = self.task
         return sample_size_notices(
             constraints,
@@ -69,7 +69,7 @@ class LoadedModel:
 
 
 def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
-    """Network, weights and data of `job`. Raises ModelError, DataError and their kin."""
+    """Load the network, the weights and the data of `job`. Raises ModelError, DataError and their subclasses."""
     source = find_model(job.model, job.model_args)
     notices: list[str] = []
     score: float | None = None
@@ -116,9 +116,9 @@ def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
 
 
 def start_building(job: Job, profile: Profile, loaded: LoadedModel, dense_path: Path, notify: Notify) -> PrunedModelBuilder:
-    """The subject's network, analysed and exported once to `dense_path` (or taken from there), for the onnxruntime that is there.
+    """Analyse the network and export it once to `dense_path`, or read that file, for the installed onnxruntime versions.
 
-    Raises as `file_format` and `start_drafts` do.
+    Raises the errors of `file_format` and `start_builder`.
     """
     form, task = file_format(profile, notify, ask=not (job.dry_run or job.calibration)), loaded.task
     return start_builder(
@@ -132,7 +132,7 @@ def start_building(job: Job, profile: Profile, loaded: LoadedModel, dense_path: 
 
 
 def start_probe(profile: Profile, builder: PrunedModelBuilder, notify: Notify, *, dry_run: bool) -> Probe:
-    """The probe that the profile asks for, with the dense graph as its reference. Raises ProbeError and its kin."""
+    """Start the probe that the profile asks for. Its reference is the dense graph. Raises ProbeError and its subclasses."""
     reference = reference_of(builder)
     if dry_run:
         return SimulatedProbe(profile, reference)
@@ -142,16 +142,16 @@ def start_probe(profile: Profile, builder: PrunedModelBuilder, notify: Notify, *
 def start_local(
     profile: Profile, builder: PrunedModelBuilder, notify: Notify, calibration: LatencyPredictor | None = None
 ) -> Probe:
-    """A probe of this machine in the device's stead; with a calibration, one that tells what the device would say."""
+    """Start a probe on this machine instead of the device. With a calibration it predicts the device's latencies."""
     reference = reference_of(builder)
     probe = CachedProbe(LocalProbe(emulated(profile), reference, notify), reference, cache_folder())
     return CalibratedProbe(probe, reference, calibration) if calibration else probe
 
 
 def file_format(profile: Profile, notify: Notify, *, ask: bool) -> FileFormat:
-    """Opset and IR version of all files to come: what the profile wishes for, or the lowest that will do, where the device's
-    onnxruntime and the one here read it. The device is asked for its version, unless it has no host or `ask` is false; then the
-    profile's counts. Raises ProfileError when one of the two cannot read what the profile wishes for, ProbeError and its kin.
+    """Opset and IR version of all files: what the profile asks for, or the lowest that suffice. Both the device's onnxruntime and
+    the local one must read them. The device is asked for its version, but with no host or without `ask` the profile's is used.
+    Raises ProfileError if one of the two cannot read what the profile asks for, ProbeError and its subclasses.
     """
     versions = [importlib.metadata.version("onnxruntime")]
     if profile.device.host and ask:
@@ -166,17 +166,17 @@ def file_format(profile: Profile, notify: Notify, *, ask: bool) -> FileFormat:
 
 
 def emulated(profile: Profile) -> Profile:
-    """`profile`, to be measured on this machine."""
+    """`profile`, changed so that it is measured on this machine."""
     return profile.model_copy(update={"device": profile.device.model_copy(update={"host": None})})
 
 
 def connect(profile: Profile, reference: Reference | None, notify: Notify = lambda text: None) -> WorkerProbe:
-    """A probe on the profile's device; on this machine where the profile names no host. Raises ProbeError and its kin."""
+    """A probe on the profile's device, or on this machine if the profile names no host. Raises ProbeError and its subclasses."""
     return (SshProbe if profile.device.host else LocalProbe)(profile, reference, notify)
 
 
 def _in_form(task: OwnTask, form: Form) -> OwnTask:
-    """The user's functions go on seeing answers in the network's own form."""
+    """The user's functions still get answers in the network's own form."""
     test, each = task.evaluate_test, task.test_each_image
     return replace(
         task,

@@ -1,4 +1,4 @@
-"""Probes: which machine serves which stage: where the search measures, which widths it may offer, where the end is judged."""
+"""Probes: which machine the search measures on, which widths it may choose from, and where the shipped file is measured."""
 
 import contextlib
 import json
@@ -24,16 +24,16 @@ __all__ = ["FinalProbe", "aligned_space", "final_probe", "search_probe"]
 
 @dataclass(frozen=True)
 class FinalProbe:
-    """Where the shipped file is measured."""
+    """The probe that measures the shipped file."""
 
     probe: Probe
     dense: Candidate
-    """The dense network, measured there."""
+    """The dense network, measured by this probe."""
 
 
 @contextlib.contextmanager
 def search_probe(job: Job, context: RunContext) -> Iterator[Probe]:
-    """The device; or this machine, where the profile names no host or the job has a calibration."""
+    """The device's probe, or this machine's if the profile names no host or the job has a calibration."""
     profile, builder, notify = context.profile, context.builder, context.callback.notice
     if job.calibration and not job.dry_run:
         probe = start_local(profile, builder, notify, read_predictor(job.calibration))
@@ -44,7 +44,7 @@ def search_probe(job: Job, context: RunContext) -> Iterator[Probe]:
 
 
 def aligned_space(context: RunContext, probe: Probe, seed: int) -> tuple[SearchSpace, Alignment | None]:
-    """The widths to choose from: in the profile's steps, or in those that the device was found to be fast at."""
+    """The widths to choose from: in the profile's steps, or in the steps that the device computes fast."""
     run, builder, callback = context.run, context.builder, context.callback
     step = context.profile.runtime.channel_step
     if step != "measured":
@@ -59,9 +59,9 @@ def aligned_space(context: RunContext, probe: Probe, seed: int) -> tuple[SearchS
 
 @contextlib.contextmanager
 def final_probe(job: Job, context: RunContext, probe: Probe, dense: Candidate) -> Iterator[FinalProbe]:
-    """After a search on predictions, the shipped file is measured on the device, if it can be reached.
+    """After a search with predicted latencies, measure the shipped file on the device, if it can be reached.
 
-    If it cannot, latencies stay predicted, and no verdict on them is 'within'. After any other search, `probe` measures it.
+    If it cannot, latencies stay predicted, and no verdict on them is 'within'. After any other search, `probe` is used.
     """
     if job.calibration is None or job.dry_run:
         yield FinalProbe(probe, dense)

@@ -1,4 +1,4 @@
-"""Re-evaluation: the best searched plans are measured again, and the best one that still meets the budget is chosen."""
+"""Re-evaluation: measure the best searched plans again, and choose the best one that still meets the budget."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -12,13 +12,13 @@ from pipeline.stages.evaluate import Evaluator
 __all__ = ["TOP_K", "Finalist", "Reevaluated", "best_confirmed", "reevaluate"]
 
 TOP_K = 8
-"""The number of plans that are measured again, at most."""
+"""Largest number of plans that are measured again."""
 
 
 def reevaluate(evaluator: Evaluator) -> Candidate:
-    """The best plan that meets the budget when it is measured again in fresh processes; see `best_confirmed`.
+    """The best plan that meets the budget when it is measured again in fresh processes. See `best_confirmed`.
 
-    When none does, the thinnest plan is returned. It was within the budget, or undecided, at the start.
+    If none does, the thinnest plan is returned. It was within the budget, or undecided, before the search.
     """
     context, dense = evaluator.measurer.context, evaluator.ends.dense
     numbers = itertools.count(1)
@@ -38,32 +38,31 @@ def reevaluate(evaluator: Evaluator) -> Candidate:
 
 @dataclass(frozen=True)
 class Finalist:
-    """A plan that was within the budget when it was searched."""
+    """A plan that was within the budget in the search."""
 
     candidate: Candidate
     reward: float
     used: tuple[float, ...]
-    """The share of each limit that it took, above 0."""
+    """Used share of each limit, above 0."""
 
 
 @dataclass(frozen=True)
 class Reevaluated:
-    """What a second, careful measurement says of it."""
+    """The result of measuring a plan again."""
 
     candidate: Candidate
     holds: bool
     used: tuple[float, ...]
-    """The share of each limit at the careful end of its interval; empty where the measurement failed."""
+    """Used share of each limit at the upper end of its interval. Empty if the measurement failed."""
 
 
 def best_confirmed(ranked: Sequence[Finalist], confirm: Callable[[Finalist], Reevaluated]) -> Reevaluated | None:
-    """The best plan that holds, of those that TOP_K measurements can tell; None when none of them did.
+    """The best plan that still meets the budget, found with at most TOP_K measurements. None if there is none.
 
-    A search picks the luckiest of many samples, and something may have disturbed it; what is shipped must hold without luck.
-    `ranked` is best first. Each second measurement shows how many times what the search saw a plan may take. Going down, until
-    one holds, the largest such rise so far counts: the next to be measured is the best with room for it, or of the rest the one
-    with the most room. A plan that holds may have been thinner than it had to be, chosen by the rise of an unlucky one: from
-    there the way goes back up, to better plans that have room for the rise of the one that held.
+    The best plan of a search may only have been lucky. `ranked` is best first. Measuring a plan again gives its degradation: the
+    new figure over the search's. Until a plan holds, the largest degradation so far is applied to the remaining plans. The best
+    plan still predicted to meet the budget is next, or else the one with the most room. If a plan holds, better plans are tried
+    that would meet the budget with its degradation, because an unlucky plan may have made the choice too thin.
     """
     remaining = list(ranked)
     held: Reevaluated | None = None
@@ -88,7 +87,7 @@ def best_confirmed(ranked: Sequence[Finalist], confirm: Callable[[Finalist], Ree
 
 
 def _ranked(evaluator: Evaluator) -> list[Finalist]:
-    """The plans that were feasible in the search, best first; of equal rewards the one with more room."""
+    """The plans that were feasible in the search, best first. If rewards are equal, the one with more room comes first."""
     seen: dict[ChannelPlan, Candidate] = {}
     for trial in evaluator.measurer.context.run.trials:
         if trial.role in ("dense", "thinnest", "search") and evaluator.evaluation_of(trial.candidate).feasible:
@@ -102,7 +101,7 @@ def _ranked(evaluator: Evaluator) -> list[Finalist]:
 
 
 def _again(evaluator: Evaluator, searched: Candidate, number: int) -> Candidate:
-    """`searched`, measured again; what changed is shown."""
+    """Measure `searched` again, and show what changed."""
     context, dense = evaluator.measurer.context, evaluator.ends.dense
     again = evaluator.measurer.again(searched, number, dense)
     texts = [f"score {searched.score or 0:.2f}: {judge(context.searched_constraints, again, dense)}"]

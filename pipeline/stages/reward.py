@@ -1,4 +1,4 @@
-"""Reward: what a search makes large, and what must be looked at in a candidate to know it."""
+"""Reward: what a search maximises, and which figures of a candidate it needs."""
 
 import math
 from dataclasses import dataclass, replace
@@ -16,12 +16,12 @@ from pipeline.training.task import Task
 __all__ = ["ENTROPY_INPUTS", "RewardFunction", "finite", "start_reward_function"]
 
 ENTROPY_INPUTS = 256
-"""Images whose activations are looked at."""
+"""Number of images whose activations are used."""
 
 
 @dataclass(frozen=True)
 class RewardFunction:
-    """Looks at candidates and says what they are worth."""
+    """Adds the figures that a reward needs to candidates, and computes the reward."""
 
     reward: Reward
     builder: PrunedModelBuilder
@@ -29,7 +29,7 @@ class RewardFunction:
     channels: ChannelEntropy | None
 
     def look(self, candidate: Candidate, module: nn.Module) -> Candidate:
-        """`candidate` with its entropies. `module` must have been scored: only then are its BatchNorm statistics its own."""
+        """`candidate` with its entropies. Score `module` first, because scoring re-estimates its BatchNorm statistics."""
         if candidate.score is None:
             return candidate
         if self.spatial and self.spatial.whole:
@@ -40,12 +40,12 @@ class RewardFunction:
         return candidate
 
     def reward_of(self, candidate: Candidate) -> float | None:
-        """The reward of a candidate that was looked at, null where it failed; never infinite, nor no number."""
+        """The reward of a candidate from `look`; None if it failed. It is always a finite number."""
         if candidate.failure or candidate.score is None:
             return None
         if self.reward == "accuracy":
             return candidate.score
-        if self.reward == "accuracy-entropy":  # a score of one's own may be negative
+        if self.reward == "accuracy-entropy":  # a user's own score may be negative
             return candidate.score * (candidate.kept_entropy or 0.0) if candidate.score > 0 else candidate.score
         if self.reward == "channel-entropy":
             return 100 * (candidate.kept_channel_entropy or 0.0)
@@ -57,8 +57,8 @@ class RewardFunction:
 
 
 def start_reward_function(reward: Reward, builder: PrunedModelBuilder, task: Task) -> RewardFunction:
-    """Take of the dense network what `reward` compares with. Raises ModelError where the network has no such entropy; a
-    function of one's own gets what there is.
+    """Compute the dense network's figures that `reward` compares with; a user's own function gets all that exist. Raises
+    ModelError if the network lacks the entropy that `reward` needs.
     """
     if reward == "accuracy":
         return RewardFunction(reward, builder, None, None)
@@ -74,5 +74,5 @@ def start_reward_function(reward: Reward, builder: PrunedModelBuilder, task: Tas
 
 
 def finite(score: float | None) -> float | None:
-    """Null also for what is no number, or infinite: it would be the best of every comparison, or of none."""
+    """`score`, or None if it is NaN or infinite. Such a score would win every comparison, or none."""
     return score if score is not None and math.isfinite(score) else None

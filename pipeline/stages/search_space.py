@@ -1,4 +1,4 @@
-"""Offer: from the groups of a network to the widths that a searcher may choose from."""
+"""Search space: the widths that a searcher may choose from, for each group of a network."""
 
 from torch import nn
 
@@ -11,7 +11,7 @@ __all__ = ["search_space"]
 
 
 def search_space(builder: PrunedModelBuilder, step: int, alignment: Alignment | None = None) -> SearchSpace:
-    """The widths on offer for each group, and what hangs on it; none that `alignment` has seen to be dominated."""
+    """The widths to choose from and the cost share of each group. Widths that are dominated in `alignment` are left out."""
     space = builder.space
     offers = {
         group.name: tuple(

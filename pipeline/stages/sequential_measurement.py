@@ -1,4 +1,4 @@
-"""Decide: measure one file until it is known whether it keeps the budget."""
+"""Sequential measurement: measure one file until it is decided whether it meets the budget."""
 
 from pipeline.core.budget import Constraint, Verdict, judge
 from pipeline.core.candidate import Candidate
@@ -10,7 +10,7 @@ from pipeline.stages.probe_adapter import graph_of
 __all__ = ["REPEATS", "candidate_of", "measure_sequentially", "put_together"]
 
 REPEATS = 3
-"""Further measurements of a file whose verdict stays undecided."""
+"""Number of further measurements of a file whose verdict stays undecided."""
 
 
 def measure_sequentially(
@@ -22,10 +22,10 @@ def measure_sequentially(
     *,
     twice: bool = False,
 ) -> Measurement | Failure:
-    """Fresh measurements of one file, put together until the verdict is decided or REPEATS more have been taken.
+    """Measure one file with fresh runs until the verdict is decided, or until REPEATS more measurements have been taken.
 
-    With `twice`, a verdict counts when it stands after two measurements in succession: to stop at the first would be luck. That
-    may take one more.
+    With `twice`, two successive measurements must give the same verdict, because stopping at the first one would favour lucky
+    files. This may take one measurement more.
     """
     constraints = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
     total: Measurement | None = None
@@ -44,14 +44,14 @@ def measure_sequentially(
 
 
 def put_together(total: Measurement | None, measured: Measurement) -> Measurement:
-    """Both as one; but a measurement that cannot be trusted is replaced by one that can, and spoils none."""
+    """Both measurements as one. A measurement without doubts replaces one with doubts, and is never mixed with one."""
     if total is None or (total.doubts and not measured.doubts):
         return measured
     return total if measured.doubts and not total.doubts else total.joined(measured)
 
 
 def candidate_of(pruned: PrunedModel, measured: Measurement | Failure | None, score: float | None) -> Candidate:
-    """`pruned` with what was found of it."""
+    """A candidate from `pruned`, its measurement and its score."""
     return Candidate(
         plan=pruned.plan,
         params=pruned.params,

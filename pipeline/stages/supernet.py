@@ -1,11 +1,11 @@
-"""Supernet: one set of weights that serves every plan, so that plans can be told apart where the plain cut answers nothing.
+"""Supernet: one set of weights for every plan. It ranks plans for which plainly cut weights score no better than chance.
 
-The dense network goes on learning while it is narrowed to another plan at every step (Yu & Huang, Universally Slimmable
-Networks, arXiv 1903.05134, sections 3.2 and 3.4, without their fixed rule of which widths): what one plan learns, all plans
-that share its channels learn. It follows the dense network's answers, so it needs no labels. A plan's own weights are then cut
-out of it, and are what fine-tuning begins with.
+The dense network is trained further, and at every step it is narrowed to another plan (Yu & Huang, Universally Slimmable
+Networks, arXiv 1903.05134, sections 3.2 and 3.4, without their fixed rule for the widths). What one plan learns helps all plans
+that share its channels. The targets are the dense network's answers, so no labels are needed. A plan's initial weights are then
+cut from the supernet, and fine-tuning starts from them.
 
-Unlike there: widths are drawn group by group; steps take one plan, not four.
+Differences from the paper: widths are drawn per group, and a step uses one plan, not four.
 """
 
 import copy
@@ -37,27 +37,27 @@ __all__ = ["BATCH", "IMAGES", "MOST_STEPS", "affordable_steps", "middle_share", 
 BATCH = 64
 MOST_STEPS = 2000
 FEWEST_STEPS = 100
-"""Fewer make every plan worse than its compensated cut."""
+"""With fewer steps, every plan is worse than its cut with least-squares reconstruction."""
 MACS = 2e13
-"""Of all steps together, the teacher's among them: some minutes on two cores."""
+"""Multiply-accumulates of all steps together, including the teacher's. They take some minutes on two cores."""
 MOST_EPOCHS = 40
-"""Small data sets are not gone through more often."""
+"""Limit on the passes over a small data set."""
 NARROWEST = 0.3
-"""Mean width of the narrowest plans drawn, of the uniform plan's that just meets the budget."""
+"""Mean width of the narrowest plans drawn, as a share of that of the uniform plan that just meets the budget."""
 LEARNING_RATE = 0.05
-"""At the peak; it falls to nearly zero in a straight line."""
+"""Peak learning rate. It falls linearly to nearly zero."""
 WARMUP_STEPS = 50
 TEMPERATURE = 4.0
 LARGEST_GRADIENT = 10.0
 STEPS_PER_STAGE = 100
-"""After so many, the weights are kept: training that diverges goes back to them."""
+"""The weights are saved after this many steps. Training that diverges continues from them."""
 IMAGES = MOST_STEPS * BATCH
-"""That it learns from, at most."""
+"""Largest number of training images."""
 
 
 def affordable_steps(middle: int, dense: int, images: int) -> int:
-    """How many steps pay, where a plan of middling width has `middle` multiply-accumulates and the whole network `dense`; 0
-    where too few would come of it.
+    """The number of steps that pay, or 0 if there would be too few. `middle` is the number of multiply-accumulates of a plan of
+    middle width, and `dense` that of the dense network.
     """
     steps = min(MOST_STEPS, int(MACS / (BATCH * (3 * middle + dense))), MOST_EPOCHS * images // BATCH)
     return steps if steps >= FEWEST_STEPS else 0
@@ -69,9 +69,9 @@ def middle_share(share: float) -> float:
 
 
 def plans_around(space: SearchSpace, share: float, seed: int) -> Iterator[ChannelPlan]:
-    """Random plans without end, from somewhat narrower than all groups at `share` up to the whole network; a quarter uniform.
+    """Endless random plans, from narrower than all groups at `share` up to the dense network. A quarter of them are uniform.
 
-    The wide ones are what keeps the narrow ones from forgetting: without them all end up worse.
+    Without the wide plans, narrow plans forget what they learnt, and all plans end up worse.
     """
     generator = np.random.default_rng(seed)
     count = len(space.choices)
@@ -90,10 +90,10 @@ def train_supernet(
     checkpoint: Path,
     progress: Progress = lambda done, total, text: None,
 ) -> nn.Module:
-    """A copy of `dense` that was trained for `steps` batches of 64 images, each narrowed to the next of `plans`.
+    """A copy of `dense`, trained for `steps` batches of 64 images. Each batch trains the network narrowed to the next of `plans`.
 
-    It is kept in `checkpoint`, and taken from there when it was finished before. Training that diverges goes back up to 100 steps
-    and continues with a tenth of the rate, at most three times. Raises TrainingDiverged and StorageError.
+    The result is saved to `checkpoint`. If that file exists, it is loaded. If training diverges, it goes back up to 100 steps and
+    continues with a tenth of the learning rate, at most three times. Raises TrainingDiverged and StorageError.
     """
     if checkpoint.is_file():
         return _loaded(dense, checkpoint)
@@ -132,7 +132,7 @@ def train_supernet(
         left = (time.monotonic() - started) / step * (steps - step)
         progress(step, steps, f"weights for all plans, {left:.0f} s left")
     whole = whole.cpu().eval()
-    # clones: a tensor under two names is written twice, which safetensors refuses for one memory, or with gaps
+    # clones: if two names share one tensor, safetensors refuses to write it; it also refuses tensors with gaps
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in whole.state_dict().items()}
     write_atomically(checkpoint, safetensors.torch.save(tensors))
     return whole
@@ -145,7 +145,7 @@ def _step(
     pixels: torch.Tensor,
     answers: torch.Tensor,
 ) -> float:
-    """One step of the weights that `narrowing` keeps, towards the teacher's `answers` to `pixels`; the loss before it."""
+    """Train the weights that `narrowing` keeps for one step towards the teacher's `answers`. Returns the loss before it."""
     small = shrink(whole, *narrowing).to(memory_format=layout_of(whole))
     train_mode(small)
     with mixed_precision(pixels.device):
@@ -162,16 +162,16 @@ def _step(
 
 
 def _loaded(dense: nn.Module, checkpoint: Path) -> nn.Module:
-    """A copy of `dense` with the weights in `checkpoint`."""
+    """A copy of `dense` with the weights from `checkpoint`."""
     whole = copy.deepcopy(dense)
     whole.load_state_dict(read_tensors(checkpoint))
     return whole.eval()
 
 
 def _taught(teacher: nn.Module, images: Images, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches with the teacher's answers, round and round; the teacher is asked once about each image."""
+    """Endless batches with the teacher's answers. The teacher computes each batch once."""
     known: list[torch.Tensor] = []
-    # whole batches: BatchNorm in training cannot learn from a last one of a single image
+    # whole batches only: BatchNorm in training mode cannot learn from a last batch of a single image
     count = max(len(images) // BATCH, 1)
     while True:
         for number, (pixels, _) in zip(range(count), images.batches(BATCH), strict=False):

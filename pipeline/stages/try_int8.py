@@ -1,4 +1,4 @@
-"""Quantise: int8 as a candidate for shipping, kept only where it is faster on the device and inside the accuracy budget."""
+"""Int8: quantise the file, and ship int8 only if it is faster on the device and within the accuracy budget."""
 
 import hashlib
 import math
@@ -29,29 +29,29 @@ __all__ = ["Quantised", "quantise"]
 CALIBRATION_INPUTS = 128
 AGREEMENT_INPUTS = 256
 STEPS = 8
-"""How often more layers are spared, at most; the last step spares half of them."""
+"""Largest number of attempts that keep more layers in float32. The last one keeps half of them."""
 ALLOWED_DROP_POINTS = 1.0
-"""Points that int8 may lose against the float32 file where the budget has no accuracy_drop."""
+"""Points that int8 may lose against the float32 file if the budget has no accuracy_drop."""
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """What came of trying int8."""
+    """The result of trying int8."""
 
     pruned: PrunedModel | None
-    """The int8 file, where it is to ship in the float32 file's place."""
+    """The int8 file, if it is to ship instead of the float32 file."""
     said: tuple[str, ...]
-    """What was shown of it; or, where it does not ship, why."""
+    """What was shown of it, or why it does not ship."""
     rows: tuple[PrecisionRow, ...]
-    """Dense and pruned, float32 and int8, side by side; empty where int8 could not be made."""
+    """Dense and pruned, float32 and int8. Empty if int8 could not be made."""
 
 
 def quantise(context: RunContext, fp32: PrunedModel, probe: Probe, dense: Candidate) -> Quantised:
     """Try int8 on `fp32`, the pruned, fine-tuned and proven file.
 
-    Every scheme is timed in turn with `fp32` and scored on validation data; these judgements are in the journal. Where no file
-    that is faster is accurate enough, the layers that suffer most are left in float32, step by step. The best is then judged
-    again, with fresh runs and all validation data. `dense`: the whole network as it was measured by `probe`.
+    Every scheme is timed in turn with `fp32` and scored on validation data; the journal records each result. If no faster file is
+    accurate enough, the layers with the largest errors are kept in float32, more of them at each attempt. The best file is then
+    judged again, with fresh runs and all validation data. `dense`: the dense network as `probe` measured it.
     """
     if probe.fingerprint.mode == "predicted":
         return Quantised(None, ("int8 was not tried: latencies are predicted from those of float32 files",), ())
@@ -87,7 +87,7 @@ def quantise(context: RunContext, fp32: PrunedModel, probe: Probe, dense: Candid
 
 @dataclass(frozen=True)
 class _Asked:
-    """One int8 file with what is known of it."""
+    """One int8 file with its measurement and score."""
 
     scheme: Scheme
     candidate: Candidate
@@ -100,12 +100,12 @@ class _Asked:
 
     @property
     def ratio(self) -> Estimate | None:
-        """Its median latency over that of the float32 file it was made of, in turns."""
+        """Its median latency over that of its float32 file, timed in turn."""
         return self.candidate.measurement.relative_p50 if self.candidate.measurement else None
 
     @property
     def faster(self) -> bool:
-        """Only where the whole interval says so."""
+        """Whether the whole interval of `ratio` lies below 1."""
         return self.ratio is not None and self.ratio.high < 1
 
     @property
@@ -123,7 +123,7 @@ class _Bench:
     def search(
         self, role: Literal["int8", "int8-dense"], source: PrunedModel, inputs: Tensor, whole: PrunedModel, steps: int
     ) -> _Asked:
-        """The most accurate of those that are faster and accurate enough; where there is none, of all that were asked about.
+        """The most accurate file that is faster and accurate enough; otherwise the most accurate of the faster files, or of all.
 
         Raises NotQuantised.
         """
@@ -153,13 +153,13 @@ class _Bench:
                 scheme = Scheme(start.scheme.per_channel, start.scheme.method, tuple(sorted(worst[:count])))
                 asked.append(self._ask(role, number, scheme, quantiser, source, measured))
                 if (found := best()) is not None or not asked[-1].faster:
-                    break  # enough are spared; or so many that nothing is gained
+                    break  # enough layers are in float32, or so many that int8 is no faster
         return found or max(asked, key=lambda each: (each.faster, each.score))
 
     def side(
         self, network: Literal["dense", "pruned"], pruned: PrunedModel, scheme: Scheme | None, memory: bool
     ) -> tuple[PrecisionRow, Candidate]:
-        """One of the four, timed in turn with the dense network in float32, and scored on all validation data."""
+        """One of the four files, timed in turn with the dense float32 network, and scored on all validation data."""
         measured = self._probe.measure(graph_of(pruned), MeasurementOptions(self._settings.final_processes, memory))
         candidate = candidate_of(pruned, measured, self._task.validate(OnnxModule(pruned.data)))
         row = PrecisionRow(
@@ -175,7 +175,7 @@ class _Bench:
         return row, candidate
 
     def in_turn(self, pruned: PrunedModel, source: PrunedModel) -> Estimate | None:
-        """Median latency of one over the other's, with fresh runs until it is decided which is faster; null when one fails."""
+        """Median latency of one over the other's, with fresh runs until the faster one is known. None if a measurement fails."""
         total: Measurement | None = None
         for _ in range(1 + REPEATS):
             options = MeasurementOptions(self._settings.final_processes, memory=False)
@@ -197,7 +197,7 @@ class _Bench:
         source: PrunedModel,
         measured: dict[str, Measurement | Failure],
     ) -> _Asked:
-        """From the journal, or made, timed and scored. Files of one structure are timed once: the clock sees no values."""
+        """Read the result from the journal, or make, time and score the file. One file of each structure is timed."""
         known = self._run.find(role, number)
         if known is None:
             started = time.monotonic()
@@ -226,7 +226,7 @@ def _complaint(
     int8: Candidate,
     dense: Candidate,
 ) -> str | None:
-    """Why int8 is not to ship; null when it is. `rows`: dense and pruned in float32, dense and pruned in int8."""
+    """Why int8 does not ship; None if it does. `rows`: dense and pruned in float32, dense and pruned in int8."""
     if int8.failure or ratio is None:
         return f"it cannot be measured ({int8.failure.kind}: {int8.failure.detail})" if int8.failure else "it cannot be measured"
     if not ratio.high < 1:
@@ -243,13 +243,13 @@ def _complaint(
 
 
 def _least(constraints: tuple[Constraint, ...], dense_score: float, fp32_score: float) -> float:
-    """The lowest score that the budget lets pass; without an accuracy_drop in it, LOSS below the float32 file."""
+    """The lowest score that the budget allows. Without an accuracy_drop, ALLOWED_DROP_POINTS below the float32 file."""
     drop = next((constraint.limit for constraint in constraints if constraint.metric.key == "accuracy_drop"), None)
     return fp32_score - ALLOWED_DROP_POINTS if drop is None else dense_score - drop
 
 
 def _agreement(pruned: PrunedModel, source: PrunedModel, inputs: Tensor) -> str:
-    """On how many of `inputs` both files have their largest output in the same place: '251 of 256'."""
+    """On how many of `inputs` the largest output of both files is at the same index, as '251 of 256'."""
     first, second = (OnnxModule(each.data)(inputs).reshape(len(inputs), -1).argmax(1) for each in (pruned, source))
     return f"{int((first == second).sum())} of {len(inputs)}"
 

@@ -1,4 +1,4 @@
-"""Sweep: find a device's alignment, by measuring convolutions of the network's own shapes at many widths."""
+"""Width sweep: find a device's alignment by measuring convolutions of the network's own shapes at many widths."""
 
 import hashlib
 from pathlib import Path
@@ -25,9 +25,9 @@ from pipeline.system.foreign_file import JSON_LIMIT_BYTES, read_foreign
 __all__ = ["conv_pairs", "find_alignment"]
 
 PAIRS = 2
-"""The most costly ones, of different shapes."""
+"""Number of pairs: the most costly ones, of different shapes."""
 WINDOW = 16
-"""Widths from so far below the middle to so far above it."""
+"""Largest distance of a measured width from the middle one."""
 UNIT = 4
 ROUNDS = 2
 EFFORT = MeasurementOptions(1, memory=False, fresh=True)
@@ -40,8 +40,8 @@ def find_alignment(
 ) -> Alignment:
     """The alignment of the probe's device for this network.
 
-    Taken from `kept` where the run found it before, from the folder `cache` where another run did on the same device with
-    the same runtime and settings, and measured otherwise: at most 36 short measurements, of up to 9 widths of each pair, twice.
+    It is read from `kept` if this run found it before, or from the folder `cache` if another run found it on the same device with
+    the same runtime and settings. Otherwise it is measured: at most 36 short measurements, two for up to 9 widths of each pair.
     """
     pairs = conv_pairs(builder.module, builder.space, builder.example)
     key = hashlib.sha256(f"{probe.fingerprint} {pairs}".encode()).hexdigest()
@@ -60,7 +60,7 @@ def find_alignment(
 
 
 def conv_pairs(module: nn.Module, space: PruneSpace, example: torch.Tensor) -> tuple[ConvPair, ...]:
-    """The most costly convolutions whose width is to be chosen, each with the first that reads it."""
+    """The most costly convolutions with a width to choose, each with the first convolution that reads its output."""
     layers = dict(module.named_modules())
     sides: dict[nn.Module, tuple[int, int]] = {}
 
@@ -100,7 +100,7 @@ def _shape(pair: ConvPair) -> tuple[Any, ...]:
 
 
 def _widths(channels: int) -> list[int]:
-    """Multiples of 4 around a multiple of 32 near the middle, or all there are of few."""
+    """Multiples of 4 around a multiple of 32 near the middle. With few channels, all multiples of 4."""
     middle = max(32, channels // 2 // 32 * 32) if channels >= 64 else channels // 2
     low, high = max(UNIT, middle - WINDOW), min(channels, middle + WINDOW)
     return [width for width in range(UNIT, channels + 1, UNIT) if low <= width <= high]
@@ -162,4 +162,4 @@ def _write(path: Path, alignment: Alignment) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, _ALIGNMENT.dump_json(alignment))
     except (OSError, StorageError):
-        pass  # the cache saves time; a run can do without it
+        pass  # the cache only saves time

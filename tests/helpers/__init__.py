@@ -1,1 +1,1 @@
-"""What several tests share: networks, devices, servers, toys."""
+"""What several tests share: networks, devices, servers and toy problems."""

@@ -1,4 +1,4 @@
-"""Small signed artifacts, and a device on the loopback that they are shipped to."""
+"""Small signed artifacts, and a device on the loopback interface that they are shipped to."""
 
 import datetime
 import json
@@ -23,7 +23,7 @@ INPUTS = np.concatenate([INPUT, -INPUT, 2 * INPUT])
 
 
 class Maker:
-    """Makes artifacts and signs them with a key of its own, which it trusts."""
+    """Makes artifacts, and signs them with its own key, which it trusts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,7 +48,7 @@ class Maker:
         key: SigningKey | None = None,
         architecture: str = "x86_64",
     ) -> Path:
-        """An artifact whose weights come from `seed`, with `changes` to its files made before it was signed."""
+        """An artifact with weights from `seed`. `changes` replace files before it is signed."""
         folder = self.folder / name
         folder.mkdir(parents=True)
         model = conv_net(8, seed=seed)
@@ -88,13 +88,13 @@ def profile_of(store: Path | str) -> Profile:
 
 
 def answers(model: bytes) -> NDArray[np.float32]:
-    """What `model` answers to INPUTS."""
+    """The answers of `model` to INPUTS."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
     return np.concatenate([session.run(None, {"x": INPUTS[i : i + 1]})[0] for i in range(len(INPUTS))])
 
 
 def lies(board: Board, *answers: Any) -> None:
-    """Have the board say that it has the agent, and then these things, whatever it is asked."""
+    """Make the board report that it has the agent, and then give these answers to any request."""
     messages = [json.dumps(each) for each in ({"alive": True}, *answers)]
     liar = board.program("liar.py", _LIAR.format(messages=messages))
     board.python.write_text(f"#!/bin/sh\nexec {sys.executable} {liar}\n")
@@ -114,5 +114,5 @@ def store_of(board: Board) -> Path:
 
 
 def serves(store: Path) -> NDArray[np.float32]:
-    """What the model behind `current` answers to INPUTS, loaded as a program on the device loads it."""
+    """The answers of the model behind `current` to INPUTS. It is loaded as a program on the device loads it."""
     return answers((store / "current" / "model.onnx").read_bytes())

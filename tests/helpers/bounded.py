@@ -1,4 +1,4 @@
-"""Programs that run with an end to their memory."""
+"""Programs that run with limited memory."""
 
 import resource
 import subprocess
@@ -8,7 +8,7 @@ __all__ = ["bounded"]
 
 
 def bounded(program: str, *arguments: object, megabytes: int) -> str:
-    """What a program prints that runs in a process of its own, with an end to its address space."""
+    """The output of a program in a process of its own with a limited address space."""
 
     def bound() -> None:
         resource.setrlimit(resource.RLIMIT_AS, (megabytes * 2**20, megabytes * 2**20))

@@ -1,4 +1,4 @@
-"""A device to which things happen while something is shipped to it, and what must be true of it afterwards."""
+"""A device with faults during shipping, and the conditions that must hold for it afterwards."""
 
 import contextlib
 import hashlib
@@ -30,14 +30,14 @@ from pipeline.packaging.serving import SERVED_FILES
 
 CALM = Patience(silence_s=60, health_s=120, commit_s=120)
 HASTY = Patience(silence_s=8, health_s=60, commit_s=6)
-"""For faults that only the end of patience shows."""
+"""For faults that only a timeout reveals."""
 FILES = {*SERVED_FILES, "manifest.json", "manifest.sig"}
 OUTPUTS = {version: answers(conv_net(8, seed=version)) for version in (1, 2, 3)}
-"""Version -> what its model answers. 1 was served before 2, which serves; 3 is shipped."""
+"""Version -> its model's answers. Version 1 was served before version 2, which serves; version 3 is shipped."""
 
 
 class Relay(socketserver.ThreadingTCPServer):
-    """A port that leads to another, until it cuts, stalls, or flips a bit of what goes up."""
+    """A port that forwards to another one. It can cut connections, stall, or flip a bit of what goes to the device."""
 
     request_queue_size = 100
 
@@ -53,27 +53,27 @@ class Relay(socketserver.ThreadingTCPServer):
         threading.Thread(target=self.serve_forever, args=(0.02,)).start()
 
     def cut(self) -> None:
-        """Reset what is open; new connections are carried."""
+        """Reset the open connections. New connections are forwarded."""
         for each in tuple(self.open):
             with contextlib.suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
 
     def stall(self) -> None:
-        """Carry nothing, and close nothing."""
+        """Forward nothing, and close nothing."""
         self.flowing.clear()
 
     def flip(self, after_bytes: int) -> None:
-        """One bit, so many bytes into what is sent to the device from now on."""
+        """Flip one bit, `after_bytes` bytes into what is sent to the device from now on."""
         self.flip_after = after_bytes
 
     def mend(self) -> None:
-        """Drop what is open, and carry again."""
+        """Drop the open connections, and forward again."""
         self.flip_after = None
         self.cut()
         self.flowing.set()
 
     def close(self) -> None:
-        """Until nothing of it runs or is open."""
+        """Close, and wait until nothing of it runs or is open."""
         self.shutdown()
         self.ended = True
         self.mend()
@@ -81,7 +81,7 @@ class Relay(socketserver.ThreadingTCPServer):
 
 
 class _Carrier(socketserver.BaseRequestHandler):
-    """One connection: here to there in this thread, there to here in another; both sockets are closed when both ended."""
+    """One connection: this thread forwards one direction, another thread the other. Both sockets close when both have ended."""
 
     server: Relay
     request: socket.socket
@@ -94,7 +94,7 @@ class _Carrier(socketserver.BaseRequestHandler):
         with there:
             ends = {self.request, there}
             self.server.open |= ends
-            if self.server.ended:  # after the last cut
+            if self.server.ended:  # it arrived after the last cut
                 return
             back = threading.Thread(target=self._carry, args=(there, self.request))
             back.start()
@@ -119,7 +119,7 @@ class _Carrier(socketserver.BaseRequestHandler):
 
 @dataclass
 class Rig:
-    """One device, which has had version 1 and serves version 2; and version 3, to be shipped to it."""
+    """A device that has had version 1 and serves version 2, and version 3, which is to be shipped to it."""
 
     board: Board
     relay: Relay
@@ -131,10 +131,10 @@ class Rig:
     ended: list[Callable[[], None]] = field(default_factory=list)
     hosts: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
-    # the device is told to fail
+    # faults on the device
 
     def fault(self, *faults: str) -> None:
-        """As COMPRESS_FAULT has them; none mends it."""
+        """Set the faults, in the format of COMPRESS_FAULT. Without arguments, remove them."""
         self.board.environment["COMPRESS_FAULT"] = ",".join(faults)
         self.board.write_python()
 
@@ -142,7 +142,7 @@ class Rig:
         self.fault(f"{point}:pause={self.pause}")
 
     def wait_for_pause(self, ended: Callable[[], object] = lambda: False) -> None:
-        """However slow the machine is; not where it is under way no more."""
+        """Wait for the pause, even on a slow machine. Stop waiting if the operation has ended."""
         reached = self.pause.with_suffix(".reached")
         until(lambda: reached.exists() or ended(), 240)
         assert reached.exists(), ended()
@@ -150,7 +150,7 @@ class Rig:
     def go_on(self) -> None:
         self.pause.with_suffix(".go").write_text("")
 
-    # what is done to it
+    # operations on it
 
     def ship(self, patience: Patience = CALM) -> Delivered:
         return deliver(self.profile, self.artifact, self.maker.trusted, NOW, patience=patience)
@@ -159,11 +159,11 @@ class Rig:
         return roll_back(self.profile, patience=patience)
 
     def act(self, point: str, patience: Patience = CALM) -> Delivered:
-        """What is under way when the fault comes."""
+        """Start the operation during which the fault comes."""
         return self.roll_back(patience) if point == "rollback" else self.ship(patience)
 
     def struck(self, point: str, happens: Callable[[], None], patience: Patience = CALM) -> CompressError | Delivered:
-        """Begin, let it happen at `point`, go on; what comes of it."""
+        """Start the operation, let `happens` run at `point`, go on, and return the result."""
         self.paused(named(point))
         found: list[CompressError | Delivered] = []
 
@@ -185,7 +185,7 @@ class Rig:
             return problem
 
     def host(self, point: str) -> subprocess.Popen[bytes]:
-        """The same as a process of its own, on the command line."""
+        """Start the same operation as a process of its own, on the command line."""
         facts = self.profile.model_dump(mode="json")
         facts["device"]["memory"] = "1 GiB"
         target = self.board.folder / "board.yaml"
@@ -202,7 +202,7 @@ class Rig:
         return process
 
     def reboot(self) -> None:
-        """Everything that runs there ends at once, and then it is on again."""
+        """End everything that runs on the device at once, and start it again."""
         agents = [pid for pid in self.running() if pid]
         self.board.stop()
         for pid in agents:
@@ -210,7 +210,7 @@ class Rig:
         self.board.start()
 
     def running(self) -> list[int]:
-        """The agents, watchdogs and health checks that run there."""
+        """The agents, watchdogs and health checks that run on the device."""
         found = []
         for folder in Path("/proc").iterdir():
             if folder.name.isdigit():
@@ -222,10 +222,10 @@ class Rig:
                         found.append(int(folder.name))
         return found
 
-    # what must be true of it
+    # conditions that must hold
 
     def serving(self) -> int | None:
-        """The version that `current` leads to, by what its model answers; None where it leads nowhere."""
+        """The version that `current` points to, identified by its model's answers; None if it points to nothing."""
         if not (self.store / "current" / "model.onnx").exists():
             return None
         output = serves(self.store)
@@ -235,7 +235,7 @@ class Rig:
         raise AssertionError("it serves what nobody shipped")
 
     def partial(self) -> list[str]:
-        """What is visible and not whole."""
+        """The visible releases that are not complete."""
         wrong = []
         for release in (self.store / "releases").iterdir():
             manifest = release / "manifest.json"
@@ -251,18 +251,18 @@ class Rig:
         return wrong
 
     def tree(self) -> dict[str, tuple[object, ...]]:
-        """Everything in the store: its kind, its mode, when it was changed, and what it holds or leads to."""
+        """Everything in the store: its kind, its mode, when it was changed, and its content or target."""
         return tree(self.store)
 
     def left_over(self) -> list[str]:
-        """What a healed store does not have."""
+        """The names that a recovered store does not have."""
         kept = (".current-back", ".compress-store")
         hidden = [path.name for path in self.store.iterdir() if path.name.startswith(".") and path.name not in kept]
         return hidden + [name for name in ("pending.json",) if (self.store / name).exists()]
 
 
 def tree(folder: Path) -> dict[str, tuple[object, ...]]:
-    """Everything under `folder`: its mode, when it was changed, and what it holds or leads to."""
+    """Everything under `folder`: its mode, when it was changed, and its content or target."""
     found: dict[str, tuple[object, ...]] = {}
     for path in [folder, *sorted(folder.rglob("*"))]:
         facts = path.lstat()
@@ -276,12 +276,12 @@ def tree(folder: Path) -> dict[str, tuple[object, ...]]:
 
 
 def named(point: str) -> str:
-    """The device's name for a column of the matrix; a user's roll-back is caught when it has switched."""
+    """The device's name for a column of the matrix. A user's rollback is paused after its switch."""
     return "switched" if point == "rollback" else point
 
 
 class Workshop:
-    """Makes rigs: copies of one device that was shipped to twice."""
+    """Makes rigs: copies of a device that was shipped to twice."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -335,7 +335,7 @@ class Workshop:
 
 
 def mount(rig: Rig, size: str) -> None:
-    """Put the store onto a disk of its own."""
+    """Put the store onto a file system of its own."""
     disk = rig.store.parent
     aside = disk.with_name("aside")
     shutil.copytree(rig.store, aside, symlinks=True)
@@ -349,7 +349,7 @@ def remount(rig: Rig, how: str) -> None:
 
 
 def fill(rig: Rig) -> None:
-    """Until nothing more fits: no byte, and no name."""
+    """Fill the disk until no byte and no name fits."""
     junk = rig.store.parent / "junk"
     junk.mkdir()
     with contextlib.suppress(OSError), (junk / "bytes").open("wb", buffering=0) as file:

@@ -1,6 +1,6 @@
-"""Coverage-guided fuzzing of the readers, each for a bounded time, memory and input; outside of the tests, `make fuzz`.
+"""Coverage-guided fuzzing of the readers, each with limited time, memory and input. It is not part of the tests: `make fuzz`.
 
-python tests/helpers/fuzz.py [--seconds N] [READER ...]     all of them by default; ends with 1 when one of them fell over
+python tests/helpers/fuzz.py [--seconds N] [READER ...]     all readers by default; exits with 1 if one of them failed
 """
 
 import argparse
@@ -15,14 +15,14 @@ from pathlib import Path
 FOUND = Path("fuzz-found")
 CHILD = "COMPRESS_FUZZ_READER"
 NOT_HERE = ("answers",)
-"""Starts processes, of which there would be thousands; tests/project/test_fuzz.py does a few."""
+"""It starts processes, and fuzzing would start thousands. tests/project/test_fuzz.py covers a few of them."""
 
 
 def fuzz(name: str) -> None:
-    """In a process of its own, which does not come back."""
+    """Fuzz in a process of its own. This does not return."""
     import atheris
 
-    # what reads, and what it stands on that is Python; torch and onnx are not ours to look into
+    # the readers and the Python modules that they depend on; torch and onnx are not instrumented
     with atheris.instrument_imports(include=["pipeline", "yaml", "json"]):
         from helpers.readers import READERS
     reader = READERS[name]
@@ -42,7 +42,7 @@ def fuzz(name: str) -> None:
 
 
 def run(name: str, seconds: int) -> bool:
-    """Whether the reader stood it; prints a line."""
+    """Fuzz one reader, print a line, and return whether it had no failure."""
     FOUND.mkdir(exist_ok=True)
     prefix = f"{FOUND}/{name.replace(' ', '-')}-"
     limits = [f"-max_total_time={seconds}", "-rss_limit_mb=4096", "-timeout=20", "-max_len=4096", f"-artifact_prefix={prefix}"]
@@ -53,7 +53,7 @@ def run(name: str, seconds: int) -> bool:
         )
     counts = re.findall(r"^#(\d+)\s.*?cov: (\d+)", done.stderr, flags=re.MULTILINE)
     runs, covered = counts[-1] if counts else ("0", "0")
-    # libFuzzer ends with 0 when its time is over, and says how many runs that were
+    # libFuzzer exits with 0 when its time is over, and reports the number of runs
     stood = done.returncode == 0 and counts != []
     print(f"{name}: {runs} runs, {covered} branches, {'stood' if stood else f'FELL OVER, see {prefix}*'}", flush=True)
     if not stood:

@@ -1,4 +1,4 @@
-"""Small ONNX files, sound and broken, and what is needed to have them measured."""
+"""Small ONNX files, sound and broken, and what is needed to measure them."""
 
 from collections.abc import Callable
 
@@ -29,7 +29,7 @@ def conv_net(width: int = 8, out: int = 5, seed: int = 0) -> bytes:
 
 
 def heavy_net(megabytes: int) -> bytes:
-    """x -> mean -> linear of so many megabytes -> linear(5); little to compute, much to hold"""
+    """x -> mean -> linear with `megabytes` of weights -> linear(5). It needs little computation and much memory."""
     hidden = megabytes * 2**20 // (4 * 3)
     text = f"""{HEAD} net (float[1,3,16,16] x) => (float[1,5] y) {{
         a = GlobalAveragePool (x)
@@ -51,7 +51,7 @@ def with_weights(text: str, shapes: dict[str, tuple[int, ...]], seed: int) -> by
 
 
 def not_onnx() -> bytes:
-    """what a half-finished download looks like"""
+    """The content of a failed download."""
     return b"<html>404 not found</html>" * 10
 
 
@@ -62,7 +62,7 @@ def unknown_op() -> bytes:
 
 
 def fails_when_run() -> bytes:
-    """x reshaped to as many values as its largest one says: 768 of them do not fit into 3"""
+    """x reshaped to as many values as its largest value says: 768 values do not fit into 3."""
     text = f"""{HEAD} net (float[1,3,16,16] x) => (float[N] y) {{
         a = ReduceMax <keepdims=0> (x)
         b = Cast <to=7> (a)
@@ -80,7 +80,7 @@ def answers_nan() -> bytes:
 
 
 def graph(data: bytes, expected: Callable[[], NDArray[np.float32]] | None = None) -> Graph:
-    """`data` with the hash of its structure; of its bytes where it has none."""
+    """`data` with the hash of its structure, or of its bytes if it has no structure."""
     try:
         return Graph(data, structure(onnx.load_model_from_string(data)), expected)
     except Exception:
@@ -92,7 +92,7 @@ def reference(data: bytes | None = None) -> Reference:
 
 
 def profile(*, this_machine: bool = True, cores: int | None = None, runtime: Runtime | None = None, **probe: float) -> Profile:
-    """A machine that is quick to probe: one process, eight runs, and no doubt about noise unless asked for."""
+    """A machine that is quick to probe: one process, eight runs, and no doubt about noise unless requested."""
     quick = {"warmup_runs": 1, "runs": 8, "block_runs": 4, "processes": 1, "noise_limit": 1.0, "retries": 0}
     device = Device(name="bench", this_machine=this_machine, architecture="x86_64", cores=cores or 1, memory="1 GiB")  # type: ignore[arg-type]
     return Profile(device=device, runtime=runtime or Runtime(threads=1), probe=ProbeSettings(**{**quick, **probe}))  # type: ignore[arg-type]

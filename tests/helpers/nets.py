@@ -1,4 +1,4 @@
-"""A zoo of tiny networks, each with its drawing. BatchNorm statistics are drawn at random, so that folding them is visible."""
+"""Tiny networks of many kinds, each with its drawing. BatchNorm statistics are random, so that wrong folding is visible."""
 
 from collections.abc import Callable
 
@@ -97,7 +97,7 @@ class SqueezeExcite(nn.Module):
 
 
 class Shared(nn.Module):
-    """x -> stem(6) -> same(6) -> same(6) -> conv(8) -> mean -> linear: one convolution, used twice"""
+    """x -> stem(6) -> same(6) -> same(6) -> conv(8) -> mean -> linear: one convolution is used twice"""
 
     def __init__(self) -> None:
         super().__init__()
@@ -223,7 +223,7 @@ class Unsliceable(nn.Module):
 
 
 class Careful(Chain):
-    """A Chain that is half as loud again while `exporting` is true, as detectors leave their last steps out of an ONNX file."""
+    """A Chain with activations 1.5 times as large while `exporting` is true, as detectors omit their last steps in ONNX files."""
 
     exporting = staticmethod(torch.compiler.is_exporting)
 
@@ -255,7 +255,7 @@ EXAMPLE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
 
 
 def build(factory: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
-    """A seeded network in evaluation mode with lively BatchNorms."""
+    """A seeded network in evaluation mode with random BatchNorms."""
     torch.manual_seed(seed)
     module = factory()
     for layer in module.modules():

@@ -1,4 +1,4 @@
-"""A place with networks and images to do wrong things with, and what a refusal must look like."""
+"""A folder with networks and images for mistakes, and the required form of an error message."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -59,7 +59,7 @@ DIGITS = ("--target", "raspberrypi", *DRY)
 
 
 class Place(NamedTuple):
-    """A folder with nets.py, sound images of cats and dogs in images/, and room for worse."""
+    """A folder with nets.py and sound images of cats and dogs in images/. Tests add broken files."""
 
     folder: Path
     image_folder: Callable[..., Path]
@@ -69,7 +69,7 @@ class Place(NamedTuple):
         return self.folder / "run"
 
     def profile(self, *, was: str, becomes: str) -> Path:
-        """The Raspberry Pi's profile, with one thing changed."""
+        """The Raspberry Pi's profile with one change."""
         text = (shipped_folder("hw_profiles") / "raspberrypi.yaml").read_text()
         assert was in text
         (self.folder / "board.yaml").write_text(text.replace(was, becomes))
@@ -79,7 +79,7 @@ class Place(NamedTuple):
         return *DIGITS, "--model", f"{self.folder / 'nets.py'}:{name}", "--data", str(self.folder / "images")
 
     def images(self, change: Callable[[Path], object] = lambda root: None, **options: str) -> tuple[str, ...]:
-        """The sound network, and images to which `change` has been done."""
+        """Arguments for the sound network, with images that `change` has changed."""
         change(self.image_folder(self.folder / "odd", train=4, test=2, **options))
         return *DIGITS, "--model", f"{self.folder / 'nets.py'}:Net", "--data", str(self.folder / "odd")
 
@@ -111,5 +111,5 @@ def one_line(stderr: str) -> str:
 
 
 def nothing_but_the_journal(out: Path) -> bool:
-    """No artifact and no temporary files; the dense graph and the supernet only where they were made before the end."""
+    """Whether there are no artifact and no temporary files. Files that were made before the error may exist."""
     return {path.name for path in out.rglob("*")} <= {"journal.jsonl", "dense.onnx", "rehearsal.json", "supernet.safetensors"}

@@ -1,4 +1,4 @@
-"""What two processes, which order Python's sets differently and hold things at other addresses, say of the same program."""
+"""The output of one program in two processes, which order Python's sets differently and use other addresses."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ __all__ = ["said_by_two_processes"]
 
 
 def said_by_two_processes(program: str) -> list[list[str]]:
-    """The words that each prints; `program` may import from this folder."""
+    """The words that each process prints. `program` may import from this folder."""
     return [
         subprocess.run(
             [sys.executable, "-c", f"import sys; sys.path.insert(0, 'tests')\n{program}"],

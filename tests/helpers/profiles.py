@@ -1,4 +1,4 @@
-"""Profiles as files, quick to measure with: one thread, eight runs, and no doubt about noise unless asked for."""
+"""Profiles as files that are quick to measure with: one thread, eight runs, and no doubt about noise unless requested."""
 
 from pathlib import Path
 
@@ -12,23 +12,23 @@ QUICK = {"warmup_runs": 1, "runs": 8, "block_runs": 4, "processes": 1, "final_pr
 
 
 def here(folder: Path, runtime: dict[str, object] | None = None, **probe: float) -> str:
-    """This machine."""
+    """A profile of this machine."""
     return _write(folder / "here.yaml", {"name": "bench", "this_machine": True}, runtime, probe)
 
 
 def there(folder: Path, board: Board, runtime: dict[str, object] | None = None, **probe: float) -> str:
-    """The board at the other end of a real OpenSSH connection."""
+    """A profile of the board at the other end of a real OpenSSH connection."""
     return _write(folder / "board.yaml", board.facts, runtime, {"reconnect_s": 20, **probe})
 
 
 def to_walk(folder: Path, board: Board, **probe: float) -> str:
-    """The board, with an absolute budget that any plan of the demo network meets."""
+    """A profile of the board, with an absolute budget that any plan of the demo network meets."""
     quick = {"reconnect_s": 20, "runs": 16, "final_processes": 4}
     return _write(folder / "board.yaml", board.facts, {"channel_step": 16}, {**quick, **probe}, {"latency_p50": "1000 ms"})
 
 
 def command(*arguments: object) -> Result:
-    """`compress` with these arguments; anything but an exit is the test's failure."""
+    """Run `compress` with these arguments. Any exception other than an exit fails the test."""
     return CliRunner().invoke(compress, [str(each) for each in arguments], catch_exceptions=False)
 
 

@@ -1,4 +1,4 @@
-"""Everything that reads what a stranger may have written: each reader, a file as it should be, and the errors that are its own."""
+"""Everything that reads foreign files: each reader with a valid file and the errors that it may raise."""
 
 import datetime
 import json
@@ -46,17 +46,17 @@ TRUSTED = TrustedKey(key_id=KEY.key_id, name="ours", public_key=PUBLIC.hex(), no
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads the file `name` of a folder of its own; `valid` writes one there that it takes."""
+    """Reads the file `name` in a folder of its own. `write` writes a valid file there."""
 
     name: str
     write: Callable[[Path], object]
     read: Callable[[Path], object]
     error: type[CompressError]
-    """What may be raised, or its kin."""
+    """This error or a subclass may be raised."""
     form: str = "bytes"
 
     def valid(self, folder: Path) -> bytes:
-        """A file as it should be, and whatever belongs beside it."""
+        """The content of a valid file. It also writes the files that belong to it."""
         self.write(folder / self.name)
         return (folder / self.name).read_bytes()
 
@@ -143,7 +143,7 @@ def write_manifest(path: Path) -> None:
 
 
 def read_signed_manifest(path: Path) -> None:
-    """Whatever it says, it is rightly signed."""
+    """Read a manifest that is correctly signed, whatever its content."""
     signature = KEY.sign(CONTEXT + path.read_bytes()).hex()
     seal = {"algorithm": "ed25519", "key_id": KEY.key_id, "signature": signature}
     (path.parent / SIGNATURE).write_text(json.dumps(seal, separators=(",", ":")))
@@ -155,7 +155,7 @@ def read_manifest(path: Path) -> None:
 
 
 def read_onnx(path: Path) -> None:
-    """As the process that looks at files does it. A refusal is told, not raised, so that the other side can say it."""
+    """Read the file like the process that inspects files. `look` returns a refusal as data, so that it can be sent."""
     looked = json.loads(json.dumps(look(path.read_bytes())))
     if "refused" in looked:
         raise ModelError(looked["refused"])
@@ -208,11 +208,11 @@ ANSWERS: list[dict[str, Any]] = [
     {},
     {"processes": [TIMED], "memory": WEIGHED, "before": STATE, "after": STATE},
 ]
-"""To hello, the reference, the input, and the question of how fast it is."""
+"""The answers to hello, the reference, the input, and the measurement."""
 
 
 def read_answers(path: Path) -> dict[str, object]:
-    """One answer of a worker to a line; see `read_raw_answers`."""
+    """Read a worker's answers, one per line. See `read_raw_answers`."""
     lines = path.read_bytes().split(b"\n")
     raw = path.with_name("raw")
     raw.write_bytes(b"".join(len(line).to_bytes(4, "big") + bytes(8) + line for line in lines))
@@ -220,7 +220,7 @@ def read_answers(path: Path) -> dict[str, object]:
 
 
 def read_raw_answers(path: Path) -> dict[str, object]:
-    """A real link, to a process that says what stands in the file, whatever it is asked; some of what is made of it."""
+    """Use a real link to a process that sends the file's content as its answers. Returns some of the resulting facts."""
     start = lambda: Link(["sh", "-c", 'cat "$1"; exec timeout 0.5 cat > /dev/null', "sh", str(path)])  # noqa: E731
     connection = Connection("board", start, lambda loss: ProbeError(f"lost: {loss}"), 0.0, lambda _: None)
     probe = WorkerProbe(profile(), reference(), connection, lambda _: None)

@@ -1,4 +1,4 @@
-"""A real OpenSSH server on a loopback port, with keys of its own, and a folder in which its "device" keeps its files."""
+"""A real OpenSSH server on a loopback port, with its own keys, and a folder in which its "device" keeps its files."""
 
 import contextlib
 import getpass
@@ -32,7 +32,7 @@ esac
 
 
 class Board:
-    """`ssh -F board.config board` leads to it. Not started until `start`, so that one may also be unreachable."""
+    """A device that `ssh -F board.config board` connects to. It is unreachable until `start`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -58,21 +58,21 @@ class Board:
         self.process: subprocess.Popen[bytes] | None = None
 
     def write_python(self, *before: str) -> None:
-        """The device's interpreter: this one, keeping its files in the device's folder, behind the words `before`."""
+        """Write the device's interpreter: this one, with its files in the device's folder, started by the command `before`."""
         settings = {"HOME": self.home, "XDG_CACHE_HOME": self.cache, "TMPDIR": self.tmp, **self.environment}
         words = [*before, "env", *(f"{key}={value}" for key, value in settings.items()), f"PATH={self.bin}:$PATH", sys.executable]
         self.python.write_text(f'#!/bin/sh\nexec {" ".join(map(str, words))} "$@"\n')
         self.python.chmod(0o755)
 
     def program(self, name: str, text: str) -> Path:
-        """A program that the device has."""
+        """Install a program on the device."""
         path = self.bin / name
         path.write_text(text)
         path.chmod(0o755)
         return path
 
     def trust(self, key: str = "host_key") -> None:
-        """Take its host key, or another's, for known."""
+        """Trust the device's host key, or another one."""
         kind, value = (self.folder / f"{key}.pub").read_text().split()[:2]
         self.known_hosts.write_text(f"[127.0.0.1]:{self.port} {kind} {value}\n")
 
@@ -90,7 +90,7 @@ class Board:
         with (self.folder / "sshd.log").open("ab") as log:
             self.process = subprocess.Popen([SSHD, "-D", "-e", "-f", str(config)], stderr=log, start_new_session=True)
         deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and self.process.poll() is None:  # another may answer at its port
+        while time.monotonic() < deadline and self.process.poll() is None:  # another server may answer at its port
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
@@ -98,7 +98,7 @@ class Board:
         raise RuntimeError((self.folder / "sshd.log").read_text())
 
     def stop(self, *, connections: bool = True) -> None:
-        """As a reboot does: the server and everything that hangs on it."""
+        """Stop the server and everything that depends on it, as a reboot does."""
         if self.process is None:
             return
         victims = _descendants(self.process.pid) if connections else []
@@ -114,13 +114,13 @@ class Board:
         return [pid for pid in _descendants(self.process.pid) if _command(pid).startswith("sshd")]
 
     def workers(self) -> list[int]:
-        """The worker's supervisors that run there."""
+        """The worker's supervisors that run on the device."""
         found = [pid for pid in _all_processes() if " serve " in f"{_command(pid)} " and "worker-" in _command(pid)]
         return [pid for pid in found if str(self.cache) in _environment(pid)]
 
     @property
     def facts(self) -> dict[str, object]:
-        """As they stand under `device` in a profile."""
+        """The entries under `device` in a profile."""
         return {
             "name": "board",
             "architecture": "x86_64",
@@ -135,7 +135,7 @@ class Board:
         return Device.model_validate({**self.facts, **changes})
 
     def profile(self, **probe: float) -> Profile:
-        """One thread; as quick as can be."""
+        """A profile with one thread that is as quick as possible."""
         quick = {
             "warmup_runs": 1,
             "runs": 8,
@@ -155,7 +155,7 @@ def _keygen(path: Path) -> None:
 
 
 _PORTS = iter(random.SystemRandom().sample(range(10_000, 32_000), 20_000))
-"""Below those that systems give to connections: given one of these, another test could hold it before the server does."""
+"""Below the range that systems assign to connections. Otherwise another test's connection could take the port first."""
 
 
 def _free_port() -> int:

@@ -1,4 +1,4 @@
-"""Toy problems for searchers: a few groups, a score and a cost that are formulas, an optimum that can be looked up."""
+"""Toy problems for searchers: a few groups, formulas for score and cost, and an optimum that can be computed."""
 
 import contextlib
 import itertools
@@ -20,23 +20,23 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Toy:
-    """Score rises with width, with falling returns; cost rises with width too, straight or crooked."""
+    """Score rises with width, with diminishing returns. Cost rises with width too, linearly or not."""
 
     value: tuple[float, ...]
-    """What each group's channels are worth; sums to 1."""
+    """The value of each group's channels. Sums to 1."""
     curve: tuple[float, ...]
     """How soon a group has enough channels."""
     cost: tuple[float, ...]
-    """What each group's channels cost; sums to 1."""
+    """The cost of each group's channels. Sums to 1."""
     limit: float = 0.5
     shape: Literal["straight", "cliff", "ragged", "chain"] = "straight"
-    """straight: cost = width. cliff: as much as the next multiple of 16. ragged: a width that is no multiple of 16 takes
-    1.4 times as long, so that less can cost more. chain: a group costs its width times that of the group before.
+    """straight: cost = width. cliff: the cost of the next multiple of 16. ragged: a width that is not a multiple of 16 takes 1.4
+    times as long, so fewer channels can cost more. chain: a group costs its width times the previous group's.
     """
     collapse: bool = False
-    """Below a worth of about one half the network only guesses, as real ones do before fine-tuning."""
+    """Below a value of about one half, the score is at chance level, as in real networks before fine-tuning."""
     noise: float = 0.0
-    """Standard deviation of the violation; the same plan always gets the same."""
+    """Standard deviation of the violation. The same plan always gets the same error."""
 
     @property
     def space(self) -> SearchSpace:
@@ -48,13 +48,13 @@ class Toy:
         )
 
     def scores(self, kept: Floats) -> Floats:
-        """Fractions kept (..., groups) -> scores (...)."""
+        """Kept fractions (..., groups) -> scores (...)."""
         curve = np.array(self.curve)
         worth = ((1 - np.exp(-curve * kept)) / (1 - np.exp(-curve))) @ np.array(self.value)
         return 100 / (1 + np.exp(-12 * (worth - 0.5))) if self.collapse else 100 * worth
 
     def violations(self, kept: Floats) -> Floats:
-        """Fractions kept (..., groups) -> violations (...)."""
+        """Kept fractions (..., groups) -> violations (...)."""
         match self.shape:
             case "straight":
                 paid = kept
@@ -74,11 +74,11 @@ class Toy:
         return Evaluation(plan, float(self.scores(kept)), (float(self.violations(kept)) + error,))
 
     def optimum(self) -> float:
-        """The best feasible score, by looking at every plan."""
+        """The best feasible score, found among all plans."""
         return _optimum(self)
 
     def solve(self, searcher: Searcher, trials: int, seed: int) -> list[Evaluation]:
-        """What `searcher` asked, in order."""
+        """The evaluations that `searcher` requested, in order."""
         asked: list[Evaluation] = []
 
         def evaluate(plan: ChannelPlan) -> Evaluation:
@@ -102,11 +102,11 @@ def _optimum(toy: Toy) -> float:
 
 
 def _optimum_of_many_groups(toy: Toy, bins: int = 2000) -> float:
-    """By dynamic programming over what is spent, in steps rounded up, and the last width: a lower bound, and a tight one."""
+    """Dynamic programming over the cost, in steps rounded up, and the last width. The result is a tight lower bound."""
     fractions = np.array(WIDTHS) / CHANNELS
     groups, widths = len(toy.cost), len(WIDTHS)
     flat = replace(toy, collapse=False)
-    best = np.full((bins + 1, widths), -np.inf)  # spent, last width -> worth
+    best = np.full((bins + 1, widths), -np.inf)  # cost so far, last width -> value
     for group in range(groups):
         kept = np.zeros((widths, widths, groups))  # last width, this width
         kept[..., group] = fractions[None, :]
@@ -135,7 +135,7 @@ def _optimum_of_many_groups(toy: Toy, bins: int = 2000) -> float:
 
 
 def best_feasible(asked: list[Evaluation]) -> float:
-    """The score of the best plan within the limit; 0 when there is none."""
+    """The score of the best plan within the limit; 0 if there is none."""
     return max((found.score for found in asked if found.feasible), default=0.0)
 
 
@@ -150,12 +150,12 @@ CHAIN = Toy(
     shape="chain",
 )
 STEEP = Toy(value=(0.1, 0.6, 0.3), curve=(0.5, 0.5, 0.5), cost=(0.6, 0.2, 0.2), limit=0.35)
-"""No falling returns: a group is worth its channels in full, or not at all."""
+"""No diminishing returns: a group is worth keeping with all its channels, or not at all."""
 TOYS = {"smooth": SMOOTH, "cliff": CLIFF, "ragged": RAGGED, "chain": CHAIN, "steep": STEEP}
 
 
 def deep(shape: Literal["straight", "cliff", "ragged", "chain"], limit: float, groups: int = 16) -> Toy:
-    """As many groups as a real network has, worth and cost at random, scores that collapse, and noisy measurements."""
+    """As many groups as a real network, random values and costs, scores that collapse, and noisy measurements."""
     generator = np.random.default_rng(groups)
     value, cost = generator.dirichlet(np.full(groups, 2.0)), generator.dirichlet(np.full(groups, 2.0))
     curve = generator.uniform(0.5, 6.0, groups)

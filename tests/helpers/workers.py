@@ -1,4 +1,4 @@
-"""The worker, started for real and spoken to by hand."""
+"""The worker, started for real, with requests sent by hand."""
 
 import contextlib
 import sys
@@ -15,7 +15,7 @@ from pipeline.system.files import sha256_bytes
 
 WORKER = worker_probe.WORKER
 FOREVER: dict[str, Any] = {"runs": 10**9, "time_limit_s": 1e6}
-"""Settings that only a timeout, a signal or the end of the worker cuts short."""
+"""Settings for a measurement that only a timeout, a signal or the end of the worker stops."""
 SETTINGS = {
     "provider": "CPUExecutionProvider",
     "threads": 1,
@@ -40,7 +40,7 @@ Answer = dict[str, Any]
 
 
 class Worker:
-    """`worker.py serve`, run by `python`, keeping its files below `folder`."""
+    """`worker.py serve`, run by `python`, with its files below `folder`."""
 
     def __init__(self, folder: Path, *, before: tuple[str, ...] = (), python: str = sys.executable, **environment: str) -> None:
         self.folder = folder
@@ -57,7 +57,7 @@ class Worker:
         return name
 
     def measure(self, model: bytes, reference: bytes | None = None, **changes: Any) -> Answer:
-        """One latency process and nothing else unless `changes` say so; those of SETTINGS are found by their names."""
+        """Measure with one latency process only, unless `changes` say otherwise. They may also change SETTINGS by name."""
         settings = {key: changes.pop(key, value) for key, value in SETTINGS.items()}
         request = {
             "do": "measure",
@@ -77,7 +77,7 @@ class Worker:
 
     @contextlib.contextmanager
     def measuring(self, model: bytes, **changes: Any) -> Iterator[Answer]:
-        """A measurement that goes on while the block runs; the dictionary holds its answer, if there is one, when it has ended."""
+        """Measure while the block runs. After the block, the dictionary holds the answer, if there is one."""
         found: Answer = {}
 
         def ask() -> None:
@@ -99,18 +99,18 @@ class Worker:
         return "onnxruntime" in self.ask({"do": "hello"})
 
     def close(self) -> int:
-        """Close its input; the exit status."""
+        """Close its input, and return its exit status."""
         self.link.close()
         return self.process.wait(30)
 
 
 def children_of(parent: int) -> list[int]:
-    """The processes that `parent` started and that live."""
+    """The processes that `parent` started and that are alive."""
     return [pid for pid, (state, ppid) in _processes().items() if ppid == parent and state not in "ZX"]
 
 
 def alive(pid: int) -> bool:
-    """Also while only some of its threads are gone: until the last is, its parent is told that it runs."""
+    """Whether the process is alive, even if only some of its threads are left: until the last ends, it counts as running."""
     state, _ = _processes().get(pid, ("X", 0))
     if state not in "ZX":
         return True
@@ -120,7 +120,7 @@ def alive(pid: int) -> bool:
 
 
 def gone(pids: Iterable[int]) -> bool:
-    """All of them, in the end: a kill is an order, and the system takes its time to carry it out."""
+    """Whether all of them end. The system takes some time to carry out a kill."""
     return until(lambda: not any(map(alive, pids)))
 
 
@@ -135,7 +135,7 @@ def _processes() -> dict[int, tuple[str, int]]:
 
 
 def until(happens: Callable[[], object], limit_s: float = 60.0) -> bool:
-    """Wait for it; whether it happened."""
+    """Wait for it, and return whether it happened."""
     deadline = time.monotonic() + limit_s
     while not happens():
         if time.monotonic() > deadline:

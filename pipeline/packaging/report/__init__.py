@@ -1,1 +1,1 @@
-"""The evidence for people: one HTML page that stands alone."""
+"""The evidence for people: one self-contained HTML page."""

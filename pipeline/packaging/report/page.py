@@ -1,4 +1,4 @@
-"""report.html: what came out, what was tried, how it was measured; no script, no file beside it."""
+"""report.html: what came out, what was tried, and how it was measured. It has no scripts and needs no other file."""
 
 import html
 import shlex
@@ -26,7 +26,7 @@ PLOTS = ("latency_svg", "widths_svg", "search_svg", "alignment_svg")
 
 
 def headline(artifact: Artifact) -> str:
-    """The verdict in a sentence or two."""
+    """The verdict in one or two sentences."""
     limited = [row for row in artifact.rows if row.verdict is not None]
     missed = [row for row in limited if row.verdict != "within"]
     if missed:
@@ -40,7 +40,7 @@ def headline(artifact: Artifact) -> str:
 
 
 def _missed(row: Row, drop: PairedDrop | None) -> str:
-    """One line of the table that is not within its limit."""
+    """The text for one row that is not within its limit."""
     _, after, change, limit = row.texts
     interval = f", 95 % interval {row.interval_text}" if row.interval_text else ""
     text = f"{row.title} {after} ({change}{interval}) against {limit}: {row.verdict}"
@@ -60,14 +60,14 @@ def report_page(
     constraints: tuple[Constraint, ...],
     alignment: Alignment | None = None,
 ) -> bytes:
-    """The page of a finished run, in UTF-8. `assessments` judge the `trials` of the search, in the same order.
+    """The page of a finished run, in UTF-8. `evaluations` are those of the search's `trials`, in the same order.
 
-    A part that cannot be made never costs the run its artifact: without plots, the page says why; where nothing else is
-    possible, it is a plain one that says why, with the verdict and where all figures are.
+    A failure never costs the run its artifact. If the plots fail, the page says why. If the page itself fails, a plain page gives
+    the reason and the verdict, and says where all figures are.
     """
     try:
         plots, missing = _plots(artifact, trials, evaluations, constraints, alignment), ""
-    except Exception as problem:  # matplotlib and its fonts are not ours
+    except Exception as problem:  # matplotlib or its fonts may fail, and both are outside our control
         plots, missing = dict.fromkeys(PLOTS, ""), f"{type(problem).__name__}: {one_line(problem)}"
     try:
         return _page(artifact, trials, evaluations, alignment, plots, missing)
@@ -82,7 +82,7 @@ def _plots(
     constraints: tuple[Constraint, ...],
     alignment: Alignment | None,
 ) -> dict[str, str]:
-    """Name in the template -> SVG."""
+    """Maps each name in the template to an SVG."""
     limit = next((c.limit for c in constraints if c.metric.key == "latency_p50" and c.relative), None)
     chosen = next((t.candidate for t in trials if t.candidate.plan == artifact.shipped.plan), artifact.shipped)
     feasible = [evaluation.feasible for evaluation in evaluations]
@@ -112,7 +112,7 @@ def _page(
     plots: dict[str, str],
     missing: str,
 ) -> bytes:
-    """`plots` as `_plots` makes them; `missing` says why there are none."""
+    """The page with `plots` from `_plots`. `missing` says why there are none."""
     measured = artifact.shipped.measurement
     if measured is None:
         raise ValueError("the artifact holds no measurement")
@@ -148,12 +148,12 @@ def _page(
 
 
 def _readable(value: object) -> object:
-    """A name in the page cannot turn the direction of the text around it."""
+    """`value` escaped, so that a name cannot change the direction of the surrounding text."""
     return escape_text(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _drop_basis(drop: PairedDrop | None) -> str:
-    """What the interval of the accuracy drop is made from."""
+    """Says what the interval of the accuracy drop is computed from."""
     if drop is None:
         return ""
     if drop.hits is None:

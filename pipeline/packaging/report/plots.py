@@ -1,4 +1,4 @@
-"""Plots of a run, as SVG text to be set into the page."""
+"""Plots of a run, as SVG text for the page."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ _STYLE: dict[Any, Any] = {
     "svg.hashsalt": "compress",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
-    "text.parse_math": False,  # the dollar signs in a layer's name are no formula
+    "text.parse_math": False,  # dollar signs in a layer's name are not a formula
     "text.usetex": False,
 }
 LABEL_LIMIT = 60
@@ -34,7 +34,7 @@ LABEL_LIMIT = 60
 
 
 def latency_plot(shipped: Candidate) -> str:
-    """Every timed run of the shipped file and of the dense graph beside it, with medians and their intervals."""
+    """Every timed run of the shipped file and of the dense graph, with medians and their intervals."""
     measured = shipped.measurement
     if measured is None or measured.reference_p50_ms is None:
         return ""
@@ -71,7 +71,7 @@ def latency_plot(shipped: Candidate) -> str:
 def search_plot(
     trials: Sequence[Trial], dense: Candidate, feasible: Sequence[bool], limit: float | None, chosen: Candidate
 ) -> str:
-    """Score against relative latency of every trial; what the search found when."""
+    """Score against relative latency of every trial, and the best score so far."""
     points = [
         (trial.candidate.measurement.relative_p50.value, trial.candidate.score or 0.0, ok)
         for trial, ok in zip(trials, feasible, strict=True)
@@ -117,7 +117,7 @@ def search_plot(
 
 
 def widths_plot(widths: Mapping[str, tuple[int, int, int]]) -> str:
-    """Channels kept of each group, input to output."""
+    """Kept channels of each group, from input to output."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 0.8 + 0.19 * len(widths)), layout="constrained")
         axes = figure.subplots()
@@ -135,7 +135,7 @@ def widths_plot(widths: Mapping[str, tuple[int, int, int]]) -> str:
 
 
 def alignment_plot(alignment: Alignment) -> str:
-    """Latency of each pair of convolutions against the width between them; dominated widths hollow."""
+    """Latency of each pair of convolutions against the width between them. Dominated widths are hollow."""
     if not alignment.sweeps:
         return ""
     with mpl.rc_context(_STYLE):
@@ -155,7 +155,7 @@ def alignment_plot(alignment: Alignment) -> str:
 
 
 def _spread(position: int, count: int) -> list[float]:
-    """A fixed jitter, so that the page of a run is the same whenever it is made."""
+    """A fixed jitter, so that the same run always gives the same page."""
     return [position + 0.3 * (((index * 0.618034) % 1.0) - 0.5) for index in range(count)]
 
 
