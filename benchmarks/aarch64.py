@@ -172,7 +172,7 @@ def assembles(system: System) -> str:
     (made,) = worker.folder.glob(f"compress-probe-*/{name}")
     assert run_onnx(made.read_bytes(), example).tobytes() == run_onnx(dense.data, example).tobytes()
     inputs: dict[str, Any] = {"input": worker.put(example.tobytes()), "shape": example.shape}
-    found = worker.measure(small.weight_slices.blob, weight_slices=small.weight_slices.order, **inputs, **PATIENT)
+    found = worker.measure(small.weight_slices.blob, recipe=small.weight_slices.order, **inputs, **PATIENT)
     worker.close()
     assert "failure" not in found, found
     off = max(_off(expected, found["processes"][0]["answer"]) for expected in (run_onnx(small.data, example), small.answer))

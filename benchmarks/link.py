@@ -41,7 +41,7 @@ from helpers.sshd import SSHD, Board  # noqa: E402
 
 NETWORKS = ("vgg16_bn", "resnet18")
 SIDE = 32
-EFFORT = MeasurementOptions(2, memory=False, fresh=False)
+OPTIONS = MeasurementOptions(2, memory=False, fresh=False)
 
 
 @dataclass
@@ -136,7 +136,7 @@ def _recipe(pruned: PrunedModel) -> Graph:
 def _seconds(probe: SshProbe, graph: Graph) -> float:
     """Seconds of one measurement, without the timed runs."""
     started = time.perf_counter()
-    measured = probe.measure(graph, EFFORT)
+    measured = probe.measure(graph, OPTIONS)
     seconds = time.perf_counter() - started
     if not isinstance(measured, Measurement):
         raise click.ClickException(f"{measured.kind}: {measured.detail}")

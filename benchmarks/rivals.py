@@ -54,7 +54,7 @@ def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]
         for _ in range(BISECTIONS):
             middle = (low + high) / 2
             module = pruned_by_rival(builder, middle, global_pruning=one_threshold)
-            pruned = draft_of(module, builder)
+            pruned = model_of(module, builder)
             if within(constraint, measured(probe, pruned, profile.probe.processes, builder), dense):
                 best, high = module, middle
             else:
@@ -62,7 +62,7 @@ def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]
         if best is None:
             raise SystemExit(f"{rival}: no ratio meets {constraint.text}")
         tuned = task.finetune(best, builder.module, job.seed, folder / "finetune.safetensors", lambda *_: None)
-        final = draft_of(tuned.module, builder)
+        final = model_of(tuned.module, builder)
         shipped = measured(probe, final, profile.probe.final_processes, builder, (constraint,), dense)
     figure = constraint.figure(shipped, dense)
     ratio = shipped.measurement.relative_p50 if shipped.measurement else None
@@ -96,7 +96,7 @@ def pruned_by_rival(builder: PrunedModelBuilder, ratio: float, *, global_pruning
     return module.eval()
 
 
-def draft_of(module: nn.Module, builder: PrunedModelBuilder) -> PrunedModel:
+def model_of(module: nn.Module, builder: PrunedModelBuilder) -> PrunedModel:
     """The module and its ONNX file. The plan is only a name."""
     make: Callable[[], nn.Module] = lambda: copy.deepcopy(module)  # noqa: E731
     return PrunedModel(builder.space.dense(), builder.exported(module), builder.example, make)

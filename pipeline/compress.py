@@ -22,7 +22,7 @@ from pipeline.stages.evaluate import Evaluator
 from pipeline.stages.finetune_chosen import finetune_chosen
 from pipeline.stages.finished import finished_artifact
 from pipeline.stages.initial_weights import cut_from_dense, cut_from_supernet
-from pipeline.stages.input_hashes import bind_origins
+from pipeline.stages.input_hashes import bind_input_hashes
 from pipeline.stages.job import Job
 from pipeline.stages.measure_plans import PlanMeasurer
 from pipeline.stages.prepare import load_model_and_task, start_building
@@ -72,14 +72,14 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
         for text in run.notices:
             callback.notice(text)
         if run.facts("sources") is not None:
-            bind_origins(run, job.model, job.weights, job.data_source)
+            bind_input_hashes(run, job.model, job.weights, job.data_source)
         finished = finished_artifact(run, callback.notice)
         if finished and run.is_intact(run.dense_graph):
             return Finished(finished, run.artifact)
 
         with stage("load", f"{job.model}, {job.data}"):
             loaded = load_model_and_task(job, profile)
-            bind_origins(run, job.model, job.weights, job.data_source)
+            bind_input_hashes(run, job.model, job.weights, job.data_source)
             run.bind("inputs", loaded.facts)
             notices.add(*loaded.notices, *loaded.test_set_notices(constraints))
 

@@ -21,7 +21,7 @@ store is a folder of this user:
 A folder that is not empty and not marked is refused, unless an earlier version of this program made it. This program removes only
 what it made, which it recognises by names and hashes. Anything else in a store is listed and left alone.
 
-After an interruption at any step, `heal` makes `current` what state.json says. Requests, in the order of a shipment:
+After an interruption at any step, `recover` makes `current` what state.json says. Requests, in the order of a shipment:
 
     {"do": "open", "store": PATH, "silence_s": S, "write": true or false, "make": true or false}
                                                      status; "write" locks and recovers, "make" makes a missing store
@@ -446,7 +446,7 @@ class Store:
             if time.monotonic() > deadline:
                 os.close(handle)
                 return False
-            if time.monotonic() > deadline - wait_s / 2 and self.is_forlorn(self.holder()):
+            if time.monotonic() > deadline - wait_s / 2 and self.is_orphaned(self.holder()):
                 self.break_lock()
             time.sleep(0.05)
         self.locked = handle
@@ -490,7 +490,7 @@ class Store:
             return None
 
     @staticmethod
-    def is_forlorn(holder):
+    def is_orphaned(holder):
         """Whether the holder was stopped, or has lost the process that started it, and so its connection."""
         found = process(holder["process"][0]) if holder else None
         return found is not None and found[0] == holder["process"] and (found[2] in "Tt" or found[1] != holder["parent"])
@@ -599,7 +599,7 @@ class Store:
         os.symlink(os.path.join("releases", release), link)
         return link
 
-    def heal(self):
+    def recover(self):
         """Make `current` point to the last committed release. Returns what was done, or None. Taking back a switch needs no disk
         space, because its link was made before."""
         pending, history = self.read("pending.json"), self.history()
@@ -913,7 +913,7 @@ class Shipment:
         store.write("state.json", {"history": history, "last": "%s: %s was committed" % (now(), self.release[:12])})
         step("committed")
         try:
-            store.heal()
+            store.recover()
             store.prune()
         except OSError:
             pass  # it is committed; the next shipment removes the rest
@@ -924,7 +924,7 @@ class Shipment:
         """Roll back immediately if something failed between switch and commit."""
         if self.pending is not None:
             step("rollback")
-            self.store.heal()
+            self.store.recover()
             self.pending = None
 
 
@@ -957,7 +957,7 @@ def watchdog(folder, token, deadline_s):
             if store.lock(1.0):
                 pending = store.read("pending.json")
                 if pending is not None and pending["token"] == token:
-                    store.heal()
+                    store.recover()
                 return
             store.break_lock()  # the holder hangs: a working agent would have rolled back by itself
         except (OSError, Failed):
@@ -1183,7 +1183,7 @@ def failure_of(failure):
 
 
 def opened(request, answers):
-    store, healed = Store(request["store"]), None
+    store, recovered = Store(request["store"]), None
     kind = store.examine()
     if request["write"]:
         if kind in ("absent", "empty") and not request["make"]:
@@ -1192,9 +1192,9 @@ def opened(request, answers):
         if not store.lock(LOCK_WAIT_S):
             raise Failed("busy", "another shipment is under way in %s; one that died frees it by itself" % store.folder)
         store.sign_lock()
-        healed = store.heal()
+        recovered = store.recover()
     busy = not request["write"] and store.is_busy()
-    return Shipment(store, answers, request["silence_s"]), dict(store.status(), healed=healed, busy=busy)
+    return Shipment(store, answers, request["silence_s"]), dict(store.status(), recovered=recovered, busy=busy)
 
 
 def answered(shipment, request, blob_size, pieces):
@@ -1224,4 +1224,4 @@ if __name__ == "__main__":
     elif sys.argv[1:2] == ["health"] and len(sys.argv) == 4:
         health(sys.argv[2], int(sys.argv[3]))
     else:
-        sys.exit("usage: device.py serve CLIENT")
+        sys.exit("usage: agent.py serve CLIENT")

@@ -33,14 +33,14 @@ from pipeline.stages.probe_adapter import graph_of, reference_of
 from pipeline.stages.probes import FinalProbe
 from pipeline.stages.sequential_measurement import candidate_of
 from pipeline.system.files import sha256_bytes, sha256_file, temporary_beside, write_atomically
-from pipeline.training.execution_mode import Manner, manner_of, set_manner
+from pipeline.training.execution_mode import ExecutionMode, execution_mode_of, set_execution_mode
 from pipeline.training.finetune import Finetuned
 from pipeline.training.scoring import BATCH
 from pipeline.training.user_errors import network_errors
 
 __all__ = ["rehearse"]
 
-EFFORT = MeasurementOptions(2)
+OPTIONS = MeasurementOptions(2)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def rehearse(context: RunContext, seed: int) -> RunContext:
         with _untouched_generators():
             outcome = _rehearsed(context, seed, key)
         write_atomically(kept, _OUTCOME.dump_json(outcome))
-    set_manner(context.builder.module, Manner(outcome.channels_last, outcome.whole_training))
+    set_execution_mode(context.builder.module, ExecutionMode(outcome.channels_last, outcome.whole_training))
     context.notices.add(*outcome.notices)
     return context if outcome.sliceable else replace(context, builder=_without_slices(context.builder))
 
@@ -108,19 +108,19 @@ def _rehearsed(context: RunContext, seed: int, key: str) -> _Outcome:
     return _Outcome(key, sliceable, manner.channels_last, manner.whole_training, tuple(notices))
 
 
-def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[Manner, Finetuned]:
+def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[ExecutionMode, Finetuned]:
     """The first manner in which a narrowed network can be scored and trained, and that network.
 
     Raises NetworkError, with the first failure, if there is none.
     """
-    found = manner_of(context.builder.module)
+    found = execution_mode_of(context.builder.module)
     failure: NetworkError | None = None
     for channels_last in (True, False) if found.channels_last else (False,):
         for whole_training in (True, False):
-            manner = Manner(channels_last, whole_training)
+            manner = ExecutionMode(channels_last, whole_training)
             student, teacher = context.builder.make(plan).module, context.builder.make(context.builder.space.dense()).module
             for module in (student, teacher):
-                set_manner(module, manner)
+                set_execution_mode(module, manner)
             checkpoint = temporary_beside(context.run.folder / "rehearsal.safetensors")
             try:
                 with network_errors(f"scoring {len(context.task.inputs(BATCH))} images or fewer at once"):
@@ -152,7 +152,7 @@ def _ship(context: RunContext, plan: ChannelPlan, tuned: Finetuned, scratch: Pat
     builder = context.builder
     probe = SimulatedProbe(context.profile, reference_of(builder))
     narrow, whole = builder.make(plan), builder.make(builder.space.dense())
-    chosen, dense = (candidate_of(pruned, probe.measure(graph_of(pruned), EFFORT), 0.0) for pruned in (narrow, whole))
+    chosen, dense = (candidate_of(pruned, probe.measure(graph_of(pruned), OPTIONS), 0.0) for pruned in (narrow, whole))
 
     def page(artifact: Artifact) -> bytes:
         trial = Trial("search", 1, chosen, 0.0)

@@ -37,12 +37,12 @@ class PruningEnv(gymnasium.Env[Floats, Floats]):
 
     Action: (1,) in [0, 1], the fraction of channels that the current group keeps. Reward: 0 until the episode ends, then the
     plan's score over 100, minus `violation_price` times its worst violation, for agents without constraints. At the end, `info`
-    holds the `assessment`, an `Evaluation` whose violations are the costs, for agents with constraints.
+    holds the `evaluation`, an `Evaluation` whose violations are the costs, for agents with constraints.
     """
 
     def __init__(self, problem: Problem, violation_price: float = 0.0) -> None:
         self._problem = problem
-        self._overrun_price = violation_price
+        self._violation_price = violation_price
         self._choices = problem.space.choices
         self._fractions: list[float] = []
         self.observation_space = spaces.Box(0.0, 1.0, (len(FEATURES),), np.float32)
@@ -61,8 +61,8 @@ class PruningEnv(gymnasium.Env[Floats, Floats]):
             return self._observe(), 0.0, False, False, {}
         evaluation: Evaluation = self._problem.evaluate(self._problem.space.plan(self._fractions))
         violation = max(0.0, *evaluation.violations) if evaluation.violations else 0.0
-        reward = evaluation.score / 100 - self._overrun_price * violation
-        return self._observe(), reward, True, False, {"assessment": evaluation}
+        reward = evaluation.score / 100 - self._violation_price * violation
+        return self._observe(), reward, True, False, {"evaluation": evaluation}
 
     def _observe(self) -> Floats:
         state: Floats = observe(self._problem.space, np.asarray([self._fractions]))[0]

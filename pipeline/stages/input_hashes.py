@@ -12,14 +12,14 @@ from pipeline.data.listing import Passed, image_files
 from pipeline.system.foreign_file import WEIGHTS_LIMIT_BYTES, open_foreign
 from pipeline.training.user_code import is_code, package_root
 
-__all__ = ["bind_origins", "origins"]
+__all__ = ["bind_input_hashes", "origins"]
 
 EDGE_BYTES = 2**19
 """Of an image larger than twice this, only its beginning, end and size are hashed. This avoids reading a data set twice."""
 CODE = "code "
 
 
-def bind_origins(run: Run, model: str, weights: Path | None, data: str | None) -> None:
+def bind_input_hashes(run: Run, model: str, weights: Path | None, data: str | None) -> None:
     """Bind `run` to the files that the job is loaded from. Raises OtherJob, with the differences, if it is bound to other files.
 
     Call it after loading, because only then is it known which code is imported. Call it before loading as well, to check a run

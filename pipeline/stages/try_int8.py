@@ -96,7 +96,7 @@ class _Asked:
 
     @cached_property
     def pruned(self) -> PrunedModel:
-        return _draft(self.quantiser, self.scheme, self.source)
+        return _int8_model(self.quantiser, self.scheme, self.source)
 
     @property
     def ratio(self) -> Estimate | None:
@@ -201,7 +201,7 @@ class _Bench:
         known = self._run.find(role, number)
         if known is None:
             started = time.monotonic()
-            pruned = _draft(quantiser, scheme, source)
+            pruned = _int8_model(quantiser, scheme, source)
             if pruned.structure not in measured:
                 options = MeasurementOptions(self._settings.processes, memory=False)
                 measured[pruned.structure] = self._probe.measure(graph_of(pruned), options, Workload(beside=graph_of(source)))
@@ -254,7 +254,7 @@ def _agreement(pruned: PrunedModel, source: PrunedModel, inputs: Tensor) -> str:
     return f"{int((first == second).sum())} of {len(inputs)}"
 
 
-def _draft(quantiser: Quantiser, scheme: Scheme, source: PrunedModel) -> PrunedModel:
+def _int8_model(quantiser: Quantiser, scheme: Scheme, source: PrunedModel) -> PrunedModel:
     graph = load_graph(quantiser.make(scheme))
     return PrunedModel(source.plan, graph, source.example, lambda: source.module, exact=False)
 

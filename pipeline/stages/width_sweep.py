@@ -30,7 +30,7 @@ WINDOW = 16
 """Largest distance of a measured width from the middle one."""
 UNIT = 4
 ROUNDS = 2
-EFFORT = MeasurementOptions(1, memory=False, fresh=True)
+OPTIONS = MeasurementOptions(1, memory=False, fresh=True)
 
 _ALIGNMENT = TypeAdapter(Alignment)
 
@@ -114,7 +114,7 @@ def _sweep(probe: Probe, pair: ConvPair, seed: int) -> Sweep:
     generator = np.random.default_rng(seed)
     for _ in range(ROUNDS):
         for width in generator.permutation(widths).tolist():
-            measured = probe.measure(_pair_graph(pair, width), EFFORT, load)
+            measured = probe.measure(_pair_graph(pair, width), OPTIONS, load)
             if not isinstance(measured, Failure):
                 rounds[width].append(measured.latency_p50_ms.value)
     return Sweep(pair, {width: tuple(found) for width, found in rounds.items() if found})

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.training.execution_mode import Manner, set_manner
+from pipeline.training.execution_mode import ExecutionMode, set_execution_mode
 
 __all__ = ["adapt", "plain"]
 
@@ -60,7 +60,7 @@ def adapt(module: nn.Module, images: Tensor) -> tuple[str, ...]:
         if reason := _trouble_with_batches(module, images):
             _take_one_by_one(module)
             notices.append(f"{reason}; it is given its images one by one, as on the device, which takes longer")
-        set_manner(module, Manner(channels_last=_bears_channels_last(module, images)))
+        set_execution_mode(module, ExecutionMode(channels_last=_bears_channels_last(module, images)))
     return tuple(notices)
 
 

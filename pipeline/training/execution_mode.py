@@ -5,15 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-__all__ = ["Manner", "layout_of", "manner_of", "set_manner", "train_mode"]
+__all__ = ["ExecutionMode", "execution_mode_of", "layout_of", "set_execution_mode", "train_mode"]
 
-_ATTRIBUTE = "_compress_manner"
+_ATTRIBUTE = "_compress_execution_mode"
 _LIBRARIES = ("torch.", "torchvision.ops.")
 """Packages whose layers have their own training mode, such as BatchNorm, dropout and stochastic depth."""
 
 
 @dataclass(frozen=True)
-class Manner:
+class ExecutionMode:
     """The execution mode that a network supports. The defaults are the fastest, and apply to a network that was not tested."""
 
     channels_last: bool = True
@@ -23,13 +23,13 @@ class Manner:
     network runs as in evaluation, without auxiliary outputs."""
 
 
-def manner_of(module: nn.Module) -> Manner:
+def execution_mode_of(module: nn.Module) -> ExecutionMode:
     """Return the execution mode of `module`, or the default."""
     found = getattr(module, _ATTRIBUTE, None)
-    return found if isinstance(found, Manner) else Manner()
+    return found if isinstance(found, ExecutionMode) else ExecutionMode()
 
 
-def set_manner(module: nn.Module, manner: Manner) -> None:
+def set_execution_mode(module: nn.Module, manner: ExecutionMode) -> None:
     """Store the execution mode `manner` in `module`. Copies of the module keep it."""
     setattr(module, _ATTRIBUTE, manner)
 
@@ -39,12 +39,12 @@ def layout_of(module: nn.Module) -> torch.memory_format:
 
     module.to(memory_format=layout_of(module))
     """
-    return torch.channels_last if manner_of(module).channels_last else torch.contiguous_format
+    return torch.channels_last if execution_mode_of(module).channels_last else torch.contiguous_format
 
 
 def train_mode(module: nn.Module) -> None:
     """Set training mode on `module`, or only on its torch layers, as its execution mode requires."""
-    if manner_of(module).whole_training:
+    if execution_mode_of(module).whole_training:
         module.train()
         return
     module.eval()

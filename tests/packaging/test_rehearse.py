@@ -15,7 +15,7 @@ from pipeline.core.run import read_trials
 from pipeline.errors import NetworkError
 from pipeline.stages.job import Job
 from pipeline.training.adapt_network import adapt, plain
-from pipeline.training.execution_mode import layout_of, manner_of, set_manner, train_mode
+from pipeline.training.execution_mode import execution_mode_of, layout_of, set_execution_mode, train_mode
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.user_errors import own_line
 
@@ -216,7 +216,7 @@ def test_training_that_does_not_reach_the_networks_own_code_reaches_its_batchnor
             return self.drop(self.norm(x))
 
     network = Own()
-    set_manner(network, type(manner_of(network))(whole_training=False))
+    set_execution_mode(network, type(execution_mode_of(network))(whole_training=False))
     train_mode(network)
 
     assert (network.training, network.norm.training, network.drop.training) == (False, True, True)

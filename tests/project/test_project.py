@@ -133,7 +133,7 @@ def test_the_wheel_carries_profiles_and_models_inside_the_package(tmp_path: Path
     tops = {name.partition("/")[0] for name in names}
 
     assert {"pipeline/hw_profiles/raspberrypi.yaml", "pipeline/models/digits.safetensors", "pipeline/models/vgg.py"} <= set(names)
-    assert "pipeline/report/page.html" in names
+    assert "pipeline/packaging/report/page.html" in names
     assert {top for top in tops if not top.endswith(".dist-info")} == {"pipeline"}
 
 

@@ -26,7 +26,7 @@ def test_an_episode_decides_every_group_once_and_pays_at_its_end() -> None:
     assert [reward for _, reward, _, _, _ in steps[:-1]] == [0.0, 0.0, 0.0]
     assert [done for _, _, done, _, _ in steps] == [False, False, False, True]
     assert steps[-1][1] == SMOOTH.evaluation_of(SMOOTH.space.uniform(0.5)).score / 100
-    assert steps[-1][4]["assessment"] == SMOOTH.evaluation_of(SMOOTH.space.uniform(0.5))
+    assert steps[-1][4]["evaluation"] == SMOOTH.evaluation_of(SMOOTH.space.uniform(0.5))
 
 
 def test_the_state_tells_what_was_already_removed() -> None:
@@ -59,4 +59,4 @@ def test_actions_outside_the_box_are_clipped() -> None:
         _, _, done, _, info = env.step(np.array([7.0], dtype=np.float32))
 
     assert done
-    assert info["assessment"].plan == SMOOTH.space.dense()
+    assert info["evaluation"].plan == SMOOTH.space.dense()
