@@ -48,7 +48,7 @@ class StoreStatus:
     """The first few things in the store that this program did not make."""
     last: Text | None
     """The last event, with its time."""
-    healed: Text | None
+    recovered: Text | None
     """What was just recovered."""
     busy: bool
     free_bytes: Count

@@ -218,7 +218,7 @@ def test_when_what_serves_was_deleted_the_release_before_serves(board: Board, pr
     shutil.rmtree(store_of(board) / "releases" / done.release)
     assert look(profile).current is None
     with Store(profile, PATIENCE, write=True) as store:
-        assert store.status.healed == "current did not lead to what was committed; it does again"
+        assert store.status.recovered == "current did not lead to what was committed; it does again"
 
     np.testing.assert_allclose(serves(store_of(board)), OLD, rtol=1e-5)
 

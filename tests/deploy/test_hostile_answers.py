@@ -29,7 +29,7 @@ STATUS = {
     "incoming": 0,
     "foreign": [],
     "last": None,
-    "healed": None,
+    "recovered": None,
     "busy": False,
     "free_bytes": 2**30,
     "architecture": "x86_64",
