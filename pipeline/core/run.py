@@ -1,4 +1,4 @@
-"""Run directory: a lock, the job it belongs to, and a journal from which an interrupted run goes on."""
+"""Run directory: a lock, the job it belongs to, and a journal from which an interrupted run resumes."""
 
 import contextlib
 import fcntl
@@ -21,7 +21,7 @@ from pipeline.system.foreign_file import read_foreign
 __all__ = ["Role", "Run", "Trial", "open_run", "read_trials"]
 
 JOURNAL_LIMIT_BYTES = 4 * 2**30
-"""Of tens of thousands of trials."""
+"""Enough for tens of thousands of trials."""
 Facts = Mapping[str, Any]
 Kind = Literal["job", "inputs", "device", "weights", "sources"]
 
@@ -30,15 +30,12 @@ _ROLES = get_args(Role)
 
 
 class Run:
-    """An open run directory; made by `open_run`, of which one process holds one at a time.
-
-    The journal is a file of JSON lines, each flushed to the disk before anything follows from it; see `pipeline.core.journal`.
-    """
+    """An open run directory, made by `open_run`. One process can hold it at a time. See also `pipeline.core.journal`."""
 
     def __init__(self, folder: Path, journal: Journal, descriptor: int, notices: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.notices = notices
-        """What the user should know of the journal."""
+        """What the user should know about the journal."""
         self._journal = descriptor
         self._facts: dict[str, Facts] = dict(journal.facts)
         self._bound = dict(journal.bound)
@@ -46,35 +43,35 @@ class Run:
         self._running: tuple[str, float] | None = None
         self._phases = list(journal.phases)
         self.trials = sorted(journal.trials, key=_place)
-        """In the order in which an undisturbed run records them."""
+        """Sorted in the order in which an uninterrupted run records them."""
 
     @property
     def dense_graph(self) -> Path:
-        """The once-exported graph."""
+        """Path of the dense graph, which is exported once."""
         return self.folder / "dense.onnx"
 
     @property
     def alignment(self) -> Path:
-        """Which widths the device was found to compute fast."""
+        """Path of the sweep results: which widths the device computes fast."""
         return self.folder / "alignment.json"
 
     @property
     def supernet(self) -> Path:
-        """The weights that all plans share."""
+        """Path of the weights that all plans share."""
         return self.folder / "supernet.safetensors"
 
     @property
     def checkpoint(self) -> Path:
-        """Where fine-tuning stands."""
+        """Path of the state from which fine-tuning resumes."""
         return self.folder / "finetune.safetensors"
 
     @property
     def artifact(self) -> Path:
-        """The folder to ship."""
+        """Path of the folder to ship."""
         return self.folder / "artifact"
 
     def bind(self, kind: Kind, facts: Facts) -> None:
-        """Tie the directory to `facts`; raises OtherJob, with what differs, when it is tied to others."""
+        """Bind the directory to `facts`. Raises OtherJob, with the differences, when it is bound to other facts."""
         facts = json.loads(json.dumps(facts))
         _refuse_others(self.folder, kind, self._facts.get(kind), self._bound.get(kind), facts)
         if kind not in self._facts:
@@ -82,26 +79,25 @@ class Run:
             self._facts[kind], self._bound[kind] = facts, digest_of(facts)
 
     def facts(self, kind: Kind) -> Facts | None:
-        """What the directory is tied to, if it is."""
+        """Return the facts that the directory is bound to, or None."""
         return self._facts.get(kind)
 
     def find(self, role: Role, number: int) -> Trial | None:
-        """The trial that an earlier process recorded under this role and number."""
+        """Return the trial that an earlier process recorded under this role and number, or None."""
         return next((trial for trial in self.trials if (trial.role, trial.number) == (role, number)), None)
 
     def record(self, trial: Trial) -> None:
-        """Keep `trial`; on return it has reached the disk."""
+        """Append `trial` to the journal. It is on the disk when this returns."""
         self._append({"kind": "trial", "trial": _TRIAL.dump_python(trial, mode="json"), "bound": self._bound})
         self.trials.append(trial)
-        self.trials.sort(key=_place)  # one that was damaged and measured again takes its old place
+        self.trials.sort(key=_place)  # a damaged trial that was measured again returns to its old place
 
     @contextmanager
     def derived(self, path: Path, readable: Callable[[bytes], object], notify: Callable[[str], None]) -> Iterator[None]:
-        """Around the code that makes the file `path`, or takes it where it is there: its hash is kept in the journal.
+        """Wrap the code that makes the file `path`, or reuses it where it exists. The journal stores the file's hash.
 
-        Before the block, a file that is not the one of the journal is set aside, so that the block makes it anew, and `notify`
-        is told. A file whose hash is not known, because an earlier version wrote it or a kill came before its hash was
-        written, is set aside when `readable` raises an error for its content.
+        Before the block, a file whose hash is not the journal's is moved aside and `notify` is called; the block makes it again.
+        A file of unknown hash (an older version wrote it, or a kill came early) is moved aside if `readable` raises an error.
         """
         if path.exists() and (wrong := self._wrong(path, readable)):
             aside = path.with_name(f"{path.name}.broken")
@@ -114,7 +110,7 @@ class Run:
             self._files[path.name] = (*self._files.get(path.name, ()), found)[-2:]
 
     def is_intact(self, path: Path) -> bool:
-        """Whether the file `path` is as the journal knows it, or the journal does not know it."""
+        """Whether the file `path` has a hash that the journal knows, or the journal knows no hash of it."""
         known = self._files.get(path.name)
         try:
             return not known or sha256_file(path) in known
@@ -122,7 +118,7 @@ class Run:
             return False
 
     def _wrong(self, path: Path, readable: Callable[[bytes], object]) -> str | None:
-        """Why the file `path` cannot be taken; None where it can."""
+        """Return why the file `path` cannot be reused; None where it can."""
         known = self._files.get(path.name)
         if known:
             return None if self.is_intact(path) else "it was changed since this run wrote it"
@@ -130,13 +126,13 @@ class Run:
             readable(read_foreign(path, JOURNAL_LIMIT_BYTES))
         except OSError as problem:
             return f"it cannot be read ({problem.strerror})"
-        except Exception:  # whatever a parser raises for what is no file of its kind
+        except Exception:  # a parser can raise anything for a file of another kind
             return "it is damaged"
         return None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Note how long the block took, also when it is cut short."""
+        """Record how long the block took, also when it is interrupted."""
         self._running = name, time.monotonic()
         try:
             yield
@@ -147,7 +143,7 @@ class Run:
             self._append({"kind": "phase", "name": name, "seconds": seconds})
 
     def phase_seconds(self) -> dict[str, float]:
-        """Phase -> seconds, summed over all processes that worked on this run; of the phase that goes on, those so far."""
+        """Return phase -> seconds, summed over all processes that worked on this run, including the running phase so far."""
         total: dict[str, float] = {}
         current = [(self._running[0], time.monotonic() - self._running[1])] if self._running else []
         for name, seconds in (*self._phases, *current):
@@ -160,11 +156,10 @@ class Run:
 
 @contextmanager
 def open_run(folder: Path, job: Facts) -> Iterator[Run]:
-    """The run directory `folder`, made if need be, locked until the block ends, tied to `job`.
+    """Open the run directory `folder` and bind it to `job`. It is made where missing, and locked until the block ends.
 
-    Damaged lines of its journal are moved to journal.damaged, and named in the run's notices. Raises RunLocked when another
-    process holds the directory, OtherJob when it belongs to another job, StorageError when it cannot be written, RunError when
-    its journal is not ours to read.
+    Damaged lines of its journal are moved to journal.damaged and named in the run's notices. Raises RunLocked when another
+    process holds it, OtherJob when it is another job's, StorageError when it cannot be written, RunError for a malformed journal.
     """
     path = folder / "journal.jsonl"
     with contextlib.ExitStack() as held:
@@ -195,7 +190,7 @@ def open_run(folder: Path, job: Facts) -> Iterator[Run]:
 
 
 def read_trials(folder: Path) -> list[Trial]:
-    """The trials in the journal of `folder`, read without locking; raises RunError."""
+    """Return the trials in the journal of `folder`, read without locking. Raises RunError."""
     path = folder / "journal.jsonl"
     return sorted(_understood(path, _bytes_of(path)).trials, key=_place)
 
@@ -205,7 +200,7 @@ def _place(trial: Trial) -> tuple[int, int]:
 
 
 def _locked(path: Path, held: contextlib.ExitStack) -> int:
-    """A descriptor of the journal, locked until `held` ends."""
+    """Return a descriptor of the journal, locked until `held` ends."""
     while True:
         with storage_errors(path.parent):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
@@ -214,7 +209,7 @@ def _locked(path: Path, held: contextlib.ExitStack) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunLocked(f"{path.parent}: another process works there; wait for it, or choose another --out") from None
-        # another process may have replaced the file while this one waited for nothing but its lock
+        # another process may have replaced the file between the opening and the lock
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             return descriptor
 
@@ -227,7 +222,7 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def _understood(path: Path, data: bytes) -> Journal:
-    """What the journal says; raises RunError where not even one line is ours."""
+    """Parse the journal. Raises RunError where no line, or the format, is this program's."""
     try:
         journal = read_journal(data)
     except OtherFormat as problem:
@@ -240,7 +235,7 @@ def _understood(path: Path, data: bytes) -> Journal:
 
 
 def _refuse_others(folder: Path, kind: str, known: Facts | None, bound: str | None, facts: Facts) -> None:
-    """Raise OtherJob where `facts` are not those that are `known`, or not those whose digest is `bound`."""
+    """Raise OtherJob where `facts` differ from `known`, or their digest differs from `bound`."""
     if known is not None and known != facts:
         differences = "; ".join(
             f"{key}: {_short(known.get(key))} there, {_short(facts.get(key))} here"
@@ -256,7 +251,7 @@ def _refuse_others(folder: Path, kind: str, known: Facts | None, bound: str | No
 
 
 def _replaced(path: Path, whole: bytes, damage: tuple[Damage, ...], held: contextlib.ExitStack) -> int:
-    """Keep the damaged lines beside the journal, and put `whole` in its place; a descriptor of it, locked as the old one is."""
+    """Move the damaged lines aside and replace the journal by `whole`. Return a descriptor of it, locked like the old one."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     with storage_errors(path):
         if damage:
@@ -268,14 +263,14 @@ def _replaced(path: Path, whole: bytes, damage: tuple[Damage, ...], held: contex
         temporary = temporary_beside(path)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
         held.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # before anybody else can find it
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # locked before another process can find it
         _write_whole(descriptor, whole, path)
         temporary.replace(path)
     return descriptor
 
 
 def _write_whole(descriptor: int, data: bytes, path: Path) -> None:
-    """Append `data`; on return it has reached the disk. Where that fails, nothing of it is left."""
+    """Append `data`. It is on the disk when this returns. If that fails, no part of it remains."""
     with storage_errors(path):
         end = os.lseek(descriptor, 0, os.SEEK_END)
         try:
@@ -289,7 +284,7 @@ def _write_whole(descriptor: int, data: bytes, path: Path) -> None:
 
 
 def _aside(path: Path) -> Path:
-    """Where damaged lines are kept."""
+    """Return the path of the file for damaged lines."""
     return path.with_name("journal.damaged")
 
 

@@ -1,4 +1,4 @@
-"""Metric: a function of a candidate that a budget can limit. The files in metrics/ hold one each."""
+"""Metric: a function of a candidate that a budget can limit. Each file in metrics/ holds one."""
 
 import importlib
 import pkgutil
@@ -29,25 +29,25 @@ class Metric:
     """
 
     key: str
-    """Its name in a profile and on the command line."""
+    """Name in a profile and on the command line."""
     title: str
     unit: Unit
     absolute: Evaluate
     """The figure itself."""
     relative: Evaluate | None
-    """The figure over the dense network's; null where that has no meaning."""
+    """The figure divided by the dense network's; null where that has no meaning."""
     measured: bool = False
-    """True for time and memory, which only the device can tell in absolute terms."""
+    """True for time and memory, whose absolute values only the device can show."""
     needs_memory: bool = False
-    """True where the file must be weighed as well as timed."""
+    """True where memory must be measured as well as time."""
     doubts: Callable[[Measurement], tuple[Remark, ...]] = field(default=lambda measured: ())
-    """What forbids a verdict about it."""
+    """Returns the remarks that forbid a verdict on this metric."""
     after_finetuning: bool = False
-    """True where a candidate that has not been fine-tuned cannot be judged; such a limit does not steer the search."""
+    """True where the figure has no meaning before fine-tuning; such a limit does not guide the search."""
 
     @classmethod
     def of(cls, key: str, function: Callable[[Candidate], float]) -> "Metric":
-        """A user's own function of the candidate, in whatever unit it returns."""
+        """Create a metric from a user's own function of the candidate, in whatever unit it returns."""
         absolute = _exact(function)
         return cls(key=key, title=key, unit="count", absolute=absolute, relative=ratio_of_values(absolute))
 
@@ -57,7 +57,7 @@ def _exact(function: Callable[[Candidate], float]) -> Evaluate:
 
 
 def ratio_of_values(absolute: Evaluate) -> Evaluate:
-    """The candidate's figure over the dense network's, for figures that are counted rather than timed."""
+    """Return a function for the candidate's figure over the dense network's. It is for figures that are counted, not timed."""
 
     def relative(candidate: Candidate, dense: Candidate) -> Estimate | None:
         value, whole = absolute(candidate, dense), absolute(dense, dense)
@@ -68,7 +68,7 @@ def ratio_of_values(absolute: Evaluate) -> Evaluate:
 
 @cache
 def known_metrics() -> dict[str, Metric]:
-    """Key -> metric, from every file in metrics/."""
+    """Return key -> metric, from every file in metrics/."""
     from pipeline.core.budget import metrics  # noqa: PLC0415  (the files there import this one)
 
     modules = [importlib.import_module(f"{metrics.__name__}.{found.name}") for found in pkgutil.iter_modules(metrics.__path__)]

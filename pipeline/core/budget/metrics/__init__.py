@@ -1,1 +1,1 @@
-"""One file per metric, each with a METRIC; adding a file here adds a budget."""
+"""One file per metric, each with a METRIC. A new file here adds a budget key."""

@@ -1,4 +1,4 @@
-"""Points of accuracy lost against the dense network, on the same images; with an interval once both have been tested."""
+"""Points of accuracy lost against the dense network on the same images, with an interval once both have been tested."""
 
 from pipeline.core.budget.metric import Metric
 from pipeline.core.candidate import Candidate

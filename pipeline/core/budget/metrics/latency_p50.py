@@ -12,7 +12,7 @@ def _absolute(candidate: Candidate, dense: Candidate) -> Estimate | None:
 
 
 def _relative(candidate: Candidate, dense: Candidate) -> Estimate | None:
-    """Against the dense graph timed in the same minute, not against its own measurement of an hour ago."""
+    """Compare with the dense graph timed in the same minute, because its own measurement may be an hour old."""
     return candidate.measurement.relative_p50 if candidate.measurement else None
 
 

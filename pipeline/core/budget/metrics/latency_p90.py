@@ -12,7 +12,7 @@ def _absolute(candidate: Candidate, dense: Candidate) -> Estimate | None:
 
 
 def _relative(candidate: Candidate, dense: Candidate) -> Estimate | None:
-    """Against the dense graph timed in the same minute."""
+    """Compare with the dense graph timed in the same minute."""
     return candidate.measurement.relative_p90 if candidate.measurement else None
 
 

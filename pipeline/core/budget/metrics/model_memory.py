@@ -1,4 +1,4 @@
-"""Peak memory above the runtime's baseline: what the network itself costs."""
+"""Peak memory above the runtime's baseline, which is the memory that the network itself needs."""
 
 from pipeline.core.budget.metric import Metric, ratio_of_values
 from pipeline.core.candidate import Candidate

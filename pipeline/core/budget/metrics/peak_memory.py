@@ -1,4 +1,4 @@
-"""Highest resident memory of a process that loads and runs the file, the runtime's own share included."""
+"""Highest resident memory of a process that loads and runs the file, including the runtime's own share."""
 
 from pipeline.core.budget.metric import Metric, ratio_of_values
 from pipeline.core.candidate import Candidate
