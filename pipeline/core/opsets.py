@@ -34,7 +34,7 @@ _RELEASES = {
     (1, 32): Reads(28, 14),
 }
 """Releases up to 1.20: onnxruntime.ai/docs/reference/compatibility.html, except 1.15, for which it gives IR 8 although 9 loads.
-Others up to TRIED, and 1.15: benchmarks/opsets.py with each x86-64 wheel. Later releases read what earlier ones do (same page)."""
+Others up to TRIED, and 1.15: benchmarks/opsets.py with x86-64 wheels. Later releases read what earlier ones do (same page)."""
 TRIED = (1, 32)
 """The newest release that was tried. A later release is assumed to read only what this one reads."""
 READS_ORT_FORMAT = (1, 16)

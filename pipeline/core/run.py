@@ -143,7 +143,7 @@ class Run:
             self._append({"kind": "phase", "name": name, "seconds": seconds})
 
     def phase_seconds(self) -> dict[str, float]:
-        """Return phase -> seconds, summed over all processes that worked on this run, including the running phase so far."""
+        """Return the seconds of each phase, summed over all processes of this run. The running phase counts up to now."""
         total: dict[str, float] = {}
         current = [(self._running[0], time.monotonic() - self._running[1])] if self._running else []
         for name, seconds in (*self._phases, *current):

@@ -29,7 +29,7 @@ class Constraint:
         return evaluate(candidate, dense) if evaluate else None
 
     def violation(self, candidate: Candidate, dense: Candidate) -> Estimate | None:
-        """Return figure / limit - 1 with its interval. For a limit of zero the divisor is 0.01, the last digit that is shown."""
+        """Return figure / limit - 1 with its interval. For a limit of zero, the divisor is 0.01, one unit in the last digit."""
         figure = self.figure(candidate, dense)
         if figure is None:
             return None
@@ -37,10 +37,10 @@ class Constraint:
         return Estimate(*((value - self.limit) / unit for value in (figure.value, figure.low, figure.high)))
 
     def verdict(self, candidate: Candidate, dense: Candidate) -> Verdict:
-        """Return within or over only when the whole interval is on that side of the limit; else undecided.
+        """Return `within` or `over` only when the whole interval is on that side of the limit, and else `undecided`.
 
         The verdict is also undecided when the interval may be wrong (`doubts`). One exception: a disturbance that only
-        makes runs longer cannot change the verdict within for an absolute latency limit.
+        makes runs longer cannot change the verdict `within` for an absolute latency limit.
         """
         violation, doubts = self.violation(candidate, dense), self.doubts(candidate)
         if violation is None:
@@ -55,7 +55,7 @@ class Constraint:
         return self.metric.doubts(candidate.measurement) if candidate.measurement else ()
 
     def reason(self, candidate: Candidate, dense: Candidate) -> str:
-        """Return why the verdict is undecided although there is a figure, and what to do; empty if only the interval is why."""
+        """Return why the verdict is undecided and what to do. It is empty without doubts, because the interval then explains it."""
         doubts = self.doubts(candidate)
         if not doubts or self.verdict(candidate, dense) != "undecided":
             return ""
@@ -97,13 +97,13 @@ def violations(constraints: Iterable[Constraint], candidate: Candidate, dense: C
 
 
 def judge(constraints: Iterable[Constraint], candidate: Candidate, dense: Candidate) -> Verdict:
-    """Return the worst verdict over all `constraints`. A candidate that failed is over."""
+    """Return the worst verdict over all `constraints`. A candidate that failed is `over`."""
     if candidate.failure is not None:
         return "over"
     return worst_verdict(constraint.verdict(candidate, dense) for constraint in constraints)
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
-    """Return the worst verdict: over is worse than undecided, which is worse than within. Without any verdict it is within."""
+    """Return the worst verdict in the order `over`, `undecided`, `within`. Without any verdict, it is `within`."""
     found = set(verdicts)
     return "over" if "over" in found else "undecided" if "undecided" in found else "within"

@@ -68,7 +68,7 @@ def ratio_of_values(absolute: Evaluate) -> Evaluate:
 
 @cache
 def known_metrics() -> dict[str, Metric]:
-    """Return key -> metric, from every file in metrics/."""
+    """Return a mapping from key to metric, from every file in metrics/."""
     from pipeline.core.budget import metrics  # noqa: PLC0415  (the files there import this one)
 
     modules = [importlib.import_module(f"{metrics.__name__}.{found.name}") for found in pkgutil.iter_modules(metrics.__path__)]
