@@ -26,7 +26,7 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 POINTS = 100.0
-"""Points per image share of 1."""
+"""A share of 1, in points."""
 RESAMPLES = 2000
 MIN_IMAGES = 20
 """With fewer images, the coverage of the percentile bootstrap is much lower than its nominal level."""

@@ -55,7 +55,7 @@ class Constraint:
         return self.metric.doubts(candidate.measurement) if candidate.measurement else ()
 
     def reason(self, candidate: Candidate, dense: Candidate) -> str:
-        """Return why the verdict is undecided and what to do. It is empty without doubts, because the interval then explains it."""
+        """Return why the verdict is undecided and what to do. It is empty without doubts, as the interval then explains it."""
         doubts = self.doubts(candidate)
         if not doubts or self.verdict(candidate, dense) != "undecided":
             return ""
