@@ -55,7 +55,7 @@ class FileFormat:
 
 
 def reads(onnxruntime: str) -> Reads:
-    """Return what `onnxruntime`, a version such as '1.22.1', loads. Raises ValueError below OLDEST and for no version."""
+    """Return what `onnxruntime`, a version such as '1.22.1', loads. Raises ValueError for other texts and below OLDEST."""
     found = re.match(r"(\d+)\.(\d+)", onnxruntime)
     release = (int(found[1]), int(found[2])) if found else (0, 0)
     if release < OLDEST:
