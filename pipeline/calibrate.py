@@ -1,4 +1,4 @@
-"""Calibrate: measure a handful of plans on the device and here, so that a later search needs the board only at its end."""
+"""Calibrate: measure a few plans on the device and on this machine, so that a later search needs the device only at its end."""
 
 import contextlib
 from collections.abc import Iterator
@@ -26,9 +26,9 @@ __all__ = ["calibrate"]
 
 
 def calibrate(job: Job, plans: int, path: Path, callback: Callback) -> LatencyPredictor:
-    """Measure the dense network of `job`, its thinnest plan and `plans` others on the device and on this machine; write the map.
+    """Measure the dense plan, the thinnest plan and `plans` others on the device and here, and write the latency predictor.
 
-    Raises ProfileError when the profile names no device, ProbeError and its kin when one of the two cannot measure.
+    Raises ProfileError when the profile names no device, and ProbeError or a subclass when one of the two cannot measure.
     """
     profile = load_profile(job.target, allow_ssh_commands=job.allow_ssh_commands)
     if profile.device.host is None:
@@ -72,7 +72,7 @@ def calibrate(job: Job, plans: int, path: Path, callback: Callback) -> LatencyPr
 
 
 def _plans(space: SearchSpace, count: int, seed: int) -> Iterator[ChannelPlan]:
-    """Dense, thinnest, and others spread over what lies between."""
+    """Yield the dense plan, the thinnest plan, and others spread between them."""
     yield space.dense()
     yield space.thinnest()
     generator = np.random.default_rng(seed)

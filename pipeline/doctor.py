@@ -1,4 +1,4 @@
-"""Doctor: one page on a device, before anything long."""
+"""Doctor: examines a device on one page before a long run."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -40,11 +40,11 @@ class Finding:
     found: str
     advice: str = ""
     exit_code: int | None = None
-    """Of the error that it was, where it was one; see `pipeline.errors`."""
+    """Exit code of the error behind this finding, if it was one; see `pipeline.errors`."""
 
 
 def examine(profile: Profile) -> Iterator[Finding]:
-    """Look at the profile's device, one thing after the other; ends early where nothing further can be seen."""
+    """Examine the profile's device item by item. The examination ends early where nothing more can be found out."""
     where = profile.device.host or "this machine"
     try:
         probe = connect(profile, Reference(_bench_net(), np.zeros((1, 16, 32, 32), np.float32)))
@@ -139,7 +139,7 @@ def _condition(now: DeviceState) -> Iterator[Finding]:
 
 
 def _quota(profile: Profile, now: DeviceState) -> Iterator[Finding]:
-    """A limit on processor time stops the processes in the midst of a run; only one above what they use does no harm."""
+    """Check the limit on processor time: a limit below what the processes use stops them in the middle of a run."""
     if now.quota_cores is None:
         return
     enough = now.quota_cores >= profile.threads
@@ -150,7 +150,7 @@ def _quota(profile: Profile, now: DeviceState) -> Iterator[Finding]:
 
 
 def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
-    """A network against itself: what differs is noise."""
+    """Measure a network against itself, so that every difference is noise."""
     net = _bench_net()
     measured = probe.measure(net, MeasurementOptions(profile.probe.final_processes, memory=False))
     if isinstance(measured, Failure):
@@ -191,7 +191,7 @@ def _with_advice(remark: Remark) -> str:
 
 
 def _speed(profile: Profile, measured: Measurement) -> Iterator[Finding]:
-    """A device far from what others saw of its kind is set up wrongly, or is another; a warning, because networks differ."""
+    """Compare the speed with what others report. A large difference is a warning only, because networks differ."""
     expected = profile.device.gmacs_per_s
     if expected is None or measured.fingerprint.mode != "device":
         return
@@ -202,7 +202,7 @@ def _speed(profile: Profile, measured: Measurement) -> Iterator[Finding]:
 
 
 def _bench_net() -> Graph:
-    """Three 3x3 convolutions of 16 to 64 channels on 32x32: 0.06 GMACs, a small network's size."""
+    """Return a small network: three 3x3 convolutions of 16 to 64 channels on 32x32 pixels, 0.06 GMACs."""
     text = """<ir_version: 8, opset_import: ["" : 17]> bench (float[1,16,32,32] x) => (float[1,64,32,32] y) {
         a = Conv <pads=[1,1,1,1]> (x, w1)
         b = Relu (a)

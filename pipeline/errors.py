@@ -1,9 +1,9 @@
-"""What can go wrong, as a tree; each class has its own exit code.
+"""The errors of this program as a tree. Each class has its own exit code.
 
     CompressError
     ├── ProfileError            10  the profile is missing or malformed
     │   └── ThreadsError        11  the profile asks for threads that the device does not have
-    ├── BudgetError             12  the budget is malformed, or cannot be judged where this run measures
+    ├── BudgetError             12  the budget is malformed, or needs a figure that this run cannot measure
     │   └── UnreachableBudget   13  even the thinnest plan misses the budget
     ├── (budget missed)         14  the run finished and the artifact misses its budget; not an exception
     ├── ModelError              20  the network cannot be loaded
@@ -14,45 +14,45 @@
     │   └── NetworkError        25  the network's own code fails while it is scored, trained or exported
     ├── DataError               30  the data cannot be loaded
     │   ├── EmptyData           31  a folder holds no images
-    │   ├── OneClass            32  there is nothing to tell apart
+    │   ├── OneClass            32  all images belong to one class
     │   ├── CorruptImage        33  a file is not a readable image
     │   └── ImageMismatch       34  images are grey or of another size, and nothing says how to change that
     ├── ProbeError              40  measuring is not possible
-    │   ├── DeviceUnreachable   41  the device does not answer, or not any more
-    │   ├── HostKeyRefused      42  the device's host key is not known, or another than it was
-    │   ├── DeviceSoftware      43  the device lacks a Python with numpy and onnxruntime that work there
-    │   └── DeviceBusy          44  another job is measuring there
+    │   ├── DeviceUnreachable   41  the device does not answer, or the connection was lost
+    │   ├── HostKeyRefused      42  the device's host key is unknown, or has changed
+    │   ├── DeviceSoftware      43  the device has no Python with working numpy and onnxruntime
+    │   └── DeviceBusy          44  another job is measuring on the device
     ├── RunError                50  the run directory cannot be used
-    │   ├── OtherJob            51  another job's results live there
-    │   ├── RunLocked           52  another process works there
-    │   └── StorageError        53  the disk is full, or the directory cannot be written
-    ├── ShipError               60  the exported file does not answer like the network
+    │   ├── OtherJob            51  the run directory holds another job's results
+    │   ├── RunLocked           52  another process uses the run directory
+    │   └── StorageError        53  the disk is full, or the directory is not writable
+    ├── ShipError               60  the outputs of the exported file differ from the network's
     ├── SoftwareError           61  a library is installed in a version that is known to be unsafe
-    ├── TrainingError           62  the settings of fine-tuning cannot be trained with
+    ├── TrainingError           62  training is not possible with the settings of fine-tuning
     │   └── TrainingDiverged    63  training diverged, and lower learning rates did not help
     ├── OutOfMemory             64  there is not enough memory
-    ├── ManifestError           70  the manifest of an artifact is missing parts, malformed, or cannot be made
-    │   ├── Unsigned            71  there is no manifest, or no signature of it
-    │   ├── UntrustedKey        72  signed with a key that is not in the trust file, or not valid yet
-    │   │   └── RevokedKey      73  signed with a key that was revoked
-    │   ├── WrongSignature      74  the signature is not this manifest's
-    │   ├── Expired             75  the manifest's time is over
-    │   ├── OlderVersion        76  the device has a newer version already
+    ├── ManifestError           70  the manifest of an artifact is incomplete or malformed, or cannot be made
+    │   ├── Unsigned            71  there is no manifest, or it has no signature
+    │   ├── UntrustedKey        72  the signing key is not in the trust file, or not valid yet
+    │   │   └── RevokedKey      73  the signing key was revoked
+    │   ├── WrongSignature      74  the signature does not belong to this manifest
+    │   ├── Expired             75  the manifest has expired
+    │   ├── OlderVersion        76  the device already has a newer version
     │   ├── OtherDevice         77  the artifact was made for another kind of device
-    │   └── FilesDiffer         78  a file is missing, extra, altered, or no regular file
-    ├── KeysError               79  the folder of signing keys is malformed, or open to others
-    ├── DeliveryError           80  an artifact cannot be placed on a device; what served there serves on
-    │   ├── Unhealthy           81  the artifact does not load, answer, or stay within its budget there
-    │   ├── TransferCorrupt     82  what lies on the device is not what was sent
-    │   ├── DeviceStorage       83  the device's disk is full, or cannot be written
-    │   ├── RolledBack          84  the switch was not committed in time
-    │   ├── NoPrevious          85  there is no release to go back to
-    │   └── FleetFailed         86  some devices of several did not take the artifact
+    │   └── FilesDiffer         78  a file is missing, extra, altered, or not a regular file
+    ├── KeysError               79  the folder of signing keys is malformed, or other users can open it
+    ├── DeliveryError           80  an artifact cannot be deployed to a device; the old release stays active
+    │   ├── Unhealthy           81  the artifact does not load, gives wrong outputs, or misses its budget
+    │   ├── TransferCorrupt     82  a file on the device differs from the file that was sent
+    │   ├── DeviceStorage       83  the device's disk is full, or not writable
+    │   ├── RolledBack          84  the switch was not committed in time and was undone
+    │   ├── NoPrevious          85  there is no earlier release to return to
+    │   └── FleetFailed         86  some of several devices did not accept the artifact
     └── Interrupted            130  Ctrl-C; the run can be resumed
 
-2 is a wrong command line (click's own), 1 a defect in this program.
+2 is an invalid command line (from click), and 1 is a defect in this program.
 
-Every message says what, where, got, and what to do, in one line.
+Every message is one line: what is wrong, where, what was found, and what to do.
 """
 
 from pipeline.foreign_text import clean_lines, clean_text
@@ -106,23 +106,23 @@ __all__ = [
 ]
 
 BUDGET_MISSED = 14
-"""Exit code of a run that finished, shipped its artifact, and missed its budget."""
+"""Exit code of a run that finished and wrote its artifact, which misses the budget."""
 
 
 MESSAGE_LIMIT = 2000
-"""Longest message of an error, in characters; what is longer loses its middle."""
+"""Longest message of an error, in characters. The middle of a longer message is removed."""
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """The first line of a foreign error, cleaned and cut in its middle, so that it can stand inside a message of ours."""
+    """Return the first line of a foreign error, cleaned and shortened in its middle, for use in a message of this program."""
     lines = clean_lines(str(error), limit)
     return lines[0] if lines else type(error).__name__
 
 
 class CompressError(Exception):
-    """Anything that a user can cause and mend. The command line prints the message and exits with `exit_code`.
+    """An error that a user can cause and fix. The command line prints the message and exits with `exit_code`.
 
-    The message is cleaned here, because names and values in it often come from a file or a device of somebody else.
+    The message is cleaned here, because names and values in it often come from foreign files or devices.
     """
 
     exit_code = 1
@@ -144,13 +144,13 @@ class ThreadsError(ProfileError):
 
 
 class BudgetError(CompressError):
-    """The budget is malformed, or asks for a figure that cannot be judged where this run measures."""
+    """The budget is malformed, or needs a figure that this run cannot measure."""
 
     exit_code = 12
 
 
 class UnreachableBudget(BudgetError):
-    """At minimum width the network still misses the budget."""
+    """The network misses the budget even at minimum width."""
 
     exit_code = 13
 
@@ -174,7 +174,7 @@ class UnsafeWeights(ModelError):
 
 
 class TraceError(ModelError):
-    """The network cannot be traced, exported or proven."""
+    """The network cannot be traced, exported or verified."""
 
     exit_code = 23
 
@@ -228,19 +228,19 @@ class ProbeError(CompressError):
 
 
 class DeviceUnreachable(ProbeError):
-    """The device does not answer, or not any more."""
+    """The device does not answer, or the connection was lost."""
 
     exit_code = 41
 
 
 class HostKeyRefused(ProbeError):
-    """The device's host key is not known, or is another than it was."""
+    """The device's host key is unknown, or has changed."""
 
     exit_code = 42
 
 
 class DeviceSoftware(ProbeError):
-    """The device lacks a Python with numpy and onnxruntime that work there."""
+    """The device has no Python with working numpy and onnxruntime."""
 
     exit_code = 43
 
@@ -264,19 +264,19 @@ class OtherJob(RunError):
 
 
 class RunLocked(RunError):
-    """Another process works in the run directory."""
+    """Another process uses the run directory."""
 
     exit_code = 52
 
 
 class StorageError(RunError):
-    """The disk is full, or the directory cannot be written."""
+    """The disk is full, or the directory is not writable."""
 
     exit_code = 53
 
 
 class ShipError(CompressError):
-    """The exported file does not answer like the network it came from."""
+    """The outputs of the exported file differ from the network's."""
 
     exit_code = 60
 
@@ -288,13 +288,13 @@ class SoftwareError(CompressError):
 
 
 class TrainingError(CompressError):
-    """The settings of fine-tuning cannot be trained with."""
+    """Training is not possible with the settings of fine-tuning."""
 
     exit_code = 62
 
 
 class TrainingDiverged(TrainingError):
-    """Training diverged: its loss was not finite, or many times that of a network that knows nothing."""
+    """Training diverged: the loss was not finite, or many times the loss at chance level."""
 
     exit_code = 63
 
@@ -312,37 +312,37 @@ class ManifestError(CompressError):
 
 
 class Unsigned(ManifestError):
-    """There is no manifest, or no signature of it."""
+    """There is no manifest, or it has no signature."""
 
     exit_code = 71
 
 
 class UntrustedKey(ManifestError):
-    """Signed with a key that is not in the trust file, or is not valid yet."""
+    """The signing key is not in the trust file, or not valid yet."""
 
     exit_code = 72
 
 
 class RevokedKey(UntrustedKey):
-    """Signed with a key that was revoked."""
+    """The signing key was revoked."""
 
     exit_code = 73
 
 
 class WrongSignature(ManifestError):
-    """The signature was not made for this manifest."""
+    """The signature does not belong to this manifest."""
 
     exit_code = 74
 
 
 class Expired(ManifestError):
-    """The manifest's time is over."""
+    """The manifest has expired."""
 
     exit_code = 75
 
 
 class OlderVersion(ManifestError):
-    """The device has a newer version than the artifact's."""
+    """The device already has a newer version than the artifact's."""
 
     exit_code = 76
 
@@ -360,54 +360,54 @@ class FilesDiffer(ManifestError):
 
 
 class KeysError(CompressError):
-    """The folder of signing keys is malformed, has no usable key, or is open to others."""
+    """The folder of signing keys is malformed, has no usable key, or other users can open it."""
 
     exit_code = 79
 
 
 class DeliveryError(CompressError):
-    """An artifact cannot be placed on a device; what served there serves on."""
+    """An artifact cannot be deployed to a device; the old release stays active."""
 
     exit_code = 80
 
 
 class Unhealthy(DeliveryError):
-    """The artifact does not load, does not answer rightly, or misses its budget on the device."""
+    """The artifact does not load, gives wrong outputs, or misses its budget on the device."""
 
     exit_code = 81
 
 
 class TransferCorrupt(DeliveryError):
-    """What lies on the device is not what was sent."""
+    """A file on the device differs from the file that was sent."""
 
     exit_code = 82
 
 
 class DeviceStorage(DeliveryError):
-    """The device's disk is full, or cannot be written."""
+    """The device's disk is full, or not writable."""
 
     exit_code = 83
 
 
 class RolledBack(DeliveryError):
-    """The switch was not committed in time and was taken back."""
+    """The switch was not committed in time and was undone."""
 
     exit_code = 84
 
 
 class NoPrevious(DeliveryError):
-    """There is no release to go back to."""
+    """There is no earlier release to return to."""
 
     exit_code = 85
 
 
 class FleetFailed(DeliveryError):
-    """Some devices of several did not take the artifact."""
+    """Some of several devices did not accept the artifact."""
 
     exit_code = 86
 
 
 class Interrupted(CompressError):
-    """The user pressed Ctrl-C; what was measured is kept."""
+    """The user pressed Ctrl-C. Completed measurements are kept."""
 
     exit_code = 130

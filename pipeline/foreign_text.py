@@ -1,8 +1,8 @@
-"""Text from outside: made harmless and short where it is read, before any part of it is stored or shown.
+"""Foreign text: text from outside is cleaned and shortened where it is read, before any part of it is stored or shown.
 
 Outside is everything that this program did not write: answers of a device, error messages of libraries, names in an ONNX
-file or a profile, file names. Such text can hold escape sequences that control a terminal, characters that reverse the
-reading direction, halves of surrogate pairs that cannot be encoded, or megabytes of anything.
+file or a profile, and file names. Such text can hold escape sequences that control a terminal, characters that reverse the
+reading direction, halves of surrogate pairs that cannot be encoded, or megabytes of any content.
 """
 
 from pathlib import PurePath
@@ -16,11 +16,11 @@ LIMIT = 1000
 """Longest text that is kept, in characters."""
 _GAP = " ... "
 _WORST_GROWTH = 10
-"""One character becomes at most this many: `\\U0010ffff`."""
+"""One character becomes at most this many characters: `\\U0010ffff`."""
 
 
 def shorten(text: str, limit: int = LIMIT) -> str:
-    """`text` in at most `limit` characters; a longer one loses its middle, because the reason of an error often stands last.
+    """Shorten `text` to at most `limit` characters. The middle is removed, because the reason of an error is often at its end.
 
     >>> shorten("load failed: a very long signature: unsupported version 12", 40)
     'load failed: a ver ... pported version 12'
@@ -33,22 +33,22 @@ def shorten(text: str, limit: int = LIMIT) -> str:
 
 
 def clean_text(text: str, limit: int = LIMIT) -> str:
-    r"""`text` as one line of printable characters, at most `limit` long; clean text stays as it is.
+    r"""Return `text` as one line of printable characters, at most `limit` long. Clean text does not change.
 
-    White space of any kind becomes one space. Every other character that `str.isprintable` refuses (control characters,
-    escapes, direction overrides, surrogates, unassigned ones) is written as its escape in Python. A surrogate that stands for
-    a byte of a file name is written as that byte.
+    White space of any kind becomes one space. Every other character that `str.isprintable` rejects (control characters,
+    escapes, direction overrides, surrogates, unassigned characters) becomes its Python escape. A surrogate that stands for
+    a byte of a file name becomes the escape of that byte.
 
     >>> clean_text("a\x1b[2Jb\nc \u202e")
     'a\\x1b[2Jb c \\u202e'
     """
-    # shortened first: a text of many megabytes must not be walked through letter by letter
+    # the text is shortened first, because escaping every character of many megabytes would be slow
     line = " ".join(shorten(text, max(_WORST_GROWTH * limit, 2 * len(_GAP))).split())
     return shorten(escape_text(line), limit)
 
 
 def escape_text(text: str, keep: str = "") -> str:
-    r"""`text` at its full length, with every character escaped that `str.isprintable` refuses, except those in `keep`.
+    r"""Return `text` at full length, with an escape for every character that `str.isprintable` rejects, except those in `keep`.
 
     >>> escape_text("two  spaces\n\x1b", keep="\n")
     'two  spaces\n\\x1b'
@@ -59,7 +59,7 @@ def escape_text(text: str, keep: str = "") -> str:
 
 
 def clean_lines(text: str, limit: int = LIMIT) -> list[str]:
-    """The lines of `text` that are not empty, each cleaned by `clean_text`; of more than 1,000 lines the first and last 500."""
+    """Return the non-empty lines of `text`, cleaned by `clean_text`; of more than 1,000 lines only the first and last 500."""
     lines = text.splitlines()
     if len(lines) > 1000:
         lines = lines[:500] + lines[-500:]
@@ -67,12 +67,12 @@ def clean_lines(text: str, limit: int = LIMIT) -> list[str]:
 
 
 def clean_path(path: PurePath | str) -> str:
-    r"""A path to show or to store, with bytes that are not UTF-8 as `\xff`; to open the file, use the path itself."""
+    r"""Return a path to show or to store, with bytes that are not UTF-8 as `\xff`. Open the file with the original path."""
     return shorten(escape_text(str(path)), 4096)
 
 
 def clean_values(value: Any, limit: int = LIMIT) -> Any:
-    """A value of JSON with every text in it cleaned, names of keys included. Raises RecursionError when it nests too deeply."""
+    """Return a JSON value with every text in it cleaned, including keys. Raises RecursionError when it is nested too deeply."""
     if isinstance(value, str):
         return clean_text(value, limit)
     if isinstance(value, dict):
@@ -84,7 +84,7 @@ def clean_values(value: Any, limit: int = LIMIT) -> Any:
 
 def _escaped(letter: str) -> str:
     code = ord(letter)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte of a file name that is not UTF-8 (PEP 383)
+    if 0xDC80 <= code <= 0xDCFF:  # Python stores a byte of a file name that is not UTF-8 in this way (PEP 383)
         return f"\\x{code - 0xDC00:02x}"
     return ascii(letter)[1:-1]
 
@@ -93,6 +93,6 @@ def _cleaned(value: object) -> object:
     return clean_text(value) if isinstance(value, str) else value
 
 
-# cleaned before pydantic looks at it: pydantic refuses a text with half a surrogate pair
+# cleaned before validation, because pydantic refuses a text with half of a surrogate pair
 ForeignText = Annotated[str, BeforeValidator(_cleaned), Field(max_length=LIMIT)]
-"""A field of a pydantic model for text from outside; see `clean_text`."""
+"""Type of a pydantic model's field for foreign text; see `clean_text`."""

@@ -1,4 +1,4 @@
-"""Measure: ONNX files as they are, on a profile's device; two of them interleaved, with an answer to which is faster."""
+"""Measure: measures ONNX files on a profile's device, and compares each with the first one in interleaved runs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,28 +24,28 @@ Answer = Literal["faster", "slower", "undecided"]
 
 @dataclass(frozen=True)
 class FileMeasurement:
-    """One file."""
+    """The measurement of one file."""
 
     path: Path
     size_bytes: int
     shape: tuple[int, ...]
-    """Of the input that it was fed with."""
+    """Shape of the input."""
     measured: Measurement | Failure
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A file against the first one, run in turns in the same processes."""
+    """The comparison of a file with the first file. Both run in turn in the same processes."""
 
     path: Path
     ratio_p50: Estimate
-    """Its p50 over the first one's."""
+    """p50 of the file divided by that of the first file."""
     doubts: tuple[Remark, ...] = ()
-    """Why the interval cannot be trusted."""
+    """Reasons why the interval cannot be trusted."""
 
     @property
     def answer(self) -> Answer:
-        """Faster or slower only where the whole interval says so, and can be trusted."""
+        """Faster or slower if the whole interval shows it and can be trusted; otherwise undecided."""
         if self.doubts:
             return "undecided"
         if self.ratio_p50.high < 1:
@@ -55,7 +55,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Measured:
-    """What `compress measure` found."""
+    """The result of `compress measure`."""
 
     fingerprint: Fingerprint
     load: Workload
@@ -66,10 +66,10 @@ class Measured:
 def measure_files(
     profile: Profile, paths: Sequence[Path], period_ms: float = 0.0, sustain_s: float = 0.0, notify: Notify = lambda text: None
 ) -> Measured:
-    """Measure each of `paths`, one at least, and all but the first against the first; over one connection.
+    """Measure each of `paths` (at least one) over one connection, and compare all others with the first.
 
-    `period_ms`: one run begins so long after the one before. `sustain_s`: keep running for so long, in one process; the
-    files are then not compared. Raises ModelError for what is no ONNX file, ProbeError and its kin.
+    `period_ms`: time from the start of one run to the start of the next. `sustain_s`: time to keep running in one process; the
+    files are then not compared. Raises ModelError for a file that is not ONNX, and ProbeError or a subclass.
     """
     graphs = [_read(path) for path in paths]
     load = Workload(period_ms, sustain_s, reference=False)
@@ -87,7 +87,7 @@ def measure_files(
         others = [number for number in range(1, len(paths)) if sound[0] and sound[number] and not sustain_s]
         comparisons = []
         for number in others:
-            # in turns, both with the first one's input
+            # both run in turn with the first file's input
             beside = probe.measure(graphs[number][0], replace(options, memory=False), Workload(period_ms))
             if isinstance(beside, Failure):
                 notify(f"{paths[number]} cannot be compared with {paths[0]}: {beside.kind}: {beside.detail}")
@@ -99,7 +99,7 @@ def measure_files(
 
 
 def _read(path: Path) -> tuple[Graph, NDArray[np.float32]]:
-    """The file, and numbers to feed it with."""
+    """Return the file as a graph, and random numbers as its input."""
     network = read_network(path)
     numbers = np.random.default_rng(0).standard_normal(network.shape, dtype=np.float32)
     return Graph(network.data, network.structure), numbers

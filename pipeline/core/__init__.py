@@ -1,1 +1,1 @@
-"""The nouns: frozen data that every other package may know."""
+"""Frozen data types that every other package may import."""

@@ -1,4 +1,4 @@
-"""Alignment: which widths a device computes fast, and which it computes no faster than wider ones."""
+"""Alignment: which channel widths a device computes fast, and which take as long as a wider one."""
 
 import itertools
 from dataclasses import dataclass
@@ -6,40 +6,40 @@ from dataclasses import dataclass
 __all__ = ["STEPS", "Alignment", "ConvPair", "Sweep"]
 
 STEPS = (4, 8, 16, 32)
-"""Steps that a sweep can tell apart."""
+"""Channel steps that a sweep can tell apart."""
 SHARE = 2 / 3
-"""A coarser step is taken when so many of the widths that it skips are dominated."""
+"""A coarser step is chosen when at least this share of the widths that it skips are dominated."""
 GROWTH = 0.25
-"""More channels are as good as free when they cost less than this share of what they would in proportion."""
+"""More channels count as free when they cost at most this share of their proportional cost."""
 
 
 @dataclass(frozen=True)
 class ConvPair:
-    """A convolution and the one that reads it, as they stand in the network; what lies between them has the width."""
+    """A convolution of the network and the convolution that reads it. The layers between them have the width that is swept."""
 
     name: str
-    """Of the first, in the network."""
+    """Name of the first convolution in the network."""
     in_channels: int
     channels: int
-    """Between the two, when nothing is removed."""
+    """Channels between the two convolutions when nothing is removed."""
     out_channels: int
     kernels: tuple[int, int]
     strides: tuple[int, int]
     side: tuple[int, int]
-    """Height and width of the first one's input."""
+    """Height and width of the first convolution's input."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """One pair at several widths, each measured in every round."""
+    """Latencies of one pair at several widths. Every round measures each width."""
 
     pair: ConvPair
     latency_ms: dict[int, tuple[float, ...]]
-    """Width -> median of each round."""
+    """Width -> median latency of each round, in ms."""
 
     @property
     def dominated(self) -> tuple[int, ...]:
-        """Widths for which there are more channels in no more time, or as good as none: the best round of each counts."""
+        """Widths at which more channels are free or almost free (`GROWTH`). The fastest round of each width is compared."""
         best = {width: min(rounds) for width, rounds in self.latency_ms.items()}
 
         def free(width: int, wider: int) -> bool:
@@ -50,13 +50,13 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Alignment:
-    """What the sweeps of one device, runtime and network say."""
+    """The sweeps of one device, runtime and network."""
 
     sweeps: tuple[Sweep, ...]
 
     @property
     def step(self) -> int:
-        """From 4 on doubled as long as most of the widths that this skips are dominated."""
+        """The channel step: it starts at 4 and doubles as long as most of the newly skipped widths are dominated."""
         for finer, coarser in itertools.pairwise(STEPS):
             skipped = [
                 width in sweep.dominated
@@ -69,7 +69,7 @@ class Alignment:
         return STEPS[-1]
 
     def dominated(self, channels: int) -> frozenset[int]:
-        """Widths of a group of so many channels that were seen to be dominated."""
+        """Return the dominated widths that the sweeps found for groups of `channels` channels."""
         return frozenset(
             width for sweep in self.sweeps if sweep.pair.channels == channels for width in sweep.dominated if width < channels
         )

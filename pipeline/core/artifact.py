@@ -1,4 +1,4 @@
-"""Artifact: what is shipped, with its evidence; artifact.json is this noun on disk."""
+"""Artifact: the shipped files and the evidence for them. The file artifact.json stores it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ __all__ = ["Artifact", "FileFacts", "PrecisionRow", "Row", "dump_artifact", "rea
 
 @dataclass(frozen=True)
 class FileFacts:
-    """A file of the artifact."""
+    """Hash and size of one file of the artifact."""
 
     sha256: str
     size_bytes: int
@@ -29,31 +29,31 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the final table. A row without a limit is for information and has no verdict."""
+    """One row of the final table. A row without a limit is informative only and has no verdict."""
 
     key: str
     title: str
     unit: Unit
     dense: float | None
-    """In `unit`; for accuracy_drop, the dense network's accuracy in percent."""
+    """In `unit`; for accuracy_drop, the accuracy of the dense network in percent."""
     after: float | None
     ratio: Estimate | None
-    """After over dense; null where that has no meaning."""
+    """`after` divided by `dense`; null where a ratio has no meaning."""
     limit: float | None
-    """In `unit`, or a fraction of dense when `relative`."""
+    """In `unit`; a fraction of `dense` when `relative` is true."""
     relative: bool
     verdict: Verdict | None
     drop: Estimate | None = None
-    """accuracy_drop alone: the points lost on the same test images, with the 95 % interval that the verdict rests on; null where
-    the task gives no value per image, and the verdict rests on the difference alone."""
+    """Points lost on the same test images, with the 95 % interval that decides the verdict; only for accuracy_drop. Null where
+    the task gives no value per image; the verdict then rests on the difference alone."""
     test_images_needed: int | None = None
-    """accuracy_drop alone, where it is undecided: about how many test images would decide it; null where none would."""
+    """About how many test images would decide an undecided accuracy_drop; null where no number would."""
     reason: str = ""
-    """Why it is undecided and what to do, where the interval alone does not say so."""
+    """Why the verdict is undecided and what to do, where the interval alone does not explain it."""
 
     @property
     def texts(self) -> tuple[str, str, str, str]:
-        """dense, after, change and limit as people write them."""
+        """Dense value, value after compression, change and limit, formatted for people."""
         limit = "" if self.limit is None else show(self.limit, self.unit, self.relative)
         if self.unit == "points":
             change = "" if self.dense is None or self.after is None else f"{self.after - self.dense:+.2f} points"
@@ -74,23 +74,23 @@ class Row:
 
 @dataclass(frozen=True)
 class PrecisionRow:
-    """One of the four files that are compared where int8 was tried."""
+    """One of the four files that are compared when int8 is tried."""
 
     network: Literal["dense", "pruned"]
     precision: Precision
     latency_p50: Estimate | None
     """In ms; null where it could not be measured."""
     relative_p50: Estimate | None
-    """Over the dense network in float32, timed in turn with it."""
+    """p50 divided by that of the dense float32 network, which was timed in turn with this file."""
     score: float | None
-    """Of the ONNX file, on validation data."""
+    """Score of the ONNX file on validation data."""
     file_size_bytes: int
     scheme: str
-    """How it was quantised; empty for float32."""
+    """Quantisation scheme; empty for float32."""
 
     @property
     def texts(self) -> tuple[str, str, str, str, str]:
-        """Name, latency, latency over dense, score and size as people write them."""
+        """Name, latency, latency relative to dense, score and size, formatted for people."""
         relative = show(self.relative_p50.value, "ms", relative=True) if self.relative_p50 else ""
         latency = show(self.latency_p50.value if self.latency_p50 else None, "ms")
         score = f"{self.score:.2f}" if self.score is not None else "not known"
@@ -99,7 +99,7 @@ class PrecisionRow:
 
 @dataclass(frozen=True)
 class Artifact:
-    """The evidence: what was asked, what was done, what came out, where it was measured."""
+    """The evidence of a run: what was requested, what was done, what resulted, and where it was measured."""
 
     format: int
     created: str
@@ -112,38 +112,38 @@ class Artifact:
     verdict: Verdict
     rows: tuple[Row, ...]
     dense: Candidate
-    """The whole network; its score is on the test data, of the ONNX file."""
+    """The dense network. Its score is the score of the ONNX file on test data."""
     shipped: Candidate
-    """The file in this folder, measured after fine-tuning; its score is on the test data, of the ONNX file."""
+    """The file in this folder, measured after fine-tuning. Its score is the score of the ONNX file on test data."""
     validation: Mapping[str, float]
-    """Validation scores: dense, before and after fine-tuning."""
+    """Validation scores: of the dense network, and before and after fine-tuning."""
     proofs: tuple[str, ...]
-    """What was compared with what, and how far apart it was."""
+    """What was compared with what, and how large the difference was."""
     notices: tuple[str, ...]
     widths: Mapping[str, tuple[int, int, int]]
     """Group -> (channels kept, channels before, outputs per channel)."""
     frozen: tuple[NotPrunable, ...]
     phase_seconds: Mapping[str, float]
     learning_rate: float | None = None
-    """At the peak of fine-tuning; null where the user's own function trained, and where there was no training."""
+    """Peak learning rate of fine-tuning; null where the user's own function trained, and where there was no training."""
     finetuned_epoch: int | None = None
-    """Of fine-tuning, whose network is shipped; 0: the network as it was scored, which no epoch beat."""
+    """Fine-tuning epoch whose network is shipped. 0 means the network as it was scored, because no epoch was better."""
     precision: Precision = "fp32"
-    """Of the file in this folder."""
+    """Precision of the file in this folder."""
     precisions: tuple[PrecisionRow, ...] = ()
-    """Side by side, where int8 was tried."""
+    """All compared files, where int8 was tried."""
 
 
 _ARTIFACT = TypeAdapter(Artifact)
 
 
 def dump_artifact(artifact: Artifact) -> bytes:
-    """artifact.json."""
+    """Return the content of artifact.json for `artifact`."""
     return _ARTIFACT.dump_json(artifact, indent=1)
 
 
 def read_artifact(folder: Path) -> Artifact:
-    """The artifact in `folder`, every file's hash checked. Raises RunError when it is not whole."""
+    """Read the artifact in `folder` and check every file's hash. Raises RunError when it is missing, incomplete or changed."""
     try:
         artifact = _ARTIFACT.validate_json(read_foreign(folder / "artifact.json", JSON_LIMIT_BYTES))
     except OSError as problem:
@@ -159,7 +159,7 @@ def read_artifact(folder: Path) -> Artifact:
 
 
 def _is_whole(folder: Path, name: str, facts: FileFacts) -> bool:
-    """Whether `name` is a file of this folder, and no other, with that content."""
+    """Whether `name` is a file directly in `folder` and has the recorded hash."""
     try:
         path = folder / name
         return path.parent == folder and path.name == name and path.is_file() and sha256_file(path) == facts.sha256

@@ -1,4 +1,4 @@
-"""Candidate: one plan with all that is known of it."""
+"""Candidate: one plan with everything that is known about it."""
 
 from dataclasses import dataclass, replace
 
@@ -11,9 +11,9 @@ __all__ = ["Candidate"]
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan's two halves: the measurement of its ONNX graph, and the score of its torch module.
+    """A plan with the measurement of its ONNX graph and the score of its torch module.
 
-    A candidate with a `failure` has no measurement, and perhaps no score.
+    A candidate with a `failure` has no measurement and may have no score.
     """
 
     plan: ChannelPlan
@@ -28,18 +28,18 @@ class Candidate:
     """Higher is better; for classification the accuracy in percent on the validation split."""
     failure: Failure | None = None
     entropy: float | None = None
-    """Spatial entropy of its activations, 0 to 1, where a search looks at it."""
+    """Spatial entropy of the activations, 0 to 1; null where the search does not use it."""
     kept_entropy: float | None = None
-    """Share of the dense network's spatial entropy that is left, 0 to 1."""
+    """Share of the dense network's spatial entropy that remains, 0 to 1."""
     dead_share: float | None = None
-    """Channels of it that never change, counted with the spatial entropy."""
+    """Share of channels whose activations never change; computed with the spatial entropy."""
     kept_channel_entropy: float | None = None
-    """Share of the dense network's effective channels that is left, 0 to 1, where a search looks at it."""
+    """Share of the dense network's effective channels that remains, 0 to 1; null where the search does not use it."""
     drop: PairedDrop | None = None
-    """What the score lost against the dense network on the same test images, once both have been tested."""
+    """Score lost against the dense network on the same test images; null until both have been tested."""
 
     def with_activations_of(self, other: "Candidate") -> "Candidate":
-        """The same, with what was seen of the activations of `other`, which has the same plan."""
+        """Return a copy with the activation statistics of `other`, which has the same plan."""
         return replace(
             self,
             entropy=other.entropy,

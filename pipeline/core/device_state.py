@@ -7,31 +7,31 @@ __all__ = ["DeviceState", "stopped_by_quota", "throttled"]
 
 @dataclass(frozen=True)
 class DeviceState:
-    """How a machine was at one moment; null for what it does not tell."""
+    """The state of a machine at one moment; null for what it does not report."""
 
     temperature_c: float | None
-    """Of its hottest zone."""
+    """Temperature of the hottest zone."""
     clock_mhz: float | None
     clock_measured: bool
-    """False: what was asked for, which is not always what runs."""
+    """False: `clock_mhz` is the requested clock, which can differ from the actual one."""
     governor: str | None
     throttle_flags: int | None
     """Raspberry Pi: bit 0 under-voltage, 1 frequency capped, 2 throttled, 3 soft temperature limit; 16 to 19: since boot."""
     throttle_count: int | None
-    """Times that the processor slowed down since boot."""
+    """How often the processor slowed down since boot."""
     load: float | None
-    """Processes that wanted a core, mean of the last minute."""
+    """Mean number of processes that wanted a core in the last minute."""
     free_memory_bytes: int | None
     quota_cores: float | None = None
     """Processor time that a control group allows, in cores; null without a limit."""
     quota_stops: int | None = None
-    """Times that a control group stopped its processes because they had used that up."""
+    """How often a control group stopped its processes because they had used up that time."""
     quota_stopped_ms: float | None = None
-    """How long, all together."""
+    """Total duration of these stops."""
 
 
 def stopped_by_quota(before: DeviceState, after: DeviceState) -> str | None:
-    """That a control group stopped the processes between two moments; None when it is not known to have."""
+    """Describe how a control group stopped the processes between two moments; None when no stop is known."""
     stops = (after.quota_stops or 0) - (before.quota_stops or 0)
     if stops <= 0:
         return None
@@ -41,9 +41,9 @@ def stopped_by_quota(before: DeviceState, after: DeviceState) -> str | None:
 
 
 def throttled(before: DeviceState, after: DeviceState) -> str | None:
-    """What slowed the machine down between two moments; None when nothing is known to have."""
+    """Name what slowed the machine down between two moments; None when nothing is known."""
     flags = (before.throttle_flags or 0) & 0xF | (after.throttle_flags or 0) & 0xF
-    # a bit of 16 to 19 that was not set before: it happened in between
+    # a bit of 16 to 19 that is newly set: the event happened between the two moments
     flags |= ((after.throttle_flags or 0) & ~(before.throttle_flags or 0)) >> 16 & 0xF
     names = ("under-voltage", "frequency capped", "throttled", "soft temperature limit")
     found = [name for bit, name in enumerate(names) if flags >> bit & 1]

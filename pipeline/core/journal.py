@@ -1,10 +1,10 @@
-"""Journal: a file of JSON lines, each with a checksum. Damaged lines are set aside, and all others are read.
+"""Journal: a file of JSON lines with checksums. Damaged lines are set aside, and all other lines are read.
 
     {"kind":"trial","trial":{...},"bound":{"job":"0123456789abcdef"},"checksum":"fedcba9876543210"}
 
-The checksum covers the line up to it. A journal of an earlier version has lines without one; they are read as long as no line
-before them has one. A line that ran into its neighbour, because a newline was lost or zeros were written over it, is found by its
-checksum.
+The checksum covers everything before it in the line. Journals of earlier versions have lines without a checksum. Such a line is
+read if no earlier line has a checksum. If a line merged with its neighbour, because the newline was lost or overwritten with
+zeros, the reader finds it by its checksum.
 """
 
 import bisect
@@ -25,8 +25,7 @@ __all__ = ["FACTS", "FORMAT", "Damage", "Journal", "OtherFormat", "Role", "Trial
 
 FORMAT = 2
 FACTS = ("job", "inputs", "device", "weights", "sources")
-"""What a run directory is tied to: what was asked for, what was loaded, where it was measured, what plans inherit, and the files
-that it was loaded from."""
+"""What a run directory is bound to: job, loaded network and data, device, initial weights, source files."""
 KINDS = (*FACTS, "trial", "phase", "file")
 Role = Literal["dense", "uniform", "thinnest", "search", "finalist", "int8", "int8-dense"]
 
@@ -36,46 +35,46 @@ _START = re.compile(rb'\{"kind":"(?:%s)"' % "|".join(KINDS).encode())
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate as the journal keeps it."""
+    """One candidate as the journal stores it."""
 
     role: Role
     number: int
-    """Counts from 1 within a role."""
+    """Number within the role, from 1."""
     candidate: Candidate
     seconds: float
-    """What it took, slicing, measuring and scoring together."""
+    """Time for slicing, measuring and scoring together."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """A line that is not read."""
+    """A damaged line, which is not read."""
 
     number: int
-    """Counts from 1."""
+    """Line number, from 1."""
     reason: str
     data: bytes
 
 
 @dataclass(frozen=True)
 class Journal:
-    """What a journal says."""
+    """The content of a journal."""
 
     facts: Mapping[str, dict[str, Any]]
-    """By kind; see `FACTS`."""
+    """Facts by kind; see `FACTS`."""
     bound: Mapping[str, str]
-    """Digest of the facts of each kind that the trials were recorded under, also where the line of the facts is damaged."""
+    """Kind -> digest of the facts under which the trials were recorded; known even where the line of the facts is damaged."""
     trials: tuple[Trial, ...]
     phases: tuple[tuple[str, float], ...]
-    """Name and seconds."""
+    """Name and duration in seconds of each phase."""
     files: Mapping[str, tuple[str, ...]]
-    """Name of a derived file -> its last two SHA-256 sums, the newer one last."""
+    """Name of a derived file -> its last two SHA-256 hashes, the newer one last."""
     lines: tuple[bytes, ...]
-    """Everything that was read, line by line."""
+    """Every line that was read."""
     damage: tuple[Damage, ...]
 
 
 class OtherFormat(Exception):
-    """The journal is of another version of this program. `number`: of the line."""
+    """Another version of this program wrote the journal. `number` is the line, `found` is its format."""
 
     def __init__(self, number: int, found: object) -> None:
         super().__init__(found)
@@ -83,7 +82,7 @@ class OtherFormat(Exception):
 
 
 class _Unsound(ValueError):
-    """A line that is not read; the text says why."""
+    """A line that cannot be read; the message says why."""
 
 
 _TRIAL = TypeAdapter(Trial)
@@ -93,20 +92,20 @@ _FILE = TypeAdapter(tuple[str, str])
 
 
 def sealed(line: Mapping[str, Any]) -> bytes:
-    """`line` as it stands in the file, with its checksum and the newline."""
+    """Return `line` as the file stores it, with its checksum and the newline."""
     body = json.dumps(line, separators=(",", ":")).encode()
     return body[:-1] + b',"checksum":"%s"}\n' % _sum(body)
 
 
 def digest_of(facts: Mapping[str, Any]) -> str:
-    """A short name of `facts`: other facts have another one."""
+    """Return a short digest of `facts`. Different facts have different digests."""
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def read_journal(data: bytes) -> Journal:
-    """What the journal `data` says. Whatever the damage, every whole line with a checksum is read, and no damaged one.
+    """Read the journal `data`. Every undamaged line with a checksum is read, and no damaged line is read.
 
-    The rest of a last line that was cut off is neither read nor damage: a kill leaves it. Raises OtherFormat.
+    An incomplete last line, which a kill can leave, is neither read nor reported. Raises OtherFormat for another version's file.
     """
     reading = _Reading()
     texts = data.split(b"\n")
@@ -125,7 +124,7 @@ def read_journal(data: bytes) -> Journal:
 
 
 class _Reading:
-    """The lines so far."""
+    """The state of the reader: the content of the lines so far."""
 
     def __init__(self) -> None:
         self.facts: dict[str, dict[str, Any]] = {}
@@ -137,7 +136,7 @@ class _Reading:
         self.checksums = False
 
     def take(self, text: bytes, number: int) -> None:
-        """Add the line `text`. Raises _Unsound where it is not to be read, OtherFormat."""
+        """Add the line `text`. Raises _Unsound when the line cannot be read, and OtherFormat."""
         line, with_checksum = _parsed(text)
         if self.checksums and not with_checksum:
             raise _Unsound("it has no checksum")
@@ -148,7 +147,7 @@ class _Reading:
                 if known[0] != trial:
                     raise _Unsound(f"{trial.role} trial {trial.number} stands before it with other results")
                 if known[3] is not text:
-                    return  # once is enough
+                    return  # a repeated line is read only once
             case "phase":
                 self.phases.append(_phase(line))
             case "file":
@@ -164,7 +163,7 @@ class _Reading:
         self.lines.append(text)
 
     def journal(self) -> Journal:
-        """All of it. A trial that was recorded under other facts than the others is damage too: it is of another run."""
+        """Return everything that was read. A trial recorded under different facts belongs to another run and is damage."""
         digests = {kind: digest_of(facts) for kind, facts in self.facts.items()}
         trials = []
         for trial, bound, number, text in self.trials.values():
@@ -182,7 +181,7 @@ def _sum(body: bytes) -> bytes:
 
 
 def _parts(text: bytes) -> Iterator[bytes]:
-    """What may be whole lines inside a damaged one."""
+    """Yield the parts of a damaged line that may be complete lines."""
     starts = [match.start() for match in _START.finditer(text)]
     for match in _CHECKSUM.finditer(text):
         if before := bisect.bisect_left(starts, match.start()):
@@ -190,7 +189,7 @@ def _parts(text: bytes) -> Iterator[bytes]:
 
 
 def _parsed(text: bytes) -> tuple[dict[str, Any], bool]:
-    """The object in `text`, and whether it has a checksum."""
+    """Return the JSON object in `text`, and whether it has a checksum."""
     found = _CHECKSUM.search(text, max(len(text) - 40, 0))
     if found and (body := text[: found.start()] + b"}") and _sum(body) != found[1]:
         raise _Unsound("its checksum is wrong")

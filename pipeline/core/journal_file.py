@@ -17,7 +17,7 @@ JOURNAL_LIMIT_BYTES = 4 * 2**30
 
 
 def lock_journal(path: Path, held: contextlib.ExitStack) -> int:
-    """A descriptor of the journal, locked until `held` ends."""
+    """Return a descriptor of the journal, locked until `held` ends."""
     while True:
         with storage_errors(path.parent):
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
@@ -26,13 +26,13 @@ def lock_journal(path: Path, held: contextlib.ExitStack) -> int:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunLocked(f"{path.parent}: another process works there; wait for it, or choose another --out") from None
-        # another process may have replaced the file while this one waited for nothing but its lock
+        # another process may have replaced the file between the opening and the lock
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             return descriptor
 
 
 def journal_bytes(path: Path) -> bytes:
-    """The bytes of the journal. Raises RunError."""
+    """Return the bytes of the journal. Raises RunError."""
     try:
         return read_foreign(path, JOURNAL_LIMIT_BYTES)
     except OSError as problem:
@@ -40,7 +40,7 @@ def journal_bytes(path: Path) -> bytes:
 
 
 def replace_journal(path: Path, whole: bytes, damage: tuple[Damage, ...], held: contextlib.ExitStack) -> int:
-    """Keep the damaged lines beside the journal, and put `whole` in its place; a descriptor of it, locked as the old one is."""
+    """Move the damaged lines aside and replace the journal by `whole`. Return a descriptor of it, locked like the old one."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
     with storage_errors(path):
         if damage:
@@ -52,14 +52,14 @@ def replace_journal(path: Path, whole: bytes, damage: tuple[Damage, ...], held: 
         temporary = temporary_beside(path)
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
         held.callback(os.close, descriptor)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)  # before anybody else can find it
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # locked before another process can find it
         append_whole(descriptor, whole, path)
         temporary.replace(path)
     return descriptor
 
 
 def append_whole(descriptor: int, data: bytes, path: Path) -> None:
-    """Append `data`; on return it has reached the disk. Where that fails, nothing of it is left."""
+    """Append `data`. It is on the disk when this returns. If that fails, no part of it remains."""
     with storage_errors(path):
         end = os.lseek(descriptor, 0, os.SEEK_END)
         try:
@@ -73,5 +73,5 @@ def append_whole(descriptor: int, data: bytes, path: Path) -> None:
 
 
 def damaged_lines_path(path: Path) -> Path:
-    """Where damaged lines are kept."""
+    """Return the path of the file for damaged lines."""
     return path.with_name("journal.damaged")

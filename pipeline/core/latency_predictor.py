@@ -1,4 +1,4 @@
-"""Calibration: from latencies under a profile on this machine to those on its device, with the error of doing so."""
+"""Latency predictor: predicts latencies on a device from latencies on this machine, with the error of the prediction."""
 
 import math
 from dataclasses import dataclass
@@ -17,38 +17,38 @@ __all__ = ["LatencyPredictor", "Point", "predictor_json", "read_predictor"]
 
 @dataclass(frozen=True)
 class Point:
-    """One plan, measured on both."""
+    """One plan, measured on both machines."""
 
     host: float
-    """p50 over the dense graph's, on this machine."""
+    """p50 on this machine, divided by the p50 of the dense graph."""
     device: float
-    """The same on the device."""
+    """The same ratio on the device."""
 
 
 @dataclass(frozen=True)
 class LatencyPredictor:
-    """log(device) = intercept + slope log(host), of latencies over the dense graph's, fitted to a handful of plans."""
+    """Relates latencies relative to the dense graph: log(device) = intercept + slope log(host), fitted to a few plans."""
 
     host: dict[str, str]
-    """Facts of this machine's fingerprint; under others the map says nothing."""
+    """Facts of this machine's fingerprint; with other facts the predictor is not valid."""
     device: dict[str, str]
-    """Facts of the device's."""
+    """Facts of the device's fingerprint."""
     network: str
-    """Structure of the dense graph; of another network the map says nothing either."""
+    """Structure of the dense graph; for another network the predictor is not valid."""
     dense_p50_ms: float
-    """On the device."""
+    """p50 of the dense graph on the device."""
     dense_p90_ms: float | None
     points: tuple[Point, ...]
 
     @cached_property
     def line(self) -> tuple[float, float]:
-        """(intercept, slope), by least squares."""
+        """(intercept, slope) of the least-squares fit."""
         return _fit(self.points)
 
     @cached_property
     def error(self) -> float:
-        """How far a prediction is off, as a share of it: the largest one seen when each point in turn is left out and
-        predicted from the others. Infinite below four points.
+        """Relative error of a prediction: the largest leave-one-out error, in which each point in turn is predicted from the
+        others. It is infinite below four points.
         """
         if len(self.points) < 4:
             return math.inf
@@ -59,7 +59,7 @@ class LatencyPredictor:
         return max(off)
 
     def relative(self, host: Estimate) -> Estimate:
-        """The device's latency over dense, from this machine's: its interval and the map's own error together."""
+        """Predict the device's relative latency from this machine's. The interval includes the error of the predictor."""
         intercept, slope = self.line
         value, low, high = (_power(intercept, slope, x) for x in (host.value, host.low, host.high))
         low, high = min(low, high), max(low, high)
@@ -67,12 +67,12 @@ class LatencyPredictor:
 
 
 def predictor_json(predictor: LatencyPredictor) -> bytes:
-    """The bytes that `read_predictor` reads."""
+    """Return the bytes that `read_predictor` reads."""
     return TypeAdapter(LatencyPredictor).dump_json(predictor, indent=1)
 
 
 def read_predictor(path: Path) -> LatencyPredictor:
-    """What `calibrate` wrote. Raises ProbeError."""
+    """Read the file that `calibrate` wrote. Raises ProbeError when it cannot be read or is malformed."""
     try:
         return TypeAdapter(LatencyPredictor).validate_json(read_foreign(path, JSON_LIMIT_BYTES))
     except OSError as problem:
@@ -82,7 +82,7 @@ def read_predictor(path: Path) -> LatencyPredictor:
 
 
 def _power(intercept: float, slope: float, host: float) -> float:
-    """e^intercept host^slope, within what a float can hold: points that lie on top of each other give any slope."""
+    """Return e^intercept host^slope, limited to what a float can hold, because points that coincide can give any slope."""
     return math.exp(min(700.0, max(-700.0, intercept + slope * math.log(max(host, 1e-9)))))
 
 

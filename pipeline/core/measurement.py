@@ -1,4 +1,4 @@
-"""Measurement: what the probe saw of one file, raw, and the figures that follow from it."""
+"""Measurement: the raw observations of one file, and the figures that are derived from them."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,7 +31,7 @@ FailureKind = Literal[
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a candidate has no figures. The search goes on."""
+    """The reason why a candidate has no figures. The search continues."""
 
     kind: FailureKind
     detail: str
@@ -39,40 +39,40 @@ class Failure:
 
 @dataclass(frozen=True)
 class Fingerprint:
-    """Where and how a figure was taken. Figures of different fingerprints are never compared."""
+    """Where and how a figure was measured. Figures with different fingerprints are never compared."""
 
     mode: Mode
     device: str
-    """The profile's device."""
+    """Name of the device in the profile."""
     machine: str
-    """The processor that really ran it."""
+    """Processor that ran the file."""
     architecture: str
     onnxruntime: str
     threads: int
-    """Threads that really ran."""
+    """Threads that were used."""
     profile_threads: int
     """Threads that the profile asks for."""
     settings: tuple[tuple[str, str | int | bool], ...]
-    """Provider, optimisation level, spinning, arena and the rest, as handed to ONNX Runtime."""
+    """ONNX Runtime settings as they were passed: provider, optimisation level, spinning, arena and others."""
     identity: str = ""
-    """Which one it is of several machines of the same kind; empty for machines that do not exist."""
+    """Distinguishes machines of the same kind; empty for simulated machines."""
     system: str = ""
     """Kernel and its version."""
     wheel: str | None = None
-    """The build of onnxruntime: Python, interface and platform of its wheel; null where it has none."""
+    """Python, ABI and platform tags of the onnxruntime wheel; null where it has none."""
     error: float = 0.0
-    """Of a prediction, as a share of it; see `LatencyPredictor`."""
+    """Relative error of a prediction; see `LatencyPredictor`."""
 
     @property
     def facts(self) -> dict[str, str]:
-        """What must be the same for figures to be compared, as plain text."""
+        """Everything that must be equal for figures to be compared, as plain text."""
         return {key: str(value) for key, value in vars(self).items() if key != "settings"} | {
             key: str(value) for key, value in self.settings
         }
 
     @property
     def stamp(self) -> str:
-        """What stands beside every figure: 'device', or 'host-emulated, 2 of 4 threads'."""
+        """Label of every figure: 'device', or 'host-emulated, 2 of 4 threads'."""
         mode = f"predicted ± {100 * self.error:.1f} % from figures of this machine" if self.mode == "predicted" else self.mode
         if self.threads < self.profile_threads:
             return f"{mode}, {self.threads} of {self.profile_threads} threads"
@@ -81,55 +81,55 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class TimedProcess:
-    """One fresh process: blocks of timed runs, of the file and of the reference in turn."""
+    """Timed runs of one fresh process, in alternating blocks of the file and the reference."""
 
     latency_ms: tuple[tuple[float, ...], ...]
-    """Blocks x runs."""
+    """(blocks, runs) in ms."""
     reference_latency_ms: tuple[tuple[float, ...], ...]
-    """Blocks x runs of the dense graph, each block next to the file's own."""
+    """(blocks, runs) of the dense graph; each block was timed next to a block of the file."""
     session_creation_ms: float
     first_run_ms: float
     cpu_ms_per_run: float
     """Processor time of all threads, per timed run of the file."""
     preemptions: int | None
-    """Times that another program took the core; null where the system does not count them."""
+    """How often another program took the core; null where the system does not count this."""
     timed_ms: float
-    """Wall time from the first warm-up run to the last timed one."""
+    """Wall time from the first warm-up run to the last timed run."""
     course: tuple[tuple[float, float | None], ...] = ()
-    """Under a sustained load, at the end of each block: seconds since the first, temperature in degrees Celsius."""
+    """For a sustained workload, at the end of each block: seconds since the start, temperature in degrees Celsius."""
     lost_ms: tuple[tuple[float, ...], ...] = ()
-    """Blocks x runs: how much of each run the process did not run although it could have; empty where that is not known."""
+    """(blocks, runs): how long each run was ready but waiting for a core; empty where this is not known."""
     reference_lost_ms: tuple[tuple[float, ...], ...] = ()
-    """The same of the dense graph's runs."""
+    """The same for the runs of the dense graph."""
     foreign_ms: float | None = None
-    """How long other programs ran on the cores meanwhile, of all cores together; null where the system does not tell."""
+    """Time that other programs ran meanwhile, summed over the cores; null where the system does not report it."""
     stolen_ms: float | None = None
-    """How long a hypervisor ran others on the cores meanwhile; null where the system does not tell."""
+    """Time that a hypervisor ran other machines on the cores meanwhile; null where the system does not report it."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Resident memory of a fresh process that only loads and runs the file (VmHWM); null where not available."""
+    """Resident memory (VmHWM) of a fresh process that only loads and runs the file; null where not available."""
 
     baseline_bytes: int | None
-    """After importing the runtime, before loading anything."""
+    """After importing the runtime, before loading the file."""
     session_bytes: int | None
     """After creating the session."""
     peak_bytes: int | None
-    """The highest up to the end, baseline included."""
+    """Maximum until the end, including the baseline."""
     rss_bytes: int | None = None
-    """At the end, counted exactly (smaps_rollup); the others are the kernel's quick counters."""
+    """At the end, counted exactly (smaps_rollup). The other values are the kernel's approximate counters."""
 
 
 FOREIGN_SHARE, FOREIGN_MS = 0.05, 40.0
-"""Of the time on the cores, and what a clock of 10 ms may be off in several short processes."""
+"""Tolerated share of the time on the cores, and the error of a 10 ms clock over several processes."""
 
 
 def select_samples(processes: tuple[TimedProcess, ...], fingerprint: Fingerprint) -> Samples:
-    """The runs of `processes` that count.
+    """Select the runs of `processes` that are valid samples.
 
-    Several threads wait for each other's cores when the system puts two of them on one. That belongs to the device; so losses
-    of several threads count only where other programs used the cores.
+    With several threads, the system sometimes puts two of them on one core, so that they wait for each other. This is normal for
+    the device. So losses of several threads count only where other programs used the cores.
     """
     provider = dict(fingerprint.settings).get("provider", "CPUExecutionProvider")
     alone = fingerprint.threads == 1 and provider == "CPUExecutionProvider"
@@ -147,23 +147,23 @@ def select_samples(processes: tuple[TimedProcess, ...], fingerprint: Fingerprint
 
 @dataclass(frozen=True)
 class Measurement:
-    """All that was seen of one file, raw."""
+    """The raw observations of one file."""
 
     fingerprint: Fingerprint
     structure: str
-    """Hash of the graph's ops and shapes; the clock sees nothing else."""
+    """Hash of the graph's operators and shapes; the latency depends on nothing else."""
     processes: tuple[TimedProcess, ...]
     memory: Memory
     remarks: tuple[StoredRemark, ...] = ()
-    """Why the figures deserve doubt; empty when they are stable."""
+    """Reasons to doubt the figures; empty when they are stable."""
     before: DeviceState | None = None
     after: DeviceState | None = None
     calibration: LatencyPredictor | None = None
-    """With one, the runs are this machine's and the figures that follow from them the device's, predicted."""
+    """If it is set, the runs are this machine's, and the derived figures are predictions for the device."""
 
     @cached_property
     def samples(self) -> Samples:
-        """The runs that count."""
+        """The runs that are valid samples."""
         return select_samples(self.processes, self.fingerprint)
 
     @property
@@ -176,12 +176,12 @@ class Measurement:
 
     @cached_property
     def doubts(self) -> tuple[Remark, ...]:
-        """The remarks that forbid a verdict about the latency."""
+        """The remarks that forbid a verdict on the latency."""
         return tuple(remark for remark in self.remarks if remark.spoils)
 
     @cached_property
     def p90_doubts(self) -> tuple[Remark, ...]:
-        """The remarks that forbid a verdict about the 90th percentile: a run that was preempted may be one of the slowest."""
+        """The remarks that forbid a verdict on the 90th percentile: a preempted run may be one of the slowest."""
         if self.doubts or self.samples.tail_is_known:
             return self.doubts
         text = f"{100 * self.samples.preempted_share:.0f} % of the runs were preempted, and the p90 is about the slowest 10 %"
@@ -196,7 +196,7 @@ class Measurement:
 
     @cached_property
     def latency_p90_ms(self) -> Estimate | None:
-        """The early-stopping p90 of MLPerf, null below 64 runs."""
+        """MLPerf's early-stopping estimate of the p90; null below 64 runs."""
         if self.calibration:
             dense_ms = self.calibration.dense_p90_ms
             return self.relative_p90.scaled(dense_ms) if self.relative_p90 and dense_ms else None
@@ -204,12 +204,12 @@ class Measurement:
 
     @cached_property
     def relative_p50(self) -> Estimate | None:
-        """p50 over the reference's p50 of the same minutes, with its 95 % interval; null without a reference."""
+        """p50 divided by the reference's p50 of the same minutes, with its 95 % interval; null without a reference."""
         return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.MEDIAN))
 
     @cached_property
     def relative_p90(self) -> Estimate | None:
-        """p90 over the reference's p90 of the same minutes."""
+        """p90 divided by the reference's p90 of the same minutes."""
         return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.PERCENTILE_90))
 
     def _on_the_device(self, here: Estimate | None) -> Estimate | None:
@@ -218,7 +218,7 @@ class Measurement:
 
     @cached_property
     def reference_p50_ms(self) -> Estimate | None:
-        """p50 of the reference in the same minutes, its interval by bootstrap."""
+        """p50 of the reference in the same minutes, with a bootstrap interval."""
         if self.calibration:
             return Estimate.exact(self.calibration.dense_p50_ms)
         if not all(self._reference_blocks):
@@ -227,13 +227,13 @@ class Measurement:
 
     @cached_property
     def reference_p90_ms(self) -> Estimate | None:
-        """The reference's p90 in the same minutes."""
+        """p90 of the reference in the same minutes."""
         if self.calibration:
             return Estimate.exact(self.calibration.dense_p90_ms) if self.calibration.dense_p90_ms else None
         return statistics.p90_estimate(self._reference_blocks) if all(self._reference_blocks) else None
 
     def joined(self, other: "Measurement") -> "Measurement":
-        """Both measurements of the same file as one; raises ValueError when they are not of the same kind."""
+        """Join two measurements of the same file. Raises ValueError when their structures or fingerprints differ."""
         if (self.structure, self.fingerprint) != (other.structure, other.fingerprint):
             raise ValueError("measurements of different files or circumstances do not mix")
         peak = max(

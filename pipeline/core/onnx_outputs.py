@@ -1,4 +1,4 @@
-"""Answers: what an ONNX file says to a batch, and how far two answers are apart."""
+"""Outputs of ONNX files, and the difference between two outputs."""
 
 import numpy as np
 import onnxruntime
@@ -7,11 +7,11 @@ from numpy.typing import NDArray
 __all__ = ["TOLERANCE", "largest_difference", "open_session", "run_onnx"]
 
 TOLERANCE = 1e-4
-"""Largest difference allowed, as a share of the largest answer."""
+"""Largest difference allowed, as a share of the largest absolute output."""
 
 
 def open_session(data: bytes, *, threads: int, optimized: bool = True) -> onnxruntime.InferenceSession:
-    """A session on this machine's processor for answers, never for timed runs: threads that wait sleep, and let others work."""
+    """Open a session for outputs, never for timed runs: waiting threads sleep and leave this machine's cores to others."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
@@ -22,13 +22,13 @@ def open_session(data: bytes, *, threads: int, optimized: bool = True) -> onnxru
 
 
 def run_onnx(data: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The answer of an ONNX file to one batch, single-threaded."""
+    """Return the output of an ONNX file for one batch, computed by one thread."""
     session = open_session(data, threads=1)
     return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs})[0])
 
 
 def largest_difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """max |expected - found| over max |expected|; infinite when shapes differ or values are not finite."""
+    """Return max |expected - found| / max |expected|; infinite when shapes differ or values are not finite."""
     if expected.shape != found.shape or not np.isfinite(found).all():
         return float("inf")
     return float(np.abs(expected - found).max() / max(float(np.abs(expected).max()), 1e-6))

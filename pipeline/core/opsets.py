@@ -1,4 +1,4 @@
-"""Opsets: which ONNX files a release of onnxruntime reads, and which file is made for it."""
+"""Opsets: which ONNX files a release of onnxruntime reads, and which file format is written for it."""
 
 import re
 from collections.abc import Iterable
@@ -9,16 +9,16 @@ __all__ = ["OLDEST", "TRIED", "FileFormat", "Reads", "choose_format", "reads"]
 
 @dataclass(frozen=True)
 class Reads:
-    """The newest file that a release loads."""
+    """The newest file format that a release loads."""
 
     opset: int
     ir_version: int
     ort_format: bool = False
-    """Whether it loads what `convert_onnx_models_to_ort` writes now."""
+    """Whether it loads the format that `convert_onnx_models_to_ort` writes now."""
 
 
 OLDEST = (1, 15)
-"""The oldest release that the probe's worker runs with."""
+"""The oldest release that the probe's worker supports."""
 _RELEASES = {
     (1, 15): Reads(19, 9),
     (1, 16): Reads(19, 9),
@@ -33,29 +33,29 @@ _RELEASES = {
     (1, 25): Reads(26, 13),
     (1, 32): Reads(28, 14),
 }
-"""Up to 1.20: onnxruntime.ai/docs/reference/compatibility.html, which has IR 8 for 1.15, where 9 loads. That, and all others up
-to TRIED: benchmarks/opsets.py, run with each release's x86-64 wheel. Later releases read what earlier ones do (same page)."""
+"""Releases up to 1.20: onnxruntime.ai/docs/reference/compatibility.html, except 1.15, for which it gives IR 8 although 9 loads.
+Others up to TRIED, and 1.15: benchmarks/opsets.py with x86-64 wheels. Later releases read what earlier ones do (same page)."""
 TRIED = (1, 32)
-"""The newest release that was tried: of what came after it only the least is known."""
+"""The newest release that was tried. A later release is assumed to read only what this one reads."""
 READS_ORT_FORMAT = (1, 16)
-"""From when on the format of `convert_onnx_models_to_ort`, version 6, is read; tried with 1.15 to 1.32."""
+"""The first release that reads version 6 of the format of `convert_onnx_models_to_ort`; tried with 1.15 to 1.32."""
 USUAL_OPSET, USUAL_IR_VERSION = 18, 9
-"""The exporter's own opset, which needs no conversion, and an IR that all releases above read. A higher opset only where a
-network needs one: nothing is gained by it, and older runtimes are lost."""
+"""The exporter's own opset, which needs no conversion, and an IR version that all releases above read. A network gets a higher
+opset only if it needs one, because older runtimes cannot read it and there is no other benefit."""
 
 
 @dataclass(frozen=True)
 class FileFormat:
-    """What a file must be like to be read by every runtime that is to load it."""
+    """The format that a file needs so that every target runtime can load it."""
 
     opset: int
     ir_version: int
     highest_opset: int = 0
-    """At least `opset`; what it may go up to where the network needs operators that `opset` lacks."""
+    """At least `opset`: the highest opset to use where the network needs operators that `opset` lacks."""
 
 
 def reads(onnxruntime: str) -> Reads:
-    """What `onnxruntime`, a version such as '1.22.1', loads. Raises ValueError below OLDEST and for what is no version."""
+    """Return what `onnxruntime`, a version such as '1.22.1', loads. Raises ValueError for other texts and below OLDEST."""
     found = re.match(r"(\d+)\.(\d+)", onnxruntime)
     release = (int(found[1]), int(found[2])) if found else (0, 0)
     if release < OLDEST:
@@ -66,9 +66,9 @@ def reads(onnxruntime: str) -> Reads:
 
 
 def choose_format(onnxruntimes: Iterable[str], opset: int | None, ir_version: int | None) -> FileFormat:
-    """The file for runtimes of these versions; `opset` and `ir_version` are the profile's own wishes, null where it has none.
+    """Choose the file format for runtimes of these versions. `opset` and `ir_version` are from the profile, or null.
 
-    Raises ValueError when one of the runtimes cannot read what is wished for.
+    Raises ValueError when one of the runtimes cannot read the requested version.
     """
     limits = {version: reads(version) for version in onnxruntimes}
     for version, limit in limits.items():

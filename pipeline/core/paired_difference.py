@@ -1,4 +1,4 @@
-"""Paired: how much lower one network scores than another on the same test images, with a 95 % confidence interval."""
+"""Paired difference: how much lower one network scores than another on the same images, with a 95 % confidence interval."""
 
 import math
 from collections.abc import Callable
@@ -26,27 +26,27 @@ __all__ = [
 Floats = NDArray[np.float64]
 
 POINTS = 100.0
-"""A share of images in points."""
+"""A share of 1, in points."""
 RESAMPLES = 2000
 MIN_IMAGES = 20
-"""With fewer images the percentile bootstrap covers much less than it claims."""
+"""With fewer images, the coverage of the percentile bootstrap is much lower than its nominal level."""
 MOST_IMAGES = 10_000_000
-"""A larger test set than this is not worth a number."""
+"""Largest number of test images that is reported."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """The score of one network on test data, higher is better."""
+    """The score of one network on test data. Higher is better."""
 
     value: float
     """In points; for classification the accuracy in percent."""
     each: Floats | None = None
-    """(images,) one value per image, in points, whose mean is `value`; None where only the whole is known."""
+    """(images,) one value per image, in points, with the mean `value`; None where only the total is known."""
 
 
 @dataclass(frozen=True)
 class HitCounts:
-    """How many images are answered rightly by both networks, by one of them, by neither. Real numbers are allowed."""
+    """The numbers of images that both networks, only one of them, or neither classify correctly. Real numbers are allowed."""
 
     both: float
     only_dense: float
@@ -55,32 +55,32 @@ class HitCounts:
 
     @property
     def images(self) -> float:
-        """All of them."""
+        """Total number of images."""
         return self.both + self.only_dense + self.only_after + self.neither
 
     def scaled(self, factor: float) -> "HitCounts":
-        """The same shares of `factor` times as many images."""
+        """Return the counts for `factor` times as many images with the same proportions."""
         return HitCounts(self.both * factor, self.only_dense * factor, self.only_after * factor, self.neither * factor)
 
 
 @dataclass(frozen=True)
 class PairedDrop:
-    """The points that the second network scores lower than the first on the same images."""
+    """How many points the second network scores lower than the first on the same images."""
 
     images: int
     estimate: Estimate
-    """In points; negative where the second network is better. The interval is the 95 % confidence interval."""
+    """In points, with the 95 % confidence interval; negative where the second network is better."""
     method: Literal["newcombe", "bootstrap"]
     hits: HitCounts | None = None
-    """What Newcombe's interval is computed from."""
+    """Counts from which Newcombe's interval is computed; None for the bootstrap."""
 
 
 def paired_drop(dense: Scores, after: Scores) -> PairedDrop | None:
-    """The drop from `dense` to `after` with its interval; None where there is no basis for one.
+    """Compute the drop from `dense` to `after` with its interval; None where there is no basis for an interval.
 
-    Right or wrong answers (each value 0 or 100) get Newcombe's interval; other values get the percentile bootstrap over images,
-    for which MIN_IMAGES are needed that do not all differ by the same amount. Raises ModelError when the two do not have a finite
-    value for each of the same images.
+    If every value is 0 or 100 (wrong or right), the interval is Newcombe's. Otherwise it is the percentile bootstrap over images,
+    which needs at least MIN_IMAGES images whose differences are not all equal. Raises ModelError when the two do not have one
+    finite value for each of the same images.
     """
     if dense.each is None or after.each is None:
         return None
@@ -100,10 +100,10 @@ def paired_drop(dense: Scores, after: Scores) -> PairedDrop | None:
 
 
 def newcombe(hits: HitCounts) -> Estimate:
-    """The drop in points, with the 95 % confidence interval for a difference of paired proportions.
+    """Compute the drop in points, with the 95 % confidence interval for a difference of paired proportions.
 
     Source: Newcombe, Improved confidence intervals for the difference between binomial proportions based on paired data, 1998,
-    method 10: Wilson's intervals of both proportions, put together with their correlation, which is corrected for continuity.
+    method 10: Wilson's intervals of both proportions, combined with their correlation, which is corrected for continuity.
 
     >>> newcombe(HitCounts(59, 6, 16, 80)).value  # 65 of 161 right, then 75
     -6.211180124223603
@@ -126,16 +126,16 @@ def newcombe(hits: HitCounts) -> Estimate:
 
 
 def images_to_decide(drop: PairedDrop, limit: float) -> int | None:
-    """About how many test images decide whether the drop exceeds `limit` points, if the shares seen so far stay as they are.
+    """Return about how many test images decide whether the drop exceeds `limit` points, if the proportions stay the same.
 
-    None where a set of MOST_IMAGES would not. Rounded up to two digits.
+    The number is rounded up to two digits. It is None when MOST_IMAGES would not decide.
     """
     value = drop.estimate.value
 
     def decided(images: int) -> bool:
         if drop.hits:
             interval = newcombe(drop.hits.scaled(images / drop.images))
-        else:  # a mean's interval narrows with the square root
+        else:  # the interval of a mean narrows with the square root
             narrower = math.sqrt(drop.images / images)
             interval = Estimate(
                 value, value - narrower * (value - drop.estimate.low), value + narrower * (drop.estimate.high - value)
@@ -146,22 +146,22 @@ def images_to_decide(drop: PairedDrop, limit: float) -> int | None:
 
 
 def images_to_show_no_drop(limit: float, disagreement: float, error: float) -> int | None:
-    """About how many test images it takes to show that a network that loses nothing stays within `limit` points.
+    """Return about how many test images show that a network without any loss stays within `limit` points.
 
-    `disagreement`: the share of images that only one of the networks answers rightly, half of them each. `error`: the share that
-    the dense network answers wrongly. None where MOST_IMAGES do not suffice.
+    `disagreement`: the share of images that only one of the networks classifies correctly, half of them each. `error`: the share
+    that the dense network classifies wrongly. The number is None when MOST_IMAGES do not suffice.
     """
     return _fewest(lambda images: newcombe(no_drop(images, disagreement, error)).high <= limit)
 
 
 def no_drop(images: int, disagreement: float, error: float) -> HitCounts:
-    """Two networks that are equally good; see `images_to_show_no_drop`."""
+    """Return the counts of two equally good networks; see `images_to_show_no_drop`."""
     apart = disagreement / 2
     return HitCounts(1 - error - apart, apart, apart, max(0.0, error - apart)).scaled(images)
 
 
 def _fewest(enough: Callable[[int], bool]) -> int | None:
-    """The smallest number of images that is `enough`, where more are never less; rounded up to two digits."""
+    """Return the smallest number of images that is `enough`, rounded up to two digits. Larger numbers must be enough too."""
     few, many = 0, 1
     while not enough(many):
         if many >= MOST_IMAGES:
@@ -175,7 +175,7 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
 
 
 def _wilson(share: float, images: float) -> tuple[float, float]:
-    """Wilson's score interval of one proportion."""
+    """Return Wilson's score interval of one proportion."""
     square = NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2
     middle = (share + square / (2 * images)) / (1 + square / images)
     half = math.sqrt(square * (share * (1 - share) / images + square / (4 * images**2))) / (1 + square / images)

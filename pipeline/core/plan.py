@@ -1,4 +1,4 @@
-"""Prune space: which channels hang together. Plan: how many of each group stay."""
+"""Prune space: which channels must be removed together. Plan: how many channels each group keeps."""
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -16,17 +16,17 @@ Importance = Literal["l1", "l2", "bn", "taylor"]
 IMPORTANCES: tuple[str, ...] = get_args(Importance)
 
 Kept = Mapping[str, tuple[int, ...]]
-"""Group name -> the channels of it that stay, ascending."""
+"""Group name -> indices of its kept channels, ascending."""
 
 Axis = tuple[str, int]
-"""A tensor's name in the state dict, and one of its axes."""
+"""The name of a tensor in the state dict, and one of its axes."""
 
 
 @dataclass(frozen=True)
 class Slot:
-    """The entries of one tensor axis that belong to a group: entry `entries[i]` is part of channel `channels[i]`.
+    """The entries of one tensor axis that belong to a group. Entry `entries[i]` is part of channel `channels[i]`.
 
-    A convolution's output axis lists each entry once; the input axis of a linear layer behind a flatten lists
+    The output axis of a convolution lists each entry once. The input axis of a linear layer after a flatten lists
     height x width entries for each channel.
     """
 
@@ -38,20 +38,20 @@ class Slot:
 
 @dataclass(frozen=True)
 class Group:
-    """Channels that can only be removed together: all slots lose the entries of a removed channel."""
+    """Channels that can only be removed together. All slots lose the entries of a removed channel."""
 
     name: str
-    """The module whose output channels are counted."""
+    """Module whose output channels are counted."""
     channels: int
-    """How many can be removed one by one."""
+    """Number of channels that can be removed one by one."""
     slots: tuple[Slot, ...]
     bundle: int = 1
-    """Outputs of the named module in each channel; above 1 where a grouped convolution must shrink evenly."""
+    """Outputs of the named module per channel; above 1 where a grouped convolution must shrink evenly."""
 
 
 @dataclass(frozen=True)
 class NotPrunable:
-    """A layer that keeps its width, and why."""
+    """A layer that keeps its width, and the reason."""
 
     name: str
     reason: str
@@ -59,13 +59,13 @@ class NotPrunable:
 
 @dataclass(frozen=True)
 class ChannelPlan:
-    """How many channels each group keeps."""
+    """The number of channels that each group keeps."""
 
     widths: tuple[tuple[str, int], ...]
 
     @classmethod
     def of(cls, widths: Mapping[str, int]) -> "ChannelPlan":
-        """The plan with these widths."""
+        """Create the plan with these widths."""
         return cls(tuple(widths.items()))
 
     def __getitem__(self, group: str) -> int:
@@ -77,13 +77,13 @@ class ChannelPlan:
 
 @dataclass(frozen=True)
 class PruneSpace:
-    """All groups of a network, and the layers that must stay as they are."""
+    """All prunable groups of a network, and the layers that keep their width."""
 
     groups: tuple[Group, ...]
     frozen: tuple[NotPrunable, ...] = ()
 
     def dense(self) -> ChannelPlan:
-        """The plan that keeps everything."""
+        """Return the plan that keeps every channel."""
         return ChannelPlan(tuple((group.name, group.channels) for group in self.groups))
 
     @cached_property
@@ -97,14 +97,14 @@ class PruneSpace:
 
     @cached_property
     def axes(self) -> dict[str, tuple[int, ...]]:
-        """Tensor name -> the axes of it that can shrink."""
+        """Tensor name -> its axes that can shrink."""
         axes = defaultdict(set)
         for tensor, axis in self._members:
             axes[tensor].add(axis)
         return {tensor: tuple(sorted(found)) for tensor, found in axes.items()}
 
     def remaining(self, tensor: str, axis: int, size: int, kept: Kept) -> NDArray[np.int64]:
-        """Indices, ascending, that stay on `axis` (of length `size`) of `tensor` when groups keep `kept`."""
+        """Return the ascending indices that remain on `axis` (of length `size`) of `tensor` when the groups keep `kept`."""
         mask = np.ones(size, dtype=bool)
         for group, entries, channels in self._members.get((tensor, axis), ()):
             stays = np.zeros(int(channels.max()) + 1, dtype=bool)

@@ -1,4 +1,4 @@
-"""Plausible: whether figures that were read from a file can be figures at all. A parser lets NaN and -1 ms pass."""
+"""Plausibility: checks of figures that were read from a file. They are needed because a parser accepts NaN and -1 ms."""
 
 import math
 from collections.abc import Iterable
@@ -10,7 +10,7 @@ __all__ = ["implausible_candidate", "implausible_measurement"]
 
 
 def implausible_candidate(candidate: Candidate) -> str | None:
-    """What cannot be true of `candidate`; None where all of it can be."""
+    """Return why the figures of `candidate` are impossible; None when they are plausible."""
     counts = {"params": candidate.params, "macs": candidate.macs, "file size": candidate.file_size_bytes}
     shares = (candidate.entropy, candidate.kept_entropy, candidate.dead_share, candidate.kept_channel_entropy)
     if found := next((name for name, count in counts.items() if count < 0), None):
@@ -27,7 +27,7 @@ def implausible_candidate(candidate: Candidate) -> str | None:
 
 
 def implausible_measurement(measurement: Measurement) -> str | None:
-    """What cannot be true of `measurement`; None where all of it can be."""
+    """Return why the figures of `measurement` are impossible; None when they are plausible."""
     if not measurement.processes:
         return "no process was timed"
     memory = measurement.memory
@@ -40,7 +40,7 @@ def implausible_measurement(measurement: Measurement) -> str | None:
 def _implausible_process(process: TimedProcess) -> str | None:
     if not process.latency_ms or not all(process.latency_ms):
         return "a block holds no runs"
-    # without a reference there are no blocks of it, or empty ones
+    # without a reference, its blocks are missing or empty
     if any(process.reference_latency_ms) and not all(process.reference_latency_ms):
         return "a block of the reference holds no runs"
     if not all(_positive(block) for block in (*process.latency_ms, *process.reference_latency_ms)):

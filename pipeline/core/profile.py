@@ -1,4 +1,4 @@
-"""Profile: one device, its runtime, how to probe it, and the budget to meet there."""
+"""Profile: one device, its runtime settings, how to measure on it, and its budget."""
 
 import math
 import os
@@ -26,39 +26,39 @@ Precision = Literal["fp32", "int8"]
 
 
 class _Strict(BaseModel):
-    """Unknown keys are refused, nothing is converted silently, nothing changes afterwards."""
+    """A frozen model that refuses unknown keys and converts no value silently."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Device(_Strict):
-    """The board: what it is and how it is reached."""
+    """The board, and how to reach it."""
 
     name: ForeignText = Field(min_length=1, examples=["Raspberry Pi 4 Model B"])
     this_machine: bool = False
-    """True only where the machine that runs `compress` is itself the target; its figures are then the device's."""
+    """True only where the machine that runs `compress` is the target; its figures are then the device's."""
     architecture: Literal["aarch64", "armv7l", "x86_64"] | None = Field(None, examples=["aarch64"])
     cpu: ForeignText | None = Field(None, examples=["Cortex-A72"])
     cores: int | None = Field(None, ge=1, le=1024, examples=[4])
     gmacs_per_s: float | None = Field(None, gt=0, examples=[14.8])
-    """What others saw it compute on all its cores, in convolutions of float32; `doctor` warns when it is far from that."""
+    """Speed that others report for float32 convolutions on all its cores. `doctor` warns when the speed is far from it."""
     memory: ByteCount | None = Field(None, examples=["4 GiB"])
     host: str | None = Field(None, examples=["pi@raspberrypi.local"])
-    """Where the device is reached over ssh; null: figures are measured on this machine, in the device's stead."""
+    """Address of the device for ssh; null: this machine measures in place of the device."""
     python: str = Field("python3", pattern=r"^(~/)?[A-Za-z0-9_./+][A-Za-z0-9_./+-]*$", examples=["python3"])
-    """The interpreter there that can import onnxruntime and numpy."""
+    """Python interpreter on the device that can import onnxruntime and numpy."""
     ssh_config: str | None = Field(None, min_length=1, examples=["./ssh_config"])
-    """A configuration of OpenSSH to use in place of your own, from the profile's own folder. It must not run programs here
-    without --allow-ssh-commands."""
+    """OpenSSH configuration to use instead of your own; a relative path starts at the profile's folder. It must not run programs
+    on this machine without --allow-ssh-commands."""
     store: str = Field("~/compress", pattern=r"^(~/|/)[A-Za-z0-9_./+-]+$", examples=["~/compress"])
-    """The folder there in which releases are kept, with `current` leading to the one that serves."""
+    """Folder on the device that holds the releases; `current` in it links to the active release."""
 
     @field_validator("host")
     @classmethod
     def _host_is_a_name(cls, host: str | None) -> str | None:
         if host is None:
             return host
-        # ssh puts the name into the commands of a configuration, so no letter of it may mean anything to a shell
+        # ssh inserts the name into the commands of a configuration, so it must not contain shell metacharacters
         if host.startswith("-") or not re.fullmatch(r"(ssh://)?[\w.@:%\[\]+=,/~-]+", host):
             raise ValueError("expected user@name, or a Host of your ssh config")
         if bracketed := re.fullmatch(r"(ssh://)?([^\[]*)\[(.*)\](:\d+)?", host):
@@ -81,7 +81,7 @@ class Device(_Strict):
 
 
 class Runtime(_Strict):
-    """How ONNX Runtime is set up on the device; the same settings are measured and shipped."""
+    """ONNX Runtime settings on the device. The same settings are measured and shipped."""
 
     onnxruntime: str | None = Field(None, pattern=r"^\d+\.\d+(\.\d+)?$", examples=['"1.22.1"'])
     execution_provider: Literal["CPUExecutionProvider", "XnnpackExecutionProvider"] = Field(
@@ -90,23 +90,23 @@ class Runtime(_Strict):
     threads: int | Literal["all"] = Field("all", examples=[4])
     graph_optimization: Literal["disabled", "basic", "extended", "all"] = Field("all", examples=["all"])
     spinning: bool = True
-    """Waiting threads burn their core to start sooner; false saves battery where frames come seldom."""
+    """Waiting threads spin to start sooner; false saves battery where frames are rare."""
     arena: bool = True
     memory_pattern: bool = True
     prepacking: bool = True
     blocked_layout: bool = True
-    """ONNX Runtime's NCHWc layout, in which widths that are no multiple of 8 or 16 cost as much as the next one. Builds for ARM
-    had none before 2026; false lets this machine compute as they do."""
+    """ONNX Runtime's NCHWc layout, in which a width costs as much as the next multiple of 8 or 16. Builds for ARM before 2026 do
+    not have it; false makes this machine compute as they do."""
     denormal_as_zero: bool = False
     opset: int | None = Field(None, ge=18, le=26, examples=[18])
-    """Of the shipped file; null: the lowest that the network can do with, which the device's onnxruntime must read."""
+    """Opset of the shipped file; null: the lowest that the network needs. The device's onnxruntime must read it."""
     ir_version: int | None = Field(None, ge=8, le=13, examples=[9])
-    """Of the shipped file; null: 9, which onnxruntime reads from 1.15 on."""
+    """IR version of the shipped file; null: 9, which onnxruntime reads from 1.15 on."""
     ort_format: bool = False
-    """Also ship the file in onnxruntime's own format, and the list of operators that a reduced build of it needs."""
+    """Also ship the file in onnxruntime's own format, and the list of operators for a reduced build of onnxruntime."""
     channel_step: int | Literal["measured"] = Field("measured", examples=["measured"])
-    """Widths move in multiples of this; vector units are fast only at multiples of their own width. `measured`: a short sweep
-    before the search finds out which."""
+    """Widths are multiples of this, because vector units are fast only at multiples of their own width. `measured`: a short sweep
+    before the search finds the step."""
 
     @field_validator("onnxruntime")
     @classmethod
@@ -147,27 +147,27 @@ class Runtime(_Strict):
 
 
 class ProbeSettings(_Strict):
-    """How long to look before a figure is believed."""
+    """How often and how long to measure."""
 
     warmup_runs: int = Field(10, ge=1, le=10_000, examples=[10])
     runs: int = Field(64, ge=8, le=100_000, examples=[64])
-    """Timed runs of the candidate in each process, and as many of the dense graph between them."""
+    """Timed runs of the candidate in each process; the dense graph runs equally often in between."""
     block_runs: int = Field(8, ge=1, le=1000, examples=[8])
-    """Runs of one graph before the other takes its turn."""
+    """Consecutive runs of one graph before the other takes its turn."""
     processes: int = Field(2, ge=1, le=50, examples=[2])
     """Fresh processes per trial."""
     final_processes: int = Field(5, ge=1, le=100, examples=[5])
-    """Fresh processes for finalists and for the shipped file."""
+    """Fresh processes for plans that are measured again and for the shipped file."""
     time_limit_s: float = Field(60.0, gt=0, le=86_400, examples=[60.0])
-    """Timed runs of one process stop after this long, with the runs that there are."""
+    """Timed runs of one process stop after this time; the completed runs are used."""
     timeout_s: float = Field(300.0, gt=0, le=86_400, examples=[300.0])
-    """A process that has not answered by then is killed and the candidate is marked so."""
+    """A process that has not answered after this time is killed, and the candidate is marked as failed."""
     cooldown_s: float = Field(120.0, ge=0, le=3600, examples=[120.0])
-    """Longest wait for a device that throttled, before it is measured again."""
+    """Longest wait for a throttled device before it is measured again."""
     reconnect_s: float = Field(600.0, ge=0, le=86_400, examples=[600.0])
-    """Longest wait for a device that was lost, before the run ends, to be resumed."""
+    """Longest wait for a lost device before the run ends. The run can be resumed."""
     noise_limit: float = Field(0.10, gt=0, le=1, examples=[0.10])
-    """Largest median absolute deviation over the median before a measurement counts as unstable."""
+    """Largest median absolute deviation, relative to the median, of a stable measurement."""
     retries: int = Field(1, ge=0, le=20, examples=[1])
     """How often an unstable measurement is repeated."""
 
@@ -175,18 +175,18 @@ class ProbeSettings(_Strict):
     @classmethod
     def _whole_seconds_are_numbers_too(cls, value: object) -> object:
         if isinstance(value, int) and not isinstance(value, bool):
-            return float(value) if abs(value) < 2**53 else math.inf  # which is out of range, as such a number is
+            return float(value) if abs(value) < 2**53 else math.inf  # infinity is out of range, as a number of this size is
         return value
 
 
 class Profile(_Strict):
-    """A file of hw_profiles/."""
+    """The content of a file in hw_profiles/."""
 
     device: Device
     runtime: Runtime
     probe: ProbeSettings = Field(default_factory=ProbeSettings)
     precision: list[Precision] = Field(["fp32"], examples=["[fp32, int8]"])
-    """int8: try that as well, at the end, and ship it where it is faster on the device and accurate enough."""
+    """int8: also try int8 at the end, and ship it where it is faster on the device and accurate enough."""
     budget: dict[str, BudgetText] = Field(default_factory=dict, examples=["{latency_p50: 50 %}"])
 
     @field_validator("precision")
@@ -198,18 +198,18 @@ class Profile(_Strict):
 
     @property
     def measures_its_device(self) -> bool:
-        """True where an absolute time or memory figure is the device's own."""
+        """Whether absolute time and memory figures are the device's own."""
         return self.device.this_machine or self.device.host is not None
 
     @property
     def cores(self) -> int:
-        """Cores of the device; of this machine never more than there are."""
+        """Number of cores of the device; for this machine at most the number that is available."""
         here = len(available_cores())
         return min(self.device.cores or here, here) if self.device.this_machine else self.device.cores or here
 
     @property
     def memory_bytes(self) -> int:
-        """Memory of the device."""
+        """Memory of the device in bytes."""
         return self.device.memory or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
     @property
@@ -219,24 +219,24 @@ class Profile(_Strict):
 
     @property
     def threads(self) -> int:
-        """Threads that one inference uses on the device."""
+        """Number of threads for one inference on the device."""
         return self.cores if self.runtime.threads == "all" else int(self.runtime.threads)
 
 
 def available_cores() -> list[int]:
-    """The cores this process may run on, lowest first; never the host's count, which a container does not own."""
+    """Return the cores that this process may use, lowest first. In a container they can be fewer than the host has."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def load_profile(target: str, *, allow_ssh_commands: bool = False) -> Profile:
-    """The profile at path `target`, or the one of that name in hw_profiles/. A path in it starts from the profile's own folder.
+    """Load the profile at path `target`, or the one of that name in hw_profiles/. Relative paths in it start at its own folder.
 
-    allow_ssh_commands: whether the configuration of ssh that the profile names may run programs on this machine.
+    allow_ssh_commands: whether the ssh configuration that the profile names may run programs on this machine.
 
-    Raises ProfileError with file and line, also where that configuration runs programs and must not; ThreadsError when the
-    threads exceed the device's cores.
+    Raises ProfileError with file and line, also where that configuration runs programs without permission. Raises ThreadsError
+    when the threads exceed the device's cores.
     """
     path = _find(target)
     profile = load_yaml(path, Profile, ProfileError)
@@ -263,7 +263,7 @@ def load_profile(target: str, *, allow_ssh_commands: bool = False) -> Profile:
 
 def _find(target: str) -> Path:
     path = Path(target)
-    with suppress(OSError):  # a name too long for a file
+    with suppress(OSError):  # the name can be too long for a file
         if path.is_file():
             return path
     known = shipped_files("hw_profiles", ".yaml")

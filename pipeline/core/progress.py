@@ -1,4 +1,4 @@
-"""Watcher: what a run tells while it works. The command line shows it; tests collect it; by default nobody listens."""
+"""Callbacks: receive the progress of a run. The command line shows it, tests collect it, and the default ignores it."""
 
 from typing import Protocol
 
@@ -9,51 +9,51 @@ __all__ = ["Callback", "InterruptibleCallback", "Notices", "NullCallback"]
 
 
 class Callback(Protocol):
-    """Called by the walk and its steps, from one thread."""
+    """Receives the events of a run. All calls come from one thread."""
 
     def phase(self, name: str, detail: str) -> None:
         """A step begins."""
 
     def say(self, text: str) -> None:
-        """What came out of a step."""
+        """A step has a result."""
 
     def notice(self, text: str) -> None:
-        """Something the user should know, and would not expect."""
+        """There is something unexpected that the user should know."""
 
     def trial(
         self, number: int, total: int, candidate: Candidate, dense: Candidate, verdict: Verdict, best: Candidate | None
     ) -> None:
-        """A candidate is known; `best` is the best one within the budget so far."""
+        """A candidate was evaluated; `best` is the best one within the budget so far."""
 
     def progress(self, done: int, total: int, text: str) -> None:
         """`done` of `total` units of the current step are finished."""
 
 
 class NullCallback:
-    """Nobody listens."""
+    """Ignores every event."""
 
     def phase(self, name: str, detail: str) -> None:
-        """Ignored."""
+        """Do nothing."""
 
     def say(self, text: str) -> None:
-        """Ignored."""
+        """Do nothing."""
 
     def notice(self, text: str) -> None:
-        """Ignored."""
+        """Do nothing."""
 
     def trial(
         self, number: int, total: int, candidate: Candidate, dense: Candidate, verdict: Verdict, best: Candidate | None
     ) -> None:
-        """Ignored."""
+        """Do nothing."""
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """Ignored."""
+        """Do nothing."""
 
 
 class InterruptibleCallback:
-    """Passes everything on to another watcher; once `stop` is set, the next call raises KeyboardInterrupt.
+    """Forwards every call to another callback. Once `stop` is set, the next call raises KeyboardInterrupt.
 
-    An interrupt that arrives while a C library calls back into Python can get lost there; the flag does not.
+    An interrupt that arrives while a C library calls back into Python can get lost. The flag cannot get lost.
     """
 
     def __init__(self, callback: Callback) -> None:
@@ -61,29 +61,29 @@ class InterruptibleCallback:
         self.stop = False
 
     def phase(self, name: str, detail: str) -> None:
-        """Passed on."""
+        """Forward the call."""
         self._heed()
         self._callback.phase(name, detail)
 
     def say(self, text: str) -> None:
-        """Passed on."""
+        """Forward the call."""
         self._heed()
         self._callback.say(text)
 
     def notice(self, text: str) -> None:
-        """Passed on."""
+        """Forward the call."""
         self._heed()
         self._callback.notice(text)
 
     def trial(
         self, number: int, total: int, candidate: Candidate, dense: Candidate, verdict: Verdict, best: Candidate | None
     ) -> None:
-        """Passed on."""
+        """Forward the call."""
         self._heed()
         self._callback.trial(number, total, candidate, dense, verdict, best)
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """Passed on."""
+        """Forward the call."""
         self._heed()
         self._callback.progress(done, total, text)
 
@@ -93,14 +93,14 @@ class InterruptibleCallback:
 
 
 class Notices:
-    """The notices of a run, in order: each is shown when it is added, and all stand in the report."""
+    """The notices of a run, in order. Each is shown when it is added, and the report contains all of them."""
 
     def __init__(self, callback: Callback) -> None:
         self._callback = callback
         self._texts: list[str] = []
 
     def add(self, *texts: str) -> None:
-        """Show `texts` and keep them; a text that is known already is left out."""
+        """Show `texts` and keep them. A text that was added before is skipped."""
         for text in texts:
             if text not in self._texts:
                 self._texts.append(text)

@@ -1,4 +1,4 @@
-"""Remark: why the figures of a measurement deserve doubt, and which of these reasons forbid a verdict."""
+"""Remark: a reason to doubt the figures of a measurement. Some reasons forbid a verdict."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -10,28 +10,28 @@ __all__ = ["Remark", "RemarkKind", "StoredRemark"]
 
 
 class RemarkKind(StrEnum):
-    """What was seen."""
+    """What disturbed the measurement."""
 
     NOISY = "noisy"
-    """The runs of a process differ much from each other; the interval is wide because of it, and true."""
+    """The runs of a process differ much from each other. The interval is wide for this reason, and it is valid."""
     SHARED = "shared"
-    """Other programs used the cores, and it was corrected for: by leaving runs out, or by processor time."""
+    """Other programs used the cores. The figures were corrected by leaving out runs, or by using processor time."""
     REPEATED = "repeated"
-    """How often it was measured before; never alone."""
+    """Says how often the measurement was repeated; it is never the only remark."""
     DISAGREEING = "disagreeing"
-    """Processes differ, and they are too few for an interval."""
+    """Processes differ, and there are too few of them for an interval."""
     PREEMPTED = "preempted"
     """Too few runs had the cores to themselves."""
     TAIL = "tail"
-    """Many runs were preempted, so that the slowest ones are not known."""
+    """Many runs were preempted, so the slowest runs are not known."""
     STOLEN = "stolen"
     """A hypervisor ran other machines on the cores."""
     QUOTA = "quota"
     """A control group stopped the processes because they had used up their processor time."""
     THROTTLED = "throttled"
-    """The processor slowed down: heat, or the power supply."""
+    """The processor slowed down because of heat or its power supply."""
     OTHER = "other"
-    """Written by another version of this program."""
+    """Another version of this program wrote the remark."""
 
 
 _ADVICE = {
@@ -42,30 +42,30 @@ _ADVICE = {
     RemarkKind.QUOTA: "raise the limit on processor time to at least runtime.threads cores (docker run --cpus, systemd CPUQuota)",
     RemarkKind.THROTTLED: "cool the device or give it a better power supply, and raise probe.cooldown_s",
 }
-"""What to do about those that forbid a verdict."""
+"""What to do about the kinds that forbid a verdict."""
 
 
 @dataclass(frozen=True)
 class Remark:
-    """One reason for doubt."""
+    """One reason to doubt a measurement."""
 
     kind: RemarkKind
     text: str
-    """For people."""
+    """Explanation for people."""
 
     @property
     def spoils(self) -> bool:
-        """Whether the interval may miss the figure of the undisturbed device, so that no verdict can rest on it."""
+        """Whether the interval may miss the figure of the undisturbed device, so that no verdict can be based on it."""
         return self.kind in _ADVICE
 
     @property
     def only_slows(self) -> bool:
-        """Whether it can make a figure larger but not smaller."""
+        """Whether the disturbance can make a figure larger but not smaller."""
         return self.kind in (RemarkKind.PREEMPTED, RemarkKind.STOLEN, RemarkKind.QUOTA, RemarkKind.THROTTLED)
 
     @property
     def advice(self) -> str:
-        """What to do; empty where there is nothing to be done."""
+        """What to do; empty where nothing can be done."""
         return _ADVICE.get(self.kind, "")
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ _BEGINNINGS = {
     "repeated ": RemarkKind.REPEATED,
     "throttled:": RemarkKind.THROTTLED,
 }
-"""Remarks were plain texts before they had a kind."""
+"""Beginnings of remarks of older versions, which stored plain texts without a kind."""
 
 
 def _from_text(stored: Any) -> Any:
@@ -89,4 +89,4 @@ def _from_text(stored: Any) -> Any:
 
 
 StoredRemark = Annotated[Remark, BeforeValidator(_from_text)]
-"""A remark as journals and artifacts hold it, also those that older versions wrote."""
+"""A remark as journals and artifacts store it, including those of older versions."""

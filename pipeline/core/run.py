@@ -1,4 +1,4 @@
-"""Run directory: a lock, the job it belongs to, and a journal from which an interrupted run goes on."""
+"""Run directory: a lock, the job it belongs to, and a journal from which an interrupted run resumes."""
 
 import contextlib
 import json
@@ -35,15 +35,12 @@ _ROLES = get_args(Role)
 
 
 class Run:
-    """An open run directory; made by `open_run`, of which one process holds one at a time.
-
-    The journal is a file of JSON lines, each flushed to the disk before anything follows from it; see `pipeline.core.journal`.
-    """
+    """An open run directory, made by `open_run`. One process can hold it at a time. See also `pipeline.core.journal`."""
 
     def __init__(self, folder: Path, journal: Journal, descriptor: int, notices: tuple[str, ...] = ()) -> None:
         self.folder = folder
         self.notices = notices
-        """What the user should know of the journal."""
+        """What the user should know about the journal."""
         self._journal = descriptor
         self._facts: dict[str, Facts] = dict(journal.facts)
         self._bound = dict(journal.bound)
@@ -51,35 +48,35 @@ class Run:
         self._running: tuple[str, float] | None = None
         self._phases = list(journal.phases)
         self.trials = sorted(journal.trials, key=_place)
-        """In the order in which an undisturbed run records them."""
+        """Sorted in the order in which an uninterrupted run records them."""
 
     @property
     def dense_graph(self) -> Path:
-        """The once-exported graph."""
+        """Path of the dense graph, which is exported once."""
         return self.folder / "dense.onnx"
 
     @property
     def alignment(self) -> Path:
-        """Which widths the device was found to compute fast."""
+        """Path of the sweep results: which widths the device computes fast."""
         return self.folder / "alignment.json"
 
     @property
     def supernet(self) -> Path:
-        """The weights that all plans share."""
+        """Path of the weights that all plans share."""
         return self.folder / "supernet.safetensors"
 
     @property
     def checkpoint(self) -> Path:
-        """Where fine-tuning stands."""
+        """Path of the state from which fine-tuning resumes."""
         return self.folder / "finetune.safetensors"
 
     @property
     def artifact(self) -> Path:
-        """The folder to ship."""
+        """Path of the folder to ship."""
         return self.folder / "artifact"
 
     def bind(self, kind: Kind, facts: Facts) -> None:
-        """Tie the directory to `facts`; raises OtherJob, with what differs, when it is tied to others."""
+        """Bind the directory to `facts`. Raises OtherJob, with the differences, when it is bound to other facts."""
         facts = json.loads(json.dumps(facts))
         _refuse_others(self.folder, kind, self._facts.get(kind), self._bound.get(kind), facts)
         if kind not in self._facts:
@@ -87,26 +84,25 @@ class Run:
             self._facts[kind], self._bound[kind] = facts, digest_of(facts)
 
     def facts(self, kind: Kind) -> Facts | None:
-        """What the directory is tied to, if it is."""
+        """Return the facts that the directory is bound to, or None."""
         return self._facts.get(kind)
 
     def find(self, role: Role, number: int) -> Trial | None:
-        """The trial that an earlier process recorded under this role and number."""
+        """Return the trial that an earlier process recorded under this role and number, or None."""
         return next((trial for trial in self.trials if (trial.role, trial.number) == (role, number)), None)
 
     def record(self, trial: Trial) -> None:
-        """Keep `trial`; on return it has reached the disk."""
+        """Append `trial` to the journal. It is on the disk when this returns."""
         self._append({"kind": "trial", "trial": _TRIAL.dump_python(trial, mode="json"), "bound": self._bound})
         self.trials.append(trial)
-        self.trials.sort(key=_place)  # one that was damaged and measured again takes its old place
+        self.trials.sort(key=_place)  # a damaged trial that was measured again returns to its old place
 
     @contextmanager
     def derived(self, path: Path, readable: Callable[[bytes], object], notify: Callable[[str], None]) -> Iterator[None]:
-        """Around the code that makes the file `path`, or takes it where it is there: its hash is kept in the journal.
+        """Wrap the code that makes the file `path`, or reuses it where it exists. The journal stores the file's hash.
 
-        Before the block, a file that is not the one of the journal is set aside, so that the block makes it anew, and `notify`
-        is told. A file whose hash is not known, because an earlier version wrote it or a kill came before its hash was
-        written, is set aside when `readable` raises an error for its content.
+        Before the block, a file whose hash is not the journal's is moved aside and `notify` is called; the block makes it again.
+        A file of unknown hash (an older version wrote it, or a kill came early) is moved aside if `readable` raises an error.
         """
         if path.exists() and (wrong := self._wrong(path, readable)):
             aside = path.with_name(f"{path.name}.broken")
@@ -119,7 +115,7 @@ class Run:
             self._files[path.name] = (*self._files.get(path.name, ()), found)[-2:]
 
     def is_intact(self, path: Path) -> bool:
-        """Whether the file `path` is as the journal knows it, or the journal does not know it."""
+        """Whether the file `path` has a hash that the journal knows, or the journal knows no hash of it."""
         known = self._files.get(path.name)
         try:
             return not known or sha256_file(path) in known
@@ -127,7 +123,7 @@ class Run:
             return False
 
     def _wrong(self, path: Path, readable: Callable[[bytes], object]) -> str | None:
-        """Why the file `path` cannot be taken; None where it can."""
+        """Return why the file `path` cannot be reused; None where it can."""
         known = self._files.get(path.name)
         if known:
             return None if self.is_intact(path) else "it was changed since this run wrote it"
@@ -135,13 +131,13 @@ class Run:
             readable(read_foreign(path, JOURNAL_LIMIT_BYTES))
         except OSError as problem:
             return f"it cannot be read ({problem.strerror})"
-        except Exception:  # whatever a parser raises for what is no file of its kind
+        except Exception:  # a parser can raise anything for a file of another kind
             return "it is damaged"
         return None
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Note how long the block took, also when it is cut short."""
+        """Record how long the block took, also when it is interrupted."""
         self._running = name, time.monotonic()
         try:
             yield
@@ -152,7 +148,7 @@ class Run:
             self._append({"kind": "phase", "name": name, "seconds": seconds})
 
     def phase_seconds(self) -> dict[str, float]:
-        """Phase -> seconds, summed over all processes that worked on this run; of the phase that goes on, those so far."""
+        """Return the seconds of each phase, summed over all processes of this run. The running phase counts up to now."""
         total: dict[str, float] = {}
         current = [(self._running[0], time.monotonic() - self._running[1])] if self._running else []
         for name, seconds in (*self._phases, *current):
@@ -165,11 +161,10 @@ class Run:
 
 @contextmanager
 def open_run(folder: Path, job: Facts) -> Iterator[Run]:
-    """The run directory `folder`, made if need be, locked until the block ends, tied to `job`.
+    """Open the run directory `folder` and bind it to `job`. It is made where missing, and locked until the block ends.
 
-    Damaged lines of its journal are moved to journal.damaged, and named in the run's notices. Raises RunLocked when another
-    process holds the directory, OtherJob when it belongs to another job, StorageError when it cannot be written, RunError when
-    its journal is not ours to read.
+    Damaged lines of its journal are moved to journal.damaged and named in the run's notices. Raises RunLocked when another
+    process holds it, OtherJob when it is another job's, StorageError when it cannot be written, RunError for a malformed journal.
     """
     path = folder / "journal.jsonl"
     with contextlib.ExitStack() as held:
@@ -200,7 +195,7 @@ def open_run(folder: Path, job: Facts) -> Iterator[Run]:
 
 
 def read_trials(folder: Path) -> list[Trial]:
-    """The trials in the journal of `folder`, read without locking; raises RunError."""
+    """Return the trials in the journal of `folder`, read without locking. Raises RunError."""
     path = folder / "journal.jsonl"
     return sorted(_understood(path, journal_bytes(path)).trials, key=_place)
 
@@ -210,7 +205,7 @@ def _place(trial: Trial) -> tuple[int, int]:
 
 
 def _understood(path: Path, data: bytes) -> Journal:
-    """What the journal says; raises RunError where not even one line is ours."""
+    """Parse the journal. Raises RunError where no line, or the format, is this program's."""
     try:
         journal = read_journal(data)
     except OtherFormat as problem:
@@ -223,7 +218,7 @@ def _understood(path: Path, data: bytes) -> Journal:
 
 
 def _refuse_others(folder: Path, kind: str, known: Facts | None, bound: str | None, facts: Facts) -> None:
-    """Raise OtherJob where `facts` are not those that are `known`, or not those whose digest is `bound`."""
+    """Raise OtherJob where `facts` differ from `known`, or their digest differs from `bound`."""
     if known is not None and known != facts:
         differences = "; ".join(
             f"{key}: {_short(known.get(key))} there, {_short(facts.get(key))} here"

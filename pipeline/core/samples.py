@@ -1,4 +1,4 @@
-"""Samples: which timed runs say how fast a file is, and what each is worth; see docs/decisions/0019."""
+"""Samples: selects and corrects the timed runs that show how fast a file is; see docs/decisions/0019."""
 
 import math
 from collections.abc import Sequence
@@ -12,62 +12,62 @@ from pipeline.core.statistics import Blocks, Estimate
 __all__ = ["Method", "Samples", "is_clean", "select"]
 
 Method = Literal["clock", "clean runs", "processor time", "none"]
-"""How the runs are judged: all by the clock; only those that were not preempted; all by their processor time; or, with "none",
-all by the clock although too few are clean, so that no verdict may rest on them."""
+"""Evaluation of the runs: wall time of all runs; wall time of the runs that were not preempted; processor time of all runs; or,
+for "none", wall time of all runs although too few are clean, so that no verdict can be based on them."""
 
 CLEAN_SHARE, CLEAN_MS = 0.01, 0.005
-"""A run is clean when it lost no more than this share of itself, plus what reading the clocks takes."""
+"""A run is clean when it lost at most this share of itself, plus the time for reading the clocks."""
 MIN_CLEAN = 16
-"""Clean runs of each graph that each process needs; half of its runs where it has fewer than twice as many."""
+"""Clean runs of each graph that each process needs; half of its runs if it has fewer than twice this number."""
 SHARED_ABOVE = 0.10
-"""Share of preempted runs above which other programs are held to disturb the clean runs too, through caches and memory."""
+"""Above this share of preempted runs, other programs are assumed to slow the clean runs too, through caches and memory."""
 ALLOWANCE, PROCESSOR_ALLOWANCE = 0.05, 0.15
-"""How far a ratio is trusted then, as a share of it, on either side of its interval: of clean runs, and of processor time, which
-counts the caches that are filled again. See docs/benchmarks/probe.md."""
+"""Relative widening of a ratio's interval on either side in that case: for clean runs, and for processor time, which includes
+refilling the caches. See docs/benchmarks/probe.md."""
 LEAST_SHARE = 1e-3
-"""Of a run, that its processor time is taken to be at least; so a broken clock divides nothing by zero."""
+"""Smallest processor time of a run, as a share of the run, so that a broken clock causes no division by zero."""
 TAIL_ABOVE = 0.05
-"""Share of preempted runs above which the slowest tenth of the others is not taken for the device's."""
+"""Above this share of preempted runs, the slowest tenth of the other runs does not represent the device."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """The runs of one measurement, chosen and corrected."""
+    """The selected and corrected runs of one measurement."""
 
     runs: Blocks
-    """Of the file; NaN where a run is no sample."""
+    """Runs of the file; NaN where a run is no sample."""
     reference: Blocks
-    """Of the reference; a process without one has no blocks."""
+    """Runs of the reference; a process without a reference has no blocks."""
     method: Method
     clean: int
-    """Clean runs of the file and the reference."""
+    """Number of clean runs of the file and the reference."""
     total: int
     preempted_share: float
-    """Of the file's runs or the reference's, the larger one."""
+    """Share of preempted runs of the file or the reference, whichever is larger."""
 
     @property
     def shared(self) -> bool:
-        """Whether other programs used the cores so much that even what was corrected is not exact."""
+        """Whether other programs used the cores so much that even corrected figures are not exact."""
         return self.preempted_share > SHARED_ABOVE
 
     @property
     def tail_is_known(self) -> bool:
-        """Whether a 90th percentile can be told."""
+        """Whether a 90th percentile can be determined."""
         return self.preempted_share <= TAIL_ABOVE
 
     @property
     def allowance(self) -> float:
-        """What `allow` adds to each side of an interval, as a share of it."""
+        """What `allow` adds to each side of an interval, as a share of the bound."""
         return PROCESSOR_ALLOWANCE if self.method == "processor time" else ALLOWANCE
 
     def allow(self, ratio: Estimate | None) -> Estimate | None:
-        """The ratio of two latencies with a wider interval, where the cores were shared."""
+        """Return the ratio of two latencies, with a wider interval where the cores were shared."""
         if ratio is None or not self.shared:
             return ratio
         return Estimate(ratio.value, ratio.low / (1 + self.allowance), ratio.high * (1 + self.allowance))
 
     def allow_slowness(self, latency: Estimate) -> Estimate:
-        """A latency with a wider interval below: sharing only makes runs longer."""
+        """Return a latency, with a smaller lower bound where the cores were shared, because sharing only makes runs longer."""
         return Estimate(latency.value, latency.low / (1 + self.allowance), latency.high) if self.shared else latency
 
 
@@ -77,8 +77,8 @@ def is_clean(run_ms: float, lost_ms: float) -> bool:
 
 
 def select(runs: Blocks, lost: Blocks, reference: Blocks, reference_lost: Blocks, *, alone: bool) -> Samples:
-    """What of the timed runs counts. `lost` and `reference_lost` have the form of `runs` and `reference`, in ms, or are empty for
-    each process where losses are not known. `alone`: one thread computes, so that its losses can be taken off exactly.
+    """Select and correct the timed runs. `lost` and `reference_lost`, in ms, have the form of `runs` and `reference`; they are
+    empty for each process whose losses are not known. `alone`: one thread computes, so its losses can be subtracted exactly.
     """
     pairs = [*zip(runs, lost, strict=True), *zip(reference, reference_lost, strict=True)]
     pairs = [pair for pair in pairs if pair[0]]

@@ -1,4 +1,4 @@
-"""Statistics of latencies: median, MLPerf's p90, bootstrap intervals. Pure functions of the raw runs."""
+"""Statistics of latencies: the median, MLPerf's p90 and bootstrap intervals, as pure functions of the raw runs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -24,49 +24,49 @@ __all__ = [
 ]
 
 Blocks = tuple[tuple[tuple[float, ...], ...], ...]
-"""Processes x blocks x runs; NaN for a run that is no sample."""
+"""Latencies as processes x blocks x runs; NaN for a run that is no sample."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Statistic:
-    """What is said of many runs in several processes."""
+    """A statistic of many runs in several processes."""
 
     of_runs: Callable[[Floats], Floats]
-    """Along the last axis, which holds numbers only."""
+    """Computes the statistic along the last axis, which holds numbers only."""
     quantile: float
-    """The same statistic as a share of the runs that lie below it."""
+    """The same statistic as a quantile, the share of the runs that lie below it."""
     of_each_process: bool
-    """True: of each process, and the mean of these; false: of all runs together."""
+    """True: the mean of the statistics of all processes. False: the statistic of all runs together."""
 
 
 MEDIAN = Statistic(lambda runs: np.asarray(np.median(runs, axis=-1)), 0.5, of_each_process=True)
 """The median run of a process, averaged over processes.
 
-A process is as fast as the place where the system happens to put its memory and its threads, and often there are but two
-kinds. The median of all runs together then jumps from one kind to the other; this one settles.
+The speed of a process depends on where the system places its memory and its threads, and often there are only two cases. The
+median of all runs together then jumps between the two cases. The average over processes does not.
 Source: Kalibera and Jones, Rigorous benchmarking in reasonable time, 2013: average over the level that varies.
 """
 PERCENTILE_90 = Statistic(lambda runs: np.asarray(np.percentile(runs, 90, axis=-1)), 0.9, of_each_process=False)
-"""The 90th percentile of all runs: a slow process is a part of the tail."""
+"""The 90th percentile of all runs together, because a slow process is part of the tail."""
 
 RESAMPLES = 400
 LEVEL = 0.95
-"""Of every interval."""
+"""Confidence level of every interval."""
 DISAGREEMENT = 0.10
-"""Processes that differ by more than this have an interval of their own: few of them say too little about the next."""
+"""If processes differ by more than this, Student's t widens the interval, because a few of them say too little about the next."""
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
 """The 97.5th percentile of Student's t distribution with 1, 2, ... degrees of freedom."""
 ENOUGH_PROCESSES = len(STUDENT) + 2
-"""From here on the bootstrap tells as much."""
+"""From this number of processes on, the bootstrap is as informative."""
 MIN_BLOCKS = 16
-"""Fewer say too little about each other: their runs are drawn as well then, or a single block would look exact."""
+"""With fewer blocks, runs are resampled as well; otherwise a single block would look exact."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and the interval it lies in."""
+    """A figure and its interval."""
 
     value: float
     low: float
@@ -74,16 +74,16 @@ class Estimate:
 
     @classmethod
     def exact(cls, value: float) -> "Estimate":
-        """A counted figure: no interval."""
+        """Return a counted figure, which has an interval of zero width."""
         return cls(value, value, value)
 
     def scaled(self, factor: float) -> "Estimate":
-        """The figure in another unit."""
+        """Return the figure and its interval times `factor`, for example in another unit."""
         return Estimate(self.value * factor, self.low * factor, self.high * factor)
 
 
 def noise(blocks: Blocks) -> float:
-    """Median absolute deviation over the median, within processes, the largest of them."""
+    """Return the median absolute deviation over the median within a process, for the process where it is largest."""
     worst = 0.0
     for process in blocks:
         runs = _flatten((process,))
@@ -93,12 +93,12 @@ def noise(blocks: Blocks) -> float:
 
 
 def estimate(blocks: Blocks, statistic: Statistic) -> Estimate:
-    """`statistic` of all runs, with a bootstrap interval over processes and the blocks inside them."""
+    """Compute `statistic` of all runs, with a bootstrap interval over processes and the blocks inside them."""
     return _interval(_point(blocks, statistic), _samples(blocks, statistic))
 
 
 def ratio_estimate(blocks: Blocks, reference: Blocks, statistic: Statistic) -> Estimate | None:
-    """`statistic` of the runs over that of the reference's, neighbours resampled together so that drift cancels."""
+    """Compute `statistic` of the runs over that of the reference. Neighbours are resampled together, so that drift cancels."""
     if not reference or not all(reference):
         return None
     point = _point(blocks, statistic) / _point(reference, statistic)
@@ -111,7 +111,7 @@ def ratio_estimate(blocks: Blocks, reference: Blocks, statistic: Statistic) -> E
 
 
 def process_ratios(blocks: Blocks, reference: Blocks) -> tuple[float, ...]:
-    """The median of each process, over that of its reference where there is one."""
+    """Return the median of each process, divided by that of its reference where there is one."""
     medians = [_point((process,), MEDIAN) for process in blocks]
     if not reference or not all(reference):
         return tuple(medians)
@@ -119,15 +119,15 @@ def process_ratios(blocks: Blocks, reference: Blocks) -> tuple[float, ...]:
 
 
 def disagreement(ratios: Sequence[float]) -> float:
-    """How far the largest is above the smallest, as a share of it."""
+    """Return how far the largest ratio is above the smallest, as a share of the smallest."""
     return max(ratios) / min(ratios) - 1
 
 
 def p90_estimate(blocks: Blocks) -> Estimate | None:
-    """The early-stopping estimate of the 90th percentile: with 99 % confidence the true one is no higher.
+    """Compute the early-stopping estimate of the 90th percentile. With 99 % confidence the true value is no higher.
 
-    Source: MLPerf inference rules, appendix on early stopping (p = 0.90, c = 0.99, d = 0). None below 64 runs,
-    where no such statement can be made.
+    Source: MLPerf inference rules, appendix on early stopping (p = 0.90, c = 0.99, d = 0). The result is None below 64 runs,
+    where the rules allow no such statement.
     """
     runs = np.sort(_flatten(blocks))
     discards = early_stopping_discards(len(runs), 0.90)
@@ -138,10 +138,10 @@ def p90_estimate(blocks: Blocks) -> Estimate | None:
 
 
 def early_stopping_discards(runs: int, percentile: float, confidence: float = 0.99) -> int | None:
-    """How many of the slowest of `runs` may be set aside before taking the maximum as `percentile`.
+    """Return how many of the slowest of `runs` may be discarded before taking the maximum as `percentile`.
 
     With t over-latency runs allowed, P(Binomial(runs, 1 - percentile) <= t) must not exceed 1 - confidence;
-    the t - 1 slowest are discarded. None when not even t = 1 passes: too few runs.
+    the t - 1 slowest are discarded. The result is None when even t = 1 fails because there are too few runs.
     """
     miss = 1.0 - percentile
     cumulative = 0.0
@@ -156,16 +156,16 @@ def early_stopping_discards(runs: int, percentile: float, confidence: float = 0.
 
 
 def _flatten(blocks: Blocks) -> Floats:
-    """All runs that are samples."""
+    """Return all runs that are samples."""
     runs: Floats = np.concatenate([np.asarray(block, dtype=np.float64) for process in blocks for block in process])
     return runs[~np.isnan(runs)]
 
 
 def _along(statistic: Statistic, draws: Floats) -> Floats:
-    """`statistic` along the last axis of those that are samples; NaN where there are none."""
+    """Compute `statistic` along the last axis over the runs that are samples; NaN where there are none."""
     if not np.isnan(draws).any():
         return np.asarray(statistic.of_runs(draws))
-    ordered = np.sort(draws, axis=-1)  # NaN comes last
+    ordered = np.sort(draws, axis=-1)  # NaN is sorted last
     last = np.maximum((~np.isnan(draws)).sum(axis=-1, keepdims=True) - 1, 0)
     below, share = np.divmod(statistic.quantile * last, 1)
     low, high = (np.take_along_axis(ordered, index.astype(np.intp), -1) for index in (below, np.minimum(below + 1, last)))
@@ -179,7 +179,7 @@ def _point(blocks: Blocks, statistic: Statistic) -> float:
 
 
 def _samples(blocks: Blocks, statistic: Statistic) -> Floats:
-    """`statistic` of RESAMPLES draws."""
+    """Compute `statistic` of RESAMPLES bootstrap draws."""
     drawn = _resample(blocks, seed=0)
     if not statistic.of_each_process:
         return _along(statistic, drawn.reshape(RESAMPLES, -1))
@@ -187,11 +187,11 @@ def _samples(blocks: Blocks, statistic: Statistic) -> Floats:
 
 
 def _resample(blocks: Blocks, seed: int) -> Floats:
-    """RESAMPLES x processes x runs: processes drawn with replacement, then blocks inside each.
+    """Draw RESAMPLES x processes x runs: processes with replacement, then blocks inside each process.
 
-    The seed fixes the draw, so that a ratio's two halves draw the same neighbours and a figure is the same
-    whenever it is derived again. A time limit can leave processes with unlike numbers of blocks; the draw then
-    takes as many as the shortest has.
+    The seed fixes the draw, so that both halves of a ratio draw the same neighbours and a figure is the same
+    whenever it is derived again. A time limit can leave processes with different numbers of blocks; the draw
+    then takes as many blocks as the shortest process has.
     """
     count = min(len(process) for process in blocks)
     length = min(len(block) for process in blocks for block in process)

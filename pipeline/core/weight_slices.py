@@ -1,4 +1,4 @@
-"""Recipe: an ONNX file told as its difference from a base that the other side has; a few kilobytes instead of megabytes."""
+"""Weight slices: an ONNX file as slices of base weights that the worker has already; kilobytes instead of megabytes."""
 
 import hashlib
 import zlib
@@ -14,22 +14,22 @@ __all__ = ["BaseWeights", "Tensor", "WeightSlices"]
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """One weight of the base."""
+    """One tensor of the base weights."""
 
     name: str
     onnx_type: int
-    """TensorProto.DataType."""
+    """Value of TensorProto.DataType."""
     values: NDArray[np.generic]
 
 
 @dataclass(frozen=True, eq=False)
 class BaseWeights:
-    """All weights of the once-exported graph, of which every candidate keeps a part."""
+    """All weights of the dense graph, which is exported once. Every candidate keeps a part of them."""
 
     tensors: tuple[Tensor, ...]
 
     def data(self) -> bytes:
-        """All values one after the other, little-endian, C order."""
+        """Return all values one after the other, little-endian, in C order."""
         return b"".join(tensor.values.tobytes() for tensor in self.tensors)
 
     @cached_property
@@ -39,7 +39,7 @@ class BaseWeights:
 
     @cached_property
     def index(self) -> list[list[Any]]:
-        """What stands where in `data`: [name, ONNX type, numpy type, shape, offset in bytes] of each tensor."""
+        """The layout of `data`: [name, ONNX type, numpy type, shape, offset in bytes] of each tensor."""
         entries, offset = [], 0
         for tensor in self.tensors:
             values = tensor.values
@@ -50,15 +50,15 @@ class BaseWeights:
 
 @dataclass(frozen=True, eq=False)
 class WeightSlices:
-    """One ONNX file: the base's weights, cut, in a graph."""
+    """One ONNX file: a graph, and the slices of the base weights that it uses."""
 
     base: BaseWeights
     model: bytes
-    """The file without its graph, serialised."""
+    """The serialised file without its graph."""
     graph: bytes
-    """The graph without its weights, serialised."""
+    """The serialised graph without its weights."""
     cuts: tuple[tuple[tuple[int, NDArray[np.int64]], ...], ...]
-    """For each tensor of the base: (axis, indices that stay), one after the other."""
+    """For each tensor of the base: (axis, kept indices) of every cut, in order."""
 
     @cached_property
     def blob(self) -> bytes:
@@ -67,7 +67,7 @@ class WeightSlices:
 
     @cached_property
     def order(self) -> dict[str, Any]:
-        """The rest, for a message: what stays of each axis as hexadecimal bit masks, each written once."""
+        """The rest, as a message: the kept indices of each axis as hexadecimal bit masks. Each mask is stored once."""
         masks: dict[tuple[int, bytes], int] = {}
         cuts = []
         for tensor, cut in zip(self.base.tensors, self.cuts, strict=True):
@@ -87,5 +87,5 @@ class WeightSlices:
 
     @cached_property
     def digest(self) -> str:
-        """A name for the file that comes out."""
+        """A digest that names the resulting file."""
         return hashlib.sha256(repr(self.order).encode() + self.model + self.graph).hexdigest()

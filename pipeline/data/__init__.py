@@ -1,1 +1,1 @@
-"""Images with labels, from a folder, torchvision, or the user's own factory, in three splits."""
+"""Labelled images from a folder, torchvision or the user's own factory, in three splits."""

@@ -1,4 +1,4 @@
-"""Image files into pixels: which formats are read, how large an image may be, and how it becomes what the network takes."""
+"""Decodes image files: which formats are read, how large an image may be, and how it becomes an input of the network."""
 
 import functools
 import logging
@@ -20,7 +20,7 @@ from pipeline.system.foreign_file import IMAGE_LIMIT_BYTES, open_foreign
 
 __all__ = ["Decoder", "channels_of", "count_turned", "image_suffixes", "open_image", "resized_middle", "upright_size"]
 
-logging.getLogger("PIL").addHandler(logging.NullHandler())  # it would print a line of its own beside ours
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # Pillow would print its own line beside ours
 # `open_image` refuses by size itself, where Pillow would print a warning
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -28,11 +28,11 @@ FORMATS = (
     *("AVIF", "BMP", "DDS", "DIB", "GIF", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "QOI", "SGI"),
     *("TGA", "TIFF", "WEBP", "XBM"),
 )
-"""Pillow's names. EPS and PDF are programs, and WMF is drawn by the system: those that run something are left out."""
+"""Pillow's names. Formats that run something are left out: EPS and PDF are programs, and the system draws WMF."""
 MAX_PIXELS = 2**28 // 3
-"""Of one image, decoded or resized: where Pillow begins to warn of decompression bombs."""
+"""Most pixels of one image, decoded or resized. Pillow begins to warn of decompression bombs here."""
 ORIENTATION = 0x0112
-"""The EXIF tag: 1 is upright, 2 to 8 are mirrored or turned, from 5 on with width and height exchanged."""
+"""The EXIF tag: 1 is upright, 2 to 8 are mirrored or rotated, and from 5 on width and height are exchanged."""
 LOOKED_AT = 2000
 UNREADABLE = (
     *(UnidentifiedImageError, OSError, SyntaxError, ValueError),
@@ -42,20 +42,20 @@ UNREADABLE = (
 
 @functools.cache
 def image_suffixes() -> dict[str, str]:
-    """Suffix in lower case, with its dot -> Pillow's name of the format, for every kind of file that is read."""
+    """Return a mapping from suffix, in lower case with its dot, to Pillow's name of the format, for every supported format."""
     return {suffix: kind for suffix, kind in Image.registered_extensions().items() if kind in FORMATS}
 
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """The image file at `path`, open and not yet decoded; of several frames the first.
+    """Open the image file at `path` without decoding it. Of several frames, only the first is used.
 
-    Raises CorruptImage for what is no image of these formats, ImageMismatch for one of more than MAX_PIXELS. The same errors
-    are raised where decoding fails inside the block.
+    Raises CorruptImage for a file that is no image of these formats, and ImageMismatch for one of more than MAX_PIXELS. The same
+    errors are raised where decoding fails inside the block.
     """
     known = set(image_suffixes().values())
     if image_suffixes().get(path.suffix.lower()) != "TGA":
-        known -= {"TGA"}  # it has no mark to be known by: anything else could be read as one
+        known -= {"TGA"}  # TGA has no magic number, so any file could be read as one
     try:
         with open_foreign(path, IMAGE_LIMIT_BYTES) as file, Image.open(file, formats=sorted(known & set(Image.OPEN))) as image:
             if image.width * image.height > MAX_PIXELS:
@@ -69,19 +69,19 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 
 class Decoder:
-    """Turns image files into pixels of one size; raises CorruptImage or ImageMismatch for those that do not fit."""
+    """Turns image files into pixels of one size. Raises CorruptImage or ImageMismatch for files that do not fit."""
 
     def __init__(self, size: int, channels: int, preprocessing: Preprocessing) -> None:
         self.size, self.channels, self.preprocessing = size, channels, preprocessing
         self.pool = ThreadPoolExecutor(len(available_cores()))
 
     def file(self, path: Path) -> Tensor:
-        """uint8, (C, size, size)."""
+        """Decode the file `path`; uint8, (C, size, size)."""
         with open_image(path) as image:
             return self.pixels(image, str(path))
 
     def pixels(self, image: Image.Image, where: str) -> Tensor:
-        """uint8, (C, size, size), of an open image; `where` names it in complaints."""
+        """Decode an open image; uint8, (C, size, size). `where` names the image in error messages."""
         if image.mode[0] in "IF":
             raise ImageMismatch(
                 f"{where}: more than 8 bits for a pixel (mode {image.mode}), and all above 255 would turn white; "
@@ -107,14 +107,14 @@ class Decoder:
         return torch.from_numpy(array.reshape(self.size, self.size, self.channels).copy()).permute(2, 0, 1)
 
     def files(self, paths: Iterable[Path]) -> Tensor:
-        """uint8, (N, C, size, size)."""
+        """Decode the files `paths`; uint8, (N, C, size, size)."""
         return torch.stack(list(self.pool.map(self.file, paths)))
 
 
 def resized_middle(image: Image.Image, resize: int, size: int, most_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The middle size x size pixels of `image`, resized so that its shorter side is `resize`.
+    """Resize `image` so that its shorter side is `resize`, and return its middle size x size pixels.
 
-    Where the whole resized image would have more than `most_pixels`, as that of a very narrow one has, only the middle is made.
+    If the whole resized image would have more than `most_pixels`, as for a very narrow image, only the middle is computed.
     """
     scale = resize / min(image.size)
     width, height = max(round(image.width * scale), size), max(round(image.height * scale), size)
@@ -127,18 +127,18 @@ def resized_middle(image: Image.Image, resize: int, size: int, most_pixels: int 
 
 
 def channels_of(image: Image.Image) -> int:
-    """1 for grey, 3 for colour."""
+    """Return 1 for a grey image and 3 for a colour image."""
     return 1 if image.mode in ("1", "L", "LA", "I", "I;16", "F") else 3
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Width and height after the orientation in its EXIF data is applied."""
+    """Return width and height after applying the orientation in the EXIF data."""
     return image.size[::-1] if _orientation(image) >= 5 else image.size
 
 
 def count_turned(paths: list[Path]) -> tuple[int, int]:
-    """How many of `paths` have EXIF data that call them mirrored or turned, and how many were looked at: LOOKED_AT at most,
-    spread over all. What cannot be read is passed over.
+    """Return how many of `paths` are mirrored or rotated by their EXIF data, and how many were checked: at most LOOKED_AT, spread
+    over all. Unreadable files are skipped.
     """
     chosen = paths[:: max(1, -(-len(paths) // LOOKED_AT))]
     return sum(map(_is_turned, chosen)), len(chosen)
@@ -151,6 +151,6 @@ def _is_turned(path: Path) -> bool:
 
 
 def _orientation(image: Image.Image) -> int:
-    """From the header alone; Pillow turns TIFF and AVIF itself, and would decode a whole PNG to find the tag."""
+    """Read the orientation from the header. Pillow rotates TIFF and AVIF itself, and would decode a whole PNG to find the tag."""
     found = image.getexif().get(ORIENTATION, 1) if image.format in ("JPEG", "MPO", "WEBP") else 1
     return found if isinstance(found, int) and 1 <= found <= 8 else 1

@@ -1,4 +1,4 @@
-"""A folder of images, one sub-folder per class, read with every file checked."""
+"""Reads a folder of images with one sub-folder per class, and checks every file."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from pipeline.system.strict_yaml import load_yaml
 __all__ = ["MEMORY_LIMIT_BYTES", "load_folder", "memory_fetch"]
 
 MEMORY_LIMIT_BYTES = 2 * 2**30
-"""Decoded images are held in memory up to this much, and decoded batch by batch beyond."""
+"""Decoded images are kept in memory up to this size. Larger data sets are decoded batch by batch."""
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 5000
 TEST_SHARE = 0.1
 SPLITS = {
@@ -26,15 +26,15 @@ SPLITS = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-"""What other tools call the three, in any case."""
+"""Names of the three splits in other tools, in any case."""
 
 
 def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_limit_bytes: int = MEMORY_LIMIT_BYTES) -> Splits:
-    """`root` with train/ and test/ (or val/), or with the class folders themselves.
+    """Load `root`, which holds train/ and test/ (or val/), or the class folders themselves.
 
-    test/ is the test split, or val/ where there is no test/; with both, val/ validates. What is missing is carved out
-    of the training images, the test split always with the same seed. What is not read is counted in the notices.
-    Raises DataError and its kin, each naming a file.
+    test/ is the test split, or val/ where there is no test/. If both exist, val/ is the validation split. Missing splits are
+    taken from the training images, the test split always with the same seed. The notices count files that are not read.
+    Raises DataError and its subclasses; each names a file.
     """
     own = root / "preprocessing.yaml"
     preprocessing = load_yaml(own, Preprocessing, DataError) if own.exists() else declared or Preprocessing()
@@ -74,7 +74,7 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_li
 
 
 def memory_fetch(pixels: Tensor) -> Fetch:
-    """Hand out rows of a tensor that is held in memory."""
+    """Return a function that fetches rows of a tensor in memory."""
     return lambda indices: pixels[indices]
 
 
@@ -85,7 +85,7 @@ def _fetch(paths: list[Path], decoder: Decoder, memory_limit_bytes: int) -> Fetc
 
 
 def _split_folders(root: Path, notices: list[str]) -> dict[str, Path]:
-    """'train', 'val' and 'test' -> their folders, where `root` is laid out so; empty where the classes lie in it directly."""
+    """Return a mapping from 'train', 'val' and 'test' to folders; it is empty where `root` holds the class folders."""
     names = class_folders(root)
     found = {split: [name for name in names if name.lower() in words] for split, words in SPLITS.items()}
     others = [name for name in names if not any(name in known for known in found.values())]
@@ -99,7 +99,7 @@ def _split_folders(root: Path, notices: list[str]) -> dict[str, Path]:
             raise DataError(f"{root}: holds {held}, and no train; expected {root}/train/<class>/<image>.jpg")
         return {}
     if others and not class_folders(folders["train"]):
-        return {}  # a class is called train
+        return {}  # here train is the name of a class
     if others:
         notices.append(f"{root}: folders beside {folders['train'].name}/ that are not read: {', '.join(others[:5])}")
     for split in ("val", "test"):
@@ -121,7 +121,7 @@ def _classes(folder: Path) -> tuple[str, ...]:
 
 
 def _listing(folder: Path, classes: tuple[str, ...], passed: Passed) -> tuple[list[Path], list[int]]:
-    """Every image of `folder` with its label. Of the training images each class must have some."""
+    """Return every image of `folder` with its label. A class may have no images; the caller checks that."""
     names = class_folders(folder)
     strange = sorted(set(names) - set(classes))
     if strange:
@@ -164,7 +164,7 @@ def _turned(paths: list[Path], preprocessing: Preprocessing) -> Iterator[str]:
 
 
 def _shape(paths: list[Path], preprocessing: Preprocessing) -> tuple[int, int]:
-    """Side and channels that the network takes, from what is declared or from the images if they agree."""
+    """Return the side and channels that the network takes: as declared, or as in the images if they agree."""
     first: tuple[tuple[int, int], int] | None = None
     if preprocessing.size is not None and preprocessing.channels is not None:
         return preprocessing.size, preprocessing.channels
@@ -195,5 +195,5 @@ def _shape(paths: list[Path], preprocessing: Preprocessing) -> tuple[int, int]:
 def _digest(paths: list[Path], root: Path) -> str:
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(os.fsencode(f"{path.relative_to(root)} {path.stat().st_size}\n"))  # a name need not be UTF-8
+        digest.update(os.fsencode(f"{path.relative_to(root)} {path.stat().st_size}\n"))  # a name may not be UTF-8
     return digest.hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Images: one split, handed out in batches, normalised; augmented and shuffled for training."""
+"""Images: the normalised batches of one split; for training they are shuffled and augmented."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,16 +13,16 @@ from pipeline.foreign_text import escape_text
 __all__ = ["Images", "Splits", "carve"]
 
 Fetch = Callable[[Tensor], Tensor]
-"""Indices -> a batch: uint8 pixels, (N, C, H, W), still to be normalised, or float tensors as the network takes them."""
+"""Indices -> a batch: uint8 pixels, (N, C, H, W), to be normalised, or float tensors that are ready for the network."""
 
 
 @dataclass(frozen=True)
 class Images:
-    """Labelled images of one split."""
+    """The labelled images of one split."""
 
     fetch: Fetch
     labels: Tensor
-    """(all images,) of class indices; `indices` points into it."""
+    """(all images,) of class indices; `indices` selects from it."""
     indices: Tensor
     preprocessing: Preprocessing
 
@@ -30,26 +30,26 @@ class Images:
         return len(self.indices)
 
     def subset(self, positions: Tensor) -> "Images":
-        """Only the images at `positions` of this split."""
+        """Return only the images at `positions` of this split."""
         return replace(self, indices=self.indices[positions])
 
     def label_counts(self) -> Tensor:
-        """(classes,) images of each class."""
+        """Return the number of images of each class, (classes,)."""
         return torch.bincount(self.labels[self.indices])
 
     def sample(self, count: int, seed: int) -> "Images":
-        """`count` images drawn without replacement, always the same for a seed."""
+        """Draw `count` images without replacement; a seed always gives the same images."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.subset(order[:count])
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images, (N, C, H, W) float32; labels, (N,)) in order, as for evaluation."""
+        """Yield (images, labels) in order, for evaluation: (N, C, H, W) float32, and (N,)."""
         for chosen in self.indices.split(size):
             yield self._normalised(self.fetch(chosen)), self.labels[chosen]
 
     def training_batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Shuffled and augmented; the same for a seed and an epoch, whatever happened before. A last short batch of
-        one image is left out: BatchNorm cannot learn from it.
+        """Yield shuffled and augmented batches, which depend only on the seed and the epoch. A last batch of one image is left
+        out, because BatchNorm cannot learn from it.
         """
         generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
         order = self.indices[torch.randperm(len(self), generator=generator)]
@@ -71,16 +71,16 @@ class Images:
 
 @dataclass(frozen=True)
 class Splits:
-    """Training images, validation images carved out of them or given, and test images, which are for the very end."""
+    """Training images, validation images (given or taken from the training images), and test images for the final test."""
 
     train: Images
     validation: Images
     test: Images
     classes: tuple[str, ...]
     description: str
-    """What the images are, in words and numbers; part of a run's identity."""
+    """Description of the images in words and numbers; part of a run's identity."""
     notices: tuple[str, ...] = ()
-    """What the user should know about how they were read."""
+    """What the user should know about how the images were read."""
 
     @classmethod
     def of(
@@ -93,9 +93,9 @@ class Splits:
         description: str,
         notices: Sequence[str] = (),
     ) -> "Splits":
-        """From one pool of images; `parts` are the indices of train, validation and test. Raises EmptyData.
+        """Create splits from one pool of images. `parts` are the indices of train, validation and test. Raises EmptyData.
 
-        `classes` and `description` often come from names of files, which may hold any bytes; they are kept in a readable form.
+        `classes` and `description` often come from file names, which may hold any bytes; they are stored in a readable form.
         """
         classes, description = [escape_text(name) for name in classes], escape_text(description)
         for name, indices in zip(("training", "validation", "test"), parts, strict=True):
@@ -105,7 +105,7 @@ class Splits:
         return cls(train, validation, test, tuple(classes), description, tuple(notices))
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "Splits":
-        """The same images, normalised otherwise."""
+        """Return the same images with another preprocessing."""
         return replace(
             self,
             train=replace(self.train, preprocessing=preprocessing),
@@ -115,9 +115,9 @@ class Splits:
 
 
 def carve(labels: Tensor, indices: Tensor, share: float, limit: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Split `indices` into (the rest, a share of every class), seeded; at least one of each class that has two.
+    """Split `indices` into (the rest, a share of every class) with a seed; at least one of each class that has two is taken.
 
-    At most `limit` images are carved out.
+    At most about `limit` images are taken.
     """
     generator = torch.Generator().manual_seed(seed)
     share = min(share, limit / max(len(indices), 1))

@@ -1,4 +1,4 @@
-"""Listing: which files of a folder are images, and what is passed over."""
+"""Listing: which files of a folder are images, and which are skipped."""
 
 import os
 from collections import Counter
@@ -11,30 +11,30 @@ __all__ = ["Passed", "class_folders", "image_files", "litter", "loose_images"]
 
 LITTER_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 LITTER_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
-"""What operating systems, file servers and Python leave in folders; names in lower case. So are names that begin with a dot."""
+"""Files that operating systems, file servers and Python leave in folders, in lower case. Names with a leading dot count too."""
 
 Passed = Counter[str]
-"""What was passed over, in words -> how many files."""
+"""Kind of skipped files, in words -> how many files."""
 
 Identity = tuple[int, int]
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Names of the folders in `folder`, sorted, without hidden ones and known litter; links to folders count."""
+    """Return the names of the folders in `folder`, sorted, without hidden and known litter folders. Links to folders count."""
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_litter(entry.name, LITTER_FOLDERS))
 
 
 def image_files(folder: Path, passed: Passed) -> list[Path]:
-    """Every image below `folder`, sorted; `passed` is told of everything else.
+    """Return every image below `folder`, sorted. `passed` counts all other files.
 
-    Links to files and folders are followed, wherever they lead, but not back to a folder above, and into no folder twice.
+    Links to files and folders are followed wherever they lead, but not to a folder above, and no folder is read twice.
     """
     above = {_identity(parent) for parent in (folder, *folder.parents, *folder.resolve().parents)}
     return sorted(_walk(folder, above, set(), passed))
 
 
 def loose_images(folder: Path) -> int:
-    """How many images lie directly in `folder`."""
+    """Return how many images lie directly in `folder`."""
     return sum(
         not entry.is_dir() and not _is_litter(entry.name, LITTER_FILES) and Path(entry.name).suffix.lower() in image_suffixes()
         for entry in os.scandir(folder)
@@ -42,7 +42,7 @@ def loose_images(folder: Path) -> int:
 
 
 def litter(folder: Path) -> Passed:
-    """What lies beside the class folders in `folder` and is no part of the data: loose images, and folders of known litter."""
+    """Count files of `folder` that are not part of the data: images beside the class folders, and files in litter folders."""
     found = Passed()
     if loose := loose_images(folder):
         found["images in no class folder"] += loose

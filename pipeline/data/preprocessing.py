@@ -1,4 +1,4 @@
-"""Preprocessing: from an image file to what the network takes."""
+"""Preprocessing: how an image file becomes an input of the network."""
 
 from typing import Any, Literal
 
@@ -12,11 +12,11 @@ USUAL_NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "0 to 1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "-1 to 1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
 }
-"""Mean and standard deviation, tried in this order when nothing declares them."""
+"""Means and standard deviations, which are tried in this order when none are declared."""
 
 
 class Preprocessing(BaseModel):
-    """How a network wants its images; a PREPROCESSING beside its factory, or preprocessing.yaml beside the images.
+    """How a network expects its images; declared as PREPROCESSING beside its factory, or in preprocessing.yaml beside the images.
 
     Preprocessing(size=32, mean=(0.5,), std=(0.5,))     # grey images of exactly 32x32
     Preprocessing(size=224, resize=256, mean=..., ...)  # any size: shorter side to 256, middle 224x224
@@ -25,18 +25,18 @@ class Preprocessing(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     size: int | None = Field(None, strict=True, ge=1, le=4096, examples=[224])
-    """Side of the square that goes in; None: that of the images, which must then all be the same."""
+    """Side of the square input in pixels; None: the side of the images, which must then all be equal."""
     resize: int | None = Field(None, strict=True, ge=1, le=8192, examples=[256])
-    """Shorter side before the middle is cut out; None: images must have the right size already."""
+    """Shorter side before the middle is cropped, in pixels; None: the images must already have the right size."""
     mean: tuple[float, ...] | None = Field(None, examples=["[0.485, 0.456, 0.406]"])
     std: tuple[float, ...] | None = Field(None, examples=["[0.229, 0.224, 0.225]"])
-    """Per channel, of values from 0 to 1; one channel is grey, three are red, green, blue."""
+    """Per channel, for values from 0 to 1. One channel is grey, three are red, green and blue."""
     grey: Literal["refuse", "convert"] = Field("refuse", examples=["convert"])
-    """What to do with an image of other channels than `mean` has."""
+    """What to do with an image whose number of channels differs from `mean`."""
     exif_orientation: Literal["ignore", "apply"] | None = Field(None, examples=["apply"])
-    """Whether images are turned as their EXIF data say; None ignores it too, and says so where there are such images."""
+    """Whether images are rotated by their EXIF data; None ignores the data too, and reports it where there are such images."""
     augment: tuple[Literal["crop", "flip"], ...] = Field((), examples=["[crop, flip]"])
-    """While training: shifts by up to an eighth, mirroring left to right."""
+    """During training: shifts by up to an eighth of the side (crop), and mirroring left to right (flip)."""
 
     @field_validator("mean", "std")
     @classmethod
@@ -63,10 +63,10 @@ class Preprocessing(BaseModel):
         return resize
 
     def facts(self) -> dict[str, Any]:
-        """As a run is tied to it; runs that are older than a key do not have it."""
+        """Return the facts that a run is bound to. Runs that are older than a key do not have it."""
         return self.model_dump(mode="json", exclude=None if self.exif_orientation else {"exif_orientation"})
 
     @property
     def channels(self) -> int | None:
-        """1, 3, or None when `mean` is not declared."""
+        """1 or 3; None when `mean` is not declared."""
         return len(self.mean) if self.mean else None

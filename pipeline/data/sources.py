@@ -1,4 +1,4 @@
-"""The other places images come from: the bundled digits, torchvision, a user's factory."""
+"""Other sources of images: the bundled digits, torchvision, and a user's factory."""
 
 import inspect
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ DIGITS_TEST_SHARE = 0.2
 
 
 def load_digits(declared: Preprocessing | None, seed: int) -> Splits:
-    """The 1,797 handwritten digits inside scikit-learn, 8x8, grey; a fifth of them, always the same, is for testing."""
-    from sklearn import datasets  # noqa: PLC0415  (a second to import, and only the demo needs it)
+    """Load the 1,797 grey 8x8 handwritten digits of scikit-learn. A fifth of them, always the same, is for testing."""
+    from sklearn import datasets  # noqa: PLC0415  (its import takes a second, and only the demo needs it)
 
     bunch = datasets.load_digits()
     pixels = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
@@ -38,9 +38,9 @@ def load_digits(declared: Preprocessing | None, seed: int) -> Splits:
 
 
 def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed: int) -> Splits:
-    """`torchvision.datasets.<name>`, for those that take `root` and `train`, from files that are already in `root`.
+    """Load `torchvision.datasets.<name>` from files that are already in `root`; it must accept `root` and `train`.
 
-    Nothing is downloaded: an archive is only unpacked when the user does it himself.
+    Nothing is downloaded, and only the user unpacks archives.
     """
     factory: Any = getattr(torchvision.datasets, name, None)
     if not _takes_root_and_train(factory):
@@ -79,10 +79,10 @@ def _takes_root_and_train(factory: object) -> bool:
 
 
 def load_from_factory(made: object, where: str, declared: Preprocessing | None, seed: int) -> Splits:
-    """What a user's factory returned: (train, test) or (train, validation, test), or a mapping with these names.
+    """Load what a user's factory returned: (train, test) or (train, validation, test), or a mapping with these names.
 
-    Each part is a Dataset, or a DataLoader around one, of (float tensor (C, H, W), int label) pairs, prepared as the
-    network takes them. Augmentation is the data set's own affair.
+    Each part is a Dataset, or a DataLoader around one, of (float tensor (C, H, W), int label) pairs that are ready for the
+    network. Augmentation is up to the data set.
     """
     parts = _parts(made, where)
     datasets = {name: part.dataset if isinstance(part, DataLoader) else part for name, part in parts.items()}

@@ -1,1 +1,1 @@
-"""Processes at the other end of a pipe or of ssh; the probe and the deployment share them."""
+"""Processes at the other end of a pipe or of ssh. The probe and the deployment share this package."""

@@ -1,6 +1,6 @@
-"""The first text that a device gets: reads a program from stdin, keeps it under the hash of its text, and goes on as that.
+"""The first program that a device receives. It reads another program from stdin, stores it under its hash, and executes it.
 
-Needs Python >= 3.8, nothing else. Arguments: the program's NAME, and what it is to know (CLIENT).
+Needs Python >= 3.8 and nothing else. Arguments: the program's NAME, and the arguments for it (CLIENT).
 """
 
 import hashlib
@@ -23,7 +23,7 @@ def place(name, arguments):
         os.makedirs(cache_folder(), exist_ok=True)
         path = os.path.join(cache_folder(), name)
         keep(path, source)
-    except OSError:  # read-only, or full: for this time only, then
+    except OSError:  # the folder is read-only or full, so the program is stored for this run only
         try:
             folder = tempfile.mkdtemp(prefix="compress-probe-")
             path = os.path.join(folder, name)
@@ -37,7 +37,7 @@ def place(name, arguments):
 
 
 def keep(path, data):
-    """Temp, flush, rename; nothing when it is there already."""
+    """Write a temporary file, flush it and rename it. Nothing happens if the file is there already."""
     try:
         if os.path.isfile(path):  # opening a pipe would wait for its other end
             with open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""Diagnosis: what a lost link means, from what ssh said."""
+"""Diagnosis: finds out from the messages of ssh why a link was lost."""
 
 from pipeline.core.profile import Device
 from pipeline.errors import DeviceSoftware, DeviceUnreachable, HostKeyRefused, ProbeError
@@ -9,12 +9,12 @@ from pipeline.remote.ssh_keys import locked_key
 __all__ = ["diagnosis"]
 
 SSH_FAILED = 255
-"""OpenSSH's own exit status; any other is the remote command's."""
+"""OpenSSH's own exit status; any other status is the remote command's."""
 NO_COMMAND = (126, 127)
 
 
 def diagnosis(loss: LinkLost, device: Device) -> ProbeError:
-    """The error to raise for a link to `device` that was lost."""
+    """Return the error to raise for a lost link to `device`."""
     said, host, connect = str(loss), device.host, by_hand(device)
     if "IDENTIFICATION HAS CHANGED" in said or ("host key for" in said.lower() and "has changed" in said):
         return HostKeyRefused(

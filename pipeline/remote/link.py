@@ -1,4 +1,4 @@
-"""Link: a worker's process and the two pipes to it, with deadlines and size limits on every answer. Local, or through OpenSSH."""
+"""Link: the process of a worker, local or through OpenSSH, and its two pipes. Every answer has a deadline and a size limit."""
 
 import json
 import os
@@ -22,31 +22,31 @@ __all__ = ["Link", "LinkLost", "Refused", "Start", "local_link", "ssh_link"]
 
 _HEADER = struct.Struct(">IQ")
 _STALL_S = 120.0
-"""A pipe that takes nothing for this long is dead; a slow one takes something."""
+"""A pipe that accepts no byte for this long counts as lost; a slow one accepts some."""
 _START_S = 60.0
 _SLOWEST_BYTES_PER_S = 1000
-"""A link that is slower than this counts as lost."""
+"""A slower link counts as lost."""
 _LIMIT_BYTES = 64 * 2**20
-"""No honest answer is longer: it holds the latencies of all runs of a measurement."""
+"""The longest valid answer; it holds the latencies of all runs of a measurement."""
 _SHORT_BYTES = 4096
-"""Whatever is longer may arrive slowly."""
+"""Longer answers may arrive slowly."""
 _PIECE_BYTES = 2**18
 _BOOTSTRAP_FILE = Path(__file__).with_name("bootstrap.py")
-# The whole text that a device's shell ever sees, but for the interpreter's name: read bootstrap.py, which reads the program.
+# The only text for the device's shell besides the interpreter's name. It reads bootstrap.py, which reads the program.
 _BOOTSTRAP = "import sys; s = sys.stdin.buffer; exec(s.read(int(s.readline())))"
 
 
 class LinkLost(Exception):
-    """The worker's process ended, fell silent, or never started; the message says what is known of it."""
+    """The worker's process ended, stopped answering, or never started. The message says what is known."""
 
     def __init__(self, reason: str, status: int | None = None) -> None:
         super().__init__(reason)
         self.status = status
-        """Exit status of the process, where it ended."""
+        """Exit status of the process, if it ended."""
 
 
 class Refused(Exception):
-    """A worker that started and will not work; `kind` is one of the worker's failures."""
+    """The worker started but cannot work. `kind` is one of the worker's failures."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -54,16 +54,16 @@ class Refused(Exception):
 
 
 class Link:
-    """One worker. Messages are  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian."""
+    """A connection to one worker. Messages are  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian."""
 
     def __init__(self, arguments: list[str], greeting: bytes = b"") -> None:
-        """Start `arguments`; with a `greeting`, write that and wait until the worker says that it is there.
+        """Start the command `arguments`. If there is a `greeting`, write it and wait for the worker's first message.
 
-        Raises LinkLost when the program does not exist or does not answer, Refused when it will not work.
+        Raises LinkLost when the program does not exist or does not answer, and Refused when it cannot work.
         """
-        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (open as long as the process)
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115  (it stays open as long as the process)
         try:
-            # a session of its own: Ctrl-C is for the one who asks, who then closes the pipe
+            # a session of its own, because Ctrl-C must only reach this process, which then closes the pipe
             self._process = subprocess.Popen(
                 arguments,
                 stdin=subprocess.PIPE,
@@ -84,7 +84,7 @@ class Link:
         if greeting:
             try:
                 self._write(greeting)
-                # it reads ahead: whatever follows at once would be lost when it starts itself anew as a file
+                # the bootstrap reads ahead, so later bytes would be lost when it replaces itself by the program
                 patience_s = _START_S + len(greeting) / _SLOWEST_BYTES_PER_S
                 first = self._message(_Deadline(patience_s, patience_s), _LIMIT_BYTES)
                 if "failure" in first:
@@ -104,12 +104,12 @@ class Link:
     ) -> dict[str, Any]:
         """Send a request and wait for the answer.
 
-        message: sent as JSON. blob: the bytes behind it. limit_s: the longest silence. A worker that works on an answer says
-        {"alive": true} every few seconds, and that ends a silence. While the blob is on its way, only progress ends it: a
-        worker that reports how many bytes have arrived, as {"alive": true, "received": N}, must report more each time.
-        whole_s: the longest time until the answer, whatever the worker says meanwhile. limit_bytes: the longest answer.
+        message: sent as JSON. blob: the bytes after it. limit_s: the longest silence. A worker that is preparing an answer sends
+        {"alive": true} every few seconds, which ends a silence. While the blob is being sent, only progress ends it: a worker
+        that reports how many bytes have arrived, as {"alive": true, "received": N}, must report more each time. whole_s: the
+        longest time until the answer, whatever the worker sends meanwhile. limit_bytes: the longest answer.
 
-        Raises LinkLost when the worker ends, is silent for too long, takes too long, or answers anything but JSON of that length.
+        Raises LinkLost when the worker ends, is silent for too long, takes too long, or sends an invalid or too long answer.
         """
         deadline = _Deadline(limit_s, whole_s)
         text = json.dumps(message, separators=(",", ":")).encode()
@@ -140,7 +140,7 @@ class Link:
         raise self._lost("it does not speak this program's language")
 
     def close(self) -> None:
-        """Close the pipe; the worker removes what it kept and ends. One that does not is killed. May be called twice."""
+        """Close the pipe, so that the worker deletes its files and ends; otherwise it is killed. This may be called twice."""
         for stream in (self._in, self._out):
             if stream:
                 with suppress(OSError):
@@ -187,7 +187,7 @@ class Link:
         return bytes(parts)
 
     def _lost(self, what: str) -> LinkLost:
-        """`what`, with the last words of the process where it left any."""
+        """Return the error for `what`, with the last error messages of the process, if any."""
         status = None
         with suppress(subprocess.TimeoutExpired):
             status = self._process.wait(2)
@@ -197,7 +197,7 @@ class Link:
 
 
 class _Deadline:
-    """Two limits: on silence, which can be renewed, and on the whole, which cannot."""
+    """Two time limits: one on silence, which can be renewed, and one on the whole request, which cannot."""
 
     def __init__(self, silence_s: float, whole_s: float) -> None:
         self._silence_s = silence_s
@@ -205,43 +205,43 @@ class _Deadline:
         self.renew()
 
     def renew(self) -> None:
-        """Something moved: the silence begins anew."""
+        """Restart the time limit on silence, because data moved."""
         self._silent = time.monotonic() + self._silence_s
 
     @property
     def left_s(self) -> float:
-        """How long to wait for the next bytes."""
+        """Time to wait for the next bytes."""
         return max(0.0, min(self._silent - time.monotonic(), self.left_in_all_s))
 
     @property
     def left_in_all_s(self) -> float:
-        """How long the whole may still take."""
+        """Time left for the whole request."""
         return max(0.0, self._ends - time.monotonic())
 
 
 def _is_failure(value: object) -> bool:
-    """A kind and a detail."""
+    """Whether `value` is a kind and a detail."""
     return isinstance(value, list) and len(value) == 2 and all(isinstance(part, str) for part in value)
 
 
 class Start(Protocol):
-    """Starts a worker: on this machine, or on a device."""
+    """Starts a worker on this machine or on a device."""
 
     def __call__(self) -> Link:
-        """A new worker. Raises LinkLost."""
+        """Start a new worker. Raises LinkLost when that fails."""
 
 
 def local_link(program: Path) -> Link:
-    """`program` on this machine."""
+    """Start `program` on this machine."""
     return Link([sys.executable, str(program), "serve"])
 
 
 def ssh_link(device: Device, client: str, program: Path) -> Link:
-    """`program` on `device`, which gets its text first and keeps it in its cache folder.
+    """Start `program` on `device`, which receives its text first and keeps it in its cache folder.
 
-    The system's OpenSSH is started from a list of arguments, so the user's configuration, keys, agent and jump hosts
-    apply; nobody is asked for a password, and a host key that is not known is refused whatever the configuration says.
-    `client`: names this run there, so that it can take over from itself after a lost connection.
+    The system's OpenSSH is started from a list of arguments, so the user's configuration, keys, agent and jump hosts apply. ssh
+    never asks for a password, and it refuses an unknown host key whatever the configuration says.
+    `client`: identifies this run on the device, so that it can replace its own old worker after a lost connection.
     """
     home, _, rest = device.python.partition("~/")
     python = '"$HOME"/' + shlex.quote(rest) if not home and rest else shlex.quote(device.python)

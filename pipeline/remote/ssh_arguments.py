@@ -1,4 +1,4 @@
-"""How ssh is started: the arguments before the command, the same for every conversation with a device."""
+"""Arguments of ssh before the command. They are the same for every connection to a device."""
 
 import shlex
 from pathlib import Path
@@ -15,7 +15,7 @@ _OPTIONS = (
     "UpdateHostKeys=no",
     "ConnectTimeout=15",
     "ServerAliveInterval=10",
-    # whatever of these the user's configuration sets for his own sessions would break a conversation with a program
+    # a user's configuration may set these for interactive sessions, and they would break the connection to a program
     "RemoteCommand=none",
     "SessionType=default",
     "StdinNull=no",
@@ -26,10 +26,10 @@ _OPTIONS = (
 
 
 def ssh_arguments(device: Device) -> list[str]:
-    """`ssh` with its options; `--`, the host and the command follow.
+    """Return `ssh` with its options; the caller adds `--`, the host and the command.
 
-    The user's configuration, keys, agent and jump hosts apply. Nobody is asked for a password, and a host key that is not
-    known is refused, whatever the configuration says.
+    The user's configuration, keys, agent and jump hosts apply. ssh never asks for a password, and it refuses an unknown host
+    key, whatever the configuration says.
     """
     # -T: no terminal; -x, -a: neither X11 nor the agent is forwarded; -e none: no escape character
     arguments = ["ssh", "-T", "-x", "-a", "-e", "none", *_configuration(device)]
@@ -39,7 +39,7 @@ def ssh_arguments(device: Device) -> list[str]:
 
 
 def by_hand(device: Device) -> str:
-    """What a user types to connect to `device` himself, as text for a message."""
+    """Return the command that a user types to connect to `device`, as text for a message."""
     return shlex.join(["ssh", *_configuration(device), device.host or ""])
 
 

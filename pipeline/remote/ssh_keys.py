@@ -1,4 +1,4 @@
-"""Why a device may have refused every key: a key with a passphrase is of no use where no agent holds it."""
+"""SSH keys: finds a key that ssh cannot use because it has a passphrase and no agent holds it."""
 
 import subprocess
 from pathlib import Path
@@ -12,9 +12,9 @@ _LIMIT_S = 10
 
 
 def locked_key(device: Device) -> Path | None:
-    """A private key that ssh would offer to `device` if it could: it has a passphrase, and no agent holds any key.
+    """Return a private key for `device` that ssh cannot offer, because it has a passphrase and no agent holds any key.
 
-    None where there is no such key, or ssh's tools cannot tell.
+    The result is None where there is no such key, or where ssh's tools cannot tell.
     """
     if _run("ssh-add", "-l").returncode == 0:
         return None
@@ -23,7 +23,7 @@ def locked_key(device: Device) -> Path | None:
         keyword, _, value = line.partition(" ")
         path = Path(value).expanduser()
         if keyword == "identityfile" and path.is_file():
-            # an empty passphrase, so that nobody is asked for one
+            # with an empty passphrase, ssh-keygen does not ask for one
             opened = _run("ssh-keygen", "-y", "-P", "", "-f", str(path))
             if opened.returncode and "passphrase" in opened.stderr:
                 return path

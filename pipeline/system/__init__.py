@@ -1,1 +1,1 @@
-"""What the operating system is asked for: files, processes, memory, versions, units."""
+"""Interface to the operating system: files, processes, memory, versions and units."""

@@ -1,4 +1,4 @@
-"""Where the folders that ship with the package are: beside it in a checkout, inside it in a wheel."""
+"""Finds the folders that ship with the package: beside it in a checkout, inside it in a wheel."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ __all__ = ["shipped_files", "shipped_folder"]
 
 
 def shipped_folder(name: str) -> Path:
-    """The folder `hw_profiles` or `models`."""
+    """Return the path of the folder `hw_profiles` or `models`."""
     package = Path(__file__).parents[1]
     inside = package / name
     return inside if inside.is_dir() else package.parent / name
 
 
 def shipped_files(folder: str, suffix: str) -> dict[str, Path]:
-    """Stem -> path of the files with `suffix` in a shipped folder."""
+    """Return a mapping from stem to path of the files with `suffix` in a shipped folder."""
     return {path.stem: path for path in sorted(shipped_folder(folder).glob(f"*{suffix}"))}

@@ -1,4 +1,4 @@
-"""Child: a program that may crash or hang, run so that nothing of it stays."""
+"""Child process: runs a program that may crash or hang, and leaves none of its processes behind."""
 
 import os
 import signal
@@ -9,9 +9,9 @@ __all__ = ["run_child"]
 
 
 def run_child(command: Sequence[str], time_limit_s: float, environment: Mapping[str, str] | None = None) -> str | None:
-    """Why the command failed; None when it did not. Its whole process group is killed at the time limit.
+    """Run the command and return why it failed; None when it succeeded. Its process group is killed at the time limit.
 
-    `environment` is laid over this process's own. What the command prints is lost.
+    `environment` overrides variables of this process's environment. The output of the command is discarded.
     """
     try:
         child = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed, then renamed."""
+"""Atomic files: a file is written beside its final path, flushed, and then renamed."""
 
 import contextlib
 import errno
@@ -19,12 +19,12 @@ from pipeline.system.foreign_file import WEIGHTS_LIMIT_BYTES, open_foreign
 __all__ = ["flush_folder", "sha256_bytes", "sha256_file", "storage_errors", "sweep", "temporary_beside", "write_atomically"]
 
 UNUSED_S = 3600.0
-"""No file takes longer to write."""
+"""A temporary file that is older than this is unused, because no file takes longer to write."""
 
 
 @contextmanager
 def storage_errors(path: Path, remedy: str = "choose another --out") -> Iterator[None]:
-    """Say plainly that the disk is full or the folder cannot be written; raises StorageError for any OSError."""
+    """Turn any OSError into a StorageError that says whether the disk is full or the folder cannot be written."""
     try:
         yield
     except OSError as problem:
@@ -34,10 +34,10 @@ def storage_errors(path: Path, remedy: str = "choose another --out") -> Iterator
 
 
 def write_atomically(path: Path, data: bytes | str, mode: int = 0o666, remedy: str = "choose another --out") -> None:
-    """`data` at `path`: after a crash at any moment the old file is there, or the new one, never a part.
+    """Write `data` to `path`. After a crash at any moment, the old file or the new one is there, never a part.
 
-    `mode`: permissions of the file from its first byte on, less the umask; `remedy`: what to do where `path` cannot be written.
-    Raises StorageError when the disk is full or the folder cannot be written; nothing is left behind then.
+    `mode`: permissions of the file from its first byte on, less the umask. `remedy`: what to do where `path` cannot be written.
+    Raises StorageError when the disk is full or the folder cannot be written; no temporary file remains then.
     """
     raw = data.encode("utf-8") if isinstance(data, str) else data
     temporary = temporary_beside(path)
@@ -57,15 +57,15 @@ def write_atomically(path: Path, data: bytes | str, mode: int = 0o666, remedy: s
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new name in the folder of `path`, for what is renamed to `path` once it is whole; `sweep` knows such names."""
+    """Return a new name beside `path` for a file that is renamed to `path` once it is complete. `sweep` removes such names."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def sweep(folder: Path, name: str = "*", unused_s: float = 0.0) -> None:
-    """Remove what `temporary_beside` named and a killed process left in `folder`.
+    """Remove files and folders in `folder` that `temporary_beside` named and a killed process left.
 
-    name: of the file that it was to become, or * for any. unused_s: only what nobody has changed for so long; 0 where no other
-    process can be writing there. What cannot be removed stays.
+    name: the final name of the file, or * for any. unused_s: only files that nobody has changed for this long are removed; 0 is
+    for folders in which no other process writes. What cannot be removed stays.
     """
     newest = time.time() - unused_s
     pattern = f".{name if name == '*' else glob.escape(name)}.{'[0-9a-f]' * 8}.tmp"
@@ -81,7 +81,7 @@ def sweep(folder: Path, name: str = "*", unused_s: float = 0.0) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
+    """Flush `folder`, so that renames in it survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -90,11 +90,11 @@ def flush_folder(folder: Path) -> None:
 
 
 def sha256_bytes(data: bytes) -> str:
-    """Hex digest of `data`."""
+    """Return the hex digest of `data`."""
     return hashlib.sha256(data).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """Hex digest of the file at `path`. Raises OSError as `open_foreign` does."""
+    """Return the hex digest of the file at `path`. Raises OSError as `open_foreign` does."""
     with open_foreign(path, WEIGHTS_LIMIT_BYTES) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""Foreign files: the one way to open a file that the program did not just write itself.
+"""Foreign files: the only way to open a file that the program did not just write itself.
 
-Only regular files are opened. A pipe, a device or a folder is refused at once, so no reader waits for a writer that never comes,
-and no file is read beyond its limit. All errors are OSError with a plain `strerror`, so a reader reports them as it reports a
+Only regular files are opened. A pipe, a device or a folder is refused at once, so no reader waits for a writer that never comes.
+No file is read beyond its limit. All errors are OSError with a plain `strerror`, so a reader reports them in the same way as a
 missing file:
 
     try:
@@ -29,17 +29,17 @@ __all__ = [
 ]
 
 JSON_LIMIT_BYTES = 256 * 2**20
-"""Far more than any artifact.json or journal of ours needs."""
+"""Far more than any artifact.json or journal of this program needs."""
 IMAGE_LIMIT_BYTES = 512 * 2**20
 """More than any photograph needs."""
 ONNX_LIMIT_BYTES = 2**31 - 1
-"""Protobuf reads no more."""
+"""Protobuf cannot read a larger file."""
 WEIGHTS_LIMIT_BYTES = 16 * 2**30
 """Weights of a vision network are far smaller."""
 
 
 class UnfitFile(OSError):
-    """The file is there, and is not one that may be read: no regular file, another user's, or too large."""
+    """The file exists but may not be read: it is not a regular file, belongs to another user, or is too large."""
 
     def __str__(self) -> str:
         return self.strerror or ""
@@ -47,19 +47,19 @@ class UnfitFile(OSError):
 
 @contextmanager
 def open_foreign(path: Path, limit_bytes: int, *, follow: bool = True, own: bool = False) -> Iterator[BufferedReader]:
-    """The regular file at `path`, opened for reading in binary mode.
+    """Open the regular file at `path` for reading in binary mode.
 
     limit_bytes: the largest size that is accepted. follow: whether `path` may be a symbolic link. own: accept only a file of
-    this user, and no link to it; for caches, whose content is believed.
+    this user, and no link to it; this is for caches, whose content is trusted.
 
-    Raises OSError when the file cannot be opened, and UnfitFile when it is no regular file, is larger than `limit_bytes`, or
-    belongs to another user where `own` is set.
+    Raises OSError when the file cannot be opened, and UnfitFile when it is not a regular file, is larger than `limit_bytes`, or
+    belongs to another user although `own` is set.
     """
-    # O_NONBLOCK: opening a pipe must not wait for its other end
+    # O_NONBLOCK, because opening a pipe must not wait for its other end
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY | (0 if follow and not own else os.O_NOFOLLOW)
     try:
         descriptor = os.open(path, flags)
-    except ValueError:  # a NUL in it
+    except ValueError:  # the path contains a NUL
         raise UnfitFile(errno.EINVAL, "not a path") from None
     try:
         facts = os.fstat(descriptor)
@@ -76,9 +76,9 @@ def open_foreign(path: Path, limit_bytes: int, *, follow: bool = True, own: bool
 
 
 def read_foreign(path: Path, limit_bytes: int, *, own: bool = False) -> bytes:
-    """The content of the regular file at `path`. Parameters and errors as in `open_foreign`."""
+    """Return the content of the regular file at `path`. Parameters and errors are those of `open_foreign`."""
     with open_foreign(path, limit_bytes, own=own) as file:
-        # no more than its size: a large limit must not become a large buffer
+        # only the size of the file is read, because a large limit must not allocate a large buffer
         return file.read(os.fstat(file.fileno()).st_size)
 
 

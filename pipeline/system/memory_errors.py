@@ -1,4 +1,4 @@
-"""Memory: a command that gets no more memory ends with one line that says so, whichever library was refused it."""
+"""Memory errors: a command that runs out of memory ends with one line that says so, whichever library failed."""
 
 import errno
 import os
@@ -22,11 +22,11 @@ SIGNS = (
     "can't start new thread",
 )
 ENDINGS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
-"""How a library ends the process where it gets no memory."""
+"""Signals with which a library ends the process when it gets no memory."""
 
 
 def out_of_memory(problem: BaseException) -> OutOfMemory | None:
-    """`problem` as an error of ours where it came from a want of memory; None for any other."""
+    """Return `problem` as an OutOfMemory error where a lack of memory caused it; None for any other error."""
     told = isinstance(problem, OSError | ImportError | RuntimeError) and any(sign in str(problem) for sign in SIGNS)
     if not (told or isinstance(problem, MemoryError) or (isinstance(problem, OSError) and problem.errno == errno.ENOMEM)):
         return None
@@ -44,8 +44,8 @@ def _shortage() -> OutOfMemory:
 
 
 def watch_limited(run: Callable[[], int]) -> int:
-    """The exit code of `run`. Where the address space is limited, it runs in a child process, because some libraries end their
-    process where they get no memory.
+    """Return the exit code of `run`. Where the address space is limited, `run` is called in a child process, because some
+    libraries end their process when they get no memory.
     """
     if _limit_bytes() is None:
         return run()

@@ -1,4 +1,4 @@
-"""Tensors: safetensors files, read with checks that the library does not make."""
+"""Safetensors files, read with checks that the library does not make."""
 
 import json
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ __all__ = ["check_header", "read_tensors"]
 
 LENGTH_BYTES = 8
 DTYPES = frozenset({"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"})
-"""Those of weights; a complex one would lose its imaginary part in a network of real numbers."""
+"""Types that weights can have. A complex type would lose its imaginary part in a network of real numbers."""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors in the safetensors file `path`, by name.
+    """Read the tensors in the safetensors file `path`, by name.
 
-    Raises OSError when it cannot be read; ValueError when its header names a tensor twice, or has a type that no weights have;
-    safetensors.SafetensorError when it is no safetensors file.
+    Raises OSError when it cannot be read; ValueError when its header names a tensor twice or has a type that no weights have;
+    safetensors.SafetensorError when it is not a safetensors file.
     """
     data = read_foreign(path, WEIGHTS_LIMIT_BYTES)
     check_header(data)
@@ -29,10 +29,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def check_header(data: bytes) -> None:
-    """Raises ValueError for a header that the library would take, and that does not say one thing only."""
+    """Check the header more strictly than the library does. Raises ValueError for a duplicate name, an unfit type or NaN."""
     length = int.from_bytes(data[:LENGTH_BYTES], "little")
     if len(data) < LENGTH_BYTES + length:
-        return  # the library says what is wrong
+        return  # the library reports what is wrong
     try:
         header = json.loads(data[LENGTH_BYTES : LENGTH_BYTES + length], object_pairs_hook=_once, parse_constant=_no_number)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError):

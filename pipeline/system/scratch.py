@@ -1,4 +1,4 @@
-"""Scratch: temporary folders that the next run removes where a killed process left them."""
+"""Scratch folders: temporary folders that the next run removes if a killed process left them."""
 
 import contextlib
 import fcntl
@@ -17,14 +17,14 @@ __all__ = ["scratch_folder"]
 
 PREFIX = "compress-scratch-"
 HELD = "held"
-"""A file in each folder, locked as long as the folder is in use."""
+"""A file in each folder, which is locked as long as the folder is in use."""
 YOUNG_S = 60.0
-"""A folder that is younger may be about to be locked."""
+"""A younger folder may not be locked yet."""
 
 
 @contextmanager
 def scratch_folder(purpose: str) -> Iterator[Path]:
-    """A new temporary folder, which is removed at the end. Those that killed processes of this user left are removed too."""
+    """Create a temporary folder, and remove it at the end. Folders that killed processes of this user left are removed too."""
     _sweep(Path(tempfile.gettempdir()))
     folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{purpose}-"))
     try:
@@ -37,7 +37,7 @@ def scratch_folder(purpose: str) -> Iterator[Path]:
 
 def _sweep(temporary: Path) -> None:
     for left in temporary.glob(f"{PREFIX}*"):
-        # gone meanwhile, in use, or not made here
+        # the folder may be gone meanwhile, in use, or not made by this program
         with contextlib.suppress(OSError):
             facts = left.lstat()
             if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or time.time() - facts.st_mtime < YOUNG_S:

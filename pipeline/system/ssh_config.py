@@ -1,8 +1,8 @@
-"""OpenSSH configurations that a profile names: refused when they would run a program on this machine.
+"""OpenSSH configurations that a profile names: they are refused when they would run a program on this machine.
 
-A profile can be a stranger's, and ssh runs what its configuration tells it to: `ProxyCommand`, `LocalCommand`, `Match exec`
-and others. So a configuration that a profile brings may only hold options that are known to run nothing. The user's own files in
-~/.ssh, and the system's in /etc/ssh, are trusted as they are.
+A profile can come from a stranger, and ssh runs what its configuration names: `ProxyCommand`, `LocalCommand`, `Match exec` and
+others. So a configuration that a profile names may only hold options that are known to run nothing. The user's own files in
+~/.ssh and the system's files in /etc/ssh are trusted.
 """
 
 import glob
@@ -114,16 +114,16 @@ HARMLESS = frozenset(
         "visualhostkey",
     }
 )
-"""Options that start no program here and load no library. All others are refused, also those that OpenSSH does not have yet."""
+"""Options that start no program here and load no library. All others are refused, including future options of OpenSSH."""
 MAY_BE_NONE = frozenset({"proxycommand", "knownhostscommand", "pkcs11provider", "securitykeyprovider", "permitlocalcommand"})
-"""Options that do nothing with the value `none` (or `no`, or `internal`)."""
+"""Options that do nothing with the value `none`, `no` or `internal`."""
 
 
 def refuse_commands(path: Path) -> None:
     """Check the configuration at `path` and every file that it includes.
 
     Raises ProfileError, with file and line, when one of them has an option that can run a program or load a library here, or
-    cannot be read. A file in ~/.ssh or /etc/ssh is not looked at.
+    cannot be read. Files in ~/.ssh and /etc/ssh are not checked.
     """
     _check(path.expanduser(), 0)
 
@@ -154,7 +154,7 @@ def _check(path: Path, depth: int) -> None:
 
 
 def _option(line: str) -> tuple[str, str]:
-    """Its keyword in lower case, and the rest; the keyword is empty for a blank line or a comment."""
+    """Return the keyword of the line in lower case, and the rest; the keyword is empty for a blank line or a comment."""
     line = line.strip()
     if not line or line.startswith("#"):
         return "", ""
@@ -163,7 +163,7 @@ def _option(line: str) -> tuple[str, str]:
 
 
 def _included(path: Path, number: int, value: str) -> list[Path]:
-    """The files of an Include line, as OpenSSH finds them: a relative one is in ~/.ssh."""
+    """Return the files of an Include line as OpenSSH finds them: a relative path starts in ~/.ssh."""
     try:
         patterns = shlex.split(value)
     except ValueError:

@@ -1,4 +1,4 @@
-"""A YAML 1.2 file read into a strict pydantic model; every complaint names file and line."""
+"""Reads a YAML 1.2 file into a strict pydantic model. Every error message names file and line."""
 
 import difflib
 import errno
@@ -23,10 +23,10 @@ KeyPath = tuple[str | int, ...]
 
 
 def load_yaml(path: Path, model: type[Model], error: type[CompressError]) -> Model:
-    """`path` as a `model`.
+    """Read `path` as a `model`.
 
-    Raises `error` when the file is missing, too large, not YAML, has anchors (a few lines of them can fill any
-    memory), a duplicate or unknown key, a wrong type or a value out of range.
+    Raises `error` when the file is missing, too large, not YAML, has anchors (a few lines of them can fill any memory), a
+    duplicate or unknown key, a wrong type or a value out of range.
     """
     text = _read(path, error)
     try:
@@ -42,7 +42,7 @@ def load_yaml(path: Path, model: type[Model], error: type[CompressError]) -> Mod
         mark = getattr(problem, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise error(f"{where}: not valid YAML: {getattr(problem, 'problem', None) or one_line(problem)}") from None
-    except (ValueError, LookupError, AttributeError) as problem:  # PyYAML lets them through: `2024-99-99`, `!!bool maybe`
+    except (ValueError, LookupError, AttributeError) as problem:  # PyYAML does not catch them: `2024-99-99`, `!!bool maybe`
         raise error(f"{path}: a value is not of its type ({one_line(problem)}); put it in quotes") from None
     if not isinstance(data, dict):
         raise error(f"{path}:1: expected keys and values (got {type(data).__name__}); copy a file from hw_profiles/")
@@ -64,7 +64,7 @@ def _read(path: Path, error: type[CompressError]) -> str:
 
 
 def _refuse_anchors_and_depths(text: str, path: Path, error: type[CompressError]) -> None:
-    """Before anything follows the nesting, which has no end where an anchor holds itself."""
+    """Refuse anchors and deep nesting before the nodes are visited, because an anchor that contains itself never ends."""
     depth = 0
     for event in yaml.parse(text, Loader=CoreLoader):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
@@ -75,7 +75,7 @@ def _refuse_anchors_and_depths(text: str, path: Path, error: type[CompressError]
 
 
 def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path, error: type[CompressError]) -> None:
-    """Note the line of every key; refuse a key that stands twice, which YAML itself lets pass."""
+    """Store the line of every key, and refuse duplicate keys, which YAML itself accepts."""
     if len(lines) > 10_000:
         raise error(f"{path}: too many entries")
     lines[at] = _line(node)
@@ -96,7 +96,7 @@ def _line(place: yaml.Node | yaml.Event) -> int:
 
 
 def _explain(problem: ValidationError, path: Path, lines: dict[KeyPath, int], model: type[BaseModel]) -> str:
-    """The first complaint as one line: file, line, key, what was expected, what was got, what to write."""
+    """Return the first error as one line: file, line, key, what was expected, what was found, what to write."""
     first = problem.errors()[0]
     at: KeyPath = tuple(part for part in first["loc"] if not (isinstance(part, str) and part.startswith("function-")))
     while at not in lines and at:
@@ -116,7 +116,7 @@ def _explain(problem: ValidationError, path: Path, lines: dict[KeyPath, int], mo
 def _shown(value: object) -> str:
     try:
         return _short(repr(value))
-    except ValueError:  # Python prints no number of more than 4300 digits
+    except ValueError:  # Python prints no number with more than 4300 digits
         return "a number of thousands of digits"
 
 

@@ -1,7 +1,7 @@
-"""Threads: how many compute, and how they wait for each other; decided before torch and its OpenMP runtime are loaded.
+"""Thread settings: how many threads compute, and how they wait. They are set before torch and its OpenMP runtime are loaded.
 
-OpenMP's threads spin while they wait. Where another process wants the cores, a thread that spins takes the time that the thread
-it waits for needs, and two runs side by side do a fraction of the work of one.
+OpenMP's threads spin while they wait. Where other processes use the cores, a spinning thread takes the time of the thread that
+it waits for, and two runs side by side do a fraction of the work of one.
 """
 
 import math
@@ -12,16 +12,16 @@ from pathlib import Path
 __all__ = ["computing_threads", "core_quota", "original_environment", "settle_threads"]
 
 WAITING = {"OMP_WAIT_POLICY": "passive"}
-"""Threads sleep while they wait. What the user has set stays."""
+"""Threads sleep while they wait. Values that the user has set stay."""
 _ROOT = Path("/")
 _added: set[str] = set()
 
 
 def settle_threads(environment: MutableMapping[str, str] = os.environ, root: Path = _ROOT) -> None:
-    """Write into `environment` how OpenMP's threads wait, and how many there are where a control group allows fewer than there
-    are cores. The runtime reads both once, when torch is imported. Variables that are set already are left as they are.
+    """Set in `environment` how OpenMP's threads wait, and their number where a control group allows fewer cores than there are.
+    The runtime reads both once, when torch is imported. Variables that are already set stay.
 
-    `root` holds proc/ and sys/.
+    `root` is the folder that holds proc/ and sys/.
     """
     wanted, quota = dict(WAITING), core_quota(root)
     if quota is not None and quota < _core_count():
@@ -34,12 +34,12 @@ def settle_threads(environment: MutableMapping[str, str] = os.environ, root: Pat
 
 
 def original_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """`environment` without what `settle_threads` added to it: for processes that are timed, which only their profile sets."""
+    """Return `environment` without the additions of `settle_threads`. Timed processes need it: only their profile sets them."""
     return {name: value for name, value in environment.items() if name not in _added}
 
 
 def core_quota(root: Path = _ROOT) -> int | None:
-    """As many cores as this process's control groups give it time on, rounded up; None where they set no limit.
+    """Return how many cores of processor time this process's control groups allow, rounded up; None without a limit.
 
     Sources: the Linux kernel's documentation of control groups, version 2 (`cpu.max`) and version 1 (`cpu.cfs_quota_us`).
     """
@@ -54,7 +54,7 @@ def core_quota(root: Path = _ROOT) -> int | None:
         else:
             continue
         folder = mount / inside.strip("/")
-        # in a container the path can be the host's, which is not there; its own group is then the mount itself
+        # in a container the path can be the host's, which does not exist; the container's own group is then the mount itself
         groups = {mount, *(each for each in (folder, *folder.parents) if each.is_relative_to(mount))}
         shares += [share for group in groups if (share := read(group)) is not None]
     return max(1, math.ceil(min(shares))) if shares else None
@@ -69,14 +69,14 @@ def _version_1(group: Path) -> float | None:
 
 
 def _share(quota: str = "", period: str = "") -> float | None:
-    """Microseconds of processor time in each period; 'max' and -1 are no limit."""
+    """Divide the quota by the period, both in microseconds, to get cores; 'max' and -1 mean no limit."""
     if not (quota.isdigit() and period.isdigit() and int(quota) and int(period)):
         return None
     return int(quota) / int(period)
 
 
 def computing_threads() -> int:
-    """Threads that are worth having: the cores that this process may run on, or fewer where it gets no time on all of them."""
+    """Return the useful number of threads: the cores that this process may use, or fewer where a quota limits its time."""
     return min(_core_count(), core_quota() or _core_count())
 
 

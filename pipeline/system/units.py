@@ -1,4 +1,4 @@
-"""Quantities with their units, as people write them: `40 ms`, `80 MiB`, `10Hz`."""
+"""Parses and formats quantities with units, as people write them: `40 ms`, `80 MiB`, `10Hz`."""
 
 import re
 
@@ -25,14 +25,14 @@ _QUANTITY = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]{1,2
 
 
 def parse_quantity(text: str | float, unit: str) -> float:
-    """`text` in `unit`, one of `ms`, `s`, `hz`, `bytes`, `count`, `points`.
+    """Parse `text` and return its value in `unit`, one of `ms`, `s`, `hz`, `bytes`, `count`, `points`.
 
     parse_quantity("40 ms", "ms")        # 40.0
     parse_quantity("0.04 s", "ms")       # 40.0
     parse_quantity("80 MiB", "bytes")    # 83886080.0
     parse_quantity(1.0, "points")        # 1.0
 
-    Raises ValueError, with what to write, when the number or the unit is not one of these.
+    Raises ValueError, with an example, when the number or its unit is invalid or out of range.
     """
     match = _QUANTITY.fullmatch(str(text))
     factors = _FACTORS[unit]
@@ -47,12 +47,12 @@ def parse_quantity(text: str | float, unit: str) -> float:
 
 
 def parse_bytes(text: str | float) -> int:
-    """A size in bytes; see `parse_quantity`."""
+    """Parse a size and return it in bytes; see `parse_quantity`."""
     return round(parse_quantity(text, "bytes"))
 
 
 def format_bytes(count: float) -> str:
-    """12_345_678 -> '11.8 MiB'."""
+    """Format a size in bytes: 12_345_678 -> '11.8 MiB'."""
     for name, factor in (("GiB", 2.0**30), ("MiB", 2.0**20), ("KiB", 2.0**10)):
         if count >= factor:
             return f"{count / factor:.1f} {name}"
@@ -60,7 +60,7 @@ def format_bytes(count: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """12_345_678 -> '12.35M'."""
+    """Format a count: 12_345_678 -> '12.35M'."""
     for name, factor in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if count >= factor:
             return f"{count / factor:.2f}{name}"
@@ -68,7 +68,7 @@ def format_count(count: float) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """3725 -> '1:02:05', 65 -> '1:05', 4.2 -> '4 s'."""
+    """Format a duration: 3725 -> '1:02:05', 65 -> '1:05', 4.2 -> '4 s'."""
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

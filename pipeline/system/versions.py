@@ -1,4 +1,4 @@
-"""Software: refuse library versions that are known to be unsafe, however they came to be installed."""
+"""Library versions: refuses versions that are known to be unsafe, however they were installed."""
 
 import importlib.metadata
 import re
@@ -15,12 +15,12 @@ UNSAFE_BELOW = {
 
 
 def installed_versions(names: tuple[str, ...]) -> dict[str, str]:
-    """Package -> version, as installed."""
+    """Return a mapping from package to installed version."""
     return {name: importlib.metadata.version(name) for name in names}
 
 
 def refuse_unsafe(installed: Mapping[str, str]) -> None:
-    """Raises SoftwareError for the first of `installed` that is below its bound."""
+    """Check `installed` against the lowest safe versions. Raises SoftwareError for the first package below its bound."""
     for name, (bound, reason) in UNSAFE_BELOW.items():
         numbers = tuple(int(part) for part in re.findall(r"\d+", installed[name])[:2])
         if numbers < bound:

@@ -1,4 +1,4 @@
-"""YAML 1.2's core schema for PyYAML, which speaks YAML 1.1: `010` is ten and not eight, `1:30` and `yes` are text.
+"""The YAML 1.2 core schema for PyYAML, which implements YAML 1.1. In 1.2, `010` is ten and not eight; `1:30` and `yes` are text.
 
 Source: https://yaml.org/spec/1.2.2/#103-core-schema
 """
@@ -25,21 +25,21 @@ _PATTERNS = {name: re.compile(f"(?:{pattern})\\Z") for name, pattern, _ in _SCHE
 
 
 class PlainFloat(float):
-    """A float that knows how it was written: `12e45678` may have been meant as text."""
+    """A float that keeps its original text, because `12e45678` may have been meant as text."""
 
     text: str
 
 
 class CoreLoader(yaml.SafeLoader):
-    """Makes null, bool, int, float, str, lists and mappings, and nothing else; other tags are refused."""
+    """Creates only null, bool, int, float, str, lists and mappings; other tags are refused."""
 
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own way
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML's own convention
     yaml_constructors = {  # noqa: RUF012
         tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (*(f"{_TAG}{name}" for name in ("str", "seq", "map")), None)
     }
 
     def _scalar(self, node: yaml.ScalarNode) -> object:
-        """The value of a scalar, by its tag. Raises ConstructorError where its text is none of that type."""
+        """Return the value of a scalar by its tag. Raises ConstructorError where its text does not have that type."""
         name, text = node.tag.removeprefix(_TAG), str(node.value)
         if not _PATTERNS[name].match(text):
             raise yaml.constructor.ConstructorError(None, None, f"expected a value of type {name}", node.start_mark)
@@ -55,7 +55,7 @@ class CoreLoader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes whatever YAML 1.1 or 1.2 would take for something other than text."""
+    """Quotes any text that YAML 1.1 or 1.2 would read as another type."""
 
 
 for _name, _pattern, _first in _SCHEMA:
@@ -65,5 +65,5 @@ for _name, _pattern, _first in _SCHEMA:
 
 
 def dump_yaml(value: object) -> str:
-    """`value` as text that every YAML reader takes for the same; keys stay in their order."""
+    """Return `value` as text that YAML 1.1 and 1.2 readers read equally. Keys stay in their order."""
     return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False))

@@ -1,6 +1,6 @@
-"""Budget: any number of limits, each on a function of the candidate, all of them at once.
+"""Budget: any number of limits on functions of the candidate, which must all be met.
 
-One sign everywhere: a violation <= 0 is within the limit.
+The sign is the same everywhere: a violation <= 0 is within the limit.
 """
 
 from pipeline.core.budget.constraint import Constraint, Verdict, judge, show, violations, worst_verdict

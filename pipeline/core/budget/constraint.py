@@ -1,4 +1,4 @@
-"""Constraint: a metric with its limit. Violation: how far over, as a share of the limit; <= 0 is within."""
+"""Constraint: a metric with its limit. The violation is the excess as a share of the limit; <= 0 is within the limit."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,19 +17,19 @@ Verdict = Literal["within", "undecided", "over"]
 
 @dataclass(frozen=True)
 class Constraint:
-    """`metric` of a candidate must not exceed `limit`; relative limits are fractions of the dense network's figure."""
+    """`metric` of a candidate must not exceed `limit`. A relative limit is a fraction of the dense network's figure."""
 
     metric: Metric
     limit: float
     relative: bool
 
     def figure(self, candidate: Candidate, dense: Candidate) -> Estimate | None:
-        """What the limit is held against; None when it is not known."""
+        """Return the figure that is compared with the limit; None when it is not known."""
         evaluate = self.metric.relative if self.relative else self.metric.absolute
         return evaluate(candidate, dense) if evaluate else None
 
     def violation(self, candidate: Candidate, dense: Candidate) -> Estimate | None:
-        """figure / limit - 1, with its interval; a limit of zero is taken as one unit in the last digit shown."""
+        """Return figure / limit - 1 with its interval. For a limit of zero, the divisor is 0.01, one unit in the last digit."""
         figure = self.figure(candidate, dense)
         if figure is None:
             return None
@@ -37,10 +37,10 @@ class Constraint:
         return Estimate(*((value - self.limit) / unit for value in (figure.value, figure.low, figure.high)))
 
     def verdict(self, candidate: Candidate, dense: Candidate) -> Verdict:
-        """within only when the whole interval is; over only when all of it is over; else undecided.
+        """Return `within` or `over` only when the whole interval is on that side of the limit, and else `undecided`.
 
-        Undecided, too, when the interval may be wrong (`doubts`). One exception: a disturbance that makes runs longer and never
-        shorter leaves a latency within an absolute limit.
+        The verdict is also undecided when the interval may be wrong (`doubts`). One exception: a disturbance that only
+        makes runs longer cannot change the verdict `within` for an absolute latency limit.
         """
         violation, doubts = self.violation(candidate, dense), self.doubts(candidate)
         if violation is None:
@@ -51,11 +51,11 @@ class Constraint:
         return "over" if violation.low > 0 and not doubts else "undecided"
 
     def doubts(self, candidate: Candidate) -> tuple[Remark, ...]:
-        """Why the figure of this candidate cannot be trusted; empty when it can."""
+        """Return why the figure of this candidate cannot be trusted; empty when it can."""
         return self.metric.doubts(candidate.measurement) if candidate.measurement else ()
 
     def reason(self, candidate: Candidate, dense: Candidate) -> str:
-        """Why the verdict is undecided although there is a figure, and what to do; empty where the interval alone says so."""
+        """Return why the verdict is undecided and what to do. It is empty without doubts, as the interval then explains it."""
         doubts = self.doubts(candidate)
         if not doubts or self.verdict(candidate, dense) != "undecided":
             return ""
@@ -64,17 +64,17 @@ class Constraint:
         return f"{told}; {', '.join(advice)}, then run again"
 
     def show(self, value: float | None) -> str:
-        """A figure of this constraint as people write it."""
+        """Format a figure of this constraint for people."""
         return show(value, self.metric.unit, self.relative)
 
     @property
     def text(self) -> str:
-        """The limit as people write it: 'latency p50 <= 50.0 %'."""
+        """The limit, formatted for people: 'latency p50 <= 50.0 %'."""
         return f"{self.metric.title} <= {self.show(self.limit)}{' of dense' if self.relative else ''}"
 
 
 def show(value: float | None, unit: Unit, relative: bool = False) -> str:
-    """0.5 as '50.0 %' when relative; else 1.234 as '1.234 ms', '1.2 MiB', '1.23 points', '1'."""
+    """Format a value: 0.5 as '50.0 %' when relative; else 1.234 as '1.234 ms', '1.2 MiB', '1.23 points', '1'."""
     if value is None:
         return "not known"
     if relative:
@@ -91,19 +91,19 @@ def show(value: float | None, unit: Unit, relative: bool = False) -> str:
 
 
 def violations(constraints: Iterable[Constraint], candidate: Candidate, dense: Candidate) -> list[Estimate]:
-    """One per constraint; 1, which is 100 % over the limit, where the candidate failed or the figure is not known."""
+    """Return one violation per constraint. It is 1, or 100 % over, where the candidate failed or the figure is not known."""
     found = (None if candidate.failure else constraint.violation(candidate, dense) for constraint in constraints)
     return [violation or Estimate.exact(1.0) for violation in found]
 
 
 def judge(constraints: Iterable[Constraint], candidate: Candidate, dense: Candidate) -> Verdict:
-    """The worst verdict over all `constraints`; a candidate that failed is over."""
+    """Return the worst verdict over all `constraints`. A candidate that failed is `over`."""
     if candidate.failure is not None:
         return "over"
     return worst_verdict(constraint.verdict(candidate, dense) for constraint in constraints)
 
 
 def worst_verdict(verdicts: Iterable[Verdict]) -> Verdict:
-    """over before undecided before within; within when there are none."""
+    """Return the worst verdict in the order `over`, `undecided`, `within`. Without any verdict, it is `within`."""
     found = set(verdicts)
     return "over" if "over" in found else "undecided" if "undecided" in found else "within"

@@ -26,25 +26,25 @@ class Metric:
     """
 
     key: str
-    """Its name in a profile and on the command line."""
+    """Name in a profile and on the command line."""
     title: str
     unit: Unit
     absolute: Evaluate
     """The figure itself."""
     relative: Evaluate | None
-    """The figure over the dense network's; null where that has no meaning."""
+    """The figure divided by the dense network's; null where that has no meaning."""
     measured: bool = False
-    """True for time and memory, which only the device can tell in absolute terms."""
+    """True for time and memory, whose absolute values only the device can show."""
     needs_memory: bool = False
-    """True where the file must be weighed as well as timed."""
+    """True where memory must be measured as well as time."""
     doubts: Callable[[Measurement], tuple[Remark, ...]] = field(default=lambda measured: ())
-    """What forbids a verdict about it."""
+    """Returns the remarks that forbid a verdict on this metric."""
     after_finetuning: bool = False
-    """True where a candidate that has not been fine-tuned cannot be judged; such a limit does not steer the search."""
+    """True where the figure has no meaning before fine-tuning; such a limit does not guide the search."""
 
     @classmethod
     def of(cls, key: str, function: Callable[[Candidate], float]) -> "Metric":
-        """A user's own function of the candidate, in whatever unit it returns."""
+        """Create a metric from a user's own function of the candidate, in whatever unit it returns."""
         absolute = _exact(function)
         return cls(key=key, title=key, unit="count", absolute=absolute, relative=ratio_of_values(absolute))
 
@@ -54,7 +54,7 @@ def _exact(function: Callable[[Candidate], float]) -> Evaluate:
 
 
 def ratio_of_values(absolute: Evaluate) -> Evaluate:
-    """The candidate's figure over the dense network's, for figures that are counted rather than timed."""
+    """Return a function for the candidate's figure over the dense network's. It is for figures that are counted, not timed."""
 
     def relative(candidate: Candidate, dense: Candidate) -> Estimate | None:
         value, whole = absolute(candidate, dense), absolute(dense, dense)

@@ -1,4 +1,4 @@
-"""Budget texts, from a profile and the command line, into constraints."""
+"""Reads budget texts from a profile and the command line into constraints."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,10 +28,10 @@ class Limit:
 
 
 def read_budget(profile: Profile, overrides: Mapping[str, BudgetText], own: tuple[Limit, ...] = ()) -> tuple[Constraint, ...]:
-    """The profile's budget with `overrides` laid over it, and the user's `own` limits.
+    """Read the profile's budget, which `overrides` replace key by key, and add the user's `own` limits.
 
-    Raises BudgetError for an unknown key, a wrong unit, no limit that asks the network to shrink, or an absolute time
-    or memory where this run does not measure the device.
+    Raises BudgetError for an unknown key, a wrong unit, no limit that requires a smaller or faster network, or an absolute
+    time or memory limit where this run does not measure the device.
     """
     texts: dict[str, BudgetText] = {**profile.budget, **overrides}
     constraints = [_constraint(key, text) for key, text in texts.items()]

@@ -1,4 +1,4 @@
-"""Sample size: said before the search, whether the test images can show that the accuracy budget is met."""
+"""Sample size: tells before the search whether the test images can show that the accuracy budget is met."""
 
 from collections.abc import Iterable
 
@@ -8,16 +8,16 @@ from pipeline.core.paired_difference import images_to_show_no_drop, newcombe, no
 __all__ = ["sample_size_notices"]
 
 LEAST_ERROR = 0.005
-"""No dense network is taken to be wrong on a smaller share of the images: a few hundred validation images show no less."""
+"""Smallest error rate that is assumed for the dense network; a few hundred validation images cannot show a smaller one."""
 
 
 def sample_size_notices(
     constraints: Iterable[Constraint], *, images: int | None, tests_each_image: bool, dense_accuracy: float | None
 ) -> tuple[str, ...]:
-    """A sentence where the accuracy drop will probably stay undecided, or will have no interval; else nothing.
+    """Return a sentence where the accuracy drop will probably stay undecided or will have no interval; else nothing.
 
-    `images`: test images. `dense_accuracy`: of the dense network, in percent. Either may be None, when it is not known. The
-    networks are assumed to differ, one right and one wrong, on half as many images as the dense network gets wrong.
+    `images`: number of test images. `dense_accuracy`: accuracy of the dense network, in percent. Each is None when not known. The
+    networks are assumed to differ, with one right and one wrong, on half as many images as the dense network gets wrong.
     """
     limits = [constraint.limit for constraint in constraints if constraint.metric.key == "accuracy_drop"]
     if not limits:
