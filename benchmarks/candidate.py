@@ -72,7 +72,7 @@ def main(candidates: int, target: str, processes: int | None, seed: int, out: Pa
     versions = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
     processes = processes or load_profile(target).probe.processes
     print(f"{platform.machine()}, {torch.get_num_threads()} cores, {versions}, {target}, {processes} processes a candidate")
-    print("| network | slice | sessions | timed runs | scoring | all but timed runs and scoring | library alone | times |")
+    print("| network | slice | sessions | timed runs | scoring | without timed runs and scoring | torch-pruning alone | factor |")
     print("| --- | --: | --: | --: | --: | --: | --: | --: |")
     for name, (factory, side, images) in NETWORKS.items():
         torch.manual_seed(seed)

@@ -74,7 +74,7 @@ def main(candidates: int, mbit: float, pause: float, seed: int) -> None:
     if SSHD is None:
         raise click.ClickException("no OpenSSH server here: apt-get install openssh-server")
     print(f"{platform.machine()}, onnxruntime {onnxruntime.__version__}, {mbit:g} Mbit/s, {candidates} candidates, seed {seed}\n")
-    print("| network | way | bytes per candidate | seconds per candidate, but timed runs | once |")
+    print("| network | way | bytes per candidate | seconds per candidate, without timed runs | once |")
     print("| --- | --- | --: | --: | --: |")
     for name in NETWORKS:
         torch.manual_seed(seed)

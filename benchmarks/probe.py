@@ -74,9 +74,12 @@ def main(target: str, repeats: int, comparisons: int, slower: int, load: bool, l
     print(f"{platform.machine()}, onnxruntime {onnxruntime.__version__}, {target}, {profile.threads} threads")
     print("| what | result |\n| --- | --- |")
     print(f"| {repeats} measurements of one file | {_repeatability(profile, net, repeats)} |", flush=True)
-    print(f"| against a plain loop and a bound one | {_agreement(profile, net)} |", flush=True)
-    print(f"| A against A, {comparisons} comparisons | {_said(profile, net, net, comparisons)} |", flush=True)
-    print(f"| against one layer more of {LAYERS}, {slower} comparisons | {_said(profile, net, more, slower)} |", flush=True)
+    print(f"| compared with a plain loop and with a loop over bound inputs | {_agreement(profile, net)} |", flush=True)
+    print(f"| a file against a copy of itself, {comparisons} comparisons | {_said(profile, net, net, comparisons)} |", flush=True)
+    print(
+        f"| a file of {LAYERS} layers against one of {LAYERS + 1}, {slower} comparisons | {_said(profile, net, more, slower)} |",
+        flush=True,
+    )
 
 
 def _net(layers: int) -> Graph:

@@ -215,7 +215,7 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     """Print one line for each figure that a search could use."""
     truth = np.asarray([row["fine-tuned"] for row in rows])
     print(f"\n{len(rows)} plans, fine-tuned {truth.mean():.2f} % ({truth.min():.2f} to {truth.max():.2f} %)\n")
-    print("| looked at | mean | rank correlation with fine-tuned | 95 % of bootstraps |\n| --- | --: | --: | --- |")
+    print("| score | mean | rank correlation with fine-tuned | 95 % interval |\n| --- | --: | --: | --- |")
     generator = np.random.default_rng(0)
     draws = generator.integers(0, len(rows), (2000, len(rows)))
     for name in rows[0]:
