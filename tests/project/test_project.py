@@ -43,7 +43,7 @@ def test_every_file_opens_with_its_sentence_and_names_what_is_public(path: Path)
         if isinstance(n, ast.Assign | ast.AnnAssign)
         for target in (n.targets if isinstance(n, ast.Assign) else [n.target])
     }
-    imported = {alias.asname or alias.name for n in tree.body if isinstance(n, ast.ImportFrom) for alias in n.names}
+    imported = {alias.asname or alias.name for n in ast.walk(tree) if isinstance(n, ast.ImportFrom) for alias in n.names}
 
     assert ast.get_docstring(tree)
     assert set(names) <= defined | imported
