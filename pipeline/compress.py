@@ -105,7 +105,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             with stage("measure", f"dense and thinnest, {probe.fingerprint.stamp}"):
                 ends = measure_dense_and_thinnest(measurer, space, weights)
 
-            with stage("supernet", "one set of weights for all plans, where a cut network scores too little"):
+            with stage("supernet", "one set of weights for all plans, if it pays"):
                 widest = functools.partial(widest_uniform, measurer, space, ends.dense)
                 weights = cut_from_supernet(weights, space, widest, ends.dense.score or 0.0, job.supernet_steps, job.seed)
                 ends = score_thinnest(measurer, ends, weights)

@@ -37,13 +37,18 @@ Options:
   --budget KEY=VALUE              Repeatable; over the profile's:
                                   latency_p50=40ms, params=25%.
   --searcher NAME                 ppo-lagrangian (default), docs/searchers.md.
-  --reward NAME                   What to make large: accuracy, accuracy-
+  --reward NAME                   What is maximised: accuracy, accuracy-
                                   entropy, channel-entropy, spatial-entropy,
                                   least-entropy.
   --trials N                      Plans to measure.  [default: 60]  [x>=1]
   --supernet N                    Steps before the search.  [default: auto]
                                   [x>=0]
-  --epochs N                      Of fine-tuning.  [default: 20]  [x>=1]
+  --epochs N                      Of fine-tuning; 0: none.  [default: 20]
+                                  [x>=0]
+  --learning-rate RATE            Of fine-tuning, at its peak.  [default:
+                                  tried]  [x>0]
+  --batch-size N                  Of fine-tuning.  [default: fits the data]
+                                  [x>=2]
   --importance [l1|l2|bn|taylor]  What ranks channels.  [default: l2]
   --seed N                        [default: 0]  [x>=0]
   --out DIR                       New, or one to resume.  [default: in runs/]
@@ -229,7 +234,7 @@ def test_the_screen_tells_every_step_and_every_trial(finished: tuple[Path, Resul
     lines = finished[1].stderr.splitlines()
     steps = [line.split()[0] for line in lines if "(after " in line]
 
-    assert steps == ["load", "analyse", "measure", "supernet", "search", "confirm", "fine-tune", "export", "ship"]
+    assert steps == ["load", "analyse", "rehearse", "measure", "supernet", "search", "confirm", "fine-tune", "export", "ship"]
     assert [line.split()[0] for line in lines if " params  score " in line] == ["1/3", "2/3", "3/3"]
     assert any("note: figures are taken on this machine in the stead of Raspberry Pi 4 Model B" in line for line in lines)
 

@@ -217,11 +217,6 @@ MISTAKES = {
         "name: !!python/object/apply:os.getcwd []",
         "FILE:2: not valid YAML: could not determine a constructor for the tag 'tag:yaml.org,2002:python/object/apply:os.getcwd'",
     ),
-    "a date that is none": (
-        "name: a board",
-        "name: 2024-13-45",
-        "FILE: a value is not of its type (month must be in 1..12); put it in quotes",
-    ),
     "second document": ("budget:", "---\nbudget:", "FILE:8: not valid YAML: but found another document"),
     "budget in a list": (
         "  latency_p50: 50 %",

@@ -164,7 +164,7 @@ def test_the_file_beside_the_images_wins_over_the_dict_beside_the_model(image_fo
         ),
         ("size: 8\nsize: 9", "yaml:2: 'size' stands here a second time; keep one"),
         ("size: '8'", "yaml:1: size: input should be a valid integer (got '8'). Write for example 'size: 224'."),
-        ("size: yes", "yaml:1: size: input should be a valid integer (got True). Write for example 'size: 224'."),
+        ("size: yes", "yaml:1: size: input should be a valid integer (got 'yes'). Write for example 'size: 224'."),
         ("size: 8\nresize: 4", "yaml:2: resize: must not be below size, which is 8 (got 4). Write for example 'resize: 256'."),
         ("mean: [0.5, 0.5]", "yaml:1: mean: expected 1 or 3 numbers (got 2). Write for example 'mean: [0.485, 0.456, 0.406]'."),
         ("mean: [.nan]", "yaml:1: mean.0: input should be a finite number (got nan)."),

@@ -70,7 +70,8 @@ def test_opset_ir_version_and_metadata_are_the_sources_and_all_operators_standar
 def test_two_processes_make_the_same_bytes() -> None:
     program = """
 import hashlib
-from test_quantise import INPUTS, SCHEMES, Quantiser, fp32
+sys.path.insert(0, "tests/graph")
+from test_int8 import INPUTS, SCHEMES, Quantiser, fp32
 quantiser = Quantiser(fp32("residual"), INPUTS)
 for scheme in SCHEMES:
     print(hashlib.sha256(quantiser.make(scheme)).hexdigest())

@@ -1,6 +1,7 @@
 """Rehearse: no run is lost at its end; what cannot work is known, and named, before the search."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -107,7 +108,7 @@ def test_a_report_that_cannot_be_made_costs_no_artifact(tmp_path: Path, monkeypa
     def broken(*_: object) -> bytes:
         raise ValueError("a <plot> failed")
 
-    monkeypatch.setattr("pipeline.compress.report_page", broken)
+    monkeypatch.setattr(sys.modules["pipeline.compress"], "report_page", broken)
     callback = run(tmp_path, ANSWER)
 
     assert any("the report could not be made (ValueError: a <plot> failed)" in notice for notice in callback.notices)

@@ -287,7 +287,7 @@ def test_what_is_no_file_to_be_measured_ends_with_20_and_one_line(tmp_path: Path
     assert one_line(result.stderr).startswith(f"{path}: {complaint}")
 
 
-@pytest.mark.parametrize(("name", "reason"), [("none.onnx", "No such file or directory"), ("", "Is a directory")])
+@pytest.mark.parametrize(("name", "reason"), [("none.onnx", "No such file or directory"), ("", "not a regular file")])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, name: str, reason: str) -> None:
     result = command("measure", "--target", here(tmp_path), "--json", tmp_path / name)
     message = f"{tmp_path / name}: cannot be read ({reason})"

@@ -76,7 +76,7 @@ def test_a_file_that_cannot_be_measured_is_told_why_and_the_next_one_is_measured
     assert failed[0] == kind
     assert detail in failed[1]
     assert "\n" not in failed[1]
-    assert len(failed[1]) <= 300
+    assert len(failed[1]) <= 20_000
     assert "failure" not in worker.measure(NET, **options)
 
 
@@ -168,7 +168,7 @@ def test_when_the_one_who_asked_is_killed_in_the_midst_nothing_is_left(tmp_path:
     """SIGKILL leaves no time for good-byes: the worker finds its input closed, though a measurement goes on"""
     files = tmp_path / "files"
     files.mkdir()
-    asking = subprocess.Popen([sys.executable, "-c", ASKING, str(files), str(Path(__file__).parent)], stdout=subprocess.PIPE)
+    asking = subprocess.Popen([sys.executable, "-c", ASKING, str(files), str(Path(__file__).parents[1])], stdout=subprocess.PIPE)
     assert asking.stdout is not None
     worker = int(asking.stdout.readline())
     assert until(lambda: len(children_of(worker)) == 3)

@@ -23,42 +23,42 @@ def answers(toy: Toy, count: int) -> list[Evaluation]:
 def test_forty_answers_foretell_the_rest(toy: Toy, error: float) -> None:
     """Straight costs, costs in steps, and costs that are products of neighbours."""
     rest = plans(toy, 500, seed=1)
-    chance_level = fit(toy.space, answers(toy, 40)).chance_level(rest)
+    predicted = fit(toy.space, answers(toy, 40)).predict(rest)
 
-    assert np.sqrt(np.mean((chance_level.score - toy.scores(rest)) ** 2)) < 1.0
-    assert np.sqrt(np.mean((chance_level.violations[:, 0] - toy.violations(rest)) ** 2)) < error
+    assert np.sqrt(np.mean((predicted.score - toy.scores(rest)) ** 2)) < 1.0
+    assert np.sqrt(np.mean((predicted.violations[:, 0] - toy.violations(rest)) ** 2)) < error
 
 
 def test_it_knows_what_it_was_told_and_doubts_what_it_was_not() -> None:
     told = answers(SMOOTH, 10)
-    chance_level = fit(SMOOTH.space, told).chance_level(np.stack([fractions(SMOOTH.space, each.plan) for each in told]))
-    elsewhere = fit(SMOOTH.space, told).chance_level(plans(SMOOTH, 100, seed=2))
+    predicted = fit(SMOOTH.space, told).predict(np.stack([fractions(SMOOTH.space, each.plan) for each in told]))
+    elsewhere = fit(SMOOTH.space, told).predict(plans(SMOOTH, 100, seed=2))
 
-    np.testing.assert_allclose(chance_level.score, [each.score for each in told], atol=0.5)
-    assert chance_level.score_error.max() < np.median(elsewhere.score_error)
+    np.testing.assert_allclose(predicted.score, [each.score for each in told], atol=0.5)
+    assert predicted.score_error.max() < np.median(elsewhere.score_error)
 
 
 def test_one_answer_is_enough_to_begin_with() -> None:
-    chance_level = fit(SMOOTH.space, [SMOOTH.evaluation_of(SMOOTH.space.dense())]).chance_level(plans(SMOOTH, 5))
+    predicted = fit(SMOOTH.space, [SMOOTH.evaluation_of(SMOOTH.space.dense())]).predict(plans(SMOOTH, 5))
 
-    np.testing.assert_allclose(chance_level.score, 100.0)
+    np.testing.assert_allclose(predicted.score, 100.0)
 
 
 def test_plans_without_constraints_have_a_score_only() -> None:
     told = [Evaluation(each.plan, each.score, ()) for each in answers(SMOOTH, 10)]
 
-    assert fit(SMOOTH.space, told).chance_level(plans(SMOOTH, 5)).violations.shape == (5, 0)
+    assert fit(SMOOTH.space, told).predict(plans(SMOOTH, 5)).violations.shape == (5, 0)
 
 
 def test_tables_add_up_to_the_prediction_of_an_additive_model() -> None:
     model = fit(CHAIN.space, answers(CHAIN, 30), additive=True)
     rows = plans(CHAIN, 20, seed=3)
-    chance_level = model.chance_level(rows)
+    predicted = model.predict(rows)
     widths = [np.asarray(choice.widths) / choice.channels for choice in CHAIN.space.choices]
     places = [[int(np.flatnonzero(w == fraction)[0]) for w, fraction in zip(widths, row, strict=True)] for row in rows]
     sums = [sum(costs[p] for (_, costs), p in zip(model.tables, row, strict=True)) for row in places]
 
-    np.testing.assert_allclose(np.asarray(sums)[:, 0] + model.violations[0].constant, chance_level.violations[:, 0], atol=1e-9)
+    np.testing.assert_allclose(np.asarray(sums)[:, 0] + model.violations[0].constant, predicted.violations[:, 0], atol=1e-9)
 
 
 def test_snapping_is_what_a_plan_does() -> None:

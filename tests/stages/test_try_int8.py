@@ -29,10 +29,10 @@ from pipeline.probe.calibrated import CalibratedProbe
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.probe.simulated import SimulatedProbe
 from pipeline.stages.context import Provenance, RunContext
-from pipeline.stages.evaluate import candidate_of
 from pipeline.stages.job import Job
 from pipeline.stages.prepare import start_local
 from pipeline.stages.probe_adapter import graph_of, reference_of
+from pipeline.stages.sequential_measurement import candidate_of
 from pipeline.stages.try_int8 import Quantised, quantise
 from pipeline.system.bundled import shipped_folder
 from pipeline.training.settings import FinetuneSettings

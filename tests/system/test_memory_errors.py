@@ -93,12 +93,12 @@ def homeless(*command: str) -> "subprocess.CompletedProcess[str]":
 CACHED = """
 from pathlib import Path
 from pipeline.probe.cached import CachedProbe, cache_folder
-from pipeline.probe.interface import Effort
+from pipeline.probe.interface import MeasurementOptions
 from pipeline.probe.simulated import SimulatedProbe
 from helpers.graphs import conv_net, graph, profile, reference
 probe = CachedProbe(SimulatedProbe(profile(), reference()), reference(), cache_folder())
-first = probe.measure(graph(conv_net()), Effort(1))
-print(first == probe.measure(graph(conv_net()), Effort(1)))
+first = probe.measure(graph(conv_net()), MeasurementOptions(1))
+print(first == probe.measure(graph(conv_net()), MeasurementOptions(1)))
 """
 
 
