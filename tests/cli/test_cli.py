@@ -117,7 +117,7 @@ def test_help_is_one_page_with_three_examples() -> None:
     result = run("--help")
 
     assert result.output.splitlines() == HELP.splitlines()
-    assert len(HELP.splitlines()) <= 52
+    assert len(HELP.splitlines()) <= 56
     assert HELP.count("\n    compress ") == 3
     assert run("-h").output == HELP
     assert result.exit_code == 0
