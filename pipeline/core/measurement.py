@@ -241,10 +241,12 @@ class Measurement:
             key=lambda m: m.peak_bytes or 0,
             default=self.memory,
         )
+        # several measurements are often disturbed in the same way: one remark of each kind says enough
+        remarks = {remark.kind: remark for remark in (*self.remarks, *other.remarks)}
         return replace(
             self,
             processes=self.processes + other.processes,
             memory=peak,
-            remarks=tuple(sorted({*self.remarks, *other.remarks}, key=lambda remark: remark.text)),
+            remarks=tuple(sorted(remarks.values(), key=lambda remark: remark.text)),
             after=other.after,
         )

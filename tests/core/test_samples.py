@@ -309,3 +309,13 @@ def test_no_run_loses_more_than_itself_and_none_less_than_it_waited(steps: list[
     losses = worker.waits_to_losses(runs)
 
     assert all(min(length, wait) <= loss <= length for (length, wait), loss in zip(steps, losses, strict=True))
+
+
+def test_joined_measurements_name_each_kind_of_disturbance_once() -> None:
+    """A shipped file is measured up to four times; its message must not repeat itself four times."""
+    measured = candidate().measurement
+    assert measured is not None
+    first = replace(measured, remarks=(Remark(RemarkKind.PREEMPTED, "36 of 640"), Remark(RemarkKind.NOISY, "noisy")))
+    second = replace(measured, remarks=(Remark(RemarkKind.PREEMPTED, "41 of 640"),))
+
+    assert [remark.text for remark in first.joined(second).remarks] == ["41 of 640", "noisy"]
