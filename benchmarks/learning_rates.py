@@ -19,7 +19,7 @@ from pipeline.graph.shrink import shrink
 from pipeline.stages.job import Job
 from pipeline.stages.prepare import load_model_and_task, start_building
 from pipeline.system.files import write_atomically
-from pipeline.training.finetune import finetune
+from pipeline.training.finetune import Tracking, TrainingData, finetune
 from pipeline.training.learning_rates import RATES
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import Classification
@@ -70,7 +70,9 @@ def main(
             checkpoint = out.parent / f"learning-rate-{rate:g}.safetensors"  # a checkpoint of another plan is not resumed
             settings = replace(job.finetuning, learning_rate=rate)
             images = task.splits
-            tuned = finetune(student, loaded.module, images.train, images.validation, settings, seed, checkpoint)
+            tuned = finetune(
+                student, loaded.module, TrainingData(images.train, images.validation), settings, seed, Tracking(checkpoint)
+            )
             checkpoint.unlink()
             found = {**key, "validation": [round(score, 2) for score in tuned.accuracies]}
             lines.append(found)

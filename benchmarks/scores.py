@@ -33,7 +33,7 @@ from pipeline.stages.job import Job
 from pipeline.stages.prepare import load_model_and_task, start_building
 from pipeline.stages.reward import ENTROPY_INPUTS
 from pipeline.stages.search_space import search_space
-from pipeline.stages.supernet import IMAGES, affordable_steps, middle_share, plans_around, train_supernet
+from pipeline.stages.supernet import IMAGES, Schedule, affordable_steps, middle_share, plans_around, train_supernet
 from pipeline.system.files import sha256_bytes, write_atomically
 from pipeline.system.malloc import keep_freed_memory
 from pipeline.training.settings import FinetuneSettings
@@ -140,7 +140,7 @@ class Bench:
         plans = (builder.kept(plan) for plan in plans_around(self.space, typical, 0))
         name = sha256_bytes(repr((job.model, job.weights, job.data, share)).encode())[:8]
         checkpoint = folder / f"supernet-{name}.safetensors"
-        return train_supernet(builder.module, builder.space, plans, distillation_images, steps, checkpoint)
+        return train_supernet(builder.module, builder.space, Schedule(plans, steps), distillation_images, checkpoint)
 
     def row(self, plan: ChannelPlan, finetuned: float | None) -> dict[str, Any]:
         """All figures of one plan. It is fine-tuned unless `finetuned` is given."""

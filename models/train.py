@@ -13,7 +13,7 @@ import torch
 
 from pipeline.errors import CompressError
 from pipeline.system.files import write_atomically
-from pipeline.training.finetune import finetune
+from pipeline.training.finetune import Tracking, TrainingData, finetune
 from pipeline.training.load import find_model, load_data, load_model, settle_normalisation
 from pipeline.training.scoring import accuracy
 from pipeline.training.settings import FinetuneSettings
@@ -55,7 +55,9 @@ def main(
             if done % max(1, total // epochs) == 0:
                 click.echo(text)
 
-        tuned = finetune(network, None, splits.train, splits.validation, settings, seed, checkpoint, progress)
+        tuned = finetune(
+            network, None, TrainingData(splits.train, splits.validation), settings, seed, Tracking(checkpoint, progress)
+        )
         network, best = tuned.module, max(tuned.accuracies)
         tensors = {
             name: (tensor.half() if half and tensor.is_floating_point() else tensor).contiguous()

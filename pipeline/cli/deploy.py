@@ -66,6 +66,7 @@ def ship(artifact: Path, folder: Path | None, ignore_budget: bool, **flags: Any)
     """
     from pipeline.deploy.deliver import deliver  # noqa: PLC0415
     from pipeline.deploy.keys import keys_folder, read_trusted  # noqa: PLC0415
+    from pipeline.deploy.manifest import Trust  # noqa: PLC0415
     from pipeline.deploy.sign import ensure_signed  # noqa: PLC0415
 
     now, keys = datetime.datetime.now(datetime.UTC), keys_folder(folder)
@@ -74,7 +75,7 @@ def ship(artifact: Path, folder: Path | None, ignore_budget: bool, **flags: Any)
     trusted = read_trusted(keys)
 
     def action(target: "Target", progress: "Progress") -> "Delivered":
-        return deliver(target.profile, artifact, trusted, now, budget=not ignore_budget, progress=progress)
+        return deliver(target.profile, artifact, Trust(trusted, now), budget=not ignore_budget, progress=progress)
 
     _on_all(chosen, action, **flags)
 

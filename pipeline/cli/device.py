@@ -14,7 +14,6 @@ from pipeline.cli.options import MODEL_ARGS
 from pipeline.cli.terminal import make_console
 from pipeline.errors import ProbeError
 from pipeline.system.units import parse_quantity
-from pipeline.training.model_args import Argument
 
 __all__ = ["calibrate", "doctor", "measure"]
 
@@ -102,26 +101,16 @@ def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: fl
 @ALLOW_SSH_COMMANDS
 @JSON
 @told()
-def calibrate(
-    target: str,
-    model: str,
-    model_args: dict[str, Argument],
-    weights: Path | None,
-    data: str,
-    plans: int,
-    out: Path | None,
-    as_json: bool,
-    **flags: Any,
-) -> None:
+def calibrate(plans: int, out: Path | None, as_json: bool, **flags: Any) -> None:
     """Measure some plans of a network on the device and on this machine, so that a search needs the device only at its end."""
     from pipeline.calibrate import calibrate as measure_both  # noqa: PLC0415
     from pipeline.cli.screen import Screen  # noqa: PLC0415
     from pipeline.stages.job import Job  # noqa: PLC0415
 
     console = make_console(stderr=as_json)
-    path = out or Path(f"{Path(target).stem}.calibration.json")
+    path = out or Path(f"{Path(flags['target']).stem}.calibration.json")
     screen = Screen(console)
-    job = Job(target=target, model=model, weights=weights, data=data, model_args=model_args, **flags)
+    job = Job(**flags)
     try:
         found = measure_both(job, plans, path, screen)
     finally:
@@ -134,9 +123,10 @@ def calibrate(
     console.print(
         f"\n{path}: from {len(found.points)} plans; a plan left out is predicted within {100 * found.error:.1f} % of its latency"
     )
-    arguments = [text for name, value in model_args.items() for text in ("--model-arg", f"{name}={json.dumps(value)}")]
-    network = ["--model", model, *arguments, *(["--weights", str(weights)] if weights else []), "--data", data]
-    command = shlex.join(["compress", "--target", target, *network, "--calibration", str(path)])
+    arguments = [text for name, value in job.model_args.items() for text in ("--model-arg", f"{name}={json.dumps(value)}")]
+    weights = ["--weights", str(job.weights)] if job.weights else []
+    network = ["--model", job.model, *arguments, *weights, "--data", job.data]
+    command = shlex.join(["compress", "--target", job.target, *network, "--calibration", str(path)])
     console.print(f"search with it: {command}", soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -70,7 +71,8 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_li
     if preprocessing.size is None:
         preprocessing = preprocessing.model_copy(update={"size": size})
     description = f"{root.name}: {len(paths)} images, {len(classes)} classes, {size}x{size}x{channels}, {_digest(paths, root)}"
-    return Splits.of(fetch, labels, (train, validation, test), preprocessing, classes, description, notices)
+    splits = Splits.of(fetch, labels, (train, validation, test), preprocessing, classes, description)
+    return replace(splits, notices=tuple(notices))
 
 
 def memory_fetch(pixels: Tensor) -> Fetch:

@@ -91,7 +91,6 @@ class Splits:
         preprocessing: Preprocessing,
         classes: Sequence[str],
         description: str,
-        notices: Sequence[str] = (),
     ) -> "Splits":
         """Create splits from one pool of images. `parts` are the indices of train, validation and test. Raises EmptyData.
 
@@ -102,7 +101,7 @@ class Splits:
             if not len(indices):
                 raise EmptyData(f"{description}: too few to hold any out as {name} images; give some more of each class")
         train, validation, test = (Images(fetch, labels, indices, preprocessing) for indices in parts)
-        return cls(train, validation, test, tuple(classes), description, tuple(notices))
+        return cls(train, validation, test, tuple(classes), description)
 
     def with_preprocessing(self, preprocessing: Preprocessing) -> "Splits":
         """Return the same images with another preprocessing."""

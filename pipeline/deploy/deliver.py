@@ -1,16 +1,14 @@
 """Deliver: bring an artifact onto a device: check, upload, verify, install, check its health, switch, confirm, commit."""
 
-import datetime
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
 from pipeline.core.profile import Profile
 from pipeline.deploy.artifact_folder import OpenFolder, open_folder
-from pipeline.deploy.keys import TrustedKey
-from pipeline.deploy.manifest import MANIFEST, SIGNATURE, DeviceKind, Manifest, check_artifact
+from pipeline.deploy.manifest import MANIFEST, SIGNATURE, DeviceKind, Manifest, Trust, check_artifact
 from pipeline.deploy.protocol import Begun, Committed, Done, Health, Previous, StoreStatus
 from pipeline.deploy.store import Patience, Store
 from pipeline.errors import DeliveryError, OtherDevice
@@ -41,8 +39,7 @@ class Delivered:
 def deliver(
     profile: Profile,
     folder: Path,
-    trusted: Sequence[TrustedKey],
-    now: datetime.datetime,
+    trust: Trust,
     *,
     patience: Patience | None = None,
     budget: bool = True,
@@ -56,7 +53,7 @@ def deliver(
     """
     patience = patience or Patience()
     progress("check", 0, 0)
-    manifest = check_artifact(folder, trusted, DeviceKind(profile.device.name, profile.architecture), None, now)
+    manifest = check_artifact(folder, trust.keys, DeviceKind(profile.device.name, profile.architecture), None, trust.now)
     missing = sorted(set(SERVED_FILES) - manifest.files.keys())
     if missing:
         raise DeliveryError(f"{folder}: has no {missing[0]}, so it was made by an older version; run `compress` again")

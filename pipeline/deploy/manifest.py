@@ -26,7 +26,7 @@ from pipeline.errors import (
 )
 from pipeline.system.files import sha256_bytes, write_atomically
 
-__all__ = ["MANIFEST", "SIGNATURE", "DeviceKind", "Manifest", "check_artifact", "is_signed", "sign_artifact"]
+__all__ = ["MANIFEST", "SIGNATURE", "DeviceKind", "Manifest", "Terms", "Trust", "check_artifact", "is_signed", "sign_artifact"]
 
 MANIFEST = "manifest.json"
 SIGNATURE = "manifest.sig"
@@ -122,17 +122,33 @@ def is_signed(folder: Path) -> bool:
     return (folder / MANIFEST).exists() and (folder / SIGNATURE).exists()
 
 
+@dataclass(frozen=True)
+class Trust:
+    """Whose signatures count, and at what time."""
+
+    keys: Sequence[TrustedKey]
+    now: datetime.datetime
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a signature says of an artifact, beside its files."""
+
+    name: str
+    """The network's; versions are counted per name."""
+    version: int
+    architecture: str
+    devices: Sequence[str]
+    """Patterns of device names."""
+    created: datetime.datetime
+    expires: datetime.datetime
+    provenance: Mapping[str, str]
+
+
 def sign_artifact(
     folder: Path,
     key: SigningKey,
-    *,
-    name: str,
-    version: int,
-    architecture: str,
-    devices: Sequence[str],
-    created: datetime.datetime,
-    expires: datetime.datetime,
-    provenance: Mapping[str, str],
+    terms: Terms,
 ) -> Manifest:
     """Write manifest.json and manifest.sig for the current files of `folder`, and replace existing ones.
 
@@ -143,13 +159,13 @@ def sign_artifact(
         facts = {each: opened.facts(each) for each in _names(opened)}
     try:
         manifest = Manifest(
-            name=name,
-            version=version,
-            architecture=architecture,
-            devices=tuple(devices),
-            created=utc_text(created),
-            expires=utc_text(expires),
-            provenance=dict(provenance),
+            name=terms.name,
+            version=terms.version,
+            architecture=terms.architecture,
+            devices=tuple(terms.devices),
+            created=utc_text(terms.created),
+            expires=utc_text(terms.expires),
+            provenance=dict(terms.provenance),
             files=facts,
         )
     except ValidationError as problem:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.core.artifact import Artifact, read_artifact
 from pipeline.deploy.keys import new_key, signing_key
-from pipeline.deploy.manifest import Manifest, is_signed, sign_artifact
+from pipeline.deploy.manifest import Manifest, Terms, is_signed, sign_artifact
 from pipeline.errors import ManifestError
 
 __all__ = ["DEFAULT_KEY", "VALID_DAYS", "Signing", "ensure_signed", "sign"]
@@ -48,13 +48,15 @@ def sign(folder: Path, keys: Path, signing: Signing, now: datetime.datetime, not
     return sign_artifact(
         folder,
         key,
-        name=signing.name or str(artifact.job.get("model", "network")).rpartition(":")[2],
-        version=signing.version or int(now.timestamp()),
-        architecture=architecture,
-        devices=signing.devices or (glob.escape(device),),
-        created=now,
-        expires=now + datetime.timedelta(days=signing.days),
-        provenance=_provenance(artifact),
+        Terms(
+            name=signing.name or str(artifact.job.get("model", "network")).rpartition(":")[2],
+            version=signing.version or int(now.timestamp()),
+            architecture=architecture,
+            devices=signing.devices or (glob.escape(device),),
+            created=now,
+            expires=now + datetime.timedelta(days=signing.days),
+            provenance=_provenance(artifact),
+        ),
     )
 
 

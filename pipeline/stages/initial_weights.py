@@ -15,7 +15,7 @@ from pipeline.graph.reconstruct import Reconstruction, start_reconstruction
 from pipeline.graph.shrink import shrink
 from pipeline.search.problem import SearchSpace
 from pipeline.stages.context import RunContext
-from pipeline.stages.supernet import IMAGES, affordable_steps, middle_share, plans_around, train_supernet
+from pipeline.stages.supernet import IMAGES, Schedule, affordable_steps, middle_share, plans_around, train_supernet
 
 __all__ = ["InitialWeights", "cut_from_dense", "cut_from_supernet"]
 
@@ -80,7 +80,7 @@ def cut_from_supernet(
     plans = (builder.kept(plan) for plan in plans_around(space, share, seed))
     with context.run.derived(context.run.supernet, safetensors.torch.load, context.callback.notice):
         supernet = train_supernet(
-            builder.module, builder.space, plans, images, steps, context.run.supernet, context.callback.progress
+            builder.module, builder.space, Schedule(plans, steps), images, context.run.supernet, context.callback.progress
         )
     context.notices.add(f"plans were scored with the weights of a supernet, trained for {steps} steps, and fine-tuned from them")
     return replace(weights, supernet=supernet)

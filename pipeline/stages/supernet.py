@@ -12,6 +12,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,7 @@ from pipeline.training.epochs import distillation_loss
 from pipeline.training.execution_mode import layout_of, train_mode
 from pipeline.training.finetune import Progress
 
-__all__ = ["BATCH", "IMAGES", "MOST_STEPS", "affordable_steps", "middle_share", "plans_around", "train_supernet"]
+__all__ = ["BATCH", "IMAGES", "MOST_STEPS", "Schedule", "affordable_steps", "middle_share", "plans_around", "train_supernet"]
 
 BATCH = 64
 MOST_STEPS = 2000
@@ -81,20 +82,28 @@ def plans_around(space: SearchSpace, share: float, seed: int) -> Iterator[Channe
         yield space.plan(np.clip(mean * shape / shape.mean(), 0, 1).tolist())
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """Which plans a supernet is trained with, one per step."""
+
+    plans: Iterator[Kept]
+    steps: int
+
+
 def train_supernet(
     dense: nn.Module,
     space: PruneSpace,
-    plans: Iterator[Kept],
+    schedule: Schedule,
     images: Images,
-    steps: int,
     checkpoint: Path,
     progress: Progress = lambda done, total, text: None,
 ) -> nn.Module:
-    """A copy of `dense`, trained for `steps` batches of 64 images. Each batch trains the network narrowed to the next of `plans`.
+    """A copy of `dense`, trained for `schedule.steps` batches of 64 images, each narrowed to the next plan.
 
     The result is saved to `checkpoint`. If that file exists, it is loaded. If training diverges, it goes back up to 100 steps and
     continues with a tenth of the learning rate, at most three times. Raises TrainingDiverged and StorageError.
     """
+    plans, steps = schedule.plans, schedule.steps
     if checkpoint.is_file():
         return _loaded(dense, checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

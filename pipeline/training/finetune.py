@@ -34,12 +34,29 @@ from pipeline.training.finetune_checkpoint import TrainingState, resume, save_st
 from pipeline.training.learning_rates import RATES, fitting_batch_size, trial_steps, tried_rate
 from pipeline.training.settings import FinetuneSettings
 
-__all__ = ["Finetuned", "Progress", "distillation_loss", "finetune"]
+__all__ = ["Finetuned", "Progress", "Tracking", "TrainingData", "distillation_loss", "finetune"]
 
 CHECKPOINT_FORMAT = 2
 
 Progress = Callable[[int, int, str], None]
 """Called with (batches done, total batches, text)."""
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The images that fine-tuning looks at."""
+
+    train: Images
+    validation: Images
+
+
+@dataclass(frozen=True)
+class Tracking:
+    """Where fine-tuning keeps its state, and who is told how far it is."""
+
+    checkpoint: Path | None = None
+    """None: the state is not kept."""
+    progress: Progress = lambda done, total, text: None
 
 
 @dataclass(frozen=True)
@@ -62,12 +79,10 @@ class Finetuned:
 def finetune(
     student: nn.Module,
     teacher: nn.Module | None,
-    train: Images,
-    validation: Images,
+    data: TrainingData,
     settings: FinetuneSettings,
     seed: int,
-    checkpoint: Path | None = None,
-    progress: Progress = lambda done, total, text: None,
+    tracking: Tracking | None = None,
 ) -> Finetuned:
     """Train a copy of `student`, and return it as of its best epoch on `validation`. Epoch 0 is `student` as it was scored.
 
@@ -76,6 +91,8 @@ def finetune(
     are used. If training diverges, it returns to its best state and continues with a tenth of the rate, at most three times.
     Raises TrainingDiverged when no epoch can be finished, and StorageError.
     """
+    train, validation = data.train, data.validation
+    checkpoint, progress = (tracking or Tracking()).checkpoint, (tracking or Tracking()).progress
     batch_size = settings.batch_size or fitting_batch_size(len(train))
     lesson = Lesson.of(teacher, (train, validation), settings, batch_size, seed)
     learner = learner_of(student, lesson)

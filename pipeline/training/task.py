@@ -17,7 +17,7 @@ from pipeline.data.images import Images, Splits
 from pipeline.errors import ModelError, one_line
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.execution_mode import layout_of
-from pipeline.training.finetune import Finetuned, Progress, finetune
+from pipeline.training.finetune import Finetuned, Progress, Tracking, TrainingData, finetune
 from pipeline.training.learning_rates import fitting_batch_size
 from pipeline.training.scoring import BATCH, CALIBRATION_BATCHES, accuracy, calibration_images, hits, recalibrate
 from pipeline.training.settings import FinetuneSettings
@@ -147,7 +147,9 @@ class Classification:
     def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
         """See `Task`."""
         splits = self.splits
-        return finetune(student, teacher, splits.train, splits.validation, self.settings, seed, checkpoint, progress)
+        return finetune(
+            student, teacher, TrainingData(splits.train, splits.validation), self.settings, seed, Tracking(checkpoint, progress)
+        )
 
     def rehearsal(self) -> "Classification":
         """See `Task`. It trains on a full batch and the last, shorter one. A few validation images also serve as test data."""

@@ -16,6 +16,7 @@ from helpers.sshd import Board, needs_sshd
 
 from pipeline.core.profile import Profile
 from pipeline.deploy.deliver import Delivered, deliver, look, roll_back
+from pipeline.deploy.manifest import Trust
 from pipeline.deploy.store import Patience, Store
 from pipeline.errors import DeliveryError, DeviceStorage, NoPrevious, OlderVersion, OtherDevice, Unhealthy
 from pipeline.packaging.serving import SERVED_FILES
@@ -36,7 +37,7 @@ def maker(tmp_path: Path) -> Maker:
 
 
 def ship(profile: Profile, maker: Maker, folder: Path, *, budget: bool = True) -> Delivered:
-    return deliver(profile, folder, maker.trusted, NOW, patience=PATIENCE, budget=budget)
+    return deliver(profile, folder, Trust(maker.trusted, NOW), patience=PATIENCE, budget=budget)
 
 
 def whole(store: Path) -> bool:

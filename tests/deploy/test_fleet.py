@@ -17,6 +17,7 @@ from helpers.sshd import Board, needs_sshd
 from pipeline.deploy.deliver import Delivered
 from pipeline.deploy.fleet import Outcome, Rollout, Target, roll_out
 from pipeline.deploy.inventory import read_inventory
+from pipeline.deploy.manifest import Trust
 from pipeline.errors import DeviceUnreachable, ProfileError
 
 SOUND = Delivered("", "0" * 64, 1, True, 0)
@@ -258,6 +259,6 @@ def test_devices_do_not_wait_for_each_other_s_lock(tmp_path: Path, fleet: Fleet)
         board.profile().model_copy(update={"device": board.device(store=str(board.home / f"store{index}"))}) for index in range(2)
     ]
     with ThreadPoolExecutor() as pool:
-        done = list(pool.map(lambda profile: deliver(profile, artifact, maker.trusted, NOW), profiles))
+        done = list(pool.map(lambda profile: deliver(profile, artifact, Trust(maker.trusted, NOW)), profiles))
 
     assert all(each.changed for each in done)

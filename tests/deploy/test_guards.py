@@ -17,6 +17,7 @@ from helpers.workers import gone, until
 
 from pipeline.core.profile import Profile
 from pipeline.deploy.deliver import Delivered, deliver, roll_back
+from pipeline.deploy.manifest import Trust
 from pipeline.deploy.store import Patience
 from pipeline.errors import CompressError, RolledBack, TransferCorrupt, Unhealthy
 
@@ -39,7 +40,7 @@ def maker(tmp_path: Path) -> Maker:
 
 
 def ship(profile: Profile, maker: Maker, artifact: Path, patience: Patience = PATIENCE) -> Delivered:
-    return deliver(profile, artifact, maker.trusted, NOW, patience=patience)
+    return deliver(profile, artifact, Trust(maker.trusted, NOW), patience=patience)
 
 
 def processes(word: str, folder: Path) -> list[int]:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from pipeline.deploy.deliver import deliver, look, roll_back
 from pipeline.deploy.fleet import Outcome, Rollout, Target, roll_out
+from pipeline.deploy.manifest import Trust
 from pipeline.deploy.protocol import Begun, Committed, Done, Health, Previous, StoreStatus, checked
 from pipeline.deploy.store import Patience
 from pipeline.errors import CompressError, DeliveryError
@@ -120,7 +121,7 @@ def test_a_device_that_lies_is_not_believed(board: Board, maker: Maker, answers:
     profile = board.profile()
 
     with pytest.raises(DeliveryError, match=complaint) as refused:
-        deliver(profile, maker.make("new", profile), maker.trusted, NOW)
+        deliver(profile, maker.make("new", profile), Trust(maker.trusted, NOW))
     assert str(refused.value).isprintable()
 
 

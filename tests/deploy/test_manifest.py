@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.deploy.keys import SigningKey, new_key, read_trusted, revoke_key
-from pipeline.deploy.manifest import CONTEXT, MANIFEST, SIGNATURE, DeviceKind, Manifest, check_artifact, sign_artifact
+from pipeline.deploy.manifest import CONTEXT, MANIFEST, SIGNATURE, DeviceKind, Manifest, Terms, check_artifact, sign_artifact
 from pipeline.errors import (
     Expired,
     FilesDiffer,
@@ -47,13 +47,15 @@ class Signed:
         return sign_artifact(
             self.folder,
             key or self.key,
-            name="digits",
-            version=version,
-            architecture="aarch64",
-            devices=devices,
-            created=NOON,
-            expires=NOON + 10 * DAY,
-            provenance={"verdict": "within"},
+            Terms(
+                name="digits",
+                version=version,
+                architecture="aarch64",
+                devices=devices,
+                created=NOON,
+                expires=NOON + 10 * DAY,
+                provenance={"verdict": "within"},
+            ),
         )
 
     def check(self, device: DeviceKind = PI4, installed: int | None = None, now: datetime.datetime = NOON) -> Manifest:
@@ -492,9 +494,11 @@ def test_what_cannot_stand_in_a_manifest_is_not_signed(signed: Signed, change: d
         sign_artifact(
             signed.folder,
             signed.key,
-            architecture="aarch64",
-            created=NOON,
-            expires=NOON,
-            provenance={},
-            **facts,  # type: ignore[arg-type]
+            Terms(
+                architecture="aarch64",
+                created=NOON,
+                expires=NOON,
+                provenance={},
+                **facts,  # type: ignore[arg-type]
+            ),
         )

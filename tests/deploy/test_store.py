@@ -17,6 +17,7 @@ from helpers.faults import tree
 
 from pipeline.core.profile import Profile
 from pipeline.deploy.deliver import deliver, look, roll_back
+from pipeline.deploy.manifest import Trust
 from pipeline.deploy.protocol import Begun, StoreStatus
 from pipeline.deploy.store import AGENT, Patience, Store
 from pipeline.errors import CompressError, DeliveryError, NoPrevious
@@ -114,7 +115,7 @@ def test_a_folder_that_is_no_store_is_refused_and_left_as_it_is(
     fill(folder)
     before = tree(folder)
     actions = {
-        "ship": lambda: deliver(profile, maker.make("new", profile), maker.trusted, NOW, patience=PATIENCE),
+        "ship": lambda: deliver(profile, maker.make("new", profile), Trust(maker.trusted, NOW), patience=PATIENCE),
         "status": lambda: look(profile, PATIENCE),
         "rollback": lambda: roll_back(profile, patience=PATIENCE),
     }
@@ -431,7 +432,7 @@ def readable_by_all(folder: Path) -> dict[str, str]:
 @pytest.mark.usefixtures("private_umask")
 def test_another_user_s_program_can_read_what_serves_whatever_the_umask(tmp_path: Path, maker: Maker) -> None:
     profile = profile_of(tmp_path / "above" / "store")
-    deliver(profile, maker.make("new", profile), maker.trusted, NOW, patience=PATIENCE)
+    deliver(profile, maker.make("new", profile), Trust(maker.trusted, NOW), patience=PATIENCE)
 
     assert modes(tmp_path / "above") == readable_by_all(tmp_path / "above")
 

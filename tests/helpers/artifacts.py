@@ -15,7 +15,7 @@ from helpers.graphs import INPUT, conv_net
 from helpers.sshd import Board
 from pipeline.core.profile import Profile, Runtime
 from pipeline.deploy.keys import SigningKey, TrustedKey, new_key, read_trusted
-from pipeline.deploy.manifest import Manifest, sign_artifact
+from pipeline.deploy.manifest import Manifest, Terms, sign_artifact
 from pipeline.packaging.serving import serving_files
 
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
@@ -71,13 +71,15 @@ class Maker:
         return sign_artifact(
             folder,
             key or self.key,
-            name="net",
-            version=version,
-            architecture=architecture,
-            devices=devices,
-            created=NOW - datetime.timedelta(days=1),
-            expires=NOW + datetime.timedelta(days=days),
-            provenance={},
+            Terms(
+                name="net",
+                version=version,
+                architecture=architecture,
+                devices=devices,
+                created=NOW - datetime.timedelta(days=1),
+                expires=NOW + datetime.timedelta(days=days),
+                provenance={},
+            ),
         )
 
 

@@ -24,6 +24,7 @@ from helpers.sshd import Board, _kill
 from helpers.workers import until
 from pipeline.core.profile import Profile
 from pipeline.deploy.deliver import Delivered, deliver, roll_back
+from pipeline.deploy.manifest import Trust
 from pipeline.deploy.store import Patience
 from pipeline.errors import CompressError
 from pipeline.packaging.serving import SERVED_FILES
@@ -153,7 +154,7 @@ class Rig:
     # operations on it
 
     def ship(self, patience: Patience = CALM) -> Delivered:
-        return deliver(self.profile, self.artifact, self.maker.trusted, NOW, patience=patience)
+        return deliver(self.profile, self.artifact, Trust(self.maker.trusted, NOW), patience=patience)
 
     def roll_back(self, patience: Patience = CALM) -> Delivered:
         return roll_back(self.profile, patience=patience)
@@ -291,7 +292,7 @@ class Workshop:
         with self._device("first") as (board, profile):
             for version in (1, 2):
                 artifact = self._maker.make(f"v{version}", profile, seed=version, version=version, days=36500)
-                deliver(profile, artifact, self._maker.trusted, NOW, patience=CALM)
+                deliver(profile, artifact, Trust(self._maker.trusted, NOW), patience=CALM)
             shutil.copytree(store_of(board), folder / "store", symlinks=True)
             self._artifact = self._maker.make("v3", profile, seed=3, version=3, days=36500)
 

@@ -22,7 +22,7 @@ from pipeline.core.run import Trial, open_run, read_trials
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.deploy.inventory import read_inventory
 from pipeline.deploy.keys import TRUST_FILE, SigningKey, TrustedKey, new_key, read_trusted
-from pipeline.deploy.manifest import CONTEXT, MANIFEST, SIGNATURE, DeviceKind, check_artifact, sign_artifact
+from pipeline.deploy.manifest import CONTEXT, MANIFEST, SIGNATURE, DeviceKind, Terms, check_artifact, sign_artifact
 from pipeline.errors import CompressError, DataError, KeysError, ManifestError, ModelError, ProbeError, ProfileError, RunError
 from pipeline.graph.intake import look
 from pipeline.packaging.pack import load_compressed
@@ -139,7 +139,7 @@ def new_trust_file(path: Path) -> None:
 def write_manifest(path: Path) -> None:
     (path.parent / "model.onnx").write_bytes(b"the network")
     facts: dict[str, Any] = {"name": "digits", "version": 1, "architecture": "aarch64", "devices": ["*"]}
-    sign_artifact(path.parent, KEY, created=NOON, expires=LATER, provenance={"verdict": "within"}, **facts)
+    sign_artifact(path.parent, KEY, Terms(created=NOON, expires=LATER, provenance={"verdict": "within"}, **facts))
 
 
 def read_signed_manifest(path: Path) -> None:

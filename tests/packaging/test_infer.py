@@ -15,6 +15,7 @@ from helpers.workers import until
 
 from pipeline.core.profile import Profile
 from pipeline.deploy.deliver import deliver, roll_back
+from pipeline.deploy.manifest import Trust
 from pipeline.packaging import infer
 
 PROGRAM = """
@@ -45,7 +46,7 @@ def test_a_program_that_runs_survives_a_switch_and_a_roll_back(tmp_path: Path, p
     maker, x = Maker(tmp_path / "artifacts"), tmp_path / "x.npy"
     np.save(x, INPUTS[:1])
     first = {seed: float(answers(conv_net(8, seed=seed))[0, 0]) for seed in (1, 2)}
-    deliver(profile, maker.make("v1", profile, seed=1, version=1), maker.trusted, NOW)
+    deliver(profile, maker.make("v1", profile, seed=1, version=1), Trust(maker.trusted, NOW))
     with (tmp_path / "said").open("w") as said, (tmp_path / "complaints").open("w") as complaints:
         process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(tmp_path / "store" / "current"), str(x)], stdout=said, stderr=complaints
@@ -57,7 +58,7 @@ def test_a_program_that_runs_survives_a_switch_and_a_roll_back(tmp_path: Path, p
 
         try:
             assert until(lambda: answers_with(first[1]))
-            deliver(profile, maker.make("v2", profile, seed=2, version=2), maker.trusted, NOW)
+            deliver(profile, maker.make("v2", profile, seed=2, version=2), Trust(maker.trusted, NOW))
             assert until(lambda: answers_with(first[2]))
             roll_back(profile)
             assert until(lambda: answers_with(first[1]))

@@ -148,3 +148,15 @@ def test_an_unsafe_version_that_is_installed_all_the_same_is_refused(installed: 
 
 def test_safe_versions_pass() -> None:
     refuse_unsafe({"torch": "2.10.0", "onnx": "1.21.0"})
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=ids(SOURCES))
+def test_no_function_takes_more_than_six_parameters(path: Path) -> None:
+    functions = (n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    counts = {
+        function.name: len([a for a in [*f.posonlyargs, *f.args, *f.kwonlyargs] if a.arg not in ("self", "cls")])
+        for function in functions
+        for f in [function.args]
+    }
+
+    assert {name: count for name, count in counts.items() if count > 6} == {}

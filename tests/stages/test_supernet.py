@@ -18,7 +18,7 @@ from pipeline.errors import TrainingDiverged
 from pipeline.graph.analyse import analyse
 from pipeline.graph.shrink import all_channels, scatter_gradients, shrink
 from pipeline.search.problem import Choice, SearchSpace
-from pipeline.stages.supernet import affordable_steps, plans_around, train_supernet
+from pipeline.stages.supernet import Schedule, affordable_steps, plans_around, train_supernet
 from pipeline.training.scoring import recalibrate
 
 SPACE = SearchSpace(tuple(Choice(name, 32, tuple(range(2, 33, 2)), 0.1, 0.1) for name in "abcd"))
@@ -36,7 +36,7 @@ def halves(space: PruneSpace) -> Kept:
 def trained(dense: nn.Module, checkpoint: Path, steps: int = 60, count: int = 512) -> nn.Module:
     space = analyse(dense, EXAMPLE)
     plans = iter([halves(space), all_channels(space)] * steps)
-    return train_supernet(dense, space, plans, images(count), steps, checkpoint)
+    return train_supernet(dense, space, Schedule(plans, steps), images(count), checkpoint)
 
 
 def distance(dense: nn.Module, other: nn.Module) -> float:
@@ -117,7 +117,7 @@ def test_what_was_trained_is_taken_from_the_file(tmp_path: Path) -> None:
     dense = build(Chain)
     first = trained(dense, tmp_path / "supernet.safetensors", steps=4)
     again = train_supernet(
-        dense, analyse(dense, EXAMPLE), (none() for _ in range(1)), images(64), 4, tmp_path / "supernet.safetensors"
+        dense, analyse(dense, EXAMPLE), Schedule((none() for _ in range(1)), 4), images(64), tmp_path / "supernet.safetensors"
     )
 
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
@@ -166,7 +166,7 @@ def test_training_that_always_diverges_ends_with_an_error_and_no_file(tmp_path: 
     plans = repeat(all_channels(space))
 
     with pytest.raises(TrainingDiverged, match=r"supernet's training diverged at step 1 of 4.* --supernet 0"):
-        train_supernet(dense, space, plans, distillation_images, 4, tmp_path / "supernet.safetensors")
+        train_supernet(dense, space, Schedule(plans, 4), distillation_images, tmp_path / "supernet.safetensors")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.data.sources import load_digits
 from pipeline.training import bfloat16
 from pipeline.training.bfloat16 import _gains, mixed_precision
-from pipeline.training.finetune import finetune
+from pipeline.training.finetune import TrainingData, finetune
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import Classification
 
@@ -66,7 +66,7 @@ def test_plans_are_scored_in_it_and_what_is_promised_is_counted_in_float32(
 def test_a_score_is_that_of_float32_but_for_a_few_images(task: Classification, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = replace(task.settings, distillation=0.0)
     monkeypatch.setattr(bfloat16, "_gains", lambda device: False)
-    trained = finetune(net(), None, task.splits.train, task.splits.validation, settings, 0).module
+    trained = finetune(net(), None, TrainingData(task.splits.train, task.splits.validation), settings, 0).module
     exact = task.score(trained)
     monkeypatch.setattr(bfloat16, "_gains", lambda device: True)
 

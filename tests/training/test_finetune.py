@@ -18,7 +18,7 @@ from pipeline.data.images import Images, Splits
 from pipeline.data.sources import load_digits
 from pipeline.errors import TrainingDiverged
 from pipeline.training.epochs import schedule, training_loss
-from pipeline.training.finetune import finetune
+from pipeline.training.finetune import Tracking, TrainingData, finetune
 from pipeline.training.learning_rates import RATES
 from pipeline.training.scoring import accuracy, recalibrate
 from pipeline.training.settings import FinetuneSettings
@@ -63,7 +63,9 @@ def run(
         if done == kill_at:
             raise KeyboardInterrupt
 
-    tuned = finetune(tiny(), tiny(1), digits.train, digits.validation, settings, seed, checkpoint, progress)
+    tuned = finetune(
+        tiny(), tiny(1), TrainingData(digits.train, digits.validation), settings, seed, Tracking(checkpoint, progress)
+    )
     return tuned.module.state_dict(), tuned.accuracies
 
 
@@ -99,12 +101,10 @@ def test_a_resumed_training_does_only_what_is_left(digits: Splits, tmp_path: Pat
     finetune(
         tiny(),
         tiny(1),
-        digits.train,
-        digits.validation,
+        TrainingData(digits.train, digits.validation),
         SETTINGS,
         7,
-        tmp_path / "state",
-        lambda done, total, text: batches.append(done),
+        Tracking(tmp_path / "state", lambda done, total, text: batches.append(done)),
     )
 
     assert batches == list(range(11, 21))
@@ -135,7 +135,9 @@ def test_a_checkpoint_of_another_training_is_ignored(
 def test_a_checkpoint_of_another_width_is_ignored(digits: Splits, tmp_path: Path) -> None:
     settings = replace(SETTINGS, epochs=1)
     run(digits, settings, checkpoint=tmp_path / "state")
-    network = finetune(tiny(width=6), None, digits.train, digits.validation, settings, 7, tmp_path / "state").module
+    network = finetune(
+        tiny(width=6), None, TrainingData(digits.train, digits.validation), settings, 7, Tracking(tmp_path / "state")
+    ).module
 
     assert network.get_submodule("0").out_channels == 6
 
@@ -145,7 +147,14 @@ def test_a_layer_under_two_names_is_kept_in_a_checkpoint(digits: Splits, tmp_pat
     norm = nn.BatchNorm2d(1)
     settings = replace(SETTINGS, epochs=2)
     alone, kept = (
-        finetune(nn.Sequential(norm, norm, tiny()), None, digits.train, digits.validation, settings, 7, checkpoint).module
+        finetune(
+            nn.Sequential(norm, norm, tiny()),
+            None,
+            TrainingData(digits.train, digits.validation),
+            settings,
+            7,
+            Tracking(checkpoint),
+        ).module
         for checkpoint in (None, tmp_path / "state")
     )
 
@@ -172,13 +181,15 @@ def rates_tried(digits: Splits, settings: FinetuneSettings) -> tuple[list[str], 
         else:
             taken.update(re.findall(r"rate ([^ ,]+)", text))
 
-    finetune(tiny(), None, digits.train, digits.validation, settings, 7, None, progress)
+    finetune(tiny(), None, TrainingData(digits.train, digits.validation), settings, 7, Tracking(None, progress))
     return list(tried), taken
 
 
 def test_the_bar_and_the_time_left_are_of_the_whole_training_while_rates_are_tried(digits: Splits) -> None:
     told: list[tuple[int, int, str]] = []
-    finetune(tiny(), None, digits.train, digits.validation, UNNAMED, 7, None, lambda *each: told.append(each))
+    finetune(
+        tiny(), None, TrainingData(digits.train, digits.validation), UNNAMED, 7, Tracking(None, lambda *each: told.append(each))
+    )
     trying = [each for each in told if "trying" in each[2]]
 
     assert {total for _, total, _ in told} == {UNNAMED.epochs * 20}
@@ -211,11 +222,11 @@ def test_the_rate_that_was_chosen_is_kept_when_training_is_resumed(digits: Split
         if done == 7:
             raise KeyboardInterrupt
 
-    arguments = (tiny(), tiny(1), digits.train, digits.validation, UNNAMED, 7, tmp_path / "state")
+    arguments = (tiny(), tiny(1), TrainingData(digits.train, digits.validation), UNNAMED, 7)
     with pytest.raises(KeyboardInterrupt):
-        finetune(*arguments, kill)
+        finetune(*arguments, Tracking(tmp_path / "state", kill))
     texts: list[str] = []
-    resumed = finetune(*arguments, lambda done, total, text: texts.append(text))
+    resumed = finetune(*arguments, Tracking(tmp_path / "state", lambda done, total, text: texts.append(text)))
 
     assert not any("trying" in text for text in texts)
     assert resumed.learning_rate in RATES
@@ -242,7 +253,7 @@ def as_scored(student: nn.Module, digits: Splits, seed: int) -> dict[str, Tensor
 @pytest.fixture(scope="module")
 def able(digits: Splits) -> nn.Module:
     """A network that has learned, with BatchNorm statistics that are not its own."""
-    network = finetune(tiny(), None, digits.train, digits.validation, LONGER, seed=0).module
+    network = finetune(tiny(), None, TrainingData(digits.train, digits.validation), LONGER, 0).module
     for norm in network.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.reset_running_stats()
@@ -252,7 +263,7 @@ def able(digits: Splits) -> nn.Module:
 def test_training_that_makes_it_worse_leaves_the_network_as_it_was_scored(still: Splits, able: nn.Module) -> None:
     """All training labels are wrong."""
     wrong = replace(still.train, labels=(still.train.labels + 1) % 10)
-    tuned = finetune(able, None, wrong, still.validation, replace(SETTINGS, learning_rate=0.2), 7)
+    tuned = finetune(able, None, TrainingData(wrong, still.validation), replace(SETTINGS, learning_rate=0.2), 7)
 
     assert tuned.start is not None
     assert tuned.start > 60 > max(tuned.accuracies)
@@ -263,7 +274,7 @@ def test_training_that_makes_it_worse_leaves_the_network_as_it_was_scored(still:
 
 
 def test_training_that_helps_says_nothing(still: Splits) -> None:
-    tuned = finetune(tiny(), None, still.train, still.validation, SETTINGS, 7)
+    tuned = finetune(tiny(), None, TrainingData(still.train, still.validation), SETTINGS, 7)
 
     assert tuned.start is not None
     assert tuned.start < max(tuned.accuracies)
@@ -272,7 +283,9 @@ def test_training_that_helps_says_nothing(still: Splits) -> None:
 
 
 def test_no_epochs_leave_the_network_as_it_was_scored(still: Splits, able: nn.Module, tmp_path: Path) -> None:
-    tuned = finetune(able, tiny(1), still.train, still.validation, replace(UNNAMED, epochs=0), 7, tmp_path / "state")
+    tuned = finetune(
+        able, tiny(1), TrainingData(still.train, still.validation), replace(UNNAMED, epochs=0), 7, Tracking(tmp_path / "state")
+    )
 
     assert equal(tuned.module.state_dict(), as_scored(able, still, seed=7))
     assert (tuned.epoch, tuned.accuracies, tuned.learning_rate) == (0, (), None)
@@ -282,7 +295,7 @@ def test_no_epochs_leave_the_network_as_it_was_scored(still: Splits, able: nn.Mo
 def test_the_statistics_that_are_shipped_are_those_of_the_weights_that_are_shipped(still: Splits) -> None:
     """Running averages lag behind the weights; here they are estimated once more from the weights."""
     settings = replace(SETTINGS, epochs=2, learning_rate=0.2)
-    tuned = finetune(tiny(), None, still.train, still.validation, settings, 7)
+    tuned = finetune(tiny(), None, TrainingData(still.train, still.validation), settings, 7)
     again = as_scored(tuned.module, still, seed=7)
 
     assert tuned.epoch
@@ -298,7 +311,7 @@ def test_of_statistics_with_and_without_augmentation_those_that_answer_better_ar
         module = copy.deepcopy(able).to(memory_format=torch.channels_last)
         recalibrate(module, (pixels for pixels, _ in batches))
         scores[name] = accuracy(module, digits.validation)
-    tuned = finetune(able, None, digits.train, digits.validation, replace(SETTINGS, epochs=0), 7)
+    tuned = finetune(able, None, TrainingData(digits.train, digits.validation), replace(SETTINGS, epochs=0), 7)
 
     assert len(set(scores.values())) == 2
     assert accuracy(tuned.module, digits.validation) == tuned.start == max(scores.values())
@@ -309,7 +322,7 @@ def test_of_statistics_with_and_without_augmentation_those_that_answer_better_ar
 
 def test_a_rate_that_is_far_too_high_ends_with_an_error_that_says_so(digits: Splits) -> None:
     with pytest.raises(TrainingDiverged, match=r"fine-tuning diverged .* 1e\+12, 1e\+11, 1e\+10, 1e\+09: .* lower learning rate"):
-        finetune(tiny(), tiny(1), digits.train, digits.validation, replace(SETTINGS, learning_rate=1e12), 7)
+        finetune(tiny(), tiny(1), TrainingData(digits.train, digits.validation), replace(SETTINGS, learning_rate=1e12), 7)
 
 
 def plain() -> nn.Module:
@@ -321,7 +334,7 @@ def plain() -> nn.Module:
 @on_the_cpu
 def test_training_that_diverges_goes_on_from_its_best_state_with_a_lower_rate(digits: Splits, tmp_path: Path) -> None:
     """At 20 it diverges in its first epoch, at 2 in its second, at 0.2 it learns. Killed in between, it ends the same."""
-    arguments = (plain(), None, digits.train, digits.validation, replace(SETTINGS, learning_rate=20.0), 7)
+    arguments = (plain(), None, TrainingData(digits.train, digits.validation), replace(SETTINGS, learning_rate=20.0), 7)
     never = finetune(*arguments)
 
     def kill(done: int, total: int, text: str) -> None:
@@ -329,8 +342,8 @@ def test_training_that_diverges_goes_on_from_its_best_state_with_a_lower_rate(di
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        finetune(*arguments, tmp_path / "state", kill)
-    resumed = finetune(*arguments, tmp_path / "state")
+        finetune(*arguments, Tracking(tmp_path / "state", kill))
+    resumed = finetune(*arguments, Tracking(tmp_path / "state"))
 
     assert never.learning_rate == pytest.approx(0.2)
     assert never.start is not None
@@ -352,7 +365,7 @@ def spoilt_after(fetches: int, images: Images) -> Images:
 def test_training_that_goes_on_diverging_ends_with_its_best_epoch(digits: Splits) -> None:
     """Two fetches for the statistics, two with augmentation, one for the first loss, 5 for the epoch, two for its statistics."""
     train = spoilt_after(12, digits.train)
-    tuned = finetune(tiny(), None, train, digits.validation, replace(SETTINGS, learning_rate=0.2), 7)
+    tuned = finetune(tiny(), None, TrainingData(train, digits.validation), replace(SETTINGS, learning_rate=0.2), 7)
 
     assert len(tuned.accuracies) == 1
     assert accuracy(tuned.module, digits.validation) == max(tuned.start or 0.0, *tuned.accuracies)
@@ -361,7 +374,7 @@ def test_training_that_goes_on_diverging_ends_with_its_best_epoch(digits: Splits
 
 def test_images_that_are_no_numbers_are_named_as_the_cause(digits: Splits) -> None:
     with pytest.raises(TrainingDiverged, match="look for images or labels"):
-        finetune(tiny(), None, spoilt_after(1, digits.train), digits.validation, replace(UNNAMED, epochs=1), 7)
+        finetune(tiny(), None, TrainingData(spoilt_after(1, digits.train), digits.validation), replace(UNNAMED, epochs=1), 7)
 
 
 # what a checkpoint may be
@@ -400,7 +413,7 @@ def test_a_checkpoint_that_cannot_be_used_is_made_anew_and_that_is_said(
     settings = replace(SETTINGS, epochs=2)
     alone, history = run(digits, settings, checkpoint=tmp_path / "state")
     change(tmp_path / "state")
-    tuned = finetune(tiny(), tiny(1), digits.train, digits.validation, settings, 7, tmp_path / "state")
+    tuned = finetune(tiny(), tiny(1), TrainingData(digits.train, digits.validation), settings, 7, Tracking(tmp_path / "state"))
 
     assert "fine-tuning starts from the beginning" in tuned.notices[0]
     assert tuned.accuracies == history
@@ -412,7 +425,7 @@ def test_a_checkpoint_that_cannot_be_used_is_made_anew_and_that_is_said(
 
 def test_a_tiny_network_learns_the_digits() -> None:
     digits = load_digits(None, seed=0)
-    tuned = finetune(tiny(), None, digits.train, digits.validation, LONGER, seed=0)
+    tuned = finetune(tiny(), None, TrainingData(digits.train, digits.validation), LONGER, 0)
 
     assert accuracy(tiny(), digits.test) < 30
     assert accuracy(tuned.module, digits.test) > 80
@@ -423,9 +436,9 @@ def test_a_tiny_network_learns_the_digits() -> None:
 def test_a_teacher_alone_teaches() -> None:
     """All labels are wrong, and count for nothing: the student follows the teacher, who knows."""
     digits = load_digits(None, seed=0)
-    teacher = finetune(tiny(1), None, digits.train, digits.validation, LONGER, seed=0).module
+    teacher = finetune(tiny(1), None, TrainingData(digits.train, digits.validation), LONGER, 0).module
     wrong = replace(digits.train, labels=(digits.train.labels + 1) % 10)
-    student = finetune(tiny(), teacher, wrong, digits.validation, replace(LONGER, distillation=1.0), seed=0).module
+    student = finetune(tiny(), teacher, TrainingData(wrong, digits.validation), replace(LONGER, distillation=1.0), 0).module
 
     assert accuracy(student, digits.test) > 70
 
@@ -433,7 +446,7 @@ def test_a_teacher_alone_teaches() -> None:
 def test_the_best_validation_epoch_is_returned_and_not_the_last(digits: Splits) -> None:
     """Validation labels are wrong on purpose, so that every step makes it worse."""
     wrong = replace(digits.validation, labels=(digits.validation.labels + 1) % 10)
-    tuned = finetune(tiny(), None, digits.train, wrong, replace(SETTINGS, epochs=6, learning_rate=0.2), seed=0)
+    tuned = finetune(tiny(), None, TrainingData(digits.train, wrong), replace(SETTINGS, epochs=6, learning_rate=0.2), 0)
 
     assert max(tuned.accuracies) > tuned.accuracies[-1]
     assert accuracy(tuned.module, wrong) == max(tuned.start or 0.0, *tuned.accuracies)
@@ -442,7 +455,7 @@ def test_the_best_validation_epoch_is_returned_and_not_the_last(digits: Splits) 
 def test_student_and_teacher_are_left_as_they_were(digits: Splits) -> None:
     student, teacher = tiny(), tiny(1)
     before = copy.deepcopy(student.state_dict()), copy.deepcopy(teacher.state_dict())
-    found = finetune(student, teacher, digits.train, digits.validation, replace(SETTINGS, epochs=1), seed=0).module
+    found = finetune(student, teacher, TrainingData(digits.train, digits.validation), replace(SETTINGS, epochs=1), 0).module
 
     assert equal(student.state_dict(), before[0])
     assert equal(teacher.state_dict(), before[1])
@@ -519,12 +532,10 @@ def test_a_last_batch_of_one_image_is_left_out(digits: Splits) -> None:
     finetune(
         tiny(),
         None,
-        train,
-        digits.validation,
+        TrainingData(train, digits.validation),
         replace(SETTINGS, epochs=2),
         0,
-        None,
-        lambda done, total, text: seen.append((done, total)),
+        Tracking(None, lambda done, total, text: seen.append((done, total))),
     )
 
     assert seen == [(1, 4), (3, 4)]
