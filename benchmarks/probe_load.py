@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter
 
+from pipeline.core import statistics
 from pipeline.core.measurement import Measurement
 from pipeline.core.opsets import FileFormat
 from pipeline.core.profile import Profile, available_cores, load_profile
@@ -42,6 +43,8 @@ SAME = ("resnet20", 1, 1.0)
 """Measured against itself SAME_TIMES more times under each load."""
 SAME_TIMES = 12
 LOADS = (0, 1, 3)
+AGAIN = 50
+"""Number of the second measurement of each pair on the quiet machine. The first one is the quiet ratio."""
 WRONG_LIMIT = 0.98
 """A limit of this share of the quiet ratio is violated by the file. The verdict *within* is wrong there."""
 _MEASUREMENT = TypeAdapter(Measurement)
@@ -53,7 +56,8 @@ Key = tuple[int, str, int, float, int]
 def keys(load: int) -> list[Key]:
     """All measurements under one load."""
     found = [(load, name, threads, fraction, 0) for name in NETWORKS for threads in THREADS for fraction in FRACTIONS]
-    return found + [(load, *SAME, number) for number in range(1, SAME_TIMES + 1)]
+    again = [(load, name, threads, fraction, AGAIN) for _, name, threads, fraction, _ in found] if load == 0 else []
+    return found + again + [(load, *SAME, number) for number in range(1, SAME_TIMES + 1)]
 
 
 def measure_all(load: int) -> None:
@@ -135,8 +139,8 @@ def table(lines: list[tuple[Key, Measurement]]) -> list[str]:
     """One row for each load and number of threads."""
     found = dict(lines)
     rows = [
-        "| loops per core | threads | pairs | quiet ratio inside | undecided | outside | wrong *within* | A/A alarms | width |",
-        "| --: | --: | --: | --: | --: | --: | --: | --: | --: |",
+        "| loops per core | threads | pairs | quiet ratio inside | undecided | outside | wrong *within* | A/A alarms | width | all runs |",
+        "| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for load in LOADS:
         for threads in THREADS:
@@ -148,27 +152,37 @@ def table(lines: list[tuple[Key, Measurement]]) -> list[str]:
 def _row(cells: dict[Key, Measurement], found: dict[Key, Measurement]) -> str:
     inside = undecided = outside = wrong = pairs = alarms = same = 0
     widths: list[float] = []
-    for (_, name, threads, fraction, number), measured in cells.items():
+    plain: list[float] = []
+    for (load, name, threads, fraction, number), measured in cells.items():
         ratio, quiet = measured.relative_p50, found.get((0, name, threads, fraction, 0))
         if ratio is None or quiet is None or quiet.relative_p50 is None:
             continue
         if fraction == 1.0:
             same += 1
             alarms += not measured.doubts and not ratio.low <= 1 <= ratio.high
-        if number:
+        if number != (0 if load else AGAIN):
             continue
         pairs += 1
         if measured.doubts:
             undecided += 1
             continue
         widths.append((ratio.high - ratio.low) / ratio.value)
+        every = statistics.ratio_estimate(*_blocks(measured), statistics.MEDIAN)
+        if every:
+            plain.append((every.high - every.low) / every.value)
         truth = quiet.relative_p50
         overlaps = ratio.low <= truth.value <= ratio.high
         inside += overlaps
         outside += not overlaps
         wrong += ratio.high <= WRONG_LIMIT * truth.value
-    width = f"{100 * sorted(widths)[len(widths) // 2]:.1f} %" if widths else ""
-    return f"{pairs} | {inside} | {undecided} | {outside} | {wrong} | {alarms} of {same} | {width}"
+    shown = [f"{100 * sorted(each)[len(each) // 2]:.1f} %" if each else "" for each in (widths, plain)]
+    return f"{pairs} | {inside} | {undecided} | {outside} | {wrong} | {alarms} of {same} | {shown[0]} | {shown[1]}"
+
+
+def _blocks(measured: Measurement) -> tuple[statistics.Blocks, statistics.Blocks]:
+    """Every timed run of the file and of the reference, whoever disturbed it."""
+    processes = measured.processes
+    return tuple(each.latency_ms for each in processes), tuple(each.reference_latency_ms for each in processes)
 
 
 def facts(lines: list[tuple[Key, Measurement]]) -> dict[str, Any]:
