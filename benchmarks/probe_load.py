@@ -139,7 +139,7 @@ def table(lines: list[tuple[Key, Measurement]]) -> list[str]:
     """One row for each load and number of threads."""
     found = dict(lines)
     rows = [
-        "| loops per core | threads | pairs | quiet ratio inside | undecided | outside | wrong *within* | A/A alarms | width | all runs |",
+        "| loops | threads | pairs | quiet ratio inside | undecided | outside | wrong *within* | A/A alarms | width | all runs |",
         "| --: | --: | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
     for load in LOADS:
