@@ -144,7 +144,9 @@ def test_json_is_the_only_thing_on_stdout_and_holds_all(tmp_path: Path, narrow: 
     assert set(first["memory"].values()) == {"int"}
     assert {"before", "after", "remarks", "session_creation_ms", "first_run_ms", "cpu_ms_per_run"} <= set(first)
     assert np.shape([process["latency_ms"] for process in found["files"][0]["processes"]]) == (2, 2, 4)
-    assert shape["comparisons"] == [{"file": "str", "against": "str", "answer": "str", "ratio_p50": ESTIMATE, "doubts": []}]
+    (comparison,) = shape["comparisons"]
+    assert comparison.pop("doubts") in ([], ["str"])  # other programs may run beside this test
+    assert comparison == {"file": "str", "against": "str", "answer": "str", "ratio_p50": ESTIMATE}
 
 
 # ---------------------------------------------------------------- two files
