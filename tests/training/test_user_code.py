@@ -26,9 +26,12 @@ NET = "from torch import nn\n{imported}\ndef net(width=1.0): return nn.Sequentia
 
 @pytest.fixture(autouse=True)
 def own_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """What a test imports and makes importable is gone after it."""
+    """What a test imports and makes importable is gone after it. What other tests left is out of the way."""
+    theirs = [name for name, module in sys.modules.items() if "pytest-of-" in (getattr(module, "__file__", None) or "")]
+    for name in theirs:
+        monkeypatch.delitem(sys.modules, name)
     modules = set(sys.modules)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if "pytest-of-" not in folder])
     yield
     for name in set(sys.modules) - modules:
         del sys.modules[name]
