@@ -3,13 +3,13 @@
 import hashlib
 import os
 import sys
-import sysconfig
 from importlib.machinery import PathFinder
 from pathlib import Path
 
 from pipeline.core.run import Run
 from pipeline.data.listing import Passed, image_files
 from pipeline.system.foreign_file import WEIGHTS_LIMIT_BYTES, open_foreign
+from pipeline.system.user_files import is_users
 from pipeline.training.user_code import is_code, package_root
 
 __all__ = ["bind_input_hashes", "origins"]
@@ -86,9 +86,7 @@ def _is_users(path: Path, root: Path, specs: list[str]) -> bool:
     below = path.relative_to(root)
     if any(below.parts[0] == place.partition(".")[0] for place in specs):
         return True  # the package itself, wherever it is installed
-    installed: list[str | Path] = [Path(__file__).resolve().parent]
-    installed += (sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-    return not any(path.is_relative_to(folder) for folder in installed) and "site-packages" not in below.parts
+    return is_users(path) and "site-packages" not in below.parts
 
 
 def _file_digest(path: Path) -> str:

@@ -9,12 +9,10 @@ The folders stay importable while the process runs, because the user's code may 
 """
 
 import ast
-import functools
 import importlib
 import importlib.util
 import inspect
 import sys
-import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from pipeline.errors import CompressError, one_line
+from pipeline.system.user_files import is_installed, is_program
 
 __all__ = ["UserCode", "import_file", "is_code", "load_code", "package_root", "refuse_arguments", "told"]
 
@@ -211,22 +210,8 @@ def _where(problem: BaseException, module: ModuleType | None) -> str:
     if isinstance(problem, SyntaxError) and problem.filename and problem.lineno:
         return f"{problem.filename}:{problem.lineno}"
     frames = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(problem.__traceback__)]
-    foreign = [(file, line) for file, line in frames if not file.startswith("<") and not _is_below(file, _HERE)]
-    own = [place for place in foreign if not any(_is_below(place[0], folder) for folder in _libraries())]
+    foreign = [(file, line) for file, line in frames if not is_program(file)]
+    own = [place for place in foreign if not is_installed(place[0])]
     of_module = [place for place in foreign if module is not None and place[0] == getattr(module, "__file__", None)]
     places = own or of_module or foreign
     return f"{places[-1][0]}:{places[-1][1]}" if places else ""
-
-
-_HERE = Path(__file__).resolve().parent
-
-
-@functools.cache
-def _libraries() -> tuple[Path, ...]:
-    """Folders of the standard library and of installed packages."""
-    kinds = ("stdlib", "platstdlib", "purelib", "platlib")
-    return tuple({Path(sysconfig.get_path(kind)).resolve() for kind in kinds})
-
-
-def _is_below(file: str, folder: Path) -> bool:
-    return Path(file).is_relative_to(folder)
