@@ -9,7 +9,7 @@ help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/make \1\t\2/' | expand -t 18
 
 demo: $(ENV)/.installed ## compress the demo network for the Raspberry Pi profile, to an artifact and a report
-	$(BIN)/compress --target hw_profiles/raspberrypi.yaml
+	$(BIN)/compress --target hw_profiles/raspberrypi.yaml || test $$? -eq 14  # 14: the artifact is there, its verdict undecided or over
 
 test: $(ENV)/.installed-dev check sshd ## lint, types, import contracts, and the tests that take less than ten minutes
 	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder -q
