@@ -37,6 +37,7 @@ from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.local import LocalProbe
 from pipeline.stages.prepare import file_format
 from pipeline.stages.search_space import search_space
+from pipeline.stages.shared_device import share_device
 from pipeline.training.load import find_model
 from pipeline.training.scoring import recalibrate
 
@@ -92,7 +93,8 @@ def measure(module: nn.Module, side: int, images: int, candidates: int, target: 
     profile = load_profile(target)
     profile = profile.model_copy(update={"probe": profile.probe.model_copy(update={"retries": 0})})
     example = torch.randn(1, 3, side, side)
-    form = file_format(profile, print, ask=True)
+    with share_device(profile, print) as device:
+        form = file_format(device, ask=True)
     with tempfile.TemporaryDirectory() as folder:
         builder = start_builder(module, example, form, Ranking(), Path(folder, "dense.onnx"), seed)
     if builder.sliceable is None:

@@ -18,6 +18,7 @@ from pipeline.graph.reconstruct import start_reconstruction
 from pipeline.graph.shrink import shrink
 from pipeline.stages.job import Job
 from pipeline.stages.prepare import load_model_and_task, start_building
+from pipeline.stages.shared_device import share_device
 from pipeline.system.files import write_atomically
 from pipeline.training.finetune import Tracking, TrainingData, finetune
 from pipeline.training.learning_rates import RATES
@@ -55,8 +56,8 @@ def main(
     task = loaded.task
     if not isinstance(task, Classification):
         raise click.ClickException(f"{data}: there are no labelled images to fine-tune on")
-    with tempfile.TemporaryDirectory() as scratch:
-        builder = start_building(job, profile, loaded, Path(scratch) / "dense.onnx", print)
+    with tempfile.TemporaryDirectory() as scratch, share_device(profile, print) as device:
+        builder = start_building(job, loaded, Path(scratch) / "dense.onnx", device)
     kept = builder.kept(read_artifact(run / "artifact").shipped.plan)
     student = shrink(builder.module, builder.space, kept).eval()
     start_reconstruction(builder.module, builder.space, (pixels for pixels, _ in task.calibration())).apply(student, kept)

@@ -25,7 +25,7 @@ from probe_load import LOADS, measure_all, read_lines, table
 from pipeline.core.measurement import Measurement
 from pipeline.core.profile import Profile, load_profile
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference, Workload
-from pipeline.stages.prepare import connect
+from pipeline.stages.shared_device import connect
 
 SHAPE = (1, 16, 32, 32)
 INPUT = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)

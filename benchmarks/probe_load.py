@@ -26,8 +26,8 @@ from pipeline.core.profile import Profile, available_cores, load_profile
 from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import start_builder
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference
-from pipeline.stages.prepare import connect
 from pipeline.stages.search_space import search_space
+from pipeline.stages.shared_device import connect
 from pipeline.training.load import find_model
 
 RESULTS = Path(__file__).parent / "results" / "probe_load.jsonl"

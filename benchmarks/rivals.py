@@ -1,6 +1,5 @@
 """Torch-Pruning's own pruners, bisected to the same measured latency and fine-tuned in the same way. quality.py uses them."""
 
-import contextlib
 import copy
 import math
 import tempfile
@@ -22,6 +21,7 @@ from pipeline.stages.job import Job
 from pipeline.stages.prepare import load_model_and_task, start_building, start_probe
 from pipeline.stages.probe_adapter import graph_of
 from pipeline.stages.sequential_measurement import candidate_of, measure_sequentially
+from pipeline.stages.shared_device import share_device
 from pipeline.stages.supernet import BATCH, MOST_STEPS
 from pipeline.training.scoring import OnnxModule
 from pipeline.training.task import Classification
@@ -46,9 +46,10 @@ def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]
     if longer and isinstance(task, Classification):
         added = math.ceil(MOST_STEPS * BATCH / len(task.splits.train))
         task = replace(task, settings=replace(task.settings, epochs=task.settings.epochs + added))
-    with tempfile.TemporaryDirectory() as scratch:
-        builder = start_building(job, profile, loaded, Path(scratch) / "dense.onnx", print)
-    with contextlib.closing(start_probe(profile, builder, print, dry_run=False)) as probe:
+    with share_device(profile, print) as device:
+        with tempfile.TemporaryDirectory() as scratch:
+            builder = start_building(job, loaded, Path(scratch) / "dense.onnx", device)
+        probe = start_probe(device, builder, dry_run=False)
         dense = measured(probe, builder.make(builder.space.dense()), profile.probe.processes, builder)
         low, high, best = 0.0, 1.0, None
         for _ in range(BISECTIONS):

@@ -33,6 +33,7 @@ from pipeline.stages.job import Job
 from pipeline.stages.prepare import load_model_and_task, start_building
 from pipeline.stages.reward import ENTROPY_INPUTS
 from pipeline.stages.search_space import search_space
+from pipeline.stages.shared_device import share_device
 from pipeline.stages.supernet import IMAGES, Schedule, affordable_steps, middle_share, plans_around, train_supernet
 from pipeline.system.files import sha256_bytes, write_atomically
 from pipeline.system.malloc import keep_freed_memory
@@ -120,8 +121,8 @@ class Bench:
         profile = load_profile(job.target)
         loaded = load_model_and_task(job, profile)
         self.task = task = loaded.task
-        with tempfile.TemporaryDirectory() as scratch:
-            self.builder = builder = start_building(job, profile, loaded, Path(scratch) / "dense.onnx", print)
+        with tempfile.TemporaryDirectory() as scratch, share_device(profile, print) as device:
+            self.builder = builder = start_building(job, loaded, Path(scratch) / "dense.onnx", device)
         self.dense_macs = builder.make(builder.space.dense()).macs
         self.space = search_space(builder, STEP)
         self._reconstruction = start_reconstruction(builder.module, builder.space, (pixels for pixels, _ in task.calibration()))

@@ -1,13 +1,14 @@
 """Calibrate: measure a few plans on the device and on this machine, so that a later search needs the device only at its end."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.core.latency_predictor import LatencyPredictor, Point, predictor_json
-from pipeline.core.measurement import Measurement
+from pipeline.core.measurement import Fingerprint, Measurement
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.profile import load_profile
 from pipeline.core.progress import Callback
@@ -19,10 +20,19 @@ from pipeline.stages.job import Job
 from pipeline.stages.prepare import load_model_and_task, start_building, start_local, start_probe
 from pipeline.stages.probe_adapter import graph_of
 from pipeline.stages.search_space import search_space
+from pipeline.stages.shared_device import share_device
 from pipeline.system.files import write_atomically
 from pipeline.system.scratch import scratch_folder
 
-__all__ = ["calibrate"]
+__all__ = ["Pair", "calibrate", "fitted"]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One plan, measured on both machines."""
+
+    device: Measurement
+    host: Measurement
 
 
 def calibrate(job: Job, plans: int, path: Path, callback: Callback) -> LatencyPredictor:
@@ -36,39 +46,62 @@ def calibrate(job: Job, plans: int, path: Path, callback: Callback) -> LatencyPr
     callback.phase("load", f"{job.model}, {job.data}")
     loaded = load_model_and_task(job, profile)
     callback.phase("analyse", "export once, find the groups, prove the slice")
-    with scratch_folder("calibrate") as folder:
-        builder = start_building(job, profile, loaded, folder / "dense.onnx", callback.notice)
-    step = 4 if profile.runtime.channel_step == "measured" else int(profile.runtime.channel_step)
-    chosen = list(_plans(search_space(builder, step), plans, job.seed))
-    made = [builder.make(plan) for plan in chosen]
-    with (
-        contextlib.closing(start_probe(profile, builder, callback.notice, dry_run=job.dry_run)) as device,
-        contextlib.closing(start_local(profile, builder, callback.notice)) as here,
-    ):
-        callback.phase("measure", f"{len(made)} plans, on {profile.device.host} and here")
-        pairs, processes = [], profile.probe.final_processes
-        for number, pruned in enumerate(made, start=1):
-            there, local = _measured(device, pruned, processes), _measured(here, pruned, processes)
-            pairs.append((there, local))
-            callback.say(
-                f"{number}/{len(made)}: device {there.latency_p50_ms.value:.3f} ms, here {local.latency_p50_ms.value:.3f} ms"
-            )
-        dense = pairs[0][0]
-        points = [
-            Point(local.relative_p50.value, there.relative_p50.value)
-            for there, local in pairs
-            if there.relative_p50 and local.relative_p50
-        ]
-        found = LatencyPredictor(
-            host=here.fingerprint.facts,
-            device=device.fingerprint.facts,
-            network=made[0].structure,
-            dense_p50_ms=dense.latency_p50_ms.value,
-            dense_p90_ms=dense.latency_p90_ms.value if dense.latency_p90_ms else None,
-            points=tuple(points),
-        )
+    with share_device(profile, callback.notice) as device:
+        with scratch_folder("calibrate") as folder:
+            builder = start_building(job, loaded, folder / "dense.onnx", device)
+        step = 4 if profile.runtime.channel_step == "measured" else int(profile.runtime.channel_step)
+        made = [builder.make(plan) for plan in _plans(search_space(builder, step), plans, job.seed)]
+        with (
+            contextlib.closing(start_probe(device, builder, dry_run=job.dry_run)) as there,
+            contextlib.closing(start_local(profile, builder, callback.notice)) as here,
+        ):
+            callback.phase("measure", f"{len(made)} plans, on {profile.device.host} and here")
+            pairs = _measured_on_both(there, here, made, profile.probe.final_processes, callback)
+            found = fitted(pairs, here.fingerprint, there.fingerprint)
+    for doubt in found.doubts:
+        callback.notice(doubt)
     write_atomically(path, predictor_json(found))
     return found
+
+
+def fitted(pairs: Sequence[Pair], host: Fingerprint, device: Fingerprint) -> LatencyPredictor:
+    """The predictor from `pairs`, of which the first is the dense network's.
+
+    Doubtful measurements are used and listed in its `doubts`. A plan that was not timed against the dense network is left out,
+    and listed too.
+    """
+    dense = pairs[0].device
+    points, doubts = [], []
+    for number, pair in enumerate(pairs, start=1):
+        for where, measured in (("the device", pair.device), ("this machine", pair.host)):
+            told = "; ".join(remark.text for remark in measured.doubts)
+            doubts += [f"plan {number} of {len(pairs)}, measured on {where}, is doubtful: {told}"] if told else []
+        if pair.device.relative_p50 and pair.host.relative_p50:
+            points.append(Point(pair.host.relative_p50.value, pair.device.relative_p50.value))
+        else:
+            doubts.append(f"plan {number} of {len(pairs)} is left out: it was not timed against the dense network")
+    return LatencyPredictor(
+        host=host.facts,
+        device=device.facts,
+        network=dense.structure,
+        dense_p50_ms=dense.latency_p50_ms.value,
+        dense_p90_ms=dense.latency_p90_ms.value if dense.latency_p90_ms else None,
+        points=tuple(points),
+        doubts=tuple(doubts),
+    )
+
+
+def _measured_on_both(
+    device: Probe, host: Probe, made: Sequence[PrunedModel], processes: int, callback: Callback
+) -> tuple[Pair, ...]:
+    pairs = []
+    for number, pruned in enumerate(made, start=1):
+        pair = Pair(_measured(device, pruned, processes), _measured(host, pruned, processes))
+        pairs.append(pair)
+        there, here = pair.device.latency_p50_ms.value, pair.host.latency_p50_ms.value
+        callback.say(f"{number}/{len(made)}: device {there:.3f} ms, here {here:.3f} ms")
+        callback.progress(number, len(made), "plans measured on both")
+    return tuple(pairs)
 
 
 def _plans(space: SearchSpace, count: int, seed: int) -> Iterator[ChannelPlan]:

@@ -29,6 +29,7 @@ from pipeline.stages.prepare import load_model_and_task, start_building
 from pipeline.stages.probes import aligned_space, final_probe, search_probe
 from pipeline.stages.reevaluate import reevaluate
 from pipeline.stages.reward import start_reward_function
+from pipeline.stages.shared_device import share_device
 from pipeline.stages.try_int8 import quantise
 from pipeline.system.versions import UNSAFE_BELOW, installed_versions, refuse_unsafe
 from pipeline.training.threads import compute_threads
@@ -67,7 +68,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
     constraints = read_budget(profile, job.budget, job.limits)
     identity = job.identity(profile, {constraint.metric.key: constraint.show(constraint.limit) for constraint in constraints})
 
-    with open_run(job.folder(identity), identity) as run:
+    with open_run(job.folder(identity), identity) as run, share_device(profile, callback.notice) as device:
         notices, stage = Notices(callback), functools.partial(open_stage, run, callback)
         for text in run.notices:
             callback.notice(text)
@@ -87,7 +88,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             stage("analyse", "export once, find the groups, prove the slice"),
             run.derived(run.dense_graph, load_graph, callback.notice),
         ):
-            builder = start_building(job, profile, loaded, run.dense_graph, callback.notice)
+            builder = start_building(job, loaded, run.dense_graph, device)
             (callback.say if builder.sliceable else callback.notice)(builder.proof)
         if finished:
             return Finished(finished, run.artifact)
@@ -97,7 +98,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
         with stage("rehearse", "the whole way with a narrowed network"):
             context = rehearse(context, job.seed)
 
-        with network_errors("the run", only_own=True), search_probe(job, context) as probe:
+        with network_errors("the run", only_own=True), search_probe(job, context, device) as probe:
             run.bind("device", probe.fingerprint.facts)
             measurer = PlanMeasurer(context, probe, start_reward_function(job.search_reward(), context.builder, context.task))
             weights = cut_from_dense(context)
@@ -121,7 +122,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             with stage("fine-tune", f"{job.finetuning.epochs} epochs"):
                 tuned = finetune_chosen(weights, chosen, loaded.module, job.seed)
 
-            with final_probe(job, context, probe, ends.dense) as judge:
+            with final_probe(job, context, device, probe, ends.dense) as judge:
                 with stage("export", "and prove"):
                     final = final_file(context, tuned.module, chosen)
 

@@ -18,7 +18,7 @@ from pipeline.graph.structure import structure
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.remote.link import LinkLost
-from pipeline.stages.prepare import connect
+from pipeline.stages.shared_device import connect
 from pipeline.system.units import format_bytes
 
 __all__ = ["Finding", "examine"]

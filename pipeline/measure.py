@@ -15,7 +15,7 @@ from pipeline.core.statistics import Estimate
 from pipeline.graph.intake import read_network
 from pipeline.probe.connection import Notify
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference, Workload
-from pipeline.stages.prepare import connect
+from pipeline.stages.shared_device import connect
 
 __all__ = ["Answer", "Comparison", "FileMeasurement", "Measured", "measure_files"]
 

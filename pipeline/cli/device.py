@@ -5,7 +5,7 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,6 +14,9 @@ from pipeline.cli.options import MODEL_ARGS
 from pipeline.cli.terminal import make_console
 from pipeline.errors import ProbeError
 from pipeline.system.units import parse_quantity
+
+if TYPE_CHECKING:
+    from pipeline.stages.job import Job  # at run time this would import torch
 
 __all__ = ["calibrate", "doctor", "measure"]
 
@@ -105,6 +108,7 @@ def calibrate(plans: int, out: Path | None, as_json: bool, **flags: Any) -> None
     """Measure some plans of a network on the device and on this machine, so that a search needs the device only at its end."""
     from pipeline.calibrate import calibrate as measure_both  # noqa: PLC0415
     from pipeline.cli.screen import Screen  # noqa: PLC0415
+    from pipeline.cli.screen_device import calibrated_json, print_calibrated  # noqa: PLC0415
     from pipeline.stages.job import Job  # noqa: PLC0415
 
     console = make_console(stderr=as_json)
@@ -115,19 +119,19 @@ def calibrate(plans: int, out: Path | None, as_json: bool, **flags: Any) -> None
         found = measure_both(job, plans, path, screen)
     finally:
         screen.close()
-    intercept, slope = found.line
     if as_json:
-        facts = {"file": str(path), "points": [vars(point) for point in found.points], "error": found.error}
-        click.echo(json.dumps({**facts, "intercept": intercept, "slope": slope}))
-        return
-    console.print(
-        f"\n{path}: from {len(found.points)} plans; a plan left out is predicted within {100 * found.error:.1f} % of its latency"
-    )
+        click.echo(json.dumps(calibrated_json(path, found)))
+    else:
+        print_calibrated(console, path, found)
+        console.print(f"search with it: {_search_command(job, path)}", soft_wrap=True)
+
+
+def _search_command(job: "Job", path: Path) -> str:
+    """The command that searches with the calibration at `path`."""
     arguments = [text for name, value in job.model_args.items() for text in ("--model-arg", f"{name}={json.dumps(value)}")]
     weights = ["--weights", str(job.weights)] if job.weights else []
     network = ["--model", job.model, *arguments, *weights, "--data", job.data]
-    command = shlex.join(["compress", "--target", job.target, *network, "--calibration", str(path)])
-    console.print(f"search with it: {command}", soft_wrap=True)
+    return shlex.join(["compress", "--target", job.target, *network, "--calibration", str(path)])
 
 
 @click.command(short_help="One page on a device, before anything long.")

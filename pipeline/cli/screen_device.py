@@ -1,6 +1,7 @@
-"""Screen for a device: measurements, comparisons and findings."""
+"""Screen for a device: measurements, comparisons, calibrations and findings."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -8,13 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.core.device_state import DeviceState
+from pipeline.core.latency_predictor import LatencyPredictor
 from pipeline.core.measurement import Failure, Measurement
 from pipeline.core.statistics import Estimate
 from pipeline.doctor import Finding
 from pipeline.measure import Comparison, FileMeasurement, Measured
 from pipeline.system.units import format_bytes, format_duration
 
-__all__ = ["measured_json", "print_finding", "print_measured"]
+__all__ = ["calibrated_json", "measured_json", "print_calibrated", "print_finding", "print_measured"]
 
 _MARKS = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "failure": ("FAIL", "bold red")}
 _COLOURS = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
@@ -26,6 +28,35 @@ def print_finding(console: Console, finding: Finding) -> None:
     console.print(Text.assemble((f"{word:<5}", colour), (f"{finding.what:<26}", "bold"), finding.found), soft_wrap=True)
     if finding.advice:
         console.print(Text(f"{'':<31}{finding.advice}", style="dim"), soft_wrap=True)
+
+
+def print_calibrated(console: Console, path: Path, found: LatencyPredictor) -> None:
+    """Print what the calibration at `path` can predict, and whether its measurements are in doubt."""
+    console.print(
+        f"\n{path}: from {len(found.points)} plans; a plan left out is predicted within {100 * found.error:.1f} % of its latency"
+    )
+    if found.doubts:
+        console.print(
+            Text(
+                "some measurements are doubtful, as the notes above and the file say, so predictions may be off: end what else "
+                "runs on both machines, and calibrate again",
+                style="yellow",
+            ),
+            soft_wrap=True,
+        )
+
+
+def calibrated_json(path: Path, found: LatencyPredictor) -> dict[str, Any]:
+    """The calibration at `path`, for scripts."""
+    intercept, slope = found.line
+    return {
+        "file": str(path),
+        "points": [vars(point) for point in found.points],
+        "error": found.error,
+        "doubts": list(found.doubts),
+        "intercept": intercept,
+        "slope": slope,
+    }
 
 
 def print_measured(console: Console, found: Measured) -> None:

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.core.statistics import Estimate
 from pipeline.errors import ProbeError
+from pipeline.foreign_text import ForeignText
 from pipeline.system.foreign_file import JSON_LIMIT_BYTES, read_foreign
 
 __all__ = ["LatencyPredictor", "Point", "predictor_json", "read_predictor"]
@@ -39,6 +40,8 @@ class LatencyPredictor:
     """p50 of the dense graph on the device."""
     dense_p90_ms: float | None
     points: tuple[Point, ...]
+    doubts: tuple[ForeignText, ...] = ()
+    """What is doubtful about the measurements behind the points, as sentences for people. Older files have no such entry."""
 
     @cached_property
     def line(self) -> tuple[float, float]:

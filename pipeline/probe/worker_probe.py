@@ -1,10 +1,11 @@
 """WorkerProbe: measure with a worker at the other end of a connection, which may break and be reopened."""
 
+import copy
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,6 +57,12 @@ class WorkerProbe:
         except BaseException:
             self.close()
             raise
+
+    def with_reference(self, reference: Reference) -> Self:
+        """A probe on the same connection that times files against `reference`. Closing one of the two closes both."""
+        other = copy.copy(self)
+        other._reference = reference
+        return other
 
     @property
     def fingerprint(self) -> Fingerprint:

@@ -1,6 +1,5 @@
 """Prepare: load the user's network and task, and start the probe that measures it."""
 
-import contextlib
 import importlib.metadata
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +18,12 @@ from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.probe.cached import CachedProbe, cache_folder
 from pipeline.probe.calibrated import CalibratedProbe
 from pipeline.probe.connection import Notify
-from pipeline.probe.interface import Probe, Reference
+from pipeline.probe.interface import Probe
 from pipeline.probe.local import LocalProbe
 from pipeline.probe.simulated import SimulatedProbe
-from pipeline.probe.ssh import SshProbe
-from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.stages.job import Job
 from pipeline.stages.probe_adapter import reference_of
+from pipeline.stages.shared_device import SharedDevice
 from pipeline.system.files import sha256_bytes
 from pipeline.training.adapt_network import adapt
 from pipeline.training.load import find_model, load_data, load_model, settle_normalisation
@@ -35,7 +33,6 @@ from pipeline.training.user_errors import network_errors
 
 __all__ = [
     "LoadedModel",
-    "connect",
     "emulated",
     "file_format",
     "load_model_and_task",
@@ -115,12 +112,12 @@ def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
     return LoadedModel(module, task, facts, tuple(notices), score)
 
 
-def start_building(job: Job, profile: Profile, loaded: LoadedModel, dense_path: Path, notify: Notify) -> PrunedModelBuilder:
+def start_building(job: Job, loaded: LoadedModel, dense_path: Path, device: SharedDevice) -> PrunedModelBuilder:
     """Analyse the network and export it once to `dense_path`, or read that file, for the installed onnxruntime versions.
 
     Raises the errors of `file_format` and `start_builder`.
     """
-    form, task = file_format(profile, notify, ask=not (job.dry_run or job.calibration)), loaded.task
+    form, task = file_format(device, ask=not (job.dry_run or job.calibration)), loaded.task
     return start_builder(
         loaded.module,
         task.example(),
@@ -131,12 +128,9 @@ def start_building(job: Job, profile: Profile, loaded: LoadedModel, dense_path: 
     )
 
 
-def start_probe(profile: Profile, builder: PrunedModelBuilder, notify: Notify, *, dry_run: bool) -> Probe:
+def start_probe(device: SharedDevice, builder: PrunedModelBuilder, *, dry_run: bool) -> Probe:
     """Start the probe that the profile asks for. Its reference is the dense graph. Raises ProbeError and its subclasses."""
-    reference = reference_of(builder)
-    if dry_run:
-        return SimulatedProbe(profile, reference)
-    return CachedProbe(connect(profile, reference, notify), reference, cache_folder())
+    return SimulatedProbe(device.profile, reference_of(builder)) if dry_run else device.probe(builder)
 
 
 def start_local(
@@ -148,15 +142,14 @@ def start_local(
     return CalibratedProbe(probe, reference, calibration) if calibration else probe
 
 
-def file_format(profile: Profile, notify: Notify, *, ask: bool) -> FileFormat:
+def file_format(device: SharedDevice, *, ask: bool) -> FileFormat:
     """Opset and IR version of all files: what the profile asks for, or the lowest that suffice. Both the device's onnxruntime and
     the local one must read them. The device is asked for its version, but with no host or without `ask` the profile's is used.
     Raises ProfileError if one of the two cannot read what the profile asks for, ProbeError and its subclasses.
     """
-    versions = [importlib.metadata.version("onnxruntime")]
+    profile, versions = device.profile, [importlib.metadata.version("onnxruntime")]
     if profile.device.host and ask:
-        with contextlib.closing(connect(profile, None, notify)) as probe:
-            versions.append(probe.fingerprint.onnxruntime)
+        versions.append(device.onnxruntime())
     elif profile.runtime.onnxruntime:
         versions.append(profile.runtime.onnxruntime)
     try:
@@ -168,11 +161,6 @@ def file_format(profile: Profile, notify: Notify, *, ask: bool) -> FileFormat:
 def emulated(profile: Profile) -> Profile:
     """`profile`, changed so that it is measured on this machine."""
     return profile.model_copy(update={"device": profile.device.model_copy(update={"host": None})})
-
-
-def connect(profile: Profile, reference: Reference | None, notify: Notify = lambda text: None) -> WorkerProbe:
-    """A probe on the profile's device, or on this machine if the profile names no host. Raises ProbeError and its subclasses."""
-    return (SshProbe if profile.device.host else LocalProbe)(profile, reference, notify)
 
 
 def _in_form(task: OwnTask, form: Form) -> OwnTask:

@@ -17,6 +17,7 @@ from pipeline.stages.job import Job
 from pipeline.stages.measure_plans import measure_dense_with
 from pipeline.stages.prepare import start_local, start_probe
 from pipeline.stages.search_space import search_space
+from pipeline.stages.shared_device import SharedDevice
 from pipeline.stages.width_sweep import find_alignment
 
 __all__ = ["FinalProbe", "aligned_space", "final_probe", "search_probe"]
@@ -32,13 +33,20 @@ class FinalProbe:
 
 
 @contextlib.contextmanager
-def search_probe(job: Job, context: RunContext) -> Iterator[Probe]:
+def search_probe(job: Job, context: RunContext, device: SharedDevice) -> Iterator[Probe]:
     """The device's probe, or this machine's if the profile names no host or the job has a calibration."""
     profile, builder, notify = context.profile, context.builder, context.callback.notice
     if job.calibration and not job.dry_run:
-        probe = start_local(profile, builder, notify, read_predictor(job.calibration))
+        predictor = read_predictor(job.calibration)
+        if predictor.doubts:
+            first, more = predictor.doubts[0], len(predictor.doubts) - 1
+            context.notices.add(
+                f"{job.calibration}: made from doubtful measurements, so its predictions may be off ({first}"
+                f"{f'; and {more} more' if more else ''}); calibrate again: compress calibrate"
+            )
+        probe = start_local(profile, builder, notify, predictor)
     else:
-        probe = start_probe(profile, builder, notify, dry_run=job.dry_run)
+        probe = start_probe(device, builder, dry_run=job.dry_run)
     with contextlib.closing(probe):
         yield probe
 
@@ -58,7 +66,7 @@ def aligned_space(context: RunContext, probe: Probe, seed: int) -> tuple[SearchS
 
 
 @contextlib.contextmanager
-def final_probe(job: Job, context: RunContext, probe: Probe, dense: Candidate) -> Iterator[FinalProbe]:
+def final_probe(job: Job, context: RunContext, device: SharedDevice, probe: Probe, dense: Candidate) -> Iterator[FinalProbe]:
     """After a search with predicted latencies, measure the shipped file on the device, if it can be reached.
 
     If it cannot, latencies stay predicted, and no verdict on them is 'within'. After any other search, `probe` is used.
@@ -67,12 +75,12 @@ def final_probe(job: Job, context: RunContext, probe: Probe, dense: Candidate) -
         yield FinalProbe(probe, dense)
         return
     try:
-        device = start_probe(context.profile, context.builder, context.callback.notice, dry_run=False)
+        final = start_probe(device, context.builder, dry_run=False)
     except ProbeError as problem:
         context.notices.add(
             f"the device was not reached for the last measurement, so latencies are predicted and not decided ({problem})"
         )
         yield FinalProbe(probe, dense)
         return
-    with contextlib.closing(device):
-        yield FinalProbe(device, measure_dense_with(device, context, dense))
+    with contextlib.closing(final):
+        yield FinalProbe(final, measure_dense_with(final, context, dense))

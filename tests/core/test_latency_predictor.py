@@ -1,19 +1,25 @@
 """From this machine's latencies to a device's: the map, its honest error, and what may be said with it."""
 
+import io
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 from helpers.graphs import conv_net, graph, profile, reference
 from helpers.profiles import command, to_walk
 from helpers.sshd import Board, needs_sshd
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from pipeline.core.latency_predictor import LatencyPredictor, Point, read_predictor
+from pipeline.calibrate import Pair, fitted
+from pipeline.cli.screen_device import calibrated_json, print_calibrated
+from pipeline.core.latency_predictor import LatencyPredictor, Point, predictor_json, read_predictor
 from pipeline.core.measurement import Failure, Measurement
+from pipeline.core.remark import Remark, RemarkKind
 from pipeline.core.statistics import Estimate
 from pipeline.errors import ProbeError
 from pipeline.probe.calibrated import CalibratedProbe
@@ -130,7 +136,67 @@ def test_what_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
         read_predictor(tmp_path / "c.json")
 
 
+# ---------------------------------------------------------------- made from measurements
+
+
+def simulated(*kinds: RemarkKind) -> Measurement:
+    """a plan on the simulated machine, disturbed in these ways"""
+    found = SimulatedProbe(profile(), reference()).measure(graph(conv_net(8)), MeasurementOptions(4))
+    assert isinstance(found, Measurement)
+    return replace(found, remarks=tuple(Remark(kind, f"{kind} there") for kind in kinds))
+
+
+def made_from(*pairs: Pair) -> LatencyPredictor:
+    return fitted(pairs, simulated().fingerprint, simulated().fingerprint)
+
+
+def test_a_calibration_says_which_of_its_measurements_are_doubtful(tmp_path: Path) -> None:
+    """its file does too; a remark that forbids no verdict is no doubt"""
+    sound = Pair(simulated(), simulated(RemarkKind.NOISY))
+    found = made_from(sound, Pair(simulated(RemarkKind.PREEMPTED), simulated()), Pair(simulated(), simulated(RemarkKind.STOLEN)))
+    (tmp_path / "kept.json").write_bytes(predictor_json(found))
+
+    assert made_from(sound).doubts == ()
+    assert len(found.points) == 3
+    assert found.doubts == (
+        "plan 2 of 3, measured on the device, is doubtful: preempted there",
+        "plan 3 of 3, measured on this machine, is doubtful: stolen there",
+    )
+    assert read_predictor(tmp_path / "kept.json").doubts == found.doubts
+
+
+def test_a_plan_that_was_not_timed_against_the_dense_network_is_left_out_and_named() -> None:
+    alone = simulated()
+    alone = replace(alone, processes=tuple(replace(each, reference_latency_ms=()) for each in alone.processes))
+    found = made_from(Pair(simulated(), simulated()), Pair(simulated(), alone))
+
+    assert len(found.points) == 1
+    assert found.doubts == ("plan 2 of 2 is left out: it was not timed against the dense network",)
+
+
+def test_a_calibration_of_an_older_version_has_no_doubts(tmp_path: Path) -> None:
+    older = json.loads(predictor_json(calibration(EXACT)))
+    del older["doubts"]
+    (tmp_path / "kept.json").write_text(json.dumps(older))
+
+    assert read_predictor(tmp_path / "kept.json") == calibration(EXACT)
+
+
+@pytest.mark.parametrize("doubts", [(), ("plan 2 of 3, measured on the device, is doubtful: preempted there",)])
+def test_the_output_of_a_calibration_says_whether_it_is_doubtful(doubts: tuple[str, ...]) -> None:
+    found, console = replace(calibration(EXACT), doubts=doubts), Console(file=io.StringIO(), width=100)
+    print_calibrated(console, Path("kept.json"), found)
+
+    assert ("some measurements are doubtful" in console.file.getvalue()) == bool(doubts)  # type: ignore[attr-defined]
+    assert calibrated_json(Path("kept.json"), found)["doubts"] == list(doubts)
+
+
 # ---------------------------------------------------------------- the whole way, with a device
+
+
+def told_in(result: Result) -> str:
+    """the notes of a command, without line breaks"""
+    return " ".join(result.stderr.split())
 
 
 @needs_sshd
@@ -139,7 +205,10 @@ def test_a_search_with_a_calibration_needs_the_device_only_at_its_end(tmp_path: 
     target, kept = to_walk(tmp_path, board), tmp_path / "kept.json"
     done = command("calibrate", "--target", target, "--plans", 4, "--out", kept)
     assert done.exit_code == 0, done.output
-    assert len(json.loads(kept.read_text())["points"]) == 6
+    calibrated = json.loads(kept.read_text())
+    assert len(calibrated["points"]) == 6
+    assert (board.folder / "sshd.log").read_text().count("Accepted publickey") == 1
+    kept.write_text(json.dumps({**calibrated, "doubts": ["plan 2 is doubtful", "plan 3 is doubtful"]}))
     search = ("--target", target, "--calibration", kept, "--trials", 2, "--supernet", 0, "--epochs", 0, "--searcher", "random")
 
     board.stop()
@@ -147,6 +216,7 @@ def test_a_search_with_a_calibration_needs_the_device_only_at_its_end(tmp_path: 
     assert off.exit_code == 14, off.output
     said = json.loads(off.stdout.splitlines()[-1])
     assert said["figures"].startswith("predicted ± ")
+    assert "made from doubtful measurements, so its predictions may be off (plan 2 is doubtful; and 1 more)" in told_in(off)
     assert said["verdict"] == "undecided"
 
     board.start()

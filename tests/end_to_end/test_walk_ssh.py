@@ -74,6 +74,7 @@ def test_a_search_goes_on_where_its_connection_dropped(board: Board, tmp_path: P
 def test_what_a_run_packs_can_be_shipped_to_the_device_that_it_was_measured_on(board: Board, tmp_path: Path) -> None:
     """signed on the way, with a key that is made for that, said aloud; its own budget is what it is held to there"""
     assert run(board, tmp_path).exit_code == 0
+    assert (board.folder / "sshd.log").read_text().count("Accepted publickey") == 1, "one connection serves a whole run"
     words = ("ship", "--target", tmp_path / "board.yaml", "--keys", tmp_path / "keys", tmp_path / "run" / "artifact")
     first, again = (command(*words) for _ in range(2))
 

@@ -1,0 +1,60 @@
+"""Shared device: the machine that a run measures on. A run connects to it once and uses that connection for everything."""
+
+import contextlib
+from collections.abc import Iterator
+
+from pipeline.core.profile import Profile
+from pipeline.graph.pruned_model import PrunedModelBuilder
+from pipeline.probe.cached import CachedProbe, cache_folder
+from pipeline.probe.connection import Notify
+from pipeline.probe.interface import Probe, Reference
+from pipeline.probe.local import LocalProbe
+from pipeline.probe.ssh import SshProbe
+from pipeline.probe.worker_probe import WorkerProbe
+from pipeline.stages.probe_adapter import reference_of
+
+__all__ = ["SharedDevice", "connect", "share_device"]
+
+
+class SharedDevice:
+    """The profile's device, or this machine if the profile names no host.
+
+    The first method that needs the device connects to it. All later ones use the same connection, which is reopened if it breaks.
+    """
+
+    def __init__(self, profile: Profile, notify: Notify) -> None:
+        self.profile = profile
+        self._notify = notify
+        self._connected: WorkerProbe | None = None
+
+    def onnxruntime(self) -> str:
+        """The version of onnxruntime on the device. Raises ProbeError and its subclasses."""
+        return self._connect().fingerprint.onnxruntime
+
+    def probe(self, builder: PrunedModelBuilder) -> Probe:
+        """A probe whose reference is the dense network of `builder`. Raises ProbeError and its subclasses."""
+        reference = reference_of(builder)
+        return CachedProbe(self._connect().with_reference(reference), reference, cache_folder())
+
+    def close(self) -> None:
+        """Close the connection, if there is one. All probes that share it end."""
+        if self._connected:
+            self._connected.close()
+            self._connected = None
+
+    def _connect(self) -> WorkerProbe:
+        if self._connected is None:
+            self._connected = connect(self.profile, None, self._notify)
+        return self._connected
+
+
+@contextlib.contextmanager
+def share_device(profile: Profile, notify: Notify) -> Iterator[SharedDevice]:
+    """The device of `profile` for the block. It is connected to when it is first needed, and closed at the end."""
+    with contextlib.closing(SharedDevice(profile, notify)) as device:
+        yield device
+
+
+def connect(profile: Profile, reference: Reference | None, notify: Notify = lambda text: None) -> WorkerProbe:
+    """A probe on the profile's device, or on this machine if the profile names no host. Raises ProbeError and its subclasses."""
+    return (SshProbe if profile.device.host else LocalProbe)(profile, reference, notify)
