@@ -42,10 +42,10 @@ def calibrate(job: Job, plans: int, path: Path, callback: Callback) -> LatencyPr
     """
     profile = load_profile(job.target, allow_ssh_commands=job.allow_ssh_commands)
     if profile.device.host is None:
-        raise ProfileError(f"{job.target}: device.host is not set, so there is no device to compare with; set it")
+        raise ProfileError(f"{job.target}: device.host is not set, so there is no device to compare with; set it in the profile")
     callback.phase("load", f"{job.model}, {job.data}")
     loaded = load_model_and_task(job, profile)
-    callback.phase("analyse", "export once, find the groups, prove the slice")
+    callback.phase("analyse", "export the network, find channel groups, check slicing")
     with share_device(profile, callback.notice) as device:
         with scratch_folder("calibrate") as folder:
             builder = start_building(job, loaded, folder / "dense.onnx", device)
@@ -74,8 +74,8 @@ def fitted(pairs: Sequence[Pair], host: Fingerprint, device: Fingerprint) -> Lat
     points, doubts = [], []
     for number, pair in enumerate(pairs, start=1):
         for where, measured in (("the device", pair.device), ("this machine", pair.host)):
-            told = "; ".join(remark.text for remark in measured.doubts)
-            doubts += [f"plan {number} of {len(pairs)}, measured on {where}, is doubtful: {told}"] if told else []
+            texts = "; ".join(remark.text for remark in measured.doubts)
+            doubts += [f"plan {number} of {len(pairs)}, measured on {where}, is doubtful: {texts}"] if texts else []
         if pair.device.relative_p50 and pair.host.relative_p50:
             points.append(Point(pair.host.relative_p50.value, pair.device.relative_p50.value))
         else:
@@ -116,5 +116,5 @@ def _plans(space: SearchSpace, count: int, seed: int) -> Iterator[ChannelPlan]:
 def _measured(probe: Probe, pruned: PrunedModel, processes: int) -> Measurement:
     found = probe.measure(graph_of(pruned), MeasurementOptions(processes, memory=False))
     if not isinstance(found, Measurement):
-        raise ProbeError(f"a plan cannot be measured: {found.kind}: {found.detail}")
+        raise ProbeError(f"a plan could not be measured: {found.kind}: {found.detail}")
     return found

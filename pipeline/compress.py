@@ -1,5 +1,5 @@
-"""The walk: load, export once, analyse, prove the slice, rehearse, measure dense and thinnest, train the supernet, search,
-fine-tune, package."""
+"""The whole run: load, export, find channel groups, check slicing, rehearse, measure the dense and the thinnest plan, train the
+supernet, search, fine-tune, package."""
 
 import contextlib
 import functools
@@ -85,7 +85,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             notices.add(*loaded.notices, *loaded.test_set_notices(constraints))
 
         with (
-            stage("analyse", "export once, find the groups, prove the slice"),
+            stage("analyse", "export the network, find channel groups, check slicing"),
             run.derived(run.dense_graph, load_graph, callback.notice),
         ):
             builder = start_building(job, loaded, run.dense_graph, device)
@@ -95,7 +95,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
 
         provenance = Provenance(job.command, identity, identity["model"])
         context = RunContext(run, builder, loaded.task, profile, constraints, callback, notices, provenance)
-        with stage("rehearse", "the whole way with a narrowed network"):
+        with stage("rehearse", "run every later step once with a pruned network"):
             context = rehearse(context, job.seed)
 
         with network_errors("the run", only_own=True), search_probe(job, context, device) as probe:
@@ -103,10 +103,10 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             measurer = PlanMeasurer(context, probe, start_reward_function(job.search_reward(), context.builder, context.task))
             weights = cut_from_dense(context)
             space, alignment = aligned_space(context, probe, job.seed)
-            with stage("measure", f"dense and thinnest, {probe.fingerprint.stamp}"):
+            with stage("measure", f"measure the dense and the thinnest plan, {probe.fingerprint.stamp}"):
                 ends = measure_dense_and_thinnest(measurer, space, weights)
 
-            with stage("supernet", "one set of weights for all plans, if it pays"):
+            with stage("supernet", "train one set of weights for all plans, if it helps"):
                 widest = functools.partial(widest_uniform, measurer, space, ends.dense)
                 weights = cut_from_supernet(weights, space, widest, ends.dense.score or 0.0, job.supernet_steps, job.seed)
                 ends = score_thinnest(measurer, ends, weights)
@@ -116,7 +116,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             with searching, contextlib.suppress(TrialsSpent), compute_threads(1):
                 job.search_function()(evaluator.problem(space, job.seed))
 
-            with stage("confirm", "the best plans, measured again"):
+            with stage("confirm", "measure the best plans again"):
                 chosen = reevaluate(evaluator)
 
             with stage("fine-tune", f"{job.finetuning.epochs} epochs"):
@@ -127,12 +127,12 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
                     final = final_file(context, tuned.module, chosen)
 
                 if "int8" in profile.precision:
-                    with stage("quantise", "int8, if it is faster and accurate enough"):
+                    with stage("quantise", "try int8, and use it if it is faster and accurate enough"):
                         final = with_int8(context, final, quantise(context, final.pruned, judge.probe, judge.dense))
 
                 def page(artifact: Artifact) -> bytes:
                     return report_page(artifact, *evaluator.searched(), constraints, alignment)
 
-                with stage("ship", "measure, test, pack"):
+                with stage("ship", "measure and test the final network, write the artifact"):
                     artifact = ship(context, tuned, chosen, final, judge, page)
                 return Finished(artifact, run.artifact)

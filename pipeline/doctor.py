@@ -56,7 +56,7 @@ def examine(profile: Profile) -> Iterator[Finding]:
             "reachable", "ok", f"{where}: {probe.machine['cpu']}, {probe.machine['system']}, {probe.machine['architecture']}"
         )
         if profile.device.host:
-            yield Finding("host key", "ok", "known, and checked")
+            yield Finding("host key", "ok", "known and verified")
         yield from _software(profile, probe.machine)
         yield from _room(profile, probe.machine)
         yield from _condition(probe.condition())
@@ -66,43 +66,58 @@ def examine(profile: Profile) -> Iterator[Finding]:
         yield Finding("measuring", "failure", f"{type(problem).__name__}: {problem}", exit_code=problem.exit_code)
     except LinkLost as loss:
         code = (DeviceUnreachable if profile.device.host else ProbeError).exit_code
-        yield Finding("measuring", "failure", f"{where} was lost: {loss}", "run the same command again when it is back", code)
+        yield Finding(
+            "measuring",
+            "failure",
+            f"lost the connection to {where}: {loss}",
+            "run the same command again when the device is back",
+            code,
+        )
     finally:
         probe.close()
 
 
 def _software(profile: Profile, machine: dict[str, Any]) -> Iterator[Finding]:
     yield Finding("python", "ok", f"{machine['python']} ({machine['interpreter']}), numpy {machine['numpy']}")
-    version, wanted = machine["onnxruntime"], profile.runtime.onnxruntime
-    if wanted and profile.measures_its_device and version != wanted:
+    version, expected = machine["onnxruntime"], profile.runtime.onnxruntime
+    if expected and profile.measures_its_device and version != expected:
         yield Finding(
             "onnxruntime",
             "warning",
-            f"{version} there, {wanted} in the profile",
-            f'write onnxruntime: "{version}" in the profile, or install {wanted} there: figures are of one version only',
+            f"{version} on the device, {expected} in the profile",
+            f'write onnxruntime: "{version}" in the profile, or install {expected} on the device: latency depends on it',
         )
     else:
-        beside = "" if profile.measures_its_device or not wanted else f" here, in the stead of the device's {wanted}"
+        beside = "" if profile.measures_its_device or not expected else f" on this machine, in place of the device's {expected}"
         yield Finding("onnxruntime", "ok", f"{version}{beside} ({', '.join(machine['providers'])})")
 
 
 def _room(profile: Profile, machine: dict[str, Any]) -> Iterator[Finding]:
     cores, threads = len(machine["cores"]), profile.threads
-    there = machine.get("machine_cores")
-    confined = f" of {there}, to which this user is confined (cpuset, taskset)" if there and there > cores else ""
+    machine_cores = machine.get("machine_cores")
+    confined = (
+        f" of {machine_cores}; this user may not use the others (cpuset, taskset)"
+        if machine_cores and machine_cores > cores
+        else ""
+    )
     if threads > cores:
-        yield Finding("cores", "warning", f"{cores}{confined} for {threads} threads", "figures are of fewer threads, and say so")
+        yield Finding(
+            "cores",
+            "warning",
+            f"{cores}{confined} for {threads} threads",
+            "measurements will use fewer threads, and the results will say so",
+        )
     else:
-        yield Finding("cores", "ok", f"{cores}{confined}, of which an inference uses {threads}")
+        yield Finding("cores", "ok", f"{cores}{confined}; an inference uses {threads}")
     for what, key, little in (
         ("free memory", "free_memory_bytes", LITTLE_MEMORY_BYTES),
         ("free disk", "free_disk_bytes", LITTLE_DISK_BYTES),
     ):
         size = machine[key]
         if size is None:
-            yield Finding(what, "warning", "the system does not tell")
+            yield Finding(what, "warning", "not known")
         else:
-            advice = f"at least {format_bytes(little)} should be free" if size < little else ""
+            advice = f"free some space: at least {format_bytes(little)} is needed" if size < little else ""
             yield Finding(what, "warning" if advice else "ok", f"{format_bytes(size)} ({machine['folder']})", advice)
 
 
@@ -115,27 +130,32 @@ def _condition(now: DeviceState) -> Iterator[Finding]:
         yield Finding(
             "governor",
             "warning",
-            f"{now.governor}: the clock follows the load, and short runs see it rise",
+            f"{now.governor}: the clock frequency changes with the load, also during short runs",
             "echo performance | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor",
         )
-    clock = f", {now.clock_mhz:.0f} MHz {'measured' if now.clock_measured else 'asked for'}" if now.clock_mhz else ""
+    clock = f", {now.clock_mhz:.0f} MHz {'measured' if now.clock_measured else 'requested'}" if now.clock_mhz else ""
     slowed = throttled(now, now)
     before = (now.throttle_flags or 0) >> 16 & 0xF
     if slowed:
-        yield Finding("throttling", "failure", f"now: {slowed}{clock}", "cool it, and give it a better power supply")
+        yield Finding("throttling", "failure", f"now: {slowed}{clock}", "cool the device, and give it a better power supply")
     elif before:
         yield Finding(
-            "throttling", "warning", f"not now, but since it was switched on{clock}", "cool it, or check the power supply"
+            "throttling", "warning", f"not now, but at some time since boot{clock}", "cool the device, or check its power supply"
         )
     else:
-        yield Finding(
-            "throttling", "ok", "none" + ("" if now.throttle_flags is not None else " that the system tells of") + clock
-        )
+        yield Finding("throttling", "ok", "none" + ("" if now.throttle_flags is not None else " reported") + clock)
     if now.temperature_c is not None:
         hot = now.temperature_c >= HOT_C
-        yield Finding("temperature", "warning" if hot else "ok", f"{now.temperature_c:.0f} °C", "let it cool down" if hot else "")
+        yield Finding(
+            "temperature", "warning" if hot else "ok", f"{now.temperature_c:.0f} °C", "let the device cool down" if hot else ""
+        )
     if now.load is not None and now.load > 0.5:
-        yield Finding("load", "warning", f"{now.load:.1f} processes want a core", "end what else runs there")
+        yield Finding(
+            "load",
+            "warning",
+            f"{now.load:.1f} processes wanted a core in the last minute",
+            "end the other programs on the device",
+        )
 
 
 def _quota(profile: Profile, now: DeviceState) -> Iterator[Finding]:
@@ -145,7 +165,7 @@ def _quota(profile: Profile, now: DeviceState) -> Iterator[Finding]:
     enough = now.quota_cores >= profile.threads
     stops = f", which stopped processes {now.quota_stops} times so far" if now.quota_stops else ""
     found = f"a control group allows {now.quota_cores:g} cores for {profile.threads} threads{stops}"
-    advice = "raise it to at least runtime.threads cores (docker run --cpus, systemd CPUQuota): figures would be too long"
+    advice = "raise the limit to at least runtime.threads cores (docker run --cpus, systemd CPUQuota): latencies are too long"
     yield Finding("processor time", "ok" if enough else "failure", found, "" if enough else advice)
 
 
@@ -166,22 +186,22 @@ def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
     yield Finding(
         "other programs",
         "warning" if samples.shared else "ok",
-        f"{samples.clean} of {samples.total} runs had their cores to themselves",
-        "end what else runs there" if samples.shared else "",
+        f"{samples.clean} of {samples.total} runs were not preempted",
+        "end the other programs on the device" if samples.shared else "",
     )
     yield from _speed(profile, measured)
     tells = max(ratio.high - 1, 1 - ratio.low)
     equal = ratio.low <= 1 <= ratio.high and not measured.doubts
     yield Finding(
-        "a network against itself",
+        "network against itself",
         "ok" if equal else "warning",
         f"{100 * ratio.value:.1f} % [{100 * ratio.low:.1f}, {100 * ratio.high:.1f}]",
-        "" if equal else "something disturbs the runs: end what else runs there",
+        "" if equal else "something disturbs the runs: end the other programs on the device",
     )
     yield Finding(
-        "differences it can tell",
+        "smallest difference shown",
         "ok" if tells < 0.05 else "warning",
-        f"{100 * tells:.1f} % and more, with {profile.probe.final_processes} processes of {profile.probe.runs} runs",
+        f"{100 * tells:.1f} %, with {profile.probe.final_processes} processes of {profile.probe.runs} runs",
         "" if tells < 0.05 else "raise probe.runs or probe.final_processes",
     )
 
@@ -197,8 +217,8 @@ def _speed(profile: Profile, measured: Measurement) -> Iterator[Finding]:
         return
     found = BENCH_GMACS / (measured.latency_p50_ms.value / 1e3)
     far = not 1 / FAR <= found / expected <= FAR
-    advice = "check threads, governor, cooling, and that it is the board of the profile" if far else ""
-    yield Finding("speed", "warning" if far else "ok", f"{found:.1f} GMAC/s; others saw {expected:g}", advice)
+    advice = "check threads, governor and cooling, and whether this is the board of the profile" if far else ""
+    yield Finding("speed", "warning" if far else "ok", f"{found:.1f} GMAC/s; expected about {expected:g}", advice)
 
 
 def _bench_net() -> Graph:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, told
+from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors
 from pipeline.cli.terminal import make_console, print_line
 
 if TYPE_CHECKING:
@@ -20,49 +20,74 @@ if TYPE_CHECKING:
 __all__ = ["rollback", "ship", "status"]
 
 Command = Callable[..., Any]
-UNHARMED = "; what was served is served, and the same command goes on from there"
+AFTER_INTERRUPT = "; the old release is still active: run the same command again to continue"
 
 
-def devices(command: Command) -> Command:
+def device_options(command: Command) -> Command:
     """Add the options that select devices."""
     for option in (
-        click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr."),
+        click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, all else to stderr."),
         ALLOW_SSH_COMMANDS,
-        click.option("--group", metavar="NAME", help="Only this group of the inventory."),
-        click.option("--inventory", type=click.Path(path_type=Path), metavar="FILE", help="YAML: devices with profile and host."),
+        click.option("--group", metavar="NAME", help="Only the devices of this group of the inventory."),
         click.option(
-            "--target", "targets", multiple=True, metavar="PROFILE", help="A YAML file, or a name in hw_profiles/; repeatable."
+            "--inventory",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="YAML file that lists devices with their profiles and hosts.",
+        ),
+        click.option(
+            "--target",
+            "targets",
+            multiple=True,
+            metavar="PROFILE",
+            help="Device profile: a YAML file, or a name in hw_profiles/. Repeatable.",
         ),
     ):
         command = option(command)
     return command
 
 
-def boldness(command: Command) -> Command:
+def rollout_options(command: Command) -> Command:
     """Add the options that control how many devices are done at once, and when to stop."""
     for option in (
         click.option(
-            "--results", type=click.Path(path_type=Path), metavar="FILE", help="A line of JSON per device, as each is done."
+            "--results",
+            type=click.Path(path_type=Path),
+            metavar="FILE",
+            help="File to which a line of JSON is appended for each device.",
         ),
-        click.option("--max-failures", default="25%", metavar="SHARE", help="Begin no more when more fail.  [default: 25%]"),
-        click.option("--canary", type=click.IntRange(0), default=1, metavar="N", help="So many first.  [default: 1]"),
-        click.option("--parallel", type=click.IntRange(1, 64), default=4, metavar="N", help="At a time.  [default: 4]"),
+        click.option(
+            "--max-failures",
+            default="25%",
+            metavar="SHARE",
+            help="Start no further device when more than this share has failed.  [default: 25%]",
+        ),
+        click.option(
+            "--canary",
+            type=click.IntRange(0),
+            default=1,
+            metavar="N",
+            help="Number of devices that come first; if one fails, no other is touched.  [default: 1]",
+        ),
+        click.option(
+            "--parallel", type=click.IntRange(1, 64), default=4, metavar="N", help="Number of devices at a time.  [default: 4]"
+        ),
     ):
         command = option(command)
     return command
 
 
-@click.command(short_help="Put an artifact on devices, check it there, and switch to it.")
+@click.command(short_help="Deploy an artifact to devices.")
 @click.argument("artifact", type=click.Path(path_type=Path))
-@devices
-@boldness
-@click.option("--keys", "folder", type=click.Path(path_type=Path), metavar="DIR", help="As for sign.")
-@click.option("--ignore-budget", is_flag=True, help="Take it even where it is too slow or too large.")
-@told(UNHARMED)
+@device_options
+@rollout_options
+@click.option("--keys", "folder", type=click.Path(path_type=Path), metavar="DIR", help="Folder of the keys, as for sign.")
+@click.option("--ignore-budget", is_flag=True, help="Activate it even if it is too slow or too large on the device.")
+@handle_errors(AFTER_INTERRUPT)
 def ship(artifact: Path, folder: Path | None, ignore_budget: bool, **flags: Any) -> None:
-    """Put an artifact on devices: upload, verify, check its health there, switch, commit.
+    """Deploy an artifact to devices: upload, verify, health check, switch, commit.
 
-    What fails on a device leaves it serving what it served. An artifact that is not signed is signed first.
+    If a step fails on a device, its old release stays active. An artifact without a signature is signed first.
     """
     from pipeline.deploy.deliver import deliver  # noqa: PLC0415
     from pipeline.deploy.keys import keys_folder, read_trusted  # noqa: PLC0415
@@ -77,25 +102,25 @@ def ship(artifact: Path, folder: Path | None, ignore_budget: bool, **flags: Any)
     def action(target: "Target", progress: "Progress") -> "Delivered":
         return deliver(target.profile, artifact, Trust(trusted, now), budget=not ignore_budget, progress=progress)
 
-    _on_all(chosen, action, **flags)
+    _run_on_all(chosen, action, **flags)
 
 
-@click.command(short_help="Go back to the release before.")
-@devices
-@boldness
-@told(UNHARMED)
+@click.command(short_help="Return to the previous release.")
+@device_options
+@rollout_options
+@handle_errors(AFTER_INTERRUPT)
 def rollback(**flags: Any) -> None:
-    """Have devices serve the release before the present one, after checking that it still answers rightly."""
+    """Make the previous release active again, after checking that its outputs are still correct."""
     from pipeline.deploy.deliver import roll_back  # noqa: PLC0415
 
-    _on_all(_chosen(**flags), lambda target, progress: roll_back(target.profile, progress=progress), **flags)
+    _run_on_all(_chosen(**flags), lambda target, progress: roll_back(target.profile, progress=progress), **flags)
 
 
-@click.command(short_help="What devices serve.")
-@devices
-@told()
+@click.command(short_help="Show the active release of devices.")
+@device_options
+@handle_errors()
 def status(as_json: bool, **flags: Any) -> None:
-    """What devices serve, and what they have beside it. Nothing on a device is changed."""
+    """Show the active release of devices, and their other releases. Nothing on a device is changed."""
     from pipeline.cli.screen_deploy import print_status  # noqa: PLC0415
     from pipeline.deploy.deliver import look  # noqa: PLC0415
     from pipeline.errors import CompressError  # noqa: PLC0415
@@ -110,7 +135,7 @@ def status(as_json: bool, **flags: Any) -> None:
                 raise
             ours = isinstance(problem, CompressError)
             last = problem.exit_code if isinstance(problem, CompressError) else 1
-            message = clean_text(str(problem) if ours else f"{target.name}: a defect: {problem!r}")
+            message = clean_text(str(problem) if ours else f"{target.name}: a defect of this program: {problem!r}")
             found.append({"name": target.name, "error": type(problem).__name__, "message": message})
             console.print(f"{target.name}  {message}", style="red", soft_wrap=True)
             continue
@@ -131,15 +156,15 @@ def _chosen(
     from pipeline.deploy.inventory import read_inventory  # noqa: PLC0415
 
     if bool(targets) == bool(inventory) or (group and not inventory):
-        raise click.UsageError("give --target PROFILE, once or more, or --inventory FILE, with --group NAME if you like")
+        raise click.UsageError("give either --target PROFILE (repeatable) or --inventory FILE (with an optional --group NAME)")
     if inventory:
         return read_inventory(inventory, group, allow_ssh_commands=allow_ssh_commands)
     if len(set(targets)) < len(targets):
-        raise click.UsageError("a --target is given twice")
+        raise click.UsageError("the same --target is given twice; remove one")
     return tuple(Target(target, load_profile(target, allow_ssh_commands=allow_ssh_commands)) for target in targets)
 
 
-def _on_all(
+def _run_on_all(
     chosen: "tuple[Target, ...]",
     action: "Callable[[Target, Progress], Delivered]",
     as_json: bool,
@@ -164,7 +189,9 @@ def _on_all(
                     with results.open("a", encoding="utf-8") as file:
                         file.write(json.dumps(outcome_json(outcome)) + "\n")
                 except OSError as problem:
-                    raise StorageError(f"{results}: cannot be written ({problem.strerror}); choose another --results") from None
+                    raise StorageError(
+                        f"{results}: cannot be written ({problem.strerror}); choose another file for --results"
+                    ) from None
 
         if len(chosen) == 1:  # in this thread, so that its error is the command's error, and Ctrl-C works immediately
             delivered = act(chosen[0])
@@ -177,8 +204,8 @@ def _on_all(
     failed, left = (sum(outcome.result == each for outcome in outcomes) for each in ("failed", "not tried"))
     if failed:
         print_line(
-            f"compress: {failed} of {len(outcomes)} devices failed, {left} were not tried; those serve what they served: run the "
-            "same command again for the rest",
+            f"compress: {failed} of {len(outcomes)} devices failed and {left} were not tried; their old releases stay active: "
+            "run the same command again for these devices",
             err=True,
         )
         sys.exit(FleetFailed.exit_code)

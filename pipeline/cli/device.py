@@ -1,4 +1,4 @@
-"""The commands that examine a device: measure, calibrate, doctor. They turn flags into a page."""
+"""The commands that examine a device: measure, calibrate, doctor. They turn flags into a page of results."""
 
 import json
 import shlex
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, told
+from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors
 from pipeline.cli.options import MODEL_ARGS
 from pipeline.cli.terminal import make_console
 from pipeline.errors import ProbeError
@@ -20,8 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["calibrate", "doctor", "measure"]
 
-TARGET = click.option("--target", required=True, metavar="PROFILE", help="Profile: a YAML file, or a name in hw_profiles/.")
-JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr.")
+TARGET = click.option(
+    "--target", required=True, metavar="PROFILE", help="Device profile: a YAML file, or a name in hw_profiles/."
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, all else to stderr.")
 
 EXAMPLES = """\b
 Examples:
@@ -47,7 +49,7 @@ def _quantity(unit: str) -> Callable[[click.Context, click.Parameter, str | None
     return read
 
 
-@click.command(epilog=EXAMPLES, short_help="Latency and memory of ONNX files, alone or one against another.")
+@click.command(epilog=EXAMPLES, short_help="Measure latency and memory of ONNX files, and compare them.")
 @TARGET
 @click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL.onnx ...")
 @click.option(
@@ -55,27 +57,30 @@ def _quantity(unit: str) -> Callable[[click.Context, click.Parameter, str | None
     "duty_hz",
     metavar="RATE",
     callback=_quantity("hz"),
-    help="One run at a time at this rate, idle between, as for a camera: 10Hz.",
+    help="Start one run at a time at this rate, such as 10Hz for a camera.  [default: without pauses]",
 )
 @click.option(
     "--sustained",
     "sustain_s",
     metavar="TIME",
     callback=_quantity("s"),
-    help="Keep running for so long, to see what heat does: 10min.",
+    help="Keep the file running for this long, such as 10min, to see the effect of heat.",
 )
 @ALLOW_SSH_COMMANDS
 @JSON
-@told()
+@handle_errors()
 def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: float, **flags: bool) -> None:
-    """Latency and memory of ONNX files on a device; two are run in turns, and compared."""
+    """Measure latency and memory of ONNX files on a device.
+
+    Each further file is compared with the first. Compared files run in turns.
+    """
     from pipeline.cli.screen_device import measured_json, print_measured  # noqa: PLC0415
     from pipeline.core.measurement import Failure  # noqa: PLC0415
     from pipeline.core.profile import load_profile  # noqa: PLC0415
     from pipeline.measure import measure_files  # noqa: PLC0415
 
     if sustain_s and len(models) > 1:
-        raise click.UsageError("--sustained takes one file: heat from one would slow the next")
+        raise click.UsageError("--sustained takes one file, because the heat of one would slow the next")
     console = make_console(stderr=flags["as_json"])
     profile = load_profile(target, allow_ssh_commands=flags["allow_ssh_commands"])
     period_ms = 1e3 / duty_hz if duty_hz else 0.0
@@ -92,20 +97,31 @@ def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: fl
         sys.exit(ProbeError.exit_code)
 
 
-@click.command(short_help="Learn to predict a device's latencies from this machine's.")
+@click.command(short_help="Fit a predictor of a device's latency from this machine's.")
 @TARGET
-@click.option("--model", default="digits", metavar="MODEL", help="As for compress.")
+@click.option("--model", default="digits", metavar="MODEL", help="Network, as for compress.  [default: digits]")
 @MODEL_ARGS
-@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="As for compress.")
-@click.option("--data", default="digits", metavar="DATA", help="As for compress.")
-@click.option("--plans", type=click.IntRange(4, 100), default=8, metavar="N", help="Beside dense and thinnest.  [default: 8]")
-@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="[default: 0]")
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE", help="[default: PROFILE.calibration.json]")
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights, as for compress.")
+@click.option("--data", default="digits", metavar="DATA", help="Images, as for compress.  [default: digits]")
+@click.option(
+    "--plans",
+    type=click.IntRange(4, 100),
+    default=8,
+    metavar="N",
+    help="Number of plans, besides the dense and the thinnest one.  [default: 8]",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Seed that chooses the plans.  [default: 0]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), metavar="FILE", help="File to write.  [default: PROFILE.calibration.json]"
+)
 @ALLOW_SSH_COMMANDS
 @JSON
-@told()
+@handle_errors()
 def calibrate(plans: int, out: Path | None, as_json: bool, **flags: Any) -> None:
-    """Measure some plans of a network on the device and on this machine, so that a search needs the device only at its end."""
+    """Measure some plans of a network on the device and on this machine, and fit a latency predictor.
+
+    With the predictor, a search needs the device only at its end.
+    """
     from pipeline.calibrate import calibrate as measure_both  # noqa: PLC0415
     from pipeline.cli.screen import Screen  # noqa: PLC0415
     from pipeline.cli.screen_device import calibrated_json, print_calibrated  # noqa: PLC0415
@@ -123,7 +139,7 @@ def calibrate(plans: int, out: Path | None, as_json: bool, **flags: Any) -> None
         click.echo(json.dumps(calibrated_json(path, found)))
     else:
         print_calibrated(console, path, found)
-        console.print(f"search with it: {_search_command(job, path)}", soft_wrap=True)
+        console.print(f"to search with it: {_search_command(job, path)}", soft_wrap=True)
 
 
 def _search_command(job: "Job", path: Path) -> str:
@@ -134,13 +150,13 @@ def _search_command(job: "Job", path: Path) -> str:
     return shlex.join(["compress", "--target", job.target, *network, "--calibration", str(path)])
 
 
-@click.command(short_help="One page on a device, before anything long.")
+@click.command(short_help="Check a device before a long run.")
 @TARGET
 @ALLOW_SSH_COMMANDS
 @JSON
-@told()
+@handle_errors()
 def doctor(target: str, allow_ssh_commands: bool, as_json: bool) -> None:
-    """One page on a device before anything long: reachable, complete, quiet, and what it can tell apart."""
+    """Check a device before a long run: connection, software, other load, noise, and the smallest difference it can show."""
     from pipeline.cli.screen_device import print_finding  # noqa: PLC0415
     from pipeline.core.profile import load_profile  # noqa: PLC0415
     from pipeline.doctor import examine  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""How every command ends after an error: with one line, and the exit code of the error's class."""
+"""Error handling of every command: an error ends it with one line and the exit code of the error's class."""
 
 import functools
 import json
@@ -16,14 +16,14 @@ from pipeline.errors import CompressError, Interrupted
 from pipeline.system.memory_errors import out_of_memory
 from pipeline.system.ssh_config import ALLOW_OPTION
 
-__all__ = ["ALLOW_SSH_COMMANDS", "heed_interrupts", "told"]
+__all__ = ["ALLOW_SSH_COMMANDS", "handle_errors", "handle_interrupts"]
 
-ALLOW_SSH_COMMANDS = click.option(ALLOW_OPTION, is_flag=True, help="The profile's ssh_config may run programs.")
+ALLOW_SSH_COMMANDS = click.option(ALLOW_OPTION, is_flag=True, help="Let the profile's ssh_config run programs.")
 
 Command = Callable[..., Any]
 
 
-def told(after_interrupt: str = "") -> Callable[[Command], Command]:
+def handle_errors(after_interrupt: str = "") -> Callable[[Command], Command]:
     """Wrap a command's function, so that a user's mistake gives no traceback. `after_interrupt`: text to show after Ctrl-C."""
 
     def decorate(command: Command) -> Command:
@@ -49,7 +49,7 @@ class _Stoppable(Protocol):
     stop: bool
 
 
-def heed_interrupts(callback: _Stoppable) -> None:
+def handle_interrupts(callback: _Stoppable) -> None:
     """From now on Ctrl-C raises KeyboardInterrupt. It also sets `callback.stop`, because the exception may get lost."""
 
     before = signal.getsignal(signal.SIGINT)

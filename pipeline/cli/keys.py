@@ -1,4 +1,4 @@
-"""The commands about signing: sign, keys. They turn flags into a line or two."""
+"""The commands about signing: sign, keys. They turn flags into one or two lines of output."""
 
 import datetime
 import json
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipeline.cli.exit_codes import told
+from pipeline.cli.exit_codes import handle_errors
 from pipeline.cli.terminal import print_line
 
 __all__ = ["keys", "sign"]
@@ -17,31 +17,40 @@ KEYS = click.option(
     "folder",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="[default: $COMPRESS_KEYS_DIR, ~/.config/compress/keys]",
+    help="Folder of the keys.  [default: $COMPRESS_KEYS_DIR, ~/.config/compress/keys]",
 )
-JSON = click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr.")
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, all else to stderr.")
 
 
-@click.command(short_help="Sign an artifact, so that devices can be given it.")
+@click.command(short_help="Sign an artifact, so that devices accept it.")
 @click.argument("artifact", type=click.Path(path_type=Path))
-@click.option("--name", metavar="NAME", help="What is shipped; versions count per name.  [default: the network's]")
 @click.option(
-    "--version", type=click.IntRange(1, 2**53 - 1), metavar="N", help="Devices refuse one older than theirs.  [default: the time]"
+    "--name", metavar="NAME", help="Name of what is shipped; versions are counted per name.  [default: the network's name]"
 )
 @click.option(
-    "--device", "devices", multiple=True, metavar="GLOB", help="Repeatable.  [default: the one of the artifact's profile]"
+    "--version",
+    type=click.IntRange(1, 2**53 - 1),
+    metavar="N",
+    help="Version number; a device refuses an older one than it has.  [default: the time]",
 )
 @click.option(
-    "--days", type=click.IntRange(1, 36500), default=365, metavar="N", help="It may be placed for so long.  [default: 365]"
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="GLOB",
+    help="Pattern of the names of devices that may install it. Repeatable.  [default: the device of the artifact's profile]",
 )
-@click.option("--key", metavar="NAME|ID", help="[default: the newest]")
+@click.option(
+    "--days", type=click.IntRange(1, 36500), default=365, metavar="N", help="Number of days until it expires.  [default: 365]"
+)
+@click.option("--key", metavar="NAME|ID", help="Key that signs.  [default: the newest]")
 @KEYS
 @JSON
-@told()
+@handle_errors()
 def sign(artifact: Path, folder: Path | None, as_json: bool, **flags: Any) -> None:
-    """Write manifest.json and manifest.sig into an artifact: its files, its devices, its version, until when it may be placed.
+    """Write manifest.json and manifest.sig into an artifact.
 
-    A key is made if there is none.
+    The manifest lists the files, the devices, the version and the expiry date. If there is no key, one is created.
     """
     from pipeline.deploy.keys import keys_folder  # noqa: PLC0415 - cryptography and torch are slow to import
     from pipeline.deploy.sign import Signing  # noqa: PLC0415
@@ -55,11 +64,12 @@ def sign(artifact: Path, folder: Path | None, as_json: bool, **flags: Any) -> No
     print_line(f"for {', '.join(manifest.devices)} ({manifest.architecture}), until {manifest.expires}")
 
 
-@click.group(short_help="Make, list, rotate and revoke the keys that sign artifacts.")
+@click.group(short_help="Create, list, rotate and revoke the keys that sign artifacts.")
 def keys() -> None:
-    """The keys that sign artifacts, and trusted.yaml, which says whose signatures count.
+    """Create, list, rotate and revoke the keys that sign artifacts.
 
-    To trust somebody else's key, copy its entry from their trusted.yaml into yours. Private keys stay where they were made.
+    trusted.yaml lists the keys whose signatures are valid. To trust another person's key, copy its entry from their trusted.yaml
+    into yours. Private keys never leave the folder where they were created.
     """
 
 
@@ -67,21 +77,21 @@ def keys() -> None:
 @click.argument("name", default="default")
 @KEYS
 @JSON
-@told()
+@handle_errors()
 def new(name: str, folder: Path | None, as_json: bool) -> None:
-    """Make a key, and trust it."""
+    """Create a key, and trust it."""
     from pipeline.deploy.keys import keys_folder, new_key  # noqa: PLC0415
 
     made = new_key(keys_folder(folder), name, _now())
-    _tell(f"{made.key_id}: made, and trusted, as '{name}'", as_json, key_id=made.key_id, name=name)
+    _tell(f"{made.key_id}: created and trusted, name '{name}'", as_json, key_id=made.key_id, name=name)
 
 
 @keys.command(name="list")
 @KEYS
 @JSON
-@told()
+@handle_errors()
 def list_(folder: Path | None, as_json: bool) -> None:
-    """Every key of the trust file."""
+    """List all keys of the trust file."""
     from pipeline.deploy.keys import can_sign, keys_folder, read_trusted  # noqa: PLC0415
 
     place = keys_folder(folder)
@@ -93,21 +103,22 @@ def list_(folder: Path | None, as_json: bool) -> None:
         state = f"revoked at {key.revoked_at}" if key.revoked_at else "signs" if can_sign(place, key) else "trusted"
         print_line(f"{key.key_id}  {key.name}  since {key.not_before}  {state}")
     if not trusted:
-        print_line(f"no keys in {place}; the first `compress sign` or `compress keys new` makes one")
+        print_line(f"no keys in {place}; create one with `compress keys new` or `compress sign`")
 
 
 @keys.command()
 @click.argument("name", default="default")
 @KEYS
 @JSON
-@told()
+@handle_errors()
 def rotate(name: str, folder: Path | None, as_json: bool) -> None:
-    """Make the successor of a key; the old one stays trusted until it is revoked."""
+    """Create the successor of a key. The old key stays trusted until it is revoked."""
     from pipeline.deploy.keys import keys_folder, rotate_key  # noqa: PLC0415
 
     made = rotate_key(keys_folder(folder), name, _now())
     text = (
-        f"{made.key_id}: made, and signs from now on, as '{name}'; sign what is still to be shipped anew, then revoke the old one"
+        f"{made.key_id}: created, name '{name}', and signs from now on; sign artifacts again that are not shipped yet, "
+        "then revoke the old key"
     )
     _tell(text, as_json, key_id=made.key_id, name=name)
 
@@ -116,9 +127,9 @@ def rotate(name: str, folder: Path | None, as_json: bool) -> None:
 @click.argument("key_id", metavar="ID")
 @KEYS
 @JSON
-@told()
+@handle_errors()
 def revoke(key_id: str, folder: Path | None, as_json: bool) -> None:
-    """Trust a key no more: whatever it signed is refused from now on, whenever that was."""
+    """Revoke a key. Everything that it signed is refused from now on, whatever its date."""
     from pipeline.deploy.keys import keys_folder, revoke_key  # noqa: PLC0415
 
     found = revoke_key(keys_folder(folder), key_id, _now())

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from pipeline.cli.deploy import rollback, ship, status
 from pipeline.cli.device import calibrate, doctor, measure
-from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, heed_interrupts, told
+from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors, handle_interrupts
 from pipeline.cli.keys import keys, sign
 from pipeline.cli.options import MODEL_ARGS
 from pipeline.cli.terminal import make_console, run_command
@@ -47,12 +47,12 @@ Examples:
     options_metavar="--target PROFILE [OPTIONS]",
     subcommand_metavar="",
 )
-@click.option("--target", metavar="PROFILE", help="Profile: a YAML file, or a name in hw_profiles/.  [required]")
+@click.option("--target", metavar="PROFILE", help="Device profile: a YAML file, or a name in hw_profiles/.  [required]")
 @click.option(
     "--model",
     default=DEFAULTS.model,
     metavar="MODEL",
-    help=f"Name in models/ (default: {DEFAULTS.model}), torchvision:NAME; runs FILE.py:F, MODULE:F.",
+    help=f"A name in models/, torchvision:NAME, or FILE.py:F or MODULE:F, which is run.  [default: {DEFAULTS.model}]",
 )
 @MODEL_ARGS
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors file, or a saved state dict.")
@@ -60,83 +60,94 @@ Examples:
     "--data",
     default=DEFAULTS.data,
     metavar="DATA",
-    help=f"Folder of images (default: {DEFAULTS.data}), torchvision:NAME; runs FILE.py:F, MODULE:F.",
+    help=f"An image folder, torchvision:NAME, or FILE.py:F or MODULE:F, which is run.  [default: {DEFAULTS.data}]",
 )
 @click.option(
     "--budget",
     "budgets",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Repeatable; over the profile's: latency_p50=40ms, params=25%.",
+    help="Limit, such as latency_p50=40ms or params=25%. Repeatable.",
 )
-@click.option("--searcher", default=DEFAULTS.searcher, metavar="NAME", help=f"{DEFAULTS.searcher} (default), docs/searchers.md.")
+@click.option(
+    "--searcher",
+    default=DEFAULTS.searcher,
+    metavar="NAME",
+    help=f"See docs/searchers.md.  [default: {DEFAULTS.searcher}]",
+)
 @click.option(
     "--reward",
     type=click.Choice(NAMED_REWARDS),
     metavar="NAME",
-    help=f"What is maximised: {', '.join(NAMED_REWARDS)}.",
+    help=f"Reward: {', '.join(NAMED_REWARDS)}.",
 )
 @click.option(
     "--trials",
     type=click.IntRange(1),
     default=DEFAULTS.trials,
     metavar="N",
-    help=f"Plans to measure.  [default: {DEFAULTS.trials}]",
+    help=f"Number of plans to measure.  [default: {DEFAULTS.trials}]",
 )
 @click.option(
     "--supernet",
     "supernet_steps",
     type=click.IntRange(0),
     metavar="N",
-    help="Steps before the search.  [default: auto]",
+    help="Training steps of the supernet.  [default: auto]",
 )
 @click.option(
     "--epochs",
     type=click.IntRange(0),
     default=DEFAULTS.finetuning.epochs,
     metavar="N",
-    help=f"Of fine-tuning; 0: none.  [default: {DEFAULTS.finetuning.epochs}]",
+    help=f"Epochs of fine-tuning.  [default: {DEFAULTS.finetuning.epochs}]",
 )
 @click.option(
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
     metavar="RATE",
-    help="Of fine-tuning, at its peak.  [default: tried]",
+    help="Peak rate of fine-tuning.  [default: tried]",
 )
-@click.option("--batch-size", type=click.IntRange(2), metavar="N", help="Of fine-tuning.  [default: fits the data]")
+@click.option("--batch-size", type=click.IntRange(2), metavar="N", help="Batch size of fine-tuning.  [default: auto]")
 @click.option(
     "--importance",
     type=click.Choice(IMPORTANCES),
     default=DEFAULTS.importance,
     help=f"What ranks channels.  [default: {DEFAULTS.importance}]",
 )
-@click.option("--seed", type=click.IntRange(0), default=DEFAULTS.seed, metavar="N", help=f"[default: {DEFAULTS.seed}]")
+@click.option(
+    "--seed",
+    type=click.IntRange(0),
+    default=DEFAULTS.seed,
+    metavar="N",
+    help=f"Random seed.  [default: {DEFAULTS.seed}]",
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="New, or one to resume.  [default: in runs/]",
+    help="Run directory, new or to resume.  [default: in runs/]",
 )
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Made by calibrate: search without the board.",
+    help="File of `compress calibrate`: search without the device.",
 )
 @ALLOW_SSH_COMMANDS
-@click.option("--dry-run", is_flag=True, help="Simulate the probe; measure nothing.")
-@click.option("--quiet", is_flag=True, help="Only the final table.")
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout, all else on stderr.")
+@click.option("--dry-run", is_flag=True, help="Simulate all measurements.")
+@click.option("--quiet", is_flag=True, help="Print only the final table.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, all else to stderr.")
 @click.version_option(package_name="edge-compress", prog_name="compress")
 @click.pass_context
-@told("; every finished trial is kept: run the same command again and it goes on from there")
+@handle_errors("; all finished trials are saved: run the same command again to continue")
 def compress(context: click.Context, /, **flags: Any) -> None:
     """Compress a trained vision network until it meets a measured budget on a device, and prove it."""
     if context.invoked_subcommand is not None:
         return
     if flags["target"] is None:
         raise click.UsageError("Missing option '--target'. Try --target raspberrypi, or --target local for this machine.")
-    sys.exit(_walk(flags, make_console(stderr=flags["as_json"])))
+    sys.exit(_run(flags, make_console(stderr=flags["as_json"])))
 
 
 compress.add_command(measure)
@@ -154,17 +165,19 @@ def main() -> None:
     sys.exit(watch_limited(lambda: run_command(compress)))
 
 
-def _walk(flags: Mapping[str, Any], console: Console) -> int:
+def _run(flags: Mapping[str, Any], console: Console) -> int:
     """Run the job, and return the exit code."""
     budget = dict(_budget(text) for text in flags["budgets"])
     # importing torch takes seconds; --help and a wrong flag must not wait for it
     from pipeline.cli.screen import Screen, print_result, result_json  # noqa: PLC0415
-    from pipeline.compress import compress as walk  # noqa: PLC0415
+    from pipeline.compress import compress as run_job  # noqa: PLC0415
     from pipeline.core.progress import InterruptibleCallback, NullCallback  # noqa: PLC0415
     from pipeline.system.malloc import keep_freed_memory  # noqa: PLC0415
 
     if flags["searcher"] not in SEARCHERS:
-        raise click.UsageError(f"no searcher '{flags['searcher']}'; there are {', '.join(sorted(SEARCHERS))}")
+        raise click.UsageError(
+            f"--searcher: unknown searcher '{flags['searcher']}'; choose one of {', '.join(sorted(SEARCHERS))}"
+        )
     job = Job(
         target=flags["target"],
         model=flags["model"],
@@ -188,12 +201,12 @@ def _walk(flags: Mapping[str, Any], console: Console) -> int:
     keep_freed_memory()
     screen = Screen(console)
     callback = InterruptibleCallback(NullCallback() if flags["quiet"] else screen)
-    heed_interrupts(callback)
+    handle_interrupts(callback)
     # output of a user's own file must not get into the JSON
     aside = contextlib.redirect_stdout(sys.stderr) if flags["as_json"] else contextlib.nullcontext()
     try:
         with aside:
-            finished = walk(job, callback)
+            finished = run_job(job, callback)
     finally:
         screen.close()
     print_result(console, finished)

@@ -20,5 +20,5 @@ MODEL_ARGS = click.option(
     multiple=True,
     metavar="NAME=VALUE",
     callback=_arguments,
-    help="Repeatable; for its factory: width=0.5.",
+    help="Argument of the factory: width=0.5. Repeatable.",
 )

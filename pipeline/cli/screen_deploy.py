@@ -1,4 +1,4 @@
-"""Screen for shipping: a bar for each device under way, and a line for each that is done."""
+"""Screen for shipping: a progress bar for each device in progress, and a line for each finished one."""
 
 import threading
 from dataclasses import asdict
@@ -57,26 +57,27 @@ def print_status(console: Console, name: str, found: StoreStatus) -> None:
     """Print what a device serves, in a few lines."""
     serving = next((each for each in found.history if each.release == found.current), None)
     version = f"  {serving.name} version {serving.version}" if serving and serving.version else ""
-    console.print(f"{name}  {found.current[:12] if found.current else 'serves nothing'}{version}", soft_wrap=True)
+    console.print(f"{name}  {found.current[:12] if found.current else 'no active release'}{version}", soft_wrap=True)
     for release in found.history:
-        mark = "serves" if release.release == found.current else "before"
+        mark = "active  " if release.release == found.current else "previous"
         console.print(
             f"  {mark}  {release.release[:12]}  version {release.version}  {release.at or 'time not known'}", soft_wrap=True
         )
     if found.busy:
-        console.print("  a shipment is under way", style="yellow")
+        console.print("  another shipment is in progress", style="yellow")
     if found.pending:
         console.print(
-            f"  {found.pending[:12]} is not committed; unless that is under way, the next ship or rollback takes it back",
+            f"  {found.pending[:12]} was switched to but not committed; unless a shipment is in progress, the next ship or "
+            "rollback undoes the switch",
             style="yellow",
             soft_wrap=True,
         )
     if not found.pending and found.current != (found.history[0].release if found.history else None):
-        console.print("  current does not lead to what was committed; the next ship or rollback repairs it", style="yellow")
+        console.print("  `current` does not point to the committed release; the next ship or rollback repairs it", style="yellow")
     if found.foreign:
-        console.print(f"  not made by compress, and left alone: {', '.join(found.foreign)}", style="yellow", soft_wrap=True)
+        console.print(f"  not created by compress, and not touched: {', '.join(found.foreign)}", style="yellow", soft_wrap=True)
     if found.last:
-        console.print(f"  last: {found.last}", soft_wrap=True)
+        console.print(f"  last event: {found.last}", soft_wrap=True)
     console.print(f"  {found.store}: {format_bytes(found.free_bytes)} free", soft_wrap=True)
 
 
@@ -94,7 +95,7 @@ def _facts(outcome: Outcome) -> str:
 def _delivered(found: Delivered) -> str:
     parts = [found.release[:12], f"version {found.version}"]
     if not found.changed:
-        return ", ".join([*parts, "serves already"])
+        return ", ".join([*parts, "already active"])
     parts.append(f"{format_bytes(found.sent_bytes)} sent")
     if found.health and found.health.latency_p90_ms:
         parts.append(f"p90 {found.health.latency_p90_ms:.3f} ms")

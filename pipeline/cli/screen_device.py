@@ -18,7 +18,7 @@ from pipeline.system.units import format_bytes, format_duration
 
 __all__ = ["calibrated_json", "measured_json", "print_calibrated", "print_finding", "print_measured"]
 
-_MARKS = {"ok": ("ok", "green"), "warning": ("look", "yellow"), "failure": ("FAIL", "bold red")}
+_MARKS = {"ok": ("ok", "green"), "warning": ("WARN", "yellow"), "failure": ("FAIL", "bold red")}
 _COLOURS = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
 
 
@@ -33,13 +33,13 @@ def print_finding(console: Console, finding: Finding) -> None:
 def print_calibrated(console: Console, path: Path, found: LatencyPredictor) -> None:
     """Print what the calibration at `path` can predict, and whether its measurements are in doubt."""
     console.print(
-        f"\n{path}: from {len(found.points)} plans; a plan left out is predicted within {100 * found.error:.1f} % of its latency"
+        f"\n{path}: fitted to {len(found.points)} plans; cross-validated error {100 * found.error:.1f} % of the latency"
     )
     if found.doubts:
         console.print(
             Text(
-                "some measurements are doubtful, as the notes above and the file say, so predictions may be off: end what else "
-                "runs on both machines, and calibrate again",
+                "some measurements are doubtful (see the notes above and the file), so predictions may be wrong: end the "
+                "other programs on both machines, and calibrate again",
                 style="yellow",
             ),
             soft_wrap=True,
@@ -76,7 +76,7 @@ def print_measured(console: Console, found: Measured) -> None:
             for remark in each.measured.remarks:
                 advice = f"; {remark.advice}" if remark.advice else ""
                 console.print(Text(f"{each.path.name}: {remark.text}{advice}", style="yellow"), soft_wrap=True)
-            _print_course(console, each.measured)
+            _print_time_series(console, each.measured)
     for comparison in found.comparisons:
         console.print(_sentence(comparison, found.files[0]))
     fingerprint = found.fingerprint
@@ -146,31 +146,31 @@ def _cells(each: FileMeasurement) -> dict[str, str]:
     cells["first run"] = f"{_middle([process.first_run_ms for process in measured.processes]):.2f} ms"
     cells["CPU time per run"] = f"{_middle([process.cpu_ms_per_run for process in measured.processes]):.2f} ms"
     cells["peak memory"] = format_bytes(memory.peak_bytes) if memory.peak_bytes else "not known"
-    cells["of which the model's"] = format_bytes(above) if above is not None else "not known"
+    cells["peak above the runtime's"] = format_bytes(above) if above is not None else "not known"
     cells["runs"] = (
         f"{sum(len(block) for p in measured.processes for block in p.latency_ms)} in {len(measured.processes)} processes"
     )
     cells["not preempted"] = f"{measured.samples.clean} of {measured.samples.total}"
     for title, condition in (("before", measured.before), ("after", measured.after)):
         if condition:
-            cells[title] = _weather(condition)
+            cells[title] = _state(condition)
     return cells
 
 
-def _weather(condition: DeviceState) -> str:
+def _state(condition: DeviceState) -> str:
     parts = []
     if condition.temperature_c is not None:
         parts.append(f"{condition.temperature_c:.0f} °C")
     if condition.clock_mhz is not None:
-        parts.append(f"{condition.clock_mhz:.0f} MHz{'' if condition.clock_measured else ' asked for'}")
+        parts.append(f"{condition.clock_mhz:.0f} MHz{'' if condition.clock_measured else ' requested'}")
     if condition.governor:
         parts.append(condition.governor)
     if condition.throttle_flags is not None:
         parts.append(f"throttled={condition.throttle_flags:#x}")
-    return ", ".join(parts) or "the system does not tell"
+    return ", ".join(parts) or "not known"
 
 
-def _print_course(console: Console, measured: Measurement) -> None:
+def _print_time_series(console: Console, measured: Measurement) -> None:
     """Print how the median changed under a sustained load, in ten steps."""
     for process in measured.processes:
         if not process.course:
@@ -186,9 +186,9 @@ def _print_course(console: Console, measured: Measurement) -> None:
 
 def _sentence(comparison: Comparison, first: FileMeasurement) -> Text:
     ratio = comparison.ratio_p50
-    text = f"\n{comparison.path.name} is {comparison.answer}: {_percent(ratio)} of {first.path.name}'s p50, run in turns"
+    text = f"\n{comparison.path.name} is {comparison.answer}: {_percent(ratio)} of the p50 of {first.path.name}, run in turns"
     if comparison.answer == "undecided":
-        text = f"\n{comparison.path.name}: undecided: {_percent(ratio)} of {first.path.name}'s p50, run in turns"
+        text = f"\n{comparison.path.name}: undecided: {_percent(ratio)} of the p50 of {first.path.name}, run in turns"
         for remark in comparison.doubts:
             text += f"\n{remark.text}; {remark.advice}"
     return Text(text, style=_COLOURS[comparison.answer])

@@ -147,14 +147,17 @@ def read_artifact(folder: Path) -> Artifact:
     try:
         artifact = _ARTIFACT.validate_json(read_foreign(folder / "artifact.json", JSON_LIMIT_BYTES))
     except OSError as problem:
-        raise RunError(f"{folder}: no artifact there ({problem.strerror})") from None
+        raise RunError(f"{folder}: no artifact in this folder ({problem.strerror})") from None
     except ValidationError:
         raise RunError(
-            f"{folder}/artifact.json: not written by this version of the program, or damaged; run the command that made it again"
+            f"{folder}/artifact.json: damaged, or written by another version of this program; run the command that created it "
+            "again"
         ) from None
     for name, facts in artifact.files.items():
         if not _is_whole(folder, name, facts):
-            raise RunError(f"{folder}/{name[:200]}: missing or changed since it was written; run the command that made it again")
+            raise RunError(
+                f"{folder}/{name[:200]}: missing, or changed since it was written; run the command that created it again"
+            )
     return artifact
 
 

@@ -145,7 +145,7 @@ class _Reading:
                 trial, bound = _trial(line), _bound(line)
                 known = self.trials.setdefault((trial.role, trial.number), (trial, bound, number, text))
                 if known[0] != trial:
-                    raise _Unsound(f"{trial.role} trial {trial.number} stands before it with other results")
+                    raise _Unsound(f"{trial.role} trial {trial.number} occurs before it with other results")
                 if known[3] is not text:
                     return  # a repeated line is read only once
             case "phase":
@@ -158,7 +158,7 @@ class _Reading:
                     raise OtherFormat(number, line["format"])
                 facts = _checked(_FACTS, line.get("facts"))
                 if line.get("format") != FORMAT or self.facts.setdefault(str(kind), facts) != facts:
-                    raise _Unsound(f"other facts of the kind '{kind}' stand before it, or its format is not {FORMAT}")
+                    raise _Unsound(f"other facts of the kind '{kind}' occur before it, or its format is not {FORMAT}")
         self.checksums |= with_checksum
         self.lines.append(text)
 
@@ -199,7 +199,7 @@ def _parsed(text: bytes) -> tuple[dict[str, Any], bool]:
         raise _Unsound("it is blank" if not text.strip(b"\0 \t\r") else "it is not JSON") from None
     ours = isinstance(line, dict) and isinstance(line.get("kind"), str) and line["kind"] in KINDS
     if not ours or (not found and "checksum" in line):
-        raise _Unsound("it is not of this program")
+        raise _Unsound("this program did not write it")
     return line, bool(found)
 
 
@@ -211,14 +211,14 @@ def _checked(adapter: TypeAdapter[Any], value: object) -> Any:
     try:
         return adapter.validate_python(value)
     except (ValidationError, RecursionError):
-        raise _Unsound("it is not of this program") from None
+        raise _Unsound("this program did not write it") from None
 
 
 def _trial(line: Mapping[str, Any]) -> Trial:
     trial: Trial = _checked(_TRIAL, line.get("trial"))
     wrong = implausible_candidate(trial.candidate)
     if wrong or trial.number < 1 or not (math.isfinite(trial.seconds) and trial.seconds >= 0):
-        raise _Unsound(wrong or "its number or its time makes no sense")
+        raise _Unsound(wrong or "its number or its duration is invalid")
     return trial
 
 
@@ -230,5 +230,5 @@ def _bound(line: Mapping[str, Any]) -> dict[str, str]:
 def _phase(line: Mapping[str, Any]) -> tuple[str, float]:
     name, seconds = _checked(_PHASE, (line.get("name"), line.get("seconds")))
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise _Unsound("its time makes no sense")
+        raise _Unsound("its duration is invalid")
     return name, seconds

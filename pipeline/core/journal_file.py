@@ -25,7 +25,9 @@ def lock_journal(path: Path, held: contextlib.ExitStack) -> int:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunLocked(f"{path.parent}: another process works there; wait for it, or choose another --out") from None
+            raise RunLocked(
+                f"{path.parent}: another process uses this run directory; wait until it has finished, or choose another --out"
+            ) from None
         # another process may have replaced the file between the opening and the lock
         if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
             return descriptor

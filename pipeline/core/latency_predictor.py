@@ -79,9 +79,9 @@ def read_predictor(path: Path) -> LatencyPredictor:
     try:
         return TypeAdapter(LatencyPredictor).validate_json(read_foreign(path, JSON_LIMIT_BYTES))
     except OSError as problem:
-        raise ProbeError(f"{path}: cannot be read ({problem.strerror}); make it with: compress calibrate") from None
+        raise ProbeError(f"{path}: cannot be read ({problem.strerror}); create it with: compress calibrate") from None
     except ValidationError:
-        raise ProbeError(f"{path}: not a calibration; make it with: compress calibrate") from None
+        raise ProbeError(f"{path}: not a calibration file; create it with: compress calibrate") from None
 
 
 def _power(intercept: float, slope: float, host: float) -> float:

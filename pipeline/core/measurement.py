@@ -212,9 +212,9 @@ class Measurement:
         """p90 divided by the reference's p90 of the same minutes."""
         return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.PERCENTILE_90))
 
-    def _on_the_device(self, here: Estimate | None) -> Estimate | None:
-        here = self.samples.allow(here)
-        return self.calibration.relative(here) if here and self.calibration else here
+    def _on_the_device(self, local: Estimate | None) -> Estimate | None:
+        local = self.samples.allow(local)
+        return self.calibration.relative(local) if local and self.calibration else local
 
     @cached_property
     def reference_p50_ms(self) -> Estimate | None:
@@ -235,7 +235,7 @@ class Measurement:
     def joined(self, other: "Measurement") -> "Measurement":
         """Join two measurements of the same file. Raises ValueError when their structures or fingerprints differ."""
         if (self.structure, self.fingerprint) != (other.structure, other.fingerprint):
-            raise ValueError("measurements of different files or circumstances do not mix")
+            raise ValueError("measurements of different files or conditions cannot be merged")
         peak = max(
             (m for m in (self.memory, other.memory) if m.peak_bytes is not None),
             key=lambda m: m.peak_bytes or 0,

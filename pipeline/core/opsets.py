@@ -60,7 +60,7 @@ def reads(onnxruntime: str) -> Reads:
     release = (int(found[1]), int(found[2])) if found else (0, 0)
     if release < OLDEST:
         oldest = ".".join(str(part) for part in OLDEST)
-        raise ValueError(f"onnxruntime {onnxruntime} is not known to work here; install {oldest} or later on the device")
+        raise ValueError(f"onnxruntime {onnxruntime} is not supported; install {oldest} or later on the device")
     known = _RELEASES[max(known for known in _RELEASES if known <= release)]
     return replace(known, ort_format=release >= READS_ORT_FORMAT)
 
@@ -75,8 +75,8 @@ def choose_format(onnxruntimes: Iterable[str], opset: int | None, ir_version: in
         for name, wish, highest in (("opset", opset, limit.opset), ("ir_version", ir_version, limit.ir_version)):
             if wish is not None and wish > highest:
                 raise ValueError(
-                    f"onnxruntime {version} reads files up to {name} {highest} (got {wish}); leave {name} out, write {highest} "
-                    "or less, or install a later onnxruntime on the device"
+                    f"onnxruntime {version} reads files up to {name} {highest} (got {wish}); remove {name} from the profile, "
+                    f"set it to {highest} or less, or install a later onnxruntime on the device"
                 )
     highest_opset = min(limit.opset for limit in limits.values())
     return FileFormat(

@@ -18,11 +18,11 @@ def implausible_candidate(candidate: Candidate) -> str | None:
     if any(width < 1 for _, width in candidate.plan):
         return "a width is below one"
     if candidate.score is not None and not math.isfinite(candidate.score):
-        return "the score is no finite number"
+        return "the score is not a finite number"
     if any(share is not None and not (math.isfinite(share) and share >= 0) for share in shares):
-        return "an entropy is no finite number, or below zero"
+        return "an entropy is not a finite number, or below zero"
     if candidate.failure is None and candidate.measurement is None:
-        return "there is neither a measurement nor a failure"
+        return "it has neither a measurement nor a failure"
     return implausible_measurement(candidate.measurement) if candidate.measurement else None
 
 
@@ -44,10 +44,10 @@ def _implausible_process(process: TimedProcess) -> str | None:
     if any(process.reference_latency_ms) and not all(process.reference_latency_ms):
         return "a block of the reference holds no runs"
     if not all(_positive(block) for block in (*process.latency_ms, *process.reference_latency_ms)):
-        return "a latency is no finite number above zero"
+        return "a latency is not a finite number above zero"
     times = (process.session_creation_ms, process.first_run_ms, process.cpu_ms_per_run, process.timed_ms)
     if not all(math.isfinite(time) and time >= 0 for time in times):
-        return "a time is no finite number, or below zero"
+        return "a time is not a finite number, or below zero"
     return "the count of pre-emptions is below zero" if (process.preemptions or 0) < 0 else None
 
 

@@ -60,19 +60,20 @@ class Device(_Strict):
             return host
         # ssh inserts the name into the commands of a configuration, so it must not contain shell metacharacters
         if host.startswith("-") or not re.fullmatch(r"(ssh://)?[\w.@:%\[\]+=,/~-]+", host):
-            raise ValueError("expected user@name, or a Host of your ssh config")
+            raise ValueError("expected user@name, or a Host of your ssh configuration")
         if bracketed := re.fullmatch(r"(ssh://)?([^\[]*)\[(.*)\](:\d+)?", host):
             raise ValueError(
-                f"ssh takes no address in brackets: write {bracketed[2]}{bracketed[3]}, and a port as Port in your ssh config"
+                f"ssh accepts no address in brackets; write {bracketed[2]}{bracketed[3]}, and set a port as Port in your ssh "
+                "configuration"
             )
         if re.fullmatch(r"[^:]+:\d+", host):
-            raise ValueError(f"ssh takes a port only in a URL: write ssh://{host}")
+            raise ValueError(f"ssh accepts a port only in a URL; write ssh://{host}")
         return host
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.this_machine and self.host:
-            raise ValueError("this_machine and host exclude each other: remove one")
+            raise ValueError("this_machine and host exclude each other; remove one")
         if not self.this_machine:
             for key in ("architecture", "cores", "memory"):
                 if getattr(self, key) is None:
@@ -128,7 +129,9 @@ class Runtime(_Strict):
     def _can_be_loaded(cls, value: bool, info: ValidationInfo) -> bool:
         version = info.data.get("onnxruntime")
         if value and version is not None and not reads(version).ort_format:
-            raise ValueError(f"onnxruntime {version} does not load today's format; install 1.16 or later there, or write false")
+            raise ValueError(
+                f"onnxruntime {version} does not load the current ORT format; install 1.16 or later on the device, or write false"
+            )
         return value
 
     @field_validator("channel_step")
@@ -193,7 +196,7 @@ class Profile(_Strict):
     @classmethod
     def _fp32_and_others(cls, precision: list[Precision]) -> list[Precision]:
         if "fp32" not in precision or len(set(precision)) < len(precision):
-            raise ValueError("expected fp32, and int8 beside it where that is to be tried, each once")
+            raise ValueError("expected [fp32] or [fp32, int8]")
         return precision
 
     @property
@@ -204,8 +207,8 @@ class Profile(_Strict):
     @property
     def cores(self) -> int:
         """Number of cores of the device; for this machine at most the number that is available."""
-        here = len(available_cores())
-        return min(self.device.cores or here, here) if self.device.this_machine else self.device.cores or here
+        available = len(available_cores())
+        return min(self.device.cores or available, available) if self.device.this_machine else self.device.cores or available
 
     @property
     def memory_bytes(self) -> int:
@@ -245,8 +248,8 @@ def load_profile(target: str, *, allow_ssh_commands: bool = False) -> Profile:
             Path(profile.device.ssh_config).expanduser()
         except RuntimeError:
             raise ProfileError(
-                f"{path}: device.ssh_config: the home folder in '{profile.device.ssh_config[:200]}' is not known; write the "
-                "whole path"
+                f"{path}: device.ssh_config: the home folder in '{profile.device.ssh_config[:200]}' is unknown; write the full "
+                "path"
             ) from None
         beside = str(path.parent / Path(profile.device.ssh_config).expanduser()) if path.parent != Path() else None
         device = profile.device.model_copy(update={"ssh_config": beside or profile.device.ssh_config})
@@ -271,6 +274,6 @@ def _find(target: str) -> Path:
     if str(path.parent) == "." and name in known:
         return known[name]
     raise ProfileError(
-        f"no profile '{target}': neither a file nor one of the shipped ones ({', '.join(sorted(known))}); "
-        f"copy the nearest from {next(iter(known.values())).parent} and edit it"
+        f"unknown profile '{target}'; give a YAML file or one of {', '.join(sorted(known))}; or copy a similar one from "
+        f"{next(iter(known.values())).parent} and edit it"
     )

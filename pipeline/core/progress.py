@@ -62,32 +62,32 @@ class InterruptibleCallback:
 
     def phase(self, name: str, detail: str) -> None:
         """Forward the call."""
-        self._heed()
+        self._raise_if_stopped()
         self._callback.phase(name, detail)
 
     def say(self, text: str) -> None:
         """Forward the call."""
-        self._heed()
+        self._raise_if_stopped()
         self._callback.say(text)
 
     def notice(self, text: str) -> None:
         """Forward the call."""
-        self._heed()
+        self._raise_if_stopped()
         self._callback.notice(text)
 
     def trial(
         self, number: int, total: int, candidate: Candidate, dense: Candidate, verdict: Verdict, best: Candidate | None
     ) -> None:
         """Forward the call."""
-        self._heed()
+        self._raise_if_stopped()
         self._callback.trial(number, total, candidate, dense, verdict, best)
 
     def progress(self, done: int, total: int, text: str) -> None:
         """Forward the call."""
-        self._heed()
+        self._raise_if_stopped()
         self._callback.progress(done, total, text)
 
-    def _heed(self) -> None:
+    def _raise_if_stopped(self) -> None:
         if self.stop:
             raise KeyboardInterrupt
 

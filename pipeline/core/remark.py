@@ -36,11 +36,11 @@ class RemarkKind(StrEnum):
 
 _ADVICE = {
     RemarkKind.DISAGREEING: "raise probe.final_processes to 5 or more",
-    RemarkKind.PREEMPTED: "end the other programs that run there, or lower runtime.threads so that cores stay free for them",
-    RemarkKind.TAIL: "end the other programs that run there",
-    RemarkKind.STOLEN: "use a machine, or virtual cores, that nobody shares",
+    RemarkKind.PREEMPTED: "end the other programs on that machine, or lower runtime.threads to leave cores for them",
+    RemarkKind.TAIL: "end the other programs on that machine",
+    RemarkKind.STOLEN: "use a machine or virtual cores that are not shared",
     RemarkKind.QUOTA: "raise the limit on processor time to at least runtime.threads cores (docker run --cpus, systemd CPUQuota)",
-    RemarkKind.THROTTLED: "cool the device or give it a better power supply, and raise probe.cooldown_s",
+    RemarkKind.THROTTLED: "cool the device or give it a better power supply, or raise probe.cooldown_s",
 }
 """What to do about the kinds that forbid a verdict."""
 

@@ -108,7 +108,7 @@ class Run:
             aside = path.with_name(f"{path.name}.broken")
             with storage_errors(path):
                 path.replace(aside)
-            notify(f"{path}: {wrong}; it is made anew, and the old file is kept as {aside.name}")
+            notify(f"{path}: {wrong}; it is created again, and the old file is kept as {aside.name}")
         yield
         if path.is_file() and (found := sha256_file(path)) not in self._files.get(path.name, ())[-1:]:
             self._append({"kind": "file", "name": path.name, "sha256": found})
@@ -178,7 +178,7 @@ def open_run(folder: Path, job: Facts) -> Iterator[Run]:
         journal = _understood(path, data)
         _refuse_others(folder, "job", journal.facts.get("job"), journal.bound.get("job"), json.loads(json.dumps(job)))
         sweep(folder)
-        notices = (_told(path, journal.damage),) if journal.damage else ()
+        notices = (_damage_notice(path, journal.damage),) if journal.damage else ()
         whole = b"".join(line + b"\n" for line in journal.lines)
         if data.startswith(whole) and not journal.damage:  # a kill can leave a part of the next line
             if len(whole) < len(data):
@@ -221,23 +221,24 @@ def _refuse_others(folder: Path, kind: str, known: Facts | None, bound: str | No
     """Raise OtherJob where `facts` differ from `known`, or their digest differs from `bound`."""
     if known is not None and known != facts:
         differences = "; ".join(
-            f"{key}: {_short(known.get(key))} there, {_short(facts.get(key))} here"
+            f"{key}: {_short(known.get(key))} in the directory, {_short(facts.get(key))} now"
             for key in sorted({*known, *facts})
             if known.get(key) != facts.get(key)
         )
         raise OtherJob(f"{folder}: holds another job ({differences}); choose another --out, or remove the directory")
     if bound is not None and bound != digest_of(facts):
         raise OtherJob(
-            f"{folder}: holds another job ('{kind}' differs; that line of the journal is damaged, so nothing more is known); "
+            f"{folder}: holds another job ('{kind}' differs; the details are unknown because that line of the journal is "
+            "damaged); "
             "choose another --out, or remove the directory"
         )
 
 
-def _told(path: Path, damage: tuple[Damage, ...]) -> str:
+def _damage_notice(path: Path, damage: tuple[Damage, ...]) -> str:
     named = "; ".join(f"line {each.number}: {each.reason}" for each in damage[:3])
     more = f"; and {len(damage) - 3} more" if len(damage) > 3 else ""
     lines = "1 damaged line was" if len(damage) == 1 else f"{len(damage)} damaged lines were"
-    return f"{path}: {lines} moved to {damaged_lines_path(path).name} ({named}{more}); trials that they held are measured again"
+    return f"{path}: {lines} moved to {damaged_lines_path(path).name} ({named}{more}); their trials are measured again"
 
 
 def _short(value: object) -> str:

@@ -60,8 +60,8 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         with open_foreign(path, IMAGE_LIMIT_BYTES) as file, Image.open(file, formats=sorted(known & set(Image.OPEN))) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise ImageMismatch(
-                    f"{path}: {image.width}x{image.height} pixels, and at most {MAX_PIXELS / 1e6:.0f} million are decoded; make "
-                    "it smaller"
+                    f"{path}: {image.width}x{image.height} pixels, but the limit is {MAX_PIXELS / 1e6:.0f} million; "
+                    "make the image smaller"
                 )
             yield image
     except UNREADABLE as problem:
@@ -84,14 +84,14 @@ class Decoder:
         """Decode an open image; uint8, (C, size, size). `where` names the image in error messages."""
         if image.mode[0] in "IF":
             raise ImageMismatch(
-                f"{where}: more than 8 bits for a pixel (mode {image.mode}), and all above 255 would turn white; "
-                "save it with 8 bits"
+                f"{where}: more than 8 bits per channel (mode {image.mode}), so values above 255 would become white; save it "
+                "with 8 bits"
             )
         if channels_of(image) != self.channels and self.preprocessing.grey == "refuse":
             kinds = {1: "grey", 3: "colour"}
             raise ImageMismatch(
-                f"{where}: a {kinds[channels_of(image)]} image (mode {image.mode}), and the network takes "
-                f"{kinds[self.channels]} ones; convert it, or declare grey: convert in preprocessing.yaml"
+                f"{where}: a {kinds[channels_of(image)]} image (mode {image.mode}), but the network takes "
+                f"{kinds[self.channels]} images; convert it, or declare grey: convert in preprocessing.yaml"
             )
         if self.preprocessing.exif_orientation == "apply":
             image = ImageOps.exif_transpose(image)
@@ -100,7 +100,7 @@ class Decoder:
             image = resized_middle(image, self.preprocessing.resize, self.size)
         elif image.size != (self.size, self.size):
             raise ImageMismatch(
-                f"{where}: {image.width}x{image.height} pixels, and the network takes {self.size}x{self.size}; resize it, or "
+                f"{where}: {image.width}x{image.height} pixels, but the network takes {self.size}x{self.size}; resize it, or "
                 f"declare resize: {self.size} in preprocessing.yaml"
             )
         array = np.asarray(image, dtype=np.uint8)

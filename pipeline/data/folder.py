@@ -51,7 +51,7 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_li
             notices += _lacking(folders[name], classes, groups[name][1])
     if passed:
         kinds = ", ".join(f"{count} {kind}" for kind, count in passed.most_common())
-        notices.append(f"{root}: {passed.total()} files are not read: {kinds}")
+        notices.append(f"{root}: {passed.total()} files were skipped: {kinds}")
     paths = [path for files, _ in groups.values() for path in files]
     labels = torch.tensor([label for _, found in groups.values() for label in found])
     spans = dict(zip(groups, torch.arange(len(paths)).split([len(files) for files, _ in groups.values()]), strict=True))
@@ -62,7 +62,7 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_li
     test = spans.get("test", spans.get("val"))
     if test is None:
         train, test = carve(labels, train, TEST_SHARE, len(train), seed=0)
-        notices.append(f"{root} has no test/: {len(test)} of its images are held out as test images")
+        notices.append(f"{root} has no test folder, so {len(test)} of its images are held out as test images")
     if "test" in spans and "val" in spans:
         validation = spans["val"]
     else:
@@ -93,22 +93,22 @@ def _split_folders(root: Path, notices: list[str]) -> dict[str, Path]:
     others = [name for name in names if not any(name in known for known in found.values())]
     for known in found.values():
         if len(known) > 1:
-            raise DataError(f"{root}: holds both {known[0]} and {known[1]}; keep one of them")
+            raise DataError(f"{root}: contains both {known[0]} and {known[1]}; keep one of them")
     folders = {split: root / known[0] for split, known in found.items() if known}
     if "train" not in folders:
         if folders and not others:
             held = " and ".join(folder.name for folder in folders.values())
-            raise DataError(f"{root}: holds {held}, and no train; expected {root}/train/<class>/<image>.jpg")
+            raise DataError(f"{root}: contains {held}, but no train folder; expected {root}/train/<class>/<image>.jpg")
         return {}
     if others and not class_folders(folders["train"]):
         return {}  # here train is the name of a class
     if others:
-        notices.append(f"{root}: folders beside {folders['train'].name}/ that are not read: {', '.join(others[:5])}")
+        notices.append(f"{root}: folders beside {folders['train'].name}/ were skipped: {', '.join(others[:5])}")
     for split in ("val", "test"):
         if split in folders and not class_folders(folders[split]):
             folder = folders.pop(split)
             notices.append(
-                f"{folder}: holds no class folders, so its {loose_images(folder)} images have no labels and are not read"
+                f"{folder}: contains no class folders, so its {loose_images(folder)} images have no labels and were skipped"
             )
     return folders
 
@@ -116,7 +116,7 @@ def _split_folders(root: Path, notices: list[str]) -> dict[str, Path]:
 def _classes(folder: Path) -> tuple[str, ...]:
     names = class_folders(folder)
     if not names:
-        raise EmptyData(f"{folder}: no class folders in it; expected {folder}/<class>/<image>.jpg")
+        raise EmptyData(f"{folder}: contains no class folders; expected {folder}/<class>/<image>.jpg")
     if len(names) == 1:
         raise OneClass(f"{folder}: only one class, '{names[0]}'; give images of at least two")
     return tuple(names)
@@ -142,7 +142,7 @@ def _refuse_empty(folder: Path, classes: tuple[str, ...], labels: list[int]) -> 
     present = set(labels)
     for label, name in enumerate(classes):
         if label not in present:
-            raise EmptyData(f"{folder / name}: no images in it; add some (.bmp, .jpeg, .jpg, .pgm, ...) or remove the class")
+            raise EmptyData(f"{folder / name}: contains no images; add some (.bmp, .jpeg, .jpg, .pgm, ...) or remove the class")
 
 
 def _lacking(folder: Path, classes: tuple[str, ...], labels: list[int]) -> Iterator[str]:
@@ -152,16 +152,15 @@ def _lacking(folder: Path, classes: tuple[str, ...], labels: list[int]) -> Itera
         raise EmptyData(f"{folder}: no images in any of its class folders; add some, or remove the folder")
     if lacking:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
-        yield f"{folder}: no images of class '{lacking[0]}'{more}; its figures say nothing of that"
+        yield f"{folder}: no images of class '{lacking[0]}'{more}; accuracies on this split do not cover it"
 
 
 def _turned(paths: list[Path], preprocessing: Preprocessing) -> Iterator[str]:
     turned, looked_at = (0, 0) if preprocessing.exif_orientation else count_turned(paths)
     if turned:
         yield (
-            f"{turned} of {looked_at} images are turned or mirrored by their EXIF orientation, and are read as they are stored, "
-            "as torchvision's ImageFolder reads them; declare exif_orientation: apply in preprocessing.yaml to turn them "
-            "upright, or ignore to leave this out"
+            f"{turned} of {looked_at} images have an EXIF orientation, which is not applied (torchvision's ImageFolder does "
+            "the same); declare exif_orientation: apply in preprocessing.yaml to apply it, or ignore to hide this notice"
         )
 
 
@@ -177,12 +176,13 @@ def _shape(paths: list[Path], preprocessing: Preprocessing) -> tuple[int, int]:
         first = first or seen
         if seen[0] != first[0] and preprocessing.size is None:
             raise ImageMismatch(
-                f"{path}: {seen[0][0]}x{seen[0][1]} pixels where {paths[0].name} has {first[0][0]}x{first[0][1]}, and "
-                "nothing says what the network takes; declare size and resize in preprocessing.yaml beside the class folders"
+                f"{path}: {seen[0][0]}x{seen[0][1]} pixels where {paths[0].name} has {first[0][0]}x{first[0][1]}, and the "
+                "network's input size is unknown; declare size and resize in preprocessing.yaml beside the class folders"
             )
         if seen[1] != first[1] and preprocessing.channels is None:
             raise ImageMismatch(
-                f"{path}: mode {image.mode} among images of another; convert it, or declare mean, std and grey: convert in "
+                f"{path}: mode {image.mode}, but the other images have another mode; convert it, or declare mean, std and "
+                "grey: convert in "
                 "preprocessing.yaml beside the class folders"
             )
     if first is None:

@@ -99,7 +99,7 @@ class Splits:
         classes, description = [escape_text(name) for name in classes], escape_text(description)
         for name, indices in zip(("training", "validation", "test"), parts, strict=True):
             if not len(indices):
-                raise EmptyData(f"{description}: too few to hold any out as {name} images; give some more of each class")
+                raise EmptyData(f"{description}: too few to hold out {name} images; add images to each class")
         train, validation, test = (Images(fetch, labels, indices, preprocessing) for indices in parts)
         return cls(train, validation, test, tuple(classes), description)
 

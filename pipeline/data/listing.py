@@ -64,18 +64,18 @@ def _walk(folder: Path, above: set[Identity], seen: set[Identity], passed: Passe
             if _is_litter(entry.name, LITTER_FOLDERS):
                 passed.update(_files_in(path))
             elif identity in above:
-                passed["links to a folder above"] += 1
+                passed["links to a parent folder"] += 1
             elif identity in seen:
-                passed["links to a folder that was read already"] += 1
+                passed["links to a folder that was already read"] += 1
             else:
                 seen.add(identity)
                 yield from _walk(path, {*above, identity}, seen, passed)
         elif _is_litter(entry.name, LITTER_FILES):
             passed["hidden" if entry.name.startswith(".") else entry.name] += 1
         elif Path(entry.name).suffix.lower() not in image_suffixes():
-            passed[Path(entry.name).suffix.lower()[:20] or "without a suffix"] += 1
+            passed[Path(entry.name).suffix.lower()[:20] or "files without a suffix"] += 1
         elif entry.is_symlink() and not path.exists():
-            passed["links that lead nowhere"] += 1
+            passed["broken links"] += 1
         else:
             yield path
 

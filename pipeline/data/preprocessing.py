@@ -51,7 +51,7 @@ class Preprocessing(BaseModel):
         if values is not None and min(values) <= 0:
             raise ValueError("must be above zero")
         if values is not None and "mean" in info.data and len(values) != len(info.data["mean"] or ()):
-            raise ValueError(f"expected one number for each of mean, which has {len(info.data['mean'] or ())}")
+            raise ValueError(f"expected as many numbers as mean, which has {len(info.data['mean'] or ())}")
         return values
 
     @field_validator("resize")
@@ -59,7 +59,7 @@ class Preprocessing(BaseModel):
     def _no_smaller_than_size(cls, resize: int | None, info: ValidationInfo) -> int | None:
         size = info.data.get("size")
         if resize is not None and size is not None and resize < size:
-            raise ValueError(f"must not be below size, which is {size}")
+            raise ValueError(f"must not be smaller than size, which is {size}")
         return resize
 
     def facts(self) -> dict[str, Any]:

@@ -49,7 +49,7 @@ def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed
         parts: list[Any] = [factory(root=str(root), train=train, download=False) for train in (True, False)]
     except Exception as problem:
         raise DataError(
-            f"torchvision:{name}: not found under {root} ({one_line(problem, 80)}); fetch it once with: python -c "
+            f"torchvision:{name}: not found under {root} ({one_line(problem, 80)}); download it once with: python -c "
             f"\"import torchvision; torchvision.datasets.{name}('{root}', download=True)\""
         ) from None
     labels = torch.cat([_labels(part, f"torchvision:{name}") for part in parts])
@@ -93,7 +93,7 @@ def load_from_factory(made: object, where: str, declared: Preprocessing | None, 
                 f"{where}: {name} is a {type(dataset).__name__}; expected a Dataset with a length, or a loader of one"
             )
         if len(cast(Any, dataset)) == 0:
-            raise EmptyData(f"{where}: {name} has no images")
+            raise EmptyData(f"{where}: {name} contains no images")
     labels = torch.cat([_labels(dataset, where) for dataset in everything])
     if len(labels.unique()) < 2:
         raise OneClass(f"{where}: all labels are {int(labels[0])}; give images of at least two classes")
@@ -135,8 +135,8 @@ def _labels(dataset: Any, where: str) -> torch.Tensor:
         raise DataError(f"{where}: items must be (tensor, label) pairs ({one_line(problem, 120)})") from None
     if len(labels) != len(dataset) or labels.min() < 0:
         raise DataError(
-            f"{where}: {len(labels)} labels for {len(dataset)} images, the lowest {labels.min()}; each image needs one, "
-            "counted from 0"
+            f"{where}: {len(labels)} labels for {len(dataset)} images, smallest label {labels.min()}; each image needs a "
+            "label, counted from 0"
         )
     return labels
 
@@ -150,7 +150,7 @@ def _dataset_fetch(dataset: Dataset[Any], where: str) -> Fetch:
         if not all(isinstance(item, torch.Tensor) and item.dim() == 3 for item in items):
             raise DataError(f"{where}: images must be tensors of (C, H, W) (got {type(items[0]).__name__}); add a transform")
         if len({item.shape for item in items}) > 1:
-            raise DataError(f"{where}: images differ in size; add a transform that makes them equal")
+            raise DataError(f"{where}: images have different sizes; add a transform that resizes them")
         return torch.stack(items)
 
     return fetch

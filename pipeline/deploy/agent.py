@@ -318,19 +318,19 @@ def located(text):
     home = os.path.realpath(os.path.expanduser("~"))
     parts = [part for part in rest.split("/") if part]
     if head not in ("", "~") or not parts or "." in parts or ".." in parts:
-        raise Failed("refused", "device.store %s: write ~/NAME or /PATH/NAME, without . and .. in it" % shown(text))
+        raise Failed("refused", "device.store %s: expected ~/NAME or /PATH/NAME, without . and .. in it" % shown(text))
     path = there = home if head else "/"
     for part in parts:
         path = os.path.join(path, part)
     if os.path.join(home, "").startswith(os.path.join(path, "")):
-        raise Failed("refused", "device.store %s is or holds the home folder; name a folder of its own" % shown(text))
+        raise Failed("refused", "device.store %s is or contains the home folder; choose a separate folder" % shown(text))
     for part in parts:
         there = os.path.join(there, part)
         if os.path.islink(there):
             real = os.path.join(os.path.realpath(there), os.path.relpath(path, there))
-            raise Failed("refused", "%s is a link; write the folder that is meant: %s" % (there, shown(os.path.normpath(real))))
+            raise Failed("refused", "%s is a link; write the folder it points to: %s" % (there, shown(os.path.normpath(real))))
         if os.path.lexists(there) and not os.path.isdir(there):
-            raise Failed("refused", "%s is not a folder; name another device.store" % there)
+            raise Failed("refused", "%s is not a folder; choose another device.store" % there)
     return path
 
 
@@ -355,7 +355,7 @@ class Store:
             there = os.path.dirname(there)
         owner = os.stat(there).st_uid
         if owner != os.geteuid() and (owner != 0 or there == self.folder):
-            raise Failed("refused", "%s belongs to another user, %s; name a folder of your own" % (there, user_name(owner)))
+            raise Failed("refused", "%s belongs to another user, %s; choose a folder of your own" % (there, user_name(owner)))
         if there != self.folder:
             return "absent"
         names = os.listdir(self.folder)
@@ -367,7 +367,7 @@ class Store:
             return "older"
         raise Failed(
             "refused",
-            "%s is not empty, and this program did not make it; nothing was changed there: name another folder in device.store"
+            "%s is not empty, and this program did not create it; nothing was changed: choose another folder in device.store"
             % self.folder,
         )
 
@@ -378,7 +378,9 @@ class Store:
         except (OSError, Failed, *MALFORMED):
             return False
         if made_by == MARK["made_by"] and isinstance(version, int) and version > FORMAT:
-            raise Failed("refused", "%s was made by a newer version of this program; update it on your machine" % self.folder)
+            raise Failed(
+                "refused", "%s was created by a newer version of compress; update compress on your machine" % self.folder
+            )
         return found == MARK
 
     def is_older(self):
@@ -604,11 +606,11 @@ class Store:
         space, because its link was made before."""
         pending, history = self.read("pending.json"), self.history()
         committed = history[0]["release"] if history else None
-        said = None
+        message = None
         if history and not self.recorded():
-            said = "the record did not name what is there and was made anew"
+            message = "the record did not match the releases and was written again"
         if pending and pending["to"] != committed:
-            said = "the switch to %s was not committed and was taken back" % pending["to"][:12]
+            message = "the switch to %s was not committed and was undone" % pending["to"][:12]
         if committed != self.serving():
             if committed is None:  # a first release that was switched to and not committed
                 os.unlink(self.current)
@@ -617,19 +619,19 @@ class Store:
                 spare = self.path(".current-back")
                 usable = os.path.islink(spare) and os.readlink(spare) == os.path.join("releases", committed)
                 self.point(committed, spare if usable else None)
-                said = said or "current did not lead to what was committed; it does again"
+                message = message or "`current` did not point to the committed release and was repaired"
         if os.path.lexists(self.path("pending.json")):
             os.unlink(self.path("pending.json"))
             flush_folder(self.folder)
         for name in os.listdir(self.folder):
             if TEMPORARY.fullmatch(name) and not is_folder(self.path(name)):
                 os.unlink(self.path(name))
-        if said:
+        if message:
             try:
-                self.write("state.json", {"history": history, "last": "%s: %s" % (now(), said)})
+                self.write("state.json", {"history": history, "last": "%s: %s" % (now(), message)})
             except OSError:
                 pass  # the disk is full, and the remark is not essential
-        return said
+        return message
 
     def leave(self, release):
         """Move a release out of releases/ atomically, so that a partly removed release is never visible there."""
@@ -692,13 +694,13 @@ class Shipment:
             start += size
         manifest = parts[0][1]
         if hashlib.sha256(manifest).hexdigest() != request["release"] or start != len(blob):
-            raise Failed("corrupt", "the manifest did not arrive as it was sent")
+            raise Failed("corrupt", "the received manifest differs from the one that was sent")
         facts = json.loads(manifest.decode())
         files = {name: (facts["files"][name]["size_bytes"], facts["files"][name]["sha256"]) for name in request["names"]}
         files.update((name, (len(data), hashlib.sha256(data).hexdigest())) for name, data in parts)
         for name, (size, digest) in files.items():
             if not is_name(name) or not is_hash(digest) or not is_count(size):
-                raise Failed("refused", "the manifest names a file %.60r" % name)
+                raise Failed("refused", "the manifest lists an invalid file name, %.60r" % name)
         self.files, self.release = files, request["release"]
         self.facts = {"release": self.release, "name": str(facts["name"]), "version": int(facts["version"])}
         history = store.history()
@@ -709,8 +711,8 @@ class Shipment:
             serves = history[0]["version"]
             raise Failed(
                 "older",
-                "version %d is older than %d, which serves; to place it all the same, `compress sign --version %d` it"
-                % (self.facts["version"], serves, min(serves + 1, LARGEST_VERSION)),
+                "version %d is older than the active version %d; to install it anyway, run `compress sign --version %d` and "
+                "ship again" % (self.facts["version"], serves, min(serves + 1, LARGEST_VERSION)),
             )
         store.prune(self.release)
         if os.path.lexists(self.folder()):
@@ -721,7 +723,9 @@ class Shipment:
                 raise Failed("refused", "%s is not a folder; move it away" % self.folder())
             foreign = sorted(self.listed(self.folder()) - set(files))
             if foreign:
-                raise Failed("refused", "%s holds %s, which was not shipped; move it away" % (self.folder(), shown(foreign[0])))
+                raise Failed(
+                    "refused", "%s contains %s, which was not shipped; move it away" % (self.folder(), shown(foreign[0]))
+                )
             if self.release != store.serving():  # otherwise it still serves, although damaged, until a sound one replaces it
                 remove(store.leave(self.release))
         self.incoming = self.adopt()
@@ -740,7 +744,7 @@ class Shipment:
         free = disk.f_bavail * disk.f_frsize
         needed = sum(size - have.get(name, [0])[0] for name, (size, _) in files.items()) + MARGIN_BYTES
         if free < needed:
-            raise Failed("storage", "no room: %d bytes are needed, %d are free in %s" % (needed, free, store.folder))
+            raise Failed("storage", "disk full: %d bytes are needed, %d are free in %s" % (needed, free, store.folder))
         for name, data in parts:
             self.put(name, 0, len(data), [data])
         return {"have": have}
@@ -767,7 +771,7 @@ class Shipment:
     def put(self, name, offset, size, pieces):
         """Write each piece as it arrives, so that a lost connection leaves something to continue from."""
         if not 0 <= offset <= offset + size <= self.files[name][0]:
-            raise Failed("corrupt", "%s is longer than the manifest says" % name)
+            raise Failed("corrupt", "%s is larger than in the manifest" % name)
         handle, at = open_plain(os.path.join(self.incoming, name), os.O_WRONLY | os.O_CREAT), offset
         try:
             os.ftruncate(handle, offset)
@@ -797,13 +801,13 @@ class Shipment:
         for name in sorted(there - set(self.files)):
             if folder == self.incoming:
                 remove(os.path.join(folder, name))
-            return "%.60r does not belong to it" % name
+            return "%.60r is not in the manifest" % name
         for name, expected in sorted(self.files.items()):
             path = os.path.join(folder, name)
             try:
                 if digest_of(path, self.answers.beat, flush) == expected:
                     continue
-                problem = "%s is not what the manifest says (size or SHA-256)" % name
+                problem = "%s differs from the manifest (size or SHA-256)" % name
             except FileNotFoundError:
                 problem = "%s is missing" % name
             except Failed as failure:
@@ -830,7 +834,7 @@ class Shipment:
             os.rename(self.incoming, self.folder())
         except OSError as problem:
             if problem.errno in (errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY):
-                raise Failed("refused", "%s is in the way: %s" % (self.folder(), problem.strerror)) from None
+                raise Failed("refused", "%s cannot be created: %s" % (self.folder(), problem.strerror)) from None
             raise
         flush_folder(self.store.path("releases"))
         self.placed, self.incoming = self.folder(), None
@@ -840,7 +844,7 @@ class Shipment:
     def check(self, limit_s, budget):
         step("check")
         if self.placed is None:
-            raise Failed("refused", "nothing is placed")
+            raise Failed("refused", "no release is installed")
         try:
             wrong = self.difference(self.placed)
             if wrong:
@@ -856,13 +860,13 @@ class Shipment:
     def previous(self):
         history = self.store.history()
         if len(history) < 2 or not os.path.isdir(self.store.path("releases", history[1]["release"])):
-            raise Failed("no-previous", "there is no release before the one that serves")
+            raise Failed("no-previous", "there is no release before the active one")
         self.release, self.facts = history[1]["release"], history[1]
         manifest = os.path.join(self.folder(), "manifest.json")
         with os.fdopen(open_plain(manifest, os.O_RDONLY), "rb") as file:
             text = file.read(LIMIT_BYTES)
         if hashlib.sha256(text).hexdigest() != self.release:
-            raise Failed("corrupt", "the manifest of %s is not the one that was shipped" % self.release[:12])
+            raise Failed("corrupt", "the manifest of %s differs from the one that was shipped" % self.release[:12])
         listed = json.loads(text.decode())["files"]
         here = self.listed(self.folder())
         self.files = {name: (listed[name]["size_bytes"], listed[name]["sha256"]) for name in here if name in listed}
@@ -875,7 +879,7 @@ class Shipment:
 
     def switch(self, deadline_s):
         if self.checked is None or self.checked != self.release:
-            raise Failed("refused", "nothing was checked")
+            raise Failed("refused", "the release was not checked")
         store, before = self.store, self.store.committed()
         store.refuse_other_current()
         token = secrets.token_hex(8)
@@ -894,7 +898,7 @@ class Shipment:
         """Check the release through `current`, as every program on the device uses it."""
         step("confirm")
         if self.store.serving() != self.release:
-            raise Failed("unhealthy", "current does not lead to it")
+            raise Failed("unhealthy", "`current` does not point to the release")
         limit_s = min(limit_s, self.deadline - time.monotonic())
         return healthy(self.store.current, limit_s, False, self.answers.beat, runs=0)
 
@@ -903,7 +907,7 @@ class Shipment:
         step("commit")
         pending = store.read("pending.json")
         if pending is None or pending["token"] != self.pending or time.monotonic() > self.deadline:
-            raise Failed("rolled-back", "no commit came before the deadline")
+            raise Failed("rolled-back", "no commit arrived before the deadline")
         history = store.history()
         known = [each["release"] for each in history]
         if self.release in known:
@@ -998,7 +1002,7 @@ def healthy(folder, limit_s, budget, beat, runs=FEW_RUNS):
         for key, limit in sorted(limits.items()):
             value = found.get(key)
             if value is not None and value > limit:
-                over.append("%s is %.6g, the budget %.6g" % (key, value, limit))
+                over.append("%s is %.6g, but the budget is %.6g" % (key, value, limit))
         if not over:
             return dict(found, attempts=attempt + 1)
     raise Failed("unhealthy", "over-budget: " + "; ".join(over))
@@ -1006,11 +1010,11 @@ def healthy(folder, limit_s, budget, beat, runs=FEW_RUNS):
 
 def run_health(folder, runs, limit_s, beat):
     """Load and run the release in one process."""
-    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as words:
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as words:
         child = subprocess.Popen(
             [sys.executable, os.path.abspath(__file__), "health", folder, str(runs)],
             stdin=subprocess.DEVNULL,
-            stdout=said,
+            stdout=output,
             stderr=words,
             start_new_session=True,
         )
@@ -1027,10 +1031,10 @@ def run_health(folder, runs, limit_s, beat):
             if child.poll() is None:
                 os.killpg(child.pid, signal.SIGKILL)
                 child.wait()
-        said.seek(0)
+        output.seek(0)
         words.seek(0)
         try:
-            answer = json.loads(said.read(LIMIT_BYTES).decode().strip().split("\n")[-1])
+            answer = json.loads(output.read(LIMIT_BYTES).decode().strip().split("\n")[-1])
         except ValueError:
             answer = None
         if not isinstance(answer, dict) or not is_failure(answer.get("failure", ["", ""])):
@@ -1190,7 +1194,9 @@ def opened(request, answers):
             raise Failed("no-previous", "nothing was shipped to %s" % store.folder)
         store.make(kind)
         if not store.lock(LOCK_WAIT_S):
-            raise Failed("busy", "another shipment is under way in %s; one that died frees it by itself" % store.folder)
+            raise Failed(
+                "busy", "another shipment is in progress in %s; if it was killed, the lock is released by itself" % store.folder
+            )
         store.sign_lock()
         recovered = store.recover()
     busy = not request["write"] and store.is_busy()
@@ -1200,7 +1206,7 @@ def opened(request, answers):
 def answered(shipment, request, blob_size, pieces):
     do = request["do"]
     if shipment.store.locked is None:
-        raise Failed("refused", "opened for looking only")
+        raise Failed("refused", "the connection is read-only")
     if do == "begin":
         return shipment.begin(request, b"".join(pieces))
     if do == "put":

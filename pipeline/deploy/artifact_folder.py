@@ -56,18 +56,18 @@ class OpenFolder:
         if not PLAIN_NAME.fullmatch(name):
             allowed = "letters, digits, . _ -"
             raise FilesDiffer(
-                f"{self.path}: holds {name!a}; files of an artifact have plain names ({allowed}): rename or remove it"
+                f"{self.path}: unexpected file name {name!a}; only {allowed} are allowed: rename or remove the file"
             )
         path = self.path / name
         try:
             # non-blocking: opening a pipe must not wait for its other end
             descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=self.descriptor)
         except OSError as problem:
-            raise FilesDiffer(f"{path}: cannot be read ({problem.strerror}); put a plain file there, and no link") from None
+            raise FilesDiffer(f"{path}: cannot be read ({problem.strerror}); replace it by a regular file, not a link") from None
         try:
             facts = os.fstat(descriptor)
             if not stat.S_ISREG(facts.st_mode) or facts.st_nlink > 1:
-                raise FilesDiffer(f"{path}: not a regular file of its own (a folder, pipe or hard link?); put a plain copy there")
+                raise FilesDiffer(f"{path}: not a regular file, or one with several hard links; replace it by a plain copy")
             with os.fdopen(descriptor, "rb", closefd=False) as file:
                 yield file
         finally:
@@ -80,7 +80,7 @@ def open_folder(path: Path) -> Iterator[OpenFolder]:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except (OSError, ValueError) as problem:
-        raise Unsigned(f"{path}: no artifact there ({getattr(problem, 'strerror', None) or problem})") from None
+        raise Unsigned(f"{path}: no artifact in this folder ({getattr(problem, 'strerror', None) or problem})") from None
     try:
         yield OpenFolder(path, descriptor)
     finally:

@@ -56,7 +56,9 @@ def deliver(
     manifest = check_artifact(folder, trust.keys, DeviceKind(profile.device.name, profile.architecture), None, trust.now)
     missing = sorted(set(SERVED_FILES) - manifest.files.keys())
     if missing:
-        raise DeliveryError(f"{folder}: has no {missing[0]}, so it was made by an older version; run `compress` again")
+        raise DeliveryError(
+            f"{folder}: {missing[0]} is missing, because an older version wrote this artifact; run `compress` again"
+        )
     progress("connect", 0, 0)
     with Store(profile, patience, write=True, make=True) as store:
         _refuse_other_machine(store, profile)
@@ -97,7 +99,7 @@ def roll_back(
         release = store.ask({"do": "previous"}, Previous).release
         before = next((each for each in store.status.history[1:] if each.release == release), None)
         if before is None:
-            raise _not_believed(store, f"it goes back to {release[:12]}, which it did not list")
+            raise _not_believed(store, f"it returns to {release[:12]}, which it did not list")
         health = _put_to_use(store, release, patience, False, progress)
     return Delivered(store.where, release, before.version, True, 0, health)
 
@@ -124,14 +126,17 @@ def _put_to_use(store: Store, release: str, patience: Patience, budget: bool, pr
 
 
 def _not_believed(store: Store, what: str) -> DeliveryError:
-    return DeliveryError(f"{store.where}: what its agent says cannot be ({what}); is something else answering there?")
+    return DeliveryError(
+        f"{store.where}: its agent gave an impossible answer ({what}); check that device.host is the right machine"
+    )
 
 
 def _refuse_other_machine(store: Store, profile: Profile) -> None:
     found = store.status.architecture
     if profile.device.architecture and found != profile.device.architecture:
         raise OtherDevice(
-            f"{store.where}: is {found}, and the profile says {profile.device.architecture}; nothing was sent: mend the profile"
+            f"{store.where}: architecture {found}, but the profile says {profile.device.architecture}; nothing was sent: "
+            "correct device.architecture in the profile"
         )
 
 
@@ -142,19 +147,19 @@ def _upload(store: Store, opened: OpenFolder, manifest: Manifest, have: dict[str
     for name in SERVED_FILES:
         size_bytes, digest = have.get(name, (0, ""))
         if size_bytes > manifest.files[name].size_bytes:
-            raise _not_believed(store, f"it has {size_bytes} bytes of {name}, which has {manifest.files[name].size_bytes}")
+            raise _not_believed(store, f"it has {size_bytes} bytes of {name}, whose size is {manifest.files[name].size_bytes}")
         with opened.open(name) as file:
-            there = _same_start(file, size_bytes, digest)
-            file.seek(there)
-            done += there
+            offset = _same_start(file, size_bytes, digest)
+            file.seek(offset)
+            done += offset
             progress("upload", done, total)
             while True:
                 data = file.read(CHUNK_BYTES)
-                if data or there == 0:
-                    store.ask({"do": "put", "name": name, "offset": there}, Done, data)
+                if data or offset == 0:
+                    store.ask({"do": "put", "name": name, "offset": offset}, Done, data)
                 if not data:
                     break
-                there, done, sent = there + len(data), done + len(data), sent + len(data)
+                offset, done, sent = offset + len(data), done + len(data), sent + len(data)
                 progress("upload", done, total)
     return sent
 

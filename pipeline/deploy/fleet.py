@@ -50,7 +50,7 @@ def roll_out(
     targets: Sequence[Target],
     action: Callable[[Target], Delivered],
     rollout: Rollout,
-    told: Callable[[Outcome], None] = lambda outcome: None,
+    report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> tuple[Outcome, ...]:
     """Do `action` on all `targets`, and return the outcomes in their order. `told` gets each outcome when it is known.
 
@@ -63,7 +63,7 @@ def roll_out(
     def settle(outcome: Outcome) -> None:
         outcomes[outcome.name] = outcome
         try:
-            told(outcome)
+            report(outcome)
         except Exception as trouble:
             troubles.append(trouble)
 
@@ -97,6 +97,6 @@ def _outcome(target: Target, action: Callable[[Target], Delivered]) -> Outcome:
     except CompressError as problem:
         return Outcome(target.name, "failed", None, type(problem).__name__, clean_text(str(problem)), problem.exit_code)
     except Exception as problem:  # a defect on one device must not stop the others half-way
-        message = clean_text(f"{target.name}: a defect: {problem!r}")
+        message = clean_text(f"{target.name}: a defect of this program: {problem!r}")
         return Outcome(target.name, "failed", None, type(problem).__name__, message, 1)
     return Outcome(target.name, "shipped" if delivered.changed else "unchanged", delivered)

@@ -36,7 +36,7 @@ class _Inventory(_Strict):
         names = [entry.name for entry in self.devices]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice:
-            raise ValueError(f"two devices are called '{twice}'; give each a name of its own")
+            raise ValueError(f"two devices have the name '{twice}'; give each its own name")
         for group, members in self.groups.items():
             unknown = next((member for member in members if member not in names), None)
             if unknown is not None or not members:
@@ -53,10 +53,10 @@ def read_inventory(path: Path, group: str | None = None, *, allow_ssh_commands: 
     inventory = load_yaml(path, _Inventory, ProfileError)
     if group is not None and group not in inventory.groups:
         known = ", ".join(sorted(inventory.groups)) or "none"
-        raise ProfileError(f"{path}: no group '{group}' (there are: {known})")
-    wanted = inventory.groups[group] if group else [entry.name for entry in inventory.devices]
+        raise ProfileError(f"{path}: no group '{group}' (known groups: {known})")
+    names = inventory.groups[group] if group else [entry.name for entry in inventory.devices]
     return tuple(
-        Target(entry.name, _profile(entry, path, allow_ssh_commands)) for entry in inventory.devices if entry.name in wanted
+        Target(entry.name, _profile(entry, path, allow_ssh_commands)) for entry in inventory.devices if entry.name in names
     )
 
 

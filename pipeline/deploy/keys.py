@@ -108,7 +108,7 @@ class _TrustFile(BaseModel):
     def _each_once(self) -> Self:
         ids = [key.key_id for key in self.keys]
         if len(set(ids)) < len(ids):
-            raise ValueError("a key stands here a second time; keep one entry")
+            raise ValueError("a key is listed twice; keep one entry")
         return self
 
 
@@ -130,7 +130,9 @@ def keys_folder(option: Path | None = None) -> Path:
     try:
         return option or Path(os.environ.get("COMPRESS_KEYS_DIR") or Path.home() / ".config" / "compress" / "keys")
     except RuntimeError:  # no HOME, and no entry in the user database
-        raise KeysError("no folder of keys is known, because this user has no home folder; give --keys or set HOME") from None
+        raise KeysError(
+            "the default folder of keys is unknown, because this user has no home folder; give --keys or set HOME"
+        ) from None
 
 
 def read_trusted(folder: Path) -> tuple[TrustedKey, ...]:
@@ -148,7 +150,7 @@ def read_trusted(folder: Path) -> tuple[TrustedKey, ...]:
     for place, mode in modes.items():
         if mode & 0o022:
             raise KeysError(
-                f"{place}: others may write here (mode {stat.S_IMODE(mode):o}); chmod go-w it, and look through the keys"
+                f"{place}: other users can write to it (mode {stat.S_IMODE(mode):o}); run chmod go-w on it, and check its keys"
             )
     return tuple(load_yaml(path, _TrustFile, KeysError).keys)
 
@@ -161,15 +163,16 @@ def trusted_key(trusted: Sequence[TrustedKey], key_id: str, now: datetime.dateti
     found = next((key for key in trusted if key.key_id == key_id), None)
     if found is None:
         raise UntrustedKey(
-            f"signed with key {key_id}, which is not in the trust file; add its entry if you know whose it is, or sign anew"
+            f"signed with key {key_id}, which is not in the trust file; add its entry if you know its owner, or sign again "
+            "with a trusted key"
         )
     if found.revoked_at is not None:
         raise RevokedKey(
-            f"signed with key {key_id} ({found.name}), revoked at {found.revoked_at}; sign it anew with a key that is trusted"
+            f"signed with key {key_id} ({found.name}), revoked at {found.revoked_at}; sign it again with a trusted key"
         )
     if now < parse_utc(found.not_before):
         raise UntrustedKey(
-            f"signed with key {key_id} ({found.name}), which counts from {found.not_before} on; is the clock right?"
+            f"signed with key {key_id} ({found.name}), which is valid from {found.not_before} on; check the clock of this machine"
         )
     return found
 
@@ -184,7 +187,8 @@ def new_key(folder: Path, name: str, now: datetime.datetime) -> SigningKey:
         standing = [key for key in keys if key.name == name and key.revoked_at is None]
         if standing:
             raise KeysError(
-                f"{folder}: there is a key '{name}' ({standing[-1].key_id}); `compress keys rotate {name}` makes its successor"
+                f"{folder}: key '{name}' exists already ({standing[-1].key_id}); create its successor with `compress keys "
+                f"rotate {name}`"
             )
         return _add(folder, keys, name, now)
 
@@ -197,7 +201,7 @@ def rotate_key(folder: Path, name: str, now: datetime.datetime) -> SigningKey:
     with _held(folder):
         keys = read_trusted(folder)
         if not any(key.name == name for key in keys):
-            raise KeysError(f"{folder}: no key '{name}' to rotate; there {_listed(keys)}")
+            raise KeysError(f"{folder}: no key '{name}' to rotate; {_listed(keys)}")
         return _add(folder, keys, name, now)
 
 
@@ -207,7 +211,7 @@ def revoke_key(folder: Path, key_id: str, now: datetime.datetime) -> TrustedKey:
         keys = read_trusted(folder)
         found = next((key for key in keys if key.key_id == key_id), None)
         if found is None:
-            raise KeysError(f"{folder}: no key {key_id}; there {_listed(keys)}")
+            raise KeysError(f"{folder}: no key {key_id}; {_listed(keys)}")
         if found.revoked_at is None:
             found = found.model_copy(update={"revoked_at": utc_text(now)})
             _write_trusted(folder, [found if key.key_id == key_id else key for key in keys])
@@ -231,7 +235,7 @@ def signing_key(folder: Path, name_or_id: str | None = None) -> SigningKey | Non
     if chosen:
         return _read_private(folder / f"{chosen[-1].key_id}.pem", chosen[-1])
     if name_or_id is not None:
-        raise KeysError(f"{folder}: no key '{name_or_id}' that can sign; there {_listed(usable)}")
+        raise KeysError(f"{folder}: no key '{name_or_id}' that can sign; {_listed(usable)}")
     return None
 
 
@@ -240,12 +244,16 @@ def _key_id(public: bytes) -> str:
 
 
 def _listed(keys: Sequence[TrustedKey]) -> str:
-    return f"are {', '.join(f'{key.name} ({key.key_id})' for key in keys)}" if keys else "is none; `compress keys new` makes one"
+    return (
+        f"known keys: {', '.join(f'{key.name} ({key.key_id})' for key in keys)}"
+        if keys
+        else "there is no key: create one with `compress keys new`"
+    )
 
 
 def _add(folder: Path, keys: Sequence[TrustedKey], name: str, now: datetime.datetime) -> SigningKey:
     if not re.fullmatch(NAME, name):
-        raise KeysError(f"'{one_line(ValueError(name))}' cannot name a key: up to 64 letters, digits and . _ @ - are allowed")
+        raise KeysError(f"'{one_line(ValueError(name))}' is not a valid name of a key; use up to 64 letters, digits and . _ @ -")
     private = Ed25519PrivateKey.generate()
     public = private.public_key().public_bytes_raw()
     pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
@@ -282,16 +290,19 @@ def _read_private(path: Path, entry: TrustedKey) -> SigningKey:
         raise KeysError(f"{path}: cannot be read ({problem.strerror})") from None
     if mode & 0o077:
         raise KeysError(
-            f"{path}: others may read this private key (mode {stat.S_IMODE(mode):o}); chmod 600 it, or rotate and revoke it"
+            f"{path}: other users can read this private key (mode {stat.S_IMODE(mode):o}); run chmod 600 on it, or rotate and "
+            "revoke it"
         )
     try:
         private = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise KeysError(
-            f"{path}: not a private key in PEM without a password; `compress keys rotate {entry.name}` makes another"
+            f"{path}: not a private key in PEM format without a password; create another key with `compress keys rotate "
+            f"{entry.name}`"
         ) from None
     if not isinstance(private, Ed25519PrivateKey) or private.public_key().public_bytes_raw().hex() != entry.public_key:
         raise KeysError(
-            f"{path}: not the private half of the trusted key {entry.key_id}; `compress keys rotate {entry.name}` makes another"
+            f"{path}: does not belong to the trusted key {entry.key_id}; create another key with `compress keys rotate "
+            f"{entry.name}`"
         )
     return SigningKey(entry.key_id, entry.name, private)

@@ -37,7 +37,7 @@ MAX_FILES = 256
 MAX_VERSION = 2**53 - 1
 """The largest integer that every JSON reader represents exactly."""
 LEFTOVER = re.compile(r"\.manifest\.(json|sig)\.[0-9a-f]{8}\.tmp")
-REMEDY = "the manifest stands in the artifact's folder; make that writable"
+REMEDY = "the manifest is written into the artifact's folder; make it writable"
 
 Signed = TypeVar("Signed", bound="_Canonical")
 
@@ -50,7 +50,7 @@ def _printable(text: str) -> str:
 
 def _file_name(name: str) -> str:
     if not PLAIN_NAME.fullmatch(name) or name in (MANIFEST, SIGNATURE):
-        raise ValueError("expected the plain name of a file")
+        raise ValueError("expected a file name without a path")
     return name
 
 
@@ -205,8 +205,8 @@ def check_artifact(
             raise type(problem)(f"{folder}: {problem}") from None
         if not key.verifies(bytes.fromhex(signature.signature), CONTEXT + raw):
             raise WrongSignature(
-                f"{folder / MANIFEST}: not what key {key.key_id} ({key.name}) signed; it was altered, or signing was cut off: "
-                "`compress sign` it anew if its files are yours"
+                f"{folder / MANIFEST}: the signature of key {key.key_id} ({key.name}) does not match; the manifest was "
+                "changed, or signing was interrupted; if the files are yours, run `compress sign` again"
             )
         manifest = _read(Manifest, raw, folder / MANIFEST)
         _refuse_unfit(manifest, folder, device, installed_version, now)
@@ -219,33 +219,36 @@ def _refuse_unfit(
 ) -> None:
     if now >= parse_utc(manifest.expires):
         raise Expired(
-            f"{folder}: '{manifest.name}' expired at {manifest.expires} (it is {utc_text(now)}); `compress sign` it anew"
+            f"{folder}: '{manifest.name}' expired at {manifest.expires} (now: {utc_text(now)}); run `compress sign` again"
         )
     if not manifest.fits(device):
         raise OtherDevice(
             f"{folder}: made for {', '.join(manifest.devices)} ({manifest.architecture}), not for {device.name} "
-            f"({device.architecture}); compress for that device, or sign with --device"
+            f"({device.architecture}); compress for that device, or run `compress sign --device`"
         )
     if installed_version is not None and manifest.version < installed_version:
         raise OlderVersion(
-            f"{folder}: version {manifest.version} of '{manifest.name}' is older than {installed_version}, which the device has; "
-            f"to place it all the same, `compress sign --version {min(installed_version + 1, MAX_VERSION)}` it"
+            f"{folder}: version {manifest.version} of '{manifest.name}' is older than version {installed_version} on the "
+            f"device; to install it anyway, run `compress sign --version {min(installed_version + 1, MAX_VERSION)}` and ship "
+            "again"
         )
 
 
 def _refuse_other_files(manifest: Manifest, opened: OpenFolder) -> None:
-    there = set(_names(opened))
-    if missing := manifest.files.keys() - there:
-        raise FilesDiffer(f"{opened.path}: {min(missing)} is missing; get the artifact anew, or `compress sign` it as it is")
-    if extra := there - manifest.files.keys():
+    names = set(_names(opened))
+    if missing := manifest.files.keys() - names:
         raise FilesDiffer(
-            f"{opened.path}: {min(extra)!a} is not in the manifest; remove it, or `compress sign` the artifact with it"
+            f"{opened.path}: {min(missing)} is missing; copy the artifact again, or run `compress sign` to sign it as it is"
+        )
+    if extra := names - manifest.files.keys():
+        raise FilesDiffer(
+            f"{opened.path}: {min(extra)!a} is not in the manifest; remove it, or run `compress sign` to include it"
         )
     for name, facts in manifest.files.items():
         if opened.size_bytes(name) != facts.size_bytes or opened.facts(name) != facts:
             raise FilesDiffer(
-                f"{opened.path / name}: altered since it was signed; get it anew, or `compress sign` the folder anew if it is as "
-                "you want it"
+                f"{opened.path / name}: changed since it was signed; copy it again, or run `compress sign` if the change is "
+                "intended"
             )
 
 
@@ -256,10 +259,12 @@ def _names(opened: OpenFolder) -> list[str]:
 
 def _small(opened: OpenFolder, name: str) -> bytes:
     if name not in opened.names():
-        raise Unsigned(f"{opened.path}: not signed, there is no {name}; `compress sign {opened.path}`")
+        raise Unsigned(f"{opened.path}: not signed, because {name} is missing; run `compress sign {opened.path}`")
     data = opened.read(name, MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
-        raise ManifestError(f"{opened.path / name}: larger than {MAX_BYTES // 1024} KiB, which no such file is")
+        raise ManifestError(
+            f"{opened.path / name}: larger than {MAX_BYTES // 1024} KiB, the limit for this file; run `compress sign` again"
+        )
     return data
 
 
@@ -267,9 +272,9 @@ def _read(model: type[Signed], data: bytes, path: Path) -> Signed:
     try:
         found = model.model_validate_json(data)
     except ValidationError as problem:
-        raise ManifestError(f"{path}: malformed: {_complaint(problem)}; `compress sign` the folder anew") from None
+        raise ManifestError(f"{path}: malformed: {_complaint(problem)}; run `compress sign` again") from None
     if found.canonical() != data:
-        raise ManifestError(f"{path}: malformed: not in canonical form; `compress sign` the folder anew")
+        raise ManifestError(f"{path}: malformed: not in canonical form; run `compress sign` again")
     return found
 
 

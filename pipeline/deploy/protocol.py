@@ -113,4 +113,4 @@ def checked(answer: dict[str, Any], kind: type[Answer], where: str) -> Answer:
         first = problem.errors()[0]
         path = ".".join(str(part) for part in first["loc"])
         detail = ascii(f"{path}: {first['msg']}"[:200])[1:-1]
-        raise DeliveryError(f"{where}: what its agent says cannot be ({detail}); what served there serves on") from None
+        raise DeliveryError(f"{where}: its agent gave an impossible answer ({detail}); the old release stays active") from None

@@ -44,7 +44,7 @@ def sign(folder: Path, keys: Path, signing: Signing, now: datetime.datetime, not
     key = signing_key(keys, signing.key)
     if key is None:
         key = new_key(keys, DEFAULT_KEY, now)
-        notify(f"made a key to sign with, {key.key_id}, in {keys}; keep that folder, and see `compress keys --help`")
+        notify(f"created the signing key {key.key_id} in {keys}; back up that folder, and see `compress keys --help`")
     return sign_artifact(
         folder,
         key,
@@ -74,9 +74,7 @@ def _made_for(artifact: Artifact, folder: Path) -> tuple[str, str]:
     measurement = artifact.shipped.measurement
     name, architecture = facts.get("name"), facts.get("architecture") or (measurement and measurement.fingerprint.architecture)
     if not name or not architecture:
-        raise ManifestError(
-            f"{folder}/artifact.json: its profile names no device with an architecture; run the job again with one"
-        )
+        raise ManifestError(f"{folder}/artifact.json: the profile has no device.architecture; add it and run the job again")
     return str(name), str(architecture)
 
 

@@ -29,22 +29,22 @@ from pipeline.remote.link import Link, LinkLost, Refused, ssh_link
 __all__ = ["Patience", "Store"]
 
 AGENT = Path(__file__).with_name("agent.py")
-KEPT = "what arrived is kept: run the same command again"
-SAFE = "what served there serves on"
+KEPT = "the received data is kept: run the same command again"
+SAFE = "the old release stays active"
 ANSWER_BYTES = 2**20
 """Largest size of a valid answer."""
 SLOWEST_BYTES_PER_S = 1000
 """A slower link counts as lost."""
 ERRORS: dict[str, tuple[type[CompressError], str]] = {
-    "busy": (DeviceBusy, "wait for it"),
+    "busy": (DeviceBusy, "wait until it has finished"),
     "storage": (DeviceStorage, f"{SAFE}; free some space or make it writable, then run the same command again"),
     "not-kept": (DeviceStorage, "free some space there, then run the same command again"),
     "corrupt": (TransferCorrupt, f"{SAFE}; run the same command again, and check the disk if it happens twice"),
     "refused": (DeliveryError, SAFE),
-    "older": (OlderVersion, "compress rollback goes back to the release before"),
+    "older": (OlderVersion, "to return to the previous release, use `compress rollback`"),
     "unhealthy": (Unhealthy, SAFE),
     "rolled-back": (RolledBack, f"{SAFE}; run the same command again"),
-    "no-previous": (NoPrevious, "ship one"),
+    "no-previous": (NoPrevious, "ship an artifact first"),
 }
 
 
@@ -79,7 +79,7 @@ class Store:
         """
         device = profile.device
         if device.host is None and not device.this_machine:
-            raise DeliveryError(f"{device.name}: device.host is not set, so there is nothing to ship to")
+            raise DeliveryError(f"{device.name}: device.host is not set, so there is no device to ship to; set it")
         self.where = device.host or device.name
         self._device, self._patience = device, patience
         self._doing = "connecting"
@@ -139,7 +139,7 @@ class Store:
     def _error(self, kind: str, detail: str) -> CompressError:
         if kind not in ERRORS:
             return DeliveryError(
-                f"{self.where}: {self._doing}: its agent gave a failure of an unknown kind ({kind}: {detail}); {SAFE}"
+                f"{self.where}: {self._doing}: its agent reported an unknown kind of failure ({kind}: {detail}); {SAFE}"
             )
         error, remedy = ERRORS[kind]
         return error(f"{self.where}: {self._doing}: {detail}; {remedy}")
@@ -149,9 +149,9 @@ class Store:
         if not isinstance(problem, DeviceUnreachable):
             return problem
         if self._doing == "commit":
-            after = "whether the commit arrived, compress status tells"
+            after = "run `compress status` to see whether the commit arrived"
         elif self._switched:
-            after = "the device goes back to what served before by itself"
+            after = "the device returns to the old release by itself"
         else:
             after = KEPT
-        return type(problem)(f"{problem}; lost at: {self._doing}; {after}")
+        return type(problem)(f"{problem}; connection lost during: {self._doing}; {after}")

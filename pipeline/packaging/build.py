@@ -68,7 +68,7 @@ def ship(
     pruned, proofs = final.pruned, final.proofs
     measured = measure_sequentially(judge.probe, pruned, profile.probe.final_processes, constraints, dense)
     if isinstance(measured, Failure):
-        raise ShipError(f"the final file cannot be measured: {measured.kind}: {measured.detail}")
+        raise ShipError(f"the final file could not be measured: {measured.kind}: {measured.detail}")
     tested = task.test(OnnxModule(builder.make(builder.space.dense()).data)), task.test(OnnxModule(pruned.data))
     dense = replace(dense, score=tested[0].value)
     shipped = Candidate(
@@ -135,7 +135,9 @@ def _reported(artifact: Artifact, page: Callable[[Artifact], bytes], callback: C
     try:
         return page(artifact), artifact
     except Exception as problem:
-        notice = f"the report could not be made ({type(problem).__name__}: {one_line(problem)}); artifact.json holds all figures"
+        notice = (
+            f"the report could not be written ({type(problem).__name__}: {one_line(problem)}); artifact.json holds all figures"
+        )
         callback.notice(notice)
         text = f"<!doctype html><meta charset=utf-8><title>Report</title><p>{html.escape(notice)}</p>"
         return text.encode("utf-8", "replace"), replace(artifact, notices=(*artifact.notices, notice))
@@ -151,8 +153,8 @@ def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate) -> Fina
     stamp(exported, _facts(context, tuned))
     if structure_of(exported) != chosen.structure:
         raise ShipError(
-            "the exported file is not the graph that was measured: its ops or shapes differ; nothing is shipped, because its "
-            "figures would be another file's"
+            "the exported file differs from the measured graph in operators or shapes; no artifact is written, because the "
+            "measurements belong to another file"
         )
     verified = verified_file(tuned, exported.SerializeToString(deterministic=True), context.task.inputs(PARITY_INPUTS))
     graph = load_graph(verified.data)
@@ -160,8 +162,7 @@ def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate) -> Fina
     proof = (
         "the file has the structure of the candidate that was measured in the search"
         if same
-        else "the export has the structure of the measured candidate; simplifying changed it, and the changed file was "
-        "measured anew"
+        else "the export has the structure of the measured candidate; simplification changed it, and it was measured again"
     )
     return Final(PrunedModel(chosen.plan, graph, context.builder.example, lambda: tuned), (*verified.proofs, proof))
 

@@ -11,15 +11,15 @@ __all__ = ["Model", "load"]
 
 def load(folder: Path) -> ort.InferenceSession:
     """A session for the release in `folder`, with the settings that it was measured with."""
-    told = json.loads((folder / "serving.json").read_text(encoding="utf-8"))["session"]
+    settings = json.loads((folder / "serving.json").read_text(encoding="utf-8"))["session"]
     options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = told["threads"], 1
-    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, told["graph_optimization"])
-    options.enable_cpu_mem_arena, options.enable_mem_pattern = told["arena"], told["memory_pattern"]
-    for key, value in told["config"].items():
+    options.intra_op_num_threads, options.inter_op_num_threads = settings["threads"], 1
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, settings["graph_optimization"])
+    options.enable_cpu_mem_arena, options.enable_mem_pattern = settings["arena"], settings["memory_pattern"]
+    for key, value in settings["config"].items():
         options.add_session_config_entry(key, value)
-    off = told["disabled_optimizers"]
-    return ort.InferenceSession(str(folder / "model.onnx"), options, [told["provider"]], disabled_optimizers=off)
+    off = settings["disabled_optimizers"]
+    return ort.InferenceSession(str(folder / "model.onnx"), options, [settings["provider"]], disabled_optimizers=off)
 
 
 class Model:

@@ -58,11 +58,11 @@ def _shown(data: bytes, ort: bytes, inputs: Tensor, tolerance: float) -> str:
     try:
         found = OnnxModule(ort)(inputs).numpy()
     except Exception as problem:
-        raise ShipError(f"{MODEL} does not load here: {one_line(problem)}; set runtime.ort_format: false") from None
+        raise ShipError(f"{MODEL} cannot be loaded on this machine: {one_line(problem)}; set runtime.ort_format: false") from None
     difference = largest_difference(expected, found)
     if not difference <= tolerance:
         raise ShipError(
-            f"{MODEL} answers differently from model.onnx, by {100 * difference:.2g} % of the largest output; set "
+            f"the outputs of {MODEL} differ from those of model.onnx by {100 * difference:.2g} % of the largest output; set "
             "runtime.ort_format: false"
         )
     return f"{MODEL} against model.onnx on {len(inputs)} real inputs: largest difference {difference:.1e} of the largest output"

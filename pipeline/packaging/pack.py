@@ -72,7 +72,9 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
         tensors = read_tensors(artifact / "weights.safetensors")
         plan = _PLAN.validate_json(read_foreign(artifact / "plan.json", JSON_LIMIT_BYTES))
     except (OSError, ValueError, safetensors.SafetensorError) as problem:
-        raise RunError(f"{artifact}: no readable weights.safetensors and plan.json there ({one_line(problem, 120)})") from None
+        raise RunError(
+            f"{artifact}: weights.safetensors and plan.json are missing or unreadable ({one_line(problem, 120)})"
+        ) from None
     if plan.format != PLAN_FORMAT:
         raise RunError(f"{artifact}/plan.json: format {plan.format}; this program reads {PLAN_FORMAT}")
     network = rebuild(original, tensors)

@@ -60,7 +60,7 @@ _OUTCOME = TypeAdapter(_Outcome)
 def rehearse(context: RunContext, seed: int) -> RunContext:
     """Run all steps with half of all channels, and return the context to continue with.
 
-    `context.builder.module` and its copies keep the manner that works: if the fastest fails, other layouts and training modes are
+    `context.builder.module` and its copies keep the mode that works: if the fastest fails, other layouts and training modes are
     tried. If slicing the graph differs from exporting the trained network, the builder exports every candidate. The outcome is
     saved in the run directory, and read from there if nothing has changed.
 
@@ -85,31 +85,31 @@ def _rehearsed(context: RunContext, seed: int, key: str) -> _Outcome:
     context = replace(context, task=context.task.rehearsal())
     scratch = temporary_beside(context.run.folder / "rehearsal")
     try:
-        context.callback.progress(0, 2, "rehearsing: a narrowed network scores and trains")
-        manner, tuned = _trained(context, plan, seed)
-        if not manner.whole_training:
+        context.callback.progress(0, 2, "rehearsal: scoring and training a pruned network")
+        mode, tuned = _trained(context, plan, seed)
+        if not mode.whole_training:
             notices.append(
-                "in training mode the network gives other outputs than one tensor of scores, or does not run narrowed: "
-                "it is trained as it runs in evaluation, without auxiliary outputs, with BatchNorm and dropout in training mode"
+                "in training mode the network has other outputs than one tensor of scores, or fails when pruned: it is "
+                "trained in evaluation mode, without auxiliary outputs, and only BatchNorm and dropout are in training mode"
             )
-        context.callback.progress(1, 2, "rehearsing: the trained network is exported, proven and packed")
+        context.callback.progress(1, 2, "rehearsal: exporting, checking and packing the trained network")
         try:
             _ship(context, plan, tuned, scratch)
         except ShipError as problem:
             if context.builder.sliceable is None:
                 raise
-            notices.append(f"{problem}; found before the search: every candidate is exported instead, which takes seconds")
+            notices.append(f"{problem}; therefore every candidate is exported instead of sliced, which takes seconds")
             context = replace(context, builder=_without_slices(context.builder))
             _ship(context, plan, tuned, scratch)
         context.callback.progress(2, 2, "rehearsed")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     sliceable = context.builder.sliceable is not None
-    return _Outcome(key, sliceable, manner.channels_last, manner.whole_training, tuple(notices))
+    return _Outcome(key, sliceable, mode.channels_last, mode.whole_training, tuple(notices))
 
 
 def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[ExecutionMode, Finetuned]:
-    """The first manner in which a narrowed network can be scored and trained, and that network.
+    """The first execution mode in which a narrowed network can be scored and trained, and that network.
 
     Raises NetworkError, with the first failure, if there is none.
     """
@@ -117,10 +117,10 @@ def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[Executi
     failure: NetworkError | None = None
     for channels_last in (True, False) if found.channels_last else (False,):
         for whole_training in (True, False):
-            manner = ExecutionMode(channels_last, whole_training)
+            mode = ExecutionMode(channels_last, whole_training)
             student, teacher = context.builder.make(plan).module, context.builder.make(context.builder.space.dense()).module
             for module in (student, teacher):
-                set_execution_mode(module, manner)
+                set_execution_mode(module, mode)
             checkpoint = temporary_beside(context.run.folder / "rehearsal.safetensors")
             try:
                 with network_errors(f"scoring {len(context.task.inputs(BATCH))} images or fewer at once"):
@@ -128,12 +128,12 @@ def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[Executi
                 with network_errors("a step of training"):
                     tuned = context.task.finetune(student, teacher, seed, checkpoint, lambda done, total, text: None)
                 _move(tuned.module)
-                return manner, tuned
+                return mode, tuned
             except NetworkError as problem:
                 failure = failure or problem
             finally:
                 checkpoint.unlink(missing_ok=True)
-    raise failure or NetworkError("the network was tried in no manner")
+    raise failure or NetworkError("no execution mode was tried")
 
 
 def _move(module: nn.Module) -> None:
@@ -169,7 +169,7 @@ def _ship(context: RunContext, plan: ChannelPlan, tuned: Finetuned, scratch: Pat
 def _without_slices(builder: PrunedModelBuilder) -> PrunedModelBuilder:
     if builder.sliceable is None:
         return builder
-    proof = "slices of this network's graph are not what its exporter makes; every candidate is exported instead"
+    proof = "slices of this network's graph differ from what its exporter writes; every candidate is exported instead"
     return replace(builder, sliceable=None, proof=proof)
 
 

@@ -47,7 +47,7 @@ def _proofs(module: nn.Module, simplified: Simplified, inputs: Tensor) -> tuple[
     try:
         onnx.checker.check_model(graph, full_check=True)
     except onnx.checker.ValidationError as problem:
-        raise ShipError(f"the ONNX file is not valid: {one_line(problem)}; this is a defect of an exporter") from None
+        raise ShipError(f"the ONNX file is invalid: {one_line(problem)}; this is a defect of the exporter") from None
     module.eval()
     with torch.no_grad():
         expected = module(inputs).numpy()
@@ -58,8 +58,8 @@ def _proofs(module: nn.Module, simplified: Simplified, inputs: Tensor) -> tuple[
     wrong = np.flatnonzero((off > allowed).any(axis=1) | ~np.isfinite(found.reshape(len(inputs), -1)).all(axis=1))
     if len(wrong):
         raise ShipError(
-            f"the ONNX file answers differently from the network on {len(wrong)} of {len(inputs)} inputs, first on number "
-            f"{wrong[0]} (by {off[wrong[0]].max():.3g}, largest output {scale:.3g}); nothing is shipped"
+            f"the outputs of the ONNX file differ from the network's on {len(wrong)} of {len(inputs)} inputs, first on number "
+            f"{wrong[0]} (by {off[wrong[0]].max():.3g}, largest output {scale:.3g}); no artifact is written"
         )
     # answers that agree can decide differently only if two outputs are nearly equal, as in a poorly trained network
     ties = int((expected.reshape(len(inputs), -1).argmax(1) != found.reshape(len(inputs), -1).argmax(1)).sum())

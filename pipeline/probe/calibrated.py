@@ -16,17 +16,17 @@ class CalibratedProbe:
     def __init__(self, probe: Probe, reference: Reference, calibration: LatencyPredictor) -> None:
         """Raises ProbeError when the predictor was made on another machine, or for another runtime, setting or network."""
         self._probe, self._calibration = probe, calibration
-        here = probe.fingerprint.facts
+        current = probe.fingerprint.facts
         for key, value in calibration.host.items():
-            if here.get(key) != value:
+            if current.get(key) != value:
                 probe.close()
                 raise ProbeError(
-                    f"the calibration was made under another {key} ({value} then, {here.get(key)} now), and says nothing here; "
-                    "calibrate again: compress calibrate"
+                    f"the calibration was made with another {key} ({value} then, {current.get(key)} now) and is not valid here; "
+                    "run compress calibrate again"
                 )
         if calibration.network != reference.graph.structure:
             probe.close()
-            raise ProbeError("the calibration is of another network; calibrate again: compress calibrate")
+            raise ProbeError("the calibration was made for another network; run compress calibrate again")
 
     @property
     def fingerprint(self) -> Fingerprint:

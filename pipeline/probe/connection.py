@@ -58,7 +58,7 @@ class Connection:
 
     def reopen(self, loss: LinkLost) -> None:
         """Wait for the machine and connect again. Raises ProbeError if it stays away or another machine answers."""
-        began, pause_s, told = time.monotonic(), 0.5, False
+        began, pause_s, reported = time.monotonic(), 0.5, False
         while True:
             self.close()
             try:
@@ -72,26 +72,28 @@ class Connection:
             if time.monotonic() - began > self._patience_s:
                 self.close()
                 problem = self._diagnose(loss)
-                raise type(problem)(f"{problem}; every finished trial is kept: run the same command again when it is back")
-            if not told:
-                self._notify(f"{self.where} was lost ({loss}); waiting up to {self._patience_s:.0f} s for it")
-                told = True
+                raise type(problem)(
+                    f"{problem}; all finished trials are saved: run the same command again when the device is back"
+                )
+            if not reported:
+                self._notify(f"lost the connection to {self.where} ({loss}); waiting for it for up to {self._patience_s:.0f} s")
+                reported = True
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, 15.0)
         for key in SAME:
             if machine[key] != self._machine[key]:
                 self.close()
                 raise DeviceUnreachable(
-                    f"{self.where} came back as another one ({key}: {self._machine[key]} before, {machine[key]} now); figures of "
-                    "both do not mix: choose another --out"
+                    f"{self.where} is now another machine ({key}: {self._machine[key]} before, {machine[key]} now); "
+                    "measurements of both cannot be mixed: choose another --out"
                 )
-        if told:
+        if reported:
             self._notify(f"{self.where} is back after {time.monotonic() - began:.0f} s")
 
     def ask(self, message: dict[str, Any], blob: bytes = b"", limit_s: float | None = None) -> dict[str, Any]:
         """See `Link.ask`. Raises ProbeError for a failure of the machine. A failure of the file is returned as an answer."""
         if self._link is None:
-            raise LinkLost("it was closed")
+            raise LinkLost("the connection was closed")
         answer = self._link.ask(
             message,
             blob,
@@ -142,7 +144,7 @@ class Connection:
         if name not in self._kept:
             answer = self.ask({**message, "name": name}, blob())
             if "failure" in answer:
-                raise ProbeError(f"the worker on {self.where} refuses a file: {answer['failure'][1]}")
+                raise ProbeError(f"{self.where}: its worker refused a file: {answer['failure'][1]}")
             self._kept.add(name)
         return name
 
@@ -151,11 +153,12 @@ class Connection:
         if kind == "not-kept":
             folder = self._machine.get("folder", "its temporary folder")
             return ProbeError(
-                f"{self.where} cannot keep a file ({detail}); free space in {folder}, or set TMPDIR there, then run the same "
+                f"{self.where}: cannot store a file ({detail}); free some space in {folder}, or set TMPDIR on that machine, "
+                "then run the same "
                 "command again"
             )
         if kind == "busy":
-            return DeviceBusy(f"{self.where}: {detail}; wait for it, or end it there")
+            return DeviceBusy(f"{self.where}: {detail}; wait until it has finished, or end it on the device")
         if asked == "hello":
             wanted, version = "numpy onnxruntime", answer.get("onnxruntime")
             if kind == "illegal-instruction":
@@ -163,8 +166,8 @@ class Connection:
                 known = f", which {CRASHING[version]}" if version in CRASHING else ""
                 detail += f" ({version}{known})" if version else ""
             return DeviceSoftware(
-                f"{self.where}: {detail}; install there: {answer.get('interpreter', 'python3')} -m pip install {wanted}, or name "
-                "another interpreter in device.python"
+                f"{self.where}: {detail}; run on that machine: {answer.get('interpreter', 'python3')} -m pip install {wanted}, "
+                "or set device.python to another interpreter"
             )
         return None
 

@@ -86,7 +86,7 @@ class _Process(_Answer):
     def _losses_are_of_the_runs(self) -> "_Process":
         for runs, lost in ((self.latency_ms, self.lost_ms), (self.reference_latency_ms, self.reference_lost_ms)):
             if lost and [len(block) for block in lost] != [len(block) for block in runs]:
-                raise ValueError("losses of other runs than those timed")
+                raise ValueError("the lost times do not match the timed runs")
         return self
 
 
@@ -127,7 +127,7 @@ def checked(answer: dict[str, Any], asked: str, where: str) -> dict[str, Any]:
         first = problem.errors()[0]
         place = shorten(".".join(str(part) for part in first["loc"]), 80)
         raise ProbeError(
-            f"{where}: an answer that this program does not understand ({asked}: {place}: {shorten(first['msg'], 120)}); is "
-            "something else answering there?"
+            f"{where}: invalid answer ({asked}: {place}: {shorten(first['msg'], 120)}); check that device.host is the right "
+            "machine"
         ) from None
     return answer

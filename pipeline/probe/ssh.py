@@ -20,7 +20,7 @@ class SshProbe(WorkerProbe):
     def __init__(self, profile: Profile, reference: Reference | None = None, notify: Notify = lambda text: None) -> None:
         device = profile.device
         if device.host is None:
-            raise ProbeError(f"{device.name}: device.host is not set, so there is nothing to connect to")
+            raise ProbeError(f"{device.name}: device.host is not set, so there is no device to connect to; set it")
         client = secrets.token_hex(8)
 
         def start() -> Link:

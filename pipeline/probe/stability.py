@@ -42,7 +42,7 @@ def _on_runs(processes: tuple[TimedProcess, ...], fingerprint: Fingerprint, nois
     if not processes:
         return
     samples = select_samples(processes, fingerprint)
-    clean = f"{samples.clean} of {samples.total} runs had their cores to themselves"
+    clean = f"{samples.clean} of {samples.total} runs were not preempted"
     if samples.method == "none":
         yield Remark(RemarkKind.PREEMPTED, f"only {clean}")
     noise = statistics.noise(samples.runs)
@@ -57,5 +57,5 @@ def _on_runs(processes: tuple[TimedProcess, ...], fingerprint: Fingerprint, nois
         kind = RemarkKind.DISAGREEING if len(ratios) < FEW_PROCESSES else RemarkKind.NOISY
         yield Remark(kind, f"{len(ratios)} processes disagree by {100 * spread:.0f} %")
     if samples.shared and samples.method != "none":
-        ways = {"clean runs": "the others were left out", "processor time": "all were judged by their processor time"}
-        yield Remark(RemarkKind.SHARED, f"only {clean}: {ways[samples.method]}, and intervals allow for the neighbours")
+        ways = {"clean runs": "the others were left out", "processor time": "the processor time of all runs was used"}
+        yield Remark(RemarkKind.SHARED, f"only {clean}: {ways[samples.method]}, and intervals are widened for the other programs")

@@ -678,7 +678,7 @@ class Child:
             status = self.process.wait(5)
         except subprocess.TimeoutExpired:
             self.kill()
-            return Failed("crashed", "it closed its output and stayed")
+            return Failed("crashed", "it closed its output but did not end")
         self.errors.seek(0)
         last = self.errors.read().decode(errors="replace").strip().split("\n")[-1][:LONGEST_DETAIL]
         if status == -signal.SIGKILL:
@@ -720,7 +720,7 @@ class Supervisor:
         self.receive(unnamed, stream, size, digest.update)
         if digest.hexdigest() != name:
             os.unlink(unnamed)
-            raise Failed("run-error", "the bytes do not match their name")
+            raise Failed("run-error", "the bytes do not match their SHA-256")
         os.rename(unnamed, self.path(name))
         return {}
 
@@ -867,7 +867,7 @@ def claim(client):
             lock.seek(0)
             holder, _, pid = lock.read().strip().partition(" ")
         if holder != client or not pid.isdigit() or time.monotonic() > deadline:
-            raise Failed("busy", "another job is measuring there (process %s)" % (pid or "unknown"))
+            raise Failed("busy", "another job is measuring on this device (process %s)" % (pid or "unknown"))
         try:
             os.kill(int(pid), signal.SIGTERM if time.monotonic() < deadline - 15 else signal.SIGKILL)
         except OSError:

@@ -52,7 +52,7 @@ class WorkerProbe:
             if provider not in self.machine["providers"]:
                 raise ProbeError(
                     f"onnxruntime {self.machine['onnxruntime']} on {connection.where} has no {provider} "
-                    f"(it has {', '.join(self.machine['providers'])}); change runtime.execution_provider"
+                    f"(available: {', '.join(self.machine['providers'])}); change runtime.execution_provider"
                 )
         except BaseException:
             self.close()
@@ -92,8 +92,10 @@ class WorkerProbe:
                     lost += 1
                     self._connection.reopen(loss)
                     if lost == ALLOWED_LOST_CONNECTIONS:
-                        said = f"{self._connection.where} was lost {lost} times while this was measured: {loss}"
-                        return Failure("lost", shorten(said, DETAIL_LIMIT))
+                        message = (
+                            f"the connection to {self._connection.where} was lost {lost} times during this measurement: {loss}"
+                        )
+                        return Failure("lost", shorten(message, DETAIL_LIMIT))
 
     def condition(self) -> DeviceState:
         """Return the present state of the machine. Raises LinkLost."""
@@ -121,7 +123,7 @@ class WorkerProbe:
             self._connection.keep_base(graph.weight_slices.base)
         inputs = load.inputs if load.inputs is not None else self._reference.inputs if self._reference else None
         if inputs is None:
-            raise ProbeError("nothing to feed the network with")
+            raise ProbeError("there is no input for the network")
         answer = self._connection.ask(
             {
                 "do": "measure",
@@ -144,8 +146,8 @@ class WorkerProbe:
             return Failure(kind, shorten(detail, DETAIL_LIMIT))
         if (count := len(answer["processes"])) != options.processes:
             raise ProbeError(
-                f"{self._connection.where}: timed {count} processes in place of {options.processes}; is something else answering "
-                "there?"
+                f"{self._connection.where}: timed {count} processes instead of {options.processes}; check that device.host is "
+                "the right machine"
             )
         output = answer["processes"][0]["answer"]
         if graph.expected and output is not None:
@@ -181,15 +183,15 @@ class WorkerProbe:
             if throttled(now, now) is None and (hot is None or now.temperature_c is None or now.temperature_c <= hot - 5):
                 return
 
-    def _chosen_cores(self, there: list[int]) -> list[int]:
+    def _chosen_cores(self, available: list[int]) -> list[int]:
         """One core per thread of the profile, with the highest numbers. This machine may have fewer, a device may not."""
         threads = self._profile.threads
-        if self._profile.device.host is not None and threads > len(there):
+        if self._profile.device.host is not None and threads > len(available):
             raise ThreadsError(
-                f"runtime.threads is {threads}, but {self._connection.where} lets this user have {len(there)} cores; write "
-                f"threads: {len(there)} or less"
+                f"runtime.threads is {threads}, but this user may use only {len(available)} cores of {self._connection.where}; "
+                f"write threads: {len(available)} or less"
             )
-        return there[-threads:]
+        return available[-threads:]
 
     def _fingerprint(self, load: Workload) -> Fingerprint:
         settings = self._settings(load)

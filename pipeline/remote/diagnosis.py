@@ -15,30 +15,34 @@ NO_COMMAND = (126, 127)
 
 def diagnosis(loss: LinkLost, device: Device) -> ProbeError:
     """Return the error to raise for a lost link to `device`."""
-    said, host, connect = str(loss), device.host, by_hand(device)
-    if "IDENTIFICATION HAS CHANGED" in said or ("host key for" in said.lower() and "has changed" in said):
+    message, host, connect = str(loss), device.host, by_hand(device)
+    if "IDENTIFICATION HAS CHANGED" in message or ("host key for" in message.lower() and "has changed" in message):
         return HostKeyRefused(
-            f"{host}: its host key is not the one that is known ({said}); if the device was set up anew, forget the old key "
-            "(ssh-keygen -R and its name) and connect once by hand; if not, somebody may stand in between"
+            f"{host}: its host key has changed ({message}); if the device was set up again, remove the old key (ssh-keygen -R "
+            "and its name) and connect once by hand; if not, this may be an attack"
         )
-    if "Host key verification failed" in said or "host key is known" in said:
+    if "Host key verification failed" in message or "host key is known" in message:
         return HostKeyRefused(
-            f"{host}: its host key is not known here; connect once by hand ({connect}), compare the fingerprint it shows with "
-            "the device's own, and accept it"
+            f"{host}: its host key is unknown; connect once by hand ({connect}), compare the fingerprint with the device's "
+            "own, and accept it"
         )
-    if "Permission denied" in said and (key := locked_key(device)):
+    if "Permission denied" in message and (key := locked_key(device)):
         return DeviceUnreachable(
-            f"{host}: it lets nobody in with the keys there are ({said}); the key {key} has a passphrase and no agent holds it: "
-            f"start one (eval $(ssh-agent)), then ssh-add {key}"
+            f"{host}: it accepts none of your ssh keys ({message}); the key {key} has a passphrase and is not in an ssh agent: "
+            f"start one (eval $(ssh-agent)), then run ssh-add {key}"
         )
-    if "Permission denied" in said:
+    if "Permission denied" in message:
         installing = connect.replace("ssh", "ssh-copy-id", 1)
         return DeviceUnreachable(
-            f"{host}: it lets nobody in with the keys there are ({said}); install one with: {installing} "
-            "(passwords are never asked for)"
+            f"{host}: it accepts none of your ssh keys ({message}); install one with: {installing} (compress never asks for "
+            "passwords)"
         )
     if loss.status in NO_COMMAND:
-        return DeviceSoftware(f"{host}: no interpreter '{device.python}' there ({said}); set device.python")
+        return DeviceSoftware(
+            f"{host}: no interpreter '{device.python}' on the device ({message}); set device.python in the profile"
+        )
     if loss.status == SSH_FAILED:
-        return DeviceUnreachable(f"{host}: cannot be reached ({said}); is it on, and does '{connect} true' work?")
-    return DeviceUnreachable(f"{host}: the connection was lost ({said}); does '{connect} {device.python} --version' work?")
+        return DeviceUnreachable(f"{host}: cannot be reached ({message}); check that it is on and that '{connect} true' works")
+    return DeviceUnreachable(
+        f"{host}: the connection was lost ({message}); check that '{connect} {device.python} --version' works"
+    )

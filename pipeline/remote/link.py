@@ -129,15 +129,15 @@ class Link:
     def _message(self, deadline: "_Deadline", limit_bytes: int) -> dict[str, Any]:
         size, blob_size = _HEADER.unpack(self._read(_HEADER.size, deadline))
         if blob_size or size > _LIMIT_BYTES:
-            raise self._lost("it does not speak this program's language (does a shell start-up file print something?)")
+            raise self._lost("its answer is not in the expected format (does a shell start-up file print something?)")
         if size > limit_bytes:
-            raise self._lost(f"it announced an answer of {size} bytes, where {limit_bytes} are the most")
+            raise self._lost(f"it announced an answer of {size} bytes, but the limit is {limit_bytes}")
         text = self._read(size, deadline, renews=size > _SHORT_BYTES)
         with suppress(ValueError, RecursionError):
             answer = json.loads(text)
             if isinstance(answer, dict) and _is_failure(answer.get("failure", ["", ""])):
                 return dict(clean_values(answer))
-        raise self._lost("it does not speak this program's language")
+        raise self._lost("its answer is not in the expected format")
 
     def close(self) -> None:
         """Close the pipe, so that the worker deletes its files and ends; otherwise it is killed. This may be called twice."""
@@ -154,32 +154,32 @@ class Link:
 
     def _write(self, data: bytes, deadline: "_Deadline | None" = None) -> None:
         if self._in is None or self._in.closed:
-            raise LinkLost("it was closed")
+            raise LinkLost("the connection was closed")
         view = memoryview(data)
         while view:
             patience_s = min(_STALL_S, deadline.left_in_all_s) if deadline else _STALL_S
             if patience_s <= 0 or not select.select([], [self._in], [], patience_s)[1]:
-                raise self._lost(f"it took nothing for {patience_s:.0f} s")
+                raise self._lost(f"it accepted no data for {patience_s:.0f} s")
             try:
                 count = os.write(self._in.fileno(), view[:_PIECE_BYTES])
             except BlockingIOError:
                 continue
             except OSError:
-                raise self._lost("it is gone") from None
+                raise self._lost("its process ended") from None
             self.sent_bytes += count
             view = view[count:]
 
     def _read(self, count: int, deadline: "_Deadline", *, renews: bool = False) -> bytes:
         if self._out is None or self._out.closed:
-            raise LinkLost("it was closed")
+            raise LinkLost("the connection was closed")
         parts = bytearray()
         while len(parts) < count:
             left_s = deadline.left_s
             if left_s <= 0 or not select.select([self._out], [], [], left_s)[0]:
-                raise self._lost("it does not answer" if deadline.left_in_all_s > 0 else "it did not come to an end")
+                raise self._lost("it does not answer" if deadline.left_in_all_s > 0 else "it did not finish in time")
             data = os.read(self._out.fileno(), min(count - len(parts), _PIECE_BYTES))
             if not data:
-                raise self._lost("it is gone")
+                raise self._lost("its process ended")
             parts += data
             if renews:
                 deadline.renew()
@@ -192,8 +192,8 @@ class Link:
         with suppress(subprocess.TimeoutExpired):
             status = self._process.wait(2)
         self._errors.seek(0)
-        said = [line for line in clean_lines(self._errors.read(1 << 16).decode(errors="replace")) if not set(line) <= {"@"}]
-        return LinkLost(clean_text(" | ".join([what, *said[-3:]]), 500), status)
+        lines = [line for line in clean_lines(self._errors.read(1 << 16).decode(errors="replace")) if not set(line) <= {"@"}]
+        return LinkLost(clean_text(" | ".join([what, *lines[-3:]]), 500), status)
 
 
 class _Deadline:

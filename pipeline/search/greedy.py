@@ -101,12 +101,12 @@ def _improve(problem: Problem, ledger: _Ledger, current: Evaluation) -> None:
 def _narrower(problem: Problem, plan: ChannelPlan, group: int, removed: float) -> ChannelPlan | None:
     """`plan` with `group` narrowed by the fraction `removed`, and by at least one width."""
     choice = problem.space.choices[group]
-    wanted = plan[choice.name] - removed * choice.channels
-    offers = [width for width in choice.widths if width < plan[choice.name]]
-    if not offers:
+    target = plan[choice.name] - removed * choice.channels
+    narrower = [width for width in choice.widths if width < plan[choice.name]]
+    if not narrower:
         return None
-    fitting = [width for width in offers if width <= wanted]
-    return ChannelPlan.of({**dict(plan), choice.name: fitting[-1] if fitting else offers[0]})
+    fitting = [width for width in narrower if width <= target]
+    return ChannelPlan.of({**dict(plan), choice.name: fitting[-1] if fitting else narrower[0]})
 
 
 def _moved(problem: Problem, plan: ChannelPlan, group: int, by: int) -> ChannelPlan | None:

@@ -158,13 +158,13 @@ def fractions(space: SearchSpace, plan: ChannelPlan) -> Floats:
     return np.asarray([widths[choice.name] / choice.channels for choice in space.choices], dtype=np.float64)
 
 
-def snap(space: SearchSpace, wanted: Floats) -> Floats:
-    """The nearest allowed fractions to `wanted`, (n, groups) -> (n, groups). Ties go to the wider one, as in `plan`."""
-    kept = np.empty_like(wanted)
+def snap(space: SearchSpace, fractions: Floats) -> Floats:
+    """The allowed fractions nearest to `fractions`, (n, groups) -> (n, groups). Ties go to the wider one, as in `plan`."""
+    kept = np.empty_like(fractions)
     for group, choice in enumerate(space.choices):
-        offers = np.asarray(choice.widths[::-1])
-        nearest = np.abs(offers[None] - wanted[:, group, None] * choice.channels).argmin(1)
-        kept[:, group] = offers[nearest] / choice.channels
+        widths = np.asarray(choice.widths[::-1])
+        nearest = np.abs(widths[None] - fractions[:, group, None] * choice.channels).argmin(1)
+        kept[:, group] = widths[nearest] / choice.channels
     return kept
 
 

@@ -36,16 +36,16 @@ def measure_dense_and_thinnest(measurer: PlanMeasurer, space: SearchSpace, weigh
     context = measurer.context
     dense = measurer.dense(space.dense(), weights)
     if dense.failure:
-        raise ProbeError(f"the dense network cannot be measured: {dense.failure.kind}: {dense.failure.detail}")
+        raise ProbeError(f"the dense network could not be measured: {dense.failure.kind}: {dense.failure.detail}")
     if dense.score is None:
         raise ModelError(
-            "the dense network's score is no finite number: look at what `evaluate` returns for it, then choose another out, "
-            f"because {context.run.folder} remembers it"
+            "the dense network's score is not a finite number; check what `evaluate` returns for it, then choose another out, "
+            "because {context.run.folder} stores this score"
         )
     for constraint in context.searched_constraints:
         if constraint.figure(dense, dense) is None:
             raise BudgetError(
-                f"budget: {constraint.text} cannot be judged here: the figure is not available; a p90 needs 64 runs "
+                f"budget: {constraint.text} cannot be judged, because the figure is not available; a p90 needs 64 runs "
                 "(probe.runs x probe.processes, within probe.time_limit_s), memory needs a Linux system"
             )
     thinnest = measurer.uniform(space.thinnest(), 1)
@@ -54,8 +54,8 @@ def measure_dense_and_thinnest(measurer: PlanMeasurer, space: SearchSpace, weigh
         if figure and constraint.verdict(thinnest, dense) == "over":
             kind = f"{constraint.metric.title}{', of dense' if constraint.relative else ''}"
             raise UnreachableBudget(
-                f"at minimum width this model takes {constraint.show(figure.value)} ({kind}); "
-                f"the budget is {constraint.show(constraint.limit)}; allow more, or start from a smaller network"
+                f"at minimum width this network needs {constraint.show(figure.value)} ({kind}), but the budget is "
+                f"{constraint.show(constraint.limit)}; raise the limit, or start from a smaller network"
             )
     return DenseAndThinnest(dense, thinnest)
 
@@ -90,4 +90,4 @@ def _show(context: RunContext, ends: DenseAndThinnest) -> None:
         texts = "; ".join(remark.text for remark in measured.remarks)
         advice = dict.fromkeys(remark.advice for remark in measured.doubts)
         effect = f"verdicts may stay undecided ({', '.join(advice)})" if advice else "intervals will be wide"
-        context.notices.add(f"the machine that measures is not quiet: {texts}: {effect}")
+        context.notices.add(f"other programs disturb the measurements ({texts}), so {effect}")

@@ -16,13 +16,15 @@ def finished_artifact(run: Run, notify: Callable[[str], None]) -> Artifact | Non
     try:
         found = read_artifact(run.artifact)
     except RunError as problem:
-        notify(f"{run.artifact}: not whole, so it is made anew ({problem})")
+        notify(f"{run.artifact}: incomplete, so it is created again ({problem})")
         return None
     compared = (
-        "" if run.facts("sources") is not None else "; which files it was made from was not recorded, so they were not compared"
+        ""
+        if run.facts("sources") is not None
+        else "; the hashes of its inputs were not recorded, so the inputs were not compared"
     )
     notify(f"already done: {run.artifact}{compared}")
     for path in (run.supernet, run.checkpoint, run.alignment):
         if path.exists() and not run.is_intact(path):
-            notify(f"{path}: it was changed since this run wrote it; the artifact is whole and does not need it any more")
+            notify(f"{path}: it was changed since this run wrote it; the artifact is complete and no longer needs it")
     return found

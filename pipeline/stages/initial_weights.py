@@ -82,7 +82,10 @@ def cut_from_supernet(
         supernet = train_supernet(
             builder.module, builder.space, Schedule(plans, steps), images, context.run.supernet, context.callback.progress
         )
-    context.notices.add(f"plans were scored with the weights of a supernet, trained for {steps} steps, and fine-tuned from them")
+    context.notices.add(
+        f"plans were scored with the weights of a supernet, which was trained for {steps} steps, and fine-tuning starts from "
+        "these weights"
+    )
     return replace(weights, supernet=supernet)
 
 
@@ -90,14 +93,14 @@ def _steps_that_pay(weights: InitialWeights, space: SearchSpace, share: float, d
     context = weights.context
     score, chance_level = context.task.score(weights.of(space.uniform(share))), context.task.chance_level
     enough = chance_level + ENOUGH * (dense_score - chance_level)
-    context.callback.say(f"{100 * share:.0f} % of all channels, cut: score {score:.2f}; {enough:.2f} is enough to rank plans")
+    context.callback.say(f"{100 * share:.0f} % of all channels kept: score {score:.2f}; {enough:.2f} is enough to rank plans")
     if score >= enough:
         return 0
     middle, dense = (context.builder.make(space.uniform(width)).macs for width in (middle_share(share), 1.0))
     steps = affordable_steps(middle, dense, images)
     if not steps:
         context.notices.add(
-            f"the budget is so tight that a cut network scores {score:.2f}, and this one is too large to train a supernet "
-            "in minutes: scores rank plans badly; --supernet 500 trains one all the same"
+            f"the budget is so tight that a pruned network scores only {score:.2f}, so scores rank plans badly; a supernet "
+            "would help, but takes long for a network of this size: --supernet 500 trains one anyway"
         )
     return steps

@@ -87,7 +87,7 @@ class Job:
         """Raises ModelError if there is no such searcher or reward, before anything is loaded or measured."""
         for kind, asked, known in (("searcher", self.searcher, SEARCHERS), ("reward", self.reward, NAMED_REWARDS)):
             if isinstance(asked, str) and asked not in known:
-                raise ModelError(f"no {kind} '{asked}'; there are {', '.join(sorted(known))}, and functions of one's own")
+                raise ModelError(f"unknown {kind} '{asked}'; choose one of {', '.join(sorted(known))}, or pass a function")
 
     @property
     def data_source(self) -> str | None:

@@ -80,8 +80,8 @@ class PlanMeasurer:
         known = run.find(role, number)
         if known is not None and known.candidate.plan != plan:
             raise RunError(
-                f"{run.folder}: {role} trial {number} was another plan, so this search is not the one that was "
-                "interrupted (did the software change?); choose another --out"
+                f"{run.folder}: {role} trial {number} has another plan than before the interruption (was the software "
+                "changed?); choose another --out"
             )
         if known is not None:
             return known.candidate
@@ -122,5 +122,5 @@ def measure_dense_with(probe: Probe, context: RunContext, dense: Candidate) -> C
     pruned = context.builder.make(dense.plan)
     measured = measure_sequentially(probe, pruned, context.profile.probe.final_processes, (), dense)
     if isinstance(measured, Failure):
-        raise ProbeError(f"the dense network cannot be measured: {measured.kind}: {measured.detail}")
+        raise ProbeError(f"the dense network could not be measured: {measured.kind}: {measured.detail}")
     return replace(dense, measurement=measured)

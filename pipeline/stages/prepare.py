@@ -76,14 +76,14 @@ def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
         form = unwrap(module, task.inputs(1), job.model)
         if form:
             task = _in_form(job.task, form)
-        with network_errors("a first answer"):
+        with network_errors("first forward pass"):
             notices += adapt(module, task.inputs(2))
     else:
         splits = load_data(job.data, source.preprocessing, job.seed)
         module = load_model(source, job.weights, len(splits.classes), notices.append)
         form = unwrap(module, splits.train.sample(1, 0).batches(1).__next__()[0], job.model)
         _refuse_misfit(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes), job)
-        with network_errors("a first answer"):
+        with network_errors("first forward pass"):
             notices += adapt(module, splits.train.sample(2, 0).batches(2).__next__()[0])
         splits = settle_normalisation(module, splits)
         notices += splits.notices
@@ -91,15 +91,15 @@ def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
         score, chance = task.validate(module), 100 / len(splits.classes)
         if score < 2 * chance:
             notices.append(
-                f"the network answers {score:.1f} % of the validation images rightly, and guessing gives {chance:.1f} %: do "
-                "weights, classes (folders in alphabetical order) and normalisation belong together?"
+                f"the network's validation accuracy is {score:.1f} %, close to the chance level of {chance:.1f} %; check that "
+                "weights, classes (folders in alphabetical order) and normalisation match"
             )
     if form:
-        notices.append(f"the network answers with a {form}; the tensor alone is the output of the file that ships")
+        notices.append(f"the network returns a {form}; the shipped file outputs only this tensor")
     if not profile.measures_its_device:
         notices.append(
-            f"figures are taken on this machine in the stead of {profile.device.name}: they rank plans and judge "
-            "relative budgets, and are not the device's"
+            f"this machine measures in place of {profile.device.name}: its figures rank plans and judge relative budgets, but "
+            "they are not the device's"
         )
     facts: dict[str, Any] = {
         "weights": _digest(module),
@@ -181,18 +181,19 @@ def _refuse_misfit(module: nn.Module, images: torch.Tensor, classes: int, job: J
             answer = module(images)
     except Exception as problem:
         raise TraceError(
-            f"{job.model}: does not run on an image batch of {tuple(images.shape)}: {one_line(problem)}; declare size, mean and "
-            "std (their count is the number of channels) in a PREPROCESSING beside the factory"
+            f"{job.model}: the network fails on an image batch of shape {tuple(images.shape)}: {one_line(problem)}; declare "
+            "size, mean and std (one value per channel) in a PREPROCESSING beside the factory"
         ) from None
     if not isinstance(answer, torch.Tensor) or answer.dim() != 2:
         kind = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
         raise ModelError(
-            f"{job.model}: answers with {kind}; classification needs a tensor of (N, classes); see OwnTask for others"
+            f"{job.model}: the network returns {kind}, but classification needs a tensor of (N, classes); use OwnTask for "
+            "other tasks"
         )
     if answer.shape[1] != classes:
         raise ModelError(
-            f"{job.model}: tells {answer.shape[1]} classes apart, and {job.data} has {classes}; give the images it "
-            "was trained for"
+            f"{job.model}: the network has {answer.shape[1]} classes, but {job.data} has {classes}; give the images that it "
+            "was trained on"
         )
 
 

@@ -58,7 +58,7 @@ def aligned_space(context: RunContext, probe: Probe, seed: int) -> tuple[SearchS
     if step != "measured":
         return search_space(builder, int(step)), None
     with (
-        open_stage(run, callback, "align", f"which widths are fast, {probe.fingerprint.stamp}"),
+        open_stage(run, callback, "align", f"find which widths are fast, {probe.fingerprint.stamp}"),
         run.derived(run.alignment, json.loads, callback.notice),
     ):
         found = find_alignment(probe, builder, run.alignment, cache_folder(), seed, callback)
@@ -78,7 +78,8 @@ def final_probe(job: Job, context: RunContext, device: SharedDevice, probe: Prob
         final = start_probe(device, context.builder, dry_run=False)
     except ProbeError as problem:
         context.notices.add(
-            f"the device was not reached for the last measurement, so latencies are predicted and not decided ({problem})"
+            "the device could not be reached for the final measurement, so latencies are predictions and their verdict is "
+            f"undecided ({problem})"
         )
         yield FinalProbe(probe, dense)
         return

@@ -68,7 +68,8 @@ def start_reward_function(reward: Reward, builder: PrunedModelBuilder, task: Tas
     spatial = start_spatial_entropy(builder.module, builder.space, inputs) if both or reward != "channel-entropy" else None
     if not any(meter and meter.whole for meter in (spatial, channels)):
         raise ModelError(
-            "--reward: no living convolution of this network has a map of more than a pixel: no entropy; use accuracy"
+            "--reward: this network has no entropy, because no active convolution has a map of more than one pixel; use "
+            "--reward accuracy"
         )
     return RewardFunction(reward, builder, spatial, channels)
 

@@ -13,7 +13,7 @@ __all__ = ["search_space"]
 def search_space(builder: PrunedModelBuilder, step: int, alignment: Alignment | None = None) -> SearchSpace:
     """The widths to choose from and the cost share of each group. Widths that are dominated in `alignment` are left out."""
     space = builder.space
-    offers = {
+    widths = {
         group.name: tuple(
             width
             for width in widths_of(group.channels, group.bundle, step)
@@ -25,13 +25,13 @@ def search_space(builder: PrunedModelBuilder, step: int, alignment: Alignment | 
     choices = []
     for group in space.groups:
         alone = builder.make(
-            ChannelPlan(tuple((name, offers[name][0] if name == group.name else width) for name, width in space.dense()))
+            ChannelPlan(tuple((name, widths[name][0] if name == group.name else width) for name, width in space.dense()))
         )
         choices.append(
             Choice(
                 name=group.name,
                 channels=group.channels,
-                widths=offers[group.name],
+                widths=widths[group.name],
                 macs_share=1 - alone.macs / max(whole.macs, 1),
                 params_share=1 - alone.params / whole.params,
                 layer=_layer(builder.module.get_submodule(group.name)),

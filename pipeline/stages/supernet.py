@@ -130,7 +130,7 @@ def train_supernet(
             if retreats == MOST_RETREATS:
                 raise TrainingDiverged(
                     f"the supernet's training diverged at step {step} of {steps}, also with a learning rate of {rate:.2g}: the "
-                    f"loss was {losses[-1]:.3g}; --supernet 0 leaves the supernet out"
+                    f"loss was {losses[-1]:.3g}; use --supernet 0 to search without one"
                 )
             retreats, step, losses = retreats + 1, good_step, []
             whole.load_state_dict(good)
@@ -139,7 +139,7 @@ def train_supernet(
         if stage:
             good, good_step = copy.deepcopy(whole.state_dict()), step
         left = (time.monotonic() - started) / step * (steps - step)
-        progress(step, steps, f"weights for all plans, {left:.0f} s left")
+        progress(step, steps, f"supernet training, {left:.0f} s left")
     whole = whole.cpu().eval()
     # clones: if two names share one tensor, safetensors refuses to write it; it also refuses tensors with gaps
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in whole.state_dict().items()}

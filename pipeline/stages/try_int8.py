@@ -62,7 +62,7 @@ def quantise(context: RunContext, fp32: PrunedModel, probe: Probe, dense: Candid
         found = bench.search("int8", fp32, inputs, whole, STEPS)
         dense_int8 = bench.search("int8-dense", whole, inputs, whole, 0)
     except NotQuantised as problem:
-        return Quantised(None, (f"int8 could not be made: {problem}",), ())
+        return Quantised(None, (f"int8 quantisation failed: {problem}",), ())
     memory = any(constraint.metric.needs_memory for constraint in constraints)
     sides = [
         bench.side("dense", whole, None, memory),
@@ -79,8 +79,9 @@ def quantise(context: RunContext, fp32: PrunedModel, probe: Probe, dense: Candid
     said = (
         f"int8: {found.scheme.text}, calibrated with {len(inputs)} training inputs (SHA-256 {digest}…)",
         f"int8 against the proven float32 file: median latency {_percent(ratio)}, in turns; validation score "
-        f"{rows[3].score:.2f} against {rows[1].score:.2f}, and {rows[0].score:.2f} of the dense network; it need not answer "
-        f"equally, and decides the same on {_agreement(found.pruned, fp32, context.task.inputs(AGREEMENT_INPUTS))} real inputs",
+        f"{rows[3].score:.2f} against {rows[1].score:.2f}, and {rows[0].score:.2f} of the dense network; its outputs may "
+        f"differ, and its decision is the same on {_agreement(found.pruned, fp32, context.task.inputs(AGREEMENT_INPUTS))} real "
+        "inputs",
     )
     return Quantised(found.pruned, said, rows)
 
@@ -228,17 +229,21 @@ def _complaint(
 ) -> str | None:
     """Why int8 does not ship; None if it does. `rows`: dense and pruned in float32, dense and pruned in int8."""
     if int8.failure or ratio is None:
-        return f"it cannot be measured ({int8.failure.kind}: {int8.failure.detail})" if int8.failure else "it cannot be measured"
+        return (
+            f"it could not be measured ({int8.failure.kind}: {int8.failure.detail})"
+            if int8.failure
+            else "it could not be measured"
+        )
     if not ratio.high < 1:
-        return f"it is not faster here: median latency {_percent(ratio)} of the float32 file's, in turns"
+        return f"it is not faster: median latency {_percent(ratio)} of the float32 file's, in turns"
     least = _least(constraints, rows[0].score or 0.0, rows[1].score or 0.0)
     if (rows[3].score or 0.0) < least:
-        return f"its validation score is {rows[3].score:.2f}, below the {least:.2f} that the budget asks for"
+        return f"its validation score is {rows[3].score:.2f}, below the {least:.2f} that the budget requires"
     searched = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
     verdict, before = judge(searched, int8, dense), judge(searched, fp32, dense)
     order = ("within", "undecided", "over")
     if order.index(verdict) > order.index(before):
-        return f"the rest of the budget would be {verdict}, and is {before} with float32"
+        return f"the verdict on the other limits would be {verdict}, but is {before} with float32"
     return None
 
 

@@ -55,7 +55,7 @@ def find_alignment(
     write_atomically(kept, _ALIGNMENT.dump_json(found))
     count = sum(len(sweep.dominated) for sweep in found.sweeps)
     tried = sum(len(sweep.latency_ms) for sweep in found.sweeps)
-    callback.say(f"widths move in steps of {found.step}: {count} of {tried} widths tried are no faster than wider ones")
+    callback.say(f"widths are multiples of {found.step}: {count} of the {tried} measured widths are no faster than wider ones")
     return found
 
 

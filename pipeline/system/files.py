@@ -29,7 +29,7 @@ def storage_errors(path: Path, remedy: str = "choose another --out") -> Iterator
         yield
     except OSError as problem:
         if problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageError(f"{path}: no space left on the disk; free some, then run the same command again") from None
+            raise StorageError(f"{path}: no space left on the disk; free some space, then run the same command again") from None
         raise StorageError(f"{path}: cannot be written ({problem.strerror}); {remedy}") from None
 
 

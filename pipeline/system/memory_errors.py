@@ -27,8 +27,8 @@ ENDINGS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
 
 def out_of_memory(problem: BaseException) -> OutOfMemory | None:
     """Return `problem` as an OutOfMemory error where a lack of memory caused it; None for any other error."""
-    told = isinstance(problem, OSError | ImportError | RuntimeError) and any(sign in str(problem) for sign in SIGNS)
-    if not (told or isinstance(problem, MemoryError) or (isinstance(problem, OSError) and problem.errno == errno.ENOMEM)):
+    described = isinstance(problem, OSError | ImportError | RuntimeError) and any(sign in str(problem) for sign in SIGNS)
+    if not (described or isinstance(problem, MemoryError) or (isinstance(problem, OSError) and problem.errno == errno.ENOMEM)):
         return None
     return _shortage()
 

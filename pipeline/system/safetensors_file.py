@@ -40,7 +40,7 @@ def check_header(data: bytes) -> None:
     for name, entry in header.items() if isinstance(header, dict) else ():
         dtype = entry.get("dtype") if isinstance(entry, Mapping) else None
         if name != "__metadata__" and isinstance(dtype, str) and dtype not in DTYPES:
-            raise ValueError(f"'{name[:100]}' is of type {dtype[:20]}, which weights do not have; save it as float32")
+            raise ValueError(f"'{name[:100]}' is of type {dtype[:20]}, which is not a type of weights; save it as float32")
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def _check(path: Path, depth: int) -> None:
     if _is_trusted(path):
         return
     if depth > DEEPEST_INCLUDE:
-        raise ProfileError(f"{path}: included too deeply; write the options into one file")
+        raise ProfileError(f"{path}: includes are nested too deep; write the options into one file")
     try:
         text = read_foreign(path, LIMIT_BYTES).decode("latin-1")
     except OSError as problem:
@@ -169,7 +169,7 @@ def _included(path: Path, number: int, value: str) -> list[Path]:
     except ValueError:
         patterns = []
     if not patterns or any(letter in value for letter in "%$"):
-        raise ProfileError(f"{path}:{number}: this Include cannot be followed; write out the names of the files")
+        raise ProfileError(f"{path}:{number}: this Include cannot be resolved; write the full names of the files")
     found = []
     for pattern in patterns:
         full = Path(pattern).expanduser()
@@ -185,6 +185,6 @@ def _is_trusted(path: Path) -> bool:
 
 def _refusal(path: Path, number: int, option: str) -> ProfileError:
     return ProfileError(
-        f"{path}:{number}: '{option[:60]}' can run a program on this machine, and a profile must not; if you trust the file, "
-        f"give {ALLOW_OPTION}, or move the option into your own ~/.ssh/config"
+        f"{path}:{number}: '{option[:60]}' can run a program on this machine, which a profile may not do; if you trust the "
+        f"file, add {ALLOW_OPTION}, or move the option to your own ~/.ssh/config"
     )

@@ -43,7 +43,7 @@ def load_yaml(path: Path, model: type[Model], error: type[CompressError]) -> Mod
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise error(f"{where}: not valid YAML: {getattr(problem, 'problem', None) or one_line(problem)}") from None
     except (ValueError, LookupError, AttributeError) as problem:  # PyYAML does not catch them: `2024-99-99`, `!!bool maybe`
-        raise error(f"{path}: a value is not of its type ({one_line(problem)}); put it in quotes") from None
+        raise error(f"{path}: a value has the wrong type ({one_line(problem)}); put it in quotes") from None
     if not isinstance(data, dict):
         raise error(f"{path}:1: expected keys and values (got {type(data).__name__}); copy a file from hw_profiles/")
     try:
@@ -57,7 +57,7 @@ def _read(path: Path, error: type[CompressError]) -> str:
         return read_foreign(path, MAX_BYTES).decode("utf-8")
     except OSError as problem:
         if problem.errno == errno.EFBIG:
-            raise error(f"{path}: {problem.strerror}, which no file of this kind is") from None
+            raise error(f"{path}: {problem.strerror}; check that this is the right file") from None
         raise error(f"{path}: cannot be read ({problem.strerror})") from None
     except UnicodeDecodeError:
         raise error(f"{path}: not UTF-8 text") from None
@@ -71,7 +71,7 @@ def _refuse_anchors_and_depths(text: str, path: Path, error: type[CompressError]
         if depth > MAX_DEPTH:
             raise error(f"{path}:{_line(event)}: nested too deep")
         if isinstance(event, yaml.AliasEvent):
-            raise error(f"{path}:{_line(event)}: anchors and aliases are not accepted; write the value out")
+            raise error(f"{path}:{_line(event)}: anchors and aliases are not supported; write the value itself")
 
 
 def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path, error: type[CompressError]) -> None:
@@ -83,7 +83,7 @@ def _walk(node: yaml.Node, at: KeyPath, lines: dict[KeyPath, int], path: Path, e
         for key, value in node.value:
             child = (*at, str(key.value))
             if child in lines:
-                raise error(f"{path}:{_line(key)}: '{_short(str(key.value))}' stands here a second time; keep one")
+                raise error(f"{path}:{_line(key)}: '{_short(str(key.value))}' occurs twice; keep one")
             _walk(value, child, lines, path, error)
             lines[child] = _line(key)
     elif isinstance(node, yaml.SequenceNode):
@@ -117,7 +117,7 @@ def _shown(value: object) -> str:
     try:
         return _short(repr(value))
     except ValueError:  # Python prints no number with more than 4300 digits
-        return "a number of thousands of digits"
+        return "a number with too many digits"
 
 
 def _short(text: str, limit: int = 100) -> str:
@@ -128,7 +128,7 @@ def _suggest(at: KeyPath, model: type[BaseModel]) -> str:
     holder = _model_at(at[:-1], model)
     known = sorted(holder.model_fields) if holder else []
     close = difflib.get_close_matches(str(at[-1]), known, n=1)
-    return f"Did you mean '{close[0]}'?" if close else f"Known here: {', '.join(known)}."
+    return f"Did you mean '{close[0]}'?" if close else f"Known keys: {', '.join(known)}."
 
 
 def _example(at: tuple[Any, ...], model: type[BaseModel]) -> str:

@@ -53,13 +53,13 @@ def adapt(module: nn.Module, images: Tensor) -> tuple[str, ...]:
                 module.get_parameter(name).requires_grad_(True)
             more = f" and {len(frozen) - 1} more" if len(frozen) > 1 else ""
             notices.append(
-                f"'{frozen[0]}'{more} had requires_grad switched off; they are trained here, because a narrowed network must "
-                "learn as a whole"
+                f"'{frozen[0]}'{more} had requires_grad=False; they are trained too, because a pruned network must be trained "
+                "as a whole"
             )
         module.eval()
         if reason := _trouble_with_batches(module, images):
             _take_one_by_one(module)
-            notices.append(f"{reason}; it is given its images one by one, as on the device, which takes longer")
+            notices.append(f"{reason}; it gets its images one by one, as on the device, which takes longer")
         set_execution_mode(module, ExecutionMode(channels_last=_bears_channels_last(module, images)))
     return tuple(notices)
 
@@ -116,10 +116,10 @@ def _trouble_with_batches(module: nn.Module, images: Tensor) -> str | None:
         return None
     expected = torch.cat(alone)
     if not _answers(module, images, tuple(expected.shape)):
-        return "the network does not take batches"
+        return "the network does not accept batches"
     difference = (module(images) - expected).abs().max()
     if difference > DEPENDENCE * expected.abs().max():
-        return "what the network answers to an image depends on the other images of the batch, as with batch statistics"
+        return "the network's output for an image depends on the other images of the batch, as with batch statistics"
     return None
 
 

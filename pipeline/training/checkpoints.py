@@ -144,7 +144,7 @@ def read_checkpoint(path: Path) -> dict[str, State]:
     Raises UnsafeWeights for a file that could run code when read, and WeightsError for one that cannot be read.
     """
     if path.is_dir():
-        raise WeightsError(f"{path}: is a folder; give the weights file itself")
+        raise WeightsError(f"{path}: is a folder; give the weights file")
     if not path.exists():
         raise WeightsError(f"{path}: no such file; give --weights a .safetensors file or a saved state dict")
     if path.suffix == ".pt2":
@@ -158,7 +158,7 @@ def read_checkpoint(path: Path) -> dict[str, State]:
     states = dict(_states(loaded))
     if not states:
         kind = "a Python object" if isinstance(loaded, _Inert) else type(loaded).__name__
-        raise WeightsError(f"{path}: holds {kind}, not a state dict; save model.state_dict()")
+        raise WeightsError(f"{path}: contains {kind}, not a state dict; save model.state_dict()")
     return states
 
 
@@ -172,7 +172,7 @@ def _read_safetensors(path: Path) -> State:
         return read_tensors(path)
     except (safetensors.SafetensorError, OSError, ValueError, MemoryError) as problem:
         raise WeightsError(
-            f"{path}: not a readable safetensors file ({one_line(problem, 120)}); was it copied whole? save it again"
+            f"{path}: not a readable safetensors file ({one_line(problem, 120)}); the file may be incomplete; save it again"
         ) from None
 
 
@@ -197,7 +197,7 @@ def _read_pickled(path: Path) -> Any:
             raise UnsafeWeights(_refusal(path, text)) from None
         reason = "neither an archive nor a pickle" if "weights_only" in text else one_line(problem, 120)
         raise WeightsError(
-            f"{path}: not a readable checkpoint ({reason}); was it copied whole? save the state dict again"
+            f"{path}: not a readable checkpoint ({reason}); the file may be incomplete; save the state dict again"
         ) from None
 
 
@@ -230,7 +230,7 @@ def _refuse_other_archives(file: BinaryIO, path: Path) -> None:
                 + _conversion(path, f"torch.jit.load({str(path)!r})", "loaded.state_dict()")
             )
         if sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
-            raise UnsafeWeights(f"{path}: a packed archive, which torch never writes; save the state dict again, unpacked")
+            raise UnsafeWeights(f"{path}: a compressed archive, which torch never writes; save the state dict again")
     file.seek(0)
 
 
@@ -238,13 +238,13 @@ def _refusal(path: Path, complaint: str) -> str:
     found = re.search(r"GLOBAL ([\w.]{1,100})", complaint)
     what = f"a Python object of {found[1]}" if found and found[1] != "was" else "a pickled object or program"
     load = f"torch.load({str(path)!r}, weights_only=False)"
-    return f"{path}: holds {what}, which can run code when it is read; " + _conversion(path, load, _saved(path))
+    return f"{path}: contains {what}, which can run code when it is read; " + _conversion(path, load, _saved(path))
 
 
 def _conversion(path: Path, load: str, saved: str) -> str:
     name = str(path.with_name(f"{path.stem}-state.pt"))
     return (
-        "if you trust the file, convert it once with two lines of Python where it was made: "
+        "if you trust the file, convert it once with two lines of Python on the machine where it was made: "
         f"`import torch; loaded = {load}` and `torch.save({saved}, {name!r})`"
     )
 

@@ -29,9 +29,9 @@ def execution_mode_of(module: nn.Module) -> ExecutionMode:
     return found if isinstance(found, ExecutionMode) else ExecutionMode()
 
 
-def set_execution_mode(module: nn.Module, manner: ExecutionMode) -> None:
-    """Store the execution mode `manner` in `module`. Copies of the module keep it."""
-    setattr(module, _ATTRIBUTE, manner)
+def set_execution_mode(module: nn.Module, mode: ExecutionMode) -> None:
+    """Store the execution mode `mode` in `module`. Copies of the module keep it."""
+    setattr(module, _ATTRIBUTE, mode)
 
 
 def layout_of(module: nn.Module) -> torch.memory_format:

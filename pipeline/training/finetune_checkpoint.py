@@ -72,14 +72,14 @@ def resume(checkpoint: Path | None, learner: Learner, identity: str) -> tuple[Tr
             notes = file.metadata() or {}
             if notes.get("identity") != identity:
                 return None, (
-                    f"{checkpoint}: holds another training, or was written by another version of this program; "
-                    "fine-tuning starts from the beginning"
+                    f"{checkpoint}: belongs to another training, or was written by another version of this program; "
+                    "fine-tuning starts again"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state = _STATE.validate_json(notes["state"])
         now, best = (_part(tensors, part, learner.module.state_dict()) for part in ("now", "best"))
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as problem:
-        return None, f"{checkpoint}: damaged ({one_line(problem)}); fine-tuning starts from the beginning"
+        return None, f"{checkpoint}: damaged ({one_line(problem)}); fine-tuning starts again"
     learner.module.load_state_dict(now)
     learner.best.update(best)
     for name, parameter in learner.module.named_parameters():
@@ -93,5 +93,5 @@ def _part(tensors: dict[str, Tensor], part: str, like: dict[str, Tensor]) -> dic
     """The state dict stored under `part`. Raises ValueError if names or shapes differ from those of `like`."""
     found = {name.removeprefix(f"{part}/"): tensor for name, tensor in tensors.items() if name.startswith(f"{part}/")}
     if {name: tensor.shape for name, tensor in found.items()} != {name: tensor.shape for name, tensor in like.items()}:
-        raise ValueError(f"its tensors '{part}' are not those of the network")
+        raise ValueError(f"its tensors '{part}' do not match the network")
     return found

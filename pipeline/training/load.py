@@ -20,7 +20,7 @@ from pipeline.errors import CompressError, DataError, ModelError, WeightsError
 from pipeline.system.bundled import shipped_files
 from pipeline.training.adapt_network import plain
 from pipeline.training.scoring import accuracy
-from pipeline.training.user_code import UserCode, import_file, is_code, load_code, refuse_arguments, told
+from pipeline.training.user_code import UserCode, describe_error, import_file, is_code, load_code, refuse_arguments
 from pipeline.training.weights import fill
 
 __all__ = ["DEFAULT_DATA", "DEFAULT_MODEL", "ModelSource", "find_model", "load_data", "load_model", "settle_normalisation"]
@@ -75,7 +75,7 @@ def _find_source(spec: str) -> ModelSource:
         known |= {name: (module, path) for name in getattr(module, "__all__", ()) if stem != "train"}
     if spec not in known:
         raise ModelError(
-            f"no model '{spec}': give file.py:factory, package.module:factory, torchvision:<name>, or one of "
+            f"unknown model '{spec}'; give file.py:factory, package.module:factory, torchvision:<name>, or one of "
             f"{', '.join(sorted(known))}"
         )
     module, path = known[spec]
@@ -103,7 +103,7 @@ def load_model(
     except CompressError:
         raise
     except (Exception, SystemExit) as problem:
-        raise ModelError(f"{source.spec}: the factory failed with {told(problem, source.module)}") from None
+        raise ModelError(f"{source.spec}: the factory failed with {describe_error(problem, source.module)}") from None
     if not isinstance(module, nn.Module):
         raise ModelError(f"{source.spec}: the factory returned {type(module).__name__}; it must return a torch.nn.Module")
     module = plain(module)
@@ -112,7 +112,7 @@ def load_model(
         fill(module, weights, notify)
     elif source.needs_weights:
         raise WeightsError(
-            f"{source.spec}: no weights are given, and an untrained network is not worth compressing; add --weights FILE"
+            f"{source.spec}: no weights are given, and compressing an untrained network is useless; add --weights FILE"
         )
     return module.cpu().float().eval()
 
@@ -133,11 +133,13 @@ def load_data(spec: str, declared: Preprocessing | None, seed: int) -> Splits:
         try:
             made = code.found()
         except (Exception, SystemExit) as problem:
-            raise DataError(f"{spec}: the factory failed with {told(problem, code.module)}") from None
+            raise DataError(f"{spec}: the factory failed with {describe_error(problem, code.module)}") from None
         return load_from_factory(made, spec, declared, seed)
     if spec == "digits":
         return load_digits(declared, seed)
-    raise DataError(f"no data '{spec}': give a folder of images, torchvision:<name>, file.py:factory or package.module:factory")
+    raise DataError(
+        f"unknown data '{spec}'; give a folder of images, torchvision:<name>, file.py:factory or package.module:factory"
+    )
 
 
 def settle_normalisation(module: nn.Module, splits: Splits) -> Splits:
@@ -155,8 +157,8 @@ def settle_normalisation(module: nn.Module, splits: Splits) -> Splits:
     best = max(tried, key=lambda name: tried[name][0])
     scores = ", ".join(f"{name} {score:.1f} %" for name, (score, _) in tried.items())
     notice = (
-        f"nothing declares how pixels are normalised; '{best}' is taken, with which the network answers best on training "
-        f"images ({scores}); declare mean and std in preprocessing.yaml, or a PREPROCESSING beside the factory"
+        f"the normalisation of pixels is not declared; '{best}' is used, because it gives the best accuracy on training images "
+        f"({scores}); declare mean and std in preprocessing.yaml, or a PREPROCESSING beside the factory"
     )
     return replace(splits.with_preprocessing(tried[best][1]), notices=(*splits.notices, notice))
 

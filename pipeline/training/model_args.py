@@ -22,7 +22,7 @@ def read_arguments(texts: Iterable[str]) -> dict[str, Argument]:
     for text in texts:
         name, separator, value = (part.strip() for part in text.partition("="))
         if not separator or not name.isidentifier():
-            raise ValueError(f"{text!r} is not NAME=VALUE; write for example width=0.5")
+            raise ValueError(f"{text!r}: expected NAME=VALUE, for example width=0.5")
         if name in found:
             raise ValueError(f"{name} is given twice; keep one")
         found[name] = _scalar(name, value)
@@ -34,7 +34,7 @@ def _scalar(name: str, text: str) -> Argument:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader) if text else None
     except yaml.YAMLError:
-        raise ValueError(f"{name}={text}: not a YAML value; put quotes around text") from None
+        raise ValueError(f"{name}={text}: not a valid YAML value; put text in quotes") from None
     if node is None:
         return None
     if not isinstance(node, yaml.ScalarNode):

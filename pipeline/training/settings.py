@@ -35,6 +35,6 @@ class FinetuneSettings:
         if self.epochs < 0:
             raise TrainingError(f"epochs: got {self.epochs}; give 0 for no training, or a positive number")
         if self.batch_size is not None and self.batch_size < 2:
-            raise TrainingError(f"batch size: got {self.batch_size}; BatchNorm cannot learn from less than 2 images at a time")
+            raise TrainingError(f"batch size: got {self.batch_size}; BatchNorm needs at least 2 images per batch")
         if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
             raise TrainingError(f"learning rate: got {self.learning_rate}; give a positive finite number, for example 0.01")

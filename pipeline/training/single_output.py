@@ -74,8 +74,8 @@ def unwrap(module: nn.Module, example: Tensor, spec: str) -> Form | None:
     places = list(_places(answer))
     if len(places) != 1:
         raise ModelError(
-            f"{spec}: answers with {type(answer).__name__} of {len(places)} tensors, and one is needed; let its forward return "
-            "that one"
+            f"{spec}: the network returns a {type(answer).__name__} with {len(places)} tensors, but exactly one is needed; "
+            "make its forward return only that one"
         )
     form = Form(_emptied(answer), places[0])
     keep_form(module, form)

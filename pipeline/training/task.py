@@ -251,8 +251,8 @@ class OwnTask:
         if after >= before or not math.isfinite(before):
             return Finetuned(trained, accuracies=(after,), start=before, epoch=1)
         notice = (
-            f"`train` did not help: the network scored {before:.2f} before it and {after:.2f} after it, on validation data; "
-            "what is shipped is the network as it was before"
+            f"`train` did not improve the network: its validation score was {before:.2f} before and {after:.2f} after; the "
+            "network before training is shipped"
         )
         return Finetuned(start, accuracies=(after,), start=before, epoch=0, notices=(notice,))
 

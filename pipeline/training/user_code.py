@@ -24,7 +24,7 @@ from typing import Any
 from pipeline.errors import CompressError, one_line
 from pipeline.system.user_files import is_installed, is_program
 
-__all__ = ["UserCode", "import_file", "is_code", "load_code", "package_root", "refuse_arguments", "told"]
+__all__ = ["UserCode", "describe_error", "import_file", "is_code", "load_code", "package_root", "refuse_arguments"]
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,11 @@ def load_code(spec: str, flag: str, error: type[CompressError]) -> UserCode:
     for part in name.split("."):
         holder, found = found, getattr(found, part, None)
     if not callable(found):
-        raise error(f"{place}: no function '{name}' in it; give {flag} file.py:factory or package.module:factory")
+        raise error(
+            f"{place}: no function '{name}' in this file or module; give {flag} file.py:factory or package.module:factory"
+        )
     if inspect.isclass(holder) and inspect.isfunction(inspect.getattr_static(holder, name.rpartition(".")[2])):
-        raise error(f"{place}: '{name}' is a method of an instance, and there is none; make it a @staticmethod or @classmethod")
+        raise error(f"{place}: '{name}' is a method that needs an instance; make it a @staticmethod or @classmethod")
     return UserCode(found, module, place)
 
 
@@ -74,15 +76,15 @@ def refuse_arguments(function: Callable[..., Any], arguments: Mapping[str, Any],
         signature.bind_partial(**arguments)
     except TypeError as problem:
         known = ", ".join(signature.parameters) or "none"
-        raise error(f"{spec}: {one_line(problem)}; the arguments that it takes: {known}") from None
+        raise error(f"{spec}: {one_line(problem)}; it accepts {known}") from None
 
 
-def told(problem: BaseException, module: ModuleType | None = None) -> str:
+def describe_error(problem: BaseException, module: ModuleType | None = None) -> str:
     """Return an exception of the user's code as one line, with the file and line that raised it."""
     text = problem.msg if isinstance(problem, SyntaxError) and problem.msg else one_line(problem)
     advice = ""
     if isinstance(problem, ModuleNotFoundError):
-        advice = f"; install it into {sys.prefix}, or put its folder on PYTHONPATH"
+        advice = f"; install it into {sys.prefix}, or add its folder to PYTHONPATH"
     where = _where(problem, module)
     return f"{type(problem).__name__}: {text}{f' (at {where})' if where else ''}{advice}"
 
@@ -114,12 +116,12 @@ def _import_module(name: str, flag: str, error: type[CompressError]) -> ModuleTy
     except ModuleNotFoundError as problem:
         if problem.name and f"{name}.".startswith(f"{problem.name}."):
             raise error(
-                f"no module '{name}' in {Path.cwd()} or among what is installed; give {flag} package.module:factory or "
+                f"no module '{name}' in {Path.cwd()} or among the installed packages; give {flag} package.module:factory or "
                 "file.py:factory"
             ) from None
-        raise error(f"{name}: cannot be imported: {told(problem)}") from None
+        raise error(f"{name}: cannot be imported: {describe_error(problem)}") from None
     except (Exception, SystemExit) as problem:
-        raise error(f"{name}: cannot be imported: {told(problem)}") from None
+        raise error(f"{name}: cannot be imported: {describe_error(problem)}") from None
 
 
 def _import_packaged(file: Path, name: str, path: Path, error: type[CompressError]) -> ModuleType:
@@ -129,15 +131,15 @@ def _import_packaged(file: Path, name: str, path: Path, error: type[CompressErro
         found = sys.modules.get(name.partition(".")[0])
         if isinstance(problem, ModuleNotFoundError) and problem.name and f"{name}.".startswith(f"{problem.name}.") and found:
             raise error(_clash(path, name, found)) from None
-        raise error(f"{path}: cannot be imported as {name}: {told(problem)}") from None
+        raise error(f"{path}: cannot be imported as {name}: {describe_error(problem)}") from None
     if Path(module.__file__ or "").resolve() != file:
         raise error(_clash(path, name, module))
     return module
 
 
 def _clash(path: Path, name: str, found: ModuleType) -> str:
-    there = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), "elsewhere")
-    return f"{path}: its package '{name.partition('.')[0]}' has the name of another one, {there}; rename the folder"
+    other = getattr(found, "__file__", None) or next(iter(getattr(found, "__path__", ())), "elsewhere")
+    return f"{path}: its package '{name.partition('.')[0]}' has the same name as another one, {other}; rename the folder"
 
 
 def _import_lone(file: Path, path: Path, error: type[CompressError]) -> ModuleType:
@@ -158,7 +160,7 @@ def _import_lone(file: Path, path: Path, error: type[CompressError]) -> ModuleTy
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as problem:
         del sys.modules[name]
-        raise error(f"{path}: cannot be imported: {told(problem)}") from None
+        raise error(f"{path}: cannot be imported: {describe_error(problem)}") from None
     return module
 
 

@@ -74,12 +74,12 @@ def fill(module: nn.Module, path: Path, notify: Callable[[str], None] = lambda t
     fitting = sorted((match for match in matches if match.fits), key=lambda match: match.rank)
     if not fitting:
         closest = max(matches, key=lambda match: (len(match.tensors) - len(match.unknown), not match.where))
-        raise WeightsError(f"{path}: does not fit the network: {_complaint(names.expected, closest, states)}")
-    taken = fitting[0]
-    _refuse_values(taken.tensors, names.expected, path)
-    for text in _said(taken, fitting):
+        raise WeightsError(f"{path}: does not match the network: {_complaint(names.expected, closest, states)}")
+    chosen = fitting[0]
+    _refuse_values(chosen.tensors, names.expected, path)
+    for text in _notices(chosen, fitting):
         notify(f"{path.name}: {text}")
-    module.load_state_dict(taken.tensors, strict=False)
+    module.load_state_dict(chosen.tensors, strict=False)
 
 
 def _names(module: nn.Module) -> _Names:
@@ -136,12 +136,12 @@ def _complaint(expected: State, match: _Match, states: dict[str, State]) -> str:
     holder = f"the state under '{match.where}'" if match.where else "the file"
     for kind, names in (("lacks", match.missing), ("has an unknown", match.unknown)):
         if names:
-            others = f" (the file holds {_listed(list(states))})" if len(states) > 1 else ""
-            return f"{holder} {kind} {_listed(names)}{others}; is it another network's?"
+            others = f" (the file contains {_listed(list(states))})" if len(states) > 1 else ""
+            return f"{holder} {kind} {_listed(names)}{others}; it may belong to another network"
     name = match.misshapen[0]
     return (
-        f"'{name}' is {tuple(match.tensors[name].shape)} in the file and {tuple(expected[name].shape)} in the "
-        "network; is it another network's, or for another number of classes?"
+        f"'{name}' is {tuple(match.tensors[name].shape)} in the file and {tuple(expected[name].shape)} in the network; it may "
+        "belong to another network, or to another number of classes"
     )
 
 
@@ -150,24 +150,26 @@ def _refuse_values(tensors: State, expected: State, path: Path) -> None:
         if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
             raise WeightsError(f"{path}: '{name}' is quantised, sparse or without values; save the float network's state dict")
         if tensor.is_complex() and not expected[name].is_complex():
-            raise WeightsError(f"{path}: '{name}' holds complex numbers, and the network's are real; is it another network's?")
+            raise WeightsError(
+                f"{path}: '{name}' contains complex numbers, but the network's are real; it may belong to another network"
+            )
         if not torch.isfinite(tensor).all():
-            raise WeightsError(f"{path}: '{name}' holds values that are not finite; the training must have diverged")
+            raise WeightsError(f"{path}: '{name}' contains values that are not finite; its training probably diverged")
 
 
-def _said(taken: _Match, fitting: list[_Match]) -> Iterator[str]:
-    if taken.where:
-        average = " (an average over training steps)" if is_average(taken.where) else ""
-        yield f"the state dict under '{taken.where}' is taken{average}"
-    if taken.prefix:
-        average = " (an average over training steps)" if is_average(taken.prefix) else ""
-        rest = f"; left out: {_listed(taken.outside)}, which begin otherwise" if taken.outside else ""
-        yield f"the names that begin with '{taken.prefix}' are taken{average}, without it{rest}"
+def _notices(chosen: _Match, fitting: list[_Match]) -> Iterator[str]:
+    if chosen.where:
+        average = " (an average over training steps)" if is_average(chosen.where) else ""
+        yield f"the state dict under '{chosen.where}' is used{average}"
+    if chosen.prefix:
+        average = " (an average over training steps)" if is_average(chosen.prefix) else ""
+        rest = f"; ignored because they lack the prefix: {_listed(chosen.outside)}" if chosen.outside else ""
+        yield f"only names with the prefix '{chosen.prefix}' are used{average}, and the prefix is removed{rest}"
     others = [f"{match.where}.{match.prefix}".strip(".") or "the file itself" for match in fitting[1:]]
     if others:
-        yield f"would fit as well: {_listed(others)}; to have another taken, save it alone"
-    if taken.ignored:
-        yield f"ignored, as no part of the network: {_listed(taken.ignored)}"
+        yield f"also matching: {_listed(others)}; to use another state dict, save it as a separate file"
+    if chosen.ignored:
+        yield f"ignored because they are not part of the network: {_listed(chosen.ignored)}"
 
 
 def _listed(names: list[str] | tuple[str, ...]) -> str:

@@ -35,7 +35,7 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
     "profile missing": (
         errors.ProfileError,
         lambda place: ("--target", str(place.folder / "none.yaml"), *DRY),
-        "no profile '{0}/none.yaml': neither a file nor one of the shipped ones (",
+        "unknown profile '{0}/none.yaml'; give a YAML file or one of ",
         "/hw_profiles and edit it",
     ),
     "profile malformed": (
@@ -53,49 +53,49 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
     "budget of no meaning here": (
         errors.BudgetError,
         lambda place: (*DIGITS, "--budget", "latency_p50=4ms"),
-        "budget: latency p50 <= 4.000 ms is a figure of Raspberry Pi 4 Model B (4 GB), and this run measures on this machine",
-        "or use --target local where this machine is the target",
+        "budget: latency p50 <= 4.000 ms needs a measurement on Raspberry Pi 4 Model B (4 GB), but this run measures on this machine",
+        "or use --target local if this machine is the target",
     ),
     "budget out of reach": (
         errors.UnreachableBudget,
         lambda place: (*DIGITS, "--budget", "latency_p50=0.5%"),
-        "at minimum width this model takes 4.",
-        "allow more, or start from a smaller network",
+        "at minimum width this network needs 4.",
+        "raise the limit, or start from a smaller network",
     ),
     "no such model": (
         errors.ModelError,
         lambda place: (*DIGITS, "--model", "alexnet"),
-        "no model 'alexnet': give file.py:factory, package.module:factory, torchvision:<name>, or one of digits,",
+        "unknown model 'alexnet'; give file.py:factory, package.module:factory, torchvision:<name>, or one of digits,",
         "vgg19_bn",
     ),
     "weights of another network": (
         errors.WeightsError,
         lambda place: place.weights("net.safetensors", {"stem.weight": torch.ones(64, 1, 3, 3)}),
-        "{0}/net.safetensors: does not fit the network: the file lacks 'bn.weight' and ",
-        "is it another network's?",
+        "{0}/net.safetensors: does not match the network: the file lacks 'bn.weight' and ",
+        "it may belong to another network",
     ),
     "weights that are none": (
         errors.WeightsError,
         lambda place: place.weights("net.pt", b"<html>not found</html>"),
         "{0}/net.pt: not a readable checkpoint (neither an archive nor a pickle);",
-        "was it copied whole? save the state dict again",
+        "the file may be incomplete; save the state dict again",
     ),
     "weights that run code": (
         errors.UnsafeWeights,
         lambda place: place.weights("net.pt", torch.nn.Linear(2, 2)),
-        "{0}/net.pt: holds a Python object of torch.nn.modules.linear.Linear, which can run code when it is read;",
+        "{0}/net.pt: contains a Python object of torch.nn.modules.linear.Linear, which can run code when it is read;",
         "/net-state.pt')`",
     ),
     "images: no such folder": (
         errors.DataError,
         lambda place: (*DIGITS, "--data", str(place.folder / "none")),
-        "no data '{0}/none':",
+        "unknown data '{0}/none';",
         "give a folder of images, torchvision:<name>, file.py:factory or package.module:factory",
     ),
     "images: none": (
         errors.EmptyData,
         lambda place: place.images(without_images),
-        "{0}/odd/train/cat: no images in it;",
+        "{0}/odd/train/cat: contains no images;",
         "add some (.bmp, .jpeg, .jpg, .pgm, ...) or remove the class",
     ),
     "images: one class": (
@@ -113,19 +113,19 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
     "images: grey": (
         errors.ImageMismatch,
         lambda place: place.images(mode="L"),
-        "{0}/odd/train/cat/000.png: a grey image (mode L), and the network takes colour ones;",
+        "{0}/odd/train/cat/000.png: a grey image (mode L), but the network takes colour images;",
         "convert it, or declare grey: convert in preprocessing.yaml",
     ),
     "images: of two sizes": (
         errors.ImageMismatch,
         lambda place: place.images(saved("test/dog/001.png", side=9)),
-        "{0}/odd/test/dog/001.png: 9x9 pixels, and the network takes 8x8;",
+        "{0}/odd/test/dog/001.png: 9x9 pixels, but the network takes 8x8;",
         "resize it, or declare resize: 8 in preprocessing.yaml",
     ),
     "network that fails": (
         errors.TraceError,
         lambda place: place.net("Torn"),
-        "{0}/nets.py:Torn: does not run on an image batch of (1, 3, 8, 8): no image is good enough;",
+        "{0}/nets.py:Torn: the network fails on an image batch of shape (1, 3, 8, 8): no image is good enough;",
         "in a PREPROCESSING beside the factory",
     ),
     "network that looks at its input": (
@@ -137,20 +137,20 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
     "network with two outputs": (
         errors.ModelError,
         lambda place: place.net("Two"),
-        "{0}/nets.py:Two: answers with tuple of 2 tensors, and one is needed;",
-        "let its forward return that one",
+        "{0}/nets.py:Two: the network returns a tuple with 2 tensors, but exactly one is needed;",
+        "make its forward return only that one",
     ),
     "network that answers with an image": (
         errors.ModelError,
         lambda place: place.net("Map"),
-        "{0}/nets.py:Map: answers with (1, 8, 6, 6);",
-        "classification needs a tensor of (N, classes); see OwnTask for others",
+        "{0}/nets.py:Map: the network returns (1, 8, 6, 6), but",
+        "but classification needs a tensor of (N, classes); use OwnTask for other tasks",
     ),
     "network for nine classes": (
         errors.ModelError,
         lambda place: place.net("nine"),
-        "{0}/nets.py:nine: tells 9 classes apart, and {0}/images has 2;",
-        "give the images it was trained for",
+        "{0}/nets.py:nine: the network has 9 classes, but {0}/images has 2;",
+        "give the images that it was trained on",
     ),
     "network of one layer": (
         errors.NothingToPrune,
@@ -192,7 +192,7 @@ def test_a_device_that_is_off_ends_with_its_code_and_one_line(place: Place, tmp_
     said = message(("--target", target, "--budget", "latency_p50=50%", "--out", str(place.out)), errors.DeviceUnreachable)
 
     assert said.startswith("board: cannot be reached (")
-    assert said.endswith(f"is it on, and does 'ssh -F {board.config} board true' work?")
+    assert said.endswith(f"check that it is on and that 'ssh -F {board.config} board true' works")
     assert nothing_but_the_journal(place.out)
 
 

@@ -26,49 +26,55 @@ Usage: compress --target PROFILE [OPTIONS]
   device, and prove it.
 
 Options:
-  --target PROFILE                Profile: a YAML file, or a name in
+  --target PROFILE                Device profile: a YAML file, or a name in
                                   hw_profiles/.  [required]
-  --model MODEL                   Name in models/ (default: digits),
-                                  torchvision:NAME; runs FILE.py:F, MODULE:F.
-  --model-arg NAME=VALUE          Repeatable; for its factory: width=0.5.
+  --model MODEL                   A name in models/, torchvision:NAME, or
+                                  FILE.py:F or MODULE:F, which is run.
+                                  [default: digits]
+  --model-arg NAME=VALUE          Argument of the factory: width=0.5.
+                                  Repeatable.
   --weights FILE                  A .safetensors file, or a saved state dict.
-  --data DATA                     Folder of images (default: digits),
-                                  torchvision:NAME; runs FILE.py:F, MODULE:F.
-  --budget KEY=VALUE              Repeatable; over the profile's:
-                                  latency_p50=40ms, params=25%.
-  --searcher NAME                 ppo-lagrangian (default), docs/searchers.md.
-  --reward NAME                   What is maximised: accuracy, accuracy-
-                                  entropy, channel-entropy, spatial-entropy,
-                                  least-entropy.
-  --trials N                      Plans to measure.  [default: 60]  [x>=1]
-  --supernet N                    Steps before the search.  [default: auto]
+  --data DATA                     Images: a folder, torchvision:NAME, or a
+                                  factory as FILE.py:F or MODULE:F, which is
+                                  run.  [default: digits]
+  --budget KEY=VALUE              Limit, such as latency_p50=40ms or
+                                  params=25%. Repeatable.
+  --searcher NAME                 See docs/searchers.md.  [default: ppo-
+                                  lagrangian]
+  --reward NAME                   Reward: accuracy, accuracy-entropy, channel-
+                                  entropy, spatial-entropy, least-entropy.
+  --trials N                      Number of plans to measure.  [default: 60]
+                                  [x>=1]
+  --supernet N                    Training steps of the supernet.  [default:
+                                  auto]  [x>=0]
+  --epochs N                      Epochs of fine-tuning.  [default: 20]
                                   [x>=0]
-  --epochs N                      Of fine-tuning; 0: none.  [default: 20]
-                                  [x>=0]
-  --learning-rate RATE            Of fine-tuning, at its peak.  [default:
-                                  tried]  [x>0]
-  --batch-size N                  Of fine-tuning.  [default: fits the data]
+  --learning-rate RATE            Peak rate of fine-tuning.  [default: tried]
+                                  [x>0]
+  --batch-size N                  Batch size of fine-tuning.  [default: auto]
                                   [x>=2]
   --importance [l1|l2|bn|taylor]  What ranks channels.  [default: l2]
-  --seed N                        [default: 0]  [x>=0]
-  --out DIR                       New, or one to resume.  [default: in runs/]
-  --calibration FILE              Made by calibrate: search without the board.
-  --allow-ssh-commands            The profile's ssh_config may run programs.
-  --dry-run                       Simulate the probe; measure nothing.
-  --quiet                         Only the final table.
-  --json                          JSON on stdout, all else on stderr.
+  --seed N                        Random seed.  [default: 0]  [x>=0]
+  --out DIR                       Run directory, new or to resume.  [default:
+                                  in runs/]
+  --calibration FILE              File of `compress calibrate`: search without
+                                  the device.
+  --allow-ssh-commands            Let the profile's ssh_config run programs.
+  --dry-run                       Simulate all measurements.
+  --quiet                         Print only the final table.
+  --json                          Print JSON to stdout, all else to stderr.
   --version                       Show the version and exit.
   -h, --help                      Show this message and exit.
 
 Commands:
-  calibrate  Learn to predict a device's latencies from this machine's.
-  doctor     One page on a device, before anything long.
-  keys       Make, list, rotate and revoke the keys that sign artifacts.
-  measure    Latency and memory of ONNX files, alone or one against another.
-  rollback   Go back to the release before.
-  ship       Put an artifact on devices, check it there, and switch to it.
-  sign       Sign an artifact, so that devices can be given it.
-  status     What devices serve.
+  calibrate  Fit a predictor of a device's latency from this machine's.
+  doctor     Check a device before a long run.
+  keys       Create, list, rotate and revoke the keys that sign artifacts.
+  measure    Measure latency and memory of ONNX files, and compare them.
+  rollback   Return to the previous release.
+  ship       Deploy an artifact to devices.
+  sign       Sign an artifact, so that devices accept it.
+  status     Show the active release of devices.
 
   Examples:
     compress --target raspberrypi
@@ -117,7 +123,7 @@ def test_help_is_one_page_with_three_examples() -> None:
     result = run("--help")
 
     assert result.output.splitlines() == HELP.splitlines()
-    assert len(HELP.splitlines()) <= 56
+    assert len(HELP.splitlines()) <= 60
     assert HELP.count("\n    compress ") == 3
     assert run("-h").output == HELP
     assert result.exit_code == 0
@@ -155,7 +161,7 @@ def test_the_version_is_the_projects() -> None:
         ((), "Error: Missing option '--target'. Try --target raspberrypi, or --target local for this machine."),
         (
             ("--searcher", "best"),
-            "Error: no searcher 'best'; there are ddpg-entropy, evolution, greedy, knapsack, ppo-lagrangian, ppo-lagrangian-faithful, random, tpe, uniform",
+            "Error: --searcher: unknown searcher 'best'; choose one of ddpg-entropy, evolution, greedy, knapsack, ppo-lagrangian, ppo-lagrangian-faithful, random, tpe, uniform",
         ),
         (("--trials", "0"), "Error: Invalid value for '--trials': 0 is not in the range x>=1."),
         (("--importance", "l3"), "Error: Invalid value for '--importance': 'l3' is not one of 'l1', 'l2', 'bn', 'taylor'."),
@@ -179,11 +185,11 @@ def test_a_wrong_command_line_ends_with_2(tmp_path: Path, arguments: tuple[str, 
         ("latency_p50", "--budget latency_p50: expected KEY=VALUE, for example --budget latency_p50=50%"),
         ("latency_p50=", "--budget latency_p50=: expected KEY=VALUE, for example --budget latency_p50=50%"),
         ("two words", "--budget 'two words': expected KEY=VALUE, for example --budget latency_p50=50%"),
-        ("=50%", "budget: unknown key ''; known are accuracy_drop, file_size"),
-        ("latency=50%", "budget: unknown key 'latency'; known are accuracy_drop, file_size"),
+        ("=50%", "budget: unknown key ''; choose from accuracy_drop, file_size"),
+        ("latency=50%", "budget: unknown key 'latency'; choose from accuracy_drop, file_size"),
         ("params=many", "budget: params: expected a number"),
         ("params=-3%", "budget: params: expected a percentage (got '-3%')"),
-        ("accuracy_drop=2%", "budget: accuracy_drop is counted in points, not in % (got '2%')"),
+        ("accuracy_drop=2%", "budget: accuracy_drop: expected points, not % (got '2%')"),
     ],
 )
 def test_a_malformed_budget_ends_with_12_and_one_line(tmp_path: Path, budget: str, complaint: str) -> None:
@@ -236,7 +242,7 @@ def test_the_screen_tells_every_step_and_every_trial(finished: tuple[Path, Resul
 
     assert steps == ["load", "analyse", "rehearse", "measure", "supernet", "search", "confirm", "fine-tune", "export", "ship"]
     assert [line.split()[0] for line in lines if " params  score " in line] == ["1/3", "2/3", "3/3"]
-    assert any("note: figures are taken on this machine in the stead of Raspberry Pi 4 Model B" in line for line in lines)
+    assert any("note: this machine measures in place of Raspberry Pi 4 Model B" in line for line in lines)
 
 
 def test_the_same_command_shows_the_table_again_and_quietly_nothing_else(finished: tuple[Path, Result]) -> None:

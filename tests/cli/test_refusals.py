@@ -80,7 +80,7 @@ def test_a_directory_where_another_process_works_is_refused(place: Place) -> Non
         fcntl.flock(journal, fcntl.LOCK_EX)
         said = message((*DIGITS, "--out", str(place.out)), RunLocked)
 
-    assert said == f"{place.out}: another process works there; wait for it, or choose another --out"
+    assert said == f"{place.out}: another process uses this run directory; wait until it has finished, or choose another --out"
     assert (place.out / "journal.jsonl").read_text() == ""
 
 
@@ -168,7 +168,7 @@ def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(tmp_path: Path) 
     _, stderr = process.communicate(timeout=60)
 
     assert process.returncode == Interrupted.exit_code
-    assert one_line(stderr) == ("interrupted; every finished trial is kept: run the same command again and it goes on from there")
+    assert one_line(stderr) == ("interrupted; all finished trials are saved: run the same command again to continue")
     assert nothing_but_the_journal(out)
 
     kept = read_trials(out)

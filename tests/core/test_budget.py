@@ -92,7 +92,7 @@ def test_the_command_line_is_laid_over_the_profile() -> None:
     [
         (
             {"latncy": "50 %"},
-            "budget: unknown key 'latncy'; known are accuracy_drop, file_size, latency_p50, latency_p90, macs, model_memory, "
+            "budget: unknown key 'latncy'; choose from accuracy_drop, file_size, latency_p50, latency_p90, macs, model_memory, "
             "params, peak_memory",
         ),
         (
@@ -110,7 +110,7 @@ def test_the_command_line_is_laid_over_the_profile() -> None:
         ({"latency_p50": "0 ms"}, "budget: latency_p50: must be above zero (got '0 ms'); write for example latency_p50=50%"),
         (
             {"accuracy_drop": "2 %"},
-            "budget: accuracy_drop is counted in points, not in % (got '2 %'); write for example accuracy_drop=1.0",
+            "budget: accuracy_drop: expected points, not % (got '2 %'); write for example accuracy_drop=1.0",
         ),
         (
             {"accuracy_drop": "-1"},
@@ -118,12 +118,11 @@ def test_the_command_line_is_laid_over_the_profile() -> None:
         ),
         (
             {"accuracy_drop": 1},
-            "the budget for this machine asks nothing of the network's size or speed (only accuracy_drop); "
-            "add for example --budget latency_p50=50%",
+            "the budget for this machine does not limit the network's size or speed (only accuracy_drop); add a limit, for example --budget latency_p50=50%",
         ),
         (
             {},
-            "the budget for this machine asks nothing of the network's size or speed; add for example --budget latency_p50=50%",
+            "the budget for this machine does not limit the network's size or speed; add a limit, for example --budget latency_p50=50%",
         ),
     ],
 )
@@ -149,9 +148,7 @@ def test_figures_of_another_machine_are_no_budget_and_three_ways_out_are_named(k
         read(ELSEWHERE, **{key: text})
 
     assert str(refused.value) == (
-        f"budget: {written} is a figure of Raspberry Pi 4 Model B (4 GB), and this run measures on this machine in its stead; "
-        f"attach the device (device.host in the profile), or make it relative ({key}=50%), or use --target local where this "
-        "machine is the target"
+        f"budget: {written} needs a measurement on Raspberry Pi 4 Model B (4 GB), but this run measures on this machine; set device.host in the profile, or use a relative limit ({key}=50%), or use --target local if this machine is the target"
     )
 
 

@@ -70,11 +70,11 @@ def test_a_journal_without_checksums_is_read(tmp_path: Path, whole: bytes) -> No
 
 LINES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "one digit": (lambda line: line.replace(b"1.25", b"1.35"), "its checksum is wrong"),
-    "foreign": (lambda line: b'{"level":"info","text":"hello"}', "it is not of this program"),
+    "foreign": (lambda line: b'{"level":"info","text":"hello"}', "this program did not write it"),
     "blank": (lambda line: b"", "it is blank"),
     "zeros": (lambda line: b"\0" * len(line), "it is blank"),
     "torn": (lambda line: line[:100], "it is not JSON"),
-    "no object": (lambda line: b"[1]", "it is not of this program"),
+    "no object": (lambda line: b"[1]", "this program did not write it"),
     "nested without end": (lambda line: b"[" * 100_000, "it is not JSON"),
     "no checksum": (lambda line: as_before(line + b"\n").rstrip(), "it has no checksum"),
     "a number of many digits": (lambda line: b'{"kind":"phase","name":"x","seconds":' + b"9" * 5000 + b"}", "it is not JSON"),
@@ -92,8 +92,7 @@ def test_a_damaged_line_is_set_aside_and_named_and_all_others_are_read(tmp_path:
 
     assert [each.number for each in trials] == [1, 3, 4]
     assert notices == (
-        f"{journal(tmp_path)}: 1 damaged line was moved to journal.damaged (line {number}: {reason}); trials that they held are "
-        "measured again",
+        f"{journal(tmp_path)}: 1 damaged line was moved to journal.damaged (line {number}: {reason}); their trials are measured again",
     )
     assert (tmp_path / "journal.damaged").read_bytes() == damaged + b"\n"
     assert journal(tmp_path).read_bytes() == whole.replace(second + b"\n", b"")
@@ -147,19 +146,19 @@ SENSELESS: dict[str, tuple[Trial, str]] = {
     "no block": (timed(latency_ms=()), "a block holds no runs"),
     "an empty block": (timed(latency_ms=((1.0,), ())), "a block holds no runs"),
     "an empty block of the reference": (timed(reference_latency_ms=((1.0,), ())), "a block of the reference holds no runs"),
-    "negative latency": (timed(latency_ms=((-1.0,),)), "a latency is no finite number above zero"),
-    "zero latency": (timed(latency_ms=((0.0,),)), "a latency is no finite number above zero"),
+    "negative latency": (timed(latency_ms=((-1.0,),)), "a latency is not a finite number above zero"),
+    "zero latency": (timed(latency_ms=((0.0,),)), "a latency is not a finite number above zero"),
     "endless latency": (timed(reference_latency_ms=((1e999,),)), "it is not JSON"),
-    "negative time": (timed(first_run_ms=-1.0), "a time is no finite number, or below zero"),
+    "negative time": (timed(first_run_ms=-1.0), "a time is not a finite number, or below zero"),
     "negative memory": (changed(memory=Memory(-1, None, 3)), "a memory figure is below zero"),
     "NaN score": (trial(2, score=math.nan), "it is not JSON"),
     "a score beyond all numbers": (trial(2, score=1e999), "it is not JSON"),
     "negative parameters": (trial(2, params=-1), "params is below zero"),
     "no width": (trial(2, plan={"conv1": 0}), "a width is below one"),
-    "negative entropy": (trial(2, entropy=-0.5), "an entropy is no finite number, or below zero"),
-    "neither measured nor failed": (trial(2, measurement=None), "there is neither a measurement nor a failure"),
-    "number zero": (trial(0), "its number or its time makes no sense"),
-    "negative seconds": (replace(trial(2), seconds=-1.0), "its number or its time makes no sense"),
+    "negative entropy": (trial(2, entropy=-0.5), "an entropy is not a finite number, or below zero"),
+    "neither measured nor failed": (trial(2, measurement=None), "it has neither a measurement nor a failure"),
+    "number zero": (trial(0), "its number or its duration is invalid"),
+    "negative seconds": (replace(trial(2), seconds=-1.0), "its number or its duration is invalid"),
 }
 
 
@@ -184,7 +183,7 @@ def test_a_number_beyond_all_numbers_is_not_believed(tmp_path: Path, whole: byte
     trials, notices = reopened(tmp_path, as_before(whole).replace(second, second.replace(b"97.5", b"1e999")))
 
     assert [each.number for each in trials] == [1, 3, 4]
-    assert "the score is no finite number" in notices[0]
+    assert "the score is not a finite number" in notices[0]
 
 
 def test_lines_that_ran_into_each_other_are_told_apart_by_their_checksums(tmp_path: Path, whole: bytes) -> None:
@@ -241,7 +240,7 @@ def test_a_file_of_another_program_is_refused_and_left_as_it_is(tmp_path: Path) 
     journal(tmp_path).write_bytes(data)
 
     with (
-        pytest.raises(RunError, match=r":1: not a journal line of this program \(it is not of this program\)"),
+        pytest.raises(RunError, match=r":1: not a journal line of this program \(this program did not write it\)"),
         open_run(tmp_path, JOB),
     ):
         pass
@@ -256,7 +255,7 @@ def test_two_results_of_one_trial_are_not_both_believed(tmp_path: Path, whole: b
     trials, notices = reopened(tmp_path, whole + sealed(line))
 
     assert [each.candidate.score for each in trials] == [97.5] * 4
-    assert "search trial 2 stands before it with other results" in notices[0]
+    assert "search trial 2 occurs before it with other results" in notices[0]
 
 
 @st.composite

@@ -116,8 +116,8 @@ def test_latencies_are_the_device_s_and_raw_runs_are_this_machine_s() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"host": {"onnxruntime": "1.15.0"}}, "made under another onnxruntime (1.15.0 then, none now)"),
-        ({"network": "another"}, "is of another network"),
+        ({"host": {"onnxruntime": "1.15.0"}}, "made with another onnxruntime (1.15.0 then, none now)"),
+        ({"network": "another"}, "was made for another network"),
     ],
 )
 def test_a_map_of_other_circumstances_is_refused(changes: dict[str, object], message: str) -> None:
@@ -132,7 +132,7 @@ def test_a_map_of_other_circumstances_is_refused(changes: dict[str, object], mes
 def test_what_is_no_calibration_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "c.json").write_text(text)
 
-    with pytest.raises(ProbeError, match="not a calibration; make it with: compress calibrate"):
+    with pytest.raises(ProbeError, match="not a calibration file; create it with: compress calibrate"):
         read_predictor(tmp_path / "c.json")
 
 

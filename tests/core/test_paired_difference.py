@@ -211,8 +211,7 @@ def notices(drop: float, *, images: int | None = 200, each: bool = True, accurac
 
 def test_two_hundred_images_are_said_to_be_too_few_for_a_point() -> None:
     assert notices(1.0) == (
-        "accuracy_drop <= 1.00 points will probably stay undecided: with 200 test images the 95 % interval of a network that loses "
-        "nothing reaches up to a drop of 3.31 points; about 1,700 are needed (assumed: only one of the two networks is right on "
+        "accuracy_drop <= 1.00 points will probably stay undecided: with 200 test images, even a network without any drop has a 95 % interval that reaches 3.31 points; about 1,700 are needed (assumed: only one of the two networks is right on "
         "4.0 % of the images, half the dense network's errors)",
     )
 
@@ -238,7 +237,7 @@ def test_nothing_is_said_where_the_images_suffice_or_their_number_is_not_known()
 def test_a_task_without_values_per_image_is_said_to_have_no_interval() -> None:
     (notice,) = notices(1.0, images=None, each=False)
 
-    assert notice.endswith("the accuracy drop will have no interval and is judged by its value alone")
+    assert notice.endswith("the accuracy drop has no interval and the verdict uses its value alone")
 
 
 @pytest.mark.parametrize(("limit", "apart"), [(0.5, 0.02), (1.0, 0.04), (1.0, 0.1), (2.0, 0.2)])

@@ -82,8 +82,8 @@ def test_an_unknown_name_is_answered_with_the_known_ones(target: str) -> None:
         load_profile(target)
 
     assert str(refused.value) == (
-        f"no profile '{escape_text(target)}': neither a file nor one of the shipped ones (jetson-nano, local, raspberrypi, "
-        f"raspberrypi-zero2w, raspberrypi5); copy the nearest from {ROOT / 'hw_profiles'} and edit it"
+        f"unknown profile '{escape_text(target)}'; give a YAML file or one of jetson-nano, local, raspberrypi, "
+        f"raspberrypi-zero2w, raspberrypi5; or copy a similar one from {ROOT / 'hw_profiles'} and edit it"
     )
 
 
@@ -93,7 +93,7 @@ MISTAKES = {
     "unknown section": (
         "budget:",
         "wishes:",
-        "FILE:8: unknown key 'wishes'. Known here: budget, device, precision, probe, runtime.",
+        "FILE:8: unknown key 'wishes'. Known keys: budget, device, precision, probe, runtime.",
     ),
     "wrong type": (
         "cores: 4",
@@ -141,37 +141,36 @@ MISTAKES = {
     "duplicate key": (
         "  cores: 4\n",
         "  cores: 4\n  memory: 1 GiB\n  cores: 8\n",
-        "FILE:6: 'cores' stands here a second time; keep one",
+        "FILE:6: 'cores' occurs twice; keep one",
     ),
-    "duplicate section": ("budget:", "runtime: {}\nbudget:", "FILE:8: 'runtime' stands here a second time; keep one"),
+    "duplicate section": ("budget:", "runtime: {}\nbudget:", "FILE:8: 'runtime' occurs twice; keep one"),
     "this machine behind a host": (
         "  cores: 4\n",
         "  cores: 4\n  this_machine: true\n  host: pi@board\n",
-        "FILE:1: device: this_machine and host exclude each other: remove one.",
+        "FILE:1: device: this_machine and host exclude each other; remove one.",
     ),
     "a file that the device cannot read": (
         "  threads: 4",
         '  threads: 4\n  opset: 21\n  onnxruntime: "1.17.3"',
-        "FILE:8: runtime.opset: onnxruntime 1.17.3 reads files up to opset 20 (got 21); leave opset out, write 20 or less, or install "
+        "FILE:8: runtime.opset: onnxruntime 1.17.3 reads files up to opset 20 (got 21); remove opset from the profile, set it to 20 or less, or install "
         "a later onnxruntime on the device. Write for example 'opset: 18'.",
     ),
     "a runtime from before anything was known of it": (
         "  threads: 4",
         '  threads: 4\n  onnxruntime: "1.14.0"',
-        "FILE:8: runtime.onnxruntime: onnxruntime 1.14.0 is not known to work here; install 1.15 or later on the device (got '1.14.0'). "
+        "FILE:8: runtime.onnxruntime: onnxruntime 1.14.0 is not supported; install 1.15 or later on the device (got '1.14.0'). "
         "Write for example 'onnxruntime: \"1.22.1\"'.",
     ),
     "a format that the device cannot read": (
         "  threads: 4",
         '  threads: 4\n  ort_format: true\n  onnxruntime: "1.15.1"',
-        "FILE:8: runtime.ort_format: onnxruntime 1.15.1 does not load today's format; install 1.16 or later there, or write false "
+        "FILE:8: runtime.ort_format: onnxruntime 1.15.1 does not load the current ORT format; install 1.16 or later on the device, or write false "
         "(got True).",
     ),
     "int8 as a promise": (
         "budget:",
         "precision: [int8]\nbudget:",
-        "FILE:8: precision: expected fp32, and int8 beside it where that is to be tried, each once (got ['int8']). "
-        "Write for example 'precision: [fp32, int8]'.",
+        "FILE:8: precision: expected [fp32] or [fp32, int8] (got ['int8']). Write for example 'precision: [fp32, int8]'.",
     ),
     "a precision that is not offered": (
         "budget:",
@@ -181,7 +180,7 @@ MISTAKES = {
     "a host that ssh would take for an option": (
         "  cores: 4\n",
         "  cores: 4\n  host: -oProxyCommand=reboot\n",
-        "FILE:5: device.host: expected user@name, or a Host of your ssh config (got '-oProxyCommand=reboot'). "
+        "FILE:5: device.host: expected user@name, or a Host of your ssh configuration (got '-oProxyCommand=reboot'). "
         "Write for example 'host: pi@raspberrypi.local'.",
     ),
     "a version that YAML takes for a number": (
@@ -204,11 +203,11 @@ MISTAKES = {
         "threads: 5",
         "FILE: runtime.threads is 5, but a board has 4 cores; write threads: 4 or less",
     ),
-    "anchor": ("cores: 4", "cores: &n 4\n  cpu: *n", "FILE:5: anchors and aliases are not accepted; write the value out"),
+    "anchor": ("cores: 4", "cores: &n 4\n  cpu: *n", "FILE:5: anchors and aliases are not supported; write the value itself"),
     "anchor that holds itself": (
         "cores: 4",
         "cores: &n [*n]",
-        "FILE:4: anchors and aliases are not accepted; write the value out",
+        "FILE:4: anchors and aliases are not supported; write the value itself",
     ),
     "bad indentation": ("  cores: 4", "   cores: 4", "FILE:4: not valid YAML: mapping values are not allowed here"),
     "tab": ("  cores: 4", "\tcores: 4", "FILE:4: not valid YAML: found character '\\t' that cannot start any token"),
@@ -244,7 +243,7 @@ def test_a_mistake_is_answered_with_its_place_and_what_to_write(tmp_path: Path, 
         ("- a\n- b\n", "FILE:1: expected keys and values (got list); copy a file from hw_profiles/"),
         ("device: {", "FILE:1: not valid YAML: expected the node content, but found '<stream end>'"),
         ("a: \x01", "FILE: not valid YAML: unacceptable character #x0001: special characters are not allowed"),
-        ("#" * 65_537, "FILE: larger than 64 KiB, which no file of this kind is"),
+        ("#" * 65_537, "FILE: larger than 64 KiB; check that this is the right file"),
         ("[" * 20_000, "FILE:1: nested too deep"),
         ("name: Größe".encode("latin-1"), "FILE: not UTF-8 text"),
         (BOARD.encode("utf-16"), "FILE: not UTF-8 text"),

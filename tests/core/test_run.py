@@ -113,8 +113,8 @@ def test_another_job_is_refused_with_exactly_what_differs(tmp_path: Path) -> Non
         pass
 
     assert str(refused.value) == (
-        f'{tmp_path}: holds another job (epochs: 20 there, not set here; model: "digits" there, "vgg" here; '
-        f'notes: {shorten(json.dumps("x" * 100), 60)} there, "y" here; trials: not set there, [1] here); choose another --out, or remove the directory'
+        f'{tmp_path}: holds another job (epochs: 20 in the directory, not set now; model: "digits" in the directory, "vgg" now; '
+        f'notes: {shorten(json.dumps("x" * 100), 60)} in the directory, "y" now; trials: not set in the directory, [1] now); choose another --out, or remove the directory'
     )
 
 
@@ -124,7 +124,7 @@ def test_other_inputs_are_refused_too(tmp_path: Path) -> None:
         run.bind("inputs", {"weights": "abc", "shape": (1, 2)})
     with open_run(tmp_path, JOB) as run:
         run.bind("inputs", {"weights": "abc", "shape": (1, 2)})
-        with pytest.raises(OtherJob, match='weights: "abc" there, "def" here'):
+        with pytest.raises(OtherJob, match='weights: "abc" in the directory, "def" now'):
             run.bind("inputs", {"weights": "def", "shape": (1, 2)})
 
 
@@ -144,7 +144,7 @@ with open_run(Path(sys.argv[1]), {JOB}):
     assert first.stdout.readline() == "open\n"
     before = journal(tmp_path).read_bytes()
 
-    with pytest.raises(RunLocked, match="another process works there"), open_run(tmp_path, {"another": "job"}):
+    with pytest.raises(RunLocked, match="another process uses this run directory"), open_run(tmp_path, {"another": "job"}):
         pass
     assert journal(tmp_path).read_bytes() == before
     assert read_trials(tmp_path) == []

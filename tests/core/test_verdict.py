@@ -87,7 +87,7 @@ def test_a_drop_of_the_limit_itself_promises_no_number_of_images(tmp_path: Path)
     found = network_pair(tmp_path, HitCounts(190, 4, 2, 4), 1.0)
 
     assert headline(found).endswith(
-        "undecided; the drop is so close to the limit that no number of test images is likely to decide it"
+        "undecided; the drop is so close to the limit that more test images are unlikely to decide it"
     )
 
 
@@ -111,7 +111,7 @@ def test_an_artifact_from_before_there_were_intervals_is_read_and_says_that_it_h
 
     assert found.rows[0].interval_text == ""
     assert headline(found) == (
-        "Budget met: every 95 % confidence interval lies below its limit. The accuracy drop has no interval: it is judged by its value alone."
+        "Budget met: every 95 % confidence interval lies below its limit. The accuracy drop has no interval: the verdict uses its value alone."
     )
 
 

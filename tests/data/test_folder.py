@@ -91,7 +91,7 @@ def test_a_carved_test_split_is_the_same_for_every_seed_and_is_told(image_folder
 
     assert indices(one)[2] == indices(other)[2]
     assert indices(one)[1] != indices(other)[1]
-    assert one.notices == (f"{root} has no test/: 10 of its images are held out as test images",)
+    assert one.notices == (f"{root} has no test folder, so 10 of its images are held out as test images",)
 
 
 def test_names_of_files_need_not_be_utf_8(image_folder: ImageFolder) -> None:
@@ -160,18 +160,21 @@ def test_the_file_beside_the_images_wins_over_the_dict_beside_the_model(image_fo
     [
         (
             "size: 8\ncolour: 3",
-            "yaml:2: unknown key 'colour'. Known here: augment, exif_orientation, grey, mean, resize, size, std.",
+            "yaml:2: unknown key 'colour'. Known keys: augment, exif_orientation, grey, mean, resize, size, std.",
         ),
-        ("size: 8\nsize: 9", "yaml:2: 'size' stands here a second time; keep one"),
+        ("size: 8\nsize: 9", "yaml:2: 'size' occurs twice; keep one"),
         ("size: '8'", "yaml:1: size: input should be a valid integer (got '8'). Write for example 'size: 224'."),
         ("size: yes", "yaml:1: size: input should be a valid integer (got 'yes'). Write for example 'size: 224'."),
-        ("size: 8\nresize: 4", "yaml:2: resize: must not be below size, which is 8 (got 4). Write for example 'resize: 256'."),
+        (
+            "size: 8\nresize: 4",
+            "yaml:2: resize: must not be smaller than size, which is 8 (got 4). Write for example 'resize: 256'.",
+        ),
         ("mean: [0.5, 0.5]", "yaml:1: mean: expected 1 or 3 numbers (got 2). Write for example 'mean: [0.485, 0.456, 0.406]'."),
         ("mean: [.nan]", "yaml:1: mean.0: input should be a finite number (got nan)."),
         ("std: [0.0]", "yaml:1: std: must be above zero (got [0.0]). Write for example 'std: [0.229, 0.224, 0.225]'."),
         (
             "mean: [0.5]\nstd: [0.1, 0.1, 0.1]",
-            "yaml:2: std: expected one number for each of mean, which has 1 (got [0.1, 0.1, 0.1]). "
+            "yaml:2: std: expected as many numbers as mean, which has 1 (got [0.1, 0.1, 0.1]). "
             "Write for example 'std: [0.229, 0.224, 0.225]'.",
         ),
         ("grey: maybe", "yaml:1: grey: input should be 'refuse' or 'convert' (got 'maybe'). Write for example 'grey: convert'."),
@@ -220,7 +223,7 @@ def bomb(root: Path) -> None:
         (
             lambda root: empty(root / "train/dog"),
             EmptyData,
-            "train/dog: no images in it; add some (.bmp, .jpeg, .jpg, .pgm, ...)",
+            "train/dog: contains no images; add some (.bmp, .jpeg, .jpg, .pgm, ...)",
         ),
         (
             lambda root: (empty(root / "test/dog"), empty(root / "test/cat")),
@@ -230,16 +233,24 @@ def bomb(root: Path) -> None:
         (
             lambda root: (root / "valid").mkdir() or (root / "val").mkdir(),
             DataError,
-            "images: holds both val and valid; keep one",
+            "images: contains both val and valid; keep one",
         ),
         (lambda root: (root / "test/bird").mkdir(), DataError, "test: class 'bird' is not among the training classes"),
-        (lambda root: (root / "train").rename(root / "val"), DataError, "images: holds val and test, and no train"),
+        (lambda root: (root / "train").rename(root / "val"), DataError, "images: contains val and test, but no train folder"),
         (lambda root: (root / "train/cat/x.png").write_bytes(b"\x89PNG"), CorruptImage, "x.png: not a readable image"),
         (lambda root: (root / "train/cat/x.tif").write_bytes(b"II*\0"), CorruptImage, "x.tif: not a readable image"),
         (bomb, CorruptImage, "bomb.bmp: not a readable image"),
         (saved("train/cat/x.png", np.zeros((9, 8, 3), np.uint8)), ImageMismatch, "x.png: 8x9 pixels where 000.png has 8x8"),
-        (saved("train/cat/x.png", np.zeros((8, 8), np.uint8)), ImageMismatch, "x.png: mode L among images of another"),
-        (saved("test/cat/x.png", np.zeros((8, 8), np.uint16)), ImageMismatch, "x.png: mode I;16 among images of another"),
+        (
+            saved("train/cat/x.png", np.zeros((8, 8), np.uint8)),
+            ImageMismatch,
+            "x.png: mode L, but the other images have another mode",
+        ),
+        (
+            saved("test/cat/x.png", np.zeros((8, 8), np.uint16)),
+            ImageMismatch,
+            "x.png: mode I;16, but the other images have another mode",
+        ),
     ],
 )
 def test_a_folder_that_does_not_hold_what_it_should_is_refused(  # type: ignore[no-untyped-def]
@@ -257,11 +268,11 @@ def test_a_folder_that_does_not_hold_what_it_should_is_refused(  # type: ignore[
 
 @pytest.mark.parametrize("layout", [{"train": 1, "test": 4}, {"flat": 1}, {"flat": 2}])
 def test_too_few_images_to_hold_any_out_are_refused(image_folder: ImageFolder, layout: dict[str, int]) -> None:
-    with pytest.raises(EmptyData, match="too few to hold any out as validation images; give some more of each class"):
+    with pytest.raises(EmptyData, match="too few to hold out validation images; add images to each class"):
         load_folder(image_folder(**layout), None, seed=0)
 
 
 def test_sixteen_bit_images_are_refused_rather_than_turned_white(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 30_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(ImageMismatch, match=r"deep\.png: more than 8 bits for a pixel \(mode I;16\)"):
+    with pytest.raises(ImageMismatch, match=r"deep\.png: more than 8 bits per channel \(mode I;16\)"):
         Decoder(8, 1, Preprocessing()).file(tmp_path / "deep.png")

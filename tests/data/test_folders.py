@@ -59,7 +59,7 @@ def test_a_class_that_is_missing_among_the_test_images_is_said(image_folder: Ima
     splits = load_folder(root, None, seed=0)
 
     assert counts(splits) == [36, 4, 5]
-    assert splits.notices == (f"{root}/test: no images of class 'dog'; its figures say nothing of that",)
+    assert splits.notices == (f"{root}/test: no images of class 'dog'; accuracies on this split do not cover it",)
 
 
 def test_test_images_without_labels_are_counted_and_others_are_held_out(image_folder: ImageFolder) -> None:
@@ -70,8 +70,8 @@ def test_test_images_without_labels_are_counted_and_others_are_held_out(image_fo
 
     assert counts(splits) == [32, 4, 4]
     assert splits.notices == (
-        f"{root}/test: holds no class folders, so its 3 images have no labels and are not read",
-        f"{root} has no test/: 4 of its images are held out as test images",
+        f"{root}/test: contains no class folders, so its 3 images have no labels and were skipped",
+        f"{root} has no test folder, so 4 of its images are held out as test images",
     )
 
 
@@ -79,7 +79,7 @@ def test_folders_beside_the_splits_are_named(image_folder: ImageFolder) -> None:
     root = image_folder(train=20, test=5)
     (root / "annotations").mkdir()
 
-    assert load_folder(root, None, seed=0).notices == (f"{root}: folders beside train/ that are not read: annotations",)
+    assert load_folder(root, None, seed=0).notices == (f"{root}: folders beside train/ were skipped: annotations",)
 
 
 def test_a_class_may_be_called_train(tmp_path: Path) -> None:
@@ -111,11 +111,11 @@ def test_litter_is_passed_over_and_counted(image_folder: ImageFolder) -> None:
 
     assert counts(splits) == counts(clean)
     assert splits.description == clean.description
-    said, _, kinds = splits.notices[0].partition(" are not read: ")
+    said, _, kinds = splits.notices[0].partition(" were skipped: ")
     assert said == f"{root}: 10 files"
     assert set(kinds.split(", ")) == {
         *("2 in .ipynb_checkpoints/", "2 in __MACOSX/", "1 images in no class folder", "1 hidden"),
-        *("1 Thumbs.db", "1 desktop.ini", "1 .txt", "1 without a suffix"),
+        *("1 Thumbs.db", "1 desktop.ini", "1 .txt", "1 files without a suffix"),
     }
 
 
@@ -152,9 +152,9 @@ def test_links_that_lead_back_or_nowhere_are_passed_over_and_counted(image_folde
     splits = load_folder(root, RAW, seed=0)
 
     assert sum(counts(splits)) == 25
-    assert splits.notices[0].startswith(f"{root}: 5 files are not read: 3 links to a folder above, ")
-    assert "1 links that lead nowhere" in splits.notices[0]
-    assert "1 links to a folder that was read already" in splits.notices[0]
+    assert splits.notices[0].startswith(f"{root}: 5 files were skipped: 3 links to a parent folder, ")
+    assert "1 broken links" in splits.notices[0]
+    assert "1 links to a folder that was already read" in splits.notices[0]
 
 
 # formats
@@ -204,7 +204,7 @@ def test_turned_images_are_counted_with_the_option_that_turns_them(image_folder:
     said = load_folder(root, RAW, seed=0).notices
 
     assert len(said) == 1
-    assert said[0].startswith("1 of 26 images are turned or mirrored by their EXIF orientation, and are read as they are stored")
+    assert said[0].startswith("1 of 26 images have an EXIF orientation, which is not applied")
     assert "exif_orientation: apply in preprocessing.yaml" in said[0]
     for choice in ("apply", "ignore"):
         assert load_folder(root, RAW.model_copy(update={"exif_orientation": choice}), seed=0).notices == ()

@@ -58,7 +58,7 @@ def test_one_that_is_not_there_is_answered_with_the_command_that_fetches_it(tmp_
 
     assert str(caught.value) == (
         f"torchvision:CIFAR10: not found under {tmp_path} (Dataset not found or corrupted. You can use download=True to "
-        f"download it); fetch it once with: python -c \"import torchvision; torchvision.datasets.CIFAR10('{tmp_path}', "
+        f"download it); download it once with: python -c \"import torchvision; torchvision.datasets.CIFAR10('{tmp_path}', "
         'download=True)"'
     )
     assert list(tmp_path.iterdir()) == []
@@ -68,7 +68,7 @@ def test_a_torn_file_is_told_like_a_missing_one(tmp_path: Path) -> None:
     write_mnist(tmp_path, train=40, test=10)
     path = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"torchvision:MNIST: not found under .*fetch it once with"):
+    with pytest.raises(DataError, match=r"torchvision:MNIST: not found under .*download it once with"):
         load_data(f"torchvision:MNIST:{tmp_path}", None, 0)
 
 
@@ -212,11 +212,15 @@ TEST = dataset(0, 10)
         ({"train": TEST, "test": TEST, "dev": TEST}, DataError, "mine: returned dict; expected (train, test)"),
         ((Endless(), TEST), DataError, "mine: train is a Endless; expected a Dataset with a length, or a loader of one"),
         ((TEST, iter([])), DataError, "mine: test is a list_iterator; expected a Dataset with a length"),
-        ((dataset(0, 0), TEST), EmptyData, "mine: train has no images"),
+        ((dataset(0, 0), TEST), EmptyData, "mine: train contains no images"),
         ((dataset(0, 20, 1), dataset(0, 10, 1)), OneClass, "mine: all labels are 0; give images of at least two classes"),
         ((["cat", "dog"], TEST), DataError, "mine: items must be (tensor, label) pairs"),
         ((TensorDataset(torch.zeros(20, 3, 4, 4)), TEST), DataError, "mine: items must be (tensor, label) pairs"),
-        ((TensorDataset(torch.zeros(20, 3, 4, 4), torch.arange(20) - 1), TEST), DataError, "the lowest -1; each image needs one"),
+        (
+            (TensorDataset(torch.zeros(20, 3, 4, 4), torch.arange(20) - 1), TEST),
+            DataError,
+            "smallest label -1; each image needs a label",
+        ),
         ((Short(), TEST), DataError, "mine: 2 labels for 20 images"),
         (([(np.zeros((3, 4, 4)), 0), (np.zeros((3, 4, 4)), 1)] * 10, TEST), DataError, "(got ndarray); add a transform"),
         ((images_of((4, 4)), TEST), DataError, "mine: images must be tensors of (C, H, W)"),
@@ -233,21 +237,21 @@ def test_an_answer_of_another_kind_is_refused(made: object, error: type[DataErro
 
 def test_images_that_differ_in_size_are_refused_when_they_meet() -> None:
     splits = load_from_factory((images_of((3, 4, 4)), images_of((3, 5, 5))), "mine", None, seed=0)
-    with pytest.raises(DataError, match="mine: images differ in size; add a transform that makes them equal"):
+    with pytest.raises(DataError, match="mine: images have different sizes; add a transform that resizes them"):
         splits.train.fetch(torch.tensor([0, 20]))
 
 
 @pytest.mark.parametrize(
     ("spec", "complaint"),
     [
-        ("{file}:nothing", "{file}: no function 'nothing' in it; give --data file.py:factory"),
-        ("{file}:number", "{file}: no function 'number' in it; give --data file.py:factory"),
+        ("{file}:nothing", "{file}: no function 'nothing' in this file or module; give --data file.py:factory"),
+        ("{file}:number", "{file}: no function 'number' in this file or module; give --data file.py:factory"),
         ("{file}:fail", "{file}:fail: the factory failed with FileNotFoundError: no images.zip (at {file}:"),
         ("{file}:leave", "{file}:leave: the factory failed with SystemExit: usage: ..."),
         ("{folder}/none.py:make", "{folder}/none.py: no such file; give file.py:factory"),
         ("{folder}/odd.py:make", "{folder}/odd.py: cannot be imported: SyntaxError: '(' was never closed (at {folder}/odd.py:1)"),
         ("{folder}/exits.py:make", "{folder}/exits.py: cannot be imported: SystemExit: 2 (at {folder}/exits.py:1)"),
-        ("{folder}/none", "no data '{folder}/none': give a folder of images, torchvision:<name>, file.py:factory or pack"),
+        ("{folder}/none", "unknown data '{folder}/none'; give a folder of images, torchvision:<name>, file.py:factory or pack"),
     ],
 )
 def test_a_spec_that_leads_nowhere_is_refused(tmp_path: Path, spec: str, complaint: str) -> None:

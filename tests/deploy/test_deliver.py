@@ -77,7 +77,7 @@ def test_the_release_before_stays_and_can_be_gone_back_to(board: Board, profile:
 
     assert back.release == old.release
     np.testing.assert_allclose(serves(store_of(board)), OLD, rtol=1e-5)
-    with pytest.raises(NoPrevious, match="board: previous: there is no release before the one that serves; ship one"):
+    with pytest.raises(NoPrevious, match="board: previous: there is no release before the active one; ship an artifact first"):
         roll_back(profile, patience=PATIENCE)
 
 
@@ -90,7 +90,7 @@ def test_two_releases_are_kept(board: Board, profile: Profile, maker: Maker) -> 
 def test_an_older_version_is_refused(board: Board, profile: Profile, maker: Maker) -> None:
     ship(profile, maker, maker.make("new", profile, seed=2, version=8))
 
-    with pytest.raises(OlderVersion, match=r"begin: version 7 is older than 8, which serves; .*`compress sign --version 9`"):
+    with pytest.raises(OlderVersion, match=r"begin: version 7 is older than the active version 8; .*`compress sign --version 9`"):
         ship(profile, maker, maker.make("old", profile, seed=1, version=7))
     assert whole(store_of(board))
 
@@ -100,7 +100,7 @@ def test_a_device_of_another_architecture_is_refused(board: Board, maker: Maker)
     other = board.profile().model_copy(update={"device": board.device(architecture="aarch64")})
     artifact = maker.make("new", other, architecture="aarch64")
 
-    with pytest.raises(OtherDevice, match="board: is x86_64, and the profile says aarch64; nothing was sent"):
+    with pytest.raises(OtherDevice, match="board: architecture x86_64, but the profile says aarch64; nothing was sent"):
         ship(other, maker, artifact)
     assert not list((store_of(board) / "incoming").iterdir())
 
@@ -122,7 +122,7 @@ def test_a_release_that_is_not_healthy_never_serves(
 ) -> None:
     ship(profile, maker, maker.make("old", profile, seed=1))
 
-    with pytest.raises(Unhealthy, match=f"board: check: {named}.*; what served there serves on"):
+    with pytest.raises(Unhealthy, match=f"board: check: {named}.*; the old release stays active"):
         ship(profile, maker, maker.make("new", profile, seed=2, changes=changes))
     np.testing.assert_allclose(serves(store_of(board)), OLD, rtol=1e-5)
     assert len(list((store_of(board) / "releases").iterdir())) == 1
@@ -142,8 +142,8 @@ def test_what_python_compiles_on_the_way_does_no_harm(board: Board, profile: Pro
 @pytest.mark.parametrize(
     ("limits", "named"),
     [
-        ({"latency_p90_ms": 1e-6}, "latency_p90_ms is .*, the budget 1e-06"),
-        ({"peak_memory_bytes": 1000}, "peak_memory_bytes is .*, the budget 1000"),
+        ({"latency_p90_ms": 1e-6}, "latency_p90_ms is .*, but the budget is 1e-06"),
+        ({"peak_memory_bytes": 1000}, "peak_memory_bytes is .*, but the budget is 1000"),
     ],
 )
 def test_a_release_that_misses_its_budget_there_is_refused_unless_one_insists(
@@ -179,7 +179,7 @@ def test_an_artifact_without_golden_inputs_is_refused_with_what_to_do(profile: P
     maker.sign(artifact)
 
     with pytest.raises(
-        DeliveryError, match=r"has no golden-inputs.npy, so it was made by an older version; run `compress` again"
+        DeliveryError, match=r"golden-inputs.npy is missing, because an older version wrote this artifact; run `compress` again"
     ):
         ship(profile, maker, artifact)
 
@@ -219,7 +219,7 @@ def test_when_what_serves_was_deleted_the_release_before_serves(board: Board, pr
     shutil.rmtree(store_of(board) / "releases" / done.release)
     assert look(profile).current is None
     with Store(profile, PATIENCE, write=True) as store:
-        assert store.status.recovered == "current did not lead to what was committed; it does again"
+        assert store.status.recovered == "`current` did not point to the committed release and was repaired"
 
     np.testing.assert_allclose(serves(store_of(board)), OLD, rtol=1e-5)
 

@@ -117,7 +117,9 @@ def hangs(point: str) -> Cell:
 
     # after the switch the watchdog ends it first; before, the next command takes the lock from it
     by_itself = point in AFTER_SWITCH
-    return Cell("device hangs", point, happens, 41, "it is gone" if by_itself else "it does not answer", by_itself=by_itself)
+    return Cell(
+        "device hangs", point, happens, 41, "its process ended" if by_itself else "it does not answer", by_itself=by_itself
+    )
 
 
 def stalls(point: str) -> Cell:
@@ -138,17 +140,17 @@ def stalls(point: str) -> Cell:
 
 
 ANYWHERE = [
-    *(plain("error=EIO", point, exit_code=83, says="Input/output error; what served there serves on") for point in POINTS),
+    *(plain("error=EIO", point, exit_code=83, says="Input/output error; the old release stays active") for point in POINTS),
     *(host_killed(point) for point in POINTS),
     *(agent_killed(point) for point in MORE_POINTS),
-    *(struck("reboot", point, lambda rig: rig.reboot(), exit_code=41, says="; lost at: ") for point in POINTS),
+    *(struck("reboot", point, lambda rig: rig.reboot(), exit_code=41, says="; connection lost during: ") for point in POINTS),
     *(
         struck(
             "connection cut",
             point,
             lambda rig: rig.relay.cut(),
             exit_code=41,
-            says=f"lost at: {'commit; whether the commit arrived, compress status tells' if point == 'commit' else ''}",
+            says=f"connection lost during: {'commit; run `compress status` to see whether the commit arrived' if point == 'commit' else ''}",
             serves=3 if point == "commit" else 2,
             by_itself=True,
         )
@@ -161,7 +163,7 @@ ANYWHERE = [
         "rollback",
         lambda rig: (rig.fault("confirm:error=EIO", "rollback:kill"), rig.tried("confirm", HASTY))[1],  # type: ignore[func-returns-value]
         41,
-        "the device goes back to what served before by itself",
+        "the device returns to the old release by itself",
         by_itself=True,
     ),
     *(plain(f"error={name}", point, exit_code=83) for name in ("ENOSPC", "EDQUOT", "EACCES") for point in ("upload", "switch")),
@@ -244,9 +246,9 @@ def damaged(fault: str, point: str) -> Cell:
         if point == "upload":
             shutil.copy(rig.board.folder / "sound", rig.artifact / "golden-outputs.npy")
 
-    says = f"{'check' if point == 'place' else 'verify'}: golden-outputs.npy is not what"
+    says = f"{'check' if point == 'place' else 'verify'}: golden-outputs.npy differs from the manifest"
     if (fault, point) == ("extra bytes", "upload"):
-        says = "put: golden-outputs.npy is longer than the manifest says"
+        says = "put: golden-outputs.npy is larger than in the manifest"
     return struck(fault, point, strike, exit_code=82, says=says, mends=mend)
 
 
@@ -316,11 +318,11 @@ SIGNATURES = [
     refused("unsigned", 71, "not signed", lambda rig: (rig.artifact / "manifest.sig").unlink()),
     refused("wrong key", 72, "", other_key),
     refused("revoked key", 73, "revoked", revoked_key),
-    refused("signature of another manifest", 74, "not what key", swapped_signature),
+    refused("signature of another manifest", 74, "the signature of key", swapped_signature),
     refused("expired", 75, "expired at", lambda rig: rig.maker.sign(rig.artifact, version=3, days=-1) and None),
-    refused("older version", 76, "older than 2, which serves", lambda rig: rig.maker.sign(rig.artifact, version=1) and None),
+    refused("older version", 76, "older than the active version 2", lambda rig: rig.maker.sign(rig.artifact, version=1) and None),
     refused("other device's", 77, "made for toaster", lambda rig: rig.maker.sign(rig.artifact, devices=("toaster",)) and None),
-    refused("altered file", 78, "altered since it was signed", altered("model.onnx")),
+    refused("altered file", 78, "changed since it was signed", altered("model.onnx")),
     refused("extra file", 78, "not in the manifest", lambda rig: (rig.artifact / "more").write_text("") and None),
     refused("missing file", 78, "missing", lambda rig: (rig.artifact / "infer.py").unlink()),
     refused("linked file", 78, "cannot be read", linked),
@@ -349,8 +351,8 @@ def trust_again(rig: Rig) -> None:
 
 
 HOST_KEYS = [
-    Cell("host key unknown", "upload", unknown_key, 42, "its host key is not known here", mends=trust_again),
-    Cell("host key changed", "upload", changed_key, 42, "its host key is not the one that is known", mends=trust_again),
+    Cell("host key unknown", "upload", unknown_key, 42, "its host key is unknown", mends=trust_again),
+    Cell("host key changed", "upload", changed_key, 42, "its host key has changed", mends=trust_again),
 ]
 
 
@@ -399,7 +401,7 @@ def planted_as_release(kind: str) -> Cell:
     def mend(rig: Rig) -> None:
         (rig.store / "releases" / digest(rig)).unlink()
 
-    return struck(f"{kind} planted", "place", strike, exit_code=80, says="is in the way", mends=mend)
+    return struck(f"{kind} planted", "place", strike, exit_code=80, says="cannot be created", mends=mend)
 
 
 def digest(rig: Rig) -> str:
@@ -450,7 +452,7 @@ PLANTED = [
     Cell("folder in the place of current", "switch", folder_as_current, 80, "is a folder, not a link", mends=link_again),
     Cell("current led elsewhere", "switch", elsewhere_as_current, 0, serves=3),
     *(
-        Cell(f"file called {name!r}", "verify", forged_name(name), 80, "begin: the manifest names a file")
+        Cell(f"file called {name!r}", "verify", forged_name(name), 80, "begin: the manifest lists an invalid file name")
         for name in ("../out", "/etc/out", ".hidden", "-rf", "a;b", "$(id)", "a\nb", "")
     ),
 ]
@@ -507,7 +509,7 @@ def two_at_once(point: str) -> Cell:
         assert isinstance(first, Delivered), first
         return second[0]
 
-    return Cell("two shippers", point, happens, 44, "another shipment is under way", serves=1 if point == "rollback" else 3)
+    return Cell("two shippers", point, happens, 44, "another shipment is in progress", serves=1 if point == "rollback" else 3)
 
 
 def left_by_a_crash(what: str, point: str, leave: Callable[[Rig], None], serves: int = 3) -> Cell:

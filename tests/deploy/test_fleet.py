@@ -133,11 +133,11 @@ def test_an_inventory_gives_each_device_its_profile_and_host(tmp_path: Path) -> 
     ("content", "complaint"),
     [
         ({"devices": []}, "devices"),
-        ({"devices": [{"name": "a", "profile": "local"}, {"name": "a", "profile": "local"}]}, "two devices are called 'a'"),
+        ({"devices": [{"name": "a", "profile": "local"}, {"name": "a", "profile": "local"}]}, "two devices have the name 'a'"),
         ({"devices": [{"name": "a", "profile": "local"}], "groups": {"g": ["b"]}}, "group 'g' has no device 'b'"),
         ({"devices": [{"name": "a", "profile": "local"}], "groups": {"g": []}}, "group 'g' names no device"),
         ({"devices": [{"name": "a;b", "profile": "local"}]}, "name"),
-        ({"devices": [{"name": "a", "profile": "none such"}]}, "no profile 'none such'"),
+        ({"devices": [{"name": "a", "profile": "none such"}]}, "unknown profile 'none such'"),
         ({"devices": [{"name": "a", "profile": "raspberrypi", "host": "-oProxyCommand=x"}]}, "expected user@name"),
         ({"devices": [{"name": "a", "profile": "local", "port": 22}]}, "port"),
     ],
@@ -150,7 +150,7 @@ def test_a_malformed_inventory_is_refused(tmp_path: Path, content: object, compl
 def test_an_unknown_group_is_refused_with_those_there_are(tmp_path: Path) -> None:
     path = inventory(tmp_path, {"devices": [{"name": "a", "profile": "local"}], "groups": {"g": ["a"]}})
 
-    with pytest.raises(ProfileError, match=r"no group 'h' \(there are: g\)"):
+    with pytest.raises(ProfileError, match=r"no group 'h' \(known groups: g\)"):
         read_inventory(path, "h")
 
 
@@ -192,7 +192,7 @@ def test_a_bad_device_corrupts_no_other(tmp_path: Path, fleet: Fleet) -> None:
     failed = command(*words, "--results", tmp_path / "results.jsonl")
 
     assert failed.exit_code == 86
-    assert "compress: 1 of 4 devices failed, 0 were not tried" in failed.stderr
+    assert "compress: 1 of 4 devices failed and 0 were not tried" in failed.stderr
     found = {each["name"]: each for each in json.loads(failed.stdout)["devices"]}
     assert [found[name]["result"] for name in ("d0", "d1", "d2", "d3")] == ["shipped", "shipped", "failed", "shipped"]
     assert (found["d2"]["error"], found["d2"]["exit_code"]) == ("DeviceUnreachable", 41)
@@ -228,7 +228,7 @@ def test_ship_status_rollback_on_the_command_line(tmp_path: Path, fleet: Fleet) 
     assert [each["version"] for each in after["history"]] == [1]
     once_more = command("rollback", *target)
     assert once_more.exit_code == 85
-    assert once_more.stderr == "compress: board: previous: there is no release before the one that serves; ship one\n"
+    assert once_more.stderr == "compress: board: previous: there is no release before the active one; ship an artifact first\n"
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_a_release_whose_manifest_was_altered_is_not_gone_back_to(folder: Path, 
     content["files"]["serving.json"] = {"sha256": hashlib.sha256(text).hexdigest(), "size_bytes": len(text)}
     path.write_text(json.dumps(content))
 
-    with pytest.raises(TransferCorrupt, match=f"the manifest of {old[:12]} is not the one that was shipped"):
+    with pytest.raises(TransferCorrupt, match=f"the manifest of {old[:12]} differs from the one that was shipped"):
         roll_back(profile, patience=PATIENCE)
 
 
@@ -140,7 +140,7 @@ def test_what_is_confirmed_is_what_current_leads_to(
     found = paused("confirm", elsewhere, lambda: ship(profile, maker, maker.make("new", profile)))
 
     assert isinstance(found, Unhealthy), found
-    assert "current does not lead to it" in str(found)
+    assert "`current` does not point to the release" in str(found)
 
 
 def test_a_release_that_does_not_work_through_current_is_not_committed(folder: Path, profile: Profile, maker: Maker) -> None:

@@ -57,7 +57,7 @@ def test_the_first_signature_needs_no_key_and_says_that_it_made_one(artifact: Pa
     assert done.exit_code == 0
     assert (
         done.stderr
-        == f"note: made a key to sign with, {key.key_id}, in {tmp_path}/keys; keep that folder, and see `compress keys --help`\n"
+        == f"note: created the signing key {key.key_id} in {tmp_path}/keys; back up that folder, and see `compress keys --help`\n"
     )
     assert "of 'digits', 9 files\n" in done.stdout
 
@@ -127,8 +127,8 @@ def test_signing_for_shipping_leaves_a_signed_artifact_as_it_is(artifact: Path, 
     ensure_signed(artifact, tmp_path / "keys", now + datetime.timedelta(days=1), said.append)
 
     assert check(artifact, tmp_path / "keys") == first
-    assert [line.partition(",")[0] for line in said] == [
-        "made a key to sign with",
+    assert [line.partition(" key ")[0].partition(",")[0] for line in said] == [
+        "created the signing",
         f"signed as version {first.version} of 'digits'",
     ]
 
@@ -158,7 +158,7 @@ def test_a_folder_without_evidence_is_not_signed(tmp_path: Path) -> None:
     done = run("sign", tmp_path, keys=tmp_path / "keys")
 
     assert done.exit_code == 50
-    assert done.stderr == f"compress: {tmp_path}: no artifact there (No such file or directory)\n"
+    assert done.stderr == f"compress: {tmp_path}: no artifact in this folder (No such file or directory)\n"
 
 
 def test_an_artifact_that_was_changed_is_not_signed(artifact: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_an_artifact_that_was_changed_is_not_signed(artifact: Path, tmp_path: Pa
     done = run("sign", artifact, keys=tmp_path / "keys")
 
     assert done.exit_code == 50
-    assert "model.onnx: missing or changed since it was written" in done.stderr
+    assert "model.onnx: missing, or changed since it was written" in done.stderr
 
 
 def test_a_profile_in_the_evidence_that_is_none_is_refused(artifact: Path, tmp_path: Path) -> None:
@@ -175,4 +175,4 @@ def test_a_profile_in_the_evidence_that_is_none_is_refused(artifact: Path, tmp_p
     done = run("sign", artifact, keys=tmp_path / "keys")
 
     assert done.exit_code == 70
-    assert "its profile names no device" in done.stderr
+    assert "the profile has no device.architecture" in done.stderr

@@ -120,7 +120,7 @@ def test_a_folder_that_is_no_store_is_refused_and_left_as_it_is(
         "rollback": lambda: roll_back(profile, patience=PATIENCE),
     }
 
-    with pytest.raises(DeliveryError, match="is not empty, and this program did not make it; nothing was changed there"):
+    with pytest.raises(DeliveryError, match="is not empty, and this program did not create it; nothing was changed"):
         actions[command]()
     assert tree(folder) == before
 
@@ -133,11 +133,11 @@ def test_a_folder_that_is_no_store_is_refused_and_left_as_it_is(
         ("/../../x", "without . and .. in it"),
         ("~/./models", "without . and .. in it"),
         ("//", "without . and .. in it"),
-        ("HOME", "is or holds the home folder"),
-        ("HOME/", "is or holds the home folder"),
-        ("PARENT", "is or holds the home folder"),
-        ("~/linked/compress", "is a link; write the folder that is meant: PARENT/real/compress"),
-        ("~/linked", "is a link; write the folder that is meant: PARENT/real"),
+        ("HOME", "is or contains the home folder"),
+        ("HOME/", "is or contains the home folder"),
+        ("PARENT", "is or contains the home folder"),
+        ("~/linked/compress", "is a link; write the folder it points to: PARENT/real/compress"),
+        ("~/linked", "is a link; write the folder it points to: PARENT/real"),
         ("~/file/compress", "file is not a folder"),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_folder_of_another_user_is_refused(tmp_path: Path, below: str) -> None
     else:
         theirs = Path("/usr")
 
-    with pytest.raises(DeliveryError, match=r"belongs to another user, .*; name a folder of your own"):
+    with pytest.raises(DeliveryError, match=r"belongs to another user, .*; choose a folder of your own"):
         opened(profile_of(theirs / below))
     assert not (theirs / "compress").exists()
 
@@ -215,7 +215,7 @@ def test_a_store_of_a_newer_version_is_refused(folder: Path, profile: Profile) -
     opened(profile)
     (folder / MARKER).write_text(json.dumps({"made_by": "edge-compress", "format": 2}))
 
-    with pytest.raises(DeliveryError, match="was made by a newer version of this program; update it"):
+    with pytest.raises(DeliveryError, match="was created by a newer version of compress; update compress"):
         look(profile)
 
 
@@ -258,7 +258,7 @@ def test_a_damaged_release_with_a_foreign_file_in_it_is_not_replaced(folder: Pat
 
     with (
         Store(profile, PATIENCE, write=True) as store,
-        pytest.raises(DeliveryError, match=r"holds notes\.txt, which was not shipped; move it away"),
+        pytest.raises(DeliveryError, match=r"contains notes\.txt, which was not shipped; move it away"),
     ):
         begin(store, 1)
     assert (folder / "releases" / release / "notes.txt").read_text() == "precious"
@@ -383,7 +383,7 @@ def test_a_marker_that_is_no_regular_file_marks_nothing(folder: Path, profile: P
     (folder / MARKER).unlink()
     put(folder / MARKER)
 
-    with pytest.raises(DeliveryError, match="this program did not make it"):
+    with pytest.raises(DeliveryError, match="this program did not create it"):
         look(profile)
 
 
@@ -478,7 +478,7 @@ def test_a_block_that_is_refused_is_read_to_its_end(folder: Path, profile: Profi
     """the next request is found behind it"""
     with Store(profile, PATIENCE, write=True, make=True) as store:
         begin(store, 1)
-        with pytest.raises(CompressError, match=r"infer\.py is longer than the manifest says"):
+        with pytest.raises(CompressError, match=r"infer\.py is larger than in the manifest"):
             store.ask({"do": "put", "name": "infer.py", "offset": 0}, Begun, b"#" * 300_000)
 
         assert begin(store, 1).have == {"manifest.json": (len(manifest_of(1)[1]), manifest_of(1)[0])}

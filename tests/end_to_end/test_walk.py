@@ -212,7 +212,7 @@ def test_the_report_stands_alone(finished: tuple[Path, Artifact]) -> None:
     assert page.count("<svg") == 3
     assert f"{artifact.shipped.score:.2f} %" in page
     assert artifact.shipped.drop
-    assert f"Of {artifact.shipped.drop.images} test images the dense network alone is right on" in page
+    assert f"Of {artifact.shipped.drop.images} test images, only the dense network is right on" in page
     assert next(row for row in artifact.rows if row.key == "accuracy_drop").interval_text in page
     assert "after fine-tuning (peak rate 0.05)" in page
     for name in artifact.widths:
@@ -226,7 +226,7 @@ def test_a_changed_artifact_is_noticed(tmp_path: Path, finished: tuple[Path, Art
         (folder / path.name).write_bytes(path.read_bytes())
     (folder / "model.onnx").write_bytes(b"something else")
 
-    with pytest.raises(RunError, match=r"model\.onnx: missing or changed"):
+    with pytest.raises(RunError, match=r"model\.onnx: missing, or changed"):
         read_artifact(folder)
 
 
@@ -235,7 +235,7 @@ def test_where_int8_was_not_asked_for_it_was_not_tried(finished: tuple[Path, Art
 
 
 def test_a_budget_below_the_thinnest_ends_before_the_search(tmp_path: Path) -> None:
-    with pytest.raises(UnreachableBudget, match=r"at minimum width this model takes .* the budget is 1\.0 %"):
+    with pytest.raises(UnreachableBudget, match=r"at minimum width this network needs .* but the budget is 1\.0 %"):
         compress(job(tmp_path / "run", budget={"latency_p50": "1%"}))
 
     assert {trial.role for trial in read_trials(tmp_path / "run")} == {"dense", "uniform"}
@@ -271,7 +271,7 @@ def test_a_task_of_ones_own_replaces_the_classification(tmp_path: Path) -> None:
 
     assert calls.count("train") == 1
     assert artifact.shipped.drop is None
-    assert any("the accuracy drop will have no interval" in notice for notice in artifact.notices)
+    assert any("the accuracy drop has no interval" in notice for notice in artifact.notices)
     assert artifact.data == "the user's own task"
     assert artifact.learning_rate is None
 
@@ -308,7 +308,7 @@ def test_a_network_that_computes_no_number_is_the_worst_plan_and_not_the_end(tmp
 
 def test_a_whole_network_without_a_score_ends_at_once(tmp_path: Path) -> None:
     images, _ = next(load_data("digits", find_model("digits").preprocessing, 0).train.sample(64, 0).batches(64))
-    with pytest.raises(ModelError, match="the dense network's score is no finite number"):
+    with pytest.raises(ModelError, match="the dense network's score is not a finite number"):
         compress(job(tmp_path / "run", task=OwnTask(images, lambda module: float("inf"), lambda module: module)))
 
 

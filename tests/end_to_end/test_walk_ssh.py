@@ -79,10 +79,10 @@ def test_what_a_run_packs_can_be_shipped_to_the_device_that_it_was_measured_on(b
     first, again = (command(*words) for _ in range(2))
 
     assert first.exit_code == again.exit_code == 0, first.output
-    assert "note: made a key to sign with" in first.stderr
+    assert "note: created the signing key" in first.stderr
     assert again.stderr == ""
     assert "shipped" in first.stdout
-    assert "serves already" in again.stdout
+    assert "already active" in again.stdout
     serving = json.loads((board.home / "compress" / "current" / "serving.json").read_text())
     assert serving["limits"] == {"latency_p50_ms": 1000.0}
 
@@ -124,7 +124,7 @@ def test_the_runtime_that_is_really_there_decides_what_file_it_can_be_given(boar
 
     assert refused.exit_code == ProfileError.exit_code
     assert refused.stderr.splitlines()[-1] == (
-        "compress: board: runtime: onnxruntime 1.17.3 reads files up to opset 20 (got 21); leave opset out, write 20 or less, or "
+        "compress: board: runtime: onnxruntime 1.17.3 reads files up to opset 20 (got 21); remove opset from the profile, set it to 20 or less, or "
         "install a later onnxruntime on the device"
     )
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["journal.jsonl"]

@@ -270,7 +270,7 @@ def test_a_checkpoint_that_was_packed_is_refused_before_it_is_unpacked(tmp_path:
 
     assert (tmp_path / "net.pt").stat().st_size < MIB
     assert read_checkpoint(tmp_path / "plain.pt")[""]["w"].shape == (2**24,)
-    with pytest.raises(UnsafeWeights, match="a packed archive"):
+    with pytest.raises(UnsafeWeights, match="a compressed archive"):
         read_checkpoint(tmp_path / "net.pt")
 
 

@@ -111,7 +111,7 @@ def test_a_report_that_cannot_be_made_costs_no_artifact(tmp_path: Path, monkeypa
     monkeypatch.setattr(sys.modules["pipeline.compress"], "report_page", broken)
     callback = run(tmp_path, ANSWER)
 
-    assert any("the report could not be made (ValueError: a <plot> failed)" in notice for notice in callback.notices)
+    assert any("the report could not be written (ValueError: a <plot> failed)" in notice for notice in callback.notices)
     assert "a &lt;plot&gt; failed" in (tmp_path / "run" / "artifact" / "report.html").read_text()
     assert (tmp_path / "run" / "artifact" / "model.onnx").is_file()
 

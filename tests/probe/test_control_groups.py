@@ -111,7 +111,7 @@ def test_doctor_says_when_a_cpuset_keeps_cores_away() -> None:
     """4 cores of 16"""
     found = the_only(_room(load_profile("raspberrypi"), {**MACHINE, "machine_cores": 16}), "cores")
 
-    assert found.found == "4 of 16, to which this user is confined (cpuset, taskset), of which an inference uses 4"
+    assert found.found == "4 of 16; this user may not use the others (cpuset, taskset); an inference uses 4"
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def pi() -> Profile:
 
 def test_this_machine_gets_a_page_and_is_ready(tmp_path: Path) -> None:
     result = command("doctor", "--target", here(tmp_path))
-    lines = [line for line in result.output.splitlines() if line.startswith(("ok", "look"))]
+    lines = [line for line in result.output.splitlines() if line.startswith(("ok", "WARN"))]
 
     assert result.exit_code == 0
     assert [what for what in PAGE if not any(line[5:].startswith(what) for line in lines)] == []
@@ -74,7 +74,7 @@ def test_a_finding_that_is_not_well_says_what_to_do(tmp_path: Path) -> None:
     """noise without any is what no machine has"""
     result = command("doctor", "--target", here(tmp_path, noise_limit=1e-9))
     lines = result.output.splitlines()
-    (number,) = (number for number, line in enumerate(lines) if line.startswith("look noise"))
+    (number,) = (number for number, line in enumerate(lines) if line.startswith("WARN noise"))
 
     assert lines[number + 1].strip().startswith("noisy: the runs deviate from their median by")
     assert result.exit_code == 0
@@ -92,7 +92,7 @@ def test_json_has_the_same_findings(tmp_path: Path) -> None:
 
 def test_a_network_against_itself_is_judged_by_its_interval(tmp_path: Path) -> None:
     """whichever way it comes out"""
-    found = the_only(examine(load_profile(here(tmp_path))), "a network against itself")
+    found = the_only(examine(load_profile(here(tmp_path))), "network against itself")
     low, high = (float(number) for number in found.found.partition("[")[2].rstrip("]").split(", "))
 
     assert (found.level == "ok") == (low <= 100 <= high)
@@ -111,7 +111,7 @@ def test_a_board_over_ssh_gets_a_page_and_nothing_but_the_worker_stays_there(tmp
     result = command("doctor", "--target", there(tmp_path, board))
 
     assert result.exit_code == 0
-    assert "ok   host key                  known, and checked" in result.output
+    assert "ok   host key                  known and verified" in result.output
     assert f"{onnxruntime.__version__} (" in result.output
     assert until(lambda: not board.workers())
     assert not list(board.tmp.iterdir())
@@ -130,9 +130,9 @@ def without_numpy(board: Board) -> None:
     ("happens", "code", "complaint"),
     [
         (lambda board: board.stop(), 41, "DeviceUnreachable: board: cannot be reached ("),
-        (lambda board: board.known_hosts.write_text(""), 42, "HostKeyRefused: board: its host key is not known here;"),
-        (lambda board: board.trust("user_key"), 42, "HostKeyRefused: board: its host key is not the one that is known ("),
-        (without_numpy, 43, "DeviceSoftware: board: ModuleNotFoundError: No module named 'numpy'; install there: "),
+        (lambda board: board.known_hosts.write_text(""), 42, "HostKeyRefused: board: its host key is unknown;"),
+        (lambda board: board.trust("user_key"), 42, "HostKeyRefused: board: its host key has changed ("),
+        (without_numpy, 43, "DeviceSoftware: board: ModuleNotFoundError: No module named 'numpy'; run on that machine: "),
         (lambda board: board.python.unlink(), 43, "DeviceSoftware: board: no interpreter '"),
     ],
     ids=["off", "unknown host key", "changed host key", "no numpy", "no interpreter"],
@@ -160,7 +160,7 @@ def test_a_throttled_board_fails_with_what_slowed_it(tmp_path: Path, board: Boar
 
     assert result.exit_code == 40
     assert "FAIL throttling                now: under-voltage, throttled, 1500 MHz measured\n" in result.output
-    assert "cool it, and give it a better power supply" in result.output
+    assert "cool the device, and give it a better power supply" in result.output
 
 
 @needs_sshd
@@ -170,7 +170,7 @@ def test_a_board_that_was_throttled_before_is_looked_at(tmp_path: Path, board: B
     result = command("doctor", "--target", there(tmp_path, board))
 
     assert result.exit_code == 0
-    assert "look throttling                not now, but since it was switched on, 1500 MHz measured\n" in result.output
+    assert "WARN throttling                not now, but at some time since boot, 1500 MHz measured\n" in result.output
 
 
 @needs_sshd
@@ -178,8 +178,8 @@ def test_another_onnxruntime_than_the_profile_s_is_looked_at(tmp_path: Path, boa
     result = command("doctor", "--target", there(tmp_path, board, runtime={"onnxruntime": "1.17.0"}))
 
     assert result.exit_code == 0
-    assert f"look onnxruntime               {onnxruntime.__version__} there, 1.17.0 in the profile\n" in result.output
-    assert f'write onnxruntime: "{onnxruntime.__version__}" in the profile, or install 1.17.0 there' in result.output
+    assert f"WARN onnxruntime               {onnxruntime.__version__} on the device, 1.17.0 in the profile\n" in result.output
+    assert f'write onnxruntime: "{onnxruntime.__version__}" in the profile, or install 1.17.0 on the device' in result.output
 
 
 @needs_sshd
@@ -189,7 +189,7 @@ def test_a_board_that_another_job_measures_on_ends_with_44(tmp_path: Path, board
     first.close()
 
     assert result.exit_code == 44
-    assert result.output.startswith("FAIL reachable                 DeviceBusy: board: another job is measuring there")
+    assert result.output.startswith("FAIL reachable                 DeviceBusy: board: another job is measuring on this device")
 
 
 @needs_sshd
@@ -201,7 +201,7 @@ def test_a_board_that_is_lost_meanwhile_is_a_failure(tmp_path: Path, board: Boar
             board.stop()
 
     assert (found[-1].what, found[-1].level, found[-1].exit_code) == ("measuring", "failure", 41)
-    assert found[-1].found.startswith("board was lost: ")
+    assert found[-1].found.startswith("lost the connection to board: ")
 
 
 # ---------------------------------------------------------------- boards that are told of
@@ -218,7 +218,7 @@ def test_here_in_the_device_s_stead_another_release_is_only_said() -> None:
     found = the_only(_software(load_profile("raspberrypi"), {**MACHINE, "onnxruntime": "1.30.0"}), "onnxruntime")
 
     assert found.level == "ok"
-    assert found.found.startswith("1.30.0 here, in the stead of the device's 1.22.1")
+    assert found.found.startswith("1.30.0 on this machine, in place of the device's 1.22.1")
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_here_in_the_device_s_stead_another_release_is_only_said() -> None:
         ({"cores": [0, 1]}, "cores", "2 for 4 threads"),
         ({"free_memory_bytes": 2**20}, "free memory", "1.0 MiB"),
         ({"free_disk_bytes": 2**20}, "free disk", "1.0 MiB"),
-        ({"free_memory_bytes": None}, "free memory", "the system does not tell"),
+        ({"free_memory_bytes": None}, "free memory", "not known"),
     ],
 )
 def test_too_little_of_anything_is_looked_at(changes: dict[str, Any], what: str, said: str) -> None:

@@ -78,7 +78,7 @@ def test_one_file_gets_a_column_of_figures(tmp_path: Path, narrow: Path) -> None
         "first run",
         "CPU time per run",
         "peak memory",
-        "of which the model's",
+        "peak above the runtime's",
         "runs",
     ]
     assert "16 in 2 processes" in result.output
@@ -246,7 +246,7 @@ def wrong_command_line(*arguments: object) -> str:
 def test_a_sustained_load_takes_one_file(tmp_path: Path, narrow: Path, wide: Path) -> None:
     said = wrong_command_line("--target", here(tmp_path), "--sustained", "1s", narrow, wide)
 
-    assert said == "Error: --sustained takes one file: heat from one would slow the next"
+    assert said == "Error: --sustained takes one file, because the heat of one would slow the next"
 
 
 @pytest.mark.parametrize("rate", ["fast", "", "0Hz", "-3Hz", "nanHz", "infHz", "10 ms", "1e9"])
@@ -353,7 +353,7 @@ def test_over_ssh_it_is_the_device_that_measures_and_nothing_but_the_worker_stay
     ("happens", "code", "complaint"),
     [
         (lambda board: board.stop(), 41, "board: cannot be reached ("),
-        (lambda board: board.known_hosts.write_text(""), 42, "board: its host key is not known here; connect once by hand"),
+        (lambda board: board.known_hosts.write_text(""), 42, "board: its host key is unknown; connect once by hand"),
         (lambda board: board.python.unlink(), 43, "board: no interpreter '"),
     ],
     ids=["off", "unknown host key", "no interpreter"],
@@ -378,4 +378,4 @@ def test_a_device_that_another_job_measures_on_ends_with_44(tmp_path: Path, boar
     first.close()
 
     assert result.exit_code == 44
-    assert one_line(result.stderr).startswith("board: another job is measuring there (process ")
+    assert one_line(result.stderr).startswith("board: another job is measuring on this device (process ")

@@ -275,7 +275,9 @@ def test_an_execution_provider_that_is_not_here_is_named(probes: Callable[..., L
     if "XnnpackExecutionProvider" in onnxruntime.get_available_providers():
         pytest.skip("it is here")
 
-    with pytest.raises(ProbeError, match=r"has no XnnpackExecutionProvider \(it has .*CPUExecutionProvider.*\); change runtime"):
+    with pytest.raises(
+        ProbeError, match=r"has no XnnpackExecutionProvider \(available: .*CPUExecutionProvider.*\); change runtime"
+    ):
         probes(profile(runtime=Runtime(threads=1, execution_provider="XnnpackExecutionProvider")))
 
 

@@ -48,7 +48,7 @@ def set_all_latencies(answer: dict[str, Any], value: object) -> None:
     ],
 )
 def test_figures_that_cannot_be_true_are_refused_with_the_device_s_name(change: Callable[[dict[str, Any]], object]) -> None:
-    with pytest.raises(ProbeError, match="board: an answer that this program does not understand"):
+    with pytest.raises(ProbeError, match="board: invalid answer"):
         checked(changed(change), "measure", "board")
 
 
@@ -63,7 +63,7 @@ def test_figures_that_cannot_be_true_are_refused_with_the_device_s_name(change: 
     ],
 )
 def test_a_failure_that_no_worker_of_ours_tells_is_refused_and_never_a_candidate_s(answer: dict[str, Any]) -> None:
-    with pytest.raises(ProbeError, match="board: an answer that this program does not understand"):
+    with pytest.raises(ProbeError, match="board: invalid answer"):
         checked(answer, "measure", "board")
 
 
@@ -93,7 +93,7 @@ def test_what_a_device_says_is_an_error_of_that_device_also_over_a_real_link(tmp
         said.append(str(refused.value))
 
     assert all(text.isprintable() and len(text) < 1000 for text in said)
-    assert "timed 2 processes in place of 1" in said[1]
+    assert "timed 2 processes instead of 1" in said[1]
 
 
 def test_a_text_of_an_answer_reaches_the_probe_cleaned(tmp_path: Path) -> None:

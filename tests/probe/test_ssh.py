@@ -102,14 +102,14 @@ def test_one_connection_serves_a_whole_run(board: Board, connect: Connect) -> No
 def test_an_unknown_host_key_is_refused_with_what_to_do(board: Board, connect: Connect) -> None:
     board.known_hosts.write_text("")
 
-    with pytest.raises(HostKeyRefused, match="its host key is not known here; connect once by hand"):
+    with pytest.raises(HostKeyRefused, match="its host key is unknown; connect once by hand"):
         connect()
 
 
 def test_a_changed_host_key_is_refused_as_such(board: Board, connect: Connect) -> None:
     board.trust("user_key")
 
-    with pytest.raises(HostKeyRefused, match="its host key is not the one that is known"):
+    with pytest.raises(HostKeyRefused, match="its host key has changed"):
         connect()
 
 
@@ -135,7 +135,7 @@ def test_a_configuration_for_sessions_by_hand_does_not_break_a_measurement(board
 def test_a_user_without_a_key_is_told_how_to_install_one(board: Board, connect: Connect) -> None:
     (board.folder / "authorized_keys").write_text("")
 
-    with pytest.raises(DeviceUnreachable, match=r"lets nobody in with the keys there are .*ssh-copy-id -F .*board.config board"):
+    with pytest.raises(DeviceUnreachable, match=r"accepts none of your ssh keys .*ssh-copy-id -F .*board.config board"):
         connect()
 
 
@@ -149,7 +149,7 @@ def test_a_device_that_is_off_cannot_be_reached(board: Board, connect: Connect) 
 def test_a_device_without_that_interpreter_is_told_apart(board: Board, connect: Connect) -> None:
     profile = board.profile().model_copy(update={"device": board.device(python="/opt/none/python3")})
 
-    with pytest.raises(DeviceSoftware, match="no interpreter '/opt/none/python3' there"):
+    with pytest.raises(DeviceSoftware, match="no interpreter '/opt/none/python3' on the device"):
         connect(profile)
 
 
@@ -162,13 +162,15 @@ def test_a_device_without_onnxruntime_is_told_what_to_install(board: Board, conn
     (board.folder / "empty" / "numpy" / "__init__.py").write_text("raise ModuleNotFoundError(\"No module named 'numpy'\")")
     board.write_python()
 
-    with pytest.raises(DeviceSoftware, match=r"No module named 'numpy'; install there: .* -m pip install numpy onnxruntime"):
+    with pytest.raises(
+        DeviceSoftware, match=r"No module named 'numpy'; run on that machine: .* -m pip install numpy onnxruntime"
+    ):
         connect()
 
 
 @pytest.mark.parametrize(
     ("version", "named"),
-    [("1.21.0", "(1.21.0, which does so on ARM cores before version 8.2"), ("1.30.2", "(1.30.2); install there: ")],
+    [("1.21.0", "(1.21.0, which does so on ARM cores before version 8.2"), ("1.30.2", "(1.30.2); run on that machine: ")],
 )
 def test_a_runtime_that_the_processor_cannot_run_is_named(board: Board, connect: Connect, version: str, named: str) -> None:
     """Importing it dies of an illegal instruction; its version is in what pip wrote beside it."""
@@ -184,7 +186,7 @@ def test_a_runtime_that_the_processor_cannot_run_is_named(board: Board, connect:
     with pytest.raises(DeviceSoftware) as refused:
         connect()
     assert f"uses instructions that the processor lacks {named}" in str(refused.value)
-    assert str(refused.value).endswith(" -m pip install --upgrade onnxruntime, or name another interpreter in device.python")
+    assert str(refused.value).endswith(" -m pip install --upgrade onnxruntime, or set device.python to another interpreter")
 
 
 def test_a_shell_that_prints_at_login_is_named(board: Board, connect: Connect) -> None:
@@ -199,14 +201,14 @@ def test_more_threads_than_the_device_lets_one_have_are_refused(board: Board, co
     runtime = board.profile().runtime.model_copy(update={"threads": 64})
     profile = board.profile().model_copy(update={"device": board.device(cores=64), "runtime": runtime})
 
-    with pytest.raises(ThreadsError, match=r"runtime.threads is 64, but board lets this user have"):
+    with pytest.raises(ThreadsError, match=r"runtime.threads is 64, but this user may use only"):
         connect(profile)
 
 
 def test_two_jobs_do_not_measure_each_other(connect: Connect) -> None:
     first = connect()
 
-    with pytest.raises(DeviceBusy, match="another job is measuring there"):
+    with pytest.raises(DeviceBusy, match="another job is measuring on this device"):
         connect()
     assert measured(first.measure(NET, QUICK))
 
@@ -272,14 +274,14 @@ def test_a_device_that_reboots_is_waited_for(board: Board, connect: Connect, tol
         board.start()
 
     assert measured(in_the_middle(board, probe, reboot))
-    assert re.match("board was lost .*; waiting up to 20 s for it", told[0])
+    assert re.match("lost the connection to board .*; waiting for it for up to 20 s", told[0])
     assert re.match("board is back after", told[-1])
 
 
 def test_a_device_that_stays_away_ends_the_run_to_be_resumed(board: Board, connect: Connect) -> None:
     probe = connect(board.profile(**SLOW, reconnect_s=1))
 
-    with pytest.raises(DeviceUnreachable, match="every finished trial is kept: run the same command again"):
+    with pytest.raises(DeviceUnreachable, match="all finished trials are saved: run the same command again"):
         in_the_middle(board, probe, board.stop)
 
 
@@ -351,7 +353,7 @@ def small_disk(board: Board) -> Iterator[Path]:
 def test_a_full_disk_is_named_and_the_search_stops_to_be_resumed(small_disk: Path, connect: Connect) -> None:
     probe = connect()
 
-    with pytest.raises(ProbeError, match=r"board cannot keep a file .*No space left on device.*; free space in"):
+    with pytest.raises(ProbeError, match=r"board: cannot store a file .*No space left on device.*; free some space in"):
         probe.measure(graph(conv_net(512)), QUICK)
     assert measured(probe.measure(NET, QUICK))
 
@@ -366,7 +368,7 @@ def test_a_disk_that_is_full_when_a_recipe_is_followed_is_named_too(small_disk: 
     graphs = [Graph(lambda pruned=pruned: pruned.data, pruned.structure, None, pruned.weight_slices) for pruned in (dense, half)]
     probe = connect(against=Reference(graphs[0], INPUT))
 
-    with pytest.raises(ProbeError, match=r"board cannot keep a file .*No space left on device.*; free space in"):
+    with pytest.raises(ProbeError, match=r"board: cannot store a file .*No space left on device.*; free some space in"):
         probe.measure(graphs[0], QUICK)
     assert measured(probe.measure(graphs[1], QUICK))
 

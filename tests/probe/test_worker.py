@@ -53,7 +53,7 @@ def test_bytes_that_do_not_match_their_name_are_not_kept(worker: Worker, name: s
     """nor is a name that is no hash a path to anywhere; and the next request is found behind the bytes"""
     answer = worker.ask({"do": "put", "name": name}, NET)
 
-    assert answer == {"failure": ["run-error", "the bytes do not match their name"]}
+    assert answer == {"failure": ["run-error", "the bytes do not match their SHA-256"]}
     assert kept(worker) == []
     assert worker.answers()
 

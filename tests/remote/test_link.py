@@ -66,7 +66,7 @@ def test_a_report_that_cannot_be_is_no_progress(says: Says) -> None:
 def test_a_worker_that_is_at_work_for_ever_is_given_up(says: Says, pause_s: float) -> None:
     link = says(frame({"alive": True}), pause_s=pause_s, for_ever=True)
 
-    with pytest.raises(LinkLost, match="it did not come to an end"):
+    with pytest.raises(LinkLost, match="it did not finish in time"):
         link.ask({}, limit_s=30.0, whole_s=0.5)
 
 
@@ -82,7 +82,7 @@ def test_a_long_answer_may_arrive_slowly(says: Says) -> None:
 def test_an_answer_longer_than_any_honest_one_is_not_read(says: Says) -> None:
     link = says(struct.pack(">IQ", 60_000_000, 0))
 
-    with pytest.raises(LinkLost, match="it announced an answer of 60000000 bytes, where 1048576 are the most"):
+    with pytest.raises(LinkLost, match="it announced an answer of 60000000 bytes, but the limit is 1048576"):
         link.ask({}, limit_bytes=2**20)
 
 

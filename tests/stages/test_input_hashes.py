@@ -122,11 +122,11 @@ CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "how images are read": (
         lambda folder: (folder / "images/preprocessing.yaml").write_text("augment: [flip]\n"),
-        "preprocessing: not set there",
+        "preprocessing: not set in the directory",
     ),
     "the network's code": (lambda folder: (folder / "net.py").write_text(NET.replace(".relu()", "", 1)), 'code net.py: "'),
     "code that it imports": (lambda folder: (folder / "layers.py").write_text("WIDTH = 65\n"), 'code layers.py: "'),
-    "code that is gone": (lambda folder: (folder / "layers.py").unlink(), '"missing" here'),
+    "code that is gone": (lambda folder: (folder / "layers.py").unlink(), '"missing" now'),
 }
 
 
@@ -161,7 +161,7 @@ def test_a_finished_run_of_an_earlier_version_says_that_nothing_was_compared(fin
 
     assert result.exit_code in (0, 14), result.output
     assert "already done" in result.stdout
-    assert "was not recorded, so they were not compared" in " ".join(result.stdout.split())
+    assert "were not recorded, so the inputs were not compared" in " ".join(result.stdout.split())
 
 
 def flipped(path: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_damaged_dense_graph_of_a_finished_run_is_made_anew_and_the_run_says_s
 
     assert result.exit_code in (0, 14), result.output
     said = " ".join(result.stdout.split())
-    assert "dense.onnx: it was changed since this run wrote it; it is made anew" in said
+    assert "dense.onnx: it was changed since this run wrote it; it is created again" in said
     assert "already done" in said
     assert path.read_bytes() == before
     assert path.with_name("dense.onnx.broken").read_bytes() == damaged
@@ -201,7 +201,7 @@ def test_a_damaged_artifact_is_made_anew_and_the_run_says_so(finished: Path) -> 
     result = again(finished)
 
     assert result.exit_code in (0, 14), result.output
-    assert "artifact: not whole, so it is made anew" in " ".join(result.stdout.split())
+    assert "artifact: incomplete, so it is created again" in " ".join(result.stdout.split())
     assert (artifact / "model.onnx").read_bytes() == before
 
 
@@ -216,7 +216,7 @@ def test_damaged_weights_of_a_run_that_was_cut_off_are_made_anew_and_the_run_say
     result = again(finished)
 
     assert result.exit_code in (0, 14), result.output
-    assert f"{name}: it was changed since this run wrote it; it is made anew" in " ".join(result.stdout.split())
+    assert f"{name}: it was changed since this run wrote it; it is created again" in " ".join(result.stdout.split())
     assert (run / "artifact" / "model.onnx").read_bytes() == before
 
 
@@ -259,7 +259,7 @@ def test_a_derived_file_of_no_known_hash_is_taken_when_it_can_be_read(tmp_path: 
     with open_run(tmp_path, {}) as run:
         data, told = made(run, b"new", readable)
         assert data == b"new"
-        assert told == [f"{run.dense_graph}: it is damaged; it is made anew, and the old file is kept as dense.onnx.broken"]
+        assert told == [f"{run.dense_graph}: it is damaged; it is created again, and the old file is kept as dense.onnx.broken"]
 
 
 def test_a_pipe_in_the_place_of_a_derived_file_is_set_aside(tmp_path: Path) -> None:

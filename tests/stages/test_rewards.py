@@ -84,9 +84,9 @@ def test_of_scores_below_zero_entropy_makes_none_better() -> None:
 
 
 def test_a_reward_or_a_searcher_that_is_none_is_named_before_anything_is_loaded(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no reward 'entropy'; there are accuracy, accuracy-entropy, channel-entropy"):
+    with pytest.raises(ModelError, match="unknown reward 'entropy'; choose one of accuracy, accuracy-entropy, channel-entropy"):
         job(tmp_path / "run", reward="entropy")
-    with pytest.raises(ModelError, match="no searcher 'best'; there are ddpg-entropy, evolution, greedy"):
+    with pytest.raises(ModelError, match="unknown searcher 'best'; choose one of ddpg-entropy, evolution, greedy"):
         Job(target="raspberrypi", searcher="best")
 
 
@@ -151,7 +151,7 @@ def test_where_no_map_has_two_pixels_there_is_no_entropy_to_look_for(tmp_path: P
     )
     torch.save(runpy.run_path(str(net))["make"]().state_dict(), tmp_path / "net.pt")
 
-    with pytest.raises(ModelError, match="no entropy; use accuracy"):
+    with pytest.raises(ModelError, match="this network has no entropy"):
         compress(job(tmp_path / "run", model=f"{net}:make", weights=tmp_path / "net.pt", data="digits", reward=reward))
 
 

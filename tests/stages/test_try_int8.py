@@ -98,7 +98,7 @@ def test_what_is_claimed_of_an_int8_file_is_not_that_it_answers_equally(finished
 
     assert any("the same decision on all of them" in proof for proof in proofs), "of the float32 file that it was made of"
     assert any(
-        "need not answer equally, and decides the same on 2" in proof and "of 256 real inputs" in proof for proof in proofs
+        "outputs may differ, and its decision is the same on 2" in proof and "of 256 real inputs" in proof for proof in proofs
     )
     assert any("calibrated with 128 training inputs (SHA-256 " in proof for proof in proofs)
 
@@ -238,7 +238,7 @@ def test_int8_that_stays_too_inaccurate_is_not_shipped_and_the_table_shows_it(di
 
     assert found.pruned is None
     assert "is not shipped: its validation score is " in found.said[0]
-    assert "below the 101.00 that the budget asks for" in found.said[0]
+    assert "below the 101.00 that the budget requires" in found.said[0]
     assert len(found.rows) == 4
 
 
@@ -258,7 +258,7 @@ def test_on_a_real_clock_int8_ships_only_if_the_whole_interval_says_faster(diffi
     assert all(candidate.measurement is not None for candidate in asked)
     assert all(row.latency_p50 is not None for row in found.rows)
     said = json.dumps(found.said)
-    assert ("it is not faster here" in said or "would be" in said) if found.pruned is None else "median latency" in said
+    assert ("it is not faster" in said or "would be" in said) if found.pruned is None else "median latency" in said
 
 
 def test_a_prediction_from_float32_files_says_nothing_about_int8(difficult: Difficult) -> None:

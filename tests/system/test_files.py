@@ -93,7 +93,7 @@ print(path.read_text(), os.listdir(path.parent))
     done = run(program, disk / "file", before=on_a_disk("size=64k", disk))
 
     assert done.stdout.splitlines() == [
-        f"StorageError {disk}/file: no space left on the disk; free some, then run the same command again",
+        f"StorageError {disk}/file: no space left on the disk; free some space, then run the same command again",
         "old ['file']",
     ]
 

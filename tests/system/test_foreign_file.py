@@ -136,7 +136,7 @@ COMMANDS: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]
     "the profile": (
         errors.ProfileError,
         lambda place: ("--target", str(pipe(place.folder / "board.yaml")), *DRY),
-        "no profile '",
+        "unknown profile '",
     ),
     "the journal": (
         errors.RunError,

@@ -113,12 +113,12 @@ def test_a_user_without_a_home_folder_is_told_to_name_the_folder_of_keys() -> No
 
     assert done.returncode == KeysError.exit_code, done.stderr
     assert done.stderr == (
-        "compress: no folder of keys is known, because this user has no home folder; give --keys or set HOME\n"
+        "compress: the default folder of keys is unknown, because this user has no home folder; give --keys or set HOME\n"
     )
 
 
 def test_a_home_folder_that_is_not_known_is_named_in_a_profile(place: Place) -> None:
     path = place.profile(was="cores: 4", becomes="cores: 4\n  ssh_config: ~nobody-of-this-name/ssh_config")
 
-    with pytest.raises(ProfileError, match="home folder in '~nobody-of-this-name/ssh_config' is not known; write the whole path"):
+    with pytest.raises(ProfileError, match="home folder in '~nobody-of-this-name/ssh_config' is unknown; write the full path"):
         load_profile(str(path))

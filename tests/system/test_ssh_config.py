@@ -104,7 +104,7 @@ def test_what_an_included_file_runs_is_refused_too(tmp_path: Path) -> None:
 def test_files_that_include_each_other_are_refused(tmp_path: Path) -> None:
     path = write_profile(tmp_path, f"Include {tmp_path}/ssh_config\n")
 
-    with pytest.raises(ProfileError, match="included too deeply"):
+    with pytest.raises(ProfileError, match="includes are nested too deep"):
         load_profile(str(path))
 
 
@@ -180,9 +180,9 @@ def test_a_path_in_a_profile_of_an_inventory_starts_from_the_profile_s_folder(
     [
         ("board:2222", "write ssh://board:2222"),
         ("pi@board:2222", "write ssh://pi@board:2222"),
-        ("[::1]", "write ::1, and a port as Port"),
-        ("pi@[::1]:22", "write pi@::1, and a port as Port"),
-        ("ssh://[::1]:22", "write ::1, and a port as Port"),
+        ("[::1]", "write ::1, and set a port as Port"),
+        ("pi@[::1]:22", "write pi@::1, and set a port as Port"),
+        ("ssh://[::1]:22", "write ::1, and set a port as Port"),
         ("$(reboot)", "expected user@name"),
         ("a`reboot`", "expected user@name"),
         ("a;reboot", "expected user@name"),
@@ -249,7 +249,9 @@ def test_advice_to_connect_by_hand_names_the_configuration_that_the_profile_name
     board = device("board", "boards/ssh_config")
 
     assert by_hand(board) == "ssh -F boards/ssh_config board"
-    assert "does 'ssh -F boards/ssh_config board true' work?" in str(diagnosis(LinkLost("no route", 255), board))
+    assert "check that it is on and that 'ssh -F boards/ssh_config board true' works" in str(
+        diagnosis(LinkLost("no route", 255), board)
+    )
 
 
 def device(host: str, config: str | None = None) -> Device:

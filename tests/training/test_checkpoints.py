@@ -106,8 +106,8 @@ def test_what_lies_beside_the_network_in_a_lightning_module_is_left_out_and_said
 
     assert same(state(), found)
     assert said == [
-        "net.pt: the state dict under 'state_dict' is taken",
-        "net.pt: the names that begin with 'model.' are taken, without it; left out: 'loss.weight' and 1 more, which begin otherwise",
+        "net.pt: the state dict under 'state_dict' is used",
+        "net.pt: only names with the prefix 'model.' are used, and the prefix is removed; ignored because they lack the prefix: 'loss.weight' and 1 more",
     ]
 
 
@@ -116,7 +116,7 @@ def test_what_a_flop_counter_left_is_ignored_and_said(tmp_path: Path) -> None:
     found, said = filled(saved(tmp_path, {**state(), **counted}))
 
     assert same(state(), found)
-    assert said == ["net.pt: ignored, as no part of the network: 'total_ops' and 2 more"]
+    assert said == ["net.pt: ignored because they are not part of the network: 'total_ops' and 2 more"]
 
 
 @pytest.mark.parametrize("count", [torch.tensor([7]), torch.tensor(7), None], ids=["an array of one", "a scalar", "absent"])
@@ -135,7 +135,7 @@ def test_a_single_state_is_taken_whatever_it_is_called(tmp_path: Path, key: str)
     found, said = filled(saved(tmp_path, {"epoch": 3, key: state()}))
 
     assert same(state(), found)
-    assert said == [f"net.pt: the state dict under '{key}' is taken"]
+    assert said == [f"net.pt: the state dict under '{key}' is used"]
 
 
 @pytest.mark.parametrize(
@@ -154,23 +154,23 @@ def test_an_average_is_preferred_where_it_is_called_so(tmp_path: Path, content: 
     found, said = filled(saved(tmp_path, content))
 
     assert same(state(2), found)
-    assert said[0].startswith(f"net.pt: the state dict under '{where}' is taken")
+    assert said[0].startswith(f"net.pt: the state dict under '{where}' is used")
     assert "an average over training steps" in " ".join(said)
-    assert "would fit as well" in said[-1]
+    assert "also matching" in said[-1]
 
 
 def test_an_average_of_another_network_does_not_come_before_the_state_that_fits(tmp_path: Path) -> None:
     found, said = filled(saved(tmp_path, {"model": state(1), "ema": {"shadow": torch.ones(3)}}))
 
     assert same(state(1), found)
-    assert said == ["net.pt: the state dict under 'model' is taken"]
+    assert said == ["net.pt: the state dict under 'model' is used"]
 
 
 def test_where_two_states_fit_the_usual_name_is_taken_and_the_other_is_named(tmp_path: Path) -> None:
     found, said = filled(saved(tmp_path, {"best": state(2), "model": state(1)}))
 
     assert same(state(1), found)
-    assert said[-1] == "net.pt: would fit as well: 'best'; to have another taken, save it alone"
+    assert said[-1] == "net.pt: also matching: 'best'; to use another state dict, save it as a separate file"
 
 
 def test_torch_s_own_average_is_read(tmp_path: Path) -> None:
@@ -192,10 +192,13 @@ def test_what_is_called_an_average(name: str, is_one: bool) -> None:
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ({"model": {"0.weight": torch.ones(2, 1, 3, 3)}}, "the state under 'model' lacks '0.bias' and 6 more; is it"),
-        ({"model": named("x.", {**state(), "more": torch.ones(1)})}, "has an unknown 'x.more'; is it another network's?"),
-        ({"a": {"x": torch.ones(1)}, "b": {"0.weight": torch.ones(2, 1, 3, 3)}}, "'b' lacks '0.bias' and 6 more (the file holds"),
-        ({**state(), "0.weight": torch.ones(2, 1, 3, 3, dtype=torch.complex64)}, "'0.weight' holds complex numbers"),
+        ({"model": {"0.weight": torch.ones(2, 1, 3, 3)}}, "the state under 'model' lacks '0.bias' and 6 more; it may"),
+        ({"model": named("x.", {**state(), "more": torch.ones(1)})}, "has an unknown 'x.more'; it may belong to another network"),
+        (
+            {"a": {"x": torch.ones(1)}, "b": {"0.weight": torch.ones(2, 1, 3, 3)}},
+            "'b' lacks '0.bias' and 6 more (the file contains",
+        ),
+        ({**state(), "0.weight": torch.ones(2, 1, 3, 3, dtype=torch.complex64)}, "'0.weight' contains complex numbers"),
         ({**state(), "0.weight": torch.ones(2, 1, 3, 3).to_sparse()}, "'0.weight' is quantised, sparse or without values"),
     ],
     ids=["lacks", "unknown behind a prefix", "of several", "complex", "sparse"],
@@ -244,7 +247,7 @@ def test_a_training_checkpoint_is_read_around_its_objects(tmp_path: Path, option
     found, said = filled(saved(tmp_path, training_checkpoint(), **options))
 
     assert same(state(2), found)
-    assert said[0] == "net.pt: the state dict under 'model_ema' is taken (an average over training steps)"
+    assert said[0] == "net.pt: the state dict under 'model_ema' is used (an average over training steps)"
 
 
 class Loud:
@@ -300,7 +303,9 @@ def test_what_cannot_be_read_safely_is_refused_with_two_lines_that_convert_it(
     lines = text.split("`")[1::2]
     exec("\n".join(lines), {})
 
-    assert text.startswith(f"{path}: holds a Python object of {what}, which can run code when it is read; if you trust the file")
+    assert text.startswith(
+        f"{path}: contains a Python object of {what}, which can run code when it is read; if you trust the file"
+    )
     assert f"torch.save({saving}, " in lines[1]
     assert len(lines) == 2
     assert read_checkpoint(tmp_path / "net-state.pt")
@@ -332,7 +337,7 @@ def test_safetensors_are_known_by_their_content(tmp_path: Path, name: str) -> No
 
 
 def test_a_folder_is_no_weights_file(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="is a folder; give the weights file itself"):
+    with pytest.raises(WeightsError, match="is a folder; give the weights file"):
         read_checkpoint(tmp_path)
 
 

@@ -415,7 +415,7 @@ def test_a_checkpoint_that_cannot_be_used_is_made_anew_and_that_is_said(
     change(tmp_path / "state")
     tuned = finetune(tiny(), tiny(1), TrainingData(digits.train, digits.validation), settings, 7, Tracking(tmp_path / "state"))
 
-    assert "fine-tuning starts from the beginning" in tuned.notices[0]
+    assert "fine-tuning starts again" in tuned.notices[0]
     assert tuned.accuracies == history
     assert equal(tuned.module.state_dict(), alone)
 

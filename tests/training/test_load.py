@@ -78,13 +78,13 @@ def test_a_factory_of_ones_own_is_told_the_number_of_classes_if_it_asks(nets: Pa
     [
         (
             "nothing",
-            "no model 'nothing': give file.py:factory, package.module:factory, torchvision:<name>, or one of digits, mobi",
+            "unknown model 'nothing'; give file.py:factory, package.module:factory, torchvision:<name>, or one of digits, mobi",
         ),
-        ("train", "no model 'train'"),
+        ("train", "unknown model 'train'"),
         ("torchvision:nothing", "torchvision has no classification network 'nothing'"),
         ("torchvision:fcn_resnet50", "torchvision has no classification network 'fcn_resnet50'"),
-        ("{nets}:nothing", "{nets}: no function 'nothing' in it; give --model file.py:factory"),
-        ("{nets}:PREPROCESSING", "{nets}: no function 'PREPROCESSING' in it"),
+        ("{nets}:nothing", "{nets}: no function 'nothing' in this file or module; give --model file.py:factory"),
+        ("{nets}:PREPROCESSING", "{nets}: no function 'PREPROCESSING' in this file or module"),
         ("{nets}:fails", "{nets}:fails: the factory failed with ValueError: no such width (at {nets}:13)"),
         ("{nets}:leaves", "{nets}:leaves: the factory failed with SystemExit: usage: nets.py (at {nets}:16)"),
         ("{nets}:no_net", "{nets}:no_net: the factory returned int; it must return a torch.nn.Module"),
@@ -154,7 +154,7 @@ def test_an_undeclared_normalisation_is_found_by_measurement_and_told(name: str,
     splits = settle_normalisation(network, black_and_white(channels))
 
     assert (splits.test.preprocessing.mean, splits.test.preprocessing.std) == (mean[:channels], std[:channels])
-    assert splits.notices[0].startswith(f"nothing declares how pixels are normalised; '{name}' is taken")
+    assert splits.notices[0].startswith(f"the normalisation of pixels is not declared; '{name}' is used")
     assert f"{name} 100.0 %" in splits.notices[0]
 
 

@@ -113,9 +113,12 @@ def test_more_tensors_in_training_do_not_hide_the_one() -> None:
 @pytest.mark.parametrize(
     ("answer", "complaint"),
     [
-        (lambda y: (y, y), "nets.py:net: answers with tuple of 2 tensors, and one is needed; let its forward return that one"),
-        (lambda y: {"a": [y], "b": (y, y)}, "nets.py:net: answers with dict of 3 tensors"),
-        (lambda y: None, "nets.py:net: answers with NoneType of 0 tensors"),
+        (
+            lambda y: (y, y),
+            "nets.py:net: the network returns a tuple with 2 tensors, but exactly one is needed; make its forward return only that one",
+        ),
+        (lambda y: {"a": [y], "b": (y, y)}, "nets.py:net: the network returns a dict with 3 tensors"),
+        (lambda y: None, "nets.py:net: the network returns a NoneType with 0 tensors"),
     ],
 )
 def test_another_number_of_tensors_is_refused(monkeypatch: pytest.MonkeyPatch, answer: Any, complaint: str) -> None:
@@ -164,4 +167,4 @@ def test_a_whole_run_of_one_s_own_task_with_a_dict(tmp_path: Path) -> None:
     )
 
     assert set(seen) == {"dict"}
-    assert any("answers with a dict with one tensor (at ['out'])" in notice for notice in done.artifact.notices)
+    assert any("returns a dict with one tensor (at ['out'])" in notice for notice in done.artifact.notices)

@@ -257,13 +257,13 @@ def test_what_json_writes_is_read_back(values: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("width", "'width' is not NAME=VALUE; write for example width=0.5"),
-        ("a-b=1", "'a-b=1' is not NAME=VALUE"),
+        ("width", "'width': expected NAME=VALUE, for example width=0.5"),
+        ("a-b=1", "'a-b=1': expected NAME=VALUE"),
         ("w=[1, 2]", "not a single value"),
         ("w={a: 1}", "not a single value"),
         ("w=.nan", "not a finite number"),
         ("w=1e999", "too large a number"),
-        ("w='", "not a YAML value"),
+        ("w='", "not a valid YAML value"),
     ],
 )
 def test_other_values_are_refused(text: str, complaint: str) -> None:
@@ -295,11 +295,11 @@ def test_arguments_belong_to_a_job_and_its_identity_and_older_jobs_keep_theirs()
         ({"bad": "import torch\ndef net():\n    return torch.nn.Linear(-1, 'x')\n"}, "bad.py:net", "(at {0}/bad.py:3)"),
         ({"p/net": "from .no import x\n"}, "p/net.py:net", "p/net.py: cannot be imported as p.net: ModuleNotFoundError: No module named 'p.no' (at {0}/p/net.py:1)"),
         ({"p/net": "1 / 0\n"}, "p.net:net", "p.net: cannot be imported: ZeroDivisionError: division by zero (at {0}/p/net.py:1)"),
-        ({"p/net": "x = 1\n"}, "p.nett:net", "no module 'p.nett' in {0} or among what is installed; give --model package.module:factory"),
-        ({"p/net": "x = 1\n"}, "p.net:net", "p.net: no function 'net' in it; give --model file.py:factory or package.module:factory"),
-        ({"p/net": "x = 1\n"}, "p.net:x", "p.net: no function 'x' in it"),
-        ({"c": CLASS}, "c.py:Net.grown", "c.py: 'Net.grown' is a method of an instance, and there is none; make it a @staticmethod or"),
-        ({"json/net": "from . import x\n"}, "json/net.py:net", "json/net.py: its package 'json' has the name of another one, "),
+        ({"p/net": "x = 1\n"}, "p.nett:net", "no module 'p.nett' in {0} or among the installed packages; give --model package.module:factory"),
+        ({"p/net": "x = 1\n"}, "p.net:net", "p.net: no function 'net' in this file or module; give --model file.py:factory or package.module:factory"),
+        ({"p/net": "x = 1\n"}, "p.net:x", "p.net: no function 'x' in this file or module"),
+        ({"c": CLASS}, "c.py:Net.grown", "c.py: 'Net.grown' is a method that needs an instance; make it a @staticmethod or"),
+        ({"json/net": "from . import x\n"}, "json/net.py:net", "json/net.py: its package 'json' has the same name as another one, "),
     ],
 )  # fmt: skip
 def test_an_error_in_a_user_s_file_is_one_line_with_its_place(
@@ -318,7 +318,7 @@ def test_an_argument_that_the_factory_does_not_take_is_refused_with_those_that_i
     with pytest.raises(ModelError) as caught:
         find_model(spec, {"breadth": 0.5})
 
-    assert str(caught.value) == f"{spec}: got an unexpected keyword argument 'breadth'; the arguments that it takes: width"
+    assert str(caught.value) == f"{spec}: got an unexpected keyword argument 'breadth'; it accepts width"
 
 
 def test_an_error_while_data_are_made_is_told_with_its_place(tmp_path: Path) -> None:

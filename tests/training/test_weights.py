@@ -91,12 +91,12 @@ def test_a_checkpoint_from_before_archives_is_read(nets: Path, state: dict[str, 
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda state: state.pop("0.bias"), "the file lacks '0.bias'; is it another network's?"),
+        (lambda state: state.pop("0.bias"), "the file lacks '0.bias'; it may belong to another network"),
         (lambda state: (state.pop("0.bias"), state.pop("3.bias")), "the file lacks '0.bias' and 1 more;"),
-        (lambda state: state.update(extra=torch.ones(1)), "the file has an unknown 'extra'; is it another network's?"),
+        (lambda state: state.update(extra=torch.ones(1)), "the file has an unknown 'extra'; it may belong to another network"),
         (lambda state: state.update({"3.bias": torch.ones(9)}), "'3.bias' is (9,) in the file and (5,) in the network;"),
-        (lambda state: state["0.weight"].mul_(torch.nan), "'0.weight' holds values that are not finite"),
-        (lambda state: state["1.running_var"].fill_(torch.inf), "'1.running_var' holds values that are not finite"),
+        (lambda state: state["0.weight"].mul_(torch.nan), "'0.weight' contains values that are not finite"),
+        (lambda state: state["1.running_var"].fill_(torch.inf), "'1.running_var' contains values that are not finite"),
     ],
     ids=["missing", "two missing", "unknown", "shape", "nan", "inf"],
 )
@@ -117,7 +117,7 @@ def test_weights_that_do_not_fit_are_refused(
     ("name", "data", "complaint"),
     [
         ("none.pt", None, "no such file; give --weights a .safetensors file or a saved state dict"),
-        ("a.pt", b"no checkpoint", "not a readable checkpoint (neither an archive nor a pickle); was it copied whole?"),
+        ("a.pt", b"no checkpoint", "not a readable checkpoint (neither an archive nor a pickle); the file may be incomplete;"),
         ("a.pt", b"version https://git-lfs.github.com/spec/v1\n", "not a readable checkpoint (neither an archive nor a pickle)"),
         ("a.pt", b"", "not a readable checkpoint (EOFError)"),
         ("a.pt", b"PK\x03\x04 torn", "not a readable checkpoint ("),
@@ -138,7 +138,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(nets: Path, name: str, data: by
 
 def test_a_list_of_tensors_is_no_state_dict(nets: Path) -> None:
     torch.save([torch.ones(1)], nets.with_name("a.pt"))
-    with pytest.raises(WeightsError, match=r"a\.pt: holds list, not a state dict; save model\.state_dict\(\)"):
+    with pytest.raises(WeightsError, match=r"a\.pt: contains list, not a state dict; save model\.state_dict\(\)"):
         built(nets, nets.with_name("a.pt"))
 
 

@@ -59,9 +59,9 @@ class Constraint:
         doubts = self.doubts(candidate)
         if not doubts or self.verdict(candidate, dense) != "undecided":
             return ""
-        told = "; ".join(remark.text for remark in doubts)
+        texts = "; ".join(remark.text for remark in doubts)
         advice = dict.fromkeys(remark.advice for remark in doubts if remark.advice)
-        return f"{told}; {', '.join(advice)}, then run again"
+        return f"{texts}; {', '.join(advice)}, then run again"
 
     def show(self, value: float | None) -> str:
         """Format a figure of this constraint for people."""

@@ -40,8 +40,8 @@ def read_budget(profile: Profile, overrides: Mapping[str, BudgetText], own: tupl
         _refuse_figures_of_another_machine(constraint, profile)
     if all(constraint.metric.after_finetuning for constraint in constraints):
         raise BudgetError(
-            f"the budget for {profile.device.name} asks nothing of the network's size or speed"
-            f"{' (only ' + ', '.join(texts) + ')' if texts else ''}; add for example --budget latency_p50=50%"
+            f"the budget for {profile.device.name} does not limit the network's size or speed"
+            f"{' (only ' + ', '.join(texts) + ')' if texts else ''}; add a limit, for example --budget latency_p50=50%"
         )
     return tuple(constraints)
 
@@ -49,7 +49,7 @@ def read_budget(profile: Profile, overrides: Mapping[str, BudgetText], own: tupl
 def _constraint(key: str, text: BudgetText) -> Constraint:
     metric = known_metrics().get(key)
     if metric is None:
-        raise BudgetError(f"budget: unknown key '{key}'; known are {', '.join(sorted(known_metrics()))}")
+        raise BudgetError(f"budget: unknown key '{key}'; choose from {', '.join(sorted(known_metrics()))}")
     plain = str(text).strip()
     if not plain.endswith("%"):
         try:
@@ -60,7 +60,7 @@ def _constraint(key: str, text: BudgetText) -> Constraint:
             raise BudgetError(f"budget: {key}: must be above zero (got {text!r}); write for example {key}=50%")
         return Constraint(metric, limit, relative=False)
     if metric.relative is None:
-        raise BudgetError(f"budget: {key} is counted in {metric.unit}, not in % (got {text!r}); write for example {key}=1.0")
+        raise BudgetError(f"budget: {key}: expected {metric.unit}, not % (got {text!r}); write for example {key}=1.0")
     try:
         share = parse_quantity(plain[:-1], "points") / 100
     except ValueError:
@@ -73,7 +73,7 @@ def _constraint(key: str, text: BudgetText) -> Constraint:
 def _refuse_figures_of_another_machine(constraint: Constraint, profile: Profile) -> None:
     if constraint.metric.measured and not constraint.relative and not profile.measures_its_device:
         raise BudgetError(
-            f"budget: {constraint.text} is a figure of {profile.device.name}, and this run measures on this machine in its "
-            f"stead; attach the device (device.host in the profile), or make it relative ({constraint.metric.key}=50%), or "
-            "use --target local where this machine is the target"
+            f"budget: {constraint.text} needs a measurement on {profile.device.name}, but this run measures on this machine; "
+            f"set device.host in the profile, or use a relative limit ({constraint.metric.key}=50%), or use --target local if "
+            "this machine is the target"
         )

@@ -25,7 +25,7 @@ def sample_size_notices(
     limit = min(limits)
     if not tests_each_image:
         return (
-            "the task gives no value per test image, so the accuracy drop will have no interval and is judged by its value alone",
+            "the task gives no value per test image, so the accuracy drop has no interval and the verdict uses its value alone",
         )
     if images is None or dense_accuracy is None:
         return ()
@@ -37,7 +37,7 @@ def sample_size_notices(
     needed = images_to_show_no_drop(limit, apart, error)
     remedy = f"about {needed:,} are needed" if needed else "only a network better than the dense one can be shown to meet it"
     return (
-        f"accuracy_drop <= {limit:.2f} points will probably stay undecided: with {images:,} test images the 95 % interval of a "
-        f"network that loses nothing reaches up to a drop of {reach:.2f} points; {remedy} "
+        f"accuracy_drop <= {limit:.2f} points will probably stay undecided: with {images:,} test images, even a network "
+        f"without any drop has a 95 % interval that reaches {reach:.2f} points; {remedy} "
         f"(assumed: only one of the two networks is right on {100 * apart:.1f} % of the images, half the dense network's errors)",
     )

@@ -35,7 +35,7 @@ def headline(artifact: Artifact) -> str:
     else:
         text = "Budget met: every 95 % confidence interval lies below its limit."
     if any(row.key == "accuracy_drop" and row.drop is None and row.after is not None for row in limited):
-        text += f"{'' if text.endswith('.') else '.'} The accuracy drop has no interval: it is judged by its value alone."
+        text += f"{'' if text.endswith('.') else '.'} The accuracy drop has no interval: the verdict uses its value alone."
     return text
 
 
@@ -49,7 +49,7 @@ def _missed(row: Row, drop: PairedDrop | None) -> str:
     if row.verdict != "undecided" or row.drop is None or drop is None:
         return text
     if row.test_images_needed is None:
-        return f"{text}; the drop is so close to the limit that no number of test images is likely to decide it"
+        return f"{text}; the drop is so close to the limit that more test images are unlikely to decide it"
     return f"{text} with {drop.images:,} test images; about {row.test_images_needed:,} would decide it"
 
 
@@ -96,11 +96,11 @@ def _plots(
 
 def _plain_page(artifact: Artifact, problem: Exception) -> bytes:
     """A page that needs no template, no plots and no measurement."""
-    said = f"{type(problem).__name__}: {one_line(problem)}"
+    reason = f"{type(problem).__name__}: {one_line(problem)}"
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>Report</title></head><body>\n<h1>Report</h1>\n'
-        f"<p>Verdict: {html.escape(artifact.verdict)}. The full report could not be made ({html.escape(said)}). All figures are "
-        "in artifact.json, beside this page.</p>\n</body></html>\n"
+        f"<p>Verdict: {html.escape(artifact.verdict)}. The full report could not be made ({html.escape(reason)}). All figures "
+        "are in artifact.json, beside this page.</p>\n</body></html>\n"
     ).encode()
 
 
@@ -157,21 +157,21 @@ def _drop_basis(drop: PairedDrop | None) -> str:
     if drop is None:
         return ""
     if drop.hits is None:
-        return f"Its interval is a bootstrap over the {drop.images:,} test images, both networks on the same ones."
+        return f"Its interval is a bootstrap over the {drop.images:,} test images, on which both networks were tested."
     return (
-        f"Of {drop.images:,} test images the dense network alone is right on {drop.hits.only_dense:,.0f}, the compressed one "
-        f"alone on {drop.hits.only_after:,.0f}; the interval is Newcombe's for paired proportions."
+        f"Of {drop.images:,} test images, only the dense network is right on {drop.hits.only_dense:,.0f}, and only the "
+        f"compressed one on {drop.hits.only_after:,.0f}; the interval is Newcombe's for paired proportions."
     )
 
 
 def clean_text(measured: Measurement) -> str:
-    """How many of the timed runs had their cores to themselves, and how the latency was judged."""
+    """How many of the timed runs were not preempted, and which runs the latency is computed from."""
     samples = measured.samples
     ways = {
-        "clock": "all are judged by the clock",
-        "clean runs": "only these are judged",
-        "processor time": "all are judged by their processor time",
-        "none": "too few to judge by",
+        "clock": "the wall time of all runs is used",
+        "clean runs": "only these runs are used",
+        "processor time": "the processor time of all runs is used",
+        "none": "too few for a verdict",
     }
     return f"{samples.clean} of {samples.total}, of both graphs; {ways[samples.method]}"
 

@@ -64,8 +64,8 @@ def latency_plot(shipped: Candidate) -> str:
         axes.set_yticks([0, 1], ["shipped", "dense"])
         axes.set_ylim(-0.6, 1.6)
         axes.set_xlim(0, limit * 1.03)
-        axes.set_xlabel("latency, ms (each dot a run; bar: median and its 95 % interval; slowest 2 % not drawn)")
-        return _svg(figure, "Latency of every timed run, dense and shipped")
+        axes.set_xlabel("latency, ms (dot: run; bar: median with its 95 % interval; the slowest 2 % are not drawn)")
+        return _svg(figure, "Latency of every timed run of the dense and the shipped network")
 
 
 def search_plot(
@@ -80,8 +80,8 @@ def search_plot(
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(7.2, 2.9), layout="constrained")
         left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-        for wanted, colour, label in ((True, AFTER, "within the budget"), (False, OVER, "over it")):
-            chosen_points = [(x, y) for x, y, ok in points if ok is wanted]
+        for inside, colour, label in ((True, AFTER, "within the budget"), (False, OVER, "over it")):
+            chosen_points = [(x, y) for x, y, ok in points if ok is inside]
             left.plot(
                 [100 * x for x, _ in chosen_points],
                 [y for _, y in chosen_points],
@@ -131,7 +131,7 @@ def widths_plot(widths: Mapping[str, tuple[int, int, int]]) -> str:
         axes.invert_yaxis()
         axes.set_xlim(0, 1.18 * max(before for _, before in outputs))
         axes.set_xlabel("channels")
-        return _svg(figure, "Channels kept of each group")
+        return _svg(figure, "Kept channels of each group")
 
 
 def alignment_plot(alignment: Alignment) -> str:
