@@ -29,11 +29,11 @@ MAIN = (sys.executable, "-c", "from pipeline.cli.main import main; main()")
 @pytest.mark.parametrize(
     ("change", "difference"),
     [
-        (("--trials", "4"), "trials: 3 there, 4 here"),
-        (("--seed", "1"), "seed: 0 there, 1 here"),
-        (("--searcher", "uniform"), 'searcher: "random" there, "uniform" here'),
+        (("--trials", "4"), "trials: 3 in the directory, 4 now"),
+        (("--seed", "1"), "seed: 0 in the directory, 1 now"),
+        (("--searcher", "uniform"), 'searcher: "random" in the directory, "uniform" now'),
         (("--budget", "params=50%"), 'budget: {"latency_p50": "50.0 %", "accuracy_drop": "2.00 points"} there, {'),
-        (("--trials", "4", "--seed", "1"), "seed: 0 there, 1 here; trials: 3 there, 4 here"),
+        (("--trials", "4", "--seed", "1"), "seed: 0 in the directory, 1 now; trials: 3 in the directory, 4 now"),
     ],
 )
 def test_the_directory_of_another_job_is_refused_with_the_difference(
