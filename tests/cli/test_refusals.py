@@ -32,7 +32,7 @@ MAIN = (sys.executable, "-c", "from pipeline.cli.main import main; main()")
         (("--trials", "4"), "trials: 3 in the directory, 4 now"),
         (("--seed", "1"), "seed: 0 in the directory, 1 now"),
         (("--searcher", "uniform"), 'searcher: "random" in the directory, "uniform" now'),
-        (("--budget", "params=50%"), 'budget: {"latency_p50": "50.0 %", "accuracy_drop": "2.00 points"} there, {'),
+        (("--budget", "params=50%"), 'budget: {"latency_p50": "50.0 %", "accuracy_drop": "2.00 points"} in the directory, {'),
         (("--trials", "4", "--seed", "1"), "seed: 0 in the directory, 1 now; trials: 3 in the directory, 4 now"),
     ],
 )
