@@ -1,0 +1,1 @@
+"""Labels: which channels of an exported graph hang together, read from the graph itself."""

@@ -1,0 +1,132 @@
+"""Push: send the labels of all weights through a graph, node by node, and find which of them hang together."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import numpy_helper
+
+from pipeline.core.onnx_outputs import open_session
+from pipeline.errors import TraceError, one_line
+from pipeline.graph.labels import rules_elementwise, rules_layers, rules_move, rules_reduce, rules_spatial
+from pipeline.graph.labels.fields import Value, resolve
+from pipeline.graph.labels.trace import RULES, Node, Trace, attributes
+
+__all__ = ["push"]
+
+FAMILIES = (rules_elementwise, rules_layers, rules_move, rules_reduce, rules_spatial)
+"""The modules that enter their rules into the table when they are imported."""
+
+
+def push(model: onnx.ModelProto) -> tuple[Trace, tuple[Node, ...]]:
+    """Return the labels of every value of `model`, whose shapes are fixed, and its nodes as the rules saw them.
+
+    Afterwards each field differs along one axis only. Raises TraceError when the shape of a value cannot be found.
+    """
+    constants: dict[str, NDArray[Any]] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    opset = next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    trace = Trace(opset, constants)
+    shapes = _shapes(model)
+    for value in model.graph.input:
+        if value.name not in constants:
+            trace.values[value.name] = Value(shapes[value.name])
+    nodes = []
+    for index, proto in enumerate(model.graph.node):
+        node = Node(
+            index,
+            proto.op_type,
+            proto.name,
+            tuple(proto.input),
+            tuple(proto.output),
+            attributes(proto),
+            tuple(shapes.get(name, ()) for name in proto.output),
+        )
+        nodes.append(node)
+        if node.op_type == "Constant" and "value" in node.attributes:
+            constants[node.outputs[0]] = numpy_helper.to_array(node.attributes["value"])
+            continue
+        known = RULES.get(node.op_type) if proto.domain in ("", "ai.onnx") else None
+        found = known(node, trace) if known and not _captured(proto) else _unknown(node, proto, trace)
+        for name, value in zip(node.outputs, found, strict=True):
+            if name:
+                trace.values[name] = value
+    for output in model.graph.output:
+        trace.freeze(trace.value(output.name), "its channels are the network's output")
+    for name, value in trace.values.items():
+        fields = tuple(resolve(labels, trace.unions) for labels in value.fields)
+        trace.values[name] = Value(value.shape, tuple(labels for labels in fields if labels.size > 1), value.initializer)
+    return trace, tuple(nodes)
+
+
+def _unknown(node: Node, proto: onnx.NodeProto, trace: Trace) -> list[Value]:
+    """An op without a rule: nothing that it reads can be narrowed."""
+    for name in (*node.inputs, *_captured(proto)):
+        trace.freeze(trace.value(name), f"its channels pass through {node}, an operator for which no rule is known")
+    return [Value(shape) for shape in node.shapes]
+
+
+def _captured(proto: onnx.NodeProto) -> list[str]:
+    """The names that the subgraphs of a node read, which may be values of the graph around it."""
+    return [name for graph in _subgraphs(proto) for inner in graph.node for name in (*inner.input, *_captured(inner))]
+
+
+def _subgraphs(proto: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for entry in proto.attribute:
+        if entry.type == onnx.AttributeProto.GRAPH:
+            yield entry.g
+        yield from entry.graphs
+
+
+def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shape of every value: inferred where onnx can, otherwise as ONNX Runtime computes it for an input of zeros."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(_without_weights(model), data_prop=True)
+    except Exception as problem:
+        raise TraceError(f"the shapes in the exported graph cannot be found: {one_line(problem, 200)}") from None
+    known: dict[str, tuple[int, ...]] = {}
+    for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
+        kind = value.type.tensor_type
+        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
+            known[value.name] = tuple(dim.dim_value for dim in kind.shape.dim)
+    missing = [name for node in model.graph.node for name in node.output if name and name not in known]
+    if missing:
+        known.update(_run_shapes(model, missing, known))
+    return known
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the values of floating-point weights, which shape inference need not copy."""
+    light = onnx.ModelProto()
+    light.graph.node.extend(model.graph.node)
+    light.graph.input.extend(model.graph.input)
+    light.graph.output.extend(model.graph.output)
+    light.opset_import.extend(model.opset_import)
+    light.ir_version = model.ir_version
+    named = {value.name for value in model.graph.input}
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT or not tensor.dims:
+            light.graph.initializer.append(tensor)
+        elif tensor.name not in named:
+            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    return light
+
+
+def _run_shapes(model: onnx.ModelProto, missing: list[str], known: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    present = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in missing if name not in present)
+    initializers = {tensor.name for tensor in copy.graph.initializer}
+    inputs = {
+        value.name: np.zeros(known[value.name], dtype=onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        for value in copy.graph.input
+        if value.name not in initializers
+    }
+    try:
+        session = open_session(copy.SerializeToString(), threads=1, optimized=False)
+        answers = session.run(missing, inputs)
+    except Exception as problem:
+        raise TraceError(f"the shapes in the exported graph cannot be found: {one_line(problem, 200)}") from None
+    return {name: tuple(np.asarray(answer).shape) for name, answer in zip(missing, answers, strict=True)}

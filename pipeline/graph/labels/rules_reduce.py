@@ -1,0 +1,135 @@
+"""Rules of reductions, normalisations and softmax. A statistic over channels is taken over the channels that are left."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from pipeline.graph.labels.fields import Value, varying
+from pipeline.graph.labels.rules_elementwise import merge
+from pipeline.graph.labels.trace import Node, Trace, rule
+from pipeline.graph.labels.unions import Labels
+
+__all__: list[str] = []
+
+EXACT = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
+"""Reductions to which a channel of zeros adds nothing."""
+
+
+@rule(*EXACT, "ReduceMean", "ReduceMax", "ReduceMin")
+def reduce(node: Node, trace: Trace) -> Sequence[Value]:
+    """Labels along the reduced axes are gone after it. GroupNorm's (groups, channels / groups) loses the same of each group."""
+    value, shape = trace.value(node.inputs[0]), node.shapes[0]
+    rank = len(value.shape)
+    axes = trace.integers(node, 1, "axes")
+    if axes is None:
+        axes = [] if node.attributes.get("noop_with_empty_axes", 0) else list(range(rank))
+    axes = [axis % rank for axis in axes]
+    if value.initializer:
+        value = trace.constant(value, axes, f"{node} takes a statistic of weights")
+    touched = [labels for labels in value.fields if varying(labels) & set(axes)]
+    kept = [labels for labels in value.fields if not varying(labels) & set(axes)]
+    for labels in trace.resolved(Value(value.shape, tuple(touched))).fields:
+        axis = next(iter(varying(labels)))
+        if axis not in axes:
+            kept.append(labels)
+        elif node.op_type not in EXACT:
+            trace.statistics[node.index, axis] = labels.ravel()
+    if not node.attributes.get("keepdims", 1):
+        gone = [axis for axis in range(rank) if axis not in axes]
+        kept = [labels.reshape([labels.shape[axis] for axis in gone]) for labels in kept]
+    return [Value(shape, tuple(kept))]
+
+
+@rule(
+    "Softmax",
+    "LogSoftmax",
+    "Hardmax",
+    "ArgMax",
+    "ArgMin",
+    "TopK",
+    "CumSum",
+    "LogSumExp",
+    "ReduceLogSumExp",
+    "ReduceProd",
+    "LRN",
+    "Unique",
+)
+def along_an_axis(node: Node, trace: Trace) -> Sequence[Value]:
+    """The positions of the axis depend on each other, so none of them can leave alone."""
+    value = trace.value(node.inputs[0])
+    default = 1 if node.op_type == "LRN" or (trace.opset < 13 and "oftmax" in node.op_type) else -1
+    axes = trace.integers(node, 1, "axes" if node.op_type.startswith("Reduce") else "axis") or [default]
+    if node.op_type == "TopK":
+        axes = [int(node.attributes.get("axis", -1))]
+    if trace.opset < 13 and "oftmax" in node.op_type:
+        axes = list(range(axes[0] % len(value.shape), len(value.shape)))
+    value = trace.constant(value, axes, f"{node} mixes its channels")
+    return [Value(shape, value.fields if shape == value.shape else ()) for shape in node.shapes]
+
+
+@rule("BatchNormalization")
+def batch_normalisation(node: Node, trace: Trace) -> Sequence[Value]:
+    """Scale, bias, mean and variance belong to the channels of the input."""
+    value = trace.value(node.inputs[0])
+    vectors = [_on_axis(trace.value(name), 1, len(value.shape)) for name in node.inputs[1:5]]
+    merged = merge([value, *vectors], value.shape, trace)
+    return [merged, *(Value(shape) for shape in node.shapes[1:])]
+
+
+@rule("InstanceNormalization")
+def instance_normalisation(node: Node, trace: Trace) -> Sequence[Value]:
+    """Each channel has its own statistics. GroupNorm is exported as this, with groups in place of channels."""
+    value = trace.resolved(trace.value(node.inputs[0]))
+    for labels in value.fields:
+        axis = next(iter(varying(labels)), 0)
+        if axis > 1:
+            trace.statistics[node.index, axis] = labels.ravel()
+    vectors = [_on_axis(trace.value(name), 1, len(value.shape)) for name in node.inputs[1:3]]
+    return [merge([value, *vectors], value.shape, trace)]
+
+
+@rule("GroupNormalization")
+def group_normalisation(node: Node, trace: Trace) -> Sequence[Value]:
+    """The same channels leave each group.
+
+    4 channels, 2 groups    c0 c1 | c2 c3    c0=c2 c1=c3
+    """
+    value, groups = trace.value(node.inputs[0]), int(node.attributes["num_groups"])
+    channels = trace.vector(value, 1, f"{node} needs the same channels in every part of its input")
+    if channels is not None:
+        each = channels.reshape(groups, -1)
+        trace.unions.unite(each, each[:1])
+        if each.shape[1] == 1:
+            trace.unions.freeze(each, f"{node} has one channel in each group")
+        trace.statistics[node.index, 1] = channels
+    per_group = any(trace.value(name).shape[0] == groups != value.shape[1] for name in node.inputs[1:3])
+    vectors = [] if per_group else [_on_axis(trace.value(name), 1, len(value.shape)) for name in node.inputs[1:3]]
+    return [merge([value, *vectors], value.shape, trace)]
+
+
+@rule("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization", "LpNormalization", "MeanVarianceNormalization")
+def layer_normalisation(node: Node, trace: Trace) -> Sequence[Value]:
+    """The statistics are taken over the channels that are left; scale and bias follow them."""
+    value = trace.value(node.inputs[0])
+    rank = len(value.shape)
+    if node.op_type == "MeanVarianceNormalization":
+        axes = [int(axis) % rank for axis in node.attributes.get("axes", [0, 2, 3])]
+    elif node.op_type == "LpNormalization":
+        axes = [int(node.attributes.get("axis", -1)) % rank]
+    else:
+        axes = list(range(int(node.attributes.get("axis", -1)) % rank, rank))
+    value = trace.resolved(value)
+    for labels in value.fields:
+        axis = next(iter(varying(labels)), -1)
+        if axis in axes and node.op_type != "LpNormalization":
+            trace.statistics[node.index, axis] = labels.ravel()
+    merged = merge([value, *(trace.value(name) for name in node.inputs[1:3] if name)], value.shape, trace)
+    return [merged, *(Value(shape) for shape in node.shapes[1:])]
+
+
+def _on_axis(value: Value, axis: int, rank: int) -> Value:
+    """A vector, placed along `axis` of a value with `rank` axes."""
+    place = [1] * rank
+    place[axis] = int(np.prod(value.shape))
+    fields: tuple[Labels, ...] = tuple(labels.reshape(place) for labels in value.fields if labels.size > 1)
+    return Value(tuple(place), fields, value.initializer)

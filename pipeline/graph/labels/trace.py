@@ -1,0 +1,141 @@
+"""Trace: what is known while labels are pushed through a graph, and the table of rules."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from pipeline.graph.labels.fields import Value, along, constant_along, resolve, varying
+from pipeline.graph.labels.unions import Labels, Unions
+
+__all__ = ["RULES", "Node", "Rule", "Trace", "rule"]
+
+
+@dataclass(frozen=True)
+class Node:
+    """One node of the graph, with what the rules ask for."""
+
+    index: int
+    op_type: str
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any]
+    shapes: tuple[tuple[int, ...], ...]
+    """Shape of each output."""
+
+    def __str__(self) -> str:
+        return f"'{self.name}' ({self.op_type})" if self.name else self.op_type
+
+
+@dataclass
+class Trace:
+    """The labels of a graph while the rules run. `opset` is the graph's."""
+
+    opset: int
+    constants: dict[str, NDArray[Any]]
+    values: dict[str, Value] = field(default_factory=dict)
+    unions: Unions = field(default_factory=Unions)
+    axes: dict[tuple[str, int], Labels] = field(default_factory=dict)
+    """(initializer, axis) -> the labels of its positions. An axis without an entry has no labels."""
+    producers: dict[tuple[str, int], int] = field(default_factory=dict)
+    """(weight, output axis) -> index of the first node that computes its outputs."""
+    consumers: set[tuple[str, int]] = field(default_factory=set)
+    """(weight, input axis) of every layer that reads channels."""
+    statistics: dict[tuple[int, int], Labels] = field(default_factory=dict)
+    """(node, axis of its input) -> labels: a mean or another statistic over channels. It is computed over those that are left."""
+
+    def axis(self, initializer: str, axis: int) -> Labels:
+        """The labels along one axis of an initializer. They are made at the first use."""
+        if (initializer, axis) not in self.axes:
+            self.axes[initializer, axis] = self.unions.new(self.constants[initializer].shape[axis])
+        return self.axes[initializer, axis]
+
+    def is_weight(self, name: str) -> bool:
+        """Whether `name` is an initializer of floating-point numbers."""
+        return name in self.constants and np.issubdtype(self.constants[name].dtype, np.floating)
+
+    def value(self, name: str) -> Value:
+        """What is known about `name`, which may be absent (''), an initializer or the output of a node."""
+        if name in self.values or not name:
+            return self.values.get(name, Value(()))
+        shape = tuple(self.constants[name].shape)
+        if not self.is_weight(name):
+            return Value(shape)
+        fields = []
+        for axis, size in enumerate(shape):
+            if size > 1:
+                place = [1] * len(shape)
+                place[axis] = size
+                fields.append(self.axis(name, axis).reshape(place))
+        return Value(shape, tuple(fields), name)
+
+    def integers(self, node: Node, position: int, attribute: str = "") -> list[int] | None:
+        """The constant integers of an input, or of the attribute that older opsets have in its place; None if there are none."""
+        if len(node.inputs) > position and node.inputs[position]:
+            found = self.constants.get(node.inputs[position])
+            return None if found is None else [int(number) for number in np.atleast_1d(found)]
+        if attribute in node.attributes:
+            found = node.attributes[attribute]
+            return [int(found)] if isinstance(found, int) else [int(number) for number in found]
+        return None
+
+    def freeze(self, value: Value, reason: str) -> None:
+        """Freeze all labels of `value`."""
+        for labels in value.fields:
+            self.unions.freeze(labels, reason)
+
+    def constant(self, value: Value, axes: Iterable[int], reason: str) -> Value:
+        """Return `value` with fields that do not differ along `axes`."""
+        axes = [axis % len(value.shape) for axis in axes]
+        made = (constant_along(labels, axes, self.unions, reason) for labels in value.fields)
+        return Value(value.shape, tuple(labels for labels in made if labels is not None and labels.size > 1), value.initializer)
+
+    def vector(self, value: Value, axis: int, reason: str) -> Labels | None:
+        """The labels along `axis` as one vector, or None when all of its positions stay."""
+        found = value.on(axis)
+        if not found:
+            return None
+        vectors = []
+        for labels in found:
+            one = constant_along(labels, varying(labels) - {axis}, self.unions, reason)
+            if one is None or one.shape[axis] == 1:  # the union has made all equal: the whole axis is one channel
+                self.unions.freeze(labels, reason)
+                continue
+            vectors.append(along(one, axis))
+        if len(vectors) > 1:
+            for labels in vectors:
+                self.unions.freeze(labels, "two kinds of channels share an axis")
+        return vectors[0] if vectors else None
+
+    def resolved(self, value: Value, avoid: Sequence[int] = ()) -> Value:
+        """Return `value` with fields that differ along one axis each."""
+        fields = tuple(resolve(labels, self.unions, avoid) for labels in value.fields)
+        return Value(value.shape, tuple(labels for labels in fields if labels.size > 1), value.initializer)
+
+
+Rule = Callable[[Node, Trace], Sequence[Value]]
+"""Returns what is known about each output of the node."""
+
+RULES: dict[str, Rule] = {}
+"""Op type -> rule. An op without a rule freezes what touches it."""
+
+
+def rule(*op_types: str) -> Callable[[Rule], Rule]:
+    """Enter a function into the table of rules."""
+
+    def enter(function: Rule) -> Rule:
+        for op_type in op_types:
+            RULES[op_type] = function
+        return function
+
+    return enter
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    """The attributes of a node as Python values; text as str."""
+    found = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+    return {name: value.decode() if isinstance(value, bytes) else value for name, value in found.items()}

@@ -1,0 +1,147 @@
+"""Slice: make the ONNX graph of the kept channels from the dense graph in milliseconds, with numpy and onnx only."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import helper, numpy_helper
+
+from pipeline.core.plan import Kept
+from pipeline.core.weight_slices import BaseWeights, Tensor, WeightSlices
+from pipeline.graph.labels.follow import Follower
+from pipeline.graph.labels.space import GraphSpace
+from pipeline.graph.weight_file import assembled
+
+__all__ = ["SliceableGraph", "prepare"]
+
+INPUTS = {
+    "Reshape": {"shape": 1},
+    "Expand": {"shape": 1},
+    "Split": {"split": 1},
+    "Slice": {"starts": 1, "ends": 2},
+    "Gather": {"indices": 1},
+    "Pad": {"pads": 1},
+    "Resize": {"sizes": 3},
+}
+"""Op type -> position of the inputs that follow a plan. What is not listed is an attribute."""
+
+
+@dataclass(frozen=True)
+class _Weight:
+    """One initializer: its values in the dense graph, and the channel numbers along each axis that is cut."""
+
+    name: str
+    values: NDArray[np.generic]
+    cuts: tuple[tuple[int, NDArray[np.int64]], ...]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where constants that follow a plan are written: the value of a Constant node, or an attribute of the node itself."""
+
+    node: int
+    attribute: str
+    follower: Follower
+
+
+@dataclass(frozen=True)
+class SliceableGraph:
+    """The dense graph in two parts: a skeleton without weights, and the weights with their cuts.
+
+    All candidates share it, and `slice` does not change it.
+    """
+
+    labelled: GraphSpace
+    skeleton: onnx.ModelProto
+    weights: tuple[_Weight, ...]
+    places: tuple[_Place, ...]
+
+    @cached_property
+    def base(self) -> BaseWeights:
+        """The dense weights, from which all weight slices are cut."""
+        return BaseWeights(tuple(Tensor(w.name, helper.np_dtype_to_tensor_dtype(w.values.dtype), w.values) for w in self.weights))
+
+    def weight_slices(self, kept: Kept) -> WeightSlices:
+        """Return the weight slices of the graph in which every group has only its `kept` channels."""
+        stays = self.labelled.stays(kept)
+        known: dict[int, NDArray[np.int64]] = {}
+        cuts = []
+        for weight in self.weights:
+            found = []
+            for axis, numbers in weight.cuts:
+                index = known.get(id(numbers))
+                if index is None:
+                    index = known[id(numbers)] = np.flatnonzero(stays[numbers])
+                if len(index) < weight.values.shape[axis]:
+                    found.append((axis, index))
+            cuts.append(tuple(found))
+        model = onnx.ModelProto()
+        model.CopyFrom(self.skeleton)
+        for place in self.places:
+            _write(model.graph.node[place.node], place.attribute, place.follower.values(stays))
+        graph = model.graph.SerializeToString(deterministic=True)
+        model.ClearField("graph")
+        return WeightSlices(self.base, model.SerializeToString(deterministic=True), graph, tuple(cuts))
+
+    def slice(self, kept: Kept) -> onnx.ModelProto:
+        """Return the graph in which every group has only its `kept` channels."""
+        return assembled(self.weight_slices(kept))
+
+
+def prepare(model: onnx.ModelProto, labelled: GraphSpace) -> SliceableGraph:
+    """Divide `model` into skeleton and weights. `labelled` is what `label_graph` found for it."""
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(model)
+    weights = tuple(
+        _Weight(tensor.name, numpy_helper.to_array(tensor), _cuts(labelled, tensor.name, len(tensor.dims)))
+        for tensor in model.graph.initializer
+    )
+    del skeleton.graph.initializer[:], skeleton.graph.value_info[:]
+    nodes = {node.name: node for node in skeleton.graph.node}
+    constants: list[onnx.NodeProto] = []
+    written: list[tuple[str, str, Follower]] = []
+    for follower in labelled.followers:
+        node = nodes[follower.node]
+        position = INPUTS.get(node.op_type, {}).get(follower.key)
+        if position is None or (len(node.input) <= position and follower.key != "split"):
+            written.append((node.name, follower.key, follower))
+            continue
+        name = f"{node.name}/{follower.key}"
+        constants.append(helper.make_node("Constant", [], [name], name=name, value=_integers(follower.values(_all(labelled)))))
+        if len(node.input) <= position:
+            node.input.append(name)
+        node.input[position] = name
+        for entry in [entry for entry in node.attribute if entry.name in ("num_outputs", "split")]:
+            node.attribute.remove(entry)
+        written.append((name, "value", follower))
+    rest = list(skeleton.graph.node)
+    del skeleton.graph.node[:]
+    skeleton.graph.node.extend([*constants, *rest])
+    index = {node.name: number for number, node in enumerate(skeleton.graph.node)}
+    places = tuple(_Place(index[name], attribute, follower) for name, attribute, follower in written)
+    return SliceableGraph(labelled, skeleton, weights, places)
+
+
+def _all(labelled: GraphSpace) -> NDArray[np.bool_]:
+    return labelled.stays({group.name: tuple(range(group.channels)) for group in labelled.space.groups})
+
+
+def _cuts(labelled: GraphSpace, name: str, axes: int) -> tuple[tuple[int, NDArray[np.int64]], ...]:
+    return tuple((axis, labelled.numbers[name, axis]) for axis in range(axes) if (name, axis) in labelled.numbers)
+
+
+def _write(node: onnx.NodeProto, attribute: str, values: NDArray[np.int64]) -> None:
+    entry = next(entry for entry in node.attribute if entry.name == attribute)
+    if entry.type == onnx.AttributeProto.TENSOR:
+        entry.t.CopyFrom(_integers(values))
+    elif entry.type == onnx.AttributeProto.INT:
+        entry.i = int(values[0])
+    else:
+        del entry.ints[:]
+        entry.ints.extend(values.tolist())
+
+
+def _integers(values: NDArray[np.int64]) -> onnx.TensorProto:
+    return numpy_helper.from_array(values)
