@@ -61,7 +61,5 @@ def _over_kept(model: onnx.ModelProto, statistic: Statistic, stays: NDArray[np.b
     if not node.op_type.startswith("Reduce"):
         whole = node.output[0]
         node.output[0] = f"{whole}/narrow"
-        model.graph.node.insert(
-            index + 2, helper.make_node("Gather", [node.output[0], after], [whole], axis=statistic.axis)
-        )
+        model.graph.node.insert(index + 2, helper.make_node("Gather", [node.output[0], after], [whole], axis=statistic.axis))
     del model.graph.value_info[:]

@@ -1,7 +1,7 @@
 """Fields: the labels of one value of the graph, along the axes on which they differ.
 
-A value can have several fields. A position of the value is removed when one of its labels is. For example, after a linear layer over
-tokens, a value (N, channels, tokens) has one field along the channels and one along the tokens.
+A value can have several fields. A position of the value is removed when one of its labels is. For example, after a linear layer
+over tokens, a value (N, channels, tokens) has one field along the channels and one along the tokens.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -57,7 +57,10 @@ def along(field: Labels, axis: int) -> Labels:
 
 
 def constant_along(field: Labels, axes: Iterable[int], unions: Unions, reason: str) -> Labels | None:
-    """Make `field` equal along `axes` by uniting labels. Where it differs along no other axis, freeze it for `reason` and return None."""
+    """Make `field` equal along `axes` by uniting labels.
+
+    Where it differs along no other axis, it is frozen for `reason`, and the result is None.
+    """
     inside = varying(field) & set(axes)
     if not inside:
         return field

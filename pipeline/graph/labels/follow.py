@@ -107,8 +107,8 @@ def _slice(node: Node, trace: Trace) -> Iterator[Follower]:
         return
     first: list[Count] = []
     last: list[Count] = []
-    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        axis %= len(value.shape)
+    for start, end, given, step in zip(starts, ends, axes, steps, strict=True):
+        axis = given % len(value.shape)
         labels, size = _labels(value, axis), value.shape[axis]
         begin, stop, _ = slice(start, end, step).indices(size)
         whole = len(range(begin, stop, step)) == size

@@ -59,7 +59,7 @@ def merge(values: Sequence[Value], shape: tuple[int, ...], trace: Trace) -> Valu
                 left = constant_along(labels, met - known, trace.unions, "its channels meet a tensor that keeps its width")
                 if left is None:
                     break
-                labels = left
+                labels = left  # noqa: PLW2901
         kept.append(labels)
     return Value(shape, tuple(compact(labels, trace.unions) for labels in kept))
 

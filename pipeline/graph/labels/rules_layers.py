@@ -19,7 +19,7 @@ __all__: list[str] = []
 
 @rule("Conv", "ConvTranspose")
 def convolution(node: Node, trace: Trace) -> Sequence[Value]:
-    """Plain, grouped and depthwise convolutions. A grouped one loses the same channels of each group, so that it stays grouped."""
+    """Plain, grouped and depthwise convolutions. A grouped one loses the same channels of each group."""
     x, weight, shape = trace.value(node.inputs[0]), node.inputs[1], node.shapes[0]
     x = trace.constant(x, range(2, len(x.shape)), f"{node} slides over its channels")
     groups = int(node.attributes.get("group", 1))

@@ -1,4 +1,6 @@
-"""Rules of operations that move data. They are run on the labels themselves by onnx's reference evaluator, so any index arithmetic is right.
+"""Rules of operations that move data. They are run on the labels by onnx's reference evaluator.
+
+So no index arithmetic is written twice, and any mixture of these operations is right.
 
 x (1, 4, H, W)       labels  c0 c1 c2 c3
 Reshape (1, 2, 2, H, W)      [c0 c1] [c2 c3]

@@ -8,8 +8,21 @@ from pipeline.graph.labels.trace import Node, Trace, rule
 __all__: list[str] = []
 
 
-@rule("AveragePool", "MaxPool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool", "MaxUnpool", "Resize", "Upsample", "GridSample",
-      "AffineGrid", "MaxRoiPool", "RoiAlign", "Col2Im")  # fmt: skip
+POOLS = (
+    "AveragePool",
+    "MaxPool",
+    "LpPool",
+    "GlobalAveragePool",
+    "GlobalMaxPool",
+    "GlobalLpPool",
+    "MaxUnpool",
+    "MaxRoiPool",
+    "RoiAlign",
+)
+RESAMPLERS = ("Resize", "Upsample", "GridSample", "Col2Im")
+
+
+@rule(*POOLS, *RESAMPLERS)
 def over_the_picture(node: Node, trace: Trace) -> Sequence[Value]:
     """The axes after the first two are mixed."""
     value = trace.value(node.inputs[0])

@@ -1,8 +1,8 @@
 """Space: the groups of prunable channels of a graph, as slots of its initializers, and what follows a plan."""
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -38,6 +38,8 @@ class GraphSpace:
     """The groups of a graph. The tensors of the slots are initializers."""
 
     space: PruneSpace
+    numbered: tuple[Group, ...]
+    """All groups that were found, in the order in which their channels are numbered. `space` may hold fewer."""
     followers: tuple[Follower, ...]
     """Their labels are channel numbers; see `stays`."""
     statistics: tuple[Statistic, ...]
@@ -50,7 +52,7 @@ class GraphSpace:
     def numbers(self) -> dict[Place, NDArray[np.int64]]:
         """(initializer, axis) -> the channel number of each position. Equal vectors are one object."""
         found: dict[Place, NDArray[np.int64]] = {}
-        for group in self.space.groups:
+        for group in self.numbered:
             for slot in group.slots:
                 place = slot.tensor, slot.axis
                 vector = found.setdefault(place, np.full(self.sizes[place], ALWAYS))
@@ -62,18 +64,30 @@ class GraphSpace:
     def first(self) -> dict[str, int]:
         """Group -> number of its first channel. Channels are numbered from 1 over all groups."""
         starts, start = {}, ALWAYS + 1
-        for group in self.space.groups:
+        for group in self.numbered:
             starts[group.name] = start
             start += group.channels
         return starts
 
     def stays(self, kept: Kept) -> NDArray[np.bool_]:
-        """Whether each channel number stays when the groups keep `kept`."""
-        found = np.zeros(1 + sum(group.channels for group in self.space.groups), dtype=bool)
+        """Whether each channel number stays when the groups keep `kept`. A group that `kept` does not name keeps all."""
+        found = np.zeros(1 + sum(group.channels for group in self.numbered), dtype=bool)
         found[ALWAYS] = True
-        for name, start in self.first.items():
-            found[[start + channel for channel in kept[name]]] = True
+        for group in self.numbered:
+            start = self.first[group.name]
+            if group.name in kept:
+                found[[start + channel for channel in kept[group.name]]] = True
+            else:
+                found[start : start + group.channels] = True
         return found
+
+    def restricted(self, names: Container[str], refused: Iterable[NotPrunable]) -> "GraphSpace":
+        """The same graph with only the groups of these names, and further layers that are not prunable."""
+        groups = tuple(group for group in self.space.groups if group.name in names)
+        return replace(self, space=PruneSpace(groups, (*self.space.frozen, *refused)))
+
+    def __deepcopy__(self, memo: object) -> "GraphSpace":
+        return self  # nothing in it changes, and copies of a network share it
 
 
 def label_graph(model: onnx.ModelProto) -> GraphSpace:
@@ -88,14 +102,14 @@ def label_graph(model: onnx.ModelProto) -> GraphSpace:
     groups, numbers = _groups(trace, classes)
     space = PruneSpace(tuple(groups), tuple(_not_prunable(trace, numbers)))
     kept_followers = tuple(
-        Follower(found.node, found.key, _numbered(found.terms, trace, numbers))
-        for found in followers(trace, nodes)
+        Follower(found.node, found.key, _numbered(found.terms, trace, numbers)) for found in followers(trace, nodes)
     )
     statistics = tuple(
         Statistic(nodes[node].name, axis, _numbers(trace, labels, numbers)) for (node, axis), labels in trace.statistics.items()
     )
     return GraphSpace(
         space,
+        space.groups,
         tuple(found for found in kept_followers if _moves(found.terms)),
         tuple(found for found in statistics if found.channels.any()),
         frozenset(trace.consumers),
