@@ -99,22 +99,21 @@ def prepare(model: onnx.ModelProto, labelled: GraphSpace) -> SliceableGraph:
         for tensor in model.graph.initializer
     )
     del skeleton.graph.initializer[:], skeleton.graph.value_info[:]
+    opset = next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     nodes = {node.name: node for node in skeleton.graph.node}
     constants: list[onnx.NodeProto] = []
     written: list[tuple[str, str, Follower]] = []
     for follower in labelled.followers:
         node = nodes[follower.node]
         position = INPUTS.get(node.op_type, {}).get(follower.key)
-        if position is None or (len(node.input) <= position and follower.key != "split"):
+        if follower.key == "split" and len(node.input) < 2:
+            _give_sizes(node, follower.values(_all(labelled)), opset)
+        if position is None or any(entry.name == follower.key for entry in node.attribute):
             written.append((node.name, follower.key, follower))
             continue
         name = f"{node.name}/{follower.key}"
         constants.append(helper.make_node("Constant", [], [name], name=name, value=_integers(follower.values(_all(labelled)))))
-        if len(node.input) <= position:
-            node.input.append(name)
         node.input[position] = name
-        for entry in [entry for entry in node.attribute if entry.name in ("num_outputs", "split")]:
-            node.attribute.remove(entry)
         written.append((name, "value", follower))
     rest = list(skeleton.graph.node)
     del skeleton.graph.node[:]
@@ -130,6 +129,16 @@ def _all(labelled: GraphSpace) -> NDArray[np.bool_]:
 
 def _cuts(labelled: GraphSpace, name: str, axes: int) -> tuple[tuple[int, NDArray[np.int64]], ...]:
     return tuple((axis, labelled.numbers[name, axis]) for axis in range(axes) if (name, axis) in labelled.numbers)
+
+
+def _give_sizes(node: onnx.NodeProto, sizes: NDArray[np.int64], opset: int) -> None:
+    """Say the sizes of a Split that halves its input or that gives a number of outputs. They are an attribute before opset 13."""
+    for entry in [entry for entry in node.attribute if entry.name in ("num_outputs", "split")]:
+        node.attribute.remove(entry)
+    if opset < 13:
+        node.attribute.append(helper.make_attribute("split", sizes.tolist()))
+    else:
+        node.input.append("")
 
 
 def _write(node: onnx.NodeProto, attribute: str, values: NDArray[np.int64]) -> None:

@@ -91,7 +91,7 @@ def concat(node: Node, trace: Trace) -> Sequence[Value]:
 
 
 def _single(value: Value, axis: int, trace: Trace, where: str) -> Labels | None:
-    found = value.on(axis)
+    found = trace.movable(value, axis)
     if len(found) > 1:
         for labels in found:
             trace.unions.freeze(labels, f"two kinds of channels share an axis at {where}")

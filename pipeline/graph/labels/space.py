@@ -26,7 +26,7 @@ ALWAYS = 0
 
 @dataclass(frozen=True, eq=False)
 class Statistic:
-    """A mean or another statistic over channels: the node's name, the axis of its input, and the channel number of each position."""
+    """A mean or another statistic over channels: the node's name, the axis of its input, and each position's channel number."""
 
     node: str
     axis: int
@@ -125,7 +125,7 @@ def name_nodes(model: onnx.ModelProto) -> None:
 
 
 def _classes(trace: Trace) -> dict[int, list[Place]]:
-    """Set of labels -> the (initializer, axis) pairs on which it occurs, for sets that a layer produces and that are not frozen."""
+    """Set of labels -> the (initializer, axis) pairs on which it occurs, for sets that a layer makes and that are not frozen."""
     occurs: dict[int, list[Place]] = defaultdict(list)
     produced: set[int] = set()
     for place, labels in trace.axes.items():

@@ -94,9 +94,14 @@ class Trace:
         made = (constant_along(labels, axes, self.unions, reason) for labels in value.fields)
         return Value(value.shape, tuple(labels for labels in made if labels is not None and labels.size > 1), value.initializer)
 
+    def movable(self, value: Value, axis: int) -> tuple[Labels, ...]:
+        """The fields along `axis`. Of several, those that are frozen are left out, because nothing follows them."""
+        found = value.on(axis)
+        return found if len(found) < 2 else tuple(one for one in found if not self.unions.frozen(one).all())
+
     def vector(self, value: Value, axis: int, reason: str) -> Labels | None:
         """The labels along `axis` as one vector, or None when all of its positions stay."""
-        found = value.on(axis)
+        found = self.movable(value, axis)
         if not found:
             return None
         vectors = []
