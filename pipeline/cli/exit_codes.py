@@ -32,12 +32,12 @@ def handle_errors(after_interrupt: str = "") -> Callable[[Command], Command]:
             try:
                 return command(*arguments, **flags)
             except KeyboardInterrupt:
-                _die(Interrupted(f"interrupted{after_interrupt}"), as_json=flags["as_json"])
+                _exit_with(Interrupted(f"interrupted{after_interrupt}"), as_json=flags["as_json"])
             except CompressError as problem:
-                _die(problem, as_json=flags["as_json"])
+                _exit_with(problem, as_json=flags["as_json"])
             except Exception as problem:
                 if shortage := out_of_memory(problem):
-                    _die(shortage, as_json=flags["as_json"])
+                    _exit_with(shortage, as_json=flags["as_json"])
                 raise
 
         return wrapped
@@ -64,7 +64,7 @@ def handle_interrupts(callback: _Stoppable) -> None:
         signal.signal(signal.SIGINT, interrupt)
 
 
-def _die(problem: CompressError, *, as_json: bool) -> NoReturn:
+def _exit_with(problem: CompressError, *, as_json: bool) -> NoReturn:
     message = str(problem)
     print_line(f"compress: {message}", err=True)
     if as_json:

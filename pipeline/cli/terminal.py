@@ -22,7 +22,7 @@ __all__ = ["BROKEN_PIPE", "OutputLost", "make_console", "print_line", "run_comma
 
 BROKEN_PIPE = 141
 """What a shell reports for a program that SIGPIPE ended: 128 + 13."""
-PATIENT_INTERRUPTS = 2
+TOLERATED_INTERRUPTS = 2
 """Number of Ctrl-C that let the command clean up. The next one ends the process immediately, like a kill."""
 
 
@@ -62,7 +62,7 @@ def run_command(command: click.Command) -> int:
     head`, it is 141 without one. Closed standard streams are opened on /dev/null first, so that no other file gets their number.
     """
     _open_streams()
-    interrupts = _heed_interrupts()
+    interrupts = _handle_interrupts()
     code = 1
     try:
         code = _run(command)
@@ -73,7 +73,7 @@ def run_command(command: click.Command) -> int:
             print_line(f"compress: {loss}", err=True)
     finally:
         interrupts.exit_code = code
-        interrupts.patience = 0  # Python still waits for threads, and would print a traceback
+        interrupts.remaining = 0  # Python still waits for threads, and would print a traceback
     return code
 
 
@@ -98,17 +98,17 @@ class _Interrupts:
     """Handles SIGINT: raises KeyboardInterrupt, and ends the process immediately after several of them."""
 
     def __init__(self) -> None:
-        self.patience = PATIENT_INTERRUPTS
+        self.remaining = TOLERATED_INTERRUPTS
         self.exit_code = Interrupted.exit_code
 
     def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        self.patience -= 1
-        if self.patience < 0:
+        self.remaining -= 1
+        if self.remaining < 0:
             os._exit(self.exit_code)
         raise KeyboardInterrupt
 
 
-def _heed_interrupts() -> _Interrupts:
+def _handle_interrupts() -> _Interrupts:
     interrupts = _Interrupts()
     signal.signal(signal.SIGINT, interrupts)
     show_unraisable, show_in_thread = sys.unraisablehook, threading.excepthook

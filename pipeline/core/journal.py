@@ -81,7 +81,7 @@ class OtherFormat(Exception):
         self.number, self.found = number, found
 
 
-class _Unsound(ValueError):
+class _DamagedLine(ValueError):
     """A line that cannot be read; the message says why."""
 
 
@@ -112,11 +112,11 @@ def read_journal(data: bytes) -> Journal:
     for number, text in enumerate(texts, start=1):
         try:
             reading.take(text, number)
-        except _Unsound as problem:
+        except _DamagedLine as problem:
             for part in _parts(text):
                 try:
                     reading.take(part, number)
-                except _Unsound:
+                except _DamagedLine:
                     continue
             if number < len(texts):
                 reading.damage.append(Damage(number, str(problem), text))
@@ -136,16 +136,16 @@ class _Reading:
         self.checksums = False
 
     def take(self, text: bytes, number: int) -> None:
-        """Add the line `text`. Raises _Unsound when the line cannot be read, and OtherFormat."""
+        """Add the line `text`. Raises _DamagedLine when the line cannot be read, and OtherFormat."""
         line, with_checksum = _parsed(text)
         if self.checksums and not with_checksum:
-            raise _Unsound("it has no checksum")
+            raise _DamagedLine("it has no checksum")
         match line.get("kind"):
             case "trial":
                 trial, bound = _trial(line), _bound(line)
                 known = self.trials.setdefault((trial.role, trial.number), (trial, bound, number, text))
                 if known[0] != trial:
-                    raise _Unsound(f"{trial.role} trial {trial.number} occurs before it with other results")
+                    raise _DamagedLine(f"{trial.role} trial {trial.number} occurs before it with other results")
                 if known[3] is not text:
                     return  # a repeated line is read only once
             case "phase":
@@ -158,7 +158,7 @@ class _Reading:
                     raise OtherFormat(number, line["format"])
                 facts = _checked(_FACTS, line.get("facts"))
                 if line.get("format") != FORMAT or self.facts.setdefault(str(kind), facts) != facts:
-                    raise _Unsound(f"other facts of the kind '{kind}' occur before it, or its format is not {FORMAT}")
+                    raise _DamagedLine(f"other facts of the kind '{kind}' occur before it, or its format is not {FORMAT}")
         self.checksums |= with_checksum
         self.lines.append(text)
 
@@ -192,14 +192,14 @@ def _parsed(text: bytes) -> tuple[dict[str, Any], bool]:
     """Return the JSON object in `text`, and whether it has a checksum."""
     found = _CHECKSUM.search(text, max(len(text) - 40, 0))
     if found and (body := text[: found.start()] + b"}") and _sum(body) != found[1]:
-        raise _Unsound("its checksum is wrong")
+        raise _DamagedLine("its checksum is wrong")
     try:
         line = json.loads(body if found else text, parse_constant=_no_number)
     except (ValueError, RecursionError):
-        raise _Unsound("it is blank" if not text.strip(b"\0 \t\r") else "it is not JSON") from None
+        raise _DamagedLine("it is blank" if not text.strip(b"\0 \t\r") else "it is not JSON") from None
     ours = isinstance(line, dict) and isinstance(line.get("kind"), str) and line["kind"] in KINDS
     if not ours or (not found and "checksum" in line):
-        raise _Unsound("this program did not write it")
+        raise _DamagedLine("this program did not write it")
     return line, bool(found)
 
 
@@ -211,14 +211,14 @@ def _checked(adapter: TypeAdapter[Any], value: object) -> Any:
     try:
         return adapter.validate_python(value)
     except (ValidationError, RecursionError):
-        raise _Unsound("this program did not write it") from None
+        raise _DamagedLine("this program did not write it") from None
 
 
 def _trial(line: Mapping[str, Any]) -> Trial:
     trial: Trial = _checked(_TRIAL, line.get("trial"))
     wrong = implausible_candidate(trial.candidate)
     if wrong or trial.number < 1 or not (math.isfinite(trial.seconds) and trial.seconds >= 0):
-        raise _Unsound(wrong or "its number or its duration is invalid")
+        raise _DamagedLine(wrong or "its number or its duration is invalid")
     return trial
 
 
@@ -230,5 +230,5 @@ def _bound(line: Mapping[str, Any]) -> dict[str, str]:
 def _phase(line: Mapping[str, Any]) -> tuple[str, float]:
     name, seconds = _checked(_PHASE, (line.get("name"), line.get("seconds")))
     if not (math.isfinite(seconds) and seconds >= 0):
-        raise _Unsound("its duration is invalid")
+        raise _DamagedLine("its duration is invalid")
     return name, seconds

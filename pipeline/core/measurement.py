@@ -177,7 +177,7 @@ class Measurement:
     @cached_property
     def doubts(self) -> tuple[Remark, ...]:
         """The remarks that forbid a verdict on the latency."""
-        return tuple(remark for remark in self.remarks if remark.spoils)
+        return tuple(remark for remark in self.remarks if remark.forbids_verdict)
 
     @cached_property
     def p90_doubts(self) -> tuple[Remark, ...]:

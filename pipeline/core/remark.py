@@ -54,7 +54,7 @@ class Remark:
     """Explanation for people."""
 
     @property
-    def spoils(self) -> bool:
+    def forbids_verdict(self) -> bool:
         """Whether the interval may miss the figure of the undisturbed device, so that no verdict can be based on it."""
         return self.kind in _ADVICE
 

@@ -10,7 +10,7 @@ from pipeline.core.profile import Profile
 from pipeline.deploy.artifact_folder import OpenFolder, open_folder
 from pipeline.deploy.manifest import MANIFEST, SIGNATURE, DeviceKind, Manifest, Trust, check_artifact
 from pipeline.deploy.protocol import Begun, Committed, Done, Health, Previous, StoreStatus
-from pipeline.deploy.store import Patience, Store
+from pipeline.deploy.store import Store, Timeouts
 from pipeline.errors import DeliveryError, OtherDevice
 from pipeline.packaging.serving import SERVED_FILES
 
@@ -41,7 +41,7 @@ def deliver(
     folder: Path,
     trust: Trust,
     *,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
     budget: bool = True,
     progress: Progress = lambda step, done, total: None,
 ) -> Delivered:
@@ -51,7 +51,7 @@ def deliver(
     is too slow or too large there is accepted. Raises the errors of `check_artifact` and `Store`, and TransferCorrupt, Unhealthy,
     RolledBack or DeliveryError. After any error the device serves what it served before.
     """
-    patience = patience or Patience()
+    timeouts = timeouts or Timeouts()
     progress("check", 0, 0)
     manifest = check_artifact(folder, trust.keys, DeviceKind(profile.device.name, profile.architecture), None, trust.now)
     missing = sorted(set(SERVED_FILES) - manifest.files.keys())
@@ -60,7 +60,7 @@ def deliver(
             f"{folder}: {missing[0]} is missing, because an older version wrote this artifact; run `compress` again"
         )
     progress("connect", 0, 0)
-    with Store(profile, patience, write=True, make=True) as store:
+    with Store(profile, timeouts, write=True, make=True) as store:
         _refuse_other_machine(store, profile)
         with open_folder(folder) as opened:
             envelope = [(name, opened.read(name, CHUNK_BYTES)) for name in (MANIFEST, SIGNATURE)]
@@ -82,50 +82,50 @@ def deliver(
                 for step in ("verify", "place"):
                     progress(step, 0, 0)
                     store.ask({"do": step}, Done)
-        health = _put_to_use(store, manifest.digest, patience, budget, progress)
+        health = _activate(store, manifest.digest, timeouts, budget, progress)
     return Delivered(store.where, manifest.digest, manifest.version, True, sent, health)
 
 
 def roll_back(
-    profile: Profile, *, patience: Patience | None = None, progress: Progress = lambda step, done, total: None
+    profile: Profile, *, timeouts: Timeouts | None = None, progress: Progress = lambda step, done, total: None
 ) -> Delivered:
     """Roll the device back to the previous release. It must still answer correctly, at any speed.
 
     Raises NoPrevious if there is none, and the errors of `deliver`.
     """
-    patience = patience or Patience()
+    timeouts = timeouts or Timeouts()
     progress("connect", 0, 0)
-    with Store(profile, patience, write=True) as store:
+    with Store(profile, timeouts, write=True) as store:
         release = store.ask({"do": "previous"}, Previous).release
         before = next((each for each in store.status.history[1:] if each.release == release), None)
         if before is None:
-            raise _not_believed(store, f"it returns to {release[:12]}, which it did not list")
-        health = _put_to_use(store, release, patience, False, progress)
+            raise _impossible_answer(store, f"it returns to {release[:12]}, which it did not list")
+        health = _activate(store, release, timeouts, False, progress)
     return Delivered(store.where, release, before.version, True, 0, health)
 
 
-def look(profile: Profile, patience: Patience | None = None) -> StoreStatus:
+def look(profile: Profile, timeouts: Timeouts | None = None) -> StoreStatus:
     """What the device serves. Nothing on the device is changed. Raises the errors of `Store`."""
-    with Store(profile, patience or Patience(), write=False) as store:
+    with Store(profile, timeouts or Timeouts(), write=False) as store:
         return store.status
 
 
-def _put_to_use(store: Store, release: str, patience: Patience, budget: bool, progress: Progress) -> Health:
+def _activate(store: Store, release: str, timeouts: Timeouts, budget: bool, progress: Progress) -> Health:
     """Bring an installed release to the commit, and return the result of its health check."""
-    limit_s = patience.health_s
+    limit_s = timeouts.health_s
     progress("health", 0, 0)
     health = store.ask({"do": "check", "limit_s": limit_s, "budget": budget}, Health)
     progress("switch", 0, 0)
-    store.ask({"do": "switch", "deadline_s": patience.commit_s}, Done)
+    store.ask({"do": "switch", "deadline_s": timeouts.commit_s}, Done)
     store.ask({"do": "confirm", "limit_s": limit_s}, Health)
     progress("commit", 0, 0)
     committed = store.ask({"do": "commit"}, Committed).committed
     if committed != release:
-        raise _not_believed(store, f"it committed {committed[:12]} instead of {release[:12]}")
+        raise _impossible_answer(store, f"it committed {committed[:12]} instead of {release[:12]}")
     return health
 
 
-def _not_believed(store: Store, what: str) -> DeliveryError:
+def _impossible_answer(store: Store, what: str) -> DeliveryError:
     return DeliveryError(
         f"{store.where}: its agent gave an impossible answer ({what}); check that device.host is the right machine"
     )
@@ -147,7 +147,9 @@ def _upload(store: Store, opened: OpenFolder, manifest: Manifest, have: dict[str
     for name in SERVED_FILES:
         size_bytes, digest = have.get(name, (0, ""))
         if size_bytes > manifest.files[name].size_bytes:
-            raise _not_believed(store, f"it has {size_bytes} bytes of {name}, whose size is {manifest.files[name].size_bytes}")
+            raise _impossible_answer(
+                store, f"it has {size_bytes} bytes of {name}, whose size is {manifest.files[name].size_bytes}"
+            )
         with opened.open(name) as file:
             offset = _same_start(file, size_bytes, digest)
             file.seek(offset)

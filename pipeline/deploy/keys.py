@@ -130,9 +130,7 @@ def keys_folder(option: Path | None = None) -> Path:
     try:
         return option or Path(os.environ.get("COMPRESS_KEYS_DIR") or Path.home() / ".config" / "compress" / "keys")
     except RuntimeError:  # no HOME, and no entry in the user database
-        raise KeysError(
-            "the default folder of keys is unknown, because this user has no home folder; give --keys or set HOME"
-        ) from None
+        raise KeysError("the folder of keys is unknown, because this user has no home folder; give --keys or set HOME") from None
 
 
 def read_trusted(folder: Path) -> tuple[TrustedKey, ...]:
@@ -163,8 +161,7 @@ def trusted_key(trusted: Sequence[TrustedKey], key_id: str, now: datetime.dateti
     found = next((key for key in trusted if key.key_id == key_id), None)
     if found is None:
         raise UntrustedKey(
-            f"signed with key {key_id}, which is not in the trust file; add its entry if you know its owner, or sign again "
-            "with a trusted key"
+            f"signed with key {key_id}, which is not in the trust file; add its entry if you know its owner, or sign again"
         )
     if found.revoked_at is not None:
         raise RevokedKey(
@@ -187,8 +184,7 @@ def new_key(folder: Path, name: str, now: datetime.datetime) -> SigningKey:
         standing = [key for key in keys if key.name == name and key.revoked_at is None]
         if standing:
             raise KeysError(
-                f"{folder}: key '{name}' exists already ({standing[-1].key_id}); create its successor with `compress keys "
-                f"rotate {name}`"
+                f"{folder}: key '{name}' exists ({standing[-1].key_id}); create its successor with `compress keys rotate {name}`"
             )
         return _add(folder, keys, name, now)
 
@@ -244,11 +240,7 @@ def _key_id(public: bytes) -> str:
 
 
 def _listed(keys: Sequence[TrustedKey]) -> str:
-    return (
-        f"known keys: {', '.join(f'{key.name} ({key.key_id})' for key in keys)}"
-        if keys
-        else "there is no key: create one with `compress keys new`"
-    )
+    return f"known keys: {', '.join(f'{key.name} ({key.key_id})' for key in keys)}" if keys else "run `compress keys new` first"
 
 
 def _add(folder: Path, keys: Sequence[TrustedKey], name: str, now: datetime.datetime) -> SigningKey:
@@ -290,19 +282,14 @@ def _read_private(path: Path, entry: TrustedKey) -> SigningKey:
         raise KeysError(f"{path}: cannot be read ({problem.strerror})") from None
     if mode & 0o077:
         raise KeysError(
-            f"{path}: other users can read this private key (mode {stat.S_IMODE(mode):o}); run chmod 600 on it, or rotate and "
-            "revoke it"
+            f"{path}: other users can read this private key (mode {stat.S_IMODE(mode):o}); run chmod 600 on it, or revoke it"
         )
     try:
         private = serialization.load_pem_private_key(pem, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise KeysError(
-            f"{path}: not a private key in PEM format without a password; create another key with `compress keys rotate "
-            f"{entry.name}`"
+            f"{path}: not a private key in PEM format without a password; run `compress keys rotate {entry.name}`"
         ) from None
     if not isinstance(private, Ed25519PrivateKey) or private.public_key().public_bytes_raw().hex() != entry.public_key:
-        raise KeysError(
-            f"{path}: does not belong to the trusted key {entry.key_id}; create another key with `compress keys rotate "
-            f"{entry.name}`"
-        )
+        raise KeysError(f"{path}: does not belong to the trusted key {entry.key_id}; run `compress keys rotate {entry.name}`")
     return SigningKey(entry.key_id, entry.name, private)

@@ -26,7 +26,7 @@ from pipeline.errors import (
 from pipeline.remote.diagnosis import diagnosis
 from pipeline.remote.link import Link, LinkLost, Refused, ssh_link
 
-__all__ = ["Patience", "Store"]
+__all__ = ["Store", "Timeouts"]
 
 AGENT = Path(__file__).with_name("agent.py")
 KEPT = "the received data is kept: run the same command again"
@@ -52,7 +52,7 @@ Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """How long to wait, in seconds."""
 
     silence_s: float = 60.0
@@ -68,7 +68,7 @@ class Patience:
 class Store:
     """A connection to the store of a profile's device. It must be closed. The agent there ends with it."""
 
-    def __init__(self, profile: Profile, patience: Patience, *, write: bool, make: bool = False) -> None:
+    def __init__(self, profile: Profile, timeouts: Timeouts, *, write: bool, make: bool = False) -> None:
         """Start the agent and open the store of the profile's device.
 
         write: lock the store for this connection, and recover what a power cut left half done. Without it, nothing on the device
@@ -81,7 +81,7 @@ class Store:
         if device.host is None and not device.this_machine:
             raise DeliveryError(f"{device.name}: device.host is not set, so there is no device to ship to; set it")
         self.where = device.host or device.name
-        self._device, self._patience = device, patience
+        self._device, self._timeouts = device, timeouts
         self._doing = "connecting"
         self._switched = False
         client = secrets.token_hex(8)
@@ -95,9 +95,9 @@ class Store:
         except Refused as refusal:
             raise self._error(refusal.kind, refusal.detail) from None
         # the bytes sent so far are the agent's text
-        self._ends = time.monotonic() + patience.whole_s - self._link.sent_bytes / SLOWEST_BYTES_PER_S
+        self._ends = time.monotonic() + timeouts.whole_s - self._link.sent_bytes / SLOWEST_BYTES_PER_S
         try:
-            order = {"do": "open", "store": device.store, "silence_s": patience.silence_s, "write": write, "make": make}
+            order = {"do": "open", "store": device.store, "silence_s": timeouts.silence_s, "write": write, "make": make}
             self.status = self.ask(order, StoreStatus)
         except BaseException:
             self.close()
@@ -115,7 +115,7 @@ class Store:
             answer = self._link.ask(
                 message,
                 blob,
-                self._patience.silence_s,
+                self._timeouts.silence_s,
                 whole_s=self._ends + (self._link.sent_bytes + len(blob)) / SLOWEST_BYTES_PER_S - time.monotonic(),
                 limit_bytes=ANSWER_BYTES,
             )

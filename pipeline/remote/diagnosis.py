@@ -3,7 +3,7 @@
 from pipeline.core.profile import Device
 from pipeline.errors import DeviceSoftware, DeviceUnreachable, HostKeyRefused, ProbeError
 from pipeline.remote.link import LinkLost
-from pipeline.remote.ssh_arguments import by_hand
+from pipeline.remote.ssh_arguments import manual_command
 from pipeline.remote.ssh_keys import locked_key
 
 __all__ = ["diagnosis"]
@@ -15,7 +15,7 @@ NO_COMMAND = (126, 127)
 
 def diagnosis(loss: LinkLost, device: Device) -> ProbeError:
     """Return the error to raise for a lost link to `device`."""
-    message, host, connect = str(loss), device.host, by_hand(device)
+    message, host, connect = str(loss), device.host, manual_command(device)
     if "IDENTIFICATION HAS CHANGED" in message or ("host key for" in message.lower() and "has changed" in message):
         return HostKeyRefused(
             f"{host}: its host key has changed ({message}); if the device was set up again, remove the old key (ssh-keygen -R "

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline.core.profile import Device
 
-__all__ = ["by_hand", "ssh_arguments"]
+__all__ = ["manual_command", "ssh_arguments"]
 
 _OPTIONS = (
     # OpenSSH before 8.7 does not have some of the options below
@@ -38,7 +38,7 @@ def ssh_arguments(device: Device) -> list[str]:
     return arguments
 
 
-def by_hand(device: Device) -> str:
+def manual_command(device: Device) -> str:
     """Return the command that a user types to connect to `device`, as text for a message."""
     return shlex.join(["ssh", *_configuration(device), device.host or ""])
 

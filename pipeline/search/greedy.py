@@ -32,7 +32,7 @@ class GreedySettings:
     """Share of the trials for these steps. The others improve the plan that was found."""
 
 
-class _Ledger:
+class _Estimates:
     """The observed savings and costs of each group, per share of its channels."""
 
     def __init__(self, problem: Problem) -> None:
@@ -56,7 +56,7 @@ class _Ledger:
 def greedy(problem: Problem, settings: GreedySettings | None = None) -> None:
     """Search with `problem.trials` evaluations; see `Searcher`."""
     settings = settings or GreedySettings()
-    ledger = _Ledger(problem)
+    ledger = _Estimates(problem)
     dense = problem.space.dense()
     current = next((answer for answer in problem.known if answer.plan == dense), None) or ledger.ask(dense)
     target = max(_worst(current), 0.0) / settings.steps
@@ -75,7 +75,7 @@ def greedy(problem: Problem, settings: GreedySettings | None = None) -> None:
     _improve(problem, ledger, current)
 
 
-def _improve(problem: Problem, ledger: _Ledger, current: Evaluation) -> None:
+def _improve(problem: Problem, ledger: _Estimates, current: Evaluation) -> None:
     """Accept the first neighbour that is feasible and better, in the order of their estimates. Stop if there is none."""
     groups = range(len(problem.space.choices))
     while True:

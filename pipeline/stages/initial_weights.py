@@ -72,7 +72,7 @@ def cut_from_supernet(
     share = widest()
     decided = context.run.facts("weights") or {"supernet_steps": steps}
     if decided["supernet_steps"] is None:
-        decided = {"supernet_steps": _steps_that_pay(weights, space, share, dense_score, len(images))}
+        decided = {"supernet_steps": _default_steps(weights, space, share, dense_score, len(images))}
     context.run.bind("weights", decided)
     if not decided["supernet_steps"]:
         return weights
@@ -89,7 +89,7 @@ def cut_from_supernet(
     return replace(weights, supernet=supernet)
 
 
-def _steps_that_pay(weights: InitialWeights, space: SearchSpace, share: float, dense_score: float, images: int) -> int:
+def _default_steps(weights: InitialWeights, space: SearchSpace, share: float, dense_score: float, images: int) -> int:
     context = weights.context
     score, chance_level = context.task.score(weights.of(space.uniform(share))), context.task.chance_level
     enough = chance_level + ENOUGH * (dense_score - chance_level)

@@ -99,16 +99,18 @@ class PlanMeasurer:
         pruned, module, options = self.context.builder.make(plan), weights.of(plan), self._options(memory=memory)
         busy = set(self.probe.busy_cores)
         free = [core for core in available_cores() if core not in busy]
-        measured, score = self._side_by_side(pruned, module, options, free) if free else self._in_turn(pruned, module, options)
+        measured, score = (
+            self._concurrently(pruned, module, options, free) if free else self._sequentially(pruned, module, options)
+        )
         return self.reward.look(candidate_of(pruned, measured, score), module)
 
-    def _in_turn(
+    def _sequentially(
         self, pruned: PrunedModel, module: nn.Module, options: MeasurementOptions
     ) -> tuple[Measurement | Failure, float | None]:
         measured = self.probe.measure(graph_of(pruned), options)
         return measured, None if isinstance(measured, Failure) else finite(self.context.task.score(module))
 
-    def _side_by_side(
+    def _concurrently(
         self, pruned: PrunedModel, module: nn.Module, options: MeasurementOptions, free: list[int]
     ) -> tuple[Measurement | Failure, float | None]:
         with ThreadPoolExecutor(1) as pool, confined(free) as release:

@@ -75,14 +75,14 @@ def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
         module, task = load_model(source, job.weights, None, notices.append), job.task
         form = unwrap(module, task.inputs(1), job.model)
         if form:
-            task = _in_form(job.task, form)
+            task = _with_output_form(job.task, form)
         with network_errors("first forward pass"):
             notices += adapt(module, task.inputs(2))
     else:
         splits = load_data(job.data, source.preprocessing, job.seed)
         module = load_model(source, job.weights, len(splits.classes), notices.append)
         form = unwrap(module, splits.train.sample(1, 0).batches(1).__next__()[0], job.model)
-        _refuse_misfit(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes), job)
+        _check_output(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes), job)
         with network_errors("first forward pass"):
             notices += adapt(module, splits.train.sample(2, 0).batches(2).__next__()[0])
         splits = settle_normalisation(module, splits)
@@ -163,7 +163,7 @@ def emulated(profile: Profile) -> Profile:
     return profile.model_copy(update={"device": profile.device.model_copy(update={"host": None})})
 
 
-def _in_form(task: OwnTask, form: Form) -> OwnTask:
+def _with_output_form(task: OwnTask, form: Form) -> OwnTask:
     """The user's functions still get answers in the network's own form."""
     test, each = task.evaluate_test, task.test_each_image
     return replace(
@@ -175,7 +175,7 @@ def _in_form(task: OwnTask, form: Form) -> OwnTask:
     )
 
 
-def _refuse_misfit(module: nn.Module, images: torch.Tensor, classes: int, job: Job) -> None:
+def _check_output(module: nn.Module, images: torch.Tensor, classes: int, job: Job) -> None:
     try:
         with torch.no_grad():
             answer = module(images)

@@ -105,57 +105,57 @@ def train_supernet(
     """
     plans, steps = schedule.plans, schedule.steps
     if checkpoint.is_file():
-        return _loaded(dense, checkpoint)
+        return _from_checkpoint(dense, checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    whole, teacher = copy.deepcopy(dense).to(device), copy.deepcopy(dense).to(device).eval()
-    parameters = [parameter for parameter in whole.parameters() if parameter.requires_grad]
+    supernet, teacher = copy.deepcopy(dense).to(device), copy.deepcopy(dense).to(device).eval()
+    parameters = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, LEARNING_RATE, momentum=0.9, weight_decay=1e-4, nesterov=True)
-    batches = _taught(teacher, images, device)
+    batches = _with_teacher_outputs(teacher, images, device)
     started = time.monotonic()
     torch.manual_seed(0)  # for dropout
-    good, good_step, retreats = copy.deepcopy(whole.state_dict()), 0, 0
+    good, good_step, retreats = copy.deepcopy(supernet.state_dict()), 0, 0
     losses, reference, step = list[float](), math.inf, 0
     while step < steps:
         rate = LEARNING_RATE * LOWER**retreats * min(1.0, (step + 1) / WARMUP_STEPS) * max(1 - step / steps, 0.02)
         for group in optimizer.param_groups:
             group["lr"] = rate
         pixels, answers = next(batches)
-        losses.append(_step(whole, optimizer, (space, next(plans)), pixels, answers))
+        losses.append(_step(supernet, optimizer, (space, next(plans)), pixels, answers))
         if reference == math.inf:
             chance_level = float(distillation_loss(torch.zeros_like(answers), answers, TEMPERATURE))
             reference = reference_loss(losses[0], chance_level, answers.shape[1])
         step += 1
         stage = step % STEPS_PER_STAGE == 0 or step == steps
-        if has_diverged(losses, reference) or (stage and not all_finite(whole)):
+        if has_diverged(losses, reference) or (stage and not all_finite(supernet)):
             if retreats == MOST_RETREATS:
                 raise TrainingDiverged(
                     f"the supernet's training diverged at step {step} of {steps}, also with a learning rate of {rate:.2g}: the "
                     f"loss was {losses[-1]:.3g}; use --supernet 0 to search without one"
                 )
             retreats, step, losses = retreats + 1, good_step, []
-            whole.load_state_dict(good)
+            supernet.load_state_dict(good)
             optimizer.state.clear()
             continue
         if stage:
-            good, good_step = copy.deepcopy(whole.state_dict()), step
+            good, good_step = copy.deepcopy(supernet.state_dict()), step
         left = (time.monotonic() - started) / step * (steps - step)
         progress(step, steps, f"supernet training, {left:.0f} s left")
-    whole = whole.cpu().eval()
+    supernet = supernet.cpu().eval()
     # clones: if two names share one tensor, safetensors refuses to write it; it also refuses tensors with gaps
-    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in whole.state_dict().items()}
+    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in supernet.state_dict().items()}
     write_atomically(checkpoint, safetensors.torch.save(tensors))
-    return whole
+    return supernet
 
 
 def _step(
-    whole: nn.Module,
+    supernet: nn.Module,
     optimizer: torch.optim.SGD,
     narrowing: tuple[PruneSpace, Kept],
     pixels: torch.Tensor,
     answers: torch.Tensor,
 ) -> float:
     """Train the weights that `narrowing` keeps for one step towards the teacher's `answers`. Returns the loss before it."""
-    small = shrink(whole, *narrowing).to(memory_format=layout_of(whole))
+    small = shrink(supernet, *narrowing).to(memory_format=layout_of(supernet))
     train_mode(small)
     with mixed_precision(pixels.device):
         logits = small(pixels)
@@ -164,20 +164,22 @@ def _step(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    scatter_gradients(small, whole, *narrowing)
+    scatter_gradients(small, supernet, *narrowing)
     torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
     optimizer.step()
     return float(loss.detach())
 
 
-def _loaded(dense: nn.Module, checkpoint: Path) -> nn.Module:
+def _from_checkpoint(dense: nn.Module, checkpoint: Path) -> nn.Module:
     """A copy of `dense` with the weights from `checkpoint`."""
-    whole = copy.deepcopy(dense)
-    whole.load_state_dict(read_tensors(checkpoint))
-    return whole.eval()
+    supernet = copy.deepcopy(dense)
+    supernet.load_state_dict(read_tensors(checkpoint))
+    return supernet.eval()
 
 
-def _taught(teacher: nn.Module, images: Images, device: torch.device) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _with_teacher_outputs(
+    teacher: nn.Module, images: Images, device: torch.device
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Endless batches with the teacher's answers. The teacher computes each batch once."""
     known: list[torch.Tensor] = []
     # whole batches only: BatchNorm in training mode cannot learn from a last batch of a single image

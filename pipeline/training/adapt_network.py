@@ -32,7 +32,7 @@ def plain(module: nn.Module) -> nn.Module:
         for tensors in (layer._parameters, layer._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None and tensor.is_inference():
-                    fresh = known.setdefault(id(tensor), _ordinary(tensor))
+                    fresh = known.setdefault(id(tensor), _ordinary_batchnorm(tensor))
                     tensors[name] = fresh
     return module
 
@@ -46,7 +46,7 @@ def adapt(module: nn.Module, images: Tensor) -> tuple[str, ...]:
     """
     notices: list[str] = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        _synchronise_nothing(module, images[:1])
+        _replace_sync_batchnorm(module, images[:1])
         frozen = [name for name, tensor in module.named_parameters() if not tensor.requires_grad and tensor.is_floating_point()]
         if frozen:
             for name in frozen:
@@ -57,10 +57,10 @@ def adapt(module: nn.Module, images: Tensor) -> tuple[str, ...]:
                 "as a whole"
             )
         module.eval()
-        if reason := _trouble_with_batches(module, images):
-            _take_one_by_one(module)
+        if reason := _batch_problem(module, images):
+            _run_one_by_one(module)
             notices.append(f"{reason}; it gets its images one by one, as on the device, which takes longer")
-        set_execution_mode(module, ExecutionMode(channels_last=_bears_channels_last(module, images)))
+        set_execution_mode(module, ExecutionMode(channels_last=_supports_channels_last(module, images)))
     return tuple(notices)
 
 
@@ -70,12 +70,12 @@ def _uncompiled(module: nn.Module) -> nn.Module:
     return module
 
 
-def _ordinary(tensor: Tensor) -> Tensor:
+def _ordinary_batchnorm(tensor: Tensor) -> Tensor:
     clone = tensor.clone()
     return nn.Parameter(clone, requires_grad=clone.is_floating_point()) if isinstance(tensor, nn.Parameter) else clone
 
 
-def _synchronise_nothing(module: nn.Module, image: Tensor) -> None:
+def _replace_sync_batchnorm(module: nn.Module, image: Tensor) -> None:
     """Replace each SyncBatchNorm, which trains only on several GPUs, by the BatchNorm class that fits its input."""
     names = [name for name, layer in module.named_modules() if isinstance(layer, nn.SyncBatchNorm)]
     dims: dict[str, int] = {}
@@ -109,7 +109,7 @@ def _answers(module: nn.Module, images: Tensor, shape: tuple[int, ...]) -> bool:
     return isinstance(answer, Tensor) and tuple(answer.shape) == shape
 
 
-def _trouble_with_batches(module: nn.Module, images: Tensor) -> str | None:
+def _batch_problem(module: nn.Module, images: Tensor) -> str | None:
     """The reason why the network must get its images one by one, or None."""
     alone = [module(image) for image in images.split(1)]
     if len(alone) < 2 or not all(isinstance(answer, Tensor) for answer in alone):
@@ -123,7 +123,7 @@ def _trouble_with_batches(module: nn.Module, images: Tensor) -> str | None:
     return None
 
 
-def _bears_channels_last(module: nn.Module, images: Tensor) -> bool:
+def _supports_channels_last(module: nn.Module, images: Tensor) -> bool:
     if images.dim() != 4:
         return False
     try:
@@ -134,7 +134,7 @@ def _bears_channels_last(module: nn.Module, images: Tensor) -> bool:
     return _answers(copied, images.contiguous(memory_format=torch.channels_last), tuple(expected.shape))
 
 
-def _take_one_by_one(module: nn.Module) -> None:
+def _run_one_by_one(module: nn.Module) -> None:
     """Give `module` its own class, which splits each batch. The names of its tensors do not change."""
     kind = type(module)
 

@@ -259,7 +259,7 @@ def test_a_comparison_that_cannot_be_trusted_is_undecided() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "spoils"),
+    ("text", "kind", "forbids_verdict"),
     [
         ("throttled: under-voltage", RemarkKind.THROTTLED, True),
         ("noisy: the runs deviate from their median by 12 % (limit 10 %)", RemarkKind.NOISY, False),
@@ -268,7 +268,7 @@ def test_a_comparison_that_cannot_be_trusted_is_undecided() -> None:
         ("something else", RemarkKind.OTHER, False),
     ],
 )
-def test_remarks_of_older_journals_are_read_and_get_their_kind(text: str, kind: RemarkKind, spoils: bool) -> None:
+def test_remarks_of_older_journals_are_read_and_get_their_kind(text: str, kind: RemarkKind, forbids_verdict: bool) -> None:
     from pydantic import TypeAdapter
 
     adapter = TypeAdapter(Measurement)
@@ -279,7 +279,7 @@ def test_remarks_of_older_journals_are_read_and_get_their_kind(text: str, kind: 
     read = adapter.validate_python(stored, strict=False)
 
     assert read.remarks == (Remark(kind, text),)
-    assert read.remarks[0].spoils == spoils
+    assert read.remarks[0].forbids_verdict == forbids_verdict
     assert adapter.validate_json(adapter.dump_json(read)) == read
 
 

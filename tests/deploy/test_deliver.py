@@ -17,13 +17,13 @@ from helpers.sshd import Board, needs_sshd
 from pipeline.core.profile import Profile
 from pipeline.deploy.deliver import Delivered, deliver, look, roll_back
 from pipeline.deploy.manifest import Trust
-from pipeline.deploy.store import Patience, Store
+from pipeline.deploy.store import Store, Timeouts
 from pipeline.errors import DeliveryError, DeviceStorage, NoPrevious, OlderVersion, OtherDevice, Unhealthy
 from pipeline.packaging.serving import SERVED_FILES
 
 pytestmark = needs_sshd
 OLD, NEW = answers(conv_net(8, seed=1)), answers(conv_net(8, seed=2))
-PATIENCE = Patience(silence_s=20, health_s=60, commit_s=60)
+PATIENCE = Timeouts(silence_s=20, health_s=60, commit_s=60)
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def maker(tmp_path: Path) -> Maker:
 
 
 def ship(profile: Profile, maker: Maker, folder: Path, *, budget: bool = True) -> Delivered:
-    return deliver(profile, folder, Trust(maker.trusted, NOW), patience=PATIENCE, budget=budget)
+    return deliver(profile, folder, Trust(maker.trusted, NOW), timeouts=PATIENCE, budget=budget)
 
 
 def whole(store: Path) -> bool:
@@ -73,12 +73,12 @@ def test_shipping_it_again_changes_nothing(profile: Profile, maker: Maker) -> No
 def test_the_release_before_stays_and_can_be_gone_back_to(board: Board, profile: Profile, maker: Maker) -> None:
     old = ship(profile, maker, maker.make("old", profile, seed=1))
     ship(profile, maker, maker.make("new", profile, seed=2))
-    back = roll_back(profile, patience=PATIENCE)
+    back = roll_back(profile, timeouts=PATIENCE)
 
     assert back.release == old.release
     np.testing.assert_allclose(serves(store_of(board)), OLD, rtol=1e-5)
     with pytest.raises(NoPrevious, match="board: previous: there is no release before the active one; ship an artifact first"):
-        roll_back(profile, patience=PATIENCE)
+        roll_back(profile, timeouts=PATIENCE)
 
 
 def test_two_releases_are_kept(board: Board, profile: Profile, maker: Maker) -> None:
@@ -136,7 +136,7 @@ def test_what_python_compiles_on_the_way_does_no_harm(board: Board, profile: Pro
 
     assert (store_of(board) / "current" / "__pycache__").is_dir()
     assert not ship(profile, maker, maker.folder / "new").changed
-    assert roll_back(profile, patience=PATIENCE).changed
+    assert roll_back(profile, timeouts=PATIENCE).changed
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ from helpers.workers import gone, until
 from pipeline.core.profile import Profile
 from pipeline.deploy.deliver import Delivered, deliver, roll_back
 from pipeline.deploy.manifest import Trust
-from pipeline.deploy.store import Patience
+from pipeline.deploy.store import Timeouts
 from pipeline.errors import CompressError, RolledBack, TransferCorrupt, Unhealthy
 
-PATIENCE = Patience(silence_s=20, health_s=60, commit_s=60)
+PATIENCE = Timeouts(silence_s=20, health_s=60, commit_s=60)
 
 
 @pytest.fixture
@@ -39,8 +39,8 @@ def maker(tmp_path: Path) -> Maker:
     return Maker(tmp_path / "artifacts")
 
 
-def ship(profile: Profile, maker: Maker, artifact: Path, patience: Patience = PATIENCE) -> Delivered:
-    return deliver(profile, artifact, Trust(maker.trusted, NOW), patience=patience)
+def ship(profile: Profile, maker: Maker, artifact: Path, timeouts: Timeouts = PATIENCE) -> Delivered:
+    return deliver(profile, artifact, Trust(maker.trusted, NOW), timeouts=timeouts)
 
 
 def processes(word: str, folder: Path) -> list[int]:
@@ -95,7 +95,7 @@ def test_a_release_whose_manifest_was_altered_is_not_gone_back_to(folder: Path, 
     path.write_text(json.dumps(content))
 
     with pytest.raises(TransferCorrupt, match=f"the manifest of {old[:12]} differs from the one that was shipped"):
-        roll_back(profile, patience=PATIENCE)
+        roll_back(profile, timeouts=PATIENCE)
 
 
 def test_a_commit_after_the_deadline_is_refused_though_the_watchdog_is_gone(
@@ -110,7 +110,7 @@ def test_a_commit_after_the_deadline_is_refused_though_the_watchdog_is_gone(
             os.kill(pid, signal.SIGKILL)
         ended.wait(4.5)  # past the deadline of four seconds
 
-    found = paused("commit", late, lambda: ship(profile, maker, artifact, Patience(20, 60, commit_s=4)))
+    found = paused("commit", late, lambda: ship(profile, maker, artifact, Timeouts(20, 60, commit_s=4)))
 
     assert isinstance(found, RolledBack), found
     assert not (folder / "current").is_symlink()

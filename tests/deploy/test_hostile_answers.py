@@ -17,7 +17,7 @@ from pipeline.deploy.deliver import deliver, look, roll_back
 from pipeline.deploy.fleet import Outcome, Rollout, Target, roll_out
 from pipeline.deploy.manifest import Trust
 from pipeline.deploy.protocol import Begun, Committed, Done, Health, Previous, StoreStatus, checked
-from pipeline.deploy.store import Patience
+from pipeline.deploy.store import Timeouts
 from pipeline.errors import CompressError, DeliveryError
 
 HASH, OTHER = "0" * 64, "1" * 64
@@ -145,7 +145,7 @@ def test_a_device_that_is_at_work_for_ever_is_given_up(board: Board) -> None:
     lies(board, *[{"alive": True}] * 3)
 
     with pytest.raises(CompressError, match="it did not finish in time"):
-        look(board.profile(), Patience(silence_s=60, whole_s=1.0))
+        look(board.profile(), Timeouts(silence_s=60, whole_s=1.0))
 
 
 @needs_sshd

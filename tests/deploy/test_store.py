@@ -19,10 +19,10 @@ from pipeline.core.profile import Profile
 from pipeline.deploy.deliver import deliver, look, roll_back
 from pipeline.deploy.manifest import Trust
 from pipeline.deploy.protocol import Begun, StoreStatus
-from pipeline.deploy.store import AGENT, Patience, Store
+from pipeline.deploy.store import AGENT, Store, Timeouts
 from pipeline.errors import CompressError, DeliveryError, NoPrevious
 
-PATIENCE = Patience(silence_s=20, health_s=60, commit_s=60)
+PATIENCE = Timeouts(silence_s=20, health_s=60, commit_s=60)
 MARKER = ".compress-store"
 FILES = {"infer.py": {"sha256": "0" * 64, "size_bytes": 4000}}
 
@@ -115,9 +115,9 @@ def test_a_folder_that_is_no_store_is_refused_and_left_as_it_is(
     fill(folder)
     before = tree(folder)
     actions = {
-        "ship": lambda: deliver(profile, maker.make("new", profile), Trust(maker.trusted, NOW), patience=PATIENCE),
+        "ship": lambda: deliver(profile, maker.make("new", profile), Trust(maker.trusted, NOW), timeouts=PATIENCE),
         "status": lambda: look(profile, PATIENCE),
-        "rollback": lambda: roll_back(profile, patience=PATIENCE),
+        "rollback": lambda: roll_back(profile, timeouts=PATIENCE),
     }
 
     with pytest.raises(DeliveryError, match="is not empty, and this program did not create it; nothing was changed"):
@@ -221,7 +221,7 @@ def test_a_store_of_a_newer_version_is_refused(folder: Path, profile: Profile) -
 
 def test_going_back_makes_no_store(folder: Path, profile: Profile) -> None:
     with pytest.raises(NoPrevious, match="nothing was shipped to"):
-        roll_back(profile, patience=PATIENCE)
+        roll_back(profile, timeouts=PATIENCE)
     assert not folder.exists()
 
 
@@ -432,7 +432,7 @@ def readable_by_all(folder: Path) -> dict[str, str]:
 @pytest.mark.usefixtures("private_umask")
 def test_another_user_s_program_can_read_what_serves_whatever_the_umask(tmp_path: Path, maker: Maker) -> None:
     profile = profile_of(tmp_path / "above" / "store")
-    deliver(profile, maker.make("new", profile), Trust(maker.trusted, NOW), patience=PATIENCE)
+    deliver(profile, maker.make("new", profile), Trust(maker.trusted, NOW), timeouts=PATIENCE)
 
     assert modes(tmp_path / "above") == readable_by_all(tmp_path / "above")
 

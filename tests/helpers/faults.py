@@ -25,12 +25,12 @@ from helpers.workers import until
 from pipeline.core.profile import Profile
 from pipeline.deploy.deliver import Delivered, deliver, roll_back
 from pipeline.deploy.manifest import Trust
-from pipeline.deploy.store import Patience
+from pipeline.deploy.store import Timeouts
 from pipeline.errors import CompressError
 from pipeline.packaging.serving import SERVED_FILES
 
-CALM = Patience(silence_s=60, health_s=120, commit_s=120)
-HASTY = Patience(silence_s=8, health_s=60, commit_s=6)
+CALM = Timeouts(silence_s=60, health_s=120, commit_s=120)
+HASTY = Timeouts(silence_s=8, health_s=60, commit_s=6)
 """For faults that only a timeout reveals."""
 FILES = {*SERVED_FILES, "manifest.json", "manifest.sig"}
 OUTPUTS = {version: answers(conv_net(8, seed=version)) for version in (1, 2, 3)}
@@ -153,23 +153,23 @@ class Rig:
 
     # operations on it
 
-    def ship(self, patience: Patience = CALM) -> Delivered:
-        return deliver(self.profile, self.artifact, Trust(self.maker.trusted, NOW), patience=patience)
+    def ship(self, timeouts: Timeouts = CALM) -> Delivered:
+        return deliver(self.profile, self.artifact, Trust(self.maker.trusted, NOW), timeouts=timeouts)
 
-    def roll_back(self, patience: Patience = CALM) -> Delivered:
-        return roll_back(self.profile, patience=patience)
+    def roll_back(self, timeouts: Timeouts = CALM) -> Delivered:
+        return roll_back(self.profile, timeouts=timeouts)
 
-    def act(self, point: str, patience: Patience = CALM) -> Delivered:
+    def act(self, point: str, timeouts: Timeouts = CALM) -> Delivered:
         """Start the operation during which the fault comes."""
-        return self.roll_back(patience) if point == "rollback" else self.ship(patience)
+        return self.roll_back(timeouts) if point == "rollback" else self.ship(timeouts)
 
-    def struck(self, point: str, happens: Callable[[], None], patience: Patience = CALM) -> CompressError | Delivered:
+    def struck(self, point: str, happens: Callable[[], None], timeouts: Timeouts = CALM) -> CompressError | Delivered:
         """Start the operation, let `happens` run at `point`, go on, and return the result."""
         self.paused(named(point))
         found: list[CompressError | Delivered] = []
 
         def begin() -> None:
-            found.append(self.tried(point, patience))
+            found.append(self.tried(point, timeouts))
 
         thread = threading.Thread(target=begin)
         thread.start()
@@ -179,9 +179,9 @@ class Rig:
         thread.join(300)
         return found[0]
 
-    def tried(self, point: str, patience: Patience = CALM) -> CompressError | Delivered:
+    def tried(self, point: str, timeouts: Timeouts = CALM) -> CompressError | Delivered:
         try:
-            return self.act(point, patience)
+            return self.act(point, timeouts)
         except CompressError as problem:
             return problem
 
@@ -292,7 +292,7 @@ class Workshop:
         with self._device("first") as (board, profile):
             for version in (1, 2):
                 artifact = self._maker.make(f"v{version}", profile, seed=version, version=version, days=36500)
-                deliver(profile, artifact, Trust(self._maker.trusted, NOW), patience=CALM)
+                deliver(profile, artifact, Trust(self._maker.trusted, NOW), timeouts=CALM)
             shutil.copytree(store_of(board), folder / "store", symlinks=True)
             self._artifact = self._maker.make("v3", profile, seed=3, version=3, days=36500)
 

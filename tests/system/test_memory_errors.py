@@ -113,7 +113,7 @@ def test_a_user_without_a_home_folder_is_told_to_name_the_folder_of_keys() -> No
 
     assert done.returncode == KeysError.exit_code, done.stderr
     assert done.stderr == (
-        "compress: the default folder of keys is unknown, because this user has no home folder; give --keys or set HOME\n"
+        "compress: the folder of keys is unknown, because this user has no home folder; give --keys or set HOME\n"
     )
 
 

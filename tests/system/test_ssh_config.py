@@ -15,7 +15,7 @@ from pipeline.deploy.inventory import read_inventory
 from pipeline.errors import ProfileError
 from pipeline.remote.diagnosis import diagnosis
 from pipeline.remote.link import LinkLost
-from pipeline.remote.ssh_arguments import by_hand, ssh_arguments
+from pipeline.remote.ssh_arguments import manual_command, ssh_arguments
 from pipeline.remote.ssh_keys import locked_key
 from pipeline.system.ssh_config import refuse_commands
 
@@ -248,7 +248,7 @@ def test_a_key_with_a_passphrase_and_no_agent_is_told_apart_from_a_key_that_is_n
 def test_advice_to_connect_by_hand_names_the_configuration_that_the_profile_names() -> None:
     board = device("board", "boards/ssh_config")
 
-    assert by_hand(board) == "ssh -F boards/ssh_config board"
+    assert manual_command(board) == "ssh -F boards/ssh_config board"
     assert "check that it is on and that 'ssh -F boards/ssh_config board true' works" in str(
         diagnosis(LinkLost("no route", 255), board)
     )
