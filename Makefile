@@ -17,7 +17,7 @@ test: $(ENV)/.installed-dev check sshd ## lint, types, import contracts, and the
 test-all: $(ENV)/.installed-dev check sshd ## also the slow tests
 	$(BIN)/pytest -q -m "slow or not slow"
 
-fuzz: $(ENV)/.installed-dev ## throw hostile input at every reader, guided by coverage, a minute each
+fuzz: $(ENV)/.installed-dev ## test every reader with hostile input, guided by coverage, for a minute each
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/pip install -q --disable-pip-version-check -e '.[fuzz]'
 	PYTHONPATH=tests $(BIN)/python tests/helpers/fuzz.py --seconds 60
 
@@ -34,20 +34,20 @@ docs: $(ENV)/.installed-dev ## the documentation as a site in build/site; a brok
 sshd: # for the tests over ssh; skipped where it cannot be had
 	@sh tests/sshd.sh
 
-format: $(ENV)/.installed-dev ## let ruff set the code
+format: $(ENV)/.installed-dev ## format the code with ruff
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(ENV)/.installed-dev ## what one candidate costs, here and with a graph library alone
+bench: $(ENV)/.installed-dev ## measure the cost of a candidate, here and with a graph library alone
 	$(BIN)/python benchmarks/candidate.py
 
-bench-link: $(ENV)/.installed-dev sshd ## what a candidate costs on its way to a device over a slow link
+bench-link: $(ENV)/.installed-dev sshd ## measure the traffic and time of a candidate over a slow link
 	$(BIN)/python benchmarks/link.py
 
-train-demo: $(ENV)/.installed ## make models/digits.safetensors anew
+train-demo: $(ENV)/.installed ## train models/digits.safetensors again
 	$(BIN)/python models/train.py --model digits --data digits --epochs 40 --half --out models/digits.safetensors
 
-image: ## build the container image without a daemon and try it (root, Debian, 20 GB)
+image: ## build the container image without a daemon and test it (root, Debian, 20 GB)
 	sh tests/image.sh
 
 build: $(ENV)/.installed-dev ## the wheel

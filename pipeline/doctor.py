@@ -190,7 +190,7 @@ def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
         "end the other programs on the device" if samples.shared else "",
     )
     yield from _speed(profile, measured)
-    tells = max(ratio.high - 1, 1 - ratio.low)
+    smallest = max(ratio.high - 1, 1 - ratio.low)
     equal = ratio.low <= 1 <= ratio.high and not measured.doubts
     yield Finding(
         "network against itself",
@@ -200,9 +200,9 @@ def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
     )
     yield Finding(
         "smallest difference shown",
-        "ok" if tells < 0.05 else "warning",
-        f"{100 * tells:.1f} %, with {profile.probe.final_processes} processes of {profile.probe.runs} runs",
-        "" if tells < 0.05 else "raise probe.runs or probe.final_processes",
+        "ok" if smallest < 0.05 else "warning",
+        f"{100 * smallest:.1f} %, with {profile.probe.final_processes} processes of {profile.probe.runs} runs",
+        "" if smallest < 0.05 else "raise probe.runs or probe.final_processes",
     )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.data.decode import Decoder, channels_of, count_turned, open_image, upright_size
 from pipeline.data.images import Fetch, Splits, carve
-from pipeline.data.listing import Passed, class_folders, image_files, litter, loose_images
+from pipeline.data.listing import Skipped, class_folders, image_files, loose_images, skipped_files
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import DataError, EmptyData, ImageMismatch, OneClass
 from pipeline.system.strict_yaml import load_yaml
@@ -39,19 +39,19 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_li
     """
     own = root / "preprocessing.yaml"
     preprocessing = load_yaml(own, Preprocessing, DataError) if own.exists() else declared or Preprocessing()
-    passed, notices = Passed(), list[str]()
+    skipped, notices = Skipped(), list[str]()
     folders = _split_folders(root, notices)
     base = folders.get("train", root)
     classes = _classes(base)
-    groups = {"train": _listing(base, classes, passed)}
+    groups = {"train": _listing(base, classes, skipped)}
     _refuse_empty(base, classes, groups["train"][1])
     for name in ("val", "test"):
         if name in folders:
-            groups[name] = _listing(folders[name], classes, passed)
+            groups[name] = _listing(folders[name], classes, skipped)
             notices += _lacking(folders[name], classes, groups[name][1])
-    if passed:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in passed.most_common())
-        notices.append(f"{root}: {passed.total()} files were skipped: {kinds}")
+    if skipped:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
+        notices.append(f"{root}: {skipped.total()} files were skipped: {kinds}")
     paths = [path for files, _ in groups.values() for path in files]
     labels = torch.tensor([label for _, found in groups.values() for label in found])
     spans = dict(zip(groups, torch.arange(len(paths)).split([len(files) for files, _ in groups.values()]), strict=True))
@@ -122,17 +122,17 @@ def _classes(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _listing(folder: Path, classes: tuple[str, ...], passed: Passed) -> tuple[list[Path], list[int]]:
+def _listing(folder: Path, classes: tuple[str, ...], skipped: Skipped) -> tuple[list[Path], list[int]]:
     """Return every image of `folder` with its label. A class may have no images; the caller checks that."""
     names = class_folders(folder)
     strange = sorted(set(names) - set(classes))
     if strange:
         raise DataError(f"{folder}: class '{strange[0]}' is not among the training classes; rename or remove it")
-    passed.update(litter(folder))
+    skipped.update(skipped_files(folder))
     files: list[Path] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = image_files(folder / name, passed) if name in names else []
+        found = image_files(folder / name, skipped) if name in names else []
         files += found
         labels += [label] * len(found)
     return files, labels

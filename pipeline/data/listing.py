@@ -7,80 +7,84 @@ from pathlib import Path
 
 from pipeline.data.decode import image_suffixes
 
-__all__ = ["Passed", "class_folders", "image_files", "litter", "loose_images"]
+__all__ = ["Skipped", "class_folders", "image_files", "loose_images", "skipped_files"]
 
-LITTER_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
-LITTER_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
+SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
+SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
 """Files that operating systems, file servers and Python leave in folders, in lower case. Names with a leading dot count too."""
 
-Passed = Counter[str]
+Skipped = Counter[str]
 """Kind of skipped files, in words -> how many files."""
 
 Identity = tuple[int, int]
 
 
 def class_folders(folder: Path) -> list[str]:
-    """Return the names of the folders in `folder`, sorted, without hidden and known litter folders. Links to folders count."""
-    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_litter(entry.name, LITTER_FOLDERS))
+    """Return the names of the folders in `folder`, sorted, without hidden and system folders. Links to folders count."""
+    return sorted(
+        entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_system_file(entry.name, SYSTEM_FOLDERS)
+    )
 
 
-def image_files(folder: Path, passed: Passed) -> list[Path]:
-    """Return every image below `folder`, sorted. `passed` counts all other files.
+def image_files(folder: Path, skipped: Skipped) -> list[Path]:
+    """Return every image below `folder`, sorted. `skipped` counts all other files.
 
     Links to files and folders are followed wherever they lead, but not to a folder above, and no folder is read twice.
     """
     above = {_identity(parent) for parent in (folder, *folder.parents, *folder.resolve().parents)}
-    return sorted(_walk(folder, above, set(), passed))
+    return sorted(_walk(folder, above, set(), skipped))
 
 
 def loose_images(folder: Path) -> int:
     """Return how many images lie directly in `folder`."""
     return sum(
-        not entry.is_dir() and not _is_litter(entry.name, LITTER_FILES) and Path(entry.name).suffix.lower() in image_suffixes()
+        not entry.is_dir()
+        and not _is_system_file(entry.name, SYSTEM_FILES)
+        and Path(entry.name).suffix.lower() in image_suffixes()
         for entry in os.scandir(folder)
     )
 
 
-def litter(folder: Path) -> Passed:
-    """Count files of `folder` that are not part of the data: images beside the class folders, and files in litter folders."""
-    found = Passed()
+def skipped_files(folder: Path) -> Skipped:
+    """Count files of `folder` that are not part of the data: images beside the class folders, and files in system folders."""
+    found = Skipped()
     if loose := loose_images(folder):
         found["images in no class folder"] += loose
     for entry in os.scandir(folder):
-        if entry.is_dir() and (entry.name.lower() in LITTER_FOLDERS or entry.name == ".ipynb_checkpoints"):
+        if entry.is_dir() and (entry.name.lower() in SYSTEM_FOLDERS or entry.name == ".ipynb_checkpoints"):
             found += _files_in(folder / entry.name)
     return found
 
 
-def _files_in(folder: Path) -> Passed:
-    return Passed({f"in {folder.name[:40]}/": sum(len(files) for _, _, files in os.walk(folder))})
+def _files_in(folder: Path) -> Skipped:
+    return Skipped({f"in {folder.name[:40]}/": sum(len(files) for _, _, files in os.walk(folder))})
 
 
-def _walk(folder: Path, above: set[Identity], seen: set[Identity], passed: Passed) -> Iterator[Path]:
+def _walk(folder: Path, above: set[Identity], seen: set[Identity], skipped: Skipped) -> Iterator[Path]:
     for entry in os.scandir(folder):
         path = folder / entry.name
         if entry.is_dir():
             identity = _identity(path)
-            if _is_litter(entry.name, LITTER_FOLDERS):
-                passed.update(_files_in(path))
+            if _is_system_file(entry.name, SYSTEM_FOLDERS):
+                skipped.update(_files_in(path))
             elif identity in above:
-                passed["links to a parent folder"] += 1
+                skipped["links to a parent folder"] += 1
             elif identity in seen:
-                passed["links to a folder that was already read"] += 1
+                skipped["links to a folder that was already read"] += 1
             else:
                 seen.add(identity)
-                yield from _walk(path, {*above, identity}, seen, passed)
-        elif _is_litter(entry.name, LITTER_FILES):
-            passed["hidden" if entry.name.startswith(".") else entry.name] += 1
+                yield from _walk(path, {*above, identity}, seen, skipped)
+        elif _is_system_file(entry.name, SYSTEM_FILES):
+            skipped["hidden" if entry.name.startswith(".") else entry.name] += 1
         elif Path(entry.name).suffix.lower() not in image_suffixes():
-            passed[Path(entry.name).suffix.lower()[:20] or "files without a suffix"] += 1
+            skipped[Path(entry.name).suffix.lower()[:20] or "files without a suffix"] += 1
         elif entry.is_symlink() and not path.exists():
-            passed["broken links"] += 1
+            skipped["broken links"] += 1
         else:
             yield path
 
 
-def _is_litter(name: str, known: set[str]) -> bool:
+def _is_system_file(name: str, known: set[str]) -> bool:
     return name.startswith(".") or name.lower() in known
 
 

@@ -1,4 +1,4 @@
-"""Verify: show on real inputs that the file that ships answers like its network."""
+"""Verify: check on real inputs that the outputs of the final file equal the network's."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""User files: tells the user's own Python files from this program, Python itself and installed packages."""
+"""User files: distinguishes the user's own Python files from this program, Python itself and installed packages."""
 
 import functools
 import sysconfig

@@ -1,4 +1,4 @@
-"""Sample size: tells before the search whether the test images can show that the accuracy budget is met."""
+"""Sample size: says before the search whether the test images can show that the accuracy budget is met."""
 
 from collections.abc import Iterable
 
