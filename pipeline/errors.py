@@ -10,7 +10,7 @@
     │   ├── WeightsError        21  the weights do not fit the network
     │   ├── UnsafeWeights       22  the weights file would run code when read
     │   ├── TraceError          23  the network cannot be traced or exported
-    │   ├── NothingToPrune      24  no group of channels can be narrowed
+    │   ├── NothingToPrune      24  no group of channels can be pruned
     │   └── NetworkError        25  the network's own code fails while it is scored, trained or exported
     ├── DataError               30  the data cannot be loaded
     │   ├── EmptyData           31  a folder holds no images
@@ -39,7 +39,7 @@
     │   ├── Expired             75  the manifest has expired
     │   ├── OlderVersion        76  the device already has a newer version
     │   ├── OtherDevice         77  the artifact was made for another kind of device
-    │   └── FilesDiffer         78  a file is missing, extra, altered, or not a regular file
+    │   └── FilesDiffer         78  a file is missing, extra, changed, or not a regular file
     ├── KeysError               79  the folder of signing keys is malformed, or other users can open it
     ├── DeliveryError           80  an artifact cannot be deployed to a device; the old release stays active
     │   ├── Unhealthy           81  the artifact does not load, gives wrong outputs, or misses its budget
@@ -180,7 +180,7 @@ class TraceError(ModelError):
 
 
 class NothingToPrune(ModelError):
-    """No group of channels can be narrowed."""
+    """No group of channels can be pruned."""
 
     exit_code = 24
 
@@ -354,7 +354,7 @@ class OtherDevice(ManifestError):
 
 
 class FilesDiffer(ManifestError):
-    """A file is missing, extra, altered, or not a regular file."""
+    """A file is missing, extra, changed, or not a regular file."""
 
     exit_code = 78
 

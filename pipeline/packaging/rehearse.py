@@ -1,4 +1,4 @@
-"""Rehearsal: run all steps once with a narrowed network before the search, so that failures are found early.
+"""Rehearsal: run all steps once with a pruned network before the search, so that failures are found early.
 
 A batch is scored, a step is trained, and the changed weights are exported, simplified, compared, reported and packed by the
 same functions that end a run. Nothing is measured, no test data are read, and the written files are removed.
@@ -109,7 +109,7 @@ def _rehearsed(context: RunContext, seed: int, key: str) -> _Outcome:
 
 
 def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[ExecutionMode, Finetuned]:
-    """The first execution mode in which a narrowed network can be scored and trained, and that network.
+    """The first execution mode in which a pruned network can be scored and trained, and that network.
 
     Raises NetworkError, with the first failure, if there is none.
     """

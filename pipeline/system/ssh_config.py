@@ -1,6 +1,6 @@
 """OpenSSH configurations that a profile names: they are refused when they would run a program on this machine.
 
-A profile can come from anyone, and ssh runs the programs that its configuration names (`ProxyCommand`, `LocalCommand`, `Match exec`
+A profile can come from anyone, and ssh runs the programs of its configuration (`ProxyCommand`, `LocalCommand`, `Match exec`
 and others). So a configuration that a profile names may only contain options that are known to run nothing. The user's own files
 in ~/.ssh and the system's files in /etc/ssh are trusted.
 """
