@@ -123,7 +123,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
                 tuned = finetune_chosen(weights, chosen, loaded.module, job.seed)
 
             with final_probe(job, context, device, probe, ends.dense) as judge:
-                with stage("export", "and prove"):
+                with stage("export", "export the final network and compare it with torch"):
                     final = final_file(context, tuned.module, chosen)
 
                 if "int8" in profile.precision:

@@ -196,7 +196,7 @@ def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
         "network against itself",
         "ok" if equal else "warning",
         f"{100 * ratio.value:.1f} % [{100 * ratio.low:.1f}, {100 * ratio.high:.1f}]",
-        "" if equal else "something disturbs the runs: end the other programs on the device",
+        "" if equal else "other programs disturb the runs: end them",
     )
     yield Finding(
         "smallest difference shown",

@@ -101,7 +101,7 @@ def _rehearsed(context: RunContext, seed: int, key: str) -> _Outcome:
             notices.append(f"{problem}; therefore every candidate is exported instead of sliced, which takes seconds")
             context = replace(context, builder=_without_slices(context.builder))
             _ship(context, plan, tuned, scratch)
-        context.callback.progress(2, 2, "rehearsed")
+        context.callback.progress(2, 2, "rehearsal: done")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     sliceable = context.builder.sliceable is not None

@@ -160,7 +160,7 @@ class WorkerProbe:
         fingerprint = self._fingerprint(load)
         remarks = remarks_on(timed, fingerprint, self._profile.probe.noise_limit, before, after)
         if remarks and attempt:
-            remarks += (Remark(RemarkKind.REPEATED, f"repeated {attempt} times"),)
+            remarks += (Remark(RemarkKind.REPEATED, f"measurement repeated {attempt} time{'s' if attempt > 1 else ''}"),)
         return Measurement(
             fingerprint=fingerprint,
             structure=graph.structure,

@@ -7,7 +7,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from pipeline.core.run import Run
-from pipeline.data.listing import Passed, image_files
+from pipeline.data.listing import Skipped, image_files
 from pipeline.system.foreign_file import WEIGHTS_LIMIT_BYTES, open_foreign
 from pipeline.system.user_files import is_users
 from pipeline.training.user_code import is_code, package_root
@@ -100,7 +100,7 @@ def _file_digest(path: Path) -> str:
 def _folder_digest(root: Path) -> str:
     """Hash of the names and contents of all images."""
     digest = hashlib.sha256()
-    for path in image_files(root, Passed()):
+    for path in image_files(root, Skipped()):
         digest.update(f"{path.relative_to(root)}\0".encode("utf-8", "surrogateescape"))
         try:
             with open_foreign(path, WEIGHTS_LIMIT_BYTES) as file:

@@ -69,7 +69,7 @@ def test_what_is_undecided_says_how_many_images_would_decide_it(tmp_path: Path) 
     row = found.rows[0]
 
     assert headline(found) == (
-        f"NOT DECIDED: accuracy (test) 93.50 % (-3.00 points, 95 % interval {row.interval_text}) against 1.00 points: undecided with "
+        f"UNDECIDED: accuracy (test) 93.50 % (-3.00 points, 95 % interval {row.interval_text}), limit 1.00 points: undecided with "
         f"200 test images; about {row.test_images_needed:,} would decide it"
     )
     assert 200 < (row.test_images_needed or 0) < 1000
@@ -79,7 +79,7 @@ def test_what_is_over_with_its_whole_interval_is_missed(tmp_path: Path) -> None:
     found = network_pair(tmp_path, HitCounts(170, 20, 1, 9), 1.0)
 
     assert headline(found).startswith("BUDGET MISSED: accuracy (test) 85.50 % (-9.50 points, 95 % interval [")
-    assert headline(found).endswith("]) against 1.00 points: over")
+    assert headline(found).endswith("]), limit 1.00 points: over")
     assert found.rows[0].test_images_needed is None
 
 

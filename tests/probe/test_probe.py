@@ -261,7 +261,7 @@ def test_unstable_runs_are_repeated_as_often_as_the_profile_says_and_then_told(p
     texts = [remark.text for remark in remarks]
 
     assert [text for text in texts if re.fullmatch(r"noisy: the runs deviate from their median by \d+ % \(limit 0 %\)", text)]
-    assert texts[-1] == "repeated 2 times"
+    assert texts[-1] == "measurement repeated 2 times"
 
 
 def test_a_file_that_hangs_is_a_failure_and_the_next_one_is_measured(probes: Callable[..., LocalProbe]) -> None:

@@ -30,7 +30,7 @@ def headline(artifact: Artifact) -> str:
     limited = [row for row in artifact.rows if row.verdict is not None]
     missed = [row for row in limited if row.verdict != "within"]
     if missed:
-        kind = "BUDGET MISSED" if artifact.verdict == "over" else "NOT DECIDED"
+        kind = "BUDGET MISSED" if artifact.verdict == "over" else "UNDECIDED"
         text = f"{kind}: {'; '.join(_missed(row, artifact.shipped.drop) for row in missed)}"
     else:
         text = "Budget met: every 95 % confidence interval lies below its limit."
@@ -43,7 +43,7 @@ def _missed(row: Row, drop: PairedDrop | None) -> str:
     """The text for one row that is not within its limit."""
     _, after, change, limit = row.texts
     interval = f", 95 % interval {row.interval_text}" if row.interval_text else ""
-    text = f"{row.title} {after} ({change}{interval}) against {limit}: {row.verdict}"
+    text = f"{row.title} {after} ({change}{interval}), limit {limit}: {row.verdict}"
     if row.reason:
         return f"{text}, because {row.reason}"
     if row.verdict != "undecided" or row.drop is None or drop is None:
