@@ -8,7 +8,8 @@ It needs Python >= 3.8, numpy and onnxruntime >= 1.15, and nothing else of this 
     python3 worker.py child ROLE       one measurement; started by the supervisor, never by hand
 
 A message is  u32 length of the JSON | u64 length of the bytes | JSON | bytes,  big-endian. While an answer is being
-prepared, {"alive": true} is sent every five seconds; on a device also once at the start. Requests:
+prepared, {"alive": true} is sent every five seconds; on a device also once at the start. While the bytes of a request
+arrive, it is {"alive": true, "received": N}, with the number of bytes so far. Requests:
 
     {"do": "hello"}                                        facts about this machine
     {"do": "state"}                                        its present temperature, clock and load
@@ -73,6 +74,20 @@ def read_exactly(stream, count):
     if len(data) < count:
         raise EOFError
     return data
+
+
+def arriving(stream, size):
+    """Yield the next `size` bytes of the stream in pieces, as soon as they arrive. The client is told how many have arrived."""
+    received, told = 0, time.monotonic()
+    while received < size:
+        data = stream.read1(min(size - received, CHUNK))
+        if not data:
+            raise EOFError
+        received += len(data)
+        if received < size and time.monotonic() - told >= BEAT_S:
+            Child.beat(received)
+            told = time.monotonic()
+        yield data
 
 
 # ---------------------------------------------------------------- the machine
@@ -618,8 +633,9 @@ class Child:
     """A measuring process that is started ahead and waits for its model."""
 
     @staticmethod
-    def beat():
-        """Called while a child is waited for. It tells the client that the supervisor is alive."""
+    def beat(received=None):
+        """Tells the client that the supervisor is alive. Called while a child is waited for, and while bytes arrive, with
+        their number so far."""
 
     def __init__(self, role, job, folder):
         self.errors = tempfile.TemporaryFile(dir=folder)
@@ -731,9 +747,7 @@ class Supervisor:
             file = open(path, "wb")
         except OSError as error:
             file, problem = None, error
-        while size:
-            data = read_exactly(stream, min(size, CHUNK))
-            size -= len(data)
+        for data in arriving(stream, size):
             also(data)
             try:
                 if problem is None:
@@ -756,7 +770,7 @@ class Supervisor:
         return {}
 
     def make(self, name, recipe, stream, size):
-        self.assemble(self.path(name), recipe, read_exactly(stream, size))
+        self.assemble(self.path(name), recipe, b"".join(arriving(stream, size)))
         return {}
 
     def assemble(self, path, recipe, blob):
@@ -777,7 +791,7 @@ class Supervisor:
     def measure(self, request, stream, size):
         model = os.path.join(self.folder, "model.onnx")
         if request["recipe"]:
-            self.assemble(model, request["recipe"], read_exactly(stream, size))
+            self.assemble(model, request["recipe"], b"".join(arriving(stream, size)))
         else:
             self.receive(model, stream, size)
         self.start_ahead(request)
@@ -917,7 +931,11 @@ def serve(client=None, extra=None):
         write_message(answers, {"failure": [kind, str(failure)]})
         return
     supervisor = Supervisor(folder)
-    Child.beat = staticmethod(lambda: write_message(answers, {"alive": True}))
+
+    def beat(received=None):
+        write_message(answers, {"alive": True} if received is None else {"alive": True, "received": received})
+
+    Child.beat = staticmethod(beat)
     if client:
         Child.beat()
     try:

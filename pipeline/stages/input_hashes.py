@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.core.run import Run
 from pipeline.data.listing import Skipped, image_files
+from pipeline.system.bundled import shipped_weights
 from pipeline.system.foreign_file import WEIGHTS_LIMIT_BYTES, open_foreign
 from pipeline.system.user_files import is_users
 from pipeline.training.user_code import is_code, package_root
@@ -22,10 +23,14 @@ CODE = "code "
 def bind_input_hashes(run: Run, model: str, weights: Path | None, data: str | None) -> None:
     """Bind `run` to the files that the job is loaded from. Raises OtherJob, with the differences, if it is bound to other files.
 
+    Without `weights`, the weights file that ships with a named model is one of them.
+
     Call it after loading, because only then is it known which code is imported. Call it before loading as well, to check a run
     that is already bound.
     """
     known = run.facts("sources")
+    if weights is None and (known is None or "weights" in known):  # older runs did not hash weights that ship with a network
+        weights = shipped_weights(model)
     if known is None:
         run.bind("sources", origins(model, weights, data, code_files(model, data)))
     else:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-__all__ = ["shipped_files", "shipped_folder"]
+__all__ = ["shipped_files", "shipped_folder", "shipped_weights"]
 
 
 def shipped_folder(name: str) -> Path:
@@ -15,3 +15,8 @@ def shipped_folder(name: str) -> Path:
 def shipped_files(folder: str, suffix: str) -> dict[str, Path]:
     """Return a mapping from stem to path of the files with `suffix` in a shipped folder."""
     return {path.stem: path for path in sorted(shipped_folder(folder).glob(f"*{suffix}"))}
+
+
+def shipped_weights(model: str) -> Path | None:
+    """Return the weights file that ships with the network called `model` in models/. None if there is none."""
+    return shipped_files("models", ".safetensors").get(model)

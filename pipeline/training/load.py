@@ -17,7 +17,7 @@ from pipeline.data.images import Splits
 from pipeline.data.preprocessing import USUAL_NORMALISATIONS, Preprocessing
 from pipeline.data.sources import load_digits, load_from_factory, load_torchvision
 from pipeline.errors import CompressError, DataError, ModelError, WeightsError
-from pipeline.system.bundled import shipped_files
+from pipeline.system.bundled import shipped_files, shipped_weights
 from pipeline.training.adapt_network import plain
 from pipeline.training.scoring import accuracy
 from pipeline.training.user_code import UserCode, describe_error, import_file, is_code, load_code, refuse_arguments
@@ -79,10 +79,7 @@ def _find_source(spec: str) -> ModelSource:
             f"{', '.join(sorted(known))}"
         )
     module, path = known[spec]
-    weights = path.with_name(f"{spec}.safetensors")
-    return ModelSource(
-        spec, getattr(module, spec), _declared(module, path.name), weights if weights.is_file() else None, needs_weights=True
-    )
+    return ModelSource(spec, getattr(module, spec), _declared(module, path.name), shipped_weights(spec), needs_weights=True)
 
 
 def load_model(

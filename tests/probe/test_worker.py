@@ -1,7 +1,9 @@
 """The worker, spoken to through its pipes: files in, figures out."""
 
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -12,7 +14,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from helpers.graphs import INPUT, conv_net
-from helpers.workers import FOREVER, Worker, gone, until
+from helpers.workers import FOREVER, WORKER, Worker, gone, until
 
 from pipeline.system.files import sha256_bytes
 
@@ -35,6 +37,38 @@ def test_it_says_what_the_machine_is(worker: Worker) -> None:
     assert said["architecture"] == os.uname().machine
     assert said["memory_bytes"] > 2**20
     assert said["wheel"] is None or os.uname().machine in said["wheel"]
+
+
+WITHOUT_PAUSES = """
+import runpy, sys
+worker = runpy.run_path(sys.argv[1])
+worker["serve"].__globals__["BEAT_S"] = 0.0
+worker["serve"]()
+"""
+"""The worker, which says how many bytes have arrived not every five seconds, but after every piece."""
+
+
+@pytest.mark.parametrize("request_", [{"do": "put"}, {"do": "base", "tensors": []}, {"do": "make", "recipe": {}}])
+def test_it_says_how_much_of_a_blob_has_arrived(request_: dict[str, object], tmp_path: Path) -> None:
+    """3 MB, in pieces of at most one"""
+    blob = os.urandom(3 * 2**20)
+    text = json.dumps({**request_, "name": sha256_bytes(blob)}).encode()
+    sent = struct.pack(">IQ", len(text), len(blob)) + text + blob
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", WITHOUT_PAUSES, str(WORKER)]
+    told = subprocess.run(command, input=sent, stdout=subprocess.PIPE, env=environment, check=True).stdout
+    messages = []
+    while told:
+        size, _ = struct.unpack(">IQ", told[:12])
+        messages.append(json.loads(told[12 : 12 + size]))
+        told = told[12 + size :]
+    received = [message.pop("received") for message in messages[:-1]]
+
+    assert len(received) >= 2
+    assert received == sorted(set(received))
+    assert 0 < received[0] <= 2**20
+    assert received[-1] < len(blob)
+    assert all(message == {"alive": True} for message in messages[:-1])
 
 
 def kept(worker: Worker) -> list[Path]:

@@ -15,7 +15,9 @@ from PIL import Image
 from pipeline.cli.main import compress
 from pipeline.core.run import Run, open_run
 from pipeline.errors import OtherJob
-from pipeline.stages.input_hashes import code_files, code_root, origins
+from pipeline.stages.input_hashes import bind_input_hashes, code_files, code_root, origins
+from pipeline.system.bundled import shipped_folder, shipped_weights
+from pipeline.system.files import sha256_file
 
 NET = '''
 from layers import WIDTH
@@ -268,6 +270,29 @@ def test_a_pipe_in_the_place_of_a_derived_file_is_set_aside(tmp_path: Path) -> N
         data, told = made(run, b"new")
         assert data == b"new"
         assert "it cannot be read (not a regular file)" in told[0]
+
+
+def test_the_weights_that_ship_with_a_named_network_are_among_the_inputs(tmp_path: Path) -> None:
+    with open_run(tmp_path, {}) as run:
+        bind_input_hashes(run, "digits", None, None)
+        assert run.facts("sources") == {"weights": sha256_file(shipped_folder("models") / "digits.safetensors")[:16]}
+        bind_input_hashes(run, "digits", None, None)
+        with pytest.raises(OtherJob, match='weights: "'):
+            bind_input_hashes(run, "digits", shipped_folder("models") / "resnet20-cifar10.safetensors", None)
+
+
+def test_a_run_of_an_older_version_whose_shipped_weights_were_not_hashed_goes_on(tmp_path: Path) -> None:
+    with open_run(tmp_path, {}) as run:
+        run.bind("sources", {})
+        bind_input_hashes(run, "digits", None, None)
+        with pytest.raises(OtherJob, match="weights: not set there"):
+            bind_input_hashes(run, "digits", shipped_folder("models") / "digits.safetensors", None)
+
+
+def test_a_network_that_is_no_shipped_one_has_no_shipped_weights() -> None:
+    assert [shipped_weights(spec) for spec in ("nets.py:digits", "torchvision:resnet18", "vgg16_bn", "../models/digits")] == 4 * [
+        None
+    ]
 
 
 def test_the_code_of_a_user_is_what_was_imported_from_below_his_file(first: Path) -> None:
