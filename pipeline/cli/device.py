@@ -74,10 +74,9 @@ def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: fl
 
     Each further file is compared with the first. Compared files run in turns.
     """
-    from pipeline.cli.screen_device import measured_json, print_measured  # noqa: PLC0415
+    from pipeline.cli.screen import Screen  # noqa: PLC0415
     from pipeline.core.measurement import Failure  # noqa: PLC0415
     from pipeline.core.profile import load_profile  # noqa: PLC0415
-    from pipeline.measure import measure_files  # noqa: PLC0415
 
     if sustain_s and len(models) > 1:
         raise click.UsageError("--sustained takes one file, because the heat of one would slow the next")
@@ -85,10 +84,15 @@ def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: fl
     profile = load_profile(target, allow_ssh_commands=flags["allow_ssh_commands"])
     period_ms = 1e3 / duty_hz if duty_hz else 0.0
 
-    def notify(text: str) -> None:
-        console.print(f"note: {text}", soft_wrap=True)
+    with Screen(make_console(stderr=True), "measure") as screen:
+        from pipeline.cli.screen_device import measured_json, print_measured  # noqa: PLC0415  (torch takes seconds)
+        from pipeline.measure import measure_files  # noqa: PLC0415
 
-    found = measure_files(profile, models, period_ms, sustain_s, notify)
+        def notify(text: str) -> None:
+            with screen.printing():
+                console.print(f"note: {text}", soft_wrap=True)
+
+        found = measure_files(profile, models, period_ms, sustain_s, notify)
     if flags["as_json"]:
         click.echo(json.dumps(measured_json(found)))
     else:
@@ -122,19 +126,17 @@ def calibrate(plans: int, out: Path | None, as_json: bool, **flags: Any) -> None
 
     With the predictor, a search needs the device only at its end.
     """
-    from pipeline.calibrate import calibrate as measure_both  # noqa: PLC0415
     from pipeline.cli.screen import Screen  # noqa: PLC0415
-    from pipeline.cli.screen_device import calibrated_json, print_calibrated  # noqa: PLC0415
     from pipeline.stages.job import Job  # noqa: PLC0415
 
     console = make_console(stderr=as_json)
     path = out or Path(f"{Path(flags['target']).stem}.calibration.json")
-    screen = Screen(console)
     job = Job(**flags)
-    try:
+    with Screen(console) as screen:
+        from pipeline.calibrate import calibrate as measure_both  # noqa: PLC0415  (torch takes seconds)
+        from pipeline.cli.screen_device import calibrated_json, print_calibrated  # noqa: PLC0415
+
         found = measure_both(job, plans, path, screen)
-    finally:
-        screen.close()
     if as_json:
         click.echo(json.dumps(calibrated_json(path, found)))
     else:
@@ -157,16 +159,20 @@ def _search_command(job: "Job", path: Path) -> str:
 @handle_errors()
 def doctor(target: str, allow_ssh_commands: bool, as_json: bool) -> None:
     """Check a device before a long run: connection, software, other load, noise, and the smallest difference it can show."""
-    from pipeline.cli.screen_device import print_finding  # noqa: PLC0415
+    from pipeline.cli.screen import Screen  # noqa: PLC0415
     from pipeline.core.profile import load_profile  # noqa: PLC0415
-    from pipeline.doctor import examine  # noqa: PLC0415
 
-    console = make_console(stderr=as_json)
+    console, profile = make_console(stderr=as_json), load_profile(target, allow_ssh_commands=allow_ssh_commands)
     findings: list[Any] = []
-    for finding in examine(load_profile(target, allow_ssh_commands=allow_ssh_commands)):
-        findings.append(finding)
-        if not as_json:
-            print_finding(console, finding)
+    with Screen(make_console(stderr=True), "doctor") as screen:
+        from pipeline.cli.screen_device import print_finding  # noqa: PLC0415  (torch takes seconds)
+        from pipeline.doctor import examine  # noqa: PLC0415
+
+        for finding in examine(profile):
+            findings.append(finding)
+            if not as_json:
+                with screen.printing():
+                    print_finding(console, finding)
     if as_json:
         click.echo(json.dumps({"findings": [vars(finding) for finding in findings]}))
     failed = [finding for finding in findings if finding.level == "failure"]

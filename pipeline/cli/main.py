@@ -168,12 +168,6 @@ def main() -> None:
 def _run(flags: Mapping[str, Any], console: Console) -> int:
     """Run the job, and return the exit code."""
     budget = dict(_budget(text) for text in flags["budgets"])
-    # importing torch takes seconds; --help and a wrong flag must not wait for it
-    from pipeline.cli.screen import Screen, print_result, result_json  # noqa: PLC0415
-    from pipeline.compress import compress as run_job  # noqa: PLC0415
-    from pipeline.core.progress import InterruptibleCallback, NullCallback  # noqa: PLC0415
-    from pipeline.system.malloc import keep_freed_memory  # noqa: PLC0415
-
     if flags["searcher"] not in SEARCHERS:
         raise click.UsageError(
             f"--searcher: unknown searcher '{flags['searcher']}'; choose one of {', '.join(sorted(SEARCHERS))}"
@@ -198,17 +192,22 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
         command=("compress", *map(escape_text, sys.argv[1:])),
         model_args=flags["model_args"],
     )
-    keep_freed_memory()
-    screen = Screen(console)
-    callback = InterruptibleCallback(NullCallback() if flags["quiet"] else screen)
-    handle_interrupts(callback)
+    # --help and a wrong flag must not wait for these imports
+    from pipeline.cli.screen import Screen  # noqa: PLC0415
+    from pipeline.core.progress import InterruptibleCallback, NullCallback  # noqa: PLC0415
+
     # output of a user's own file must not get into the JSON
     aside = contextlib.redirect_stdout(sys.stderr) if flags["as_json"] else contextlib.nullcontext()
-    try:
+    with contextlib.nullcontext(NullCallback()) if flags["quiet"] else Screen(console) as screen:
+        from pipeline.cli.screen_result import print_result, result_json  # noqa: PLC0415  (torch takes seconds)
+        from pipeline.compress import compress as run_job  # noqa: PLC0415
+        from pipeline.system.malloc import keep_freed_memory  # noqa: PLC0415
+
+        keep_freed_memory()
+        callback = InterruptibleCallback(screen)
+        handle_interrupts(callback)
         with aside:
             finished = run_job(job, callback)
-    finally:
-        screen.close()
     print_result(console, finished)
     if flags["as_json"]:
         click.echo(json.dumps(result_json(finished)))

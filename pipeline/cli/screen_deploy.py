@@ -1,5 +1,6 @@
 """Screen for shipping: a progress bar for each device in progress, and a line for each finished one."""
 
+import contextlib
 import threading
 from dataclasses import asdict
 from types import TracebackType
@@ -8,6 +9,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from pipeline.cli.screen import Screen
 from pipeline.deploy.deliver import Delivered
 from pipeline.deploy.fleet import Outcome
 from pipeline.deploy.protocol import StoreStatus
@@ -19,7 +21,7 @@ _STYLES = {"shipped": "green", "unchanged": "green", "failed": "red", "not tried
 
 
 class ShipScreen:
-    """A context manager. Several threads may use it at once."""
+    """A context manager. Several threads may use it at once. In a log, a line says what is under way if all else is silent."""
 
     def __init__(self, console: Console, width: int) -> None:
         """`width`: length of the longest name."""
@@ -28,16 +30,23 @@ class ShipScreen:
         self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._tasks: dict[str, TaskID] = {}
         self._lock = threading.Lock()
+        self._log = None if console.is_terminal else Screen(console, "ship")
+        self._open = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
+        if self._log:
+            self._open.enter_context(self._log)
         self._progress.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._progress.stop()
+        self._open.__exit__(kind, error, trace)
 
     def step(self, name: str, step: str, done: int, total: int) -> None:
         """Show that a device has reached `step`, with `done` of `total` bytes if they are counted."""
+        if self._log:
+            self._log.progress(done, total, f"{name}: {step}")
         with self._lock:
             if name not in self._tasks:
                 self._tasks[name] = self._progress.add_task(f"{name:<{self._width}}", step=step, total=None)
@@ -50,7 +59,8 @@ class ShipScreen:
             if task is not None:
                 self._progress.remove_task(task)
         line = f"{outcome.name:<{self._width}}  {outcome.result:<9}  "
-        self._console.print(line + _facts(outcome), style=_STYLES[outcome.result], soft_wrap=True)
+        with self._log.printing() if self._log else contextlib.nullcontext():
+            self._console.print(line + _facts(outcome), style=_STYLES[outcome.result], soft_wrap=True)
 
 
 def print_status(console: Console, name: str, found: StoreStatus) -> None:

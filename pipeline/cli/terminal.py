@@ -46,8 +46,11 @@ class _SafeConsole(Console):
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """The console of a command. Brackets and colons in a path are not markup, and control characters are escaped."""
-    return _SafeConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+    """The console of a command. Brackets and colons in a path are not markup, and control characters are escaped.
+
+    It keeps the stream that is there now. A block that silences a library by `redirect_stdout` does not silence the console.
+    """
+    return _SafeConsole(file=sys.stderr if stderr else sys.stdout, highlight=False, markup=False, emoji=False)
 
 
 def print_line(text: str, *, err: bool = False) -> None:

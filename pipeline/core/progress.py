@@ -26,7 +26,7 @@ class Callback(Protocol):
         """A candidate was evaluated; `best` is the best one within the budget so far."""
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """`done` of `total` units of the current step are finished."""
+        """`done` of `total` units of the current step are finished. `text` says what is done; the time left is not part of it."""
 
 
 class NullCallback:

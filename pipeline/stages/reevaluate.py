@@ -21,14 +21,17 @@ def reevaluate(evaluator: Evaluator) -> Candidate:
     If none does, the thinnest plan is returned. It was within the budget, or undecided, before the search.
     """
     context, dense = evaluator.measurer.context, evaluator.ends.dense
-    numbers = itertools.count(1)
+    numbers, ranked = itertools.count(1), _ranked(evaluator)
+    most = min(TOP_K, len(ranked))
 
     def confirm(finalist: Finalist) -> Reevaluated:
-        again = _again(evaluator, finalist.candidate, next(numbers))
+        number = next(numbers)
+        again = _again(evaluator, finalist.candidate, number)
+        context.callback.progress(number, most, f"{number} of at most {most} plans are measured again")
         used = () if again.failure else tuple(1 + each.high for each in violations(context.searched_constraints, again, dense))
         return Reevaluated(again, judge(context.searched_constraints, again, dense) == "within", used)
 
-    best = best_confirmed(_ranked(evaluator), confirm)
+    best = best_confirmed(ranked, confirm)
     if best is None:
         return _again(evaluator, evaluator.ends.thinnest, next(numbers))
     if next(numbers) > 2:

@@ -10,7 +10,6 @@ Differences from the paper: widths are drawn per group, and a step uses one plan
 
 import copy
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +110,6 @@ def train_supernet(
     parameters = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, LEARNING_RATE, momentum=0.9, weight_decay=1e-4, nesterov=True)
     batches = _with_teacher_outputs(teacher, images, device)
-    started = time.monotonic()
     torch.manual_seed(0)  # for dropout
     good, good_step, retreats = copy.deepcopy(supernet.state_dict()), 0, 0
     losses, reference, step = list[float](), math.inf, 0
@@ -138,8 +136,7 @@ def train_supernet(
             continue
         if stage:
             good, good_step = copy.deepcopy(supernet.state_dict()), step
-        left = (time.monotonic() - started) / step * (steps - step)
-        progress(step, steps, f"supernet training, {left:.0f} s left")
+        progress(step, steps, "supernet training")
     supernet = supernet.cpu().eval()
     # clones: if two names share one tensor, safetensors refuses to write it; it also refuses tensors with gaps
     tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in supernet.state_dict().items()}

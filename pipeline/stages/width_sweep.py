@@ -1,6 +1,8 @@
 """Width sweep: find a device's alignment by measuring convolutions of the network's own shapes at many widths."""
 
 import hashlib
+import itertools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,7 @@ def find_alignment(
         if found and tuple(sweep.pair for sweep in found.sweeps) == pairs:
             break
     else:
-        found = Alignment(tuple(_sweep(probe, pair, seed) for pair in pairs))
+        found = Alignment(_sweeps(probe, pairs, seed, callback))
         _write(cache / f"alignment-{key}.json", found)
     write_atomically(kept, _ALIGNMENT.dump_json(found))
     count = sum(len(sweep.dominated) for sweep in found.sweeps)
@@ -106,7 +108,17 @@ def _widths(channels: int) -> list[int]:
     return [width for width in range(UNIT, channels + 1, UNIT) if low <= width <= high]
 
 
-def _sweep(probe: Probe, pair: ConvPair, seed: int) -> Sweep:
+def _sweeps(probe: Probe, pairs: tuple[ConvPair, ...], seed: int, callback: Callback) -> tuple[Sweep, ...]:
+    numbers, total = itertools.count(1), sum(ROUNDS * len(_widths(pair.channels)) for pair in pairs)
+
+    def tell() -> None:
+        number = next(numbers)
+        callback.progress(number, total, f"{number} of {total} short measurements")
+
+    return tuple(_sweep(probe, pair, seed, tell) for pair in pairs)
+
+
+def _sweep(probe: Probe, pair: ConvPair, seed: int, tell: Callable[[], None]) -> Sweep:
     inputs = np.random.default_rng(0).standard_normal((1, pair.in_channels, *pair.side)).astype(np.float32)
     load = Workload(reference=False, inputs=inputs)
     widths = _widths(pair.channels)
@@ -117,6 +129,7 @@ def _sweep(probe: Probe, pair: ConvPair, seed: int) -> Sweep:
             measured = probe.measure(_pair_graph(pair, width), OPTIONS, load)
             if not isinstance(measured, Failure):
                 rounds[width].append(measured.latency_p50_ms.value)
+            tell()
     return Sweep(pair, {width: tuple(found) for width, found in rounds.items() if found})
 
 

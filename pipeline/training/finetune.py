@@ -7,7 +7,6 @@ whichever score higher in epoch 0.
 
 import json
 import math
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count, islice
@@ -156,7 +155,7 @@ def _tried_rate(student: nn.Module, lesson: Lesson, start: float, reference: flo
     steps = trial_steps(whole, lesson.batch_size)
     sample = replace(lesson, train=lesson.train.sample(steps * lesson.batch_size, lesson.seed))
     epochs = steps / sample.steps_per_epoch
-    started, rounds, numbers = time.monotonic(), len(RATES) * steps + whole, count()
+    rounds, numbers = len(RATES) * steps + whole, count()
 
     def trial(rate: float) -> float:
         learner = learner_of(student, lesson)
@@ -170,9 +169,7 @@ def _tried_rate(student: nn.Module, lesson: Lesson, start: float, reference: flo
             losses.append(loss)
             if has_diverged(losses, reference):
                 return -math.inf
-            through = number * steps + done
-            left = (time.monotonic() - started) / through * (rounds - through)
-            progress(0, whole, f"trying rate {rate:g}, {number + 1} of at most {len(RATES)}, {left:.0f} s left")
+            progress(number * steps + done, rounds, f"trying rate {rate:g}, {number + 1} of at most {len(RATES)}")
         score = validated(learner.module, lesson)
         return score if all_finite(learner.module) else -math.inf
 
@@ -180,15 +177,17 @@ def _tried_rate(student: nn.Module, lesson: Lesson, start: float, reference: flo
 
 
 def _teller(state: TrainingState, lesson: Lesson, progress: Progress) -> Callable[[int], None]:
-    """Return a function that reports to `progress`. Call it after every step with the number of steps done in the epoch."""
+    """Return a function that reports to `progress`. Call it after every step with the number of steps done in the epoch.
+
+    The steps in which rates are tried count as well, all of them, so that the share that is done never falls.
+    """
     steps, epochs = lesson.steps_per_epoch, lesson.settings.epochs
-    started, ran = time.monotonic(), count(1)
+    whole = epochs * steps
+    tried = 0 if lesson.settings.learning_rate else len(RATES) * trial_steps(whole, lesson.batch_size)
 
     def tell(step: int) -> None:
-        done = state.epoch * steps + step
-        left = (time.monotonic() - started) / next(ran) * (epochs * steps - done)
         text = f"epoch {state.epoch + 1} of {epochs}, rate {state.learning_rate:g}, best {state.best_score:.2f} %"
-        progress(done, epochs * steps, f"{text}, {left:.0f} s left")
+        progress(tried + state.epoch * steps + step, tried + whole, text)
 
     return tell
 

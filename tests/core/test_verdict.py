@@ -11,7 +11,7 @@ import torch
 from helpers.readers import write_artifact
 from rich.console import Console
 
-from pipeline.cli.screen import print_result
+from pipeline.cli.screen_result import print_result
 from pipeline.compress import Finished
 from pipeline.core.artifact import Artifact, FileFacts, Row, dump_artifact, read_artifact
 from pipeline.core.budget import Constraint, known_metrics
