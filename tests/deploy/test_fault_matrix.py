@@ -216,7 +216,7 @@ DISK = [
         "upload",
         too_small,
         83,
-        "begin: no room: ",
+        "begin: disk full: ",
         mends=lambda rig: (rig.store.parent / "junk").unlink(),
         needs_mount=True,
     ),
