@@ -4,7 +4,7 @@ The device is a real OpenSSH server on the loopback interface, behind a relay wi
 random widths are sent in two ways in turn, over one connection:
 
   whole files   the ONNX file
-  recipes       as the probe does: the base weights once, then the weight slices of each candidate
+  weight slices as the probe does: the base weights once, then the weight slices of each candidate
 
 A third way is computed from the first: the files compressed with zlib at level 1, with the compression time here, but without the
 decompression there. Seconds include everything except timed runs: making the file or the slices, sending, and sessions in fresh
@@ -58,7 +58,7 @@ class Costs:
 
     whole: Way = field(default_factory=Way)
     compressed: Way = field(default_factory=Way)
-    recipes: Way = field(default_factory=Way)
+    slices: Way = field(default_factory=Way)
     dense_bytes: int = 0
     base_bytes: int = 0
     base_s: float = 0.0
@@ -84,7 +84,7 @@ def main(candidates: int, mbit: float, pause: float, seed: int) -> None:
         for way, what, first in (
             ("whole files", costs.whole, once),
             ("whole files, zlib (computed)", costs.compressed, ""),
-            ("recipes", costs.recipes, base),
+            ("weight slices", costs.slices, base),
         ):
             sizes, seconds = _cell([size / 1e3 for size in what.traffic_bytes], "kB", 0), _cell(what.seconds, "s", 2)
             print(f"| {name} | {way} | {sizes} | {seconds} | {first} |", flush=True)
@@ -103,12 +103,12 @@ def measure(name: str, candidates: int, bits_per_s: float, pause_s: float, seed:
     board.config.write_text(board.config.read_text() + f"  ProxyCommand {relay}\n  CheckHostIP no\n")
     board.start()
     dense = builder.make(space.dense())
-    probe = SshProbe(board.profile(runs=64, block_runs=8), Reference(_recipe(dense), example.numpy()))
+    probe = SshProbe(board.profile(runs=64, block_runs=8), Reference(_graph_of(dense), example.numpy()))
     costs = Costs(dense_bytes=len(dense.data))
     generator = np.random.default_rng(seed)
     try:
         before = probe.traffic_bytes
-        costs.base_s = _seconds(probe, _recipe(dense))
+        costs.base_s = _seconds(probe, _graph_of(dense))
         costs.base_bytes = probe.traffic_bytes - before
         for number in range(candidates):
             plan = space.plan(generator.uniform(0.2, 0.9, len(space.choices)).tolist())
@@ -116,9 +116,9 @@ def measure(name: str, candidates: int, bits_per_s: float, pause_s: float, seed:
                 time.sleep(pause_s)
                 before, started = probe.traffic_bytes, time.perf_counter()
                 pruned = builder.make(plan)
-                graph = Graph(pruned.data, pruned.structure) if whole else _recipe(pruned)
+                graph = Graph(pruned.data, pruned.structure) if whole else _graph_of(pruned)
                 made_s = time.perf_counter() - started
-                way = costs.whole if whole else costs.recipes
+                way = costs.whole if whole else costs.slices
                 way.seconds.append(made_s + _seconds(probe, graph))
                 way.traffic_bytes.append(probe.traffic_bytes - before)
             _compress(builder.make(plan).data, costs, bits_per_s)
@@ -129,7 +129,7 @@ def measure(name: str, candidates: int, bits_per_s: float, pause_s: float, seed:
     return costs
 
 
-def _recipe(pruned: PrunedModel) -> Graph:
+def _graph_of(pruned: PrunedModel) -> Graph:
     return Graph(lambda: pruned.data, pruned.structure, None, pruned.weight_slices)
 
 
