@@ -35,9 +35,9 @@ Options:
   --model-arg NAME=VALUE          Argument of the factory: width=0.5.
                                   Repeatable.
   --weights FILE                  A .safetensors file, or a saved state dict.
-  --data DATA                     Images: a folder, torchvision:NAME, or a
-                                  factory as FILE.py:F or MODULE:F, which is
-                                  run.  [default: digits]
+  --data DATA                     An image folder, torchvision:NAME, or
+                                  FILE.py:F or MODULE:F, which is run.
+                                  [default: digits]
   --budget KEY=VALUE              Limit, such as latency_p50=40ms or
                                   params=25%. Repeatable.
   --searcher NAME                 See docs/searchers.md.  [default: ppo-
