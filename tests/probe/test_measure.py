@@ -163,7 +163,9 @@ def test_who_is_faster_is_said_in_a_sentence(tmp_path: Path, narrow: Path, wide:
     result = command("measure", "--target", here(tmp_path, final_processes=3), wide, narrow)
 
     assert result.exit_code == 0
-    assert re.search(r"\nnarrow.onnx is faster: [\d.]+ % \[[\d.]+, [\d.]+\] of the p50 of wide.onnx, run in turns\n", result.output)
+    assert re.search(
+        r"\nnarrow.onnx is faster: [\d.]+ % \[[\d.]+, [\d.]+\] of the p50 of wide.onnx, run in turns\n", result.output
+    )
 
 
 def test_a_file_against_itself_gets_the_answer_that_its_interval_gives(tmp_path: Path, narrow: Path, file: Files) -> None:
