@@ -20,7 +20,7 @@ from pipeline.system.units import format_count, format_duration
 __all__ = ["VERDICT_COLOURS", "Screen"]
 
 VERDICT_COLOURS = {"within": "green", "over": "bold red", "undecided": "yellow"}
-BEAT_S = 1.0
+BEAT_S = 0.5
 """How often the screen looks whether something must be shown."""
 REDRAW_S = 0.2
 """A bar is not drawn more often than this."""

@@ -285,7 +285,7 @@ def test_a_run_of_an_older_version_whose_shipped_weights_were_not_hashed_goes_on
     with open_run(tmp_path, {}) as run:
         run.bind("sources", {})
         bind_input_hashes(run, "digits", None, None)
-        with pytest.raises(OtherJob, match="weights: not set there"):
+        with pytest.raises(OtherJob, match="weights: not set in the directory"):
             bind_input_hashes(run, "digits", shipped_folder("models") / "digits.safetensors", None)
 
 
