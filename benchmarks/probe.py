@@ -14,13 +14,14 @@ import sys
 import tempfile
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
-from probe_load import LOADS, measure_all, read_lines, table
+from probe_load import LOADS, THREADS, measure_all, measure_turns, read_lines, read_turns, table
 
 from pipeline.core.measurement import Measurement
 from pipeline.core.profile import Profile, load_profile
@@ -29,6 +30,7 @@ from pipeline.stages.shared_device import connect
 
 SHAPE = (1, 16, 32, 32)
 INPUT = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+TURNS = 10
 LAYERS = 20
 """Number of equal convolutions. One more is a twentieth more work."""
 
@@ -62,12 +64,12 @@ PLAIN = """
 @click.option("--slower", default=50, show_default=True, help="Comparisons with a file that is 5 % slower.")
 @click.option("--load", is_flag=True, help="Ratios while other programs use the cores; nothing else.")
 @click.option("--loops", type=int, multiple=True, help="With --load: measure under so many busy loops per core only; 0, 1, 3.")
-def main(target: str, repeats: int, comparisons: int, slower: int, load: bool, loops: tuple[int, ...]) -> None:
+@click.option("--threads", type=int, multiple=True, help="With --loops: measure with so many threads only; 1, 2.")
+@click.option("--turns", default=TURNS, show_default=True, help="With --load: turns that the quiet ratios are the means of.")
+def main(target: str, repeats: int, comparisons: int, slower: int, **of_load: Any) -> None:
     """Print one table."""
-    if load:
-        for each in loops or LOADS:
-            measure_all(each)
-        print("\n".join(table(read_lines())))
+    if of_load.pop("load"):
+        _ratios_under_load(**of_load)
         return
     profile = load_profile(target)
     net, more = _net(LAYERS), _net(LAYERS + 1)
@@ -80,6 +82,15 @@ def main(target: str, repeats: int, comparisons: int, slower: int, load: bool, l
         f"| a file of {LAYERS} layers against one of {LAYERS + 1}, {slower} comparisons | {_said(profile, net, more, slower)} |",
         flush=True,
     )
+
+
+def _ratios_under_load(loops: tuple[int, ...], threads: tuple[int, ...], turns: int) -> None:
+    """Measure what is missing, and print the table of all lines. With `loops`, no turns are measured."""
+    if not loops:
+        measure_turns(turns)
+    for each in loops or LOADS:
+        measure_all(each, threads or THREADS)
+    print("\n".join(table(read_lines(), read_turns())))
 
 
 def _net(layers: int) -> Graph:

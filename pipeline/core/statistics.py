@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
+    "FEW_PROCESSES",
     "LEVEL",
     "MEDIAN",
     "PERCENTILE_90",
@@ -21,6 +22,7 @@ __all__ = [
     "p90_estimate",
     "process_ratios",
     "ratio_estimate",
+    "student",
 ]
 
 Blocks = tuple[tuple[tuple[float, ...], ...], ...]
@@ -54,12 +56,14 @@ PERCENTILE_90 = Statistic(lambda runs: np.asarray(np.percentile(runs, 90, axis=-
 RESAMPLES = 400
 LEVEL = 0.95
 """Confidence level of every interval."""
+FEW_PROCESSES = 3
+"""Least number of processes whose spread gives a usable interval."""
 DISAGREEMENT = 0.10
-"""If processes differ by more than this, Student's t widens the interval, because a few of them say too little about the next."""
+"""Processes that differ by more than this are reported."""
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
-"""The 97.5th percentile of Student's t distribution with 1, 2, ... degrees of freedom."""
-ENOUGH_PROCESSES = len(STUDENT) + 2
-"""From this number of processes on, the bootstrap is as informative."""
+"""The 97.5th percentile of Student's t distribution with 1, 2, ... degrees of freedom. Above, a series is exact to 0.001."""
+NORMAL = 1.959964
+"""The 97.5th percentile of the normal distribution."""
 MIN_BLOCKS = 16
 """With fewer blocks, runs are resampled as well; otherwise a single block would look exact."""
 
@@ -93,21 +97,38 @@ def noise(blocks: Blocks) -> float:
 
 
 def estimate(blocks: Blocks, statistic: Statistic) -> Estimate:
-    """Compute `statistic` of all runs, with a bootstrap interval over processes and the blocks inside them."""
-    return _interval(_point(blocks, statistic), _samples(blocks, statistic))
+    """Compute `statistic` of all runs, with an interval. See `ratio_estimate`."""
+    found = _interval(_point(blocks, statistic), _samples(blocks, statistic))
+    return _widened(found, _without_each(blocks, statistic), FEW_PROCESSES)
 
 
 def ratio_estimate(blocks: Blocks, reference: Blocks, statistic: Statistic) -> Estimate | None:
-    """Compute `statistic` of the runs over that of the reference. Neighbours are resampled together, so that drift cancels."""
+    """Compute `statistic` of the runs over that of the reference, with a 95 % interval.
+
+    The interval holds two others. One is Student's t over processes, because processes differ more than the runs inside them. Its
+    standard error is the jackknife's, which leaves out one process after the other. The other is the bootstrap over processes and
+    the blocks inside them, which is wider where the processes agree by chance. Neighbours are resampled together, so that drift
+    cancels.
+
+    With two processes, Student's t would be 12.7. It is used only where the medians of the two disagree. Otherwise the interval
+    of two processes is the bootstrap alone, which guides a search but is too narrow for a verdict.
+    """
     if not reference or not all(reference):
         return None
     point = _point(blocks, statistic) / _point(reference, statistic)
     found = _interval(point, _samples(blocks, statistic) / _samples(reference, statistic))
-    ratios = process_ratios(blocks, reference)
-    if not statistic.of_each_process or not 2 <= len(ratios) < ENOUGH_PROCESSES or disagreement(ratios) <= DISAGREEMENT:
-        return found
-    reach = STUDENT[len(ratios) - 2] * float(np.std(ratios, ddof=1)) / math.sqrt(len(ratios))
-    return Estimate(point, max(0.0, min(found.low, point - reach)), max(found.high, point + reach))
+    left_out = _without_each(blocks, statistic) / _without_each(reference, statistic)
+    disagree = statistic.of_each_process and disagreement(process_ratios(blocks, reference)) > DISAGREEMENT
+    return _widened(found, left_out, 2 if disagree else FEW_PROCESSES)
+
+
+def student(degrees: int) -> float:
+    """Return the 97.5th percentile of Student's t distribution. Source: Abramowitz and Stegun, 1964, 26.7.5."""
+    if degrees <= len(STUDENT):
+        return STUDENT[degrees - 1]
+    z = NORMAL
+    terms = ((z**3 + z) / 4, (5 * z**5 + 16 * z**3 + 3 * z) / 96, (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384)
+    return z + sum(term / float(degrees) ** power for power, term in enumerate(terms, start=1))
 
 
 def process_ratios(blocks: Blocks, reference: Blocks) -> tuple[float, ...]:
@@ -205,6 +226,29 @@ def _resample(blocks: Blocks, seed: int) -> Floats:
     else:
         drawn = runs[processes, inside]
     return drawn.reshape(RESAMPLES, len(runs), -1)
+
+
+def _without_each(blocks: Blocks, statistic: Statistic) -> Floats:
+    """Compute `statistic` of all processes but one, for each of them; empty for a single process."""
+    count = len(blocks)
+    if count < 2:
+        return np.empty(0)
+    if statistic.of_each_process:
+        each = np.asarray([_point((process,), statistic) for process in blocks])
+        return np.asarray((each.sum() - each) / (count - 1))
+    return np.asarray([_point(blocks[:index] + blocks[index + 1 :], statistic) for index in range(count)])
+
+
+def _widened(found: Estimate, left_out: Floats, least: int) -> Estimate:
+    """Return `found` with an interval that also holds Student's t, for at least `least` processes.
+
+    `left_out`: the figure without each of the processes.
+    """
+    count = len(left_out)
+    if count < least:
+        return found
+    reach = student(count - 1) * (count - 1) / math.sqrt(count) * float(np.std(left_out, ddof=1))
+    return Estimate(found.value, max(0.0, min(found.low, found.value - reach)), max(found.high, found.value + reach))
 
 
 def _interval(point: float, samples: Floats) -> Estimate:

@@ -9,8 +9,6 @@ from pipeline.core.remark import Remark, RemarkKind
 
 __all__ = ["remarks_on"]
 
-FEW_PROCESSES = 3
-"""Least number of processes that give a usable interval when they disagree."""
 STOLEN_LIMIT, STOLEN_TICKS_MS = 0.02, 30.0
 """Largest share of stolen time on the cores, and the least stolen time that a clock with ticks of 10 ms can show."""
 
@@ -54,7 +52,7 @@ def _on_runs(processes: tuple[TimedProcess, ...], fingerprint: Fingerprint, nois
     ratios = statistics.process_ratios(samples.runs, samples.reference)
     spread = statistics.disagreement(ratios)
     if spread > statistics.DISAGREEMENT:
-        kind = RemarkKind.DISAGREEING if len(ratios) < FEW_PROCESSES else RemarkKind.NOISY
+        kind = RemarkKind.DISAGREEING if len(ratios) < statistics.FEW_PROCESSES else RemarkKind.NOISY
         yield Remark(kind, f"{len(ratios)} processes disagree by {100 * spread:.0f} %")
     if samples.shared and samples.method != "none":
         ways = {"clean runs": "the others were left out", "processor time": "the processor time of all runs was used"}

@@ -123,6 +123,76 @@ def test_a_file_is_not_found_different_from_itself(
     assert np.mean([covered_by(seed, statistic, processes=processes) for seed in range(trials)]) >= share
 
 
+def simulated(seed: int, truth: float, processes: int, between: float) -> tuple[Blocks, Blocks]:
+    """A file that takes `truth` times as long as its reference; 8 blocks of 4 runs.
+
+    Each process has a speed for both files, which cancels, and one for each file (`between`), which does not. Blocks differ by
+    half of that. Single runs are up to 2 % longer on the average.
+    """
+    generator = np.random.default_rng(seed)
+    speed = np.exp(0.1 * generator.standard_normal((processes, 1, 1)))
+
+    def runs(scale: float) -> Blocks:
+        own = np.exp(between * generator.standard_normal((processes, 1, 1)))
+        block = np.exp(between / 2 * generator.standard_normal((processes, 8, 1)))
+        values = scale * speed * own * block * (1 + generator.exponential(0.02, (processes, 8, 4)))
+        return tuple(tuple(map(tuple, process)) for process in values.tolist())
+
+    return runs(truth), runs(1.0)
+
+
+def share_covered(trials: int, truth: float, processes: int, between: float, statistic: statistics.Statistic = MEDIAN) -> float:
+    """The share of simulated measurements whose interval holds the truth."""
+    found = [ratio(*simulated(seed, truth, processes, between), statistic) for seed in range(trials)]
+    return float(np.mean([each is not None and each.low <= truth <= each.high for each in found]))
+
+
+@pytest.mark.parametrize(("processes", "between"), [(3, 0.1), (5, 0.01), (5, 0.03), (8, 0.03)])
+def test_95_percent_of_the_intervals_hold_the_ratio_where_processes_differ(processes: int, between: float) -> None:
+    """200 measurements, of which chance takes 2 points; the bootstrap alone has 80 to 91 %"""
+    assert share_covered(200, 0.5, processes, between) >= 0.93
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("truth", [0.5, 1.0])
+@pytest.mark.parametrize("between", [0.0, 0.01, 0.03, 0.1])
+@pytest.mark.parametrize("processes", [3, 5, 8, 20])
+def test_coverage_is_nominal_over_2000_measurements(truth: float, processes: int, between: float) -> None:
+    """also of a file against a copy of itself, where a miss is a false alarm"""
+    assert share_covered(2000, truth, processes, between) >= 0.94
+
+
+@pytest.mark.parametrize("statistic", [MEDIAN, PERCENTILE_90])
+def test_a_copy_of_a_file_is_called_different_in_at_most_5_percent_of_the_cases(statistic: statistics.Statistic) -> None:
+    """five processes that differ by 3 %"""
+    assert 1 - share_covered(200, 1.0, 5, 0.03, statistic) <= 0.05
+
+
+def test_the_jackknife_of_the_median_is_students_t_over_the_processes() -> None:
+    """ratios of 0.4, 0.5 and 0.6 with equal references and no spread inside: 0.5 +- 4.303 * 0.1 / sqrt(3)"""
+    file = tuple((tuple([each] * 4),) for each in (0.4, 0.5, 0.6))
+    found = ratio(file, (((1.0,) * 4,),) * 3, MEDIAN)
+
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((0.5 - 4.303 * 0.1 / 3**0.5, 0.5 + 4.303 * 0.1 / 3**0.5))
+
+
+@pytest.mark.parametrize("degrees", [1, 4, 8, 9, 15, 39, 1000])
+def test_students_quantile_is_scipys(degrees: int) -> None:
+    from scipy.stats import t
+
+    assert statistics.student(degrees) == pytest.approx(t.ppf(0.975, degrees), abs=1e-3)
+
+
+def test_two_processes_that_agree_are_judged_by_the_bootstrap() -> None:
+    """ratios of 0.49 and 0.51: Student's t with one degree of freedom would reach from 0.37 to 0.63"""
+    file = tuple((tuple([each] * 4),) * 16 for each in (0.49, 0.51))
+    found = ratio(file, (((1.0,) * 4,) * 16,) * 2, MEDIAN)
+
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((0.49, 0.51))
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (2, 2), (1, 8)])
 def test_a_handful_of_blocks_is_not_taken_for_certainty(shape: tuple[int, int]) -> None:
     """a slow network meets the time limit after a block or two: what is left has an interval that is worth its name"""
@@ -156,7 +226,7 @@ def test_the_median_is_the_mean_of_the_processes_medians() -> None:
 
 
 def test_processes_of_two_kinds_are_told_apart_from_a_faster_file() -> None:
-    """every other process is a quarter slower, for file and reference in another order: the interval of 20 holds the truth and is 15 % wide"""
+    """every other process is a quarter slower, for file and reference in another order: the interval of 20 holds the truth and is 16 % wide"""
     kinds = np.where(np.arange(20) % 2, 1.25, 1.0)[:, None] * np.ones((20, 8))
     found = []
     for seed in range(50):
@@ -165,7 +235,7 @@ def test_processes_of_two_kinds_are_told_apart_from_a_faster_file() -> None:
         found.append(ratio(times(runs, shuffled), times(reference, kinds), MEDIAN))
 
     assert np.mean([each.low <= 0.47 <= each.high for each in found if each]) >= 0.9
-    assert np.mean([(each.high - each.low) / 0.47 for each in found if each]) < 0.15
+    assert np.mean([(each.high - each.low) / 0.47 for each in found if each]) < 0.16
 
 
 def test_noise_is_that_of_the_worst_process() -> None:
