@@ -3,7 +3,7 @@
 repeatability   one file is measured again and again: how much the reported p50 and p90 vary
 A against A     one file against a copy of itself: how often 'faster' or 'slower' is reported wrongly
 5 % slower      the same file against itself with a twentieth more work: how often 'slower' is reported
-with --load     how accurate ratios are while other programs use the cores; see probe_load.py
+with --load     how accurate ratios are while other programs use the cores; see probe_load_table.py
 agreement       the same file timed by a plain loop, and by a loop like onnxruntime's own perf test
 """
 
@@ -21,7 +21,8 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
-from probe_load import LOADS, THREADS, measure_all, measure_turns, read_lines, read_turns, table
+from probe_load import LOADS, THREADS, measure_all, measure_turns, read_lines, read_turns
+from probe_load_table import table
 
 from pipeline.core.measurement import Measurement
 from pipeline.core.profile import Profile, load_profile

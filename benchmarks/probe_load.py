@@ -1,36 +1,24 @@
-"""How accurate the probe's ratios are while other programs use the cores. `benchmarks/probe.py --load` runs it.
+"""Measures ratios while other programs use the cores. `benchmarks/probe.py --load` runs it.
 
-Pairs of a network and a uniform plan are measured on a quiet machine, and with 1 and 3 busy loops on every core.
+Pairs of a network and a uniform plan are measured twice on a quiet machine, and with 1 and 3 busy loops on every core.
 
-The *quiet ratio* of a pair comes from measurements of its own. They are taken in turns: a turn measures every pair once, with
-TURN_PROCESSES fresh processes, on the quiet machine. So the turns of a pair lie minutes apart, as measurements of users do. The
-quiet ratio is the mean of the turns. Its interval is Student's t over the turns.
-
-A measurement is *inside* when it differs from the quiet ratio by no more than two estimates with these intervals differ:
-|measured - quiet| <= sqrt(reach^2 + quiet reach^2), where a reach is the distance from the value to the end of its interval
-that faces the other value. The rule was fixed before the first measurement. *Strictly* counts the measurements whose own
-interval holds the value of the quiet ratio. That is a stricter rule, because the quiet ratio is an estimate too.
-
-A verdict *within* is wrong when the whole interval lies below a limit that the file exceeds on the quiet machine: below
-WRONG_LIMIT of the quiet ratio, and below the interval of the quiet ratio. An alarm is a file whose interval against itself does
-not hold 1.
+The *quiet ratio* of a pair is measured apart, in turns: a turn measures every pair once, with TURN_PROCESSES fresh processes, on
+the quiet machine. See probe_load_table.py for how a measurement is judged against it.
 
 Each measurement is a line of benchmarks/results/probe_load.jsonl with its raw runs, and each pair of a turn is a line of
-probe_quiet_ratios.jsonl. Lines hold the load average before they were measured. Existing lines are not measured again, and
-the table is made from the lines alone.
+probe_quiet_ratios.jsonl. Lines hold the time, and the load average before they were measured. Existing lines are not measured
+again, and the table is made from the lines alone.
 """
 
 import contextlib
 import functools
 import json
-import math
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +30,6 @@ from pipeline.core import statistics
 from pipeline.core.measurement import Measurement
 from pipeline.core.opsets import FileFormat
 from pipeline.core.profile import Profile, available_cores, load_profile
-from pipeline.core.statistics import Estimate
 from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import start_builder
 from pipeline.probe.interface import Graph, MeasurementOptions, Probe, Reference
@@ -65,8 +52,8 @@ SAME = ("resnet20", 1, 1.0)
 SAME_TIMES = 12
 LOADS = (0, 1, 3)
 TURN_PROCESSES = 2
-WRONG_LIMIT = 0.98
-"""A limit of this share of the quiet ratio is violated by the file. The verdict *within* is wrong there."""
+AGAIN = 50
+"""Number of the second measurement of each pair on the quiet machine."""
 _MEASUREMENT = TypeAdapter(Measurement)
 
 Key = tuple[int, str, int, float, int]
@@ -78,7 +65,9 @@ PAIRS: tuple[Pair, ...] = tuple((name, threads, fraction) for name in NETWORKS f
 
 def keys(load: int) -> list[Key]:
     """All measurements under one load."""
-    return [(load, *pair, 0) for pair in PAIRS] + [(load, *SAME, number) for number in range(1, SAME_TIMES + 1)]
+    numbers = (0,) if load else (0, AGAIN)
+    pairs: list[Key] = [(load, *pair, number) for number in numbers for pair in PAIRS]
+    return pairs + [(load, *SAME, number) for number in range(1, SAME_TIMES + 1)]
 
 
 def measure_all(load: int, threads: Sequence[int] = THREADS) -> None:
@@ -116,7 +105,7 @@ def _measure_turn(probe: Probe, file: Graph, turn: int, pair: Pair) -> None:
 
 def _append(path: Path, line: dict[str, Any]) -> None:
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line, separators=(",", ":")) + "\n")
+        file.write(json.dumps({**line, "at": round(time.time())}, separators=(",", ":")) + "\n")
 
 
 @functools.cache
@@ -198,99 +187,3 @@ def read_turns() -> list[tuple[int, Pair, float]]:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
-
-
-def quiet_ratios(turns: list[tuple[int, Pair, float]]) -> dict[Pair, Estimate]:
-    """The quiet ratio of each pair with its interval. Pairs of fewer than three turns have none."""
-    found: dict[Pair, list[float]] = {}
-    for _, pair, ratio in turns:
-        found.setdefault(pair, []).append(ratio)
-    estimates = {}
-    for pair, ratios in found.items():
-        if len(ratios) >= 3:
-            mean = float(np.mean(ratios))
-            reach = statistics.student(len(ratios) - 1) * float(np.std(ratios, ddof=1)) / math.sqrt(len(ratios))
-            estimates[pair] = Estimate(mean, mean - reach, mean + reach)
-    return estimates
-
-
-def is_inside(measured: Estimate, quiet: Estimate) -> bool:
-    """Whether the two differ by no more than two estimates with these intervals differ."""
-    if measured.value <= quiet.value:
-        reach, quiet_reach = measured.high - measured.value, quiet.value - quiet.low
-    else:
-        reach, quiet_reach = measured.value - measured.low, quiet.high - quiet.value
-    return abs(measured.value - quiet.value) <= math.hypot(reach, quiet_reach)
-
-
-@dataclass
-class _Row:
-    """The counts of one load and number of threads."""
-
-    pairs: int = 0
-    inside: int = 0
-    strictly: int = 0
-    undecided: int = 0
-    wrong: int = 0
-    same: int = 0
-    alarms: int = 0
-    widths: list[float] = field(default_factory=list)
-    plain: list[float] = field(default_factory=list)
-
-    def count(self, key: Key, measured: Measurement, quiet: Estimate | None) -> None:
-        """Add one measurement."""
-        ratio = measured.relative_p50
-        if ratio is None:
-            return
-        if key[3] == 1.0:
-            self.same += 1
-            self.alarms += not measured.doubts and not ratio.low <= 1 <= ratio.high
-        if key[4] or quiet is None:
-            return
-        self.pairs += 1
-        if measured.doubts:
-            self.undecided += 1
-            return
-        self.inside += is_inside(ratio, quiet)
-        self.strictly += ratio.low <= quiet.value <= ratio.high
-        self.wrong += ratio.high <= min(WRONG_LIMIT * quiet.value, quiet.low)
-        self.widths.append((ratio.high - ratio.low) / ratio.value)
-        every = statistics.ratio_estimate(*_blocks(measured), statistics.MEDIAN)
-        if every:
-            self.plain.append((every.high - every.low) / every.value)
-
-    @property
-    def text(self) -> str:
-        """The cells of the row."""
-        widths = [f"{100 * sorted(each)[len(each) // 2]:.1f} %" if each else "" for each in (self.widths, self.plain)]
-        good = f"{100 * (self.inside + self.undecided) / self.pairs:.0f} %" if self.pairs else ""
-        outside = self.pairs - self.inside - self.undecided
-        cells = (self.pairs, self.inside, self.undecided, outside, good, self.strictly, self.wrong)
-        return " | ".join(map(str, (*cells, f"{self.alarms} of {self.same}", *widths)))
-
-
-def table(lines: list[tuple[Key, Measurement]], turns: list[tuple[int, Pair, float]]) -> list[str]:
-    """One row for each load and number of threads."""
-    quiet = quiet_ratios(turns)
-    names = "loops, threads, pairs, inside, undecided, outside, good, strictly, wrong *within*, A/A alarms, width, all runs"
-    rows = [f"| {names.replace(', ', ' | ')} |", "| --: " * (1 + names.count(",")) + "|"]
-    for load in LOADS:
-        for threads in THREADS:
-            row = _Row()
-            for key, measured in lines:
-                if key[0] == load and key[2] == threads:
-                    row.count(key, measured, quiet.get(key[1:4]))
-            rows.append(f"| {load} | {threads} | {row.text} |")
-    reaches = sorted((each.high - each.low) / 2 / each.value for each in quiet.values())
-    middle = f"{100 * reaches[len(reaches) // 2]:.1f} %" if reaches else "not known"
-    return [
-        *rows,
-        "",
-        f"{len({turn for turn, *_ in turns})} turns; the quiet ratio is known to +- {middle} (median of the pairs)",
-    ]
-
-
-def _blocks(measured: Measurement) -> tuple[statistics.Blocks, statistics.Blocks]:
-    """Every timed run of the file and of the reference, whoever disturbed it."""
-    processes = measured.processes
-    return tuple(each.latency_ms for each in processes), tuple(each.reference_latency_ms for each in processes)

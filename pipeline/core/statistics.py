@@ -105,13 +105,13 @@ def estimate(blocks: Blocks, statistic: Statistic) -> Estimate:
 def ratio_estimate(blocks: Blocks, reference: Blocks, statistic: Statistic) -> Estimate | None:
     """Compute `statistic` of the runs over that of the reference, with a 95 % interval.
 
-    The interval holds two others. One is Student's t over processes, because processes differ more than the runs inside them. Its
-    standard error is the jackknife's, which leaves out one process after the other. The other is the bootstrap over processes and
-    the blocks inside them, which is wider where the processes agree by chance. Neighbours are resampled together, so that drift
-    cancels.
+    It is Student's t over processes, because processes differ more than the runs inside them. The standard error is the
+    jackknife's, which leaves out one process after the other. Where the processes agree by chance, the interval is at least
+    that of the noise inside them, a bootstrap of their blocks. For a statistic of all runs together, processes are drawn as well,
+    because Student's t is only approximate there. Neighbours are resampled together, so that drift cancels.
 
     With two processes, Student's t would be 12.7. It is used only where the medians of the two disagree. Otherwise the interval
-    of two processes is the bootstrap alone, which guides a search but is too narrow for a verdict.
+    is a bootstrap over processes and blocks, which guides a search but is too narrow for a verdict.
     """
     if not reference or not all(reference):
         return None
@@ -201,14 +201,14 @@ def _point(blocks: Blocks, statistic: Statistic) -> float:
 
 def _samples(blocks: Blocks, statistic: Statistic) -> Floats:
     """Compute `statistic` of RESAMPLES bootstrap draws."""
-    drawn = _resample(blocks, seed=0)
+    drawn = _resample(blocks, seed=0, processes=len(blocks) < FEW_PROCESSES or not statistic.of_each_process)
     if not statistic.of_each_process:
         return _along(statistic, drawn.reshape(RESAMPLES, -1))
     return np.asarray(_along(statistic, drawn).mean(axis=-1))
 
 
-def _resample(blocks: Blocks, seed: int) -> Floats:
-    """Draw RESAMPLES x processes x runs: processes with replacement, then blocks inside each process.
+def _resample(blocks: Blocks, seed: int, *, processes: bool) -> Floats:
+    """Draw RESAMPLES x processes x runs: blocks inside each process. With `processes`, the processes are drawn first.
 
     The seed fixes the draw, so that both halves of a ratio draw the same neighbours and a figure is the same
     whenever it is derived again. A time limit can leave processes with different numbers of blocks; the draw
@@ -218,13 +218,14 @@ def _resample(blocks: Blocks, seed: int) -> Floats:
     length = min(len(block) for process in blocks for block in process)
     runs = np.asarray([[block[:length] for block in process[:count]] for process in blocks], dtype=np.float64)
     generator = np.random.default_rng(seed)
-    processes = generator.integers(len(runs), size=(RESAMPLES, len(runs), 1))
+    drawn_processes = generator.integers(len(runs), size=(RESAMPLES, len(runs), 1))
+    chosen = drawn_processes if processes else np.arange(len(runs))[None, :, None]
     inside = generator.integers(count, size=(RESAMPLES, len(runs), count))
     if len(runs) * count < MIN_BLOCKS:
         within = generator.integers(length, size=(RESAMPLES, len(runs), count, length))
-        drawn = runs[processes[..., None], inside[..., None], within]
+        drawn = runs[chosen[..., None], inside[..., None], within]
     else:
-        drawn = runs[processes, inside]
+        drawn = runs[chosen, inside]
     return drawn.reshape(RESAMPLES, len(runs), -1)
 
 

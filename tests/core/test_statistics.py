@@ -147,10 +147,10 @@ def share_covered(trials: int, truth: float, processes: int, between: float, sta
     return float(np.mean([each is not None and each.low <= truth <= each.high for each in found]))
 
 
-@pytest.mark.parametrize(("processes", "between"), [(3, 0.1), (5, 0.01), (5, 0.03), (8, 0.03)])
+@pytest.mark.parametrize(("processes", "between"), [(3, 0.1), (5, 0.03), (8, 0.01)])
 def test_95_percent_of_the_intervals_hold_the_ratio_where_processes_differ(processes: int, between: float) -> None:
-    """200 measurements, of which chance takes 2 points; the bootstrap alone has 80 to 91 %"""
-    assert share_covered(200, 0.5, processes, between) >= 0.93
+    """150 measurements, of which chance takes 2 points; a bootstrap has 80 to 91 %"""
+    assert share_covered(150, 0.5, processes, between) >= 0.93
 
 
 @pytest.mark.slow
@@ -165,7 +165,7 @@ def test_coverage_is_nominal_over_2000_measurements(truth: float, processes: int
 @pytest.mark.parametrize("statistic", [MEDIAN, PERCENTILE_90])
 def test_a_copy_of_a_file_is_called_different_in_at_most_5_percent_of_the_cases(statistic: statistics.Statistic) -> None:
     """five processes that differ by 3 %"""
-    assert 1 - share_covered(200, 1.0, 5, 0.03, statistic) <= 0.05
+    assert 1 - share_covered(150, 1.0, 5, 0.03, statistic) <= 0.05
 
 
 def test_the_jackknife_of_the_median_is_students_t_over_the_processes() -> None:

@@ -8,10 +8,13 @@ import pytest
 import torch
 from cells import Campaign, Cell, finished, keep
 from deepen import deepened
+from probe_load import read_lines, read_turns
+from probe_load_table import is_inside, table
 from quality import ALL, RESULTS
 from tables import standing_of, table_of, verdict
 
 from models.vgg import VGG
+from pipeline.core.statistics import Estimate
 
 FILES = sorted(RESULTS.parent.glob("quality*.jsonl"))
 DOCS = Path(__file__).parents[2] / "docs"
@@ -113,3 +116,16 @@ def test_a_deepened_vgg_computes_what_the_shallower_one_did() -> None:
         expected, found = shallow(images), deep.eval()(images)
     assert len(deep.features) == len(shallow.features) + 9
     assert float((found - expected).abs().max()) < 1e-3 * float(expected.std())
+
+
+@pytest.mark.slow
+def test_every_row_of_ratios_under_load_is_made_of_the_raw_lines() -> None:
+    rows = [row for row in table(read_lines(), read_turns()) if row.startswith("|")]
+
+    assert [row for row in rows if row not in TEXT] == []
+
+
+@pytest.mark.parametrize(("value", "inside"), [(0.68, False), (0.66, True), (0.5, True), (0.39, True), (0.37, False)])
+def test_a_measurement_is_inside_when_it_differs_no_more_than_two_estimates_do(value: float, inside: bool) -> None:
+    """The quiet ratio is 0.5. Above it, the reaches 0.12 and 0.12 allow 0.17; below it, 0.08 and 0.09 allow 0.12."""
+    assert is_inside(Estimate(value, value - 0.12, value + 0.08), Estimate(0.5, 0.41, 0.62)) == inside

@@ -1,0 +1,132 @@
+"""How accurate the probe's ratios are: judges the lines of probe_load.py, and prints one row for each load.
+
+The *quiet ratio* of a pair is the mean of its turns, which lie minutes apart, as measurements of users do. Its interval is
+Student's t over the turns. A pair with fewer than LEAST_TURNS turns has in its place the quiet measurements of the pair other
+than the one that is judged, joined, with the interval of the product.
+
+A measurement is *inside* when it differs from the quiet ratio by no more than two estimates with these intervals differ:
+|measured - quiet| <= sqrt(reach^2 + quiet reach^2), where a reach is the distance from the value to the end of its interval
+that faces the other value. The rule was fixed before the turns were measured. *Strictly* counts the measurements whose own
+interval holds the value of the quiet ratio. That is a stricter rule, because the quiet ratio is an estimate too.
+
+A verdict *within* is wrong when the whole interval lies below a limit that the file exceeds on the quiet machine: below
+WRONG_LIMIT of the quiet ratio, and below the interval of the quiet ratio. An alarm is a file whose interval against itself does
+not hold 1.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from probe_load import AGAIN, LOADS, THREADS, Key, Pair
+
+from pipeline.core import statistics
+from pipeline.core.measurement import Measurement
+from pipeline.core.statistics import Estimate
+
+WRONG_LIMIT = 0.98
+"""A limit of this share of the quiet ratio is violated by the file. The verdict *within* is wrong there."""
+LEAST_TURNS = 3
+
+Line = tuple[Key, Measurement]
+Turn = tuple[int, Pair, float]
+
+
+def quiet_ratio(key: Key, lines: Sequence[Line], turns: Sequence[Turn]) -> Estimate | None:
+    """The quiet ratio that the measurement `key` is judged by; None if there is none."""
+    ratios = [ratio for _, pair, ratio in turns if pair == key[1:4]]
+    if len(ratios) >= LEAST_TURNS:
+        mean = float(np.mean(ratios))
+        reach = statistics.student(len(ratios) - 1) * float(np.std(ratios, ddof=1)) / math.sqrt(len(ratios))
+        return Estimate(mean, mean - reach, mean + reach)
+    quiet = [
+        measured
+        for other, measured in lines
+        if other != key and other[0] == 0 and other[1:4] == key[1:4] and other[4] in (0, AGAIN)
+    ]
+    if not quiet:
+        return None
+    joined = quiet[0]
+    for measured in quiet[1:]:
+        joined = joined.joined(measured)
+    return joined.relative_p50
+
+
+def is_inside(measured: Estimate, quiet: Estimate) -> bool:
+    """Whether the two differ by no more than two estimates with these intervals differ."""
+    if measured.value <= quiet.value:
+        reach, quiet_reach = measured.high - measured.value, quiet.value - quiet.low
+    else:
+        reach, quiet_reach = measured.value - measured.low, quiet.high - quiet.value
+    return abs(measured.value - quiet.value) <= math.hypot(reach, quiet_reach)
+
+
+@dataclass
+class _Row:
+    """The counts of one load and number of threads."""
+
+    pairs: int = 0
+    inside: int = 0
+    strictly: int = 0
+    undecided: int = 0
+    wrong: int = 0
+    same: int = 0
+    alarms: int = 0
+    widths: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
+
+    def count(self, key: Key, measured: Measurement, quiet: Estimate | None) -> None:
+        """Add one measurement."""
+        ratio = measured.relative_p50
+        if ratio is None:
+            return
+        if key[3] == 1.0:
+            self.same += 1
+            self.alarms += not measured.doubts and not ratio.low <= 1 <= ratio.high
+        if key[4] not in (0, AGAIN) or quiet is None:
+            return
+        self.pairs += 1
+        if measured.doubts:
+            self.undecided += 1
+            return
+        self.inside += is_inside(ratio, quiet)
+        self.strictly += ratio.low <= quiet.value <= ratio.high
+        self.wrong += ratio.high <= min(WRONG_LIMIT * quiet.value, quiet.low)
+        self.widths.append((ratio.high - ratio.low) / ratio.value)
+        every = statistics.ratio_estimate(*_blocks(measured), statistics.MEDIAN)
+        if every:
+            self.plain.append((every.high - every.low) / every.value)
+
+    @property
+    def text(self) -> str:
+        """The cells of the row."""
+        widths = [f"{100 * np.median(each):.1f} %" if each else "" for each in (self.widths, self.plain)]
+        good = f"{100 * (self.inside + self.undecided) / self.pairs:.0f} %" if self.pairs else ""
+        outside = self.pairs - self.inside - self.undecided
+        cells = (self.pairs, self.inside, self.undecided, outside, good, self.strictly, self.wrong)
+        return " | ".join(map(str, (*cells, f"{self.alarms} of {self.same}", *widths)))
+
+
+def table(lines: Sequence[Line], turns: Sequence[Turn]) -> list[str]:
+    """One row for each load and number of threads."""
+    names = "loops, threads, measured, inside, undecided, outside, good, strictly, wrong *within*, A/A alarms, width, all runs"
+    rows = [f"| {names.replace(', ', ' | ')} |", "| --: " * (1 + names.count(",")) + "|"]
+    for load in LOADS:
+        for threads in THREADS:
+            row = _Row()
+            for key, measured in lines:
+                if key[0] == load and key[2] == threads:
+                    row.count(key, measured, quiet_ratio(key, lines, turns))
+            rows.append(f"| {load} | {threads} | {row.text} |")
+    known = [quiet_ratio((1, *pair, 0), lines, turns) for pair in sorted({(key[1], key[2], key[3]) for key, _ in lines})]
+    reaches = [(each.high - each.low) / 2 / each.value for each in known if each]
+    middle = f"{100 * np.median(reaches):.1f} %" if reaches else "not known"
+    count = len({turn for turn, *_ in turns})
+    return [*rows, "", f"{count} turns; the quiet ratio is known to +- {middle} (median of the pairs)"]
+
+
+def _blocks(measured: Measurement) -> tuple[statistics.Blocks, statistics.Blocks]:
+    """Every timed run of the file and of the reference, whoever disturbed it."""
+    processes = measured.processes
+    return tuple(each.latency_ms for each in processes), tuple(each.reference_latency_ms for each in processes)
