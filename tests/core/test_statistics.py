@@ -154,12 +154,11 @@ def test_95_percent_of_the_intervals_hold_the_ratio_where_processes_differ(proce
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("truth", [0.5, 1.0])
-@pytest.mark.parametrize("between", [0.0, 0.01, 0.03, 0.1])
-@pytest.mark.parametrize("processes", [3, 5, 8, 20])
-def test_coverage_is_nominal_over_2000_measurements(truth: float, processes: int, between: float) -> None:
-    """also of a file against a copy of itself, where a miss is a false alarm"""
-    assert share_covered(2000, truth, processes, between) >= 0.94
+@pytest.mark.parametrize("between", [0.01, 0.03, 0.1])
+@pytest.mark.parametrize("processes", [5, 8])
+def test_coverage_is_nominal_over_2000_measurements(processes: int, between: float) -> None:
+    """a file against a copy of itself, where a miss is a false alarm"""
+    assert share_covered(2000, 1.0, processes, between) >= 0.945
 
 
 @pytest.mark.parametrize("statistic", [MEDIAN, PERCENTILE_90])
