@@ -27,7 +27,7 @@ from pipeline.packaging.serving import GOLDEN_INPUTS, device_limits, serving_fil
 from pipeline.packaging.verify import PARITY_INPUTS, verified_file
 from pipeline.stages.context import RunContext
 from pipeline.stages.probes import FinalProbe
-from pipeline.stages.sequential_measurement import measure_sequentially
+from pipeline.stages.sequential_measurement import measure_longer
 from pipeline.stages.try_int8 import Quantised
 from pipeline.system.files import sha256_bytes
 from pipeline.system.versions import installed_versions
@@ -66,7 +66,8 @@ def ship(
     builder, task, profile, constraints = context.builder, context.task, context.profile, context.constraints
     provenance, dense = context.provenance, judge.dense
     pruned, proofs = final.pruned, final.proofs
-    measured = measure_sequentially(judge.probe, pruned, profile.probe.final_processes, constraints, dense)
+    processes = profile.probe.final_processes
+    measured = measure_longer(judge.probe, pruned, processes, constraints, dense, context.callback.say)
     if isinstance(measured, Failure):
         raise ShipError(f"the final file could not be measured: {measured.kind}: {measured.detail}")
     tested = task.test(OnnxModule(builder.make(builder.space.dense()).data)), task.test(OnnxModule(pruned.data))

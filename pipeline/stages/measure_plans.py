@@ -1,5 +1,6 @@
 """Measure plans: build, measure and score a plan, and record it in the journal. One method per role of a trial."""
 
+import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -63,8 +64,16 @@ class PlanMeasurer:
         """Measure and score one trial of the search."""
         return self._recorded("search", number, plan, lambda: self._measured_and_scored(plan, weights, memory=False))
 
-    def again(self, searched: Candidate, number: int, dense: Candidate) -> Candidate:
-        """Measure a searched plan again in fresh processes until its verdict is decided. Its score is kept."""
+    def again(self, searched: Candidate, dense: Candidate) -> Candidate:
+        """Measure a searched plan again in fresh processes until its verdict is decided. Its score is kept.
+
+        The journal is searched by plan, not by number, because another version may measure the finalists in another order.
+        """
+        finalists = {trial.number: trial.candidate for trial in self.context.run.trials if trial.role == "finalist"}
+        known = next((candidate for candidate in finalists.values() if candidate.plan == searched.plan), None)
+        if known is not None:
+            return known
+        number = next(number for number in itertools.count(1) if number not in finalists)
 
         def make() -> Candidate:
             pruned = self.context.builder.make(searched.plan)

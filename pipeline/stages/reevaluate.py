@@ -1,18 +1,24 @@
 """Re-evaluation: measure the best searched plans again, and choose the best one that still meets the budget."""
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pipeline.core.budget import judge, violations
 from pipeline.core.candidate import Candidate
 from pipeline.core.plan import ChannelPlan
+from pipeline.core.statistics import Estimate
 from pipeline.stages.evaluate import Evaluator
 
-__all__ = ["TOP_K", "Finalist", "Reevaluated", "best_confirmed", "reevaluate"]
+__all__ = ["TOP_K", "Finalist", "Reevaluated", "best_confirmed", "reevaluate", "used_at_the_end"]
 
 TOP_K = 8
 """Largest number of plans that are measured again."""
+REPEATED = math.sqrt(2)
+"""The 95 % interval for the figure of a repeated measurement is this much wider than the confidence interval of the first."""
+LEAST_SHARE = 1e-9
+"""Smallest used share of a limit, so that nothing is divided by zero."""
 
 
 def reevaluate(evaluator: Evaluator) -> Candidate:
@@ -23,17 +29,23 @@ def reevaluate(evaluator: Evaluator) -> Candidate:
     context, dense = evaluator.measurer.context, evaluator.ends.dense
     numbers, ranked = itertools.count(1), _ranked(evaluator)
     most = min(TOP_K, len(ranked))
+    measured: list[list[Estimate]] = []
 
     def confirm(finalist: Finalist) -> Reevaluated:
-        number = next(numbers)
-        again = _again(evaluator, finalist.candidate, number)
+        number, again = next(numbers), _again(evaluator, finalist.candidate)
         context.callback.progress(number, most, f"{number} of at most {most} plans are measured again")
-        used = () if again.failure else tuple(1 + each.high for each in violations(context.searched_constraints, again, dense))
-        return Reevaluated(again, judge(context.searched_constraints, again, dense) == "within", used)
+        if again.failure:
+            return Reevaluated(again, within=False, used=())
+        measured.append(violations(context.searched_constraints, again, dense))
+        within = judge(context.searched_constraints, again, dense) == "within"
+        found = Reevaluated(again, within, used_at_the_end(measured))
+        if within and not found.holds:
+            context.callback.say("so near the limit that the final measurement may be undecided")
+        return found
 
     best = best_confirmed(ranked, confirm)
     if best is None:
-        return _again(evaluator, evaluator.ends.thinnest, next(numbers))
+        return _again(evaluator, evaluator.ends.thinnest)
     if next(numbers) > 2:
         context.callback.say(f"chosen: score {best.candidate.score or 0:.2f}")
     return best.candidate
@@ -54,9 +66,28 @@ class Reevaluated:
     """The result of measuring a plan again."""
 
     candidate: Candidate
-    holds: bool
+    within: bool
+    """Whether the whole interval of each figure is within its limit."""
     used: tuple[float, ...]
-    """Used share of each limit at the upper end of its interval. Empty if the measurement failed."""
+    """Share of each limit that the final measurement is expected to use at most. Empty if the measurement failed."""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the final measurement is expected to be within every limit too."""
+        return self.within and all(used <= 1 for used in self.used)
+
+
+def used_at_the_end(measured: Sequence[Sequence[Estimate]]) -> tuple[float, ...]:
+    """The largest share of each limit that a repeat of the last of `measured` is expected to use.
+
+    `measured` are the violations of each finalist so far. The machine may become as busy again as it was for any of them, so the
+    widest of their intervals counts, as a share of its figure.
+    """
+    shares = []
+    for each in zip(*measured, strict=True):
+        widest = max((violation.high - violation.value) / max(1 + violation.value, LEAST_SHARE) for violation in each)
+        shares.append((1 + each[-1].value) * (1 + REPEATED * widest))
+    return tuple(shares)
 
 
 def best_confirmed(ranked: Sequence[Finalist], confirm: Callable[[Finalist], Reevaluated]) -> Reevaluated | None:
@@ -64,11 +95,13 @@ def best_confirmed(ranked: Sequence[Finalist], confirm: Callable[[Finalist], Ree
 
     The best plan of a search may only have been lucky. `ranked` is best first. Measuring a plan again gives its degradation: the
     new figure over the search's. Until a plan holds, the largest degradation so far is applied to the remaining plans. The best
-    plan still predicted to meet the budget is next, or else the one with the most room. If a plan holds, better plans are tried
-    that would meet the budget with its degradation, because an unlucky plan may have made the choice too thin.
+    plan still predicted to hold is next, or else the one with the most room. If a plan holds, better plans are tried that would
+    hold with its degradation, because an unlucky plan may have made the choice too thin. If none holds, the one within the budget
+    that uses the smallest share of its limits is returned: it may end undecided.
     """
     remaining = list(ranked)
     held: Reevaluated | None = None
+    close: Reevaluated | None = None
     rise = [1.0] * (len(ranked[0].used) if ranked else 0)
     for _ in range(min(TOP_K, len(ranked))):
         roomy = (each for each in remaining if all(used * r <= 1 for used, r in zip(each.used, rise, strict=True)))
@@ -86,7 +119,9 @@ def best_confirmed(ranked: Sequence[Finalist], confirm: Callable[[Finalist], Ree
             remaining = [each for each in remaining if each.reward > finalist.reward]
         else:
             rise = [max(pair) for pair in zip(rise, rises, strict=True)]
-    return held
+            if confirmed.within and (close is None or max(confirmed.used) < max(close.used)):
+                close = confirmed
+    return held or close
 
 
 def _ranked(evaluator: Evaluator) -> list[Finalist]:
@@ -99,14 +134,14 @@ def _ranked(evaluator: Evaluator) -> list[Finalist]:
         seen.values(), key=lambda c: (-evaluator.reward_of(c), max(evaluator.evaluation_of(c).violations, default=0.0))
     )
     constraints, dense = evaluator.measurer.context.searched_constraints, evaluator.ends.dense
-    used = [tuple(max(1 + each.value, 1e-9) for each in violations(constraints, c, dense)) for c in ranked]
+    used = [tuple(max(1 + each.value, LEAST_SHARE) for each in violations(constraints, c, dense)) for c in ranked]
     return [Finalist(c, evaluator.reward_of(c), share) for c, share in zip(ranked, used, strict=True)]
 
 
-def _again(evaluator: Evaluator, searched: Candidate, number: int) -> Candidate:
+def _again(evaluator: Evaluator, searched: Candidate) -> Candidate:
     """Measure `searched` again, and show what changed."""
     context, dense = evaluator.measurer.context, evaluator.ends.dense
-    again = evaluator.measurer.again(searched, number, dense)
+    again = evaluator.measurer.again(searched, dense)
     texts = [f"score {searched.score or 0:.2f}: {judge(context.searched_constraints, again, dense)}"]
     for constraint in context.searched_constraints:
         then, now = (constraint.figure(each, dense) for each in (searched, again))

@@ -1,16 +1,21 @@
 """Sequential measurement: measure one file until it is decided whether it meets the budget."""
 
-from pipeline.core.budget import Constraint, Verdict, judge
+import math
+from collections.abc import Callable
+
+from pipeline.core.budget import Constraint, Verdict, judge, violations
 from pipeline.core.candidate import Candidate
 from pipeline.core.measurement import Failure, Measurement
 from pipeline.graph.pruned_model import PrunedModel
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.stages.probe_adapter import graph_of
 
-__all__ = ["REPEATS", "candidate_of", "measure_sequentially", "put_together"]
+__all__ = ["MOST_MEASUREMENTS", "REPEATS", "candidate_of", "measure_longer", "measure_sequentially", "put_together"]
 
 REPEATS = 3
 """Number of further measurements of a file whose verdict stays undecided."""
+MOST_MEASUREMENTS = 12
+"""Largest number of measurements of the shipped file."""
 
 
 def measure_sequentially(
@@ -41,6 +46,55 @@ def measure_sequentially(
         if decided or (repeats >= REPEATS and verdict != "within"):
             return total
         before, repeats = verdict, repeats + 1
+
+
+def measure_longer(
+    probe: Probe,
+    pruned: PrunedModel,
+    processes: int,
+    constraints: tuple[Constraint, ...],
+    dense: Candidate,
+    say: Callable[[str], None],
+) -> Measurement | Failure:
+    """Measure the file that ships. If an interval still contains its limit, measure longer, and say so.
+
+    It begins like `measure_sequentially`. The number of further measurements follows from the width of the interval, with at most
+    MOST_MEASUREMENTS in all. It is fixed before they start: a stop at the first good verdict would favour lucky files.
+    """
+    total = measure_sequentially(probe, pruned, processes, constraints, dense)
+    if isinstance(total, Failure):
+        return total
+    taken, judged = 1 + REPEATS, tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
+    needed = _measurements_needed(taken, judged, candidate_of(pruned, total, None), dense)
+    further = math.ceil(min(needed, MOST_MEASUREMENTS)) - taken
+    if further <= 0:
+        return total
+    say(
+        f"the limit is inside the interval after {taken * processes} processes; {further * processes} more are timed, so that "
+        f"there are {(taken + further) * processes} of at most {MOST_MEASUREMENTS * processes}"
+    )
+    for _ in range(further):
+        measured = probe.measure(graph_of(pruned), MeasurementOptions(processes))
+        if isinstance(measured, Failure):
+            return measured
+        total = put_together(total, measured)
+    return total
+
+
+def _measurements_needed(taken: int, constraints: tuple[Constraint, ...], candidate: Candidate, dense: Candidate) -> float:
+    """The number of measurements that should decide every undecided constraint; 0 if more measurements would not help.
+
+    An interval gets narrower with the square root of the number. The number is twice that which would do if the figure stayed as
+    it is. Disturbed figures (`doubts`) stay undecided however often they are measured.
+    """
+    undecided = [each for each in constraints if each.verdict(candidate, dense) == "undecided"]
+    if any(each.doubts(candidate) for each in undecided) or judge(constraints, candidate, dense) != "undecided":
+        return 0
+    needed = 0.0
+    for violation in violations(undecided, candidate, dense):
+        half = violation.high - violation.value if violation.value <= 0 else violation.value - violation.low
+        needed = max(needed, 2 * taken * (half / abs(violation.value)) ** 2 if violation.value else math.inf)
+    return needed
 
 
 def put_together(total: Measurement | None, measured: Measurement) -> Measurement:

@@ -143,9 +143,9 @@ class _Bench:
         least = _least(self._constraints, self._task.score(OnnxModule(whole.data)), own)
 
         def best() -> _Asked | None:
-            return max((each for each in asked if each.faster and each.score >= least), key=_by_score, default=None)
+            return max((each for each in asked if each.faster and each.score >= least), key=_quality, default=None)
 
-        found, start = best(), max((each for each in asked if each.faster), key=_by_score, default=None)
+        found, start = best(), max((each for each in asked if each.faster), key=_quality, default=None)
         if found is None and start is not None and own >= least and steps:
             errors = quantiser.errors(start.scheme)
             worst = sorted(errors, key=lambda layer: errors[layer], reverse=True)
@@ -155,7 +155,7 @@ class _Bench:
                 asked.append(self._ask(role, number, scheme, quantiser, source, measured))
                 if (found := best()) is not None or not asked[-1].faster:
                     break  # enough layers are in float32, or so many that int8 is no faster
-        return found or max(asked, key=lambda each: (each.faster, each.score))
+        return found or max(asked, key=lambda each: (each.faster, *_quality(each)))
 
     def side(
         self, network: Literal["dense", "pruned"], pruned: PrunedModel, scheme: Scheme | None, memory: bool
@@ -264,8 +264,9 @@ def _int8_model(quantiser: Quantiser, scheme: Scheme, source: PrunedModel) -> Pr
     return PrunedModel(source.plan, graph, source.example, lambda: source.module, exact=False)
 
 
-def _by_score(asked: _Asked) -> float:
-    return asked.score
+def _quality(asked: _Asked) -> tuple[float, float]:
+    """The score, and for equal scores the speed. With few validation images, several schemes often have the same score."""
+    return asked.score, -asked.ratio.value if asked.ratio else -math.inf
 
 
 def _percent(ratio: Estimate | None) -> str:

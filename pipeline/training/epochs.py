@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,13 @@ from pipeline.data.images import Images
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import reference_loss
 from pipeline.training.execution_mode import layout_of, train_mode
-from pipeline.training.scoring import BATCH, accuracy, calibration_images, recalibrate
+from pipeline.training.scoring import BATCH, calibration_images, recalibrate
 from pipeline.training.settings import FinetuneSettings
 
 __all__ = [
     "Learner",
     "Lesson",
+    "Validation",
     "distillation_loss",
     "learner_of",
     "loss_to_beat",
@@ -67,6 +69,32 @@ class Lesson:
     def steps_per_epoch(self) -> int:
         """Number of batches in an epoch."""
         return math.ceil(len(self.train) / self.batch_size)
+
+    @cached_property
+    def validation_targets(self) -> list[Tensor | None]:
+        """The teacher's logits for each batch of the validation images, (N, classes). None without a teacher."""
+        if self.teacher is None:
+            return [None] * math.ceil(len(self.validation) / BATCH)
+        with torch.inference_mode():
+            return [self.teacher(self.placed(pixels, self.teacher)) for pixels, _ in self.validation.batches(BATCH)]
+
+    def placed(self, pixels: Tensor, module: nn.Module) -> Tensor:
+        """Return `pixels` on `device`, in the memory layout of `module`."""
+        return pixels.to(self.device, memory_format=layout_of(module))
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How well a network does on the validation images."""
+
+    accuracy: float
+    """In percent."""
+    loss: float
+    """Mean of `training_loss`. Infinite if it is not a number."""
+
+    def is_better_than(self, other: "Validation") -> bool:
+        """Whether the accuracy is higher, or equal with a lower loss. Accuracies are often equal where images are few."""
+        return (self.accuracy, -self.loss) > (other.accuracy, -other.loss)
 
 
 @dataclass(frozen=True)
@@ -120,15 +148,23 @@ def train_epoch(learner: Learner, lesson: Lesson, epoch: int, rate: Callable[[in
         yield float(loss.detach())
 
 
-def validated(module: nn.Module, lesson: Lesson) -> float:
-    """Re-estimate the BatchNorm statistics in place, and return the accuracy in percent on the validation images.
+def validated(module: nn.Module, lesson: Lesson) -> Validation:
+    """Re-estimate the BatchNorm statistics in place, and validate the network.
 
     Training uses the statistics of each batch, so the weights do not depend on this estimate.
     """
     images = lesson.calibration
     batches = images.training_batches(BATCH, lesson.seed, 0) if lesson.augmented else images.batches(BATCH)
     recalibrate(module, (pixels.to(lesson.device) for pixels, _ in batches))
-    return accuracy(module, lesson.validation)
+    module.eval()
+    right, loss = 0, 0.0
+    with torch.inference_mode():
+        for (pixels, labels), target in zip(lesson.validation.batches(BATCH), lesson.validation_targets, strict=True):
+            logits, wanted = module(lesson.placed(pixels, module)), labels.to(lesson.device)
+            right += int((logits.argmax(1) == wanted).sum())
+            loss += float(training_loss(logits, target, wanted, lesson.settings)) * len(labels)
+    count = len(lesson.validation)
+    return Validation(100.0 * (right / count), loss / count if math.isfinite(loss) else math.inf)
 
 
 def loss_to_beat(module: nn.Module, lesson: Lesson) -> float:
@@ -148,7 +184,7 @@ def loss_to_beat(module: nn.Module, lesson: Lesson) -> float:
 
 def _answers(module: nn.Module, lesson: Lesson, images: Tensor) -> tuple[Tensor, Tensor | None]:
     """Logits of `module` and of the teacher, (N, classes), as float32. They are computed in bfloat16 where that is faster."""
-    pixels = images.to(lesson.device, memory_format=layout_of(module))
+    pixels = lesson.placed(images, module)
     with mixed_precision(lesson.device):
         logits: Tensor = module(pixels)
         with torch.no_grad():

@@ -1,8 +1,8 @@
 """Fine-tune: SGD with a cosine schedule, label smoothing and distillation from the dense network; resumable by epoch.
 
 Epoch 0 is the network as it was scored. Its BatchNorm statistics are re-estimated, as before each validation. It is returned if
-no epoch of training scores higher on the validation images. The statistics come from unchanged or from augmented images,
-whichever score higher in epoch 0.
+no epoch of training does better on the validation images. The statistics come from unchanged or from augmented images, whichever
+do better in epoch 0. If accuracies are equal, the lower loss is better.
 """
 
 import json
@@ -22,6 +22,7 @@ from pipeline.training.divergence import LOWER, MOST_RETREATS, all_finite, ends_
 from pipeline.training.epochs import (
     Learner,
     Lesson,
+    Validation,
     distillation_loss,
     learner_of,
     loss_to_beat,
@@ -108,12 +109,12 @@ def finetune(
     tell = _teller(state, lesson, progress)
     while state.epoch < settings.epochs:
         if _epoch(learner, lesson, state, tell):
-            score = validated(learner.module, lesson)
+            found = validated(learner.module, lesson)
             if all_finite(learner.module):
                 state.epoch += 1
-                state.history.append(score)
-                if score > state.best_score:
-                    state.best_score, state.best_epoch = score, state.epoch
+                state.history.append(found.accuracy)
+                if found.is_better_than(Validation(state.best_score, state.best_loss)):
+                    state.best_score, state.best_loss, state.best_epoch = found.accuracy, found.loss, state.epoch
                     learner.keep_as_best()
                 save_state(checkpoint, learner, state, identity)
                 continue
@@ -133,20 +134,21 @@ def finetune(
 def _begin(student: nn.Module, learner: Learner, lesson: Lesson, progress: Progress) -> TrainingState:
     """Run epoch 0, and choose the initial peak rate."""
     settings = lesson.settings
-    score = validated(learner.module, lesson)
+    found = validated(learner.module, lesson)
     learner.keep_as_best()
     if lesson.calibration.preprocessing.augment:
-        # a network trained on augmented images needs their statistics; only the accuracy shows whether it was
+        # a network trained on augmented images needs their statistics; only validation shows whether it was
         other = replace(lesson, augmented=True)
-        other_score = validated(learner.module, other)
-        if other_score > score:
-            lesson, score = other, other_score
+        other_found = validated(learner.module, other)
+        if other_found.is_better_than(found):
+            lesson, found = other, other_found
             learner.keep_as_best()
     rate, reference = 0.0, 0.0
     if settings.epochs:
         reference = loss_to_beat(learner.module, lesson)
-        rate = settings.learning_rate or _tried_rate(student, lesson, score, reference, progress)
-    return TrainingState(rate, score, reference, best_score=score, augmented_statistics=lesson.augmented)
+        rate = settings.learning_rate or _tried_rate(student, lesson, found.accuracy, reference, progress)
+    best = found.accuracy
+    return TrainingState(rate, best, reference, best, best_loss=found.loss, augmented_statistics=lesson.augmented)
 
 
 def _tried_rate(student: nn.Module, lesson: Lesson, start: float, reference: float, progress: Progress) -> float:
@@ -170,7 +172,7 @@ def _tried_rate(student: nn.Module, lesson: Lesson, start: float, reference: flo
             if has_diverged(losses, reference):
                 return -math.inf
             progress(number * steps + done, rounds, f"trying rate {rate:g}, {number + 1} of at most {len(RATES)}")
-        score = validated(learner.module, lesson)
+        score = validated(learner.module, lesson).accuracy
         return score if all_finite(learner.module) else -math.inf
 
     return tried_rate(trial, start)

@@ -1,6 +1,7 @@
 """Checkpoint: save the state of fine-tuning in one file, which is replaced atomically."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,6 +31,8 @@ class TrainingState:
     best_score: float
     augmented_statistics: bool
     """See `Lesson.augmented`."""
+    best_loss: float = math.inf
+    """Validation loss of the best epoch. Infinite in a checkpoint of a version that did not compare losses."""
     best_epoch: int = 0
     epoch: int = 0
     """Last finished epoch."""

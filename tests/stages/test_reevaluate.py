@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.candidate import Candidate
 from pipeline.core.plan import ChannelPlan
-from pipeline.stages.reevaluate import TOP_K, Finalist, Reevaluated, best_confirmed
+from pipeline.core.statistics import Estimate
+from pipeline.stages.reevaluate import TOP_K, Finalist, Reevaluated, best_confirmed, used_at_the_end
 
 
 def finalist(reward: float, *used: float) -> Finalist:
@@ -92,7 +94,7 @@ def test_without_limits_the_best_is_taken() -> None:
 
     def confirm(each: Finalist) -> Reevaluated:
         asked.append(each.reward)
-        return Reevaluated(each.candidate, holds=True, used=())
+        return Reevaluated(each.candidate, within=True, used=())
 
     best = best_confirmed([finalist(80), finalist(79)], confirm)
     assert best
@@ -126,3 +128,53 @@ def test_a_drift_that_all_share_costs_at_most_the_next_step_in_size(drift: float
     fits = [each.reward for each in ranked if each.used[0] * rises[each.reward] <= 1]
     assert taken == max(fits)
     assert len(asked) <= 4
+
+
+# room for the final measurement
+
+
+def chosen(shares: Mapping[float, float], half_width: float) -> tuple[list[float], float | None]:
+    """The rewards in the order they were asked for, and that of the plan that was taken. Every figure is what the search saw, and
+    its interval reaches up by `half_width`.
+    """
+    asked: list[float] = []
+    measured: list[list[Estimate]] = []
+
+    def confirm(each: Finalist) -> Reevaluated:
+        asked.append(each.reward)
+        (share,) = each.used
+        measured.append([Estimate(share - 1, share - 1 - half_width, share - 1 + half_width)])
+        return Reevaluated(each.candidate, share + half_width <= 1, used_at_the_end(measured))
+
+    best = best_confirmed([finalist(reward, share) for reward, share in shares.items()], confirm)
+    return asked, best.candidate.score if best else None
+
+
+def test_a_plan_without_room_for_the_final_interval_gives_way_to_one_with_room() -> None:
+    """Both are within the limit. The first is so near that its repeat may not be."""
+    assert chosen({80: 0.94, 79: 0.90}, half_width=0.05) == ([80, 79], 79)
+
+
+def test_where_none_has_room_the_plan_that_is_farthest_from_the_limit_is_taken() -> None:
+    assert chosen({80: 0.945, 79: 0.94}, half_width=0.05) == ([80, 79], 79)
+    assert chosen({80: 0.94, 79: 0.945}, half_width=0.05) == ([80, 79], 80)
+
+
+def test_exact_figures_need_no_room() -> None:
+    assert chosen({80: 1.0, 79: 0.9}, half_width=0.0) == ([80], 80)
+
+
+def test_room_is_for_the_widest_interval_that_a_finalist_had() -> None:
+    busy, quiet = Estimate(-0.2, -0.25, -0.1), Estimate(-0.1, -0.11, -0.09)
+
+    assert used_at_the_end([[quiet]]) == pytest.approx([0.9 + np.sqrt(2) * 0.01])
+    assert used_at_the_end([[busy], [quiet]]) == pytest.approx([0.9 * (1 + np.sqrt(2) * 0.1 / 0.8)])
+
+
+def test_a_repeat_stays_below_the_share_that_was_expected_as_often_as_its_level_says() -> None:
+    """Two measurements of the same plan with the same noise, 20,000 times: 97.5 % of the repeats lie below."""
+    noise = 0.02
+    first, repeat = np.random.default_rng(0).normal(0.9, noise, (2, 20_000))
+    expected = np.array([used_at_the_end([[Estimate(x - 1, x - 1, x - 1 + 1.96 * noise)]])[0] for x in first])
+
+    assert np.mean(repeat <= expected) == pytest.approx(0.975, abs=0.004)

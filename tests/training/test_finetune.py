@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from pipeline.data.images import Images, Splits
 from pipeline.data.sources import load_digits
 from pipeline.errors import TrainingDiverged
-from pipeline.training.epochs import schedule, training_loss
+from pipeline.training.epochs import Validation, schedule, training_loss
 from pipeline.training.finetune import Tracking, TrainingData, finetune
 from pipeline.training.learning_rates import RATES
-from pipeline.training.scoring import accuracy, recalibrate
+from pipeline.training.scoring import accuracy, hits, recalibrate
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import Classification
 
@@ -274,12 +274,51 @@ def test_training_that_makes_it_worse_leaves_the_network_as_it_was_scored(still:
     assert [notice.partition(":")[0] for notice in tuned.notices] == ["fine-tuning did not help"]
 
 
+def validation_loss(module: nn.Module, images: Images) -> float:
+    """The loss of training without a teacher, image by image."""
+    with torch.no_grad():
+        losses = [float(training_loss(module(pixels), None, labels, SETTINGS)) for pixels, labels in images.batches(1)]
+    return sum(losses) / len(losses)
+
+
+def test_of_epochs_with_equal_accuracy_the_one_with_the_lowest_loss_is_taken(still: Splits, able: nn.Module) -> None:
+    """The network answers all validation images rightly, before and after each epoch of training."""
+    start = copy.deepcopy(able)
+    start.load_state_dict(as_scored(able, still, seed=7))
+    right = torch.from_numpy(hits(start, still.validation)).nonzero().flatten()
+    with torch.no_grad():
+        margins = start(next(still.validation.subset(right).batches(100))[0]).softmax(1).max(1).values
+    easy = still.validation.subset(right[margins.argsort(descending=True)[:10]])
+    tuned = finetune(able, None, TrainingData(still.train, easy), replace(SETTINGS, learning_rate=0.02), 7)
+
+    assert {tuned.start, *tuned.accuracies} == {100.0}
+    assert tuned.epoch
+    assert tuned.notices == ()
+    assert validation_loss(tuned.module, easy) < validation_loss(start, easy)
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (Validation(90.0, 2.0), Validation(89.0, 0.1)),
+        (Validation(100.0, 0.1), Validation(100.0, 0.2)),
+        (Validation(100.0, 0.1), Validation(100.0, math.inf)),
+    ],
+    ids=["by accuracy", "by loss", "by a loss that is a number"],
+)
+def test_validations_are_compared_by_accuracy_and_then_by_loss(better: Validation, worse: Validation) -> None:
+    assert better.is_better_than(worse)
+    assert not worse.is_better_than(better)
+    assert not better.is_better_than(better)
+
+
 def test_training_that_helps_says_nothing(still: Splits) -> None:
     tuned = finetune(tiny(), None, TrainingData(still.train, still.validation), SETTINGS, 7)
 
     assert tuned.start is not None
     assert tuned.start < max(tuned.accuracies)
-    assert tuned.epoch == 1 + tuned.accuracies.index(max(tuned.accuracies))
+    assert tuned.epoch
+    assert tuned.accuracies[tuned.epoch - 1] == max(tuned.accuracies)
     assert tuned.notices == ()
 
 

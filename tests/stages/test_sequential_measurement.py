@@ -1,0 +1,66 @@
+"""How long the file that ships is measured. Nothing is timed: the cost model answers, and the limit is on a figure whose interval
+gets narrower with the square root of the number of processes.
+"""
+
+import math
+
+import onnx
+import pytest
+import torch
+from helpers.graphs import conv_net, profile, reference
+from torch import nn
+
+from pipeline.core.budget import Constraint, Metric, Verdict
+from pipeline.core.candidate import Candidate
+from pipeline.core.plan import ChannelPlan
+from pipeline.core.statistics import Estimate
+from pipeline.graph.pruned_model import PrunedModel
+from pipeline.probe.simulated import SimulatedProbe
+from pipeline.stages.sequential_measurement import candidate_of, measure_longer
+
+
+def ended(value: float, half_width: float) -> tuple[int, Verdict, list[str]]:
+    """The processes that were timed, the verdict, and what was said. The limit is 1, and a measurement has 2 processes, after
+    which the figure is `value` ± `half_width`.
+    """
+
+    def figure(candidate: Candidate, dense: Candidate) -> Estimate:
+        assert candidate.measurement
+        half = half_width / math.sqrt(len(candidate.measurement.processes) / 2)
+        return Estimate(value, value - half, value + half)
+
+    limit = Constraint(Metric("figure", "figure", "count", absolute=figure, relative=None), 1.0, relative=False)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
+    file = PrunedModel(ChannelPlan.of({"0": 8}), onnx.load_model_from_string(conv_net()), torch.zeros(1, 3, 8, 8), lambda: net)
+    dense = candidate_of(file, None, None)
+    said: list[str] = []
+    measured = measure_longer(SimulatedProbe(profile(), reference()), file, 2, (limit,), dense, said.append)
+    found = candidate_of(file, measured, None)
+    assert found.measurement
+    return len(found.measurement.processes), limit.verdict(found, dense), said
+
+
+@pytest.mark.parametrize(
+    ("value", "half_width", "processes", "verdict"),
+    [
+        (0.90, 0.05, 2, "within"),
+        (0.90, 0.15, 6, "within"),
+        (0.90, 0.22, 20, "within"),  # after 8 processes it is 0.11 wide: 9.7 are enough, and twice as many are timed
+        (0.90, 0.30, 24, "within"),
+        (0.90, 0.40, 24, "undecided"),
+        (1.00, 0.01, 24, "undecided"),
+        (1.10, 0.22, 20, "over"),
+        (1.10, 0.05, 2, "over"),
+    ],
+)
+def test_the_shipped_file_is_measured_until_its_interval_leaves_the_limit_up_to_a_bound(
+    value: float, half_width: float, processes: int, verdict: Verdict
+) -> None:
+    assert ended(value, half_width)[:2] == (processes, verdict)
+
+
+def test_measuring_longer_is_said_with_its_bound() -> None:
+    assert ended(0.90, 0.15)[2] == []
+    assert ended(0.90, 0.22)[2] == [
+        "the limit is inside the interval after 8 processes; 12 more are timed, so that there are 20 of at most 24"
+    ]
