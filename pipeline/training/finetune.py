@@ -249,7 +249,10 @@ def _outcome(state: TrainingState, settings: FinetuneSettings) -> list[str]:
         return [f"not fine-tuned, as asked for: what is shipped is the network as it was scored ({state.start_score:.2f} %)"]
     if state.best_epoch:
         return []
-    best = f", the best one {max(state.history):.2f} %" if state.history else ""
+    best = ""
+    if state.history:
+        equal = max(state.history) == state.start_score
+        best = ", the best epoch as many with a higher loss" if equal else f", the best epoch {max(state.history):.2f} %"
     return [
         f"fine-tuning did not help: the network as it was scored answers {state.start_score:.2f} % of the validation images right"
         f"{best}; it is shipped as it was scored; more training images, more --epochs or another --learning-rate may help"

@@ -287,8 +287,10 @@ def test_of_epochs_with_equal_accuracy_the_one_with_the_lowest_loss_is_taken(sti
     start.load_state_dict(as_scored(able, still, seed=7))
     right = torch.from_numpy(hits(start, still.validation)).nonzero().flatten()
     with torch.no_grad():
-        margins = start(next(still.validation.subset(right).batches(100))[0]).softmax(1).max(1).values
-    easy = still.validation.subset(right[margins.argsort(descending=True)[:10]])
+        confidence = start(next(still.validation.subset(right).batches(100))[0]).softmax(1).max(1).values
+    easy = still.validation.subset(
+        right[confidence.argsort(descending=True)[10:20]]
+    )  # no loss is lower than that of the first ten
     tuned = finetune(able, None, TrainingData(still.train, easy), replace(SETTINGS, learning_rate=0.02), 7)
 
     assert {tuned.start, *tuned.accuracies} == {100.0}
