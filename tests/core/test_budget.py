@@ -2,41 +2,19 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers.candidates import candidate
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.core.budget import Constraint, Limit, Metric, Unit, judge, known_metrics, read_budget, show, worst_verdict
-from pipeline.core.candidate import Candidate
-from pipeline.core.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
-from pipeline.core.plan import ChannelPlan
+from pipeline.core.measurement import Failure, Memory
 from pipeline.core.profile import BudgetText, Profile, load_profile
 from pipeline.core.statistics import Estimate
 from pipeline.errors import BudgetError
 
 HERE, ELSEWHERE = load_profile("local"), load_profile("raspberrypi")
-FINGERPRINT = Fingerprint("device", "here", "cpu", "x86_64", "1.22.0", 1, 1, ())
-
-
-def candidate(
-    *,
-    latency_ms: float = 1.0,
-    reference_ms: float = 2.0,
-    memory: Memory | None = None,
-    measured: bool = True,
-    **known: Any,
-) -> Candidate:
-    """100 parameters, 1,000 MACs, 500 bytes, 96 percent right, and half as slow as its reference, without any noise."""
-    blocks = (((latency_ms,) * 8,) * 8, ((reference_ms,) * 8,) * 8)
-    measurement = Measurement(
-        FINGERPRINT, "s", (TimedProcess(*blocks, 1.0, 1.0, 1.0, 0, 1.0),) * 2, memory or Memory(100, 150, 300)
-    )
-    facts = {"params": 100, "macs": 1000, "file_size_bytes": 500, "score": 96.0, **known}
-    return Candidate(ChannelPlan.of({}), structure="s", measurement=measurement if measured else None, **facts)
-
-
 DENSE = candidate(latency_ms=2.0, params=400, macs=8000, file_size_bytes=1000, memory=Memory(100, 300, 500), score=98.0)
 
 

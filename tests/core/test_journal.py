@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.runs import JOB, MEASURED, journal, trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_run import JOB, MEASURED, journal, trial
 
 from pipeline.core.journal import Journal, read_journal, sealed
 from pipeline.core.measurement import Memory, TimedProcess

@@ -4,39 +4,16 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from helpers.runs import JOB, journal, trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.core.candidate import Candidate
-from pipeline.core.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
-from pipeline.core.plan import ChannelPlan
-from pipeline.core.remark import Remark, RemarkKind
-from pipeline.core.run import Trial, open_run, read_trials
+from pipeline.core.measurement import Failure
+from pipeline.core.run import open_run, read_trials
 from pipeline.errors import OtherJob, RunError, RunLocked, StorageError
 from pipeline.foreign_text import shorten
-
-JOB = {"model": "digits", "seed": 0}
-FINGERPRINT = Fingerprint("device", "bench", "a processor", "x86_64", "1.22.0", 2, 4, (("arena", "True"), ("threads", "2")))
-MEASURED = Measurement(
-    FINGERPRINT,
-    "s",
-    (TimedProcess(((1.25, 1.5), (1.0, 1.125)), ((2.0, 2.5), (2.25, 2.0)), 3.5, 2.5, 1.1, None, 30.0),),
-    Memory(100, None, 300),
-    (Remark(RemarkKind.NOISY, "noisy: ±20 %"),),
-)
-
-
-def trial(number: int, *, plan: dict[str, int] | None = None, **changes: Any) -> Trial:
-    known: dict[str, Any] = {"params": 10, "macs": 20, "file_size_bytes": 30, "structure": "s", "score": 97.5}
-    known |= {"measurement": MEASURED, **changes}
-    return Trial("search", number, Candidate(ChannelPlan.of(plan or {"conv1": 8, "größer": 16}), **known), 0.25)
-
-
-def journal(folder: Path) -> Path:
-    return folder / "journal.jsonl"
 
 
 def test_candidates_come_back_as_they_were(tmp_path: Path) -> None:
@@ -187,7 +164,7 @@ import json, resource, sys
 from pathlib import Path
 from pipeline.core.journal import read_journal
 from pipeline.core.run import Trial, open_run, read_trials
-from test_run import JOB, trial
+from helpers.runs import JOB, trial
 folder, number = Path(sys.argv[1]), 0
 with open_run(folder, JOB) as run:
     resource.setrlimit(resource.RLIMIT_FSIZE, (65536, resource.RLIM_INFINITY))
@@ -208,7 +185,11 @@ print(read_journal((folder / "journal.jsonl").read_bytes()).damage)
 def test_a_disk_that_fills_up_leaves_no_half_line(tmp_path: Path) -> None:
     """What could not be kept is not there at all, and the next record follows the last whole one."""
     done = subprocess.run(
-        [sys.executable, "-c", FULL_DISK, str(tmp_path)], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+        [sys.executable, "-c", FULL_DISK, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
     )
 
     assert (done.stdout.split(), done.stderr) == ([StorageError.__name__, "True", "1", "True", "()"], "")

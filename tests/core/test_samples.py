@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.candidates import FINGERPRINT, candidate
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_budget import FINGERPRINT, candidate
 
 from pipeline.core.budget import Constraint, Verdict, known_metrics
 from pipeline.core.device_state import DeviceState

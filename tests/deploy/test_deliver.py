@@ -10,20 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.artifacts import INPUTS, NOW, Maker, answers, serves, store_of
+from helpers.artifacts import INPUTS, NOW, TIMEOUTS, Maker, answers, serves, store_of
 from helpers.graphs import conv_net
 from helpers.sshd import Board, needs_sshd
 
 from pipeline.core.profile import Profile
 from pipeline.deploy.deliver import Delivered, deliver, look, roll_back
 from pipeline.deploy.manifest import Trust
-from pipeline.deploy.store import Store, Timeouts
+from pipeline.deploy.store import Store
 from pipeline.errors import DeliveryError, DeviceStorage, NoPrevious, OlderVersion, OtherDevice, Unhealthy
 from pipeline.packaging.serving import SERVED_FILES
 
 pytestmark = needs_sshd
 OLD, NEW = answers(conv_net(8, seed=1)), answers(conv_net(8, seed=2))
-PATIENCE = Timeouts(silence_s=20, health_s=60, commit_s=60)
 
 
 @pytest.fixture
@@ -31,13 +30,8 @@ def profile(board: Board) -> Profile:
     return board.profile()
 
 
-@pytest.fixture
-def maker(tmp_path: Path) -> Maker:
-    return Maker(tmp_path / "artifacts")
-
-
 def ship(profile: Profile, maker: Maker, folder: Path, *, budget: bool = True) -> Delivered:
-    return deliver(profile, folder, Trust(maker.trusted, NOW), timeouts=PATIENCE, budget=budget)
+    return deliver(profile, folder, Trust(maker.trusted, NOW), timeouts=TIMEOUTS, budget=budget)
 
 
 def whole(store: Path) -> bool:
@@ -73,12 +67,12 @@ def test_shipping_it_again_changes_nothing(profile: Profile, maker: Maker) -> No
 def test_the_release_before_stays_and_can_be_gone_back_to(board: Board, profile: Profile, maker: Maker) -> None:
     old = ship(profile, maker, maker.make("old", profile, seed=1))
     ship(profile, maker, maker.make("new", profile, seed=2))
-    back = roll_back(profile, timeouts=PATIENCE)
+    back = roll_back(profile, timeouts=TIMEOUTS)
 
     assert back.release == old.release
     np.testing.assert_allclose(serves(store_of(board)), OLD, rtol=1e-5)
     with pytest.raises(NoPrevious, match="board: previous: there is no release before the active one; ship an artifact first"):
-        roll_back(profile, timeouts=PATIENCE)
+        roll_back(profile, timeouts=TIMEOUTS)
 
 
 def test_two_releases_are_kept(board: Board, profile: Profile, maker: Maker) -> None:
@@ -136,7 +130,7 @@ def test_what_python_compiles_on_the_way_does_no_harm(board: Board, profile: Pro
 
     assert (store_of(board) / "current" / "__pycache__").is_dir()
     assert not ship(profile, maker, maker.folder / "new").changed
-    assert roll_back(profile, timeouts=PATIENCE).changed
+    assert roll_back(profile, timeouts=TIMEOUTS).changed
 
 
 @pytest.mark.parametrize(
@@ -161,7 +155,7 @@ def test_what_arrived_before_is_not_sent_again(board: Board, profile: Profile, m
     artifact = maker.make("new", profile)
     model, inputs = (artifact / "model.onnx").read_bytes(), bytearray((artifact / "golden-inputs.npy").read_bytes())
     inputs[-1] ^= 1
-    with Store(profile, PATIENCE, write=True, make=True):
+    with Store(profile, TIMEOUTS, write=True, make=True):
         left = store_of(board) / "incoming" / "0123456789abcdef"
         left.mkdir()
     (left / "model.onnx").write_bytes(model[: len(model) // 2])
@@ -218,14 +212,14 @@ def test_when_what_serves_was_deleted_the_release_before_serves(board: Board, pr
     done = ship(profile, maker, maker.make("new", profile, seed=2))
     shutil.rmtree(store_of(board) / "releases" / done.release)
     assert look(profile).current is None
-    with Store(profile, PATIENCE, write=True) as store:
+    with Store(profile, TIMEOUTS, write=True) as store:
         assert store.status.recovered == "`current` did not point to the committed release and was repaired"
 
     np.testing.assert_allclose(serves(store_of(board)), OLD, rtol=1e-5)
 
 
 def test_a_folder_where_the_link_should_be_is_not_touched(board: Board, profile: Profile, maker: Maker) -> None:
-    with Store(profile, PATIENCE, write=True, make=True):
+    with Store(profile, TIMEOUTS, write=True, make=True):
         (store_of(board) / "current").mkdir()
         (store_of(board) / "current" / "mine").write_text("precious")
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from helpers.artifacts import NOW, Maker, profile_of
+from helpers.artifacts import NOW, TIMEOUTS, Maker
 from helpers.workers import gone, until
 
 from pipeline.core.profile import Profile
@@ -21,25 +21,8 @@ from pipeline.deploy.manifest import Trust
 from pipeline.deploy.store import Timeouts
 from pipeline.errors import CompressError, RolledBack, TransferCorrupt, Unhealthy
 
-PATIENCE = Timeouts(silence_s=20, health_s=60, commit_s=60)
 
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def profile(folder: Path) -> Profile:
-    return profile_of(folder)
-
-
-@pytest.fixture
-def maker(tmp_path: Path) -> Maker:
-    return Maker(tmp_path / "artifacts")
-
-
-def ship(profile: Profile, maker: Maker, artifact: Path, timeouts: Timeouts = PATIENCE) -> Delivered:
+def ship(profile: Profile, maker: Maker, artifact: Path, timeouts: Timeouts = TIMEOUTS) -> Delivered:
     return deliver(profile, artifact, Trust(maker.trusted, NOW), timeouts=timeouts)
 
 
@@ -95,7 +78,7 @@ def test_a_release_whose_manifest_was_altered_is_not_gone_back_to(folder: Path, 
     path.write_text(json.dumps(content))
 
     with pytest.raises(TransferCorrupt, match=f"the manifest of {old[:12]} differs from the one that was shipped"):
-        roll_back(profile, timeouts=PATIENCE)
+        roll_back(profile, timeouts=TIMEOUTS)
 
 
 def test_a_commit_after_the_deadline_is_refused_though_the_watchdog_is_gone(

@@ -98,11 +98,6 @@ def test_a_health_check_with_figures_that_cannot_be_is_refused(change: dict[str,
 # ---------------------------------------------------------------- at the other end of a real connection
 
 
-@pytest.fixture
-def maker(tmp_path: Path) -> Maker:
-    return Maker(tmp_path / "artifacts")
-
-
 @needs_sshd
 @pytest.mark.parametrize(
     ("answers", "complaint"),

@@ -12,40 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.artifacts import NOW, Maker, profile_of
+from helpers.artifacts import NOW, TIMEOUTS, Maker, profile_of
 from helpers.faults import tree
 
 from pipeline.core.profile import Profile
 from pipeline.deploy.deliver import deliver, look, roll_back
 from pipeline.deploy.manifest import Trust
 from pipeline.deploy.protocol import Begun, StoreStatus
-from pipeline.deploy.store import AGENT, Store, Timeouts
+from pipeline.deploy.store import AGENT, Store
 from pipeline.errors import CompressError, DeliveryError, NoPrevious
 
-PATIENCE = Timeouts(silence_s=20, health_s=60, commit_s=60)
 MARKER = ".compress-store"
 FILES = {"infer.py": {"sha256": "0" * 64, "size_bytes": 4000}}
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Where the store is, or will be."""
-    return tmp_path / "store"
-
-
-@pytest.fixture
-def profile(folder: Path) -> Profile:
-    return profile_of(folder)
-
-
-@pytest.fixture
-def maker(tmp_path: Path) -> Maker:
-    return Maker(tmp_path / "artifacts")
-
-
 def opened(profile: Profile) -> StoreStatus:
     """What a shipment finds; it makes the store, or recovers what is half done there."""
-    with Store(profile, PATIENCE, write=True, make=True) as store:
+    with Store(profile, TIMEOUTS, write=True, make=True) as store:
         return store.status
 
 
@@ -115,9 +98,9 @@ def test_a_folder_that_is_no_store_is_refused_and_left_as_it_is(
     fill(folder)
     before = tree(folder)
     actions = {
-        "ship": lambda: deliver(profile, maker.make("new", profile), Trust(maker.trusted, NOW), timeouts=PATIENCE),
-        "status": lambda: look(profile, PATIENCE),
-        "rollback": lambda: roll_back(profile, timeouts=PATIENCE),
+        "ship": lambda: deliver(profile, maker.make("new", profile), Trust(maker.trusted, NOW), timeouts=TIMEOUTS),
+        "status": lambda: look(profile, TIMEOUTS),
+        "rollback": lambda: roll_back(profile, timeouts=TIMEOUTS),
     }
 
     with pytest.raises(DeliveryError, match="is not empty, and this program did not create it; nothing was changed"):
@@ -157,7 +140,7 @@ def test_a_path_that_is_not_plainly_a_folder_of_its_own_is_refused(
 
     for write in (True, False):
         with pytest.raises(DeliveryError) as refused:
-            Store(profile_of(named(store)), PATIENCE, write=write, make=write)
+            Store(profile_of(named(store)), TIMEOUTS, write=write, make=write)
         assert named(reason) in str(refused.value)
     assert tree(tmp_path) == before
 
@@ -221,7 +204,7 @@ def test_a_store_of_a_newer_version_is_refused(folder: Path, profile: Profile) -
 
 def test_going_back_makes_no_store(folder: Path, profile: Profile) -> None:
     with pytest.raises(NoPrevious, match="nothing was shipped to"):
-        roll_back(profile, timeouts=PATIENCE)
+        roll_back(profile, timeouts=TIMEOUTS)
     assert not folder.exists()
 
 
@@ -239,7 +222,7 @@ def test_only_what_was_shipped_is_removed(folder: Path, profile: Profile) -> Non
     for path in ("releases/2026-01/index.html", "incoming/upload.part/data", "incoming/0123456789abcdef/data", "notes.txt"):
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text("precious")
-    with Store(profile, PATIENCE, write=True) as store:
+    with Store(profile, TIMEOUTS, write=True) as store:
         begin(store, 5)
 
     assert {path.name for path in (folder / "releases").iterdir()} == {serving, noted, other, "2026-01"}
@@ -257,7 +240,7 @@ def test_a_damaged_release_with_a_foreign_file_in_it_is_not_replaced(folder: Pat
     (folder / "releases" / release / "notes.txt").write_text("precious")
 
     with (
-        Store(profile, PATIENCE, write=True) as store,
+        Store(profile, TIMEOUTS, write=True) as store,
         pytest.raises(DeliveryError, match=r"contains notes\.txt, which was not shipped; move it away"),
     ):
         begin(store, 1)
@@ -372,7 +355,7 @@ def test_a_record_that_is_no_regular_file_is_refused_and_nobody_waits(
 
     for write in (False, True):
         with pytest.raises(DeliveryError, match=rf"{name} is not a regular file.*; move {folder}/{name} away"):
-            Store(profile, PATIENCE, write=write)
+            Store(profile, TIMEOUTS, write=write)
     changed = {path for path, facts in tree(folder).items() if facts != before.get(path)}
     assert changed <= ({str(folder / "lock")} if name != "lock" else set())
 
@@ -432,7 +415,7 @@ def readable_by_all(folder: Path) -> dict[str, str]:
 @pytest.mark.usefixtures("private_umask")
 def test_another_user_s_program_can_read_what_serves_whatever_the_umask(tmp_path: Path, maker: Maker) -> None:
     profile = profile_of(tmp_path / "above" / "store")
-    deliver(profile, maker.make("new", profile), Trust(maker.trusted, NOW), timeouts=PATIENCE)
+    deliver(profile, maker.make("new", profile), Trust(maker.trusted, NOW), timeouts=TIMEOUTS)
 
     assert modes(tmp_path / "above") == readable_by_all(tmp_path / "above")
 
@@ -470,13 +453,13 @@ def test_what_arrived_of_a_block_is_kept_when_the_connection_is_lost(folder: Pat
     agent.stdin.close()
     assert agent.wait(20) == 0
 
-    with Store(profile, PATIENCE, write=True) as store:
+    with Store(profile, TIMEOUTS, write=True) as store:
         assert begin(store, 1).have["infer.py"] == (1000, hashlib.sha256(b"#" * 1000).hexdigest())
 
 
 def test_a_block_that_is_refused_is_read_to_its_end(folder: Path, profile: Profile) -> None:
     """the next request is found behind it"""
-    with Store(profile, PATIENCE, write=True, make=True) as store:
+    with Store(profile, TIMEOUTS, write=True, make=True) as store:
         begin(store, 1)
         with pytest.raises(CompressError, match=r"infer\.py is larger than in the manifest"):
             store.ask({"do": "put", "name": "infer.py", "offset": 0}, Begun, b"#" * 300_000)

@@ -16,9 +16,12 @@ from helpers.sshd import Board
 from pipeline.core.profile import Profile, Runtime
 from pipeline.deploy.keys import SigningKey, TrustedKey, new_key, read_trusted
 from pipeline.deploy.manifest import Manifest, Terms, sign_artifact
+from pipeline.deploy.store import Timeouts
 from pipeline.packaging.serving import serving_files
 
 NOW = datetime.datetime(2026, 6, 1, tzinfo=datetime.UTC)
+TIMEOUTS = Timeouts(silence_s=20, health_s=60, commit_s=60)
+"""How long the tests wait for a device."""
 INPUTS = np.concatenate([INPUT, -INPUT, 2 * INPUT])
 
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers.machines import MACHINE, QUIET, the_only
 from helpers.workers import Worker, until
-from test_doctor import MACHINE, QUIET, the_only
 
 from pipeline.core.device_state import DeviceState, stopped_by_quota
 from pipeline.core.profile import load_profile

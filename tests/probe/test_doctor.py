@@ -1,54 +1,24 @@
 """compress doctor: one page on a device, with what to do; here, and at the other end of a real OpenSSH connection."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import onnxruntime
 import pytest
+from helpers.machines import MACHINE, QUIET, the_only
 from helpers.profiles import command, here, there
 from helpers.sshd import VCGENCMD, Board, needs_sshd
 from helpers.workers import until
 
-from pipeline.core.device_state import DeviceState
 from pipeline.core.profile import Profile, load_profile
-from pipeline.doctor import Finding, _condition, _room, _software, examine
+from pipeline.doctor import _condition, _room, _software, examine
 from pipeline.probe.ssh import SshProbe
 
 PAGE = ["reachable", "python", "onnxruntime", "cores", "free memory", "free disk", "governor", "throttling", "noise"]
 """What every system has a line for; temperature and load only where there is something to say."""
-QUIET = DeviceState(
-    temperature_c=50.0,
-    clock_mhz=1500.0,
-    clock_measured=True,
-    governor="performance",
-    throttle_flags=0,
-    throttle_count=None,
-    load=0.0,
-    free_memory_bytes=2**30,
-)
-MACHINE = {
-    "cpu": "Raspberry Pi 4 Model B Rev 1.5",
-    "architecture": "aarch64",
-    "system": "Linux 6.6.31",
-    "python": "3.11.2",
-    "interpreter": "/usr/bin/python3",
-    "numpy": "2.0.2",
-    "onnxruntime": "1.22.1",
-    "providers": ["CPUExecutionProvider"],
-    "cores": [0, 1, 2, 3],
-    "free_memory_bytes": 2**30,
-    "free_disk_bytes": 2**33,
-    "folder": "/tmp/compress-probe-x",
-}
-"""What a board says of itself."""
-
-
-def the_only(found: Iterator[Finding], what: str) -> Finding:
-    (finding,) = (finding for finding in found if finding.what == what)
-    return finding
 
 
 def pi() -> Profile:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.faults import can_mount
 from helpers.graphs import INPUT, conv_net, graph, reference
 from helpers.sshd import VCGENCMD, Board, needs_sshd
 from helpers.workers import gone, until
@@ -333,10 +334,6 @@ def test_what_a_killed_worker_left_is_removed_by_the_next(board: Board, connect:
 
 
 # ---------------------------------------------------------------- full and read-only
-
-
-def can_mount() -> bool:
-    return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode == 0
 
 
 @pytest.fixture

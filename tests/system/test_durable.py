@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pytest
 from helpers.readers import write_artifact
-from test_run import JOB, trial
+from helpers.runs import JOB, trial
 
 from pipeline.core.artifact import read_artifact
 from pipeline.core.journal import sealed

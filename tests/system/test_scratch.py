@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_run import JOB
+from helpers.runs import JOB
 
 from pipeline.core.run import open_run
 from pipeline.system.files import UNUSED_S, sweep, temporary_beside, write_atomically
