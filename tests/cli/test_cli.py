@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from helpers.places import without_heartbeat
+from helpers.places import TRAINED, without_heartbeat
 
 from pipeline.cli.main import compress
 from pipeline.foreign_text import clean_path
@@ -18,7 +18,7 @@ from pipeline.system.bundled import shipped_folder
 from pipeline.system.files import sha256_file
 from pipeline.system.units import format_bytes
 
-DRY = ("--target", "raspberrypi", "--dry-run", "--trials", "3", "--supernet", "2", "--epochs", "1", "--searcher", "random")
+DRY = ("--target", "raspberrypi", "--dry-run", "--trials", "3", "--supernet", "2", *TRAINED, "--searcher", "random")
 
 HELP = """\
 Usage: compress --target PROFILE [OPTIONS]

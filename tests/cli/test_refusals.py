@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
-from helpers.places import DIGITS, Place, message, nothing_but_the_journal, one_line
+from helpers.places import DIGITS, TRAINED, Place, message, nothing_but_the_journal, one_line
 
 from pipeline.cli.main import compress
 from pipeline.core.run import read_trials
@@ -151,8 +151,7 @@ def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(tmp_path: Path) 
         "12",
         "--supernet",
         "2",
-        "--epochs",
-        "1",
+        *TRAINED,
         "--searcher",
         "random",
         "--out",

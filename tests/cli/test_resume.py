@@ -23,6 +23,8 @@ ARGUMENTS = (
     "4",
     "--epochs",
     "2",
+    "--learning-rate",
+    "0.05",
     "--seed",
     "5",
     "--quiet",

@@ -31,7 +31,7 @@ def artifact_of_a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         searcher="random",
         trials=2,
         supernet_steps=4,
-        finetuning=FinetuneSettings(epochs=1),
+        finetuning=FinetuneSettings(epochs=1, learning_rate=0.05),
     )
     return compress(job).folder
 

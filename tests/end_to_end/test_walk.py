@@ -35,7 +35,7 @@ def job(out: Path, **changes: object) -> Job:
         "dry_run": True,
         "trials": 6,
         "supernet_steps": 4,
-        "finetuning": FinetuneSettings(epochs=2),
+        "finetuning": FinetuneSettings(epochs=1, learning_rate=0.05),
         "out": out,
     }
     return Job(**{**settings, **changes})  # type: ignore[arg-type]
@@ -44,7 +44,7 @@ def job(out: Path, **changes: object) -> Job:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Artifact]:
     out = tmp_path_factory.mktemp("walk") / "run"
-    return out, compress(job(out)).artifact
+    return out, compress(job(out, finetuning=FinetuneSettings(epochs=2))).artifact
 
 
 def test_the_run_directory_holds_graph_journal_and_artifact(finished: tuple[Path, Artifact]) -> None:
@@ -171,7 +171,7 @@ def test_a_supernet_is_trained_where_the_cut_knows_too_little(
 ) -> None:
     monkeypatch.setattr("pipeline.stages.supernet.MOST_EPOCHS", 6)  # a hundred steps will do to see it happen
     budget = {"params": params, "latency_p50": "100%"}
-    compress(job(tmp_path / "run", supernet_steps=None, budget=budget, searcher="uniform", finetuning=FinetuneSettings(epochs=1)))
+    compress(job(tmp_path / "run", supernet_steps=None, budget=budget, searcher="uniform"))
 
     lines = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
     (decided,) = (line["facts"]["supernet_steps"] for line in lines if line["kind"] == "weights")

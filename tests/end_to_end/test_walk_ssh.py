@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from helpers.places import TRAINED
 from helpers.profiles import command, there, to_walk
 from helpers.sshd import Board, needs_sshd
 
@@ -30,8 +31,7 @@ def run(board: Board, folder: Path, **probe: float) -> Result:
         3,
         "--supernet",
         2,
-        "--epochs",
-        1,
+        *TRAINED,
         "--searcher",
         "random",
         "--out",

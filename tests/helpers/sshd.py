@@ -84,6 +84,8 @@ class Board:
             f"AuthorizedKeysFile {self.folder / 'authorized_keys'}\nPidFile {self.folder / 'sshd.pid'}\n"
             "UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nStrictModes no\nPermitRootLogin yes\n"
             "MaxStartups 100\nUseDNS no\n"
+            f"SetEnv HOME={self.home}\n"  # the start-up files of the shell of whoever runs the tests are none of the device's
+            "KexAlgorithms curve25519-sha256\n"  # the default one costs several times as much, and these tests connect often
         )
         if os.geteuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)

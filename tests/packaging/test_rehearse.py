@@ -72,7 +72,7 @@ def run(folder: Path, forward: str) -> Noted:
         trials=1,
         supernet_steps=0,
         budget={"latency_p50": "100%", "params": "90%"},
-        finetuning=FinetuneSettings(epochs=1),
+        finetuning=FinetuneSettings(epochs=1, learning_rate=0.05),
         out=folder / "run",
     )
     compress(job, callback)

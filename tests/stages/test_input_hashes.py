@@ -10,6 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from click.testing import CliRunner, Result
+from helpers.places import TRAINED
 from PIL import Image
 
 from pipeline.cli.main import compress
@@ -42,8 +43,7 @@ OPTIONS = (
     "2",
     "--supernet",
     "2",
-    "--epochs",
-    "1",
+    *TRAINED,
     "--searcher",
     "random",
     "--budget",

@@ -56,7 +56,7 @@ def job(folder: Path, accuracy_drop: float) -> Job:
         trials=3,
         supernet_steps=4,
         searcher="uniform",
-        finetuning=FinetuneSettings(epochs=1),
+        finetuning=FinetuneSettings(epochs=1, learning_rate=0.05),
         budget={"latency_p50": "80%", "accuracy_drop": accuracy_drop},
         out=folder / "run",
     )
