@@ -10,6 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+
+from pipeline.cli.main import compress
 
 pytestmark = pytest.mark.starts_first
 
@@ -54,18 +57,23 @@ def fine_tuning(out: Path) -> bool:
 
 def kill_when(out: Path, moment: Callable[[Path], bool]) -> None:
     """SIGKILL, which no program can catch, as soon as `moment` has come."""
-    process = start(out)
-    while process.poll() is None and not moment(out):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    with start(out) as process:
+        try:
+            while process.poll() is None and not moment(out):
+                time.sleep(0.01)
+        finally:
+            process.kill()
+        process.communicate()
 
     assert process.returncode == -signal.SIGKILL, "the run ended before it could be killed"
 
 
 def finish(out: Path) -> None:
-    process = start(out)
-    _, errors = process.communicate(timeout=200)
+    with start(out) as process:
+        try:
+            _, errors = process.communicate(timeout=200)
+        finally:
+            process.kill()
 
     assert process.returncode in (0, 14), errors.decode()
 
@@ -77,10 +85,19 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_killed_and_resumed_equals_never_killed(tmp_path: Path, unbroken: Path) -> None:
-    """Twice in the search, once while fine-tuning: same trials, none measured twice, the same file, byte for byte."""
+@pytest.mark.parametrize(
+    "moments",
+    [
+        pytest.param((searched(3), fine_tuning), id="while searching, then while fine-tuning"),
+        pytest.param((searched(1), searched(4), searched(7)), id="three times while searching", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_resumed_equals_never_killed(
+    tmp_path: Path, unbroken: Path, moments: tuple[Callable[[Path], bool], ...]
+) -> None:
+    """The same trials, none measured twice; the same file, byte for byte."""
     out = tmp_path / "run"
-    for moment in (searched(1), searched(4), fine_tuning):
+    for moment in moments:
         kill_when(out, moment)
     finish(out)
 
@@ -91,6 +108,6 @@ def test_killed_and_resumed_equals_never_killed(tmp_path: Path, unbroken: Path) 
 
 def test_a_finished_run_is_not_done_again(unbroken: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")}
-    finish(unbroken)
+    assert CliRunner().invoke(compress, (*ARGUMENTS, "--out", str(unbroken))).exit_code in (0, 14)
 
     assert {path: path.stat().st_mtime_ns for path in unbroken.rglob("*")} == before

