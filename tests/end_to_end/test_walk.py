@@ -35,7 +35,7 @@ def job(out: Path, **changes: object) -> Job:
         "dry_run": True,
         "trials": 6,
         "supernet_steps": 4,
-        "finetuning": FinetuneSettings(epochs=1, learning_rate=0.05),
+        "finetuning": FinetuneSettings(epochs=0),
         "out": out,
     }
     return Job(**{**settings, **changes})  # type: ignore[arg-type]
