@@ -53,6 +53,6 @@ try() {
 try id -un
 try compress --help
 try compress --target raspberrypi --dry-run --trials 4 --epochs 1 --seed 0
-try compress --target raspberrypi
+try compress --target raspberrypi || test $? -eq 14  # 14: the artifact is there, its verdict undecided or over
 try sh -c 'ls -l runs/*/artifact/model.onnx'
 echo "1 image built: $base -> compress; --help, a dry run and the demo worked inside it as $($image run --isolation chroot --network host "$container" -- id -un)"
