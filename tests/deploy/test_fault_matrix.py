@@ -554,6 +554,32 @@ OTHERS = [
 CELLS = [*ANYWHERE, *DISK, *CORRUPT, *SIGNATURES, *HOST_KEYS, *PLANTED, *UNFIT, *OTHERS]
 
 
+HELD_BY_OTHERS = {
+    **{
+        f"error={name} at {point}": [f"error=ENOSPC at {point}"]
+        for name in ("EDQUOT", "EACCES")
+        for point in ("upload", "switch")
+    },
+    **{
+        f"{fault} at {point}": [f"bit flip at {point}"]
+        for fault in ("truncation", "extra bytes")
+        for point in ("verify", "place")
+    },
+    **{f"disk read-only at {point}": [f"error=EIO at {point}", "disk read-only at switch"] for point in ("place", "commit")},
+    **{
+        f"reboot at {point}": [f"agent killed at {point}", f"connection cut at {point}"] for point in ("verify", "place", "check")
+    },
+    **{
+        f"connection stalls at {point}": [f"connection cut at {point}", "connection stalls at check"]
+        for point in ("verify", "place")
+    },
+    **{f"device hangs at {point}": [f"agent killed at {point}", "device hangs at check"] for point in ("verify", "place")},
+    **{f"two shippers at {point}": ["two shippers at switch"] for point in ("place", "commit")},
+    **{f"fifo planted at {point}": [f"symlink planted at {point}", "fifo planted at verify"] for point in ("upload", "place")},
+}
+"""A cell that is left to the slow tests, and the cells that have its fault or its point and run always."""
+
+
 def looked_at(rig: Rig) -> StoreStatus:
     """What the device tells. Looking changes nothing; something else may, while it is at work there."""
     calm, before = not rig.running(), rig.tree()
@@ -608,7 +634,9 @@ def outcomes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
         yield {cell.id: pool.submit(run, cell, workshop) for cell in CELLS if cell in asked and (mounts or not cell.needs_mount)}
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.id)
+@pytest.mark.parametrize(
+    "cell", [pytest.param(cell, id=cell.id, marks=[pytest.mark.slow] * (cell.id in HELD_BY_OTHERS)) for cell in CELLS]
+)
 def test_cell(cell: Cell, outcomes: dict[str, Future[None]]) -> None:
     if cell.id not in outcomes:
         pytest.skip("this system does not let a process mount a small disk")
@@ -617,3 +645,10 @@ def test_cell(cell: Cell, outcomes: dict[str, Future[None]]) -> None:
 
 def test_no_two_cells_are_the_same() -> None:
     assert len({cell.id for cell in CELLS}) == len(CELLS)
+
+
+def test_what_holds_in_place_of_a_slow_cell_is_no_slow_cell() -> None:
+    always = {cell.id for cell in CELLS} - HELD_BY_OTHERS.keys()
+
+    assert HELD_BY_OTHERS.keys() < {cell.id for cell in CELLS}
+    assert {each for others in HELD_BY_OTHERS.values() for each in others} <= always

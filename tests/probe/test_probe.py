@@ -173,6 +173,7 @@ class TestSimulatedProbe(ProbeContract):
     start = staticmethod(simulated)
 
 
+@pytest.mark.slow  # each half of it is among the others
 class TestCachedLocalProbe(RunningProbeContract):
     start = staticmethod(cached(local))
 
