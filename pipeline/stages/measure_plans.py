@@ -67,13 +67,13 @@ class PlanMeasurer:
     def again(self, searched: Candidate, dense: Candidate) -> Candidate:
         """Measure a searched plan again in fresh processes until its verdict is decided. Its score is kept.
 
-        The journal is searched by plan, not by number, because another version may measure the finalists in another order.
+        The journal is searched by plan, not by number, because another version may measure the plans in another order.
         """
-        finalists = {trial.number: trial.candidate for trial in self.context.run.trials if trial.role == "finalist"}
-        known = next((candidate for candidate in finalists.values() if candidate.plan == searched.plan), None)
+        repeated = {trial.number: trial.candidate for trial in self.context.run.trials if trial.role == "finalist"}
+        known = next((candidate for candidate in repeated.values() if candidate.plan == searched.plan), None)
         if known is not None:
             return known
-        number = next(number for number in itertools.count(1) if number not in finalists)
+        number = next(number for number in itertools.count(1) if number not in repeated)
 
         def make() -> Candidate:
             pruned = self.context.builder.make(searched.plan)

@@ -11,7 +11,7 @@ from pipeline.core.plan import ChannelPlan
 from pipeline.core.statistics import Estimate
 from pipeline.stages.evaluate import Evaluator
 
-__all__ = ["TOP_K", "Finalist", "Reevaluated", "best_confirmed", "reevaluate", "used_at_the_end"]
+__all__ = ["TOP_K", "FeasiblePlan", "Reevaluated", "best_reevaluated", "expected_final_use", "reevaluate"]
 
 TOP_K = 8
 """Largest number of plans that are measured again."""
@@ -22,7 +22,7 @@ LEAST_SHARE = 1e-9
 
 
 def reevaluate(evaluator: Evaluator) -> Candidate:
-    """The best plan that meets the budget when it is measured again in fresh processes. See `best_confirmed`.
+    """The best plan that meets the budget when it is measured again in fresh processes. See `best_reevaluated`.
 
     If none does, the thinnest plan is returned. It was within the budget, or undecided, before the search.
     """
@@ -31,19 +31,19 @@ def reevaluate(evaluator: Evaluator) -> Candidate:
     most = min(TOP_K, len(ranked))
     measured: list[list[Estimate]] = []
 
-    def confirm(finalist: Finalist) -> Reevaluated:
-        number, again = next(numbers), _again(evaluator, finalist.candidate)
+    def measure_again(plan: FeasiblePlan) -> Reevaluated:
+        number, again = next(numbers), _again(evaluator, plan.candidate)
         context.callback.progress(number, most, f"{number} of at most {most} plans are measured again")
         if again.failure:
             return Reevaluated(again, within=False, used=())
         measured.append(violations(context.searched_constraints, again, dense))
         within = judge(context.searched_constraints, again, dense) == "within"
-        found = Reevaluated(again, within, used_at_the_end(measured))
+        found = Reevaluated(again, within, expected_final_use(measured))
         if within and not found.holds:
-            context.callback.say("so near the limit that the final measurement may be undecided")
+            context.callback.say("the plan is so close to a limit that the final verdict may be undecided")
         return found
 
-    best = best_confirmed(ranked, confirm)
+    best = best_reevaluated(ranked, measure_again)
     if best is None:
         return _again(evaluator, evaluator.ends.thinnest)
     if next(numbers) > 2:
@@ -52,7 +52,7 @@ def reevaluate(evaluator: Evaluator) -> Candidate:
 
 
 @dataclass(frozen=True)
-class Finalist:
+class FeasiblePlan:
     """A plan that was within the budget in the search."""
 
     candidate: Candidate
@@ -77,10 +77,10 @@ class Reevaluated:
         return self.within and all(used <= 1 for used in self.used)
 
 
-def used_at_the_end(measured: Sequence[Sequence[Estimate]]) -> tuple[float, ...]:
+def expected_final_use(measured: Sequence[Sequence[Estimate]]) -> tuple[float, ...]:
     """The largest share of each limit that a repeat of the last of `measured` is expected to use.
 
-    `measured` are the violations of each finalist so far. The machine may become as busy again as it was for any of them, so the
+    `measured` are the violations of each plan so far. The machine may become as busy again as it was for any of them, so the
     widest of their intervals counts, as a share of its figure.
     """
     shares = []
@@ -90,7 +90,7 @@ def used_at_the_end(measured: Sequence[Sequence[Estimate]]) -> tuple[float, ...]
     return tuple(shares)
 
 
-def best_confirmed(ranked: Sequence[Finalist], confirm: Callable[[Finalist], Reevaluated]) -> Reevaluated | None:
+def best_reevaluated(ranked: Sequence[FeasiblePlan], measure_again: Callable[[FeasiblePlan], Reevaluated]) -> Reevaluated | None:
     """The best plan that still meets the budget, found with at most TOP_K measurements. None if there is none.
 
     The best plan of a search may only have been lucky. `ranked` is best first. Measuring a plan again gives its degradation: the
@@ -100,31 +100,31 @@ def best_confirmed(ranked: Sequence[Finalist], confirm: Callable[[Finalist], Ree
     that uses the smallest share of its limits is returned: it may end undecided.
     """
     remaining = list(ranked)
-    held: Reevaluated | None = None
-    close: Reevaluated | None = None
-    rise = [1.0] * (len(ranked[0].used) if ranked else 0)
+    best: Reevaluated | None = None
+    nearest: Reevaluated | None = None
+    degradation = [1.0] * (len(ranked[0].used) if ranked else 0)
     for _ in range(min(TOP_K, len(ranked))):
-        roomy = (each for each in remaining if all(used * r <= 1 for used, r in zip(each.used, rise, strict=True)))
-        finalist = next(roomy, None)
-        if finalist is None and held:
+        predicted = (each for each in remaining if all(used * r <= 1 for used, r in zip(each.used, degradation, strict=True)))
+        plan = next(predicted, None)
+        if plan is None and best:
             break
-        finalist = finalist or min(remaining, key=lambda each: max(each.used, default=0.0))
-        remaining.remove(finalist)
-        confirmed = confirm(finalist)
-        if not confirmed.used and rise:
+        plan = plan or min(remaining, key=lambda each: max(each.used, default=0.0))
+        remaining.remove(plan)
+        result = measure_again(plan)
+        if not result.used and degradation:
             continue
-        rises = [now / then for now, then in zip(confirmed.used, finalist.used, strict=True)]
-        if confirmed.holds:
-            held, rise = confirmed, rises
-            remaining = [each for each in remaining if each.reward > finalist.reward]
+        ratios = [now / then for now, then in zip(result.used, plan.used, strict=True)]
+        if result.holds:
+            best, degradation = result, ratios
+            remaining = [each for each in remaining if each.reward > plan.reward]
         else:
-            rise = [max(pair) for pair in zip(rise, rises, strict=True)]
-            if confirmed.within and (close is None or max(confirmed.used) < max(close.used)):
-                close = confirmed
-    return held or close
+            degradation = [max(pair) for pair in zip(degradation, ratios, strict=True)]
+            if result.within and (nearest is None or max(result.used) < max(nearest.used)):
+                nearest = result
+    return best or nearest
 
 
-def _ranked(evaluator: Evaluator) -> list[Finalist]:
+def _ranked(evaluator: Evaluator) -> list[FeasiblePlan]:
     """The plans that were feasible in the search, best first. If rewards are equal, the one with more room comes first."""
     seen: dict[ChannelPlan, Candidate] = {}
     for trial in evaluator.measurer.context.run.trials:
@@ -135,7 +135,7 @@ def _ranked(evaluator: Evaluator) -> list[Finalist]:
     )
     constraints, dense = evaluator.measurer.context.searched_constraints, evaluator.ends.dense
     used = [tuple(max(1 + each.value, LEAST_SHARE) for each in violations(constraints, c, dense)) for c in ranked]
-    return [Finalist(c, evaluator.reward_of(c), share) for c, share in zip(ranked, used, strict=True)]
+    return [FeasiblePlan(c, evaluator.reward_of(c), share) for c, share in zip(ranked, used, strict=True)]
 
 
 def _again(evaluator: Evaluator, searched: Candidate) -> Candidate:

@@ -19,11 +19,11 @@ from pipeline.training.settings import FinetuneSettings
 
 __all__ = [
     "Learner",
-    "Lesson",
+    "TrainingSetup",
     "Validation",
     "distillation_loss",
+    "initial_reference_loss",
     "learner_of",
-    "loss_to_beat",
     "schedule",
     "train_epoch",
     "training_loss",
@@ -32,7 +32,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingSetup:
     """The data, settings and teacher of one training."""
 
     teacher: nn.Module | None
@@ -56,14 +56,14 @@ class Lesson:
         settings: FinetuneSettings,
         batch_size: int,
         seed: int,
-    ) -> "Lesson":
-        """Make a lesson from `images`, the training and validation images. The teacher is copied."""
+    ) -> "TrainingSetup":
+        """Make a setup from `images`, the training and validation images. The teacher is copied."""
         train, validation = images
-        lesson = cls(None, train, validation, settings, batch_size, seed, calibration_images(train, seed))
+        setup = cls(None, train, validation, settings, batch_size, seed, calibration_images(train, seed))
         if teacher is None or not settings.distillation:
-            return lesson
-        placed = copy.deepcopy(teacher).to(lesson.device).to(memory_format=layout_of(teacher)).eval()
-        return cls(placed, train, validation, settings, batch_size, seed, lesson.calibration)
+            return setup
+        placed = copy.deepcopy(teacher).to(setup.device).to(memory_format=layout_of(teacher)).eval()
+        return cls(placed, train, validation, settings, batch_size, seed, setup.calibration)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -116,10 +116,10 @@ class Learner:
         self.optimizer.state.clear()
 
 
-def learner_of(student: nn.Module, lesson: Lesson) -> Learner:
-    """Return a copy of `student` on the lesson's device, with a new optimizer."""
-    module = copy.deepcopy(student).to(lesson.device).to(memory_format=layout_of(student))
-    settings = lesson.settings
+def learner_of(student: nn.Module, setup: TrainingSetup) -> Learner:
+    """Return a copy of `student` on the device of `setup`, with a new optimizer."""
+    module = copy.deepcopy(student).to(setup.device).to(memory_format=layout_of(student))
+    settings = setup.settings
     optimizer = torch.optim.SGD(
         module.parameters(),
         lr=0.0,  # set at every step
@@ -130,65 +130,65 @@ def learner_of(student: nn.Module, lesson: Lesson) -> Learner:
     return Learner(module, optimizer)
 
 
-def train_epoch(learner: Learner, lesson: Lesson, epoch: int, rate: Callable[[int], float]) -> Iterator[float]:
+def train_epoch(learner: Learner, setup: TrainingSetup, epoch: int, rate: Callable[[int], float]) -> Iterator[float]:
     """Train for epoch number `epoch`, counted from 0, and yield the loss of each step.
 
     `rate` maps a step of the epoch, counted from 0, to a learning rate. Batches and dropout depend only on seed and epoch.
     """
-    torch.manual_seed(1_000_003 * lesson.seed + epoch)  # for dropout
+    torch.manual_seed(1_000_003 * setup.seed + epoch)  # for dropout
     train_mode(learner.module)
-    for step, (images, labels) in enumerate(lesson.train.training_batches(lesson.batch_size, lesson.seed, epoch)):
+    for step, (images, labels) in enumerate(setup.train.training_batches(setup.batch_size, setup.seed, epoch)):
         for group in learner.optimizer.param_groups:
             group["lr"] = rate(step)
-        logits, target = _answers(learner.module, lesson, images)
-        loss = training_loss(logits, target, labels.to(lesson.device), lesson.settings)
+        logits, target = _answers(learner.module, setup, images)
+        loss = training_loss(logits, target, labels.to(setup.device), setup.settings)
         learner.optimizer.zero_grad()
         loss.backward()
         learner.optimizer.step()
         yield float(loss.detach())
 
 
-def validated(module: nn.Module, lesson: Lesson) -> Validation:
+def validated(module: nn.Module, setup: TrainingSetup) -> Validation:
     """Re-estimate the BatchNorm statistics in place, and validate the network.
 
     Training uses the statistics of each batch, so the weights do not depend on this estimate.
     """
-    images = lesson.calibration
-    batches = images.training_batches(BATCH, lesson.seed, 0) if lesson.augmented else images.batches(BATCH)
-    recalibrate(module, (pixels.to(lesson.device) for pixels, _ in batches))
+    images = setup.calibration
+    batches = images.training_batches(BATCH, setup.seed, 0) if setup.augmented else images.batches(BATCH)
+    recalibrate(module, (pixels.to(setup.device) for pixels, _ in batches))
     module.eval()
     right, loss = 0, 0.0
     with torch.inference_mode():
-        for (pixels, labels), target in zip(lesson.validation.batches(BATCH), lesson.validation_targets, strict=True):
-            logits, wanted = module(lesson.placed(pixels, module)), labels.to(lesson.device)
-            right += int((logits.argmax(1) == wanted).sum())
-            loss += float(training_loss(logits, target, wanted, lesson.settings)) * len(labels)
-    count = len(lesson.validation)
+        for (pixels, labels), target in zip(setup.validation.batches(BATCH), setup.validation_targets, strict=True):
+            logits, classes = module(setup.placed(pixels, module)), labels.to(setup.device)
+            right += int((logits.argmax(1) == classes).sum())
+            loss += float(training_loss(logits, target, classes, setup.settings)) * len(labels)
+    count = len(setup.validation)
     return Validation(100.0 * (right / count), loss / count if math.isfinite(loss) else math.inf)
 
 
-def loss_to_beat(module: nn.Module, lesson: Lesson) -> float:
+def initial_reference_loss(module: nn.Module, setup: TrainingSetup) -> float:
     """Return the `reference_loss` for training `module`, computed on the first batch of the first epoch."""
-    torch.manual_seed(lesson.seed)  # for dropout
-    images, labels = next(lesson.train.training_batches(lesson.batch_size, lesson.seed, 0))
+    torch.manual_seed(setup.seed)  # for dropout
+    images, labels = next(setup.train.training_batches(setup.batch_size, setup.seed, 0))
     learning = copy.deepcopy(module)
     train_mode(learning)
     with torch.no_grad():
-        logits, target = _answers(learning, lesson, images)
-        labels = labels.to(lesson.device)
+        logits, target = _answers(learning, setup, images)
+        labels = labels.to(setup.device)
         start, chance_level = (
-            float(training_loss(each, target, labels, lesson.settings)) for each in (logits, torch.zeros_like(logits))
+            float(training_loss(each, target, labels, setup.settings)) for each in (logits, torch.zeros_like(logits))
         )
     return reference_loss(start, chance_level, logits.shape[1])
 
 
-def _answers(module: nn.Module, lesson: Lesson, images: Tensor) -> tuple[Tensor, Tensor | None]:
+def _answers(module: nn.Module, setup: TrainingSetup, images: Tensor) -> tuple[Tensor, Tensor | None]:
     """Logits of `module` and of the teacher, (N, classes), as float32. They are computed in bfloat16 where that is faster."""
-    pixels = lesson.placed(images, module)
-    with mixed_precision(lesson.device):
+    pixels = setup.placed(images, module)
+    with mixed_precision(setup.device):
         logits: Tensor = module(pixels)
         with torch.no_grad():
-            target = lesson.teacher(pixels) if lesson.teacher else None
+            target = setup.teacher(pixels) if setup.teacher else None
     return logits.float(), None if target is None else target.float()
 
 

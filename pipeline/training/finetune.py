@@ -21,11 +21,11 @@ from pipeline.system.files import sha256_bytes
 from pipeline.training.divergence import LOWER, MOST_RETREATS, all_finite, ends_diverged, has_diverged
 from pipeline.training.epochs import (
     Learner,
-    Lesson,
+    TrainingSetup,
     Validation,
     distillation_loss,
+    initial_reference_loss,
     learner_of,
-    loss_to_beat,
     schedule,
     train_epoch,
     validated,
@@ -52,7 +52,7 @@ class TrainingData:
 
 @dataclass(frozen=True)
 class Tracking:
-    """Where fine-tuning keeps its state, and who is told how far it is."""
+    """Where fine-tuning keeps its state, and who is notified of its progress."""
 
     checkpoint: Path | None = None
     """None: the state is not kept."""
@@ -94,22 +94,22 @@ def finetune(
     train, validation = data.train, data.validation
     checkpoint, progress = (tracking or Tracking()).checkpoint, (tracking or Tracking()).progress
     batch_size = settings.batch_size or fitting_batch_size(len(train))
-    lesson = Lesson.of(teacher, (train, validation), settings, batch_size, seed)
-    learner = learner_of(student, lesson)
+    setup = TrainingSetup.of(teacher, (train, validation), settings, batch_size, seed)
+    learner = learner_of(student, setup)
     shapes = [(name, list(tensor.shape)) for name, tensor in student.state_dict().items()]
     asked = [CHECKPOINT_FORMAT, asdict(settings), batch_size, RATES, seed, len(train), len(validation), shapes]
     identity = sha256_bytes(json.dumps(asked).encode())
 
-    state, told = resume(checkpoint, learner, identity)
+    state, notice = resume(checkpoint, learner, identity)
     if state is None:
-        state = _begin(student, learner, lesson, progress)
-        state.notices.extend([told] if told else [])
+        state = _begin(student, learner, setup, progress)
+        state.notices.extend([notice] if notice else [])
         save_state(checkpoint, learner, state, identity)
-    lesson = replace(lesson, augmented=state.augmented_statistics)
-    tell = _teller(state, lesson, progress)
+    setup = replace(setup, augmented=state.augmented_statistics)
+    report = _progress_reporter(state, setup, progress)
     while state.epoch < settings.epochs:
-        if _epoch(learner, lesson, state, tell):
-            found = validated(learner.module, lesson)
+        if _epoch(learner, setup, state, report):
+            found = validated(learner.module, setup)
             if all_finite(learner.module):
                 state.epoch += 1
                 state.history.append(found.accuracy)
@@ -118,7 +118,7 @@ def finetune(
                     learner.keep_as_best()
                 save_state(checkpoint, learner, state, identity)
                 continue
-        _retreat(learner, lesson, state)
+        _return_to_best(learner, setup, state)
         save_state(checkpoint, learner, state, identity)
     learner.module.load_state_dict(learner.best)
     return Finetuned(
@@ -131,36 +131,36 @@ def finetune(
     )
 
 
-def _begin(student: nn.Module, learner: Learner, lesson: Lesson, progress: Progress) -> TrainingState:
+def _begin(student: nn.Module, learner: Learner, setup: TrainingSetup, progress: Progress) -> TrainingState:
     """Run epoch 0, and choose the initial peak rate."""
-    settings = lesson.settings
-    found = validated(learner.module, lesson)
+    settings = setup.settings
+    found = validated(learner.module, setup)
     learner.keep_as_best()
-    if lesson.calibration.preprocessing.augment:
+    if setup.calibration.preprocessing.augment:
         # a network trained on augmented images needs their statistics; only validation shows whether it was
-        other = replace(lesson, augmented=True)
+        other = replace(setup, augmented=True)
         other_found = validated(learner.module, other)
         if other_found.is_better_than(found):
-            lesson, found = other, other_found
+            setup, found = other, other_found
             learner.keep_as_best()
     rate, reference = 0.0, 0.0
     if settings.epochs:
-        reference = loss_to_beat(learner.module, lesson)
-        rate = settings.learning_rate or _tried_rate(student, lesson, found.accuracy, reference, progress)
+        reference = initial_reference_loss(learner.module, setup)
+        rate = settings.learning_rate or _tried_rate(student, setup, found.accuracy, reference, progress)
     best = found.accuracy
-    return TrainingState(rate, best, reference, best, best_loss=found.loss, augmented_statistics=lesson.augmented)
+    return TrainingState(rate, best, reference, best, best_loss=found.loss, augmented_statistics=setup.augmented)
 
 
-def _tried_rate(student: nn.Module, lesson: Lesson, start: float, reference: float, progress: Progress) -> float:
+def _tried_rate(student: nn.Module, setup: TrainingSetup, start: float, reference: float, progress: Progress) -> float:
     """Choose one of `RATES`. Each is tried from the same network, on the same images."""
-    whole = lesson.settings.epochs * lesson.steps_per_epoch
-    steps = trial_steps(whole, lesson.batch_size)
-    sample = replace(lesson, train=lesson.train.sample(steps * lesson.batch_size, lesson.seed))
+    whole = setup.settings.epochs * setup.steps_per_epoch
+    steps = trial_steps(whole, setup.batch_size)
+    sample = replace(setup, train=setup.train.sample(steps * setup.batch_size, setup.seed))
     epochs = steps / sample.steps_per_epoch
     rounds, numbers = len(RATES) * steps + whole, count()
 
     def trial(rate: float) -> float:
-        learner = learner_of(student, lesson)
+        learner = learner_of(student, setup)
         number, losses = next(numbers), list[float]()
 
         def epoch(of: int) -> Callable[[int], float]:
@@ -172,45 +172,45 @@ def _tried_rate(student: nn.Module, lesson: Lesson, start: float, reference: flo
             if has_diverged(losses, reference):
                 return -math.inf
             progress(number * steps + done, rounds, f"trying rate {rate:g}, {number + 1} of at most {len(RATES)}")
-        score = validated(learner.module, lesson).accuracy
+        score = validated(learner.module, setup).accuracy
         return score if all_finite(learner.module) else -math.inf
 
     return tried_rate(trial, start)
 
 
-def _teller(state: TrainingState, lesson: Lesson, progress: Progress) -> Callable[[int], None]:
+def _progress_reporter(state: TrainingState, setup: TrainingSetup, progress: Progress) -> Callable[[int], None]:
     """Return a function that reports to `progress`. Call it after every step with the number of steps done in the epoch.
 
     The steps in which rates are tried count as well, all of them, so that the share that is done never falls.
     """
-    steps, epochs = lesson.steps_per_epoch, lesson.settings.epochs
+    steps, epochs = setup.steps_per_epoch, setup.settings.epochs
     whole = epochs * steps
-    tried = 0 if lesson.settings.learning_rate else len(RATES) * trial_steps(whole, lesson.batch_size)
+    tried = 0 if setup.settings.learning_rate else len(RATES) * trial_steps(whole, setup.batch_size)
 
-    def tell(step: int) -> None:
+    def report(step: int) -> None:
         text = f"epoch {state.epoch + 1} of {epochs}, rate {state.learning_rate:g}, best {state.best_score:.2f} %"
         progress(tried + state.epoch * steps + step, tried + whole, text)
 
-    return tell
+    return report
 
 
-def _epoch(learner: Learner, lesson: Lesson, state: TrainingState, tell: Callable[[int], None]) -> bool:
+def _epoch(learner: Learner, setup: TrainingSetup, state: TrainingState, report: Callable[[int], None]) -> bool:
     """Train for one epoch. Returns False as soon as the loss diverges."""
-    steps, epochs = lesson.steps_per_epoch, lesson.settings.epochs
+    steps, epochs = setup.steps_per_epoch, setup.settings.epochs
     losses: list[float] = []
 
     def rate(step: int) -> float:
         return state.learning_rate * schedule(state.epoch + step / steps, epochs)
 
-    for loss in train_epoch(learner, lesson, state.epoch, rate):
+    for loss in train_epoch(learner, setup, state.epoch, rate):
         losses.append(loss)
         if has_diverged(losses, state.reference_loss):
             return False
-        tell(len(losses))
+        report(len(losses))
     return not ends_diverged(losses, state.reference_loss)
 
 
-def _retreat(learner: Learner, lesson: Lesson, state: TrainingState) -> None:
+def _return_to_best(learner: Learner, setup: TrainingSetup, state: TrainingState) -> None:
     """Return to the best state and lower the rate. After `MOST_RETREATS` returns, end training.
 
     Raises TrainingDiverged when no epoch was finished.
@@ -228,12 +228,12 @@ def _retreat(learner: Learner, lesson: Lesson, state: TrainingState) -> None:
         state.notices.append(
             f"training diverged again at peak rate {state.learning_rate:g} and ended before epoch {state.epoch + 1}"
         )
-        state.epoch = lesson.settings.epochs
+        state.epoch = setup.settings.epochs
         return
     tried = ", ".join(f"{state.learning_rate / LOWER**back:g}" for back in range(state.retreats, -1, -1))
     advice = (
         "choose a lower learning rate, or none, then rates are tried"
-        if lesson.settings.learning_rate
+        if setup.settings.learning_rate
         else "look for images or labels that the network was not made for"
     )
     raise TrainingDiverged(

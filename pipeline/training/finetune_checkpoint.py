@@ -30,7 +30,7 @@ class TrainingState:
     """Loss of a network that has learned nothing. Training has diverged if its loss is far above."""
     best_score: float
     augmented_statistics: bool
-    """See `Lesson.augmented`."""
+    """See `TrainingSetup.augmented`."""
     best_loss: float = math.inf
     """Validation loss of the best epoch. Infinite in a checkpoint of a version that did not compare losses."""
     best_epoch: int = 0

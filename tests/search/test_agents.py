@@ -22,7 +22,7 @@ from pipeline.search.ppo_lagrangian import PPOLagrangianSettings, train
 from pipeline.search.problem import Problem, Searcher
 from pipeline.search.searchers import SEARCHERS
 from pipeline.search.surrogate import fit, snap
-from pipeline.stages.reevaluate import Finalist, Reevaluated, best_confirmed
+from pipeline.stages.reevaluate import FeasiblePlan, Reevaluated, best_reevaluated
 
 pytestmark = pytest.mark.starts_first
 
@@ -90,15 +90,15 @@ def test_what_is_kept_of_a_noisy_search_keeps_the_limit(name: str) -> None:
     asked = replace(CHAIN, noise=0.03).solve(SEARCHERS[name], trials=25, seed=2)
     best_first = sorted((found for found in asked if found.feasible), key=lambda found: -found.score)
 
-    def look_again(finalist: Finalist) -> Reevaluated:
-        most = CHAIN.evaluation_of(finalist.candidate.plan).violations[0] + 0.005
-        return Reevaluated(finalist.candidate, most <= 0, (1 + most,))
+    def look_again(plan: FeasiblePlan) -> Reevaluated:
+        most = CHAIN.evaluation_of(plan.candidate.plan).violations[0] + 0.005
+        return Reevaluated(plan.candidate, most <= 0, (1 + most,))
 
     ranked = [
-        Finalist(Candidate(each.plan, 0, 0, 0, "", None, each.score), each.score, (1 + each.violations[0],))
+        FeasiblePlan(Candidate(each.plan, 0, 0, 0, "", None, each.score), each.score, (1 + each.violations[0],))
         for each in best_first
     ]
-    kept = best_confirmed(ranked, look_again)
+    kept = best_reevaluated(ranked, look_again)
 
     assert kept
     true = CHAIN.evaluation_of(kept.candidate.plan)
