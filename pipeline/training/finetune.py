@@ -171,7 +171,7 @@ def _tried_rate(student: nn.Module, setup: TrainingSetup, start: float, referenc
             losses.append(loss)
             if has_diverged(losses, reference):
                 return -math.inf
-            progress(number * steps + done, rounds, f"trying rate {rate:g}, {number + 1} of at most {len(RATES)}")
+            progress(number * steps + done, rounds, f"trying learning rate {rate:g}, {number + 1} of at most {len(RATES)}")
         score = validated(learner.module, setup).accuracy
         return score if all_finite(learner.module) else -math.inf
 
@@ -219,8 +219,8 @@ def _return_to_best(learner: Learner, setup: TrainingSetup, state: TrainingState
     if state.retreats < MOST_RETREATS:
         state.retreats += 1
         state.notices.append(
-            f"training diverged in epoch {state.epoch + 1} at peak rate {state.learning_rate:g}: it went back to epoch "
-            f"{state.best_epoch} and continued with {state.learning_rate * LOWER:g}"
+            f"training diverged in epoch {state.epoch + 1} at peak rate {state.learning_rate:g}; it returned to epoch "
+            f"{state.best_epoch} and continued with peak rate {state.learning_rate * LOWER:g}"
         )
         state.learning_rate *= LOWER
         return
@@ -232,28 +232,35 @@ def _return_to_best(learner: Learner, setup: TrainingSetup, state: TrainingState
         return
     tried = ", ".join(f"{state.learning_rate / LOWER**back:g}" for back in range(state.retreats, -1, -1))
     advice = (
-        "choose a lower learning rate, or none, then rates are tried"
+        "choose a lower --learning-rate, or omit it so that short trials choose one"
         if setup.settings.learning_rate
-        else "look for images or labels that the network was not made for"
+        else "check whether images and labels match the network"
     )
     raise TrainingDiverged(
         f"fine-tuning diverged in its first epoch at each of the peak rates {tried}: the loss was not finite, or far above "
-        f"{state.reference_loss:.3g}, that of a network that has learned nothing; {advice}; with --epochs 0 the network is "
-        "shipped as it was scored"
+        f"{state.reference_loss:.3g}, the loss at chance level; {advice}; or use --epochs 0 to ship the network without "
+        "fine-tuning"
     )
 
 
 def _outcome(state: TrainingState, settings: FinetuneSettings) -> list[str]:
     """A notice if the shipped network was not trained."""
     if not settings.epochs:
-        return [f"not fine-tuned, as asked for: what is shipped is the network as it was scored ({state.start_score:.2f} %)"]
+        return [
+            "not fine-tuned, because epochs is 0: the network from the search is shipped (validation accuracy "
+            f"{state.start_score:.2f} %)"
+        ]
     if state.best_epoch:
         return []
     best = ""
     if state.history:
         equal = max(state.history) == state.start_score
-        best = ", the best epoch as many with a higher loss" if equal else f", the best epoch {max(state.history):.2f} %"
+        best = (
+            ", the best epoch has the same accuracy and a higher loss"
+            if equal
+            else f", the best epoch {max(state.history):.2f} %"
+        )
     return [
-        f"fine-tuning did not help: the network as it was scored answers {state.start_score:.2f} % of the validation images right"
-        f"{best}; it is shipped as it was scored; more training images, more --epochs or another --learning-rate may help"
+        f"fine-tuning did not improve the network: its validation accuracy before fine-tuning was {state.start_score:.2f} %{best}; "
+        "the network before fine-tuning is shipped; more training images, more --epochs or another --learning-rate may help"
     ]

@@ -175,7 +175,7 @@ def rates_tried(digits: Splits, settings: FinetuneSettings) -> tuple[list[str], 
     tried, taken = dict[str, None](), set[str]()
 
     def progress(done: int, total: int, text: str) -> None:
-        found = re.match(r"trying rate ([^ ,]+)", text)
+        found = re.match(r"trying learning rate ([^ ,]+)", text)
         if found:
             tried[found[1]] = None
         else:
@@ -196,8 +196,8 @@ def test_progress_is_of_the_whole_training_also_while_rates_are_tried(digits: Sp
     assert {total for _, total, _ in told} == {9 * 16 + steps}
     assert [done for done, _, _ in told] == sorted({done for done, _, _ in told})
     assert told[-1][0] == told[-1][1]
-    assert trying[0] == (1, 9 * 16 + steps, "trying rate 0.05, 1 of at most 9")
-    assert trying[16] == (17, 9 * 16 + steps, "trying rate 0.02, 2 of at most 9")
+    assert trying[0] == (1, 9 * 16 + steps, "trying learning rate 0.05, 1 of at most 9")
+    assert trying[16] == (17, 9 * 16 + steps, "trying learning rate 0.02, 2 of at most 9")
 
 
 @pytest.mark.parametrize("images", [2, 17, 320])
@@ -271,7 +271,7 @@ def test_training_that_makes_it_worse_leaves_the_network_as_it_was_scored(still:
     assert tuned.epoch == 0
     assert equal(tuned.module.state_dict(), as_scored(able, still, seed=7))
     assert accuracy(tuned.module, still.validation) == tuned.start
-    assert [notice.partition(":")[0] for notice in tuned.notices] == ["fine-tuning did not help"]
+    assert [notice.partition(":")[0] for notice in tuned.notices] == ["fine-tuning did not improve the network"]
 
 
 def validation_loss(module: nn.Module, images: Images) -> float:
@@ -363,7 +363,9 @@ def test_of_statistics_with_and_without_augmentation_those_that_answer_better_ar
 
 
 def test_a_rate_that_is_far_too_high_ends_with_an_error_that_says_so(digits: Splits) -> None:
-    with pytest.raises(TrainingDiverged, match=r"fine-tuning diverged .* 1e\+12, 1e\+11, 1e\+10, 1e\+09: .* lower learning rate"):
+    with pytest.raises(
+        TrainingDiverged, match=r"fine-tuning diverged .* 1e\+12, 1e\+11, 1e\+10, 1e\+09: .* lower --learning-rate"
+    ):
         finetune(tiny(), tiny(1), TrainingData(digits.train, digits.validation), replace(SETTINGS, learning_rate=1e12), 7)
 
 
@@ -415,7 +417,7 @@ def test_training_that_goes_on_diverging_ends_with_its_best_epoch(digits: Splits
 
 
 def test_images_that_are_no_numbers_are_named_as_the_cause(digits: Splits) -> None:
-    with pytest.raises(TrainingDiverged, match="look for images or labels"):
+    with pytest.raises(TrainingDiverged, match="check whether images and labels"):
         finetune(tiny(), None, TrainingData(spoilt_after(1, digits.train), digits.validation), replace(UNNAMED, epochs=1), 7)
 
 
