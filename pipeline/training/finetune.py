@@ -261,6 +261,6 @@ def _outcome(state: TrainingState, settings: FinetuneSettings) -> list[str]:
             else f", the best epoch {max(state.history):.2f} %"
         )
     return [
-        f"fine-tuning did not improve the network: its validation accuracy before fine-tuning was {state.start_score:.2f} %{best}; "
-        "the network before fine-tuning is shipped; more training images, more --epochs or another --learning-rate may help"
+        f"fine-tuning did not improve the network: its validation accuracy before was {state.start_score:.2f} %{best}; the "
+        "network before fine-tuning is shipped; more training images, more --epochs or another --learning-rate may help"
     ]
