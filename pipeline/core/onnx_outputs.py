@@ -1,10 +1,12 @@
 """Outputs of ONNX files, and the difference between two outputs."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-__all__ = ["TOLERANCE", "largest_difference", "open_session", "run_onnx"]
+__all__ = ["TOLERANCE", "all_outputs", "largest_difference", "open_session", "run_onnx"]
 
 TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest absolute output."""
@@ -25,6 +27,13 @@ def run_onnx(data: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
     """Return the output of an ONNX file for one batch, computed by one thread."""
     session = open_session(data, threads=1)
     return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs})[0])
+
+
+def all_outputs(data: bytes, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """Return all outputs of an ONNX file for `inputs`, in the order of the file's inputs, computed by one thread."""
+    session = open_session(data, threads=1)
+    names = [value.name for value in session.get_inputs()]
+    return [np.asarray(value) for value in session.run(None, dict(zip(names, inputs, strict=True)))]
 
 
 def largest_difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.core.onnx_outputs import TOLERANCE, open_session
+from pipeline.graph.exporters import Inputs, as_tuple
 
 __all__ = ["first_difference"]
 
@@ -30,15 +31,16 @@ class _Recorder(TorchDispatchMode):
         return result
 
 
-def first_difference(module: nn.Module, model: onnx.ModelProto, inputs: Tensor) -> str:
+def first_difference(module: nn.Module, model: onnx.ModelProto, inputs: Inputs) -> str:
     """Return the first node of `model` from which on no output agrees with `module`, for example "'node_Conv_3' (Conv)".
 
     Every node's output is looked up among all results that torch computes. Exporters fuse and split operations, so a node counts
-    as right when a later node that depends on it agrees. `inputs` is one batch, (1, C, H, W).
+    as right when a later node that depends on it agrees. `inputs` is one batch, (1, C, H, W), or the module's inputs as a tuple.
     """
+    arguments = as_tuple(inputs)
     with torch.no_grad(), _Recorder() as recorder:
-        module(inputs)
-    found = _all_outputs(model, inputs.numpy())
+        module(*arguments)
+    found = _all_outputs(model, [tensor.numpy() for tensor in arguments])
     right: dict[str, bool] = {name: _occurs(value, recorder.values[value.size]) for name, value in found.items()}
     for node in reversed(model.graph.node):
         if any(right.get(name, False) for name in node.output):
@@ -51,7 +53,7 @@ def first_difference(module: nn.Module, model: onnx.ModelProto, inputs: Tensor) 
     return "its end"
 
 
-def _all_outputs(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+def _all_outputs(model: onnx.ModelProto, inputs: list[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """The output of every node that computes a float32 tensor."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
@@ -64,7 +66,8 @@ def _all_outputs(model: onnx.ModelProto, inputs: NDArray[np.float32]) -> dict[st
                 copy.graph.output.append(kind)
     session = open_session(copy.SerializeToString(), threads=1, optimized=False)
     names = [value.name for value in copy.graph.output]
-    answers = session.run(names, {session.get_inputs()[0].name: inputs})
+    feeds = {value.name: array for value, array in zip(session.get_inputs(), inputs, strict=True)}
+    answers = session.run(names, feeds)
     return {name: np.asarray(value) for name, value in zip(names, answers, strict=True)}
 
 

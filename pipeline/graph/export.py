@@ -2,21 +2,32 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
-from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
+from pipeline.core.onnx_outputs import TOLERANCE, all_outputs, largest_difference
 from pipeline.errors import TraceError, one_line
 from pipeline.graph.difference import first_difference
-from pipeline.graph.exporters import EXPORTERS, INPUT, OUTPUT, Exporter, NotExported
+from pipeline.graph.exporters import EXPORTERS, INPUT, OUTPUT, TRAINABLE_EXPORTERS, Exporter, Inputs, NotExported, as_tuple
+from pipeline.graph.metadata import METADATA, SCOPES, exporter_of, keep_only_own, opset_of, stamp, stripped
 
-__all__ = ["INPUT", "METADATA", "OUTPUT", "SCOPES", "export", "exporter_of", "opset_of", "stamp", "stripped"]
+__all__ = [
+    "INPUT",
+    "METADATA",
+    "OUTPUT",
+    "SCOPES",
+    "export",
+    "export_trainable",
+    "exporter_of",
+    "opset_of",
+    "stamp",
+    "stripped",
+]
 
-SCOPES = "pkg.torch.onnx.name_scopes"
-"""Metadata key under which the exporter stores the module that a node came from; slicing needs it."""
-METADATA = "edge_compress."
-"""Prefix of every key that this program writes into a file's metadata."""
 LIMIT_BYTES = 2**31 - 2**20
 """Largest size of all weights together. A protobuf message, and so an ONNX file, holds less than 2 GiB."""
 
@@ -35,6 +46,30 @@ def export(
     network needs a higher opset, up to `highest_opset` (default: `opset`) is accepted. Only `SCOPES` is kept of the exporter's
     metadata, because the rest holds local paths. Raises TraceError, with the first wrong node, when every exporter fails.
     """
+    return _first_right(module, example, (opset, highest_opset or opset), ir_version, exporters)
+
+
+def export_trainable(
+    module: nn.Module, example: Inputs, opset: int, ir_version: int, highest_opset: int | None = None
+) -> onnx.ModelProto:
+    """Export `module`, in evaluation mode, to a trainable graph: like `export`, but nothing is folded into the weights.
+
+    BatchNormalization and Dropout nodes stay, and every weight is an initializer: unchanged tensors under their names in the
+    torch state dict, computed ones (weight norm, a transposed weight) under names derived from their layer's.
+    `constants_of` returns which float initializers are not learnable. Layers of dropout that are not in torch.nn.functional,
+    and dropout inside attention, are not in the graph.
+
+    `example` is one input, or a tuple of several. They are called input, input_1, ..., the outputs output, output_1, ...
+
+    Raises TraceError like `export`.
+    """
+    return _first_right(module, example, (opset, highest_opset or opset), ir_version, TRAINABLE_EXPORTERS)
+
+
+def _first_right(
+    module: nn.Module, example: Inputs, opsets: tuple[int, int], ir_version: int, exporters: Mapping[str, Exporter]
+) -> onnx.ModelProto:
+    """The graph of the first exporter whose graph gives the module's outputs. `opsets` are the wanted one and the highest."""
     _refuse_giants(module)
     training = module.training
     module.eval()
@@ -43,14 +78,15 @@ def export(
     try:
         for name, exporter in exporters.items():
             try:
-                model = exporter(module, example, opset)
+                model = exporter(module, example, opsets[0])
             except NotExported as problem:
                 complaints.append(str(problem))
                 continue
-            _refuse_other_doors(model)
-            complaint = _wrong_operators(model, opset, highest_opset or opset) or _wrong_answers(module, model, example)
+            if exporters is not TRAINABLE_EXPORTERS:
+                _refuse_other_doors(model)
+            complaint = _wrong_operators(model, *opsets) or _wrong_answers(module, model, as_tuple(example))
             if complaint is None:
-                _keep_only_scopes(model)
+                keep_only_own(model)
                 stamp(model, {"exporter": name})
                 model.ir_version = ir_version if ir_version >= 10 else 10
                 return model
@@ -60,36 +96,6 @@ def export(
         module.train(training)
     ways = "; the other exporter: ".join(complaints)
     raise TraceError(f"the network cannot be exported to ONNX: {ways}; {remedy}")
-
-
-def stamp(model: onnx.ModelProto, facts: Mapping[str, str]) -> None:
-    """Write `facts` into the metadata of `model`, with METADATA before each key. Existing values of the same key are replaced."""
-    known = {entry.key: entry.value for entry in model.metadata_props}
-    known.update({f"{METADATA}{key}": value for key, value in facts.items()})
-    del model.metadata_props[:]
-    for key in sorted(known):
-        model.metadata_props.add(key=key, value=known[key])
-
-
-def exporter_of(model: onnx.ModelProto) -> str:
-    """Return the name of the exporter that made `model`, or "not known"."""
-    return next((entry.value for entry in model.metadata_props if entry.key == f"{METADATA}exporter"), "not known")
-
-
-def opset_of(model: onnx.ModelProto) -> int:
-    """Return the opset of the standard operators in `model`; 0 when the file does not state one."""
-    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-
-
-def stripped(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
-    """Return a copy for measuring and shipping: without node metadata and inferred shapes, with the device's IR version."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    for node in copy.graph.node:
-        del node.metadata_props[:]
-    del copy.graph.value_info[:]
-    copy.ir_version = ir_version
-    return copy
 
 
 def _refuse_giants(module: nn.Module) -> None:
@@ -117,34 +123,29 @@ def _wrong_operators(model: onnx.ModelProto, opset: int, highest_opset: int) -> 
     return f"it needs operators of {', '.join(others)}, which not every onnxruntime has" if others else None
 
 
-def _wrong_answers(module: nn.Module, model: onnx.ModelProto, example: Tensor) -> str | None:
+def _wrong_answers(module: nn.Module, model: onnx.ModelProto, example: tuple[Tensor, ...]) -> str | None:
     """How the outputs of graph and module differ for the example and its negative, or None when they agree."""
     data = model.SerializeToString()
-    for inputs in (example, -example):
-        with torch.no_grad():
-            expected = module(inputs)
-        if not torch.isfinite(expected).all():
+    negative = tuple(-tensor if tensor.is_floating_point() else tensor for tensor in example)
+    for inputs in (example, negative):
+        expected = _answers(module, inputs)
+        if not all(np.isfinite(each).all() for each in expected):
             continue
         try:
-            difference = largest_difference(expected.numpy(), run_onnx(data, inputs.numpy()))
+            found = all_outputs(data, [tensor.numpy() for tensor in inputs])
         except Exception as problem:
             return f"ONNX Runtime does not run the exported graph: {one_line(problem, 200)}"
+        if len(found) != len(expected):
+            return f"the exported graph gives {len(found)} outputs, and the network gives {len(expected)}"
+        difference = max(largest_difference(*pair) for pair in zip(expected, found, strict=True))
         if not difference <= TOLERANCE:
             where = first_difference(module, model, inputs)
             return f"the exported graph's answer is off by {100 * difference:.3g} % of the largest output, from node {where} on"
     return None
 
 
-def _keep_only_scopes(model: onnx.ModelProto) -> None:
-    graph = model.graph
-    for node in graph.node:
-        scopes = [entry.value for entry in node.metadata_props if entry.key == SCOPES]
-        del node.metadata_props[:]
-        node.doc_string = ""
-        for value in scopes:
-            node.metadata_props.add(key=SCOPES, value=value)
-    for holder in (model, graph, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
-        del holder.metadata_props[:]
-        holder.doc_string = ""
-    del model.functions[:]
-    model.producer_name, model.producer_version, model.domain, graph.name = "edge-compress", "", "", "network"
+def _answers(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[NDArray[np.float32]]:
+    """The tensors that the module returns, in any nesting, in the order in which the exporters list them."""
+    with torch.no_grad():
+        outputs = module(*inputs)
+    return [leaf.numpy() for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]

@@ -1,4 +1,8 @@
-"""Exporters: the two ONNX exporters of torch, as functions with the same signature."""
+"""Exporters: the two ONNX exporters of torch, as functions with the same signature. Each makes two kinds of graph.
+
+The deployed graph has BatchNormalization folded and no Dropout. The trainable graph has both, and each of its weights is an
+initializer.
+"""
 
 import contextlib
 import io
@@ -7,21 +11,29 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import onnx
+import onnx_ir
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from pipeline.errors import one_line
-from pipeline.graph.optimise import optimise
+from pipeline.graph.dropout import DROPOUT_TRANSLATION, keep_dropout
+from pipeline.graph.edit import free_name, names_in, rename_uses
+from pipeline.graph.optimise import optimise, optimise_trainable
 
-__all__ = ["EXPORTERS", "INPUT", "OUTPUT", "Exporter", "NotExported"]
+__all__ = ["EXPORTERS", "INPUT", "OUTPUT", "TRAINABLE_EXPORTERS", "Exporter", "Inputs", "NotExported", "as_tuple"]
 
 INPUT = "input"
 OUTPUT = "output"
 
-Exporter = Callable[[nn.Module, Tensor, int], onnx.ModelProto]
+Inputs = Tensor | tuple[Tensor, ...]
+"""The example inputs of a network, in the order of its parameters."""
+
+Exporter = Callable[[nn.Module, Inputs, int], onnx.ModelProto]
 """(module in evaluation mode, example, opset) -> the graph, whose opset may be a different one. Raises NotExported."""
 
 
@@ -29,53 +41,131 @@ class NotExported(Exception):
     """An exporter failed to export a module; the message gives the reason in one line."""
 
 
-def captured(module: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
+def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+    """Return `inputs` as the arguments of the module."""
+    return inputs if isinstance(inputs, tuple) else (inputs,)
+
+
+def captured(module: nn.Module, example: Inputs, opset: int) -> onnx.ModelProto:
     """Export with torch.export and onnxscript. This exporter rejects code that depends on the values of the input."""
     try:
-        with _silence(), torch.no_grad():
-            program = torch.onnx.export(
-                module,
-                (example,),
-                dynamo=True,
-                opset_version=opset,
-                external_data=False,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                verbose=False,
-                optimize=False,
-            )
-            optimise(program.model)  # type: ignore[union-attr]
-        return program.model_proto  # type: ignore[union-attr]
+        program = _capture(module, example, opset)
+        optimise(program.model)
+        return _named(program.model_proto)
     except Exception as problem:
         raise NotExported(_reason(problem)) from None
 
 
-def traced(module: nn.Module, example: Tensor, opset: int) -> onnx.ModelProto:
+def captured_trainable(module: nn.Module, example: Inputs, opset: int) -> onnx.ModelProto:
+    """Export like `captured`, as a trainable graph."""
+    try:
+        with keep_dropout():
+            program = _capture(module, example, opset, custom_translation_table=DROPOUT_TRANSLATION)
+        optimise_trainable(program.model, _parameter_names(module))
+        return _named(program.model_proto)
+    except Exception as problem:
+        raise NotExported(_reason(problem)) from None
+
+
+def traced(module: nn.Module, example: Inputs, opset: int) -> onnx.ModelProto:
     """Export with TorchScript, which records the operations that the module runs on the example. A branch that depends on the
     values of the input is an error here, although TorchScript only warns: the graph would take the same branch for every input.
     """
     try:
-        with _silence(), _mute_stderr(), torch.no_grad():
-            warnings.simplefilter("error", TracerWarning)
-            buffer = io.BytesIO()
-            torch.onnx.export(
-                module,
-                (example,),
-                buffer,  # type: ignore[arg-type]
-                dynamo=False,
-                opset_version=opset,
-                external_data=False,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                verbose=False,
-            )
-        return onnx.load_model_from_string(buffer.getvalue())
+        return _named(_trace(module, example, opset))
+    except Exception as problem:
+        raise NotExported(_reason(_origin(problem))) from None
+
+
+def traced_trainable(module: nn.Module, example: Inputs, opset: int) -> onnx.ModelProto:
+    """Export like `traced`, as a trainable graph."""
+    try:
+        with keep_dropout():
+            options = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
+            model = _trace(module, example, opset, **options)
+        _separate_equal_weights(model, module)
+        graph = onnx_ir.from_proto(model)
+        optimise_trainable(graph, _parameter_names(module))
+        return _named(onnx_ir.to_proto(graph))
     except Exception as problem:
         raise NotExported(_reason(_origin(problem))) from None
 
 
 EXPORTERS: dict[str, Exporter] = {"torch.onnx.export(..., dynamo=True)": captured, "torch.onnx.export(..., dynamo=False)": traced}
 """Exporters in the order in which they are tried. Only the first keeps the names by which slicing finds weights."""
+TRAINABLE_EXPORTERS: dict[str, Exporter] = dict(zip(EXPORTERS, (captured_trainable, traced_trainable), strict=True))
+"""The same exporters, for trainable graphs."""
+
+
+def _capture(module: nn.Module, example: Inputs, opset: int, **options: Any) -> Any:
+    with _silence(), torch.no_grad():
+        return torch.onnx.export(
+            module,
+            as_tuple(example),
+            dynamo=True,
+            opset_version=opset,
+            external_data=False,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+            optimize=False,
+            **options,
+        )
+
+
+def _trace(module: nn.Module, example: Inputs, opset: int, **options: Any) -> onnx.ModelProto:
+    with _silence(), _mute_stderr(), torch.no_grad():
+        warnings.simplefilter("error", TracerWarning)
+        buffer = io.BytesIO()
+        torch.onnx.export(
+            module,
+            as_tuple(example),
+            buffer,  # type: ignore[arg-type]
+            dynamo=False,
+            opset_version=opset,
+            external_data=False,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+            **options,
+        )
+    return onnx.load_model_from_string(buffer.getvalue())
+
+
+def _named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Name the inputs and outputs: input, input_1, input_2; output, output_1. The exporter has named the first of each."""
+    graph = model.graph
+    wanted = {value.name: f"{INPUT}_{number}" for number, value in enumerate(graph.input) if number}
+    wanted |= {value.name: f"{OUTPUT}_{number}" for number, value in enumerate(graph.output) if number}
+    wanted = {old: new for old, new in wanted.items() if old != new}
+    if wanted:
+        taken = names_in(graph)
+        wanted |= {name: free_name(f"{name}_value", taken) for name in set(wanted.values()) & taken}
+        rename_uses(graph, wanted)
+        for node in graph.node:
+            node.output[:] = [wanted.get(name, name) for name in node.output]
+        for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
+            value.name = wanted.get(value.name, value.name)
+    return model
+
+
+def _separate_equal_weights(model: onnx.ModelProto, module: nn.Module) -> None:
+    """Give each tensor of `module` an initializer of its own again. TorchScript stores equal ones once, and an Identity names the
+    others, so that the graph would depend on the values of the weights. Tensors that share memory stay one.
+    """
+    tensors = dict(module.state_dict(keep_vars=True))
+    graph = model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    for node in list(graph.node):
+        if node.op_type == "Identity" and node.input[0] in weights:
+            mine, other = tensors.get(node.output[0]), tensors.get(node.input[0])
+            if mine is not None and other is not None and mine.data_ptr() != other.data_ptr():
+                graph.initializer.append(numpy_helper.from_array(mine.detach().numpy(), node.output[0]))
+                graph.node.remove(node)
+
+
+def _parameter_names(module: nn.Module) -> frozenset[str]:
+    return frozenset(name for name, _ in module.named_parameters(remove_duplicate=False))
 
 
 def _origin(problem: BaseException) -> BaseException:

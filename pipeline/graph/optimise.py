@@ -1,18 +1,24 @@
 """Optimise: simplify an exported graph without looking at the values of its weights.
 
+`optimise` makes the deployed graph, `optimise_trainable` the trainable one; `pipeline.graph.exporters` says what they are.
+
 The optimiser of torch's exporter also looks at values: it drops a bias of zeros and a multiplication by one, and it merges
 layers with equal weights. The structure of such a graph can change when the network is trained. Then the shipped file would
 differ from the one that the search measured. The rules used here depend only on operators and shapes.
 """
 
+from collections.abc import Container, Mapping
+
 import onnx_ir
 import onnx_ir.passes.common as common
-from onnx_ir.passes import PassManager, Sequential
+from onnx_ir.passes import InPlacePass, PassManager, Sequential
 from onnxscript import optimizer
 from onnxscript.rewriter import RewritePass, RewriteRuleSet
 from onnxscript.rewriter.rules import common as rules
 
-__all__ = ["optimise"]
+from pipeline.graph.weights import FoldWeights, hidden_dropout, mark_constants, name_weights
+
+__all__ = ["optimise", "optimise_trainable"]
 
 ROUNDS = 2
 """Largest number of rounds. One rewrite can make another possible."""
@@ -20,47 +26,52 @@ ROUNDS = 2
 BIASED = ("Conv", "ConvTranspose", "Gemm")
 """Operators whose third input is an optional bias."""
 
-_RULES = RewriteRuleSet(
+_RULES = (
+    rules.two_reshapes_matmul_reshape_rule,
+    rules.one_reshape_matmul_reshape_rule,
+    rules.cast_constant_of_shape_rule,
+    rules.cast_constant_of_shape_without_value_rule,
+    rules.collapse_slice_rule,
+    rules.collapse_slice2_rule,
+    rules.materialize_reshape_shape_rule,
+    rules.min_min_rule,
+    rules.max_max_rule,
+    rules.min_max_rule,
+    rules.successive_clip_relu_rule,
+    rules.successive_relu_clip_rule,
+    rules.successive_relu_rule,
+    rules.successive_clip_rule,
+    rules.cast_cast_rule,
+    rules.no_op_cast_rule,
+    rules.no_op_expand_rule,
+    rules.flatten_to_reshape_rule,
+    rules.reshape_reshape_rule,
+    rules.slice_split_rule,
+    rules.no_op_transpose_rule,
+    rules.transpose_transpose_rule,
+    rules.unsqueeze_unsqueeze_rule,
+    rules.squeeze_reshape_1d_rule,
+    rules.no_op_dynamic_scatter_nd_rule,
+    rules.no_op_static_scatter_nd_rule,
+    rules.normalize_pad_format_conv_rule,
+    rules.normalize_pad_format_conv_integer_rule,
+    rules.fuse_pad_into_conv_rule,
+    rules.fuse_pad_into_conv_integer_rule,
+)
+"""onnxscript's own rules in its order, except those that depend on values: `remove_optional_bias_*`, `mul_by_1`, `add_0`,
+`sub_0`, `div_by_1` and `max_min`."""
+
+_DEPLOYED_RULES = RewriteRuleSet(
     [
         rules.dropout_zero_rule,
         rules.dropout_inference_rule,
-        rules.two_reshapes_matmul_reshape_rule,
-        rules.one_reshape_matmul_reshape_rule,
-        rules.cast_constant_of_shape_rule,
-        rules.cast_constant_of_shape_without_value_rule,
-        rules.collapse_slice_rule,
-        rules.collapse_slice2_rule,
-        rules.materialize_reshape_shape_rule,
-        rules.min_min_rule,
-        rules.max_max_rule,
-        rules.min_max_rule,
-        rules.successive_clip_relu_rule,
-        rules.successive_relu_clip_rule,
-        rules.successive_relu_rule,
-        rules.successive_clip_rule,
-        rules.cast_cast_rule,
-        rules.no_op_cast_rule,
-        rules.no_op_expand_rule,
-        rules.flatten_to_reshape_rule,
-        rules.reshape_reshape_rule,
-        rules.slice_split_rule,
-        rules.no_op_transpose_rule,
-        rules.transpose_transpose_rule,
-        rules.unsqueeze_unsqueeze_rule,
-        rules.squeeze_reshape_1d_rule,
-        rules.no_op_dynamic_scatter_nd_rule,
-        rules.no_op_static_scatter_nd_rule,
-        rules.normalize_pad_format_conv_rule,
-        rules.normalize_pad_format_conv_integer_rule,
-        rules.fuse_pad_into_conv_rule,
-        rules.fuse_pad_into_conv_integer_rule,
+        *_RULES,
         rules.fuse_batchnorm_into_conv_rule,
         rules.fuse_batchnorm_into_conv_transpose_rule,
         rules.fuse_batchnorm_into_gemm_rule,
     ]
 )
-"""onnxscript's own rules in its order, except those that depend on values: `remove_optional_bias_*`, `mul_by_1`, `add_0`,
-`sub_0`, `div_by_1` and `max_min`."""
+_TRAINABLE_RULES = RewriteRuleSet(_RULES)
 
 
 def optimise(model: onnx_ir.Model) -> None:
@@ -69,14 +80,33 @@ def optimise(model: onnx_ir.Model) -> None:
     The operators and shapes of the result depend only on the network's code. A bias of zeros is kept, and weights with equal
     values are not merged.
     """
-    weights = {id(value) for value in model.graph.initializers.values()}
+    _run(model, _FoldConstants(), [RewritePass(_DEPLOYED_RULES)])
+
+
+def optimise_trainable(model: onnx_ir.Model, parameters: Container[str]) -> None:
+    """Optimise `model`, in place, and keep what training needs: BatchNormalization, Dropout, and each weight as an initializer.
+
+    What the network computes from its weights alone (weight norm, transposed weights, tables of relative positions) is folded.
+    A tensor of the torch state dict that is not changed keeps its name. `parameters` are the names of the learnable ones;
+    `pipeline.graph.weights.constants_of` reads from the graph which initializers are not learnable.
+    """
+    originals = dict(model.graph.initializers)
+    # a rule looks at every node, so the rules come after the removal of what is not needed any more
+    fewer = [common.RemoveUnusedNodesPass(), common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)]
+    with hidden_dropout(model):
+        _run(model, FoldWeights(), [*fewer, RewritePass(_TRAINABLE_RULES)])
+    mark_constants(model, originals, parameters)
+    name_weights(model, originals)
+
+
+def _run(model: onnx_ir.Model, fold: InPlacePass, rewrite: list[InPlacePass]) -> None:
+    weights = dict(model.graph.initializers)
     common.InlinePass()(model)
-    drop_literals = _DropLiteralBiases(model)
     rounds = PassManager(
         [
-            _FoldConstants(),
-            drop_literals,
-            RewritePass(_RULES),
+            fold,
+            _DropLiteralBiases(model),
+            *rewrite,
             common.RemoveUnusedNodesPass(),
             common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
             common.RemoveUnusedOpsetsPass(),
@@ -96,12 +126,12 @@ def optimise(model: onnx_ir.Model) -> None:
     )(model)
 
 
-class _FoldConstants(onnx_ir.passes.InPlacePass):
+class _FoldConstants(InPlacePass):
     def call(self, model: onnx_ir.Model) -> onnx_ir.passes.PassResult:
         return onnx_ir.passes.PassResult(model, optimizer.fold_constants_ir(model, onnx_shape_inference=True).modified)
 
 
-class _DropLiteralBiases(onnx_ir.passes.InPlacePass):
+class _DropLiteralBiases(InPlacePass):
     """Removes the zero bias that the exporter adds to a layer without one. A bias of the network itself is kept."""
 
     def __init__(self, model: onnx_ir.Model) -> None:
@@ -128,12 +158,12 @@ def _is_zero(value: onnx_ir.Value | None) -> bool:
     return tensor is not None and not tensor.numpy().any()
 
 
-class _MergeLiterals(onnx_ir.passes.InPlacePass):
+class _MergeLiterals(InPlacePass):
     """Merges equal constants that are not weights: integers such as axes and shapes, and numbers in the network's code."""
 
-    def __init__(self, weights: set[int]) -> None:
+    def __init__(self, weights: Mapping[str, onnx_ir.Value]) -> None:
         super().__init__()
-        self._weights = weights
+        self._weights, self._names = {id(value) for value in weights.values()}, frozenset(weights)
 
     def call(self, model: onnx_ir.Model) -> onnx_ir.passes.PassResult:
         seen: dict[tuple[object, ...], onnx_ir.Value] = {}
@@ -142,10 +172,13 @@ class _MergeLiterals(onnx_ir.passes.InPlacePass):
             tensor = value.const_value
             if id(value) in self._weights or tensor is None or value.is_graph_output():
                 continue
-            if tensor.dtype.is_floating_point() and tensor.size > 1:
+            if tensor.dtype.is_floating_point() and (tensor.size > 1 or self._is_from_weights(value)):
                 continue
             kept = seen.setdefault((tensor.dtype, tuple(tensor.shape), tensor.tobytes()), value)
             if kept is not value:
                 value.replace_all_uses_with(kept)
                 del initializers[name]
         return onnx_ir.passes.PassResult(model, modified=bool(seen))
+
+    def _is_from_weights(self, value: onnx_ir.Value) -> bool:
+        return not self._names.isdisjoint(value.meta.get(optimizer.FOLDED_FROM_KEY, ()))

@@ -1,0 +1,97 @@
+"""Metadata: the facts that this program keeps in an ONNX file, and what it leaves out of files that are measured or shipped."""
+
+import ast
+import json
+from collections.abc import Mapping
+
+import onnx
+
+__all__ = [
+    "CONSTANTS",
+    "METADATA",
+    "SCOPES",
+    "constants_of",
+    "exporter_of",
+    "innermost",
+    "keep_only_own",
+    "opset_of",
+    "scope_of",
+    "stamp",
+    "stripped",
+]
+
+SCOPES = "pkg.torch.onnx.name_scopes"
+"""Metadata key under which the exporter stores the module that a node came from; slicing needs it."""
+METADATA = "edge_compress."
+"""Prefix of every key that this program writes into a file's metadata."""
+CONSTANTS = f"{METADATA}constants"
+"""Metadata key of a trainable graph: the names of the float initializers that are not learnable, as a JSON list."""
+
+
+def scope_of(node: onnx.NodeProto) -> str:
+    """Return the innermost module that the node came from, according to the exporter; '' when it is not known."""
+    return innermost(next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]"))
+
+
+def innermost(scopes: str) -> str:
+    """Return the innermost module of `scopes`, the value under SCOPES; for example 'layer1.0' of "['', 'layer1.0', 'conv2d']"."""
+    names = ast.literal_eval(scopes)
+    return names[-2] if len(names) >= 2 else ""
+
+
+def stamp(model: onnx.ModelProto, facts: Mapping[str, str]) -> None:
+    """Write `facts` into the metadata of `model`, with METADATA before each key. Existing values of the same key are replaced."""
+    known = {entry.key: entry.value for entry in model.metadata_props}
+    known.update({f"{METADATA}{key}": value for key, value in facts.items()})
+    del model.metadata_props[:]
+    for key in sorted(known):
+        model.metadata_props.add(key=key, value=known[key])
+
+
+def exporter_of(model: onnx.ModelProto) -> str:
+    """Return the name of the exporter that made `model`, or "not known"."""
+    return next((entry.value for entry in model.metadata_props if entry.key == f"{METADATA}exporter"), "not known")
+
+
+def constants_of(model: onnx.ModelProto) -> frozenset[str] | None:
+    """Return the names of the float initializers that are not learnable, such as running means and masks.
+
+    None when the file does not say it: only trainable graphs, and what is made of them, do.
+    """
+    text = next((entry.value for entry in model.metadata_props if entry.key == CONSTANTS), None)
+    return None if text is None else frozenset(str(name) for name in json.loads(text))
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the opset of the standard operators in `model`; 0 when the file does not state one."""
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def stripped(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
+    """Return a copy for measuring and shipping: without node metadata and inferred shapes, with the device's IR version."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        del node.metadata_props[:]
+    del copy.graph.value_info[:]
+    copy.ir_version = ir_version
+    return copy
+
+
+def keep_only_own(model: onnx.ModelProto) -> None:
+    """Remove the metadata of `model`, in place, except SCOPES and what this program wrote. The rest holds local paths."""
+    graph = model.graph
+    for node in graph.node:
+        scopes = [entry.value for entry in node.metadata_props if entry.key == SCOPES]
+        del node.metadata_props[:]
+        node.doc_string = ""
+        for value in scopes:
+            node.metadata_props.add(key=SCOPES, value=value)
+    facts = {entry.key: entry.value for entry in model.metadata_props if entry.key.startswith(METADATA)}
+    for holder in (model, graph, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    for key, value in facts.items():
+        model.metadata_props.add(key=key, value=value)
+    del model.functions[:]
+    model.producer_name, model.producer_version, model.domain, graph.name = "edge-compress", "", "", "network"
