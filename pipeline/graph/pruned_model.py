@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -16,22 +16,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.core.weight_slices import WeightSlices
-from pipeline.errors import TraceError
-from pipeline.graph.analyse import analyse
-from pipeline.graph.export import export, exporter_of, opset_of, stripped
-from pipeline.graph.exporters import EXPORTERS
+from pipeline.errors import NothingToPrune
+from pipeline.graph.export import export_trainable, exporter_of, opset_of, stripped
 from pipeline.graph.importance import Ranking, rank
-from pipeline.graph.proof import Disagreement, prove_shrink, prove_slice
+from pipeline.graph.labels.space import label_graph, name_nodes
+from pipeline.graph.match_weights import match_weights
+from pipeline.graph.narrowable import PLANS, Narrowable, make_narrowable, rebuild_from_graph
+from pipeline.graph.prove import Progress, prove_groups
 from pipeline.graph.shrink import keep_channels, shrink
-from pipeline.graph.slice import SliceableGraph, assembled, file_size_bytes, prepare
 from pipeline.graph.structure import load_graph, structure
+from pipeline.graph.weight_file import assembled, file_size_bytes
 from pipeline.system.files import write_atomically
 from pipeline.system.foreign_file import ONNX_LIMIT_BYTES, read_foreign
 
 __all__ = ["PrunedModel", "PrunedModelBuilder", "start_builder"]
-
-PROOFS = 3
-"""Number of random plans by which slicing is checked before the first candidate is measured."""
 
 
 class PrunedModel:
@@ -101,19 +99,27 @@ class PrunedModel:
 
 @dataclass(frozen=True)
 class PrunedModelBuilder:
-    """Makes pruned models: in milliseconds with a `sliceable` graph, otherwise in seconds, by exporting each module."""
+    """Makes pruned models in milliseconds, by slicing the graph of the dense network."""
 
-    module: nn.Module
-    space: PruneSpace
+    network: Narrowable
     ranking: Mapping[str, tuple[int, ...]]
     example: Tensor
     opset: int
     ir_version: int
-    sliceable: SliceableGraph | None
     exporter: str
     """Name of the exporter that made the dense graph; see `EXPORTERS`."""
     proof: str
     """Result of the check of slicing, in words."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The dense torch network: the user's own, or the one that is rebuilt from the graph."""
+        return self.network.module
+
+    @property
+    def space(self) -> PruneSpace:
+        """The groups. The tensors of their slots are those of `module`."""
+        return self.network.space
 
     def kept(self, plan: ChannelPlan) -> Kept:
         """Return the channels that `plan` keeps."""
@@ -122,18 +128,22 @@ class PrunedModelBuilder:
     def make(self, plan: ChannelPlan) -> PrunedModel:
         """Return the pruned model of `plan`."""
         kept = self.kept(plan)
-        if self.sliceable:
-            return PrunedModel(
-                plan, self.sliceable.weight_slices(kept), self.example, lambda: shrink(self.module, self.space, kept)
-            )
-        module = shrink(self.module, self.space, kept)
-        return PrunedModel(plan, self.exported(module), self.example, lambda: module)
+        slices = self.network.deployed.weight_slices(kept)
+        return PrunedModel(plan, slices, self.example, lambda: shrink(self.module, self.space, kept))
 
-    def exported(self, module: nn.Module) -> onnx.ModelProto:
-        """Export `module`, first with the exporter of the dense graph, for measuring or shipping. Raises TraceError."""
-        first = {name: exporter for name, exporter in EXPORTERS.items() if name == self.exporter}
-        model = export(module, self.example, self.opset, self.ir_version, exporters={**first, **EXPORTERS})
-        return stripped(model, self.ir_version)
+    def trained(self, module: nn.Module, plan: ChannelPlan) -> onnx.ModelProto:
+        """The graph of `plan` with the weights of `module`, which was made for that plan and then trained."""
+        return stripped(self.network.trained(module, self.kept(plan)), self.ir_version)
+
+    def skeleton(self, plan: ChannelPlan) -> bytes:
+        """The trainable graph of `plan` without weights, from which the torch network can be rebuilt."""
+        graph = assembled(self.network.trainable.weight_slices(self.kept(plan)), values=False)
+        return bytes(graph.SerializeToString(deterministic=True))
+
+    def rebuilt(self, reason: str) -> "PrunedModelBuilder":
+        """The same with the torch network rebuilt from the graph, because of `reason`. Raises TraceError."""
+        network = rebuild_from_graph(self.network, self.example, reason)
+        return replace(self, network=network, proof=_proof(network, self.exporter, ""))
 
 
 def start_builder(
@@ -142,31 +152,44 @@ def start_builder(
     form: FileFormat,
     ranking: Ranking,
     dense_path: Path,
-    seed: int,
+    progress: Progress = lambda done, total, text: None,
 ) -> PrunedModelBuilder:
-    """Analyse `module`, export it to `dense_path` unless that file exists, rank its channels and check slicing.
+    """Export `module` to `dense_path` unless that file exists, find its groups, prove them and rank their channels.
 
     `example` is one input as a batch, (1, C, H, W). The opset may go up to `form.highest_opset` if the network needs it.
     Raises TraceError, NothingToPrune or StorageError.
     """
+    progress(0, 4, "exporting the network")
     if dense_path.is_file():
         base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES))
     else:
-        base = export(module, example, form.opset, form.ir_version, form.highest_opset)
+        base = export_trainable(module, example, form.opset, form.ir_version, form.highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
-    opset, exporter = opset_of(base), exporter_of(base)
-    space = analyse(module, example)
-    prove_shrink(module, space, example, seed)
-    ranked = rank(module, space, ranking.kind, ranking.batches)
-    shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
-    try:
-        sliceable = prepare(base, space, shapes, form.ir_version)
-        worst = max(prove_slice(module, sliceable, example, seed + number) for number in range(PROOFS))
-        proof = (
-            f"{PROOFS} random plans sliced in ONNX and pruned in torch: answers differ by {worst:.1e} of the largest output; "
-            f"exported by {exporter}"
+    model = stripped(base, form.ir_version)
+    tensors = match_weights(model, module.state_dict())
+    name_nodes(model)
+    progress(1, 4, "finding the channels that hang together")
+    labelled = label_graph(model)
+    proven = prove_groups(model, labelled, progress)
+    labelled = labelled.restricted({group.name for group in proven.groups}, proven.refused)
+    if not labelled.space.groups:
+        reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in labelled.space.frozen[:3])
+        raise NothingToPrune(
+            f"no layer of this network can be narrowed ({reasons or 'it has no convolution or linear layer'}); "
+            "nothing can be done for it here"
         )
-        return PrunedModelBuilder(module, space, ranked, example, opset, form.ir_version, sliceable, exporter, proof)
-    except (Disagreement, TraceError, ValueError) as problem:
-        proof = f"slicing is not proven for this network ({problem}); every candidate is exported instead, which takes seconds"
-        return PrunedModelBuilder(module, space, ranked, example, opset, form.ir_version, None, exporter, proof)
+    progress(3, 4, "comparing the network with its graph")
+    network = make_narrowable(module, model, labelled, tensors, example)
+    ranked = rank(network.module, network.space, ranking.kind, ranking.batches)
+    exporter = exporter_of(base)
+    proof = _proof(network, exporter, f"{len(proven.groups)} groups proven in {proven.precision} precision; ")
+    progress(4, 4, "analysed")
+    return PrunedModelBuilder(network, ranked, example, opset_of(base), form.ir_version, exporter, proof)
+
+
+def _proof(network: Narrowable, exporter: str, groups: str) -> str:
+    own = "" if network.origin == "own" else f"; the torch network is rebuilt from its graph ({network.reason})"
+    return (
+        f"{groups}{PLANS} random plans sliced in ONNX and pruned in torch: answers differ by {network.worst:.1e} of the largest "
+        f"output; exported by {exporter}{own}"
+    )

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.errors import WeightsError
+from pipeline.graph.to_torch import GraphNetwork
 
 __all__ = ["all_channels", "keep_channels", "rebuild", "scatter_gradients", "shrink"]
 
@@ -40,6 +41,9 @@ def shrink(module: nn.Module, space: PruneSpace, kept: Kept) -> nn.Module:
     # deepcopy uses the tensors in the memo instead of copying the originals, so no large tensor is copied whole
     result = copy.deepcopy(module, smaller)
     _follow_shapes(result)
+    for inner in result.modules():
+        if isinstance(inner, GraphNetwork):
+            inner.narrow(kept)
     return result
 
 
@@ -95,10 +99,11 @@ def _follow_shapes(module: nn.Module) -> None:
         if isinstance(layer, CONVS):
             one, other = layer.weight.shape[:2]
             if layer.transposed:
+                layer.groups = one if layer.groups == layer.in_channels > 1 else layer.groups
                 layer.in_channels, layer.out_channels = one, other * layer.groups
             else:
-                depthwise = layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
-                layer.groups = one if depthwise else layer.groups
+                if layer.groups == layer.in_channels > 1:  # depthwise, with one or more outputs for each input
+                    layer.groups = one // (layer.out_channels // layer.in_channels)
                 layer.in_channels, layer.out_channels = other * layer.groups, one
         elif isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = layer.weight.shape
@@ -107,5 +112,9 @@ def _follow_shapes(module: nn.Module) -> None:
             layer.num_features = len(tensor) if tensor is not None else layer.num_features
         elif isinstance(layer, nn.LayerNorm) and layer.weight is not None:
             layer.normalized_shape = tuple(layer.weight.shape)
+        elif isinstance(layer, nn.GroupNorm) and layer.weight is not None:
+            layer.num_channels = len(layer.weight)
+        elif isinstance(layer, nn.RNNBase):
+            layer.input_size = layer.get_parameter("weight_ih_l0").shape[1]
         elif isinstance(layer, nn.PReLU):
             layer.num_parameters = len(layer.weight)

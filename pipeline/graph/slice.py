@@ -1,8 +1,5 @@
 """Slice: make the ONNX graph of the kept channels from the dense graph in milliseconds, with numpy and onnx only."""
 
-import ast
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,46 +8,55 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from pipeline.core.plan import Kept, PruneSpace
+from pipeline.core.plan import Kept
 from pipeline.core.weight_slices import BaseWeights, Tensor, WeightSlices
-from pipeline.graph.export import SCOPES, stripped
+from pipeline.graph.labels.follow import Follower
+from pipeline.graph.labels.space import GraphSpace
+from pipeline.graph.weight_file import assembled
 
-__all__ = ["SliceableGraph", "assembled", "file_size_bytes", "prepare"]
+__all__ = ["SliceableGraph", "prepare"]
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Tensor name in the torch state dict -> shape."""
-
-Cut = tuple[int, str, int]
-"""(axis of the initializer, torch tensor, axis of that tensor). Both axes lose the same entries."""
-
-_ROLES = {
-    "BatchNormalization": ("", "weight", "bias", "running_mean", "running_var"),
-    "PRelu": ("", "weight"),
+INPUTS = {
+    "Reshape": {"shape": 1},
+    "Expand": {"shape": 1},
+    "Split": {"split": 1},
+    "Slice": {"starts": 1, "ends": 2},
+    "Gather": {"indices": 1},
+    "Pad": {"pads": 1},
+    "Resize": {"sizes": 3},
 }
-"""Operator -> torch names of its inputs, for operators whose ONNX input names do not contain them."""
+"""Op type -> position of the inputs that follow a plan. What is not listed is an attribute."""
 
 
 @dataclass(frozen=True)
 class _Weight:
-    """One initializer of the sliced graph: its values in the dense graph and the axes that are cut."""
+    """One initializer: its values in the dense graph, and the channel numbers along each axis that is cut."""
 
     name: str
     values: NDArray[np.generic]
-    cuts: tuple[Cut, ...]
+    cuts: tuple[tuple[int, NDArray[np.int64]], ...]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where constants that follow a plan are written: the value of a Constant node, or an attribute of the node itself."""
+
+    node: int
+    attribute: str
+    follower: Follower
 
 
 @dataclass(frozen=True)
 class SliceableGraph:
-    """The exported dense graph in two parts: a skeleton without weights, and the weights with their cuts.
+    """The dense graph in two parts: a skeleton without weights, and the weights with their cuts.
 
     All candidates share it, and `slice` does not change it.
     """
 
-    space: PruneSpace
+    labelled: GraphSpace
     skeleton: onnx.ModelProto
     weights: tuple[_Weight, ...]
-    depthwise: tuple[tuple[int, str], ...]
-    """(node index, torch weight) of each depthwise convolution. Its `group` attribute must equal its width."""
+    places: tuple[_Place, ...]
 
     @cached_property
     def base(self) -> BaseWeights:
@@ -59,24 +65,22 @@ class SliceableGraph:
 
     def weight_slices(self, kept: Kept) -> WeightSlices:
         """Return the weight slices of the graph in which every group has only its `kept` channels."""
-        remaining: dict[tuple[str, int, int], NDArray[np.int64]] = {}
-
-        def stays(tensor: str, axis: int, size: int) -> NDArray[np.int64]:
-            key = (tensor, axis, size)
-            if key not in remaining:
-                remaining[key] = self.space.remaining(tensor, axis, size, kept)
-            return remaining[key]
-
+        stays = self.labelled.stays(kept)
+        known: dict[int, NDArray[np.int64]] = {}
         cuts = []
         for weight in self.weights:
-            found = ((axis, stays(tensor, its_axis, weight.values.shape[axis])) for axis, tensor, its_axis in weight.cuts)
-            cuts.append(tuple((axis, index) for axis, index in found if len(index) < weight.values.shape[axis]))
+            found = []
+            for axis, numbers in weight.cuts:
+                index = known.get(id(numbers))
+                if index is None:
+                    index = known[id(numbers)] = np.flatnonzero(stays[numbers])
+                if len(index) < weight.values.shape[axis]:
+                    found.append((axis, index))
+            cuts.append(tuple(found))
         model = onnx.ModelProto()
         model.CopyFrom(self.skeleton)
-        sizes = {cut[1]: weight.values.shape[0] for weight in self.weights for cut in weight.cuts if cut[0] == 0 == cut[2]}
-        for node_index, tensor in self.depthwise:
-            attribute = next(a for a in model.graph.node[node_index].attribute if a.name == "group")
-            attribute.i = len(stays(tensor, 0, sizes[tensor]))
+        for place in self.places:
+            _write(model.graph.node[place.node], place.attribute, place.follower.values(stays))
         graph = model.graph.SerializeToString(deterministic=True)
         model.ClearField("graph")
         return WeightSlices(self.base, model.SerializeToString(deterministic=True), graph, tuple(cuts))
@@ -86,153 +90,67 @@ class SliceableGraph:
         return assembled(self.weight_slices(kept))
 
 
-def assembled(weight_slices: WeightSlices, *, values: bool = True) -> onnx.ModelProto:
-    """Return the graph of `weight_slices`. Without `values`, float32 tensors have a shape but no values."""
-    model = onnx.load_model_from_string(weight_slices.model)
-    model.graph.ParseFromString(weight_slices.graph)
-    for tensor, cuts in zip(weight_slices.base.tensors, weight_slices.cuts, strict=True):
-        array = tensor.values
-        if values or array.dtype != np.float32:
-            for axis, index in cuts:
-                array = np.take(array, index, axis=axis)
-            model.graph.initializer.append(numpy_helper.from_array(array, tensor.name))
-        else:
-            shape = list(array.shape)
-            for axis, index in cuts:
-                shape[axis] = len(index)
-            model.graph.initializer.add(name=tensor.name, data_type=tensor.onnx_type, dims=shape)
-    return model
-
-
-def file_size_bytes(weight_slices: WeightSlices, outline: onnx.ModelProto) -> int:
-    """Return the length of the file without making it. `outline` is the graph of `weight_slices`, assembled without values."""
-    initializers = 0
-    for tensor in outline.graph.initializer:
-        raw = 4 * math.prod(tensor.dims) if not tensor.HasField("raw_data") else 0
-        size = tensor.ByteSize() + (1 + _varint_bytes(raw) + raw if raw or not tensor.HasField("raw_data") else 0)
-        initializers += 1 + _varint_bytes(size) + size
-    graph = len(weight_slices.graph) + initializers
-    return len(weight_slices.model) + 1 + _varint_bytes(graph) + graph
-
-
-def _varint_bytes(number: int) -> int:
-    """Length of a number in protobuf's encoding, which stores seven bits per byte."""
-    return max(1, -(-number.bit_length() // 7))
-
-
-def prepare(model: onnx.ModelProto, space: PruneSpace, shapes: Shapes, ir_version: int) -> SliceableGraph:
-    """Find the axes that shrink with the groups of `space`, for every weight of `model`, which `export` made.
-
-    The exporter does not guarantee the names and scopes that are used here. So use the result only after
-    `prove_slice` has compared its output with the torch network's. A weight that is not recognised is not cut, and
-    that comparison then fails.
-    """
-    model = _copy(model)
-    skeleton = stripped(model, ir_version)
-    arrays = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    _let_reshapes_follow(skeleton, model, arrays)
-    weights: dict[tuple[str, tuple[Cut, ...]], _Weight] = {}
-    depthwise = []
-    for node_index, node in enumerate(model.graph.node):
-        for position, name in enumerate(node.input):
-            if name not in arrays:
-                continue
-            cuts = _cuts(node, position, arrays, shapes, space)
-            taken = sum(key[0] == name for key in weights)
-            weight = weights.setdefault((name, cuts), _Weight(f"{name}#{taken}" if taken else name, arrays[name], cuts))
-            skeleton.graph.node[node_index].input[position] = weight.name
-            if (
-                node.op_type == "Conv"
-                and position == 1
-                and any(cut[0] == 0 for cut in cuts)
-                and _is_depthwise(node, arrays[name])
-            ):
-                depthwise.append((node_index, next(cut[1] for cut in cuts if cut[0] == 0)))
-    del skeleton.graph.initializer[:]
-    return SliceableGraph(space, skeleton, tuple(weights.values()), tuple(depthwise))
-
-
-def _cuts(
-    node: onnx.NodeProto, position: int, arrays: Mapping[str, NDArray[np.generic]], shapes: Shapes, space: PruneSpace
-) -> tuple[Cut, ...]:
-    name = node.input[position]
-    shape = arrays[name].shape
-    scope = _scope(node)
-    if node.op_type in ("Conv", "ConvTranspose") and position == 2:
-        weight, axis = node.input[1], int(node.op_type == "ConvTranspose")
-        return ((0, weight, axis),) if axis in space.axes.get(weight, ()) else ()
-    # equal tensors are stored once, under one of their names, so the node's own module is searched first
-    roles = _ROLES.get(node.op_type, ())
-    kind = roles[position] if position < len(roles) else name.rpartition(".")[2]
-    for tensor in (f"{scope}.{kind}", name):
-        if tensor in shapes and (axes := _same_but_for_ones(shapes[tensor], shape)):
-            return tuple((axes[axis], tensor, axis) for axis in space.axes.get(tensor, ()) if axis in axes)
-    if node.op_type == "MatMul" and shapes.get(f"{scope}.weight") == shape[::-1]:
-        weight = f"{scope}.weight"
-        return tuple((1 - axis, weight, axis) for axis in space.axes.get(weight, ()))
-    return ()
-
-
-def _same_but_for_ones(torch_shape: tuple[int, ...], shape: tuple[int, ...]) -> dict[int, int]:
-    """Map axes of one shape to the other if they differ only in axes of length 1; otherwise return an empty dict."""
-    if torch_shape == shape:
-        return {axis: axis for axis in range(len(shape))}
-    ours = [axis for axis, size in enumerate(torch_shape) if size != 1]
-    theirs = [axis for axis, size in enumerate(shape) if size != 1]
-    same = [torch_shape[axis] for axis in ours] == [shape[axis] for axis in theirs]
-    return dict(zip(ours, theirs, strict=True)) if same else {}
-
-
-def _scope(node: onnx.NodeProto) -> str:
-    """The innermost module that the node came from, according to the exporter."""
-    text = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
-    scopes = ast.literal_eval(text)
-    return scopes[-2] if len(scopes) >= 2 else ""
-
-
-def _is_depthwise(node: onnx.NodeProto, weight: NDArray[np.generic]) -> bool:
-    group = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-    return bool(group > 1 and group == weight.shape[0] and weight.shape[1] == 1)
-
-
-def _let_reshapes_follow(skeleton: onnx.ModelProto, model: onnx.ModelProto, arrays: dict[str, NDArray[np.generic]]) -> None:
-    """Replace the target shapes of Reshape nodes, because they contain channel counts.
-
-    (1, 512, 7, 7) -> [1, 25088] becomes [0, -1]; (1, 116, 28, 28) -> [1, 2, 58, 28, 28] becomes [0, 2, -1, 28, 28].
-    0 copies a leading axis that both shapes share. -1 lets the runtime compute the last axis that differs.
-    """
-    dims = _dimensions(model)
-    for index, node in enumerate(model.graph.node):
-        if node.op_type != "Reshape" or node.input[1] not in arrays or not {node.input[0], node.output[0]} <= set(dims):
+def prepare(model: onnx.ModelProto, labelled: GraphSpace) -> SliceableGraph:
+    """Divide `model` into skeleton and weights. `labelled` is what `label_graph` found for it."""
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(model)
+    weights = tuple(
+        _Weight(tensor.name, numpy_helper.to_array(tensor), _cuts(labelled, tensor.name, len(tensor.dims)))
+        for tensor in model.graph.initializer
+    )
+    del skeleton.graph.initializer[:], skeleton.graph.value_info[:]
+    opset = next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    nodes = {node.name: node for node in skeleton.graph.node}
+    constants: list[onnx.NodeProto] = []
+    written: list[tuple[str, str, Follower]] = []
+    for follower in labelled.followers:
+        node = nodes[follower.node]
+        position = INPUTS.get(node.op_type, {}).get(follower.key)
+        if follower.key == "split" and len(node.input) < 2:
+            _give_sizes(node, follower.values(_all(labelled)), opset)
+        if position is None or any(entry.name == follower.key for entry in node.attribute):
+            written.append((node.name, follower.key, follower))
             continue
-        before, after = dims[node.input[0]], dims[node.output[0]]
-        if any(size < 1 for size in (*before, *after)):
-            continue
-        lead = 0
-        while lead < min(len(before), len(after)) and before[lead] == after[lead]:
-            lead += 1
-        tail = 0
-        while tail < min(len(before), len(after)) - lead and before[-1 - tail] == after[-1 - tail]:
-            tail += 1
-        follows = [0] * lead + after[lead:]
-        if lead < len(after) - tail:
-            follows[len(after) - tail - 1] = -1
-        name = f"{node.input[1]}@{index}"
-        arrays[name] = np.asarray(follows, dtype=np.int64)
-        model.graph.node[index].input[1] = name
-        follower = skeleton.graph.node[index]
-        kept_attributes = [attribute for attribute in follower.attribute if attribute.name != "allowzero"]
-        del follower.attribute[:]
-        follower.attribute.extend(kept_attributes)
+        name = f"{node.name}/{follower.key}"
+        constants.append(helper.make_node("Constant", [], [name], name=name, value=_integers(follower.values(_all(labelled)))))
+        node.input[position] = name
+        written.append((name, "value", follower))
+    rest = list(skeleton.graph.node)
+    del skeleton.graph.node[:]
+    skeleton.graph.node.extend([*constants, *rest])
+    index = {node.name: number for number, node in enumerate(skeleton.graph.node)}
+    places = tuple(_Place(index[name], attribute, follower) for name, attribute, follower in written)
+    return SliceableGraph(labelled, skeleton, weights, places)
 
 
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
+def _all(labelled: GraphSpace) -> NDArray[np.bool_]:
+    return labelled.stays({group.name: tuple(range(group.channels)) for group in labelled.space.groups})
 
 
-def _dimensions(model: onnx.ModelProto) -> dict[str, list[int]]:
-    inferred = onnx.shape_inference.infer_shapes(model)
-    values = (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output)
-    return {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+def _cuts(labelled: GraphSpace, name: str, axes: int) -> tuple[tuple[int, NDArray[np.int64]], ...]:
+    return tuple((axis, labelled.numbers[name, axis]) for axis in range(axes) if (name, axis) in labelled.numbers)
+
+
+def _give_sizes(node: onnx.NodeProto, sizes: NDArray[np.int64], opset: int) -> None:
+    """Say the sizes of a Split that halves its input or that gives a number of outputs. They are an attribute before opset 13."""
+    for entry in [entry for entry in node.attribute if entry.name in ("num_outputs", "split")]:
+        node.attribute.remove(entry)
+    if opset < 13:
+        node.attribute.append(helper.make_attribute("split", sizes.tolist()))
+    else:
+        node.input.append("")
+
+
+def _write(node: onnx.NodeProto, attribute: str, values: NDArray[np.int64]) -> None:
+    entry = next(entry for entry in node.attribute if entry.name == attribute)
+    if entry.type == onnx.AttributeProto.TENSOR:
+        entry.t.CopyFrom(_integers(values))
+    elif entry.type == onnx.AttributeProto.INT:
+        entry.i = int(values[0])
+    else:
+        del entry.ints[:]
+        entry.ints.extend(values.tolist())
+
+
+def _integers(values: NDArray[np.int64]) -> onnx.TensorProto:
+    return numpy_helper.from_array(values)

@@ -8,7 +8,7 @@ from helpers.onnx_text import graph
 from pipeline.core.onnx_outputs import largest_difference, open_session
 from pipeline.graph.labels.space import GraphSpace, label_graph
 from pipeline.graph.silence import silence
-from pipeline.graph.slice_graph import prepare
+from pipeline.graph.slice import prepare
 
 C = "float[1,3,8,8] x"
 """The input of most graphs: one picture of 8 x 8 pixels."""

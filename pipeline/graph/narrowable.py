@@ -1,0 +1,203 @@
+"""Narrowable: one network as two sliceable graphs, and the torch module that is narrowed beside them.
+
+The trainable graph has its normalisation layers. The deployed graph is the same network with them folded away; it is what is
+measured and shipped. The torch module is the user's own where that runs narrowed, and otherwise one rebuilt from the trainable graph.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
+from pipeline.core.plan import Group, Kept, NotPrunable, PruneSpace, Slot
+from pipeline.errors import TraceError, one_line
+from pipeline.graph.fold import fold
+from pipeline.graph.labels.space import GraphSpace, label_graph
+from pipeline.graph.metadata import constants_of
+from pipeline.graph.shrink import shrink
+from pipeline.graph.slice import SliceableGraph, prepare
+from pipeline.graph.to_torch import TorchTensor, network_of
+
+__all__ = ["PLANS", "Narrowable", "Origin", "learnable", "make_narrowable", "random_kept", "rebuild_from_graph"]
+
+Origin = Literal["own", "rebuilt"]
+"""Whose module is narrowed: the user's own, or one that is rebuilt from the graph."""
+
+PLANS = 3
+"""Number of random plans by which the torch module is compared with the deployed graph."""
+
+
+@dataclass(frozen=True)
+class Narrowable:
+    """A network that can be narrowed in torch and in ONNX alike."""
+
+    module: nn.Module
+    origin: Origin
+    space: PruneSpace
+    """The groups. The tensors of the slots are those of the module's state dict."""
+    trainable: SliceableGraph
+    deployed: SliceableGraph
+    tensors: Mapping[str, TorchTensor]
+    """Initializer of the trainable graph -> its tensor in the module's state dict."""
+    worst: float = 0.0
+    """The largest difference between module and deployed graph, as a share of the largest output."""
+    reason: str = ""
+    """Why the user's own module is not the one that is narrowed, if it is not."""
+
+    def trained(self, module: nn.Module, kept: Kept) -> onnx.ModelProto:
+        """The deployed graph of the `kept` channels with the weights of `module`, a narrowed and perhaps trained network."""
+        return fold(_filled(self.trainable.slice(kept), self.tensors, module.state_dict())).model
+
+
+def make_narrowable(
+    module: nn.Module,
+    model: onnx.ModelProto,
+    labelled: GraphSpace,
+    tensors: Mapping[str, TorchTensor],
+    example: Tensor,
+) -> Narrowable:
+    """Choose the torch module, and compare it with the deployed graph for random plans.
+
+    `model` is the trainable graph of `module`, `labelled` its proven groups, and `tensors` what `match_weights` found. Raises
+    TraceError when neither the user's module nor the rebuilt one answers like the graph.
+    """
+    folded = fold(model).model
+    labelled, deployed = _in_both(labelled, label_graph(folded))
+    graphs = prepare(model, labelled), prepare(folded, deployed)
+    reason: str | None = "some of its weights are computed from others"
+    space = _torch_space(labelled, tensors)
+    if space is not None:
+        own = Narrowable(module, "own", space, *graphs, tensors)
+        reason, worst = _misfit(own, example)
+        if reason is None:
+            return replace(own, worst=worst)
+    return _rebuilt(model, labelled, graphs, example, str(reason))
+
+
+def rebuild_from_graph(found: Narrowable, example: Tensor, reason: str) -> Narrowable:
+    """The same network with the torch module rebuilt from the graph, because of `reason`. Raises TraceError."""
+    labelled = found.trainable.labelled
+    return _rebuilt(found.trainable.slice({}), labelled, (found.trainable, found.deployed), example, reason)
+
+
+def _rebuilt(
+    model: onnx.ModelProto,
+    labelled: GraphSpace,
+    graphs: tuple[SliceableGraph, SliceableGraph],
+    example: Tensor,
+    reason: str,
+) -> Narrowable:
+    network = network_of(model, learnable(model))
+    network.labelled = labelled
+    network.node_indices = {node.name: index for index, node in enumerate(model.graph.node)}
+    space = _torch_space(labelled, network.tensors)
+    if space is None:
+        raise TraceError(
+            "the network cannot be rebuilt from its exported graph: a weight that channels belong to is missing there"
+        )
+    rebuilt = Narrowable(network, "rebuilt", space, *graphs, network.tensors, reason=reason)
+    failure, worst = _misfit(rebuilt, example)
+    if failure is not None:
+        raise TraceError(
+            f"neither the network narrowed ({reason}) nor its rebuilt copy ({failure}) answers like the sliced graph"
+        )
+    return replace(rebuilt, worst=worst)
+
+
+def learnable(model: onnx.ModelProto) -> set[str] | None:
+    """The initializers of a trainable graph that training changes; None if the graph does not say."""
+    constants = constants_of(model)
+    if constants is None:
+        return None
+    return {tensor.name for tensor in model.graph.initializer if tensor.name.partition("#")[0] not in constants}
+
+
+def random_kept(space: PruneSpace, seed: int) -> Kept:
+    """Return a random choice of channels in every group. The number of channels is also random, and at least one."""
+    generator = np.random.default_rng(seed)
+    return {
+        group.name: tuple(sorted(generator.permutation(group.channels)[: generator.integers(1, group.channels + 1)].tolist()))
+        for group in space.groups
+    }
+
+
+def _in_both(trainable: GraphSpace, deployed: GraphSpace) -> tuple[GraphSpace, GraphSpace]:
+    """Both spaces with only the groups that are the same in both."""
+    widths = {group.name: group.channels for group in deployed.space.groups}
+    names = [group.name for group in trainable.space.groups if widths.get(group.name) == group.channels]
+    lost = tuple(
+        NotPrunable(group.name, "folding its normalisation layers couples it to others")
+        for group in trainable.space.groups
+        if group.name not in names
+    )
+    return trainable.restricted(names, lost), deployed.restricted(names, ())
+
+
+def _torch_space(labelled: GraphSpace, tensors: Mapping[str, TorchTensor]) -> PruneSpace | None:
+    """The groups with slots on the tensors of a state dict; None when an initializer has no tensor of its own."""
+    groups = []
+    for group in labelled.space.groups:
+        slots = []
+        for slot in group.slots:
+            place = tensors.get(slot.tensor)
+            if place is None or place.axes[slot.axis] < 0:
+                return None
+            slots.append(Slot(place.name, place.axes[slot.axis], slot.entries, slot.channels))
+        groups.append(Group(group.name, group.channels, tuple(slots)))
+    return PruneSpace(tuple(groups), labelled.space.frozen)
+
+
+def _misfit(found: Narrowable, example: Tensor) -> tuple[str | None, float]:
+    """Why the narrowed module does not answer like the deployed graph, or None, and the largest difference.
+
+    Weights are changed before the comparison, so that a weight that does not reach the graph is noticed.
+    """
+    worst = 0.0
+    for number in range(PLANS):
+        kept = random_kept(found.space, number)
+        try:
+            small = shrink(found.module, found.space, kept).eval()
+            if number == PLANS - 1:
+                _move(small)
+            with torch.no_grad():
+                expected = small(example)
+        except Exception as problem:  # the user's own code may raise anything
+            return f"it does not run narrowed: {one_line(problem, 120)}", worst
+        model = found.trained(small, kept) if number == PLANS - 1 else found.deployed.slice(kept)
+        try:
+            answer = run_onnx(model.SerializeToString(), example.numpy())
+        except Exception as problem:
+            return f"ONNX Runtime does not run the sliced graph: {one_line(problem, 120)}", worst
+        difference = largest_difference(expected.numpy(), answer)
+        if not difference <= TOLERANCE:
+            return f"its answer differs by {100 * difference:.3g} % of the largest output", worst
+        worst = max(worst, difference)
+    return None, worst
+
+
+def _move(module: nn.Module) -> None:
+    """Change all weights and statistics slightly, as training would."""
+    with torch.no_grad():
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.is_floating_point():
+                tensor.mul_(1.01).add_(0.001)
+
+
+def _filled(model: onnx.ModelProto, tensors: Mapping[str, TorchTensor], state: Mapping[str, Tensor]) -> onnx.ModelProto:
+    """`model`, in place, with the values of `state`."""
+    for initializer in model.graph.initializer:
+        place = tensors.get(initializer.name)
+        if place is not None:
+            values = state[place.name].detach().cpu()
+            if values.dim() == len(place.axes) and -1 not in place.axes:
+                values = values.permute(place.axes)
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(initializer.data_type)
+            array = np.ascontiguousarray(values.reshape(tuple(initializer.dims)).numpy(), dtype=dtype)
+            initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
+    return model
