@@ -96,9 +96,7 @@ def measure(module: nn.Module, side: int, images: int, candidates: int, target: 
     with share_device(profile, print) as device:
         form = file_format(device, ask=True)
     with tempfile.TemporaryDirectory() as folder:
-        builder = start_builder(module, example, form, Ranking(), Path(folder, "dense.onnx"), seed)
-    if builder.sliceable is None:
-        raise click.ClickException(builder.proof)
+        builder = start_builder(module, example, form, Ranking(), Path(folder, "dense.onnx"))
     step = profile.runtime.channel_step
     space = search_space(builder, 4 if step == "measured" else int(step))
     dense = builder.make(space.dense())

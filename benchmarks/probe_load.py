@@ -115,7 +115,7 @@ def _files(name: str) -> dict[float, Graph]:
     example = torch.randn(*NETWORKS[name])
     with tempfile.TemporaryDirectory() as folder:
         builder = start_builder(
-            find_model(name).factory().eval(), example, FileFormat(18, 9), Ranking(), Path(folder, "dense.onnx"), 0
+            find_model(name).factory().eval(), example, FileFormat(18, 9), Ranking(), Path(folder, "dense.onnx")
         )
         space = search_space(builder, 4)
         made = {fraction: builder.make(space.uniform(fraction)) for fraction in FRACTIONS}

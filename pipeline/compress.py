@@ -25,6 +25,7 @@ from pipeline.stages.initial_weights import cut_from_dense, cut_from_supernet
 from pipeline.stages.input_hashes import bind_input_hashes
 from pipeline.stages.job import Job
 from pipeline.stages.measure_plans import PlanMeasurer
+from pipeline.stages.not_prunable import not_prunable
 from pipeline.stages.prepare import load_model_and_task, start_building
 from pipeline.stages.probes import aligned_space, final_probe, search_probe
 from pipeline.stages.reevaluate import reevaluate
@@ -88,8 +89,9 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             stage("analyse", "export the network, find channel groups, check slicing"),
             run.derived(run.dense_graph, load_graph, callback.notice),
         ):
-            builder = start_building(job, loaded, run.dense_graph, device)
-            (callback.say if builder.sliceable else callback.notice)(builder.proof)
+            builder = start_building(job, loaded, run.dense_graph, device, callback.progress)
+            for text in (builder.proof, *not_prunable(builder.space)):
+                callback.say(text)
         if finished:
             return Finished(finished, run.artifact)
 

@@ -1,9 +1,10 @@
 """Narrowable: one network as two sliceable graphs, and the torch module that is narrowed beside them.
 
 The trainable graph has its normalisation layers. The deployed graph is the same network with them folded away; it is what is
-measured and shipped. The torch module is the user's own where that runs narrowed, and otherwise one rebuilt from the trainable graph.
+measured and shipped. The torch module is the user's own where that runs narrowed, and otherwise one rebuilt from the graph.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -22,13 +23,24 @@ from pipeline.graph.labels.space import GraphSpace, label_graph
 from pipeline.graph.metadata import constants_of
 from pipeline.graph.shrink import shrink
 from pipeline.graph.slice import SliceableGraph, prepare
-from pipeline.graph.to_torch import TorchTensor, network_of
+from pipeline.graph.to_torch import GraphNetwork, TorchTensor, network_of
 
-__all__ = ["PLANS", "Narrowable", "Origin", "learnable", "make_narrowable", "random_kept", "rebuild_from_graph"]
+__all__ = [
+    "PLANS",
+    "Narrowable",
+    "Origin",
+    "learnable",
+    "make_narrowable",
+    "network_of_skeleton",
+    "random_kept",
+    "rebuild_from_graph",
+]
 
 Origin = Literal["own", "rebuilt"]
 """Whose module is narrowed: the user's own, or one that is rebuilt from the graph."""
 
+LARGEST_TENSOR = 2**29
+"""Number of values: one ONNX file holds less than 2 GiB."""
 PLANS = 3
 """Number of random plans by which the torch module is compared with the deployed graph."""
 
@@ -108,6 +120,16 @@ def _rebuilt(
             f"neither the network narrowed ({reason}) nor its rebuilt copy ({failure}) answers like the sliced graph"
         )
     return replace(rebuilt, worst=worst)
+
+
+def network_of_skeleton(skeleton: onnx.ModelProto) -> GraphNetwork:
+    """The torch module of a trainable graph without weights. All its weights are zero. Raises TraceError."""
+    for tensor in skeleton.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT and not (tensor.raw_data or tensor.float_data):
+            if math.prod(tensor.dims) > LARGEST_TENSOR or any(size < 0 for size in tensor.dims):
+                raise TraceError(f"a weight of shape {tuple(tensor.dims)} is larger than an ONNX file can hold")
+            tensor.CopyFrom(numpy_helper.from_array(np.zeros(tuple(tensor.dims), dtype=np.float32), tensor.name))
+    return network_of(skeleton, learnable(skeleton))
 
 
 def learnable(model: onnx.ModelProto) -> set[str] | None:

@@ -48,8 +48,8 @@ def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progres
     """Try all groups together, and halve the set where the trial fails, until the groups that fail are found.
 
     `model` is the trainable graph that `labelled` was found for. Every trial runs with random weights, once with about half
-    of the channels of each group and once with one channel removed. The outputs are compared in double precision, or in single precision
-    where the network does not run in double.
+    of the channels of each group and once with one channel removed. The outputs are compared in double precision, or in single
+    precision where the network does not run in double.
     """
     trial = _Trial(_enlivened(model, labelled), labelled)
     good: list[Group] = []

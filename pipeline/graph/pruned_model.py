@@ -16,13 +16,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.core.weight_slices import WeightSlices
-from pipeline.errors import NothingToPrune
-from pipeline.graph.export import export_trainable, exporter_of, opset_of, stripped
+from pipeline.graph.analyse import analyse
+from pipeline.graph.export import export, export_trainable, exporter_of, opset_of, stripped
 from pipeline.graph.importance import Ranking, rank
-from pipeline.graph.labels.space import label_graph, name_nodes
-from pipeline.graph.match_weights import match_weights
-from pipeline.graph.narrowable import PLANS, Narrowable, make_narrowable, rebuild_from_graph
-from pipeline.graph.prove import Progress, prove_groups
+from pipeline.graph.narrowable import PLANS, Narrowable, rebuild_from_graph
+from pipeline.graph.prove import Progress
 from pipeline.graph.shrink import keep_channels, shrink
 from pipeline.graph.structure import load_graph, structure
 from pipeline.graph.weight_file import assembled, file_size_bytes
@@ -135,6 +133,10 @@ class PrunedModelBuilder:
         """The graph of `plan` with the weights of `module`, which was made for that plan and then trained."""
         return stripped(self.network.trained(module, self.kept(plan)), self.ir_version)
 
+    def exported(self, module: nn.Module) -> onnx.ModelProto:
+        """Export another module, for example one that a rival pruned, for measuring. Raises TraceError."""
+        return stripped(export(module, self.example, self.opset, self.ir_version), self.ir_version)
+
     def skeleton(self, plan: ChannelPlan) -> bytes:
         """The trainable graph of `plan` without weights, from which the torch network can be rebuilt."""
         graph = assembled(self.network.trainable.weight_slices(self.kept(plan)), values=False)
@@ -143,7 +145,7 @@ class PrunedModelBuilder:
     def rebuilt(self, reason: str) -> "PrunedModelBuilder":
         """The same with the torch network rebuilt from the graph, because of `reason`. Raises TraceError."""
         network = rebuild_from_graph(self.network, self.example, reason)
-        return replace(self, network=network, proof=_proof(network, self.exporter, ""))
+        return replace(self, network=network, proof=_proof(network, self.exporter))
 
 
 def start_builder(
@@ -165,31 +167,16 @@ def start_builder(
     else:
         base = export_trainable(module, example, form.opset, form.ir_version, form.highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
-    model = stripped(base, form.ir_version)
-    tensors = match_weights(model, module.state_dict())
-    name_nodes(model)
-    progress(1, 4, "finding the channels that hang together")
-    labelled = label_graph(model)
-    proven = prove_groups(model, labelled, progress)
-    labelled = labelled.restricted({group.name for group in proven.groups}, proven.refused)
-    if not labelled.space.groups:
-        reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in labelled.space.frozen[:3])
-        raise NothingToPrune(
-            f"no layer of this network can be narrowed ({reasons or 'it has no convolution or linear layer'}); "
-            "nothing can be done for it here"
-        )
-    progress(3, 4, "comparing the network with its graph")
-    network = make_narrowable(module, model, labelled, tensors, example)
+    network = analyse(module, example, stripped(base, form.ir_version), progress)
     ranked = rank(network.module, network.space, ranking.kind, ranking.batches)
     exporter = exporter_of(base)
-    proof = _proof(network, exporter, f"{len(proven.groups)} groups proven in {proven.precision} precision; ")
     progress(4, 4, "analysed")
-    return PrunedModelBuilder(network, ranked, example, opset_of(base), form.ir_version, exporter, proof)
+    return PrunedModelBuilder(network, ranked, example, opset_of(base), form.ir_version, exporter, _proof(network, exporter))
 
 
-def _proof(network: Narrowable, exporter: str, groups: str) -> str:
+def _proof(network: Narrowable, exporter: str) -> str:
     own = "" if network.origin == "own" else f"; the torch network is rebuilt from its graph ({network.reason})"
     return (
-        f"{groups}{PLANS} random plans sliced in ONNX and pruned in torch: answers differ by {network.worst:.1e} of the largest "
+        f"{PLANS} random plans sliced in ONNX and pruned in torch: answers differ by {network.worst:.1e} of the largest "
         f"output; exported by {exporter}{own}"
     )

@@ -17,8 +17,13 @@ def structure(model: onnx.ModelProto) -> str:
     """
     hashes = {value.name: _hash("input", _shape(value)) for value in model.graph.input}
     for tensor in model.graph.initializer:
-        hashes[tensor.name] = _hash("weight", tensor.data_type, list(tensor.dims), _small_integers(tensor))
+        hashes[tensor.name] = _weight(tensor)
     for node in model.graph.node:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
+            hashes[node.output[0]] = _weight(
+                node.attribute[0].t
+            )  # constants of a slice are nodes, and those of a file initializers
+            continue
         inputs = [hashes.get(name, "absent") for name in node.input]
         attributes = sorted(
             (attribute.name, attribute.SerializeToString(deterministic=True).hex())
@@ -31,6 +36,10 @@ def structure(model: onnx.ModelProto) -> str:
             hashes[name] = _hash(node.domain, node.op_type, attributes, inputs, position)
     opsets = sorted((entry.domain, entry.version) for entry in model.opset_import)
     return _hash(opsets, [(hashes.get(value.name, "absent"), _shape(value)) for value in model.graph.output])
+
+
+def _weight(tensor: onnx.TensorProto) -> str:
+    return _hash("weight", tensor.data_type, list(tensor.dims), _small_integers(tensor))
 
 
 def load_graph(data: bytes) -> onnx.ModelProto:

@@ -22,7 +22,7 @@ from pipeline.graph.pruned_model import PrunedModel
 from pipeline.graph.structure import load_graph
 from pipeline.graph.structure import structure as structure_of
 from pipeline.packaging.ort import ort_files
-from pipeline.packaging.pack import file_facts, pack, plan_json, weights_bytes
+from pipeline.packaging.pack import NETWORK_FILE, file_facts, pack, plan_json, weights_bytes
 from pipeline.packaging.serving import GOLDEN_INPUTS, device_limits, serving_files
 from pipeline.packaging.verify import PARITY_INPUTS, verified_file
 from pipeline.stages.context import RunContext
@@ -88,8 +88,12 @@ def ship(
         "model.onnx": pruned.data,
         **serving_files(profile, golden.numpy(), OnnxModule(pruned.data)(golden).numpy(), limits, final.precision),
         "weights.safetensors": weights_bytes(tuned.module),
-        "plan.json": plan_json(provenance.model, chosen.plan, builder.kept(chosen.plan), provenance.job.get("model_args")),
+        "plan.json": plan_json(
+            (provenance.model, provenance.job.get("model_args")), chosen.plan, builder.kept(chosen.plan), builder.network.origin
+        ),
     }
+    if builder.network.origin == "rebuilt":
+        files[NETWORK_FILE] = builder.skeleton(chosen.plan)
     if profile.runtime.ort_format:
         others, shown = ort_files(pruned.data, final.precision, profile, task.inputs(PARITY_INPUTS))
         files, proofs = {**files, **others}, (*proofs, shown)
@@ -150,7 +154,7 @@ def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate) -> Fina
     The same network and job give the same bytes, because dates and measurements are in artifact.json, not in the file. Raises
     ShipError if the export is another graph than the measured one, or if it answers differently from `tuned`.
     """
-    exported = context.builder.exported(tuned)
+    exported = context.builder.trained(tuned, chosen.plan)
     stamp(exported, _facts(context, tuned))
     if structure_of(exported) != chosen.structure:
         raise ShipError(

@@ -18,14 +18,18 @@ from torch import nn
 from pipeline.core.artifact import Artifact, FileFacts, dump_artifact
 from pipeline.core.plan import ChannelPlan, Kept
 from pipeline.errors import RunError, WeightsError, one_line
+from pipeline.graph.narrowable import Origin, network_of_skeleton
 from pipeline.graph.shrink import rebuild
+from pipeline.graph.structure import load_graph
 from pipeline.system.files import flush_folder, sha256_bytes, storage_errors, temporary_beside
-from pipeline.system.foreign_file import JSON_LIMIT_BYTES, read_foreign
+from pipeline.system.foreign_file import JSON_LIMIT_BYTES, ONNX_LIMIT_BYTES, read_foreign
 from pipeline.system.safetensors_file import read_tensors
 
-__all__ = ["file_facts", "load_compressed", "pack", "plan_json", "weights_bytes"]
+__all__ = ["NETWORK_FILE", "file_facts", "load_compressed", "pack", "plan_json", "weights_bytes"]
 
 PLAN_FORMAT = 1
+NETWORK_FILE = "network.onnx"
+"""The graph, without weights, of a network that is rebuilt. It is in the artifact only if the user's own module is not used."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class _Plan:
 
     format: int
     groups: Mapping[str, Any]
+    network: Origin = "own"
+    """Whose network the weights belong to. Artifacts of older versions do not say, and all have the user's own."""
 
 
 _PLAN = TypeAdapter(_Plan)
@@ -44,17 +50,25 @@ def weights_bytes(module: nn.Module) -> bytes:
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
 
 
-def plan_json(model: str, plan: ChannelPlan, kept: Kept, model_args: Mapping[str, Any] | None = None) -> bytes:
-    """The widths, the kept channels of the original network, and how that network is made, as JSON."""
+def plan_json(made: tuple[str, Mapping[str, Any] | None], plan: ChannelPlan, kept: Kept, network: Origin = "own") -> bytes:
+    """The widths, the kept channels of the original network, and how that network is made, as JSON.
+
+    `made` is the model and the arguments of its factory. `network` says whose module has the weights of the artifact.
+    """
+    model, model_args = made
     groups = {name: {"width": width, "channels": list(kept[name])} for name, width in plan}
     arguments = {"model_args": dict(model_args)} if model_args else {}
-    return json.dumps({"format": PLAN_FORMAT, "model": model, **arguments, "groups": groups}, indent=1).encode()
+    return json.dumps(
+        {"format": PLAN_FORMAT, "model": model, **arguments, "network": network, "groups": groups}, indent=1
+    ).encode()
 
 
 def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
     """Load the pruned torch network of an artifact folder, in evaluation mode. No pickle is read.
 
-    `original` is the network from the factory that was compressed, with any weights.
+    `original` is the network from the factory that was compressed, with any weights. If its own code cannot run with fewer
+    channels, the artifact holds a network that is rebuilt from the exported graph. Then that one is returned, and `original` is
+    not used.
 
     Raises RunError if the folder holds no weights, WeightsError if they belong to another network.
 
@@ -77,6 +91,8 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
         ) from None
     if plan.format != PLAN_FORMAT:
         raise RunError(f"{artifact}/plan.json: format {plan.format}; this program reads {PLAN_FORMAT}")
+    if plan.network == "rebuilt":
+        return _rebuilt(artifact, tensors)
     network = rebuild(original, tensors)
     layers = dict(network.named_modules())
     for name in plan.groups:
@@ -84,6 +100,21 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
             raise WeightsError(
                 f"{artifact}/plan.json: the network has no layer '{name[:100]}'; use the factory that was compressed"
             )
+    return network.eval()
+
+
+def _rebuilt(artifact: Path, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+    try:
+        network = network_of_skeleton(load_graph(read_foreign(artifact / NETWORK_FILE, ONNX_LIMIT_BYTES)))
+    except Exception as problem:  # protobuf's and onnx's own errors have no common class
+        raise RunError(f"{artifact / NETWORK_FILE}: no readable network there ({one_line(problem, 120)})") from None
+    try:
+        network.load_state_dict(dict(tensors))
+    except RuntimeError as problem:
+        raise WeightsError(
+            f"{artifact}/weights.safetensors: not the weights of {NETWORK_FILE} beside it ({one_line(problem, 120)}); "
+            "copy the whole artifact folder again"
+        ) from None
     return network.eval()
 
 

@@ -21,8 +21,8 @@ from torch import nn
 from pipeline.core.artifact import Artifact
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.run import Trial, open_run
-from pipeline.errors import NetworkError, ShipError
-from pipeline.graph.pruned_model import PrunedModelBuilder
+from pipeline.errors import NetworkError, ShipError, TraceError
+from pipeline.graph.narrowable import Origin
 from pipeline.packaging.build import final_file, ship
 from pipeline.packaging.report.page import report_page
 from pipeline.probe.interface import MeasurementOptions
@@ -41,6 +41,7 @@ from pipeline.training.user_errors import network_errors
 __all__ = ["rehearse"]
 
 OPTIONS = MeasurementOptions(2)
+REASON = "its own code failed in the rehearsal"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class _Outcome:
     """The result of a rehearsal, as it is saved for a resumed run."""
 
     key: str
-    sliceable: bool
+    origin: Origin
     channels_last: bool
     whole_training: bool
     notices: tuple[str, ...]
@@ -61,7 +62,7 @@ def rehearse(context: RunContext, seed: int) -> RunContext:
     """Run all steps with half of all channels, and return the context to continue with.
 
     `context.builder.module` and its copies keep the mode that works: if the fastest fails, other layouts and training modes are
-    tried. If slicing the graph differs from exporting the trained network, the builder exports every candidate. The outcome is
+    tried. If the user's own network fails in each of them, one that is rebuilt from the graph takes its place. The outcome is
     saved in the run directory, and read from there if nothing has changed.
 
     Raises NetworkError if the network's own code fails, ShipError if no file could be shipped, StorageError.
@@ -73,9 +74,11 @@ def rehearse(context: RunContext, seed: int) -> RunContext:
         with _untouched_generators():
             outcome = _rehearsed(context, seed, key)
         write_atomically(kept, _OUTCOME.dump_json(outcome))
+    if outcome.origin != context.builder.network.origin:
+        context = _with_rebuilt(context, REASON)
     set_execution_mode(context.builder.module, ExecutionMode(outcome.channels_last, outcome.whole_training))
     context.notices.add(*outcome.notices)
-    return context if outcome.sliceable else replace(context, builder=_without_slices(context.builder))
+    return context
 
 
 def _rehearsed(context: RunContext, seed: int, key: str) -> _Outcome:
@@ -85,27 +88,36 @@ def _rehearsed(context: RunContext, seed: int, key: str) -> _Outcome:
     context = replace(context, task=context.task.rehearsal())
     scratch = temporary_beside(context.run.folder / "rehearsal")
     try:
-        context.callback.progress(0, 2, "rehearsal: scoring and training a pruned network")
-        mode, tuned = _trained(context, plan, seed)
+        try:
+            mode = _whole_way(context, plan, seed, scratch)
+        except (NetworkError, ShipError) as problem:
+            if context.builder.network.origin == "rebuilt":
+                raise
+            try:
+                context = _with_rebuilt(context, REASON)
+                mode = _whole_way(context, plan, seed, scratch)
+            except (NetworkError, ShipError, TraceError):
+                raise problem from None
+            notices.append(f"{problem}; the network is therefore rebuilt from its exported graph, with the same weights")
         if not mode.whole_training:
             notices.append(
                 "in training mode the network has other outputs than one tensor of scores, or fails when pruned: it is "
                 "trained in evaluation mode, without auxiliary outputs, and only BatchNorm and dropout are in training mode"
             )
-        context.callback.progress(1, 2, "rehearsal: exporting, checking and packing the trained network")
-        try:
-            _ship(context, plan, tuned, scratch)
-        except ShipError as problem:
-            if context.builder.sliceable is None:
-                raise
-            notices.append(f"{problem}; therefore every candidate is exported instead of sliced, which takes seconds")
-            context = replace(context, builder=_without_slices(context.builder))
-            _ship(context, plan, tuned, scratch)
         context.callback.progress(2, 2, "rehearsal: done")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    sliceable = context.builder.sliceable is not None
-    return _Outcome(key, sliceable, mode.channels_last, mode.whole_training, tuple(notices))
+    return _Outcome(key, context.builder.network.origin, mode.channels_last, mode.whole_training, tuple(notices))
+
+
+def _whole_way(context: RunContext, plan: ChannelPlan, seed: int, scratch: Path) -> ExecutionMode:
+    """Score, train, ship. Returns the execution mode that works. Raises NetworkError, ShipError, StorageError."""
+    context.callback.progress(0, 2, "rehearsal: scoring and training a pruned network")
+    mode, tuned = _trained(context, plan, seed)
+    context.callback.progress(1, 2, "rehearsal: exporting, checking and packing the trained network")
+    shutil.rmtree(scratch, ignore_errors=True)
+    _ship(context, plan, tuned, scratch)
+    return mode
 
 
 def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[ExecutionMode, Finetuned]:
@@ -166,11 +178,8 @@ def _ship(context: RunContext, plan: ChannelPlan, tuned: Finetuned, scratch: Pat
     shutil.rmtree(scratch)
 
 
-def _without_slices(builder: PrunedModelBuilder) -> PrunedModelBuilder:
-    if builder.sliceable is None:
-        return builder
-    proof = "slices of this network's graph differ from what its exporter writes; every candidate is exported instead"
-    return replace(builder, sliceable=None, proof=proof)
+def _with_rebuilt(context: RunContext, reason: str) -> RunContext:
+    return replace(context, builder=context.builder.rebuilt(reason))
 
 
 def _key(context: RunContext) -> str:

@@ -14,6 +14,7 @@ from pipeline.core.opsets import FileFormat, choose_format
 from pipeline.core.profile import Profile
 from pipeline.errors import ModelError, ProfileError, TraceError, one_line
 from pipeline.graph.importance import Ranking
+from pipeline.graph.prove import Progress
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.probe.cached import CachedProbe, cache_folder
 from pipeline.probe.calibrated import CalibratedProbe
@@ -112,7 +113,9 @@ def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
     return LoadedModel(module, task, facts, tuple(notices), score)
 
 
-def start_building(job: Job, loaded: LoadedModel, dense_path: Path, device: SharedDevice) -> PrunedModelBuilder:
+def start_building(
+    job: Job, loaded: LoadedModel, dense_path: Path, device: SharedDevice, progress: Progress = lambda done, total, text: None
+) -> PrunedModelBuilder:
     """Analyse the network and export it once to `dense_path`, or read that file, for the installed onnxruntime versions.
 
     Raises the errors of `file_format` and `start_builder`.
@@ -124,7 +127,7 @@ def start_building(job: Job, loaded: LoadedModel, dense_path: Path, device: Shar
         form,
         Ranking(job.importance, task.calibration()),
         dense_path,
-        job.seed,
+        progress,
     )
 
 

@@ -19,7 +19,7 @@ from pipeline.core.plan import PruneSpace
 from pipeline.core.weight_slices import WeightSlices
 from pipeline.graph.analyse import analyse
 from pipeline.graph.export import export
-from pipeline.graph.proof import random_kept
+from pipeline.graph.narrowable import random_kept
 from pipeline.graph.slice import SliceableGraph, assembled, file_size_bytes, prepare
 from pipeline.graph.structure import structure
 

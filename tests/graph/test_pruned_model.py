@@ -26,7 +26,7 @@ def dense(tmp_path: Path) -> Path:
 
 
 def drafts_of(module: nn.Module, dense: Path, ir_version: int = 9) -> PrunedModelBuilder:
-    return start_builder(module, EXAMPLE, FileFormat(18, ir_version), Ranking(), dense, seed=0)
+    return start_builder(module, EXAMPLE, FileFormat(18, ir_version), Ranking(), dense)
 
 
 def shapes(data: bytes, *layers: str) -> Mapping[str, tuple[int, ...]]:

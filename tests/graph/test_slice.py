@@ -10,6 +10,7 @@ import torch
 from helpers.nets import EXAMPLE, ZOO, Unfolded, Unsliceable, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pipeline.graph.proof import Disagreement, prove_shrink, prove_slice, random_kept
 from torch import nn
 
 from models.resnet import resnet20
@@ -19,7 +20,6 @@ from pipeline.core.plan import ChannelPlan, PruneSpace
 from pipeline.graph.analyse import analyse, mask
 from pipeline.graph.export import export, stripped
 from pipeline.graph.importance import Ranking
-from pipeline.graph.proof import Disagreement, prove_shrink, prove_slice, random_kept
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.graph.shrink import all_channels, shrink
 from pipeline.graph.slice import SliceableGraph, prepare
@@ -170,7 +170,7 @@ def test_equal_weights_that_the_exporter_stores_once_are_cut_apart() -> None:
 
 
 def drafts_of(module: nn.Module, folder: Path, example: torch.Tensor = EXAMPLE) -> PrunedModelBuilder:
-    return start_builder(module, example, FileFormat(18, 9), Ranking(), folder / "dense.onnx", seed=0)
+    return start_builder(module, example, FileFormat(18, 9), Ranking(), folder / "dense.onnx")
 
 
 def test_a_network_that_cannot_be_sliced_is_exported_instead_and_says_so(tmp_path: Path) -> None:

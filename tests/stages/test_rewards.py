@@ -164,7 +164,7 @@ def test_each_searcher_has_the_reward_it_was_made_for_unless_told_otherwise(name
 def test_agents_are_told_the_shape_of_a_groups_first_layer(tmp_path: Path) -> None:
     """x -> conv 3x3 (8) -> conv 3x3 (12) -> mean -> linear(5)"""
     net = build(Chain)
-    builder = start_builder(net, EXAMPLE, FileFormat(18, 9), Ranking(), tmp_path / "dense.onnx", 0)
+    builder = start_builder(net, EXAMPLE, FileFormat(18, 9), Ranking(), tmp_path / "dense.onnx")
 
     assert [choice.layer for choice in search_space(builder, 4).choices] == [
         Layer(3, (3, 3), (1, 1), (1, 1)),

@@ -1,0 +1,45 @@
+"""Analyse: find the groups of a network in its exported graph, prove each of them, and pair the graph with a torch module."""
+
+import onnx
+from torch import Tensor, nn
+
+from pipeline.errors import NothingToPrune
+from pipeline.graph.export import export_trainable, stripped
+from pipeline.graph.labels.space import label_graph, name_nodes
+from pipeline.graph.match_weights import match_weights
+from pipeline.graph.narrowable import Narrowable, make_narrowable
+from pipeline.graph.prove import Progress, prove_groups
+
+__all__ = ["analyse"]
+
+OPSET, IR_VERSION = 18, 10
+"""Of the graph that is made where the caller has none."""
+
+
+def analyse(
+    module: nn.Module,
+    example: Tensor,
+    model: onnx.ModelProto | None = None,
+    progress: Progress = lambda done, total, text: None,
+) -> Narrowable:
+    """Return the network with its prunable groups, and the layers that are not prunable, each with a reason.
+
+    `example` is one input as a batch, (1, C, H, W). `model` is the trainable graph of `module`; without it, the
+    module is exported. Raises TraceError when the network cannot be exported or pruned, and NothingToPrune when no group can be pruned.
+    """
+    model = stripped(model or export_trainable(module, example, OPSET, IR_VERSION), model.ir_version if model else IR_VERSION)
+    tensors = match_weights(model, module.state_dict())
+    name_nodes(model)
+    progress(1, 4, "finding the channels that hang together")
+    labelled = label_graph(model)
+    proven = prove_groups(model, labelled, progress)
+    labelled = labelled.restricted({group.name for group in proven.groups}, proven.refused)
+    progress(3, 4, "comparing the network with its graph")
+    network = make_narrowable(module, model, labelled, tensors, example) if labelled.space.groups else None
+    if network is None or not network.space.groups:
+        reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in labelled.space.frozen[:3])
+        raise NothingToPrune(
+            f"no layer of this network can be narrowed ({reasons or 'it has no convolution or linear layer'}); "
+            "nothing can be done for it here"
+        )
+    return network
