@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["IMPORTANCES", "ChannelPlan", "Group", "Importance", "Kept", "NotPrunable", "PruneSpace", "Slot"]
+__all__ = ["IMPORTANCES", "ChannelPlan", "Group", "Importance", "Kept", "NotPrunable", "PruneSpace", "Slot", "layer_of"]
 
 Importance = Literal["l1", "l2", "bn", "taylor"]
 """How the channels of a group are ranked; see `pipeline.graph.importance.rank`."""
@@ -47,6 +47,11 @@ class Group:
     slots: tuple[Slot, ...]
     bundle: int = 1
     """Outputs of the named module per channel; above 1 where a grouped convolution must shrink evenly."""
+
+
+def layer_of(group: str) -> str:
+    """The module that a group is named after. Several groups of one module have numbers: 'stem.conv', 'stem.conv#2'."""
+    return group.partition("#")[0]
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,11 @@ def analyse(
 ) -> Narrowable:
     """Return the network with its prunable groups, and the layers that are not prunable, each with a reason.
 
-    `example` is one input as a batch, (1, C, H, W). `model` is the trainable graph of `module`; without it, the
-    module is exported. Raises TraceError when the network cannot be exported or pruned, and NothingToPrune when no group can be pruned.
+    `example` is one input as a batch, (1, C, H, W). `model` is the trainable graph of `module`; without it, the module is
+    exported. Raises TraceError when the network cannot be exported or pruned, and NothingToPrune when no group can be pruned.
     """
-    model = stripped(model or export_trainable(module, example, OPSET, IR_VERSION), model.ir_version if model else IR_VERSION)
+    if model is None:
+        model = stripped(export_trainable(module, example, OPSET, IR_VERSION), IR_VERSION)
     tensors = match_weights(model, module.state_dict())
     name_nodes(model)
     progress(1, 4, "finding the channels that hang together")

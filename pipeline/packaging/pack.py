@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from pipeline.core.artifact import Artifact, FileFacts, dump_artifact
-from pipeline.core.plan import ChannelPlan, Kept
+from pipeline.core.plan import ChannelPlan, Kept, layer_of
 from pipeline.errors import RunError, WeightsError, one_line
 from pipeline.graph.narrowable import Origin, network_of_skeleton
 from pipeline.graph.shrink import rebuild
@@ -96,7 +96,7 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
     network = rebuild(original, tensors)
     layers = dict(network.named_modules())
     for name in plan.groups:
-        if not isinstance(getattr(layers.get(name), "weight", None), torch.Tensor):
+        if not isinstance(getattr(layers.get(layer_of(name)), "weight", None), torch.Tensor):
             raise WeightsError(
                 f"{artifact}/plan.json: the network has no layer '{name[:100]}'; use the factory that was compressed"
             )

@@ -3,7 +3,7 @@
 from torch import nn
 
 from pipeline.core.alignment import Alignment
-from pipeline.core.plan import ChannelPlan
+from pipeline.core.plan import ChannelPlan, layer_of
 from pipeline.graph.pruned_model import PrunedModelBuilder
 from pipeline.search.problem import Choice, Layer, SearchSpace, widths_of
 
@@ -22,6 +22,7 @@ def search_space(builder: PrunedModelBuilder, step: int, alignment: Alignment | 
         for group in space.groups
     }
     whole = builder.make(space.dense())
+    layers = dict(builder.module.named_modules())
     choices = []
     for group in space.groups:
         alone = builder.make(
@@ -34,13 +35,13 @@ def search_space(builder: PrunedModelBuilder, step: int, alignment: Alignment | 
                 widths=widths[group.name],
                 macs_share=1 - alone.macs / max(whole.macs, 1),
                 params_share=1 - alone.params / whole.params,
-                layer=_layer(builder.module.get_submodule(group.name)),
+                layer=_layer(layers.get(layer_of(group.name))),
             )
         )
     return SearchSpace(tuple(choices))
 
 
-def _layer(module: nn.Module) -> Layer:
+def _layer(module: nn.Module | None) -> Layer:
     if not isinstance(module, nn.Conv2d):
         return Layer(getattr(module, "in_features", 0))
     padding = (0, 0) if isinstance(module.padding, str) else module.padding

@@ -15,7 +15,7 @@ from torch import nn
 
 from pipeline.core.alignment import Alignment, ConvPair, Sweep
 from pipeline.core.measurement import Failure
-from pipeline.core.plan import PruneSpace
+from pipeline.core.plan import PruneSpace, layer_of
 from pipeline.core.progress import Callback
 from pipeline.errors import StorageError
 from pipeline.graph.pruned_model import PrunedModelBuilder
@@ -76,7 +76,7 @@ def conv_pairs(module: nn.Module, space: PruneSpace, example: torch.Tensor) -> t
         hook.remove()
     found: dict[ConvPair, int] = {}
     for group in space.groups:
-        first = layers.get(group.name)
+        first = layers.get(layer_of(group.name))
         readers = (layers.get(slot.tensor.rpartition(".")[0]) for slot in group.slots if slot.axis == 1)
         second = next((layer for layer in readers if isinstance(layer, nn.Conv2d) and layer.groups == 1), None)
         if not isinstance(first, nn.Conv2d) or second is None or first.groups != 1 or first not in sides or group.bundle != 1:

@@ -81,7 +81,7 @@ def found_in(folder: Path, target: Profile | None = None) -> tuple[Alignment, Pr
         torch.nn.Flatten(),
     )
     example = torch.randn(1, 3, 16, 16)
-    space = analyse(net, example)
+    space = analyse(net, example).space
     probe = SimulatedProbe(target or profile(), reference())
     kept = folder / "run" / "alignment.json"
     kept.parent.mkdir(exist_ok=True)
@@ -140,7 +140,7 @@ def test_every_network_s_pairs_are_its_own(name: str) -> None:
     net = ZOO[name]().eval()
     example = torch.randn(1, 3, 16, 16)
     layers = dict(net.named_modules())
-    for pair in conv_pairs(net, analyse(net, example), example):
+    for pair in conv_pairs(net, analyse(net, example).space, example):
         first = layers[pair.name]
         assert (pair.in_channels, pair.channels) == (first.in_channels, first.out_channels)
         assert pair.kernels[0] == first.kernel_size[0]

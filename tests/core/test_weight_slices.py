@@ -41,7 +41,7 @@ def worker_module() -> ModuleType:
 @cache
 def prepared(name: str) -> tuple[PruneSpace, SliceableGraph]:
     module = build(ZOO[name])
-    space = analyse(module, EXAMPLE)
+    space = analyse(module, EXAMPLE).space
     shapes = {tensor: tuple(values.shape) for tensor, values in module.state_dict().items()}
     return space, prepare(export(module, EXAMPLE, opset=18, ir_version=9), space, shapes, ir_version=9)
 

@@ -64,7 +64,7 @@ def test_fewer_pixels_than_channels_are_no_error() -> None:
 def test_that_share_is_kept_which_the_layers_have_left() -> None:
     """x -> conv(8) -> conv(12): of the first, channels 1, 4, 6 stay; the second hears less; few enough pixels that all are seen"""
     net, images = build(Chain), noise(7, 3, 16, 16)
-    space = analyse(net, images[:1])
+    space = analyse(net, images[:1]).space
     kept = {group.name: tuple(range(group.channels)) for group in space.groups} | {"a.0": (1, 4, 6)}
     meter = start_channel_entropy(net, images)
     small = shrink(net, space, kept)

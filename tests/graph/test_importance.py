@@ -38,7 +38,7 @@ class Two(nn.Module):
 
 def order(module: nn.Module, kind: Importance) -> tuple[int, ...]:
     module.eval()
-    space = analyse(module, torch.ones(1, 2, 4, 4))
+    space = analyse(module, torch.ones(1, 2, 4, 4)).space
     return rank(module, space, kind, [])["a"]
 
 
@@ -94,7 +94,7 @@ def test_all_weights_zero_is_a_tie_too() -> None:
 def test_taylor_is_what_a_little_less_of_a_channel_does_to_the_loss(name: str, seed: int) -> None:
     """each layer's share of a channel is scaled by 1 + h and by 1 - h: central differences in double precision"""
     module = build(ZOO[name], seed).double()
-    space = analyse(module, EXAMPLE.double())
+    space = analyse(module, EXAMPLE.double()).space
     data = [(images.double(), labels) for images, labels in batches()]
     expected = {group.name: _by_differences(module, group, data) for group in space.groups}
     found = rank(module, space, "taylor", data)
@@ -130,7 +130,7 @@ def _loss_with(module: nn.Module, tensor: str, axis: int, entries: Tensor, facto
 @pytest.mark.parametrize("name", ZOO)
 def test_every_group_is_ranked_completely(name: str, kind: Importance) -> None:
     module = build(ZOO[name])
-    space = analyse(module, EXAMPLE)
+    space = analyse(module, EXAMPLE).space
     found = rank(module, space, kind, batches(1))
 
     assert {group: sorted(channels) for group, channels in found.items()} == {
@@ -144,7 +144,7 @@ def test_taylor_alone_reads_the_batches() -> None:
             raise AssertionError("read")
 
     module = build(ZOO["chain"])
-    space = analyse(module, EXAMPLE)
+    space = analyse(module, EXAMPLE).space
 
     assert set(rank(module, space, "l2", Untouchable())) == {"a.0", "b.0"}  # type: ignore[arg-type]
     with pytest.raises(AssertionError, match="read"):
@@ -156,7 +156,7 @@ def test_taylor_leaves_no_gradient_and_the_flags_as_they_were() -> None:
     module = build(ZOO["residual"])
     module.stem.requires_grad_(False)
     before = {name: tensor.requires_grad for name, tensor in module.named_parameters()}
-    rank(module, analyse(module, EXAMPLE), "taylor", batches(1))
+    rank(module, analyse(module, EXAMPLE).space, "taylor", batches(1))
 
     assert {name: tensor.requires_grad for name, tensor in module.named_parameters()} == before
     assert all(tensor.grad is None for tensor in module.parameters())
@@ -166,7 +166,7 @@ def test_flags_are_restored_when_a_batch_does_not_fit() -> None:
     """a label that the network does not know"""
     module = build(ZOO["chain"])
     module.a.requires_grad_(False)
-    space = analyse(module, EXAMPLE)
+    space = analyse(module, EXAMPLE).space
 
     with pytest.raises(IndexError):
         rank(module, space, "taylor", [(EXAMPLE, torch.tensor([99]))])
@@ -175,7 +175,7 @@ def test_flags_are_restored_when_a_batch_does_not_fit() -> None:
 
 def test_a_frozen_layer_is_ranked_by_its_gradient_all_the_same() -> None:
     module = build(ZOO["residual"])
-    space = analyse(module, EXAMPLE)
+    space = analyse(module, EXAMPLE).space
     free = rank(module, space, "taylor", batches(1))
 
     assert rank(module.requires_grad_(False), space, "taylor", batches(1)) == free
@@ -183,7 +183,7 @@ def test_a_frozen_layer_is_ranked_by_its_gradient_all_the_same() -> None:
 
 def test_ranking_is_repeatable() -> None:
     module = build(ZOO["squeeze-excite"])
-    space = analyse(module, EXAMPLE)
+    space = analyse(module, EXAMPLE).space
 
     assert rank(module, space, "taylor", batches()) == rank(module, space, "taylor", batches())
 
@@ -191,7 +191,7 @@ def test_ranking_is_repeatable() -> None:
 def test_batchnorm_statistics_survive_taylor() -> None:
     """a network handed over in training mode would move them with every batch"""
     module = build(ZOO["chain"])
-    space = analyse(module, EXAMPLE)
+    space = analyse(module, EXAMPLE).space
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     rank(module.train(), space, "taylor", batches())
 

@@ -22,7 +22,7 @@ def answer(module: nn.Module) -> np.ndarray:
 
 def shrunk(name: str, seed: int = 3) -> nn.Module:
     module = build(ZOO[name])
-    space = analyse(module, EXAMPLE)
+    space = analyse(module, EXAMPLE).space
     return shrink(module, space, random_kept(space, seed))
 
 
@@ -54,7 +54,7 @@ def test_layers_of_a_rebuilt_network_say_their_true_widths(name: str) -> None:
 def test_a_depthwise_convolution_stays_depthwise() -> None:
     """conv(8) -> depthwise(8), five channels kept: 5 groups of 1"""
     module = build(ZOO["depthwise"])
-    space = analyse(module, EXAMPLE)
+    space = analyse(module, EXAMPLE).space
     small = shrink(module, space, {**all_channels(space), "expand.0": (0, 2, 3, 6, 7)})
 
     assert (small.filter[0].groups, small.filter[0].in_channels, small.filter[0].out_channels) == (5, 5, 5)
@@ -63,7 +63,7 @@ def test_a_depthwise_convolution_stays_depthwise() -> None:
 def test_a_grouped_convolution_keeps_its_groups() -> None:
     """conv(8) -> conv(12) in 4 groups, one input and two outputs kept of each group"""
     module = build(ZOO["grouped"])
-    space = analyse(module, EXAMPLE)
+    space = analyse(module, EXAMPLE).space
     small = shrink(module, space, {**all_channels(space), "a.0": (1,), "b.0": (0, 2)})
 
     assert (small.b[0].groups, small.b[0].in_channels, small.b[0].out_channels) == (4, 4, 8)
@@ -95,7 +95,7 @@ def test_a_rebuilt_network_does_not_share_its_numbers() -> None:
 
 def test_a_shrunk_network_does_not_share_its_numbers_even_where_nothing_was_removed() -> None:
     module = build(ZOO["chain"])
-    space = analyse(module, EXAMPLE)
+    space = analyse(module, EXAMPLE).space
     copy = shrink(module, space, all_channels(space))
     with torch.no_grad():
         copy.a[0].weight.zero_()
@@ -133,7 +133,7 @@ def test_one_tensor_under_two_names_is_still_one() -> None:
             return self.one(x) + self.other(x * x)
 
     module = build(Tied)
-    space = analyse(module, EXAMPLE)
+    space = analyse(module, EXAMPLE).space
     small = shrink(module, space, {"a": (0, 3, 4)})
     rebuilt = rebuild(build(Tied, seed=4), small.state_dict())
 

@@ -29,7 +29,7 @@ def twins(conv: nn.Conv2d) -> None:
 
 def narrowed(network: nn.Module, kept: Kept) -> tuple[nn.Module, nn.Module]:
     """The network without the channels that are not kept; and the same, compensated."""
-    space = analyse(network, EXAMPLE)
+    space = analyse(network, EXAMPLE).space
     plain = shrink(network, space, kept).eval()
     helped = copy.deepcopy(plain)
     start_reconstruction(network, space, [inputs()]).apply(helped, kept)
@@ -170,7 +170,7 @@ def test_the_whole_network_is_not_touched() -> None:
 
 def test_moments_of_many_batches_are_those_of_all_images() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.Flatten(), nn.Linear(2 * 36, 5))
-    space = analyse(network, EXAMPLE)
+    space = analyse(network, EXAMPLE).space
 
     def moments(batches: list[Tensor]) -> Reconstruction:
         return start_reconstruction(network, space, batches)

@@ -113,7 +113,7 @@ def test_many_images_are_counted_like_few() -> None:
 def test_of_a_narrowed_layer_the_channels_that_stay_keep_their_figures() -> None:
     """x -> conv(8) -> conv(12): channels 1, 4, 6 of the first are what they were, and so is their entropy."""
     net, images = build(Chain), noise(32, 3, 16, 16)
-    space = analyse(net, images[:1])
+    space = analyse(net, images[:1]).space
     first = next(group for group in space.groups if group.name == "a.0")
     kept = {group.name: tuple(range(group.channels)) for group in space.groups} | {first.name: (1, 4, 6)}
     meter = start_spatial_entropy(net, space, images)
@@ -130,7 +130,7 @@ def test_of_a_narrowed_layer_the_channels_that_stay_keep_their_figures() -> None
 def test_of_the_dense_networks_entropy_that_share_is_kept_whose_channels_stay() -> None:
     """x -> conv(8) -> conv(12): of the first, channels 1, 4, 6 stay as they were; the second hears less, and less of it is kept"""
     net, images = build(Chain), noise(32, 3, 16, 16)
-    space = analyse(net, images[:1])
+    space = analyse(net, images[:1]).space
     whole = {group.name: tuple(range(group.channels)) for group in space.groups}
     kept = whole | {"a.0": (1, 4, 6)}
     meter = start_spatial_entropy(net, space, images)
@@ -171,7 +171,7 @@ def mean_entropy(maps: Tensor, low: Tensor, high: Tensor) -> float:
 def test_killing_a_channel_is_not_rewarded() -> None:
     """Three channels whose weights are zero: without the rule their entropy of nothing would count as order."""
     net, images = build(Residual), noise(32, 3, 16, 16)
-    space = analyse(net, images[:1])
+    space = analyse(net, images[:1]).space
     kept = {group.name: tuple(range(group.channels)) for group in space.groups}
     meter = start_spatial_entropy(net, space, images)
     low, high = meter.ranges["inner.0"]
