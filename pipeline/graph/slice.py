@@ -1,6 +1,5 @@
 """Slice: make the ONNX graph of the kept channels from the dense graph in milliseconds, with numpy and onnx only."""
 
-import ast
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ from onnx import helper, numpy_helper
 
 from pipeline.core.plan import Kept, PruneSpace
 from pipeline.core.weight_slices import BaseWeights, Tensor, WeightSlices
-from pipeline.graph.export import SCOPES, stripped
+from pipeline.graph.metadata import scope_of, stripped
+from pipeline.graph.shapes import FEW
 
 __all__ = ["SliceableGraph", "assembled", "file_size_bytes", "prepare"]
 
@@ -87,12 +87,14 @@ class SliceableGraph:
 
 
 def assembled(weight_slices: WeightSlices, *, values: bool = True) -> onnx.ModelProto:
-    """Return the graph of `weight_slices`. Without `values`, float32 tensors have a shape but no values."""
+    """Return the graph of `weight_slices`. Without `values`, float32 tensors have a shape but no values, except small ones, which
+    may be sizes or scales that other shapes depend on.
+    """
     model = onnx.load_model_from_string(weight_slices.model)
     model.graph.ParseFromString(weight_slices.graph)
     for tensor, cuts in zip(weight_slices.base.tensors, weight_slices.cuts, strict=True):
         array = tensor.values
-        if values or array.dtype != np.float32:
+        if values or array.dtype != np.float32 or array.size <= FEW:
             for axis, index in cuts:
                 array = np.take(array, index, axis=axis)
             model.graph.initializer.append(numpy_helper.from_array(array, tensor.name))
@@ -157,7 +159,7 @@ def _cuts(
 ) -> tuple[Cut, ...]:
     name = node.input[position]
     shape = arrays[name].shape
-    scope = _scope(node)
+    scope = scope_of(node)
     if node.op_type in ("Conv", "ConvTranspose") and position == 2:
         weight, axis = node.input[1], int(node.op_type == "ConvTranspose")
         return ((0, weight, axis),) if axis in space.axes.get(weight, ()) else ()
@@ -181,13 +183,6 @@ def _same_but_for_ones(torch_shape: tuple[int, ...], shape: tuple[int, ...]) -> 
     theirs = [axis for axis, size in enumerate(shape) if size != 1]
     same = [torch_shape[axis] for axis in ours] == [shape[axis] for axis in theirs]
     return dict(zip(ours, theirs, strict=True)) if same else {}
-
-
-def _scope(node: onnx.NodeProto) -> str:
-    """The innermost module that the node came from, according to the exporter."""
-    text = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]")
-    scopes = ast.literal_eval(text)
-    return scopes[-2] if len(scopes) >= 2 else ""
 
 
 def _is_depthwise(node: onnx.NodeProto, weight: NDArray[np.generic]) -> bool:
