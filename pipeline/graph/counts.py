@@ -95,9 +95,8 @@ def _counted(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
             weights[node.output[0]] = node.input[0]
         for inner in subgraphs(node):
             if hidden := [each.op_type for each in inner.node if each.op_type in COUNTERS]:
-                raise TraceError(
-                    f"the operations of the graph cannot be counted: '{node.name}' ({node.op_type}) holds {hidden[0]}"
-                )
+                where = f"'{node.name}' ({node.op_type})"
+                raise TraceError(f"the operations of the graph cannot be counted: {where} decides whether {hidden[0]} runs")
         if node.op_type not in COUNTERS or node.domain not in ("", "ai.onnx"):
             continue
         try:
