@@ -1,0 +1,162 @@
+"""Network: the torch module that is rebuilt from an ONNX graph."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.foreign_text import clean_text
+from pipeline.graph.to_torch.batch import Call, NotSeparable, State, run_step
+from pipeline.graph.to_torch.batch.call import moved, repeated
+from pipeline.graph.to_torch.node import Precision
+from pipeline.graph.to_torch.places import TorchTensor, to_initializer
+from pipeline.graph.to_torch.steps import CONSTANTS, LayerStep, Step, Value
+
+__all__ = ["GraphNetwork", "Read"]
+
+Read = tuple[nn.Module, str, tuple[int, ...]]
+"""(module, attribute, layout) of an initializer that functions read."""
+
+
+class GraphNetwork(nn.Module):
+    """A torch module that computes what an ONNX graph computes. `network_of` makes it.
+
+    It can be trained, copied with `copy.deepcopy`, and run in another float type or under autocast.
+    """
+
+    tensors: Mapping[str, TorchTensor]
+    """Initializer name -> its tensor in the state dict. All float initializers are there."""
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+
+    def __init__(self, precision: Precision) -> None:
+        super().__init__()
+        self._precision = precision
+        self.tensors = {}
+        self.input_names = self.output_names = ()
+        self._shapes: tuple[tuple[int | None, ...], ...] = ()
+        self._steps: list[Step] = []
+        self._reads: dict[str, Read] = {}
+        self._constants: dict[str, Tensor] = {}
+        self._unused: list[tuple[str, ...]] = []
+        self.looped: tuple[str, ...] = ()
+        self.one_by_one: str | None = None
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the graph's output, or a tuple if it has several.
+
+        Raises ValueError when an input has another shape than in the graph. The batch may have any size.
+        """
+        self._check(inputs)
+        exported = self._shapes[0][0] if self._shapes and self._shapes[0] else None
+        images = None if exported is None else len(inputs[0])
+        outputs = self._run(inputs) if exported in (None, images) else self._batch(inputs, exported)
+        return outputs[0] if len(outputs) == 1 else outputs
+
+    def set_constants(self, node: int, constants: Mapping[str, tuple[int, ...]]) -> None:
+        """Replace integer constants of the node with this index in the graph, for example {'shape': (0, -1)}.
+
+        Keys: 'shape' of Reshape, Expand and ConstantOfShape, 'split' of Split, 'starts' and 'ends' of Slice, 'indices' of Gather,
+        'pads' of Pad, 'sizes' of Resize, 'repeats' of Tile, 'group' of Conv and ConvTranspose, and 'num_groups' of
+        GroupNormalization.
+        Raises KeyError when there is no such node or no such constant.
+        """
+        step = next((step for step in self._steps if step.node.index == node), None)
+        if step is None:
+            raise KeyError(f"the network has no node {node}")
+        for name, values in constants.items():
+            if name in ("group", "num_groups") and step.node.op in ("Conv", "ConvTranspose", "GroupNormalization"):
+                step.node.attributes[name] = values[0]
+                if isinstance(step, LayerStep):
+                    setattr(step.layer, "groups" if name == "group" else name, values[0])
+                continue
+            position = CONSTANTS[step.node.op][name]
+            given = torch.tensor(values, dtype=torch.long)
+            known = self._constants.get(step.inputs[position]) if position < len(step.inputs) else None
+            if known is not None and known.numel() == given.numel():
+                given = given.reshape(known.shape)
+            step.node.constants[position] = given
+
+    def _check(self, inputs: Sequence[Tensor]) -> None:
+        if len(inputs) != len(self.input_names):
+            raise ValueError(f"the network takes {len(self.input_names)} inputs, got {len(inputs)}")
+        for name, shape, value in zip(self.input_names, self._shapes, inputs, strict=True):
+            found = tuple(value.shape)
+            if len(found) != len(shape) or any(a is not None and a != b for a, b in zip(shape[1:], found[1:], strict=True)):
+                wanted = ", ".join("any" if size is None else str(size) for size in ("batch", *shape[1:]))
+                raise ValueError(f"input '{clean_text(name, 80)}' has the shape {found}, and the graph takes ({wanted})")
+
+    def _start(self, inputs: Sequence[Tensor]) -> dict[str, Value]:
+        values: dict[str, Value] = {"": None, **self._constants}
+        for name, (module, attribute, axes) in self._reads.items():
+            values[name] = to_initializer(getattr(module, attribute), axes)
+        values.update(zip(self.input_names, inputs, strict=True))
+        return values
+
+    def _run(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        values = self._start(inputs)
+        for step, unused in zip(self._steps, self._unused, strict=True):
+            given = arguments(step, values)
+            values.update(zip(step.outputs, step.run(given), strict=False))
+            values[""] = None  # an output that nobody reads has this name too
+            for name in unused:
+                del values[name]
+        return tuple(values[name] for name in self.output_names)
+
+    def _batch(self, inputs: Sequence[Tensor], exported: int) -> tuple[Tensor, ...]:
+        if self.one_by_one is None:
+            try:
+                return self._run_together(inputs, exported)
+            except NotSeparable as reason:
+                self.one_by_one = str(reason)
+        return self._run_in_pieces(inputs, exported)
+
+    def _run_together(self, inputs: Sequence[Tensor], exported: int) -> tuple[Tensor, ...]:
+        images = len(inputs[0])
+        values = self._start(inputs)
+        states: dict[str, State | None] = dict.fromkeys(values)
+        for name, shape in zip(self.input_names, self._shapes, strict=True):
+            states[name] = State(0) if shape and shape[0] == exported else None
+        looped = []
+        for step, unused in zip(self._steps, self._unused, strict=True):
+            given = arguments(step, values)
+            known = [states[name] for name in step.inputs] + [None] * (len(given) - len(step.inputs))
+            call = Call(step.node, given, known, images, exported)
+            outputs, after, alone = run_step(step, call)
+            if alone:
+                looped.append(step.node.name)
+            values.update(zip(step.outputs, outputs, strict=False))
+            states.update(zip(step.outputs, after, strict=False))
+            values[""] = states[""] = None
+            for name in unused:
+                del values[name]
+        self.looped = tuple(looped)
+        result = []
+        for name in self.output_names:
+            value, state = values[name], states[name]
+            if state == State(0):
+                result.append(value)
+            elif exported == 1 and value.dim():
+                same = repeated(value, State(0), images) if state is None else moved(value, state, State(0), images)
+                result.append(same)
+            else:
+                raise NotSeparable(f"the output '{clean_text(name, 80)}' does not hold one part for each image")
+        return tuple(result)
+
+    def _run_in_pieces(self, inputs: Sequence[Tensor], exported: int) -> tuple[Tensor, ...]:
+        images = len(inputs[0])
+        batched = [bool(shape) and shape[0] == exported for shape in self._shapes]
+        pieces = []
+        for start in range(0, images, exported):
+            index = torch.arange(start, start + exported).clamp(max=images - 1).to(inputs[0].device)
+            pieces.append(self._run([value[index] if has else value for value, has in zip(inputs, batched, strict=True)]))
+        return tuple(torch.cat(parts)[: len(parts[0]) // exported * images] for parts in zip(*pieces, strict=True))
+
+
+def arguments(step: Step, values: Mapping[str, Value]) -> list[Value]:
+    """The inputs of a step, with its replaced constants."""
+    given = [values[name] for name in step.inputs]
+    for position, constant in step.node.constants.items():
+        given += [None] * (position + 1 - len(given))
+        given[position] = constant
+    return given
