@@ -18,9 +18,9 @@ class Candidate:
 
     plan: ChannelPlan
     params: int
-    """Parameters of the torch module, biases and normalisation included."""
+    """Learnable parameters in the ONNX file, biases included."""
     macs: int
-    """Multiply-accumulates of one inference, in convolutions and linear layers."""
+    """Multiply-accumulate operations of one inference, in convolutions, matrix products (attention too) and recurrent layers."""
     file_size_bytes: int
     structure: str
     measurement: Measurement | None

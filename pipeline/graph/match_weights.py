@@ -24,7 +24,13 @@ def match_weights(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> dict[s
     A matched initializer gets the tensor's name. An initializer without a match, such as a constant in the network's code, that
     several nodes read is copied for each of them: the channels of one layer say nothing about those of another.
     """
-    arrays = {name: tensor.detach().cpu().numpy() for name, tensor in state.items() if tensor.is_floating_point()}
+    arrays: dict[str, NDArray[np.generic]] = {}
+    seen: set[tuple[object, ...]] = set()
+    for name, tensor in state.items():
+        place = tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+        if tensor.is_floating_point() and (not tensor.numel() or place not in seen):  # a layer with two names has one tensor
+            arrays[name] = tensor.detach().cpu().numpy()
+            seen.add(place)
     found: dict[str, TorchTensor] = {}
     by_value: dict[tuple[object, ...], list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
     for name, array in arrays.items():

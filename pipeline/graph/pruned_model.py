@@ -11,12 +11,12 @@ import onnx
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.core.weight_slices import WeightSlices
 from pipeline.graph.analyse import analyse
+from pipeline.graph.counts import macs, params
 from pipeline.graph.export import export, export_trainable, exporter_of, opset_of, stripped
 from pipeline.graph.importance import Ranking, rank
 from pipeline.graph.narrowable import PLANS, Narrowable, rebuild_from_graph
@@ -44,12 +44,12 @@ class PrunedModel:
         self.plan = plan
         self.exact = exact  # False: the file gives approximately the module's output, as int8 does
         self.weight_slices = graph if isinstance(graph, WeightSlices) else None
-        # weight slices are assembled without values: structure and size need none
+        # weight slices are assembled without values: structure, size and counts need none
         self._graph = assembled(graph, values=False) if isinstance(graph, WeightSlices) else graph
         self.structure = structure(self._graph)
         self.example, self._make_module = example, make_module
         self._lock = threading.Lock()  # a probe may read `answer` from another thread
-        self._known: tuple[nn.Module, NDArray[np.float32], int] | None = None
+        self._known: tuple[nn.Module, NDArray[np.float32]] | None = None
 
     @cached_property
     def data(self) -> bytes:
@@ -64,8 +64,8 @@ class PrunedModel:
 
     @property
     def module(self) -> nn.Module:
-        """The pruned torch network, in evaluation mode. `answer` and `macs` are computed before it is returned, because
-        training or scoring changes it.
+        """The pruned torch network, in evaluation mode. `answer` is computed before it is returned, because training or scoring
+        changes it.
         """
         return self._settled()[0]
 
@@ -74,24 +74,22 @@ class PrunedModel:
         """Output of the new, unchanged module for the example. The ONNX file must give the same output."""
         return self._settled()[1]
 
-    @property
+    @cached_property
     def macs(self) -> int:
-        """Number of multiply-accumulate operations of one inference, in convolutions and linear layers."""
-        return self._settled()[2]
+        """Number of multiply-accumulate operations of the file for one input; see `pipeline.graph.counts.macs`."""
+        return macs(self._graph)
 
-    @property
+    @cached_property
     def params(self) -> int:
-        """Number of parameters of the module."""
-        return sum(tensor.numel() for tensor in self.module.parameters())
+        """Number of parameters in the file; see `pipeline.graph.counts.params`."""
+        return params(self._graph)
 
-    def _settled(self) -> tuple[nn.Module, NDArray[np.float32], int]:
+    def _settled(self) -> tuple[nn.Module, NDArray[np.float32]]:
         with self._lock:
             if self._known is None:
                 module = self._make_module().eval()
-                counter = FlopCounterMode(display=False)
-                with torch.no_grad(), counter:
-                    answer = module(self.example).numpy()
-                self._known = module, answer, counter.get_total_flops() // 2 // len(self.example)
+                with torch.no_grad():
+                    self._known = module, module(self.example).numpy()
             return self._known
 
 

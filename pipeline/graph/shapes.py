@@ -4,7 +4,7 @@ import math
 
 import onnx
 
-__all__ = ["Shape", "shapes_of"]
+__all__ = ["FEW", "Shape", "shapes_of"]
 
 Shape = tuple[int, ...]
 

@@ -34,7 +34,7 @@ def search_space(builder: PrunedModelBuilder, step: int, alignment: Alignment | 
                 channels=group.channels,
                 widths=widths[group.name],
                 macs_share=1 - alone.macs / max(whole.macs, 1),
-                params_share=1 - alone.params / whole.params,
+                params_share=1 - alone.params / max(whole.params, 1),
                 layer=_layer(layers.get(layer_of(group.name))),
             )
         )

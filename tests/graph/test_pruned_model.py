@@ -7,7 +7,8 @@ import onnx
 import pytest
 import torch
 from helpers.nets import EXAMPLE, ZOO, Careful, Unsliceable, build
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.core.onnx_outputs import largest_difference, run_onnx
 from pipeline.core.opsets import FileFormat
@@ -63,12 +64,29 @@ def test_the_channels_that_stay_are_the_most_important(dense: Path) -> None:
 
 
 def test_arithmetic_and_parameters_are_those_of_the_narrow_network(dense: Path) -> None:
-    """8x8 pixels; convolutions 3 -> 3 and 3 -> 7, BatchNorms of 3 and 7, linear 7 -> 5"""
+    """8x8 pixels; convolutions 3 -> 3 and 3 -> 7, whose BatchNorms became biases of 3 and 7 numbers, linear 7 -> 5"""
     pruned = drafts_of(build(ZOO["chain"]), dense).make(ChannelPlan.of({"a.0": 3, "b.0": 7}))
     convs = 3 * 3 * 9, 7 * 3 * 9
 
     assert pruned.macs == 64 * sum(convs) + 7 * 5
-    assert pruned.params == sum(convs) + 2 * (3 + 7) + 7 * 5 + 5
+    assert pruned.params == sum(convs) + (3 + 7) + 7 * 5 + 5
+
+
+def test_the_count_knows_the_size_behind_an_enlargement(dense: Path) -> None:
+    """x (3) -> conv(8 of 8) -> twice the size, whose factors are numbers in the file -> conv(12) -> mean -> linear(5)"""
+
+    class Enlarged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 12, 1), nn.Linear(12, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.b(F.interpolate(self.a(x).relu(), scale_factor=2.0)).mean((2, 3)))
+
+    pruned = drafts_of(build(Enlarged), dense).make(ChannelPlan.of({"a": 4, "b": 6}))
+
+    assert pruned.macs == 64 * 3 * 4 + 256 * 4 * 6 + 6 * 5
+    assert pruned.params == 3 * 4 + 4 + 4 * 6 + 6 + 6 * 5 + 5
 
 
 def test_training_a_draft_changes_nothing_that_was_said_of_it(dense: Path) -> None:

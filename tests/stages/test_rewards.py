@@ -57,7 +57,7 @@ WORTH = {
 
 @pytest.mark.parametrize("reward", WORTH)
 def test_under_entropy_the_plan_that_keeps_most_or_has_least_is_shipped(tmp_path: Path, reward: str) -> None:
-    artifact = compress(job(tmp_path / "run", reward=reward)).artifact
+    artifact = compress(job(tmp_path / "run", reward=reward, trials=6)).artifact
     trials = [trial for trial in read_trials(tmp_path / "run") if trial.role in ("dense", "thinnest", "search")]
     reward_of = {trial: WORTH[reward](trial.candidate) for trial in trials}
 
