@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.core.weight_slices import WeightSlices
@@ -160,9 +161,8 @@ def start_builder(
     Raises TraceError, NothingToPrune or StorageError.
     """
     progress(0, 4, "exporting the network")
-    if dense_path.is_file():
-        base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES))
-    else:
+    base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES)) if dense_path.is_file() else None
+    if base is None or not _answers_like(base, module, example):
         base = export_trainable(module, example, form.opset, form.ir_version, form.highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
     network = analyse(module, example, stripped(base, form.ir_version), progress)
@@ -170,6 +170,16 @@ def start_builder(
     exporter = exporter_of(base)
     progress(4, 4, "analysed")
     return PrunedModelBuilder(network, ranked, example, opset_of(base), form.ir_version, exporter, _proof(network, exporter))
+
+
+def _answers_like(model: onnx.ModelProto, module: nn.Module, example: Tensor) -> bool:
+    """Whether `model` is a graph of `module` with its weights."""
+    with torch.no_grad():
+        expected = module.eval()(example).numpy()
+    try:
+        return largest_difference(expected, run_onnx(model.SerializeToString(), example.numpy())) <= TOLERANCE
+    except Exception:  # ONNX Runtime's own errors: the file is a graph of another network
+        return False
 
 
 def _proof(network: Narrowable, exporter: str) -> str:

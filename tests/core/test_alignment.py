@@ -81,12 +81,12 @@ def found_in(folder: Path, target: Profile | None = None) -> tuple[Alignment, Pr
         torch.nn.Flatten(),
     )
     example = torch.randn(1, 3, 16, 16)
-    space = analyse(net, example).space
+    network = analyse(net, example)
     probe = SimulatedProbe(target or profile(), reference())
     kept = folder / "run" / "alignment.json"
     kept.parent.mkdir(exist_ok=True)
-    builder = PrunedModelBuilder(net, space, {}, example, 18, 9, None, "", "")
-    return find_alignment(probe, builder, kept, folder / "cache", 0, NullCallback()), space
+    builder = PrunedModelBuilder(network, {}, example, 18, 9, "", "")
+    return find_alignment(probe, builder, kept, folder / "cache", 0, NullCallback()), network.space
 
 
 def test_a_sweep_finds_the_vectors_of_the_cost_model(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from pipeline.core.onnx_outputs import run_onnx
 from pipeline.core.plan import PruneSpace
 from pipeline.core.weight_slices import WeightSlices
 from pipeline.graph.analyse import analyse
-from pipeline.graph.export import export
 from pipeline.graph.narrowable import random_kept
-from pipeline.graph.slice import SliceableGraph, assembled, file_size_bytes, prepare
+from pipeline.graph.slice import SliceableGraph
 from pipeline.graph.structure import structure
+from pipeline.graph.weight_file import assembled, file_size_bytes
 
 Order = dict[str, Any]
 SHAPE = tuple(EXAMPLE.shape)
@@ -40,10 +40,8 @@ def worker_module() -> ModuleType:
 
 @cache
 def prepared(name: str) -> tuple[PruneSpace, SliceableGraph]:
-    module = build(ZOO[name])
-    space = analyse(module, EXAMPLE).space
-    shapes = {tensor: tuple(values.shape) for tensor, values in module.state_dict().items()}
-    return space, prepare(export(module, EXAMPLE, opset=18, ir_version=9), space, shapes, ir_version=9)
+    narrowable = analyse(build(ZOO[name]), EXAMPLE)
+    return narrowable.space, narrowable.deployed
 
 
 def recipe_of(name: str, seed: int) -> WeightSlices:

@@ -94,7 +94,7 @@ def test_all_weights_zero_is_a_tie_too() -> None:
 def test_taylor_is_what_a_little_less_of_a_channel_does_to_the_loss(name: str, seed: int) -> None:
     """each layer's share of a channel is scaled by 1 + h and by 1 - h: central differences in double precision"""
     module = build(ZOO[name], seed).double()
-    space = analyse(module, EXAMPLE.double()).space
+    space = analyse(copy.deepcopy(module).float(), EXAMPLE).space
     data = [(images.double(), labels) for images, labels in batches()]
     expected = {group.name: _by_differences(module, group, data) for group in space.groups}
     found = rank(module, space, "taylor", data)

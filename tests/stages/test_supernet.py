@@ -117,7 +117,11 @@ def test_what_was_trained_is_taken_from_the_file(tmp_path: Path) -> None:
     dense = build(Chain)
     first = trained(dense, tmp_path / "supernet.safetensors", steps=4)
     again = train_supernet(
-        dense, analyse(dense, EXAMPLE).space, Schedule((none() for _ in range(1)), 4), images(64), tmp_path / "supernet.safetensors"
+        dense,
+        analyse(dense, EXAMPLE).space,
+        Schedule((none() for _ in range(1)), 4),
+        images(64),
+        tmp_path / "supernet.safetensors",
     )
 
     assert all(torch.equal(a, b) for a, b in zip(first.state_dict().values(), again.state_dict().values(), strict=True))
