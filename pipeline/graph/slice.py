@@ -94,10 +94,6 @@ def prepare(model: onnx.ModelProto, labelled: GraphSpace) -> SliceableGraph:
     """Divide `model` into skeleton and weights. `labelled` is what `label_graph` found for it."""
     skeleton = onnx.ModelProto()
     skeleton.CopyFrom(model)
-    weights = tuple(
-        _Weight(tensor.name, numpy_helper.to_array(tensor), _cuts(labelled, tensor.name, len(tensor.dims)))
-        for tensor in model.graph.initializer
-    )
     del skeleton.graph.initializer[:], skeleton.graph.value_info[:]
     opset = next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     nodes = {node.name: node for node in skeleton.graph.node}
@@ -115,6 +111,12 @@ def prepare(model: onnx.ModelProto, labelled: GraphSpace) -> SliceableGraph:
         constants.append(helper.make_node("Constant", [], [name], name=name, value=_integers(follower.values(_all(labelled)))))
         node.input[position] = name
         written.append((name, "value", follower))
+    used = {name for node in skeleton.graph.node for name in node.input} | {value.name for value in skeleton.graph.output}
+    weights = tuple(
+        _Weight(tensor.name, numpy_helper.to_array(tensor), _cuts(labelled, tensor.name, len(tensor.dims)))
+        for tensor in model.graph.initializer
+        if tensor.name in used
+    )
     rest = list(skeleton.graph.node)
     del skeleton.graph.node[:]
     skeleton.graph.node.extend([*constants, *rest])
