@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 PREPROCESSING = {"size": 8, "mean": (0.305,), "std": (0.376,), "augment": ("crop",)}
-SMALL_NET = f"{Path(__file__)}:make"
+SMALL_NET = f"{Path(__file__)}:small"
 """For `--model`, with the default data."""
 
 
-def make() -> nn.Module:
+def small() -> nn.Module:
     """conv(32) -> pool -> conv(48) -> conv(64) -> mean -> linear, always with the same weights"""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
