@@ -23,8 +23,9 @@ from pipeline.graph.exporters import EXPORTERS
 from pipeline.graph.importance import Ranking, rank
 from pipeline.graph.proof import Disagreement, prove_shrink, prove_slice
 from pipeline.graph.shrink import keep_channels, shrink
-from pipeline.graph.slice import SliceableGraph, assembled, file_size_bytes, prepare
+from pipeline.graph.slice import SliceableGraph, prepare
 from pipeline.graph.structure import load_graph, structure
+from pipeline.graph.weight_file import assembled, file_size_bytes
 from pipeline.system.files import write_atomically
 from pipeline.system.foreign_file import ONNX_LIMIT_BYTES, read_foreign
 

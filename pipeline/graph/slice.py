@@ -1,6 +1,5 @@
 """Slice: make the ONNX graph of the kept channels from the dense graph in milliseconds, with numpy and onnx only."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,9 +12,9 @@ from onnx import helper, numpy_helper
 from pipeline.core.plan import Kept, PruneSpace
 from pipeline.core.weight_slices import BaseWeights, Tensor, WeightSlices
 from pipeline.graph.metadata import scope_of, stripped
-from pipeline.graph.shapes import FEW
+from pipeline.graph.weight_file import assembled
 
-__all__ = ["SliceableGraph", "assembled", "file_size_bytes", "prepare"]
+__all__ = ["SliceableGraph", "prepare"]
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name in the torch state dict -> shape."""
@@ -84,42 +83,6 @@ class SliceableGraph:
     def slice(self, kept: Kept) -> onnx.ModelProto:
         """Return the graph in which every group has only its `kept` channels."""
         return assembled(self.weight_slices(kept))
-
-
-def assembled(weight_slices: WeightSlices, *, values: bool = True) -> onnx.ModelProto:
-    """Return the graph of `weight_slices`. Without `values`, float32 tensors have a shape but no values, except small ones, which
-    may be sizes or scales that other shapes depend on.
-    """
-    model = onnx.load_model_from_string(weight_slices.model)
-    model.graph.ParseFromString(weight_slices.graph)
-    for tensor, cuts in zip(weight_slices.base.tensors, weight_slices.cuts, strict=True):
-        array = tensor.values
-        if values or array.dtype != np.float32 or array.size <= FEW:
-            for axis, index in cuts:
-                array = np.take(array, index, axis=axis)
-            model.graph.initializer.append(numpy_helper.from_array(array, tensor.name))
-        else:
-            shape = list(array.shape)
-            for axis, index in cuts:
-                shape[axis] = len(index)
-            model.graph.initializer.add(name=tensor.name, data_type=tensor.onnx_type, dims=shape)
-    return model
-
-
-def file_size_bytes(weight_slices: WeightSlices, outline: onnx.ModelProto) -> int:
-    """Return the length of the file without making it. `outline` is the graph of `weight_slices`, assembled without values."""
-    initializers = 0
-    for tensor in outline.graph.initializer:
-        raw = 4 * math.prod(tensor.dims) if not tensor.HasField("raw_data") else 0
-        size = tensor.ByteSize() + (1 + _varint_bytes(raw) + raw if raw or not tensor.HasField("raw_data") else 0)
-        initializers += 1 + _varint_bytes(size) + size
-    graph = len(weight_slices.graph) + initializers
-    return len(weight_slices.model) + 1 + _varint_bytes(graph) + graph
-
-
-def _varint_bytes(number: int) -> int:
-    """Length of a number in protobuf's encoding, which stores seven bits per byte."""
-    return max(1, -(-number.bit_length() // 7))
 
 
 def prepare(model: onnx.ModelProto, space: PruneSpace, shapes: Shapes, ir_version: int) -> SliceableGraph:

@@ -7,17 +7,20 @@ import onnx
 from onnx import numpy_helper
 
 from pipeline.core.weight_slices import WeightSlices
+from pipeline.graph.shapes import FEW
 
 __all__ = ["assembled", "file_size_bytes"]
 
 
 def assembled(weight_slices: WeightSlices, *, values: bool = True) -> onnx.ModelProto:
-    """Return the graph of `weight_slices`. Without `values`, float32 tensors have a shape but no values."""
+    """Return the graph of `weight_slices`. Without `values`, float32 tensors have a shape but no values, except small ones, which
+    may be sizes or scales that other shapes depend on.
+    """
     model = onnx.load_model_from_string(weight_slices.model)
     model.graph.ParseFromString(weight_slices.graph)
     for tensor, cuts in zip(weight_slices.base.tensors, weight_slices.cuts, strict=True):
         array = tensor.values
-        if values or array.dtype != np.float32:
+        if values or array.dtype != np.float32 or array.size <= FEW:
             for axis, index in cuts:
                 array = np.take(array, index, axis=axis)
             model.graph.initializer.append(numpy_helper.from_array(array, tensor.name))

@@ -20,8 +20,9 @@ from pipeline.core.weight_slices import WeightSlices
 from pipeline.graph.analyse import analyse
 from pipeline.graph.export import export
 from pipeline.graph.proof import random_kept
-from pipeline.graph.slice import SliceableGraph, assembled, file_size_bytes, prepare
+from pipeline.graph.slice import SliceableGraph, prepare
 from pipeline.graph.structure import structure
+from pipeline.graph.weight_file import assembled, file_size_bytes
 
 Order = dict[str, Any]
 SHAPE = tuple(EXAMPLE.shape)
