@@ -27,10 +27,10 @@ def match_weights(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> dict[s
     arrays: dict[str, NDArray[np.generic]] = {}
     seen: set[tuple[object, ...]] = set()
     for name, tensor in state.items():
-        place = tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
-        if tensor.is_floating_point() and (not tensor.numel() or place not in seen):  # a layer with two names has one tensor
+        memory = tensor.data_ptr(), tuple(tensor.shape), tensor.stride()
+        if tensor.is_floating_point() and (not tensor.numel() or memory not in seen):  # a layer with two names has one tensor
             arrays[name] = tensor.detach().cpu().numpy()
-            seen.add(place)
+            seen.add(memory)
     found: dict[str, TorchTensor] = {}
     by_value: dict[tuple[object, ...], list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
     for name, array in arrays.items():

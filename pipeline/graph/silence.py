@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from pipeline.core.plan import Kept
+from pipeline.graph.edit import copy_of
 from pipeline.graph.labels.space import GraphSpace, Statistic
 
 __all__ = ["silence"]
@@ -17,8 +18,7 @@ def silence(model: onnx.ModelProto, labelled: GraphSpace, kept: Kept) -> onnx.Mo
     The weights that read a removed channel are zero. A statistic over channels, as in layer normalisation, is taken over the kept
     ones: they are gathered before the node and put back in their places after it.
     """
-    silenced = onnx.ModelProto()
-    silenced.CopyFrom(model)
+    silenced = copy_of(model)
     stays = labelled.stays(kept)
     for tensor in silenced.graph.initializer:
         axes = [axis for axis in range(len(tensor.dims)) if (tensor.name, axis) in labelled.reads & labelled.numbers.keys()]

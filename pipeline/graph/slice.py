@@ -10,8 +10,10 @@ from onnx import helper, numpy_helper
 
 from pipeline.core.plan import Kept
 from pipeline.core.weight_slices import BaseWeights, Tensor, WeightSlices
+from pipeline.graph.edit import copy_of
 from pipeline.graph.labels.follow import Follower
 from pipeline.graph.labels.space import GraphSpace
+from pipeline.graph.metadata import opset_of
 from pipeline.graph.weight_file import assembled
 
 __all__ = ["SliceableGraph", "prepare"]
@@ -77,8 +79,7 @@ class SliceableGraph:
                 if len(index) < weight.values.shape[axis]:
                     found.append((axis, index))
             cuts.append(tuple(found))
-        model = onnx.ModelProto()
-        model.CopyFrom(self.skeleton)
+        model = copy_of(self.skeleton)
         for place in self.places:
             _write(model.graph.node[place.node], place.attribute, place.follower.values(stays))
         graph = model.graph.SerializeToString(deterministic=True)
@@ -92,10 +93,9 @@ class SliceableGraph:
 
 def prepare(model: onnx.ModelProto, labelled: GraphSpace) -> SliceableGraph:
     """Divide `model` into skeleton and weights. `labelled` is what `label_graph` found for it."""
-    skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(model)
+    skeleton = copy_of(model)
     del skeleton.graph.initializer[:], skeleton.graph.value_info[:]
-    opset = next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     nodes = {node.name: node for node in skeleton.graph.node}
     constants: list[onnx.NodeProto] = []
     written: list[tuple[str, str, Follower]] = []

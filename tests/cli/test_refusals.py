@@ -13,6 +13,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from helpers.places import DIGITS, TRAINED, Place, message, nothing_but_the_journal, one_line
+from helpers.small_net import SMALL_NET
 
 from pipeline.cli.main import compress
 from pipeline.core.run import read_trials
@@ -146,6 +147,8 @@ def test_ctrl_c_ends_with_one_line_and_the_same_command_goes_on(tmp_path: Path) 
     job = (
         "--target",
         "raspberrypi",
+        "--model",
+        SMALL_NET,
         "--dry-run",
         "--trials",
         "8",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from helpers.small_net import SMALL_NET
 
 from pipeline.cli.main import compress
 
@@ -19,6 +20,8 @@ pytestmark = pytest.mark.starts_first
 ARGUMENTS = (
     "--target",
     "raspberrypi",
+    "--model",
+    SMALL_NET,
     "--dry-run",
     "--trials",
     "8",

@@ -10,6 +10,7 @@ import pytest
 from click.testing import Result
 from helpers.graphs import conv_net, graph, profile, reference
 from helpers.profiles import command, to_walk
+from helpers.small_net import SMALL_NET
 from helpers.sshd import Board, needs_sshd
 from hypothesis import given
 from hypothesis import strategies as st
@@ -203,13 +204,28 @@ def told_in(result: Result) -> str:
 def test_a_search_with_a_calibration_needs_the_device_only_at_its_end(tmp_path: Path, board: Board) -> None:
     """calibrate; search while the board is off: undecided; the same search with the board on: measured there, within"""
     target, kept = to_walk(tmp_path, board), tmp_path / "kept.json"
-    done = command("calibrate", "--target", target, "--plans", 4, "--out", kept)
+    done = command("calibrate", "--target", target, "--model", SMALL_NET, "--plans", 4, "--out", kept)
     assert done.exit_code == 0, done.output
     calibrated = json.loads(kept.read_text())
     assert len(calibrated["points"]) == 6
     assert (board.folder / "sshd.log").read_text().count("Accepted publickey") == 1
     kept.write_text(json.dumps({**calibrated, "doubts": ["plan 2 is doubtful", "plan 3 is doubtful"]}))
-    search = ("--target", target, "--calibration", kept, "--trials", 2, "--supernet", 0, "--epochs", 0, "--searcher", "random")
+    search = (
+        "--target",
+        target,
+        "--model",
+        SMALL_NET,
+        "--calibration",
+        kept,
+        "--trials",
+        2,
+        "--supernet",
+        0,
+        "--epochs",
+        0,
+        "--searcher",
+        "random",
+    )
 
     board.stop()
     off = command(*search, "--out", tmp_path / "off", "--json")

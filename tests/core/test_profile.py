@@ -276,7 +276,7 @@ def test_the_shipped_examples_of_other_budgets_are_true_keys() -> None:
 def test_the_page_on_usage_has_every_key_with_its_default() -> None:
     def default(section: type[BaseModel], key: str) -> str:
         if section is Device and key in ("name", "architecture", "cores", "memory"):
-            return "must be given"  # but by a device that is this machine
+            return "required"  # but by a device that is this machine
         value = section.model_fields[key].get_default(call_default_factory=True)
         return f"`{value if isinstance(value, str) else json.dumps(value).replace(chr(34), '')}`"
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from helpers.small_net import SMALL_NET
 
 from pipeline.cli.main import compress as command
 from pipeline.compress import compress
@@ -23,9 +24,10 @@ PI4 = DeviceKind(load_profile("raspberrypi").device.name, "aarch64")
 
 @pytest.fixture(scope="module")
 def artifact_of_a_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The demo, not measured and hardly trained."""
+    """A small network, not measured and hardly trained."""
     job = Job(
         target="raspberrypi",
+        model=SMALL_NET,
         out=tmp_path_factory.mktemp("run") / "out",
         dry_run=True,
         searcher="random",
@@ -59,7 +61,7 @@ def test_the_first_signature_needs_no_key_and_says_that_it_made_one(artifact: Pa
         done.stderr
         == f"note: created the signing key {key.key_id} in {tmp_path}/keys; back up that folder, and see `compress keys --help`\n"
     )
-    assert "of 'digits', 9 files\n" in done.stdout
+    assert "of 'small', 9 files\n" in done.stdout
 
 
 def test_what_is_left_out_comes_from_the_artifact_the_clock_and_the_profile(artifact: Path, tmp_path: Path) -> None:
@@ -68,7 +70,7 @@ def test_what_is_left_out_comes_from_the_artifact_the_clock_and_the_profile(arti
     manifest = check(artifact, tmp_path / "keys")
 
     assert json.loads(done.stdout) == {"digest": manifest.digest, "manifest": manifest.model_dump(mode="json")}
-    assert manifest.name == "digits"
+    assert manifest.name == "small"
     assert manifest.version >= int(before.timestamp())
     assert manifest.fits(PI4)
     assert set(manifest.files) == {
@@ -129,7 +131,7 @@ def test_signing_for_shipping_leaves_a_signed_artifact_as_it_is(artifact: Path, 
     assert check(artifact, tmp_path / "keys") == first
     assert [line.partition(" key ")[0].partition(",")[0] for line in said] == [
         "created the signing",
-        f"signed as version {first.version} of 'digits'",
+        f"signed as version {first.version} of 'small'",
     ]
 
 

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from helpers.small_net import SMALL_NET
 
 from pipeline.compress import compress
 from pipeline.core.artifact import Artifact, read_artifact
@@ -32,6 +33,7 @@ pytestmark = pytest.mark.starts_first
 def job(out: Path, **changes: object) -> Job:
     settings = {
         "target": "raspberrypi",
+        "model": SMALL_NET,
         "dry_run": True,
         "trials": 6,
         "supernet_steps": 4,
@@ -44,7 +46,7 @@ def job(out: Path, **changes: object) -> Job:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Artifact]:
     out = tmp_path_factory.mktemp("walk") / "run"
-    return out, compress(job(out, finetuning=FinetuneSettings(epochs=2))).artifact
+    return out, compress(job(out, model="digits", finetuning=FinetuneSettings(epochs=2))).artifact
 
 
 def test_the_run_directory_holds_graph_journal_and_artifact(finished: tuple[Path, Artifact]) -> None:
@@ -155,7 +157,9 @@ def test_a_plan_that_does_not_hold_when_measured_again_gives_way_to_one_with_mor
 
     metric = Metric("doubtful", "doubtful", "count", absolute=size, relative=None)
     out = tmp_path / "run"
-    artifact = compress(job(out, limits=(Limit(metric, 0.5, relative=False),), trials=8, searcher="uniform")).artifact
+    artifact = compress(
+        job(out, model="digits", limits=(Limit(metric, 0.5, relative=False),), trials=8, searcher="uniform")
+    ).artifact
     trials = [trial for trial in read_trials(out) if trial.role == "finalist"]
     shares = [trial.candidate.params / artifact.dense.params for trial in trials]
 
@@ -171,7 +175,7 @@ def test_a_supernet_is_trained_where_the_cut_knows_too_little(
 ) -> None:
     monkeypatch.setattr("pipeline.stages.supernet.MOST_EPOCHS", 6)  # a hundred steps will do to see it happen
     budget = {"params": params, "latency_p50": "100%"}
-    compress(job(tmp_path / "run", supernet_steps=None, budget=budget, searcher="uniform"))
+    compress(job(tmp_path / "run", model="digits", supernet_steps=None, budget=budget, searcher="uniform"))
 
     lines = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
     (decided,) = (line["facts"]["supernet_steps"] for line in lines if line["kind"] == "weights")

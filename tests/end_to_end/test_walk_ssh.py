@@ -12,6 +12,7 @@ import pytest
 from click.testing import Result
 from helpers.places import TRAINED
 from helpers.profiles import command, there, to_walk
+from helpers.small_net import SMALL_NET
 from helpers.sshd import Board, needs_sshd
 
 from pipeline.core.artifact import read_artifact
@@ -22,11 +23,13 @@ pytestmark = [pytest.mark.starts_first, needs_sshd]
 
 
 def run(board: Board, folder: Path, **probe: float) -> Result:
-    """Three random plans of the demo network."""
+    """Three random plans of a small network."""
     target = to_walk(folder, board, **probe)
     return command(
         "--target",
         target,
+        "--model",
+        SMALL_NET,
         "--trials",
         3,
         "--supernet",

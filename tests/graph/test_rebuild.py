@@ -14,7 +14,6 @@ from pipeline.graph.analyse import analyse
 from pipeline.graph.narrowable import random_kept
 from pipeline.graph.shrink import all_channels, keep_channels, rebuild, shrink
 
-
 OWN = [name for name in ZOO if name != "padded"]
 """Networks whose own module runs narrowed. The other one repeats its widths in its code."""
 

@@ -9,6 +9,7 @@ import click
 import pytest
 import torch
 from helpers.nets import EXAMPLE, Chain, build
+from helpers.small_net import SMALL_NET
 
 from pipeline.cli.main import compress as command
 from pipeline.compress import compress
@@ -33,6 +34,8 @@ pytestmark = pytest.mark.starts_first
 def job(out: Path, **changes: object) -> Job:
     settings = {
         "target": "raspberrypi",
+        "model": SMALL_NET,
+        "budget": {"latency_p50": "80%", "accuracy_drop": 100.0},
         "dry_run": True,
         "trials": 12,
         "supernet_steps": 4,
@@ -44,7 +47,7 @@ def job(out: Path, **changes: object) -> Job:
 
 def within(trial: Trial) -> bool:
     relative = trial.candidate.measurement and trial.candidate.measurement.relative_p50
-    return bool(relative and relative.high <= 0.5)
+    return bool(relative and relative.high <= 0.8)
 
 
 WORTH = {
@@ -57,11 +60,12 @@ WORTH = {
 
 @pytest.mark.parametrize("reward", WORTH)
 def test_under_entropy_the_plan_that_keeps_most_or_has_least_is_shipped(tmp_path: Path, reward: str) -> None:
-    artifact = compress(job(tmp_path / "run", reward=reward, trials=6)).artifact
+    artifact = compress(job(tmp_path / "run", reward=reward)).artifact
     trials = [trial for trial in read_trials(tmp_path / "run") if trial.role in ("dense", "thinnest", "search")]
     reward_of = {trial: WORTH[reward](trial.candidate) for trial in trials}
 
-    assert all(0 < each <= 1 for each in reward_of.values())
+    assert all(0 <= each <= 1 for each in reward_of.values())
+    assert all(each > 0 for trial, each in reward_of.items() if trial.role == "search")
     if reward in ("channel-entropy", "spatial-entropy"):
         assert next(each for trial, each in reward_of.items() if trial.role == "dense") == pytest.approx(1.0, abs=0.02)
         assert all(each < 1 for trial, each in reward_of.items() if trial.role != "dense")
@@ -111,7 +115,7 @@ def test_a_reward_of_ones_own_decides_what_is_shipped(tmp_path: Path) -> None:
         assert candidate.measurement
         assert candidate.entropy
         assert candidate.kept_channel_entropy
-        return 100 / (1 + abs(candidate.params - 100_000))
+        return 100 / (1 + abs(candidate.params - 12_000))
 
     artifact = compress(job(tmp_path / "run", reward=middling)).artifact
     trials = [
@@ -126,7 +130,7 @@ def test_a_reward_of_ones_own_decides_what_is_shipped(tmp_path: Path) -> None:
 
 def test_where_all_rewards_are_below_zero_a_plan_without_one_is_not_the_best(tmp_path: Path) -> None:
     def near_to(candidate: Candidate) -> float:
-        return math.nan if 90_000 < candidate.params < 110_000 else -abs(candidate.params - 85_000)
+        return math.nan if 10_000 < candidate.params < 15_000 else -abs(candidate.params - 9_000)
 
     artifact = compress(job(tmp_path / "run", reward=near_to)).artifact
     trials = [

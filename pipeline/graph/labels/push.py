@@ -1,6 +1,5 @@
 """Push: send the labels of all weights through a graph, node by node, and find which of them hang together."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,12 @@ from onnx import numpy_helper
 
 from pipeline.core.onnx_outputs import open_session
 from pipeline.errors import TraceError, one_line
+from pipeline.graph.edit import copy_of, subgraphs
 from pipeline.graph.labels import rules_elementwise, rules_layers, rules_move, rules_reduce, rules_spatial
 from pipeline.graph.labels.fields import Value, resolve
 from pipeline.graph.labels.trace import RULES, Node, Trace, attributes
+from pipeline.graph.metadata import opset_of
+from pipeline.graph.shapes import shapes_of
 
 __all__ = ["push"]
 
@@ -26,8 +28,7 @@ def push(model: onnx.ModelProto) -> tuple[Trace, tuple[Node, ...]]:
     Afterwards each field differs along one axis only. Raises TraceError when the shape of a value cannot be found.
     """
     constants: dict[str, NDArray[Any]] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    opset = next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
-    trace = Trace(opset, constants)
+    trace = Trace(opset_of(model), constants)
     shapes = _shapes(model)
     for value in model.graph.input:
         if value.name not in constants:
@@ -69,53 +70,23 @@ def _unknown(node: Node, proto: onnx.NodeProto, trace: Trace) -> list[Value]:
 
 def _captured(proto: onnx.NodeProto) -> list[str]:
     """The names that the subgraphs of a node read, which may be values of the graph around it."""
-    return [name for graph in _subgraphs(proto) for inner in graph.node for name in (*inner.input, *_captured(inner))]
-
-
-def _subgraphs(proto: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for entry in proto.attribute:
-        if entry.type == onnx.AttributeProto.GRAPH:
-            yield entry.g
-        yield from entry.graphs
+    return [name for graph in subgraphs(proto) for inner in graph.node for name in (*inner.input, *_captured(inner))]
 
 
 def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """The shape of every value: inferred where onnx can, otherwise as ONNX Runtime computes it for an input of zeros."""
     try:
-        inferred = onnx.shape_inference.infer_shapes(_without_weights(model), data_prop=True)
+        known = shapes_of(model)
     except Exception as problem:
         raise TraceError(f"the shapes in the exported graph cannot be found: {one_line(problem, 200)}") from None
-    known: dict[str, tuple[int, ...]] = {}
-    for value in (*inferred.graph.value_info, *inferred.graph.input, *inferred.graph.output):
-        kind = value.type.tensor_type
-        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
-            known[value.name] = tuple(dim.dim_value for dim in kind.shape.dim)
     missing = [name for node in model.graph.node for name in node.output if name and name not in known]
     if missing:
         known.update(_run_shapes(model, missing, known))
     return known
 
 
-def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without the values of floating-point weights, which shape inference need not copy."""
-    light = onnx.ModelProto()
-    light.graph.node.extend(model.graph.node)
-    light.graph.input.extend(model.graph.input)
-    light.graph.output.extend(model.graph.output)
-    light.opset_import.extend(model.opset_import)
-    light.ir_version = model.ir_version
-    named = {value.name for value in model.graph.input}
-    for tensor in model.graph.initializer:
-        if tensor.data_type != onnx.TensorProto.FLOAT or not tensor.dims:
-            light.graph.initializer.append(tensor)
-        elif tensor.name not in named:
-            light.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    return light
-
-
 def _run_shapes(model: onnx.ModelProto, missing: list[str], known: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copy_of(model)
     present = {value.name for value in copy.graph.output}
     copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in missing if name not in present)
     initializers = {tensor.name for tensor in copy.graph.initializer}

@@ -14,7 +14,7 @@ from pipeline.graph.labels.rules_elementwise import merge
 from pipeline.graph.labels.trace import Node, Trace, rule
 from pipeline.graph.labels.unions import Labels
 
-__all__: list[str] = []
+__all__ = ["convolution", "einsum", "gemm", "matmul", "recurrent"]
 
 
 @rule("Conv", "ConvTranspose")

@@ -18,7 +18,7 @@ from pipeline.graph.labels.rules_elementwise import merge
 from pipeline.graph.labels.trace import Node, Trace, rule
 from pipeline.graph.labels.unions import FIXED, Labels
 
-__all__: list[str] = []
+__all__ = ["concat", "expand", "gather", "move", "pad"]
 
 
 @rule("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DepthToSpace", "SpaceToDepth", "Split", "Slice", "Tile")

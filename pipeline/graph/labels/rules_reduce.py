@@ -9,7 +9,14 @@ from pipeline.graph.labels.rules_elementwise import merge
 from pipeline.graph.labels.trace import Node, Trace, rule
 from pipeline.graph.labels.unions import Labels
 
-__all__: list[str] = []
+__all__ = [
+    "along_an_axis",
+    "batch_normalisation",
+    "group_normalisation",
+    "instance_normalisation",
+    "layer_normalisation",
+    "reduce",
+]
 
 EXACT = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
 """Reductions to which a channel of zeros adds nothing."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pipeline.graph.labels.fields import Value
 from pipeline.graph.labels.trace import Node, Trace, rule
 
-__all__: list[str] = []
+__all__ = ["over_the_picture", "without_labels"]
 
 
 POOLS = (

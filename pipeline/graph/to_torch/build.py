@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.errors import TraceError, WeightsError, one_line
 from pipeline.foreign_text import clean_text
+from pipeline.graph.metadata import opset_of
 from pipeline.graph.to_torch.layers import Graph, layer_of
 from pipeline.graph.to_torch.network import GraphNetwork
 from pipeline.graph.to_torch.node import DTYPES, Node, Precision, as_tensor, described, node_of
@@ -30,7 +31,7 @@ def network_of(model: onnx.ModelProto, trainable: Container[str] | None = None) 
     Raises TraceError, with the node's name, when an op has no counterpart in torch.
     """
     graph = model.graph
-    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    opset = opset_of(model)
     if opset < 7:
         raise TraceError(f"the graph has opset {opset}, and 7 or later is needed; export it again with a newer opset")
     initializers = {tensor.name: as_tensor(tensor) for tensor in graph.initializer}

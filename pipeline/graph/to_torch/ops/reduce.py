@@ -1,5 +1,6 @@
 """Reductions: functions that combine the values along axes, and those that compare or accumulate along one axis."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -42,7 +43,8 @@ def _mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
         return x
     if x.is_floating_point():
         return x.mean(axes, keepdim=keep)
-    return torch.div(x.sum(axes, keepdim=keep), x[tuple([0] * x.dim())].numel(), rounding_mode="trunc")
+    count = math.prod(x.shape[axis] for axis in axes)
+    return torch.div(x.sum(axes, keepdim=keep), count, rounding_mode="trunc").to(x.dtype)
 
 
 def _most(x: Tensor, axes: list[int], keep: bool) -> Tensor:
