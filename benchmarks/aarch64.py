@@ -32,7 +32,7 @@ from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan
 from pipeline.errors import DeviceSoftware, ProbeError
 from pipeline.graph.importance import Ranking
-from pipeline.graph.narrowable import random_kept
+from pipeline.graph.prunable_network import random_kept
 from pipeline.graph.pruned_model import PrunedModel, start_builder
 from pipeline.probe.connection import CRASHING, Connection
 from pipeline.probe.interface import Graph, MeasurementOptions, Probe, Reference

@@ -78,6 +78,7 @@ class Steps:
         self.began: dict[str, float] = {}
 
     def __call__(self, done: int, total: int, text: str) -> None:
+        """Note that the step `text` goes on."""
         if text not in self.began:
             self.began[text] = time.monotonic()
             _enter(self.folder, f"analysis, {text}")

@@ -46,7 +46,7 @@ class Group:
     """Number of channels that can be removed one by one."""
     slots: tuple[Slot, ...]
     bundle: int = 1
-    """Outputs of the named module per channel; above 1 where a grouped convolution must shrink evenly."""
+    """Outputs of the named module per channel: above 1 before a grouped convolution or for a head of attention, for example."""
 
 
 def layer_of(group: str) -> str:

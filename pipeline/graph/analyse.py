@@ -7,8 +7,8 @@ from pipeline.errors import NothingToPrune
 from pipeline.graph.export import export_trainable, stripped
 from pipeline.graph.labels.space import label_graph, name_nodes
 from pipeline.graph.match_weights import match_weights
-from pipeline.graph.narrowable import Narrowable, make_narrowable
 from pipeline.graph.prove import Progress, prove_groups
+from pipeline.graph.prunable_network import PrunableNetwork, pair_with_module
 
 __all__ = ["analyse"]
 
@@ -21,7 +21,7 @@ def analyse(
     example: Tensor,
     model: onnx.ModelProto | None = None,
     progress: Progress = lambda done, total, text: None,
-) -> Narrowable:
+) -> PrunableNetwork:
     """Return the network with its prunable groups, and the layers that are not prunable, each with a reason.
 
     `example` is one input as a batch, (1, C, H, W). `model` is the trainable graph of `module`; without it, the module is
@@ -36,11 +36,11 @@ def analyse(
     proven = prove_groups(model, labelled, progress)
     labelled = labelled.restricted({group.name for group in proven.groups}, proven.refused)
     progress(3, 4, "comparing the network with its graph")
-    network = make_narrowable(module, model, labelled, tensors, example) if labelled.space.groups else None
+    network = pair_with_module(module, model, labelled, tensors, example) if labelled.space.groups else None
     if network is None or not network.space.groups:
         reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in labelled.space.frozen[:3])
         raise NothingToPrune(
-            f"no layer of this network can be narrowed ({reasons or 'it has no convolution or linear layer'}); "
+            f"no layer of this network can be pruned ({reasons or 'it has no convolution or linear layer'}); "
             "nothing can be done for it here"
         )
     return network

@@ -1,4 +1,4 @@
-"""Prove: every group is tried before it enters the search space. The narrowed graph must answer like the silenced one.
+"""Prove: every group is tried before it enters the search space. The sliced graph must have the output of the silenced one.
 
 The trial does not depend on how the groups were found. So a wrong rule leaves a layer unpruned, and never yields a wrong network.
 """
@@ -58,7 +58,11 @@ def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progres
     waiting = [list(labelled.space.groups)] if total else []
     while waiting:
         groups = waiting.pop()
-        progress(len(good) + len(refused), total, "proving that a narrowed network answers like a silenced one")
+        progress(
+            len(good) + len(refused),
+            total,
+            "checking each group: the pruned network must answer as if nobody read the removed channels",
+        )
         reason = trial.misfit([*good, *groups])
         if reason is None:
             good += groups
@@ -73,7 +77,7 @@ def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progres
 
 
 class _Trial:
-    """Compares narrowed and silenced graphs of one network with random weights."""
+    """Compares sliced and silenced graphs of one network with random weights."""
 
     def __init__(self, model: onnx.ModelProto, labelled: GraphSpace) -> None:
         self.model, self.labelled = model, labelled

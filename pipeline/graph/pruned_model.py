@@ -20,8 +20,8 @@ from pipeline.graph.analyse import analyse
 from pipeline.graph.counts import macs, params
 from pipeline.graph.export import export, export_trainable, exporter_of, opset_of, stripped
 from pipeline.graph.importance import Ranking, rank
-from pipeline.graph.narrowable import PLANS, Narrowable, rebuild_from_graph
 from pipeline.graph.prove import Progress
+from pipeline.graph.prunable_network import PLANS, PrunableNetwork, rebuild_from_graph
 from pipeline.graph.shrink import keep_channels, shrink
 from pipeline.graph.structure import load_graph, structure
 from pipeline.graph.weight_file import assembled, file_size_bytes
@@ -98,7 +98,7 @@ class PrunedModel:
 class PrunedModelBuilder:
     """Makes pruned models in milliseconds, by slicing the graph of the dense network."""
 
-    network: Narrowable
+    network: PrunableNetwork
     ranking: Mapping[str, tuple[int, ...]]
     example: Tensor
     opset: int
@@ -182,7 +182,7 @@ def _answers_like(model: onnx.ModelProto, module: nn.Module, example: Tensor) ->
         return False
 
 
-def _proof(network: Narrowable, exporter: str) -> str:
+def _proof(network: PrunableNetwork, exporter: str) -> str:
     own = "" if network.origin == "own" else f"; the torch network is rebuilt from its graph ({network.reason})"
     return (
         f"{PLANS} random plans sliced in ONNX and pruned in torch: answers differ by {network.worst:.1e} of the largest "

@@ -43,7 +43,7 @@ def shrink(module: nn.Module, space: PruneSpace, kept: Kept) -> nn.Module:
     _follow_shapes(result)
     for inner in result.modules():
         if isinstance(inner, GraphNetwork):
-            inner.narrow(kept)
+            inner.keep(kept)
     return result
 
 

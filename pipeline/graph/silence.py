@@ -51,15 +51,15 @@ def _over_kept(model: onnx.ModelProto, statistic: Statistic, stays: NDArray[np.b
     for position, name in enumerate(node.input[1:], start=1):
         for axis in range(3):
             if (name, axis) in labelled.numbers:
-                narrowed = f"{name}/{before}"
+                cut = f"{name}/{before}"
                 tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
                 stayed = np.flatnonzero(stays[labelled.numbers[name, axis]])
                 model.graph.initializer.append(
-                    numpy_helper.from_array(np.take(numpy_helper.to_array(tensor), stayed, axis=axis), narrowed)
+                    numpy_helper.from_array(np.take(numpy_helper.to_array(tensor), stayed, axis=axis), cut)
                 )
-                node.input[position] = narrowed
+                node.input[position] = cut
     if not node.op_type.startswith("Reduce"):
         whole = node.output[0]
-        node.output[0] = f"{whole}/narrow"
+        node.output[0] = f"{whole}/cut"
         model.graph.node.insert(index + 2, helper.make_node("Gather", [node.output[0], after], [whole], axis=statistic.axis))
     del model.graph.value_info[:]

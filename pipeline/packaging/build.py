@@ -37,7 +37,7 @@ from pipeline.training.scoring import OnnxModule
 __all__ = ["Final", "budget_rows", "final_file", "ship", "with_int8"]
 
 ARTIFACT_FORMAT = 1
-PACKAGES = ("edge-compress", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnxsim", "torch-pruning", "numpy")
+PACKAGES = ("edge-compress", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnxsim", "numpy")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import nn
 from pipeline.core.artifact import Artifact, FileFacts, dump_artifact
 from pipeline.core.plan import ChannelPlan, Kept, layer_of
 from pipeline.errors import RunError, WeightsError, one_line
-from pipeline.graph.narrowable import Origin, network_of_skeleton
+from pipeline.graph.prunable_network import Origin, network_of_skeleton
 from pipeline.graph.shrink import rebuild
 from pipeline.graph.structure import load_graph
 from pipeline.system.files import flush_folder, sha256_bytes, storage_errors, temporary_beside

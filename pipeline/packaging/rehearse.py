@@ -22,7 +22,7 @@ from pipeline.core.artifact import Artifact
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.run import Trial, open_run
 from pipeline.errors import NetworkError, ShipError, TraceError
-from pipeline.graph.narrowable import Origin
+from pipeline.graph.prunable_network import Origin
 from pipeline.packaging.build import final_file, ship
 from pipeline.packaging.report.page import report_page
 from pipeline.probe.interface import MeasurementOptions
@@ -163,8 +163,8 @@ def _ship(context: RunContext, plan: ChannelPlan, tuned: Finetuned, scratch: Pat
     """
     builder = context.builder
     probe = SimulatedProbe(context.profile, reference_of(builder))
-    narrow, whole = builder.make(plan), builder.make(builder.space.dense())
-    chosen, dense = (candidate_of(pruned, probe.measure(graph_of(pruned), OPTIONS), 0.0) for pruned in (narrow, whole))
+    small, whole = builder.make(plan), builder.make(builder.space.dense())
+    chosen, dense = (candidate_of(pruned, probe.measure(graph_of(pruned), OPTIONS), 0.0) for pruned in (small, whole))
 
     def page(artifact: Artifact) -> bytes:
         trial = Trial("search", 1, chosen, 0.0)

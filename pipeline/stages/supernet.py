@@ -1,6 +1,6 @@
 """Supernet: one set of weights for every plan. It ranks plans for which plainly cut weights score no better than chance.
 
-The dense network is trained further, and at every step it is narrowed to another plan (Yu & Huang, Universally Slimmable
+The dense network is trained further, and at every step it is pruned to another plan (Yu & Huang, Universally Slimmable
 Networks, arXiv 1903.05134, sections 3.2 and 3.4, without their fixed rule for the widths). What one plan learns helps all plans
 that share its channels. The targets are the dense network's answers, so no labels are needed. A plan's initial weights are then
 cut from the supernet, and fine-tuning starts from them.
@@ -97,7 +97,7 @@ def train_supernet(
     checkpoint: Path,
     progress: Progress = lambda done, total, text: None,
 ) -> nn.Module:
-    """A copy of `dense`, trained for `schedule.steps` batches of 64 images, each narrowed to the next plan.
+    """A copy of `dense`, trained for `schedule.steps` batches of 64 images, each pruned to the next plan.
 
     The result is saved to `checkpoint`. If that file exists, it is loaded. If training diverges, it goes back up to 100 steps and
     continues with a tenth of the learning rate, at most three times. Raises TrainingDiverged and StorageError.
@@ -147,12 +147,12 @@ def train_supernet(
 def _step(
     supernet: nn.Module,
     optimizer: torch.optim.SGD,
-    narrowing: tuple[PruneSpace, Kept],
+    pruning: tuple[PruneSpace, Kept],
     pixels: torch.Tensor,
     answers: torch.Tensor,
 ) -> float:
-    """Train the weights that `narrowing` keeps for one step towards the teacher's `answers`. Returns the loss before it."""
-    small = shrink(supernet, *narrowing).to(memory_format=layout_of(supernet))
+    """Train the weights that `pruning` keeps for one step towards the teacher's `answers`. Returns the loss before it."""
+    small = shrink(supernet, *pruning).to(memory_format=layout_of(supernet))
     train_mode(small)
     with mixed_precision(pixels.device):
         logits = small(pixels)
@@ -161,7 +161,7 @@ def _step(
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
-    scatter_gradients(small, supernet, *narrowing)
+    scatter_gradients(small, supernet, *pruning)
     torch.nn.utils.clip_grad_norm_(parameters, LARGEST_GRADIENT)
     optimizer.step()
     return float(loss.detach())

@@ -35,5 +35,5 @@ def network_errors(what: str, *, only_own: bool = False) -> Iterator[None]:
         where = f" ({line})" if line else ""
         raise NetworkError(
             f"the network's own code fails in {what}: {type(problem).__name__}: {one_line(problem)}{where}; it must run on "
-            "batches, in evaluation and in training mode, also when its layers are narrower"
+            "batches, in evaluation and in training mode, also when its layers have fewer channels"
         ) from problem

@@ -155,7 +155,7 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
     "network of one layer": (
         errors.NothingToPrune,
         lambda place: place.net("Linear"),
-        "no layer of this network can be narrowed (head: its channels are the network's output);",
+        "no layer of this network can be pruned (head: its channels are the network's output);",
         "nothing can be done for it here",
     ),
     "out below a file": (

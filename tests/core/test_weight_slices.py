@@ -18,7 +18,7 @@ from pipeline.core.onnx_outputs import run_onnx
 from pipeline.core.plan import PruneSpace
 from pipeline.core.weight_slices import WeightSlices
 from pipeline.graph.analyse import analyse
-from pipeline.graph.narrowable import random_kept
+from pipeline.graph.prunable_network import random_kept
 from pipeline.graph.slice import SliceableGraph
 from pipeline.graph.structure import structure
 from pipeline.graph.weight_file import assembled, file_size_bytes
@@ -40,8 +40,8 @@ def worker_module() -> ModuleType:
 
 @cache
 def prepared(name: str) -> tuple[PruneSpace, SliceableGraph]:
-    narrowable = analyse(build(ZOO[name]), EXAMPLE)
-    return narrowable.space, narrowable.deployed
+    prunable = analyse(build(ZOO[name]), EXAMPLE)
+    return prunable.space, prunable.deployed
 
 
 def recipe_of(name: str, seed: int) -> WeightSlices:

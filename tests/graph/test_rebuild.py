@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.core.plan import ChannelPlan
 from pipeline.errors import WeightsError
 from pipeline.graph.analyse import analyse
-from pipeline.graph.narrowable import random_kept
+from pipeline.graph.prunable_network import random_kept
 from pipeline.graph.shrink import all_channels, keep_channels, rebuild, shrink
 
 OWN = [name for name in ZOO if name != "padded"]

@@ -19,7 +19,7 @@ from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan, PruneSpace
 from pipeline.graph.analyse import analyse
 from pipeline.graph.importance import Ranking
-from pipeline.graph.narrowable import Narrowable, random_kept
+from pipeline.graph.prunable_network import PrunableNetwork, random_kept
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.graph.shrink import shrink
 from pipeline.graph.silence import silence
@@ -34,9 +34,9 @@ FREER = ("padded",)
 
 
 @cache
-def prepared(name: str) -> tuple[nn.Module, PruneSpace, SliceableGraph, Narrowable]:
-    narrowable = analyse(build(ZOO[name]), EXAMPLE)
-    return narrowable.module, narrowable.space, narrowable.deployed, narrowable
+def prepared(name: str) -> tuple[nn.Module, PruneSpace, SliceableGraph, PrunableNetwork]:
+    prunable = analyse(build(ZOO[name]), EXAMPLE)
+    return prunable.module, prunable.space, prunable.deployed, prunable
 
 
 def answer(module: nn.Module) -> np.ndarray:
@@ -72,9 +72,9 @@ def test_the_shrunk_network_answers_like_torch_prunings_own(name: str) -> None:
 @given(seed=st.integers(0, 10_000))
 def test_a_removed_channel_is_a_channel_that_nobody_reads(name: str, seed: int) -> None:
     """the whole network in which the weights that read removed channels are zero"""
-    _, space, graph, narrowable = prepared(name)
+    _, space, graph, prunable = prepared(name)
     kept = random_kept(space, seed)
-    silenced = silence(narrowable.trainable.slice({}), narrowable.trainable.labelled, kept)
+    silenced = silence(prunable.trainable.slice({}), prunable.trainable.labelled, kept)
     expected = run_onnx(silenced.SerializeToString(), EXAMPLE.numpy())
 
     assert largest_difference(expected, run_onnx(graph.slice(kept).SerializeToString(), EXAMPLE.numpy())) < CLOSE
@@ -89,14 +89,14 @@ def test_keeping_everything_answers_like_the_network(name: str) -> None:
 
 @pytest.mark.parametrize("name", ZOO)
 def test_a_slice_has_the_structure_of_the_file_with_trained_weights(name: str) -> None:
-    module, space, graph, narrowable = prepared(name)
+    module, space, graph, prunable = prepared(name)
     kept = random_kept(space, 5)
     small = shrink(module, space, kept)
     with torch.no_grad():
         for tensor in (*small.parameters(), *small.buffers()):
             if tensor.is_floating_point():
                 tensor.mul_(1.1).add_(0.01)
-    trained = narrowable.trained(small, kept)
+    trained = prunable.trained(small, kept)
 
     assert structure(graph.slice(kept)) == structure(trained)
     assert largest_difference(answer(small), run_onnx(trained.SerializeToString(), EXAMPLE.numpy())) < CLOSE
@@ -104,8 +104,8 @@ def test_a_slice_has_the_structure_of_the_file_with_trained_weights(name: str) -
 
 @pytest.mark.parametrize("name", ZOO)
 def test_slicing_leaves_its_inputs_as_they_were(name: str) -> None:
-    module, space, graph, narrowable = prepared(name)
-    base = narrowable.trainable.skeleton
+    module, space, graph, prunable = prepared(name)
+    base = prunable.trainable.skeleton
     before = base.SerializeToString(deterministic=True), answer(module)
     first = graph.slice(random_kept(space, 1)).SerializeToString(deterministic=True)
     graph.slice(random_kept(space, 2))
@@ -163,13 +163,13 @@ def test_equal_weights_that_the_exporter_stores_once_are_cut_apart() -> None:
 
     module = build(Twice)
     module.second.norm.load_state_dict(module.first.norm.state_dict())
-    narrowable = analyse(module, EXAMPLE)
+    prunable = analyse(module, EXAMPLE)
     for seed in range(5):
-        kept = random_kept(narrowable.space, seed)
-        expected = answer(shrink(module, narrowable.space, kept))
+        kept = random_kept(prunable.space, seed)
+        expected = answer(shrink(module, prunable.space, kept))
 
-        assert narrowable.origin == "own"
-        found = run_onnx(narrowable.deployed.slice(kept).SerializeToString(), EXAMPLE.numpy())
+        assert prunable.origin == "own"
+        found = run_onnx(prunable.deployed.slice(kept).SerializeToString(), EXAMPLE.numpy())
         assert largest_difference(expected, found) < CLOSE
 
 

@@ -1,6 +1,7 @@
 """Rehearse: no run is lost at its end; what cannot work is known, and named, before the search."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +15,12 @@ from pipeline.compress import compress
 from pipeline.core.progress import NullCallback
 from pipeline.core.run import read_trials
 from pipeline.errors import NetworkError
+from pipeline.packaging.pack import load_compressed
 from pipeline.stages.job import Job
 from pipeline.training.adapt_network import adapt, plain
 from pipeline.training.execution_mode import execution_mode_of, layout_of, set_execution_mode, train_mode
 from pipeline.training.settings import FinetuneSettings
+from pipeline.training.task import OwnTask
 from pipeline.training.user_errors import own_line
 
 HEADER = """
@@ -79,11 +82,34 @@ def run(folder: Path, forward: str) -> Noted:
     return callback
 
 
-def test_code_that_fails_in_training_only_is_named_with_its_line_before_anything_is_measured(tmp_path: Path) -> None:
+def test_code_that_fails_in_training_only_is_named_with_its_line_and_the_rebuilt_network_is_trained(tmp_path: Path) -> None:
     line = (HEADER + REFUSING).splitlines().index('            raise ValueError("no training today")') + 1
+    notices = run(tmp_path, REFUSING).notices
 
-    with pytest.raises(NetworkError, match=rf"fails in scoring .* at once: ValueError: no training today \(n\.py:{line}\)"):
-        run(tmp_path, REFUSING)
+    assert any(
+        re.search(rf"fails in scoring .* at once: ValueError: no training today \(n\.py:{line}\); .* rebuilt", notice)
+        for notice in notices
+    )
+    assert json.loads((tmp_path / "run" / "artifact" / "plan.json").read_text())["network"] == "rebuilt"
+    assert plain(load_compressed(nn.Identity(), tmp_path / "run" / "artifact"))(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_a_users_evaluation_that_fails_for_pruned_networks_is_named_before_anything_is_measured(tmp_path: Path) -> None:
+    (tmp_path / "n.py").write_text(HEADER + ANSWER)
+    images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def evaluate(module: nn.Module) -> float:
+        if sum(value.numel() for value in module.parameters()) < 700:
+            raise ValueError("too small for me")
+        return float(module(images).shape[1])
+
+    task = OwnTask(images, evaluate, lambda module: module)
+    with pytest.raises(NetworkError, match=r"ValueError: too small for me"):
+        compress(
+            Job(
+                "raspberrypi", f"{tmp_path / 'n.py'}:Net", task=task, budget={"params": "90%"}, out=tmp_path / "run", dry_run=True
+            )
+        )
 
     assert read_trials(tmp_path / "run") == []
 

@@ -86,7 +86,6 @@ def test_every_dependency_names_a_file_that_imports_it() -> None:
         "pillow": "PIL",
         "pyyaml": "yaml",
         "scikit-learn": "sklearn",
-        "torch-pruning": "torch_pruning",
     }
     block = (ROOT / "pyproject.toml").read_text().partition("dependencies = [")[2].partition("\n]")[0]
     lines = re.findall(r'"([a-z0-9-]+?)[><=][^"]*",\s+# ([\w/.]+)', block)

@@ -182,7 +182,7 @@ class Difficult:
             self.module.b[0].weight[:, 0] = 1000.0
             self.right = self.module(IMAGES).argmax(1)
         self.builder: PrunedModelBuilder = start_builder(
-            self.module, IMAGES[:1], FileFormat(18, 9), Ranking(), folder / "dense.onnx", 0
+            self.module, IMAGES[:1], FileFormat(18, 9), Ranking(), folder / "dense.onnx"
         )
         self.fp32: PrunedModel = self.builder.make(self.builder.space.dense())
         self.task = OwnTask(IMAGES, self.evaluate, lambda module: module)

@@ -62,7 +62,7 @@ def push(model: onnx.ModelProto) -> tuple[Trace, tuple[Node, ...]]:
 
 
 def _unknown(node: Node, proto: onnx.NodeProto, trace: Trace) -> list[Value]:
-    """An op without a rule: nothing that it reads can be narrowed."""
+    """An op without a rule: nothing that it reads can be pruned."""
     for name in (*node.inputs, *_captured(proto)):
         trace.freeze(trace.value(name), f"its channels pass through {node}, an operator for which no rule is known")
     return [Value(shape) for shape in node.shapes]

@@ -131,10 +131,11 @@ def merge(values: Sequence[Value], shape: tuple[int, ...], trace: Trace) -> Valu
             known = {axis for part in found for axis in varying(compact(part, trace.unions))}
             if met - known:
                 left = constant_along(labels, met - known, trace.unions, "its channels meet a tensor that keeps its width")
-                if left is None:
+                if left is None:  # a field that cannot be removed would freeze other fields that share an axis with it later
                     break
                 labels = left  # noqa: PLW2901
-        kept.append(labels)
+        else:
+            kept.append(labels)
     return Value(shape, tuple(compact(labels, trace.unions) for labels in kept))
 
 

@@ -166,11 +166,11 @@ def recurrent(node: Node, trace: Trace) -> Sequence[Value]:
         else:
             trace.unions.unite(trace.axis(weight, 2), channels)
         trace.producers.setdefault((weight, 1), node.index)
-        trace.unions.freeze(trace.axis(weight, 1), f"the units of {node} are not narrowed")
+        trace.unions.freeze(trace.axis(weight, 1), f"the units of {node} keep their number")
     elif channels is not None:
         trace.unions.freeze(channels, f"the weights of {node} are computed from the input")
     for name in node.inputs[2:]:
-        trace.freeze(trace.value(name), f"the units of {node} are not narrowed")
+        trace.freeze(trace.value(name), f"the units of {node} keep their number")
     return [Value(shape) for shape in node.shapes]
 
 

@@ -93,7 +93,7 @@ class GraphSpace:
 def label_graph(model: onnx.ModelProto) -> GraphSpace:
     """Find which channels of `model` can be removed and what goes with them. The values of its weights play no part.
 
-    A layer that cannot be narrowed is listed with the reason. Raises TraceError when shapes cannot be found.
+    A layer that cannot be pruned is listed with the reason. Raises TraceError when shapes cannot be found.
     """
     if len({node.name for node in model.graph.node}) < len(model.graph.node):
         raise ValueError("the nodes of the graph have no names of their own")
@@ -161,7 +161,8 @@ def _groups(trace: Trace, classes: dict[int, list[Place]]) -> tuple[list[Group],
         name = _unique(layer_name(root_place[0]), names)
         start = 1 + len(numbers)
         numbers.update({root: start + number for root, number in channel.items()})
-        groups.append(Group(name, len(order), slots))
+        outputs = next(len(slot.entries) for slot in slots if (slot.tensor, slot.axis) == root_place)
+        groups.append(Group(name, len(order), slots, max(1, round(outputs / len(order)))))
     return groups, numbers
 
 

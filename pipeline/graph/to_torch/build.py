@@ -84,7 +84,7 @@ def write_back(network: GraphNetwork | Mapping[str, Tensor], model: onnx.ModelPr
         if list(values.shape) != list(proto.dims):
             raise WeightsError(
                 f"'{clean_text(proto.name, 80)}' is {tuple(proto.dims)} in the graph and {tuple(values.shape)} in the network; "
-                "narrow both to the same widths"
+                "prune both to the same widths"
             )
         proto.CopyFrom(_proto(values, proto))
     return result

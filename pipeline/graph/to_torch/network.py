@@ -83,7 +83,7 @@ class GraphNetwork(nn.Module):
                 given = given.reshape(known.shape)
             step.node.constants[position] = given
 
-    def narrow(self, kept: Kept) -> None:
+    def keep(self, kept: Kept) -> None:
         """Let the constants of the graph follow the `kept` channels. `shrink` cuts the weights and calls this."""
         if self.labelled is None:
             return

@@ -1,7 +1,8 @@
-"""Narrowable: one network as two sliceable graphs, and the torch module that is narrowed beside them.
+"""PrunableNetwork: one network as two sliceable graphs, and the torch module that is pruned in the same way.
 
 The trainable graph has its normalisation layers. The deployed graph is the same network with them folded away; it is what is
-measured and shipped. The torch module is the user's own where that runs narrowed, and otherwise one rebuilt from the graph.
+measured and shipped. The torch module is the user's own if its code runs with fewer channels, and otherwise one that is rebuilt
+from the graph.
 """
 
 import math
@@ -16,28 +17,29 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
-from pipeline.core.plan import Group, Kept, NotPrunable, PruneSpace, Slot
+from pipeline.core.plan import Kept, NotPrunable, PruneSpace, Slot
 from pipeline.errors import TraceError, one_line
+from pipeline.graph.edit import keep_only
 from pipeline.graph.fold import fold
 from pipeline.graph.labels.space import GraphSpace, label_graph
-from pipeline.graph.metadata import constants_of
+from pipeline.graph.metadata import CONSTANTS, constants_of
 from pipeline.graph.shrink import shrink
 from pipeline.graph.slice import SliceableGraph, prepare
 from pipeline.graph.to_torch import GraphNetwork, TorchTensor, network_of
 
 __all__ = [
     "PLANS",
-    "Narrowable",
     "Origin",
+    "PrunableNetwork",
     "learnable",
-    "make_narrowable",
     "network_of_skeleton",
+    "pair_with_module",
     "random_kept",
     "rebuild_from_graph",
 ]
 
 Origin = Literal["own", "rebuilt"]
-"""Whose module is narrowed: the user's own, or one that is rebuilt from the graph."""
+"""Whose module is pruned: the user's own, or one that is rebuilt from the graph."""
 
 LARGEST_TENSOR = 2**29
 """Number of values: one ONNX file holds less than 2 GiB."""
@@ -46,8 +48,8 @@ PLANS = 3
 
 
 @dataclass(frozen=True)
-class Narrowable:
-    """A network that can be narrowed in torch and in ONNX alike."""
+class PrunableNetwork:
+    """A network that can be pruned in torch and in ONNX alike."""
 
     module: nn.Module
     origin: Origin
@@ -60,39 +62,39 @@ class Narrowable:
     worst: float = 0.0
     """The largest difference between module and deployed graph, as a share of the largest output."""
     reason: str = ""
-    """Why the user's own module is not the one that is narrowed, if it is not."""
+    """Why the user's own module is not the one that is pruned, if it is not."""
 
     def trained(self, module: nn.Module, kept: Kept) -> onnx.ModelProto:
-        """The deployed graph of the `kept` channels with the weights of `module`, a narrowed and perhaps trained network."""
-        return fold(_filled(self.trainable.slice(kept), self.tensors, module.state_dict())).model
+        """The deployed graph of the `kept` channels with the weights of `module`, a pruned and perhaps trained network."""
+        return _deployed(_filled(self.trainable.slice(kept), self.tensors, module.state_dict()))
 
 
-def make_narrowable(
+def pair_with_module(
     module: nn.Module,
     model: onnx.ModelProto,
     labelled: GraphSpace,
     tensors: Mapping[str, TorchTensor],
     example: Tensor,
-) -> Narrowable:
+) -> PrunableNetwork:
     """Choose the torch module, and compare it with the deployed graph for random plans.
 
     `model` is the trainable graph of `module`, `labelled` its proven groups, and `tensors` what `match_weights` found. Raises
     TraceError when neither the user's module nor the rebuilt one answers like the graph.
     """
-    folded = fold(model).model
+    folded = _deployed(model)
     labelled, deployed = _in_both(labelled, label_graph(folded))
     graphs = prepare(model, labelled), prepare(folded, deployed)
     reason: str | None = "some of its weights are computed from others"
     space = _torch_space(labelled, tensors)
     if space is not None:
-        own = Narrowable(module, "own", space, *graphs, tensors)
+        own = PrunableNetwork(module, "own", space, *graphs, tensors)
         reason, worst = _misfit(own, example)
         if reason is None:
             return replace(own, worst=worst)
     return _rebuilt(model, labelled, graphs, example, str(reason))
 
 
-def rebuild_from_graph(found: Narrowable, example: Tensor, reason: str) -> Narrowable:
+def rebuild_from_graph(found: PrunableNetwork, example: Tensor, reason: str) -> PrunableNetwork:
     """The same network with the torch module rebuilt from the graph, because of `reason`. Raises TraceError."""
     labelled = found.trainable.labelled
     return _rebuilt(found.trainable.slice({}), labelled, (found.trainable, found.deployed), example, reason)
@@ -104,7 +106,7 @@ def _rebuilt(
     graphs: tuple[SliceableGraph, SliceableGraph],
     example: Tensor,
     reason: str,
-) -> Narrowable:
+) -> PrunableNetwork:
     network = network_of(model, learnable(model))
     network.labelled = labelled
     network.node_indices = {node.name: index for index, node in enumerate(model.graph.node)}
@@ -113,11 +115,12 @@ def _rebuilt(
         raise TraceError(
             "the network cannot be rebuilt from its exported graph: a weight that channels belong to is missing there"
         )
-    rebuilt = Narrowable(network, "rebuilt", space, *graphs, network.tensors, reason=reason)
+    rebuilt = PrunableNetwork(network, "rebuilt", space, *graphs, network.tensors, reason=reason)
     failure, worst = _misfit(rebuilt, example)
     if failure is not None:
         raise TraceError(
-            f"neither the network narrowed ({reason}) nor its rebuilt copy ({failure}) answers like the sliced graph"
+            f"the pruned network does not have the output of its sliced graph: neither the network itself ({reason}) "
+            f"nor the copy that is rebuilt from the graph ({failure})"
         )
     return replace(rebuilt, worst=worst)
 
@@ -149,6 +152,13 @@ def random_kept(space: PruneSpace, seed: int) -> Kept:
     }
 
 
+def _deployed(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph that is measured and shipped. Which weights were learnable does not matter there."""
+    folded = fold(model).model
+    keep_only(folded.metadata_props, lambda entry: entry.key != CONSTANTS)
+    return folded
+
+
 def _in_both(trainable: GraphSpace, deployed: GraphSpace) -> tuple[GraphSpace, GraphSpace]:
     """Both spaces with only the groups that are the same in both."""
     widths = {group.name: group.channels for group in deployed.space.groups}
@@ -171,12 +181,12 @@ def _torch_space(labelled: GraphSpace, tensors: Mapping[str, TorchTensor]) -> Pr
             if place is None or place.axes[slot.axis] < 0:
                 return None
             slots.append(Slot(place.name, place.axes[slot.axis], slot.entries, slot.channels))
-        groups.append(Group(group.name, group.channels, tuple(slots)))
+        groups.append(replace(group, slots=tuple(slots)))
     return PruneSpace(tuple(groups), labelled.space.frozen)
 
 
-def _misfit(found: Narrowable, example: Tensor) -> tuple[str | None, float]:
-    """Why the narrowed module does not answer like the deployed graph, or None, and the largest difference.
+def _misfit(found: PrunableNetwork, example: Tensor) -> tuple[str | None, float]:
+    """Why the pruned module does not answer like the deployed graph, or None, and the largest difference.
 
     Weights are changed before the comparison, so that a weight that does not reach the graph is noticed.
     """
@@ -190,7 +200,7 @@ def _misfit(found: Narrowable, example: Tensor) -> tuple[str | None, float]:
             with torch.no_grad():
                 expected = small(example)
         except Exception as problem:  # the user's own code may raise anything
-            return f"it does not run narrowed: {one_line(problem, 120)}", worst
+            return f"it does not run with fewer channels: {one_line(problem, 120)}", worst
         model = found.trained(small, kept) if number == PLANS - 1 else found.deployed.slice(kept)
         try:
             answer = run_onnx(model.SerializeToString(), example.numpy())
