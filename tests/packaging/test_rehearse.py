@@ -13,16 +13,14 @@ from torch.nn import functional as F
 
 from pipeline.compress import compress
 from pipeline.core.progress import NullCallback
-from pipeline.core.run import read_trials
-from pipeline.errors import NetworkError
 from pipeline.packaging.pack import load_compressed
 from pipeline.stages.job import Job
 from pipeline.training.adapt_network import adapt, plain
 from pipeline.training.execution_mode import execution_mode_of, layout_of, set_execution_mode, train_mode
 from pipeline.training.settings import FinetuneSettings
-from pipeline.training.task import OwnTask
 from pipeline.training.user_errors import own_line
 
+BUDGET = {"latency_p50": "100%", "params": "90%"}
 HEADER = """
 import torch
 from torch import nn
@@ -74,7 +72,7 @@ def run(folder: Path, forward: str) -> Noted:
         dry_run=True,
         trials=1,
         supernet_steps=0,
-        budget={"latency_p50": "100%", "params": "90%"},
+        budget=BUDGET,
         finetuning=FinetuneSettings(epochs=1, learning_rate=0.05),
         out=folder / "run",
     )
@@ -92,26 +90,6 @@ def test_code_that_fails_in_training_only_is_named_with_its_line_and_the_rebuilt
     )
     assert json.loads((tmp_path / "run" / "artifact" / "plan.json").read_text())["network"] == "rebuilt"
     assert plain(load_compressed(nn.Identity(), tmp_path / "run" / "artifact"))(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-
-
-def test_a_users_evaluation_that_fails_for_pruned_networks_is_named_before_anything_is_measured(tmp_path: Path) -> None:
-    (tmp_path / "n.py").write_text(HEADER + ANSWER)
-    images = torch.randn(8, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-
-    def evaluate(module: nn.Module) -> float:
-        if sum(value.numel() for value in module.parameters()) < 700:
-            raise ValueError("too small for me")
-        return float(module(images).shape[1])
-
-    task = OwnTask(images, evaluate, lambda module: module)
-    with pytest.raises(NetworkError, match=r"ValueError: too small for me"):
-        compress(
-            Job(
-                "raspberrypi", f"{tmp_path / 'n.py'}:Net", task=task, budget={"params": "90%"}, out=tmp_path / "run", dry_run=True
-            )
-        )
-
-    assert read_trials(tmp_path / "run") == []
 
 
 def test_a_network_with_an_auxiliary_head_is_trained_without_it_also_when_the_run_is_resumed(
