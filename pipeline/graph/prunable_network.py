@@ -214,11 +214,14 @@ def _misfit(found: PrunableNetwork, example: Tensor) -> tuple[str | None, float]
 
 
 def _move(module: nn.Module) -> None:
-    """Change all weights and statistics slightly, as training would."""
+    """Change all weights and statistics slightly, as training would. Equal weights become different ones: a layer of zeros that
+    became a layer of ones would sum up normalised values, whose sum is nothing but rounding.
+    """
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in (*module.parameters(), *module.buffers()):
             if tensor.is_floating_point():
-                tensor.mul_(1.01).add_(0.001)
+                tensor.mul_(1.01).add_(0.002 * torch.rand(tensor.shape, generator=generator).to(tensor.dtype))
 
 
 def _filled(model: onnx.ModelProto, tensors: Mapping[str, TorchTensor], state: Mapping[str, Tensor]) -> onnx.ModelProto:
