@@ -45,7 +45,7 @@ def run_rival(job: Job, rival: str, metric: str, folder: Path) -> dict[str, Any]
     task = loaded.task
     if longer and isinstance(task, Classification):
         added = math.ceil(MOST_STEPS * BATCH / len(task.splits.train))
-        task = replace(task, settings=replace(task.settings, epochs=task.settings.epochs + added))
+        task = replace(task, settings=replace(task.settings, epochs=task.settings.whole_epochs + added))
     with share_device(profile, print) as device:
         with tempfile.TemporaryDirectory() as scratch:
             builder = start_building(job, loaded, Path(scratch) / "dense.onnx", device)

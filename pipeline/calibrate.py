@@ -43,7 +43,7 @@ def calibrate(job: Job, plans: int, path: Path, callback: Callback) -> LatencyPr
     profile = load_profile(job.target, allow_ssh_commands=job.allow_ssh_commands)
     if profile.device.host is None:
         raise ProfileError(f"{job.target}: device.host is not set, so there is no device to compare with; set it in the profile")
-    callback.phase("load", f"{job.model}, {job.data}")
+    callback.phase("load", f"{job.model}, {job.data_words}")
     loaded = load_model_and_task(job, profile)
     callback.phase("analyse", "export the network, find channel groups, check slicing")
     with share_device(profile, callback.notice) as device:

@@ -74,14 +74,14 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
         for text in run.notices:
             callback.notice(text)
         if run.facts("sources") is not None:
-            bind_input_hashes(run, job.model, job.weights, job.data_source)
+            bind_input_hashes(run, job.model, job.weights, job.data_source, job.unlabelled)
         finished = finished_artifact(run, callback.notice)
         if finished and run.is_intact(run.dense_graph):
             return Finished(finished, run.artifact)
 
-        with stage("load", f"{job.model}, {job.data}"):
+        with stage("load", f"{job.model}, {job.data_words}"):
             loaded = load_model_and_task(job, profile)
-            bind_input_hashes(run, job.model, job.weights, job.data_source)
+            bind_input_hashes(run, job.model, job.weights, job.data_source, job.unlabelled)
             run.bind("inputs", loaded.facts)
             notices.add(*loaded.notices, *loaded.test_set_notices(constraints))
 
@@ -121,8 +121,8 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             with stage("confirm", "measure the best plans again"):
                 chosen = reevaluate(evaluator)
 
-            with stage("fine-tune", f"{job.finetuning.epochs} epochs"):
-                tuned = finetune_chosen(weights, chosen, loaded.module, job.seed)
+            with stage("fine-tune", context.task.training_plan):
+                tuned = finetune_chosen(weights, chosen, job.seed)
 
             with final_probe(job, context, device, probe, ends.dense) as judge:
                 with stage("export", "export the final network and compare it with torch"):

@@ -15,7 +15,7 @@ from pipeline.cli.deploy import rollback, ship, status
 from pipeline.cli.device import calibrate, doctor, measure
 from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors, handle_interrupts
 from pipeline.cli.keys import keys, sign
-from pipeline.cli.options import MODEL_ARGS
+from pipeline.cli.options import EPOCHS, MODEL_ARGS
 from pipeline.cli.terminal import make_console, run_command
 from pipeline.core.plan import IMPORTANCES
 from pipeline.errors import BUDGET_MISSED, BudgetError
@@ -24,7 +24,7 @@ from pipeline.search.problem import NAMED_REWARDS
 from pipeline.search.searchers import SEARCHERS
 from pipeline.stages.job import Job
 from pipeline.system.memory_errors import watch_limited
-from pipeline.training.settings import FinetuneSettings
+from pipeline.training.settings import RECOVERIES, FinetuneSettings
 
 __all__ = ["main"]
 
@@ -58,9 +58,14 @@ Examples:
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors file, or a saved state dict.")
 @click.option(
     "--data",
-    default=DEFAULTS.data,
     metavar="DATA",
     help=f"An image folder, torchvision:NAME, or FILE.py:F or MODULE:F, which is run.  [default: {DEFAULTS.data}]",
+)
+@click.option(
+    "--unlabelled",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Images without labels.",
 )
 @click.option(
     "--budget",
@@ -86,7 +91,7 @@ Examples:
     type=click.IntRange(1),
     default=DEFAULTS.trials,
     metavar="N",
-    help=f"Number of plans to measure.  [default: {DEFAULTS.trials}]",
+    help=f"Plans to measure.  [default: {DEFAULTS.trials}]",
 )
 @click.option(
     "--supernet",
@@ -97,10 +102,24 @@ Examples:
 )
 @click.option(
     "--epochs",
-    type=click.IntRange(0),
-    default=DEFAULTS.finetuning.epochs,
+    type=EPOCHS,
+    default="auto",
     metavar="N",
-    help=f"Epochs of fine-tuning.  [default: {DEFAULTS.finetuning.epochs}]",
+    help="Epochs of fine-tuning.  [default: auto]",
+)
+@click.option(
+    "--finetune-minutes",
+    type=click.FloatRange(0, min_open=True),
+    default=DEFAULTS.finetuning.minutes,
+    metavar="MIN",
+    help=f"Time of --epochs auto.  [default: {DEFAULTS.finetuning.minutes:g}]",
+)
+@click.option(
+    "--recover",
+    type=click.Choice(RECOVERIES),
+    default=DEFAULTS.finetuning.recover,
+    metavar="METHOD",
+    help="auto, distil, mimic, blocks or none.",
 )
 @click.option(
     "--learning-rate",
@@ -108,7 +127,7 @@ Examples:
     metavar="RATE",
     help="Peak rate of fine-tuning.  [default: tried]",
 )
-@click.option("--batch-size", type=click.IntRange(2), metavar="N", help="Batch size of fine-tuning.  [default: auto]")
+@click.option("--batch-size", type=click.IntRange(2), metavar="N", help="Images per batch.  [default: auto]")
 @click.option(
     "--importance",
     type=click.Choice(IMPORTANCES),
@@ -176,7 +195,8 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
         target=flags["target"],
         model=flags["model"],
         weights=flags["weights"],
-        data=flags["data"],
+        data=flags["data"] or ("none" if flags["unlabelled"] else DEFAULTS.data),
+        unlabelled=flags["unlabelled"],
         budget=budget,
         searcher=flags["searcher"],
         reward=flags["reward"],
@@ -188,7 +208,13 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
         calibration=flags["calibration"],
         importance=flags["importance"],
         supernet_steps=flags["supernet_steps"],
-        finetuning=FinetuneSettings(epochs=flags["epochs"], learning_rate=flags["learning_rate"], batch_size=flags["batch_size"]),
+        finetuning=FinetuneSettings(
+            epochs=flags["epochs"],
+            learning_rate=flags["learning_rate"],
+            batch_size=flags["batch_size"],
+            recover=flags["recover"],
+            minutes=flags["finetune_minutes"],
+        ),
         command=("compress", *map(escape_text, sys.argv[1:])),
         model_args=flags["model_args"],
     )

@@ -1,10 +1,12 @@
 """Options that several commands share."""
 
+from typing import Any
+
 import click
 
 from pipeline.training.model_args import Argument, read_arguments
 
-__all__ = ["MODEL_ARGS"]
+__all__ = ["EPOCHS", "MODEL_ARGS"]
 
 
 def _arguments(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Argument]:
@@ -13,6 +15,21 @@ def _arguments(_context: click.Context, _option: click.Parameter, texts: tuple[s
     except ValueError as problem:
         raise click.BadParameter(str(problem)) from None
 
+
+class _Epochs(click.ParamType[int | None]):
+    """A number of epochs, or auto, which is None."""
+
+    name = "epochs"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """Raise BadParameter for anything else."""
+        if value is None or value == "auto":
+            return None
+        found = click.IntRange(0).convert(value, param, ctx)
+        return int(found)
+
+
+EPOCHS = _Epochs()
 
 MODEL_ARGS = click.option(
     "--model-arg",

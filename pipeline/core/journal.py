@@ -26,7 +26,7 @@ __all__ = ["FACTS", "FORMAT", "Damage", "Journal", "OtherFormat", "Role", "Trial
 FORMAT = 2
 FACTS = ("job", "inputs", "device", "weights", "sources")
 """What a run directory is bound to: job, loaded network and data, device, initial weights, source files."""
-KINDS = (*FACTS, "trial", "phase", "file")
+KINDS = (*FACTS, "trial", "phase", "file", "choice")
 Role = Literal["dense", "uniform", "thinnest", "search", "finalist", "int8", "int8-dense"]
 
 _CHECKSUM = re.compile(rb',"checksum":"([0-9a-f]{16})"\}')
@@ -68,6 +68,8 @@ class Journal:
     """Name and duration in seconds of each phase."""
     files: Mapping[str, tuple[str, ...]]
     """Name of a derived file -> its last two SHA-256 hashes, the newer one last."""
+    choices: tuple[str, ...]
+    """What the program chose by itself, in words."""
     lines: tuple[bytes, ...]
     """Every line that was read."""
     damage: tuple[Damage, ...]
@@ -89,6 +91,7 @@ _TRIAL = TypeAdapter(Trial)
 _PHASE = TypeAdapter(tuple[str, float])
 _FACTS = TypeAdapter(dict[str, Any])
 _FILE = TypeAdapter(tuple[str, str])
+_CHOICE = TypeAdapter(str)
 
 
 def sealed(line: Mapping[str, Any]) -> bytes:
@@ -131,6 +134,7 @@ class _Reading:
         self.trials: dict[tuple[str, int], tuple[Trial, dict[str, str], int, bytes]] = {}
         self.phases: list[tuple[str, float]] = []
         self.files: dict[str, tuple[str, ...]] = {}
+        self.choices: list[str] = []
         self.lines: list[bytes] = []
         self.damage: list[Damage] = []
         self.checksums = False
@@ -153,6 +157,8 @@ class _Reading:
             case "file":
                 name, digest = _checked(_FILE, (line.get("name"), line.get("sha256")))
                 self.files[name] = (*self.files.get(name, ()), digest)[-2:]
+            case "choice":
+                self.choices.append(_checked(_CHOICE, line.get("text")))
             case kind:
                 if line.get("format") != FORMAT and (with_checksum or number == 1) and "format" in line:
                     raise OtherFormat(number, line["format"])
@@ -173,7 +179,9 @@ class _Reading:
             else:
                 trials.append(trial)
         damage = tuple(sorted(self.damage, key=lambda each: each.number))
-        return Journal(self.facts, digests, tuple(trials), tuple(self.phases), self.files, tuple(self.lines), damage)
+        return Journal(
+            self.facts, digests, tuple(trials), tuple(self.phases), self.files, tuple(self.choices), tuple(self.lines), damage
+        )
 
 
 def _sum(body: bytes) -> bytes:

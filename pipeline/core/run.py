@@ -45,6 +45,7 @@ class Run:
         self._facts: dict[str, Facts] = dict(journal.facts)
         self._bound = dict(journal.bound)
         self._files = dict(journal.files)
+        self._choices = list(journal.choices)
         self._running: tuple[str, float] | None = None
         self._phases = list(journal.phases)
         self.trials = sorted(journal.trials, key=_place)
@@ -96,6 +97,12 @@ class Run:
         self._append({"kind": "trial", "trial": _TRIAL.dump_python(trial, mode="json"), "bound": self._bound})
         self.trials.append(trial)
         self.trials.sort(key=_place)  # a damaged trial that was measured again returns to its old place
+
+    def record_choice(self, text: str) -> None:
+        """Append what the program chose by itself, in words. A choice that the journal has already is not appended."""
+        if text not in self._choices:
+            self._append({"kind": "choice", "text": text})
+            self._choices.append(text)
 
     @contextmanager
     def derived(self, path: Path, readable: Callable[[bytes], object], notify: Callable[[str], None]) -> Iterator[None]:

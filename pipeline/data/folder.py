@@ -16,7 +16,7 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import DataError, EmptyData, ImageMismatch, OneClass
 from pipeline.system.strict_yaml import load_yaml
 
-__all__ = ["MEMORY_LIMIT_BYTES", "load_folder", "memory_fetch"]
+__all__ = ["MEMORY_LIMIT_BYTES", "digest_of", "fetch_files", "load_folder", "memory_fetch", "shape_of"]
 
 MEMORY_LIMIT_BYTES = 2 * 2**30
 """Decoded images are kept in memory up to this size. Larger data sets are decoded batch by batch."""
@@ -55,9 +55,9 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_li
     paths = [path for files, _ in groups.values() for path in files]
     labels = torch.tensor([label for _, found in groups.values() for label in found])
     spans = dict(zip(groups, torch.arange(len(paths)).split([len(files) for files, _ in groups.values()]), strict=True))
-    size, channels = _shape(paths, preprocessing)
+    size, channels = shape_of(paths, preprocessing)
     decoder = Decoder(size, channels, preprocessing)
-    fetch = _fetch(paths, decoder, memory_limit_bytes)
+    fetch = fetch_files(paths, decoder, memory_limit_bytes)
     train = spans["train"]
     test = spans.get("test", spans.get("val"))
     if test is None:
@@ -70,7 +70,7 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_li
     notices += _turned(paths, preprocessing)
     if preprocessing.size is None:
         preprocessing = preprocessing.model_copy(update={"size": size})
-    description = f"{root.name}: {len(paths)} images, {len(classes)} classes, {size}x{size}x{channels}, {_digest(paths, root)}"
+    description = f"{root.name}: {len(paths)} images, {len(classes)} classes, {size}x{size}x{channels}, {digest_of(paths, root)}"
     splits = Splits.of(fetch, labels, (train, validation, test), preprocessing, classes, description)
     return replace(splits, notices=tuple(notices))
 
@@ -80,7 +80,8 @@ def memory_fetch(pixels: Tensor) -> Fetch:
     return lambda indices: pixels[indices]
 
 
-def _fetch(paths: list[Path], decoder: Decoder, memory_limit_bytes: int) -> Fetch:
+def fetch_files(paths: list[Path], decoder: Decoder, memory_limit_bytes: int) -> Fetch:
+    """Return a function that fetches the images `paths`: from memory, or from the files if they need more than the limit."""
     if len(paths) * decoder.channels * decoder.size**2 <= memory_limit_bytes:
         return memory_fetch(decoder.files(paths))
     return lambda indices: decoder.files(paths[index] for index in indices.tolist())
@@ -164,8 +165,11 @@ def _turned(paths: list[Path], preprocessing: Preprocessing) -> Iterator[str]:
         )
 
 
-def _shape(paths: list[Path], preprocessing: Preprocessing) -> tuple[int, int]:
-    """Return the side and channels that the network takes: as declared, or as in the images if they agree."""
+def shape_of(paths: list[Path], preprocessing: Preprocessing) -> tuple[int, int]:
+    """Return the side and channels that the network takes: as declared, or as in the images `paths` if they agree.
+
+    Raises ImageMismatch and EmptyData.
+    """
     first: tuple[tuple[int, int], int] | None = None
     if preprocessing.size is not None and preprocessing.channels is not None:
         return preprocessing.size, preprocessing.channels
@@ -194,7 +198,8 @@ def _shape(paths: list[Path], preprocessing: Preprocessing) -> tuple[int, int]:
     return preprocessing.size or first[0][0], preprocessing.channels or first[1]
 
 
-def _digest(paths: list[Path], root: Path) -> str:
+def digest_of(paths: list[Path], root: Path) -> str:
+    """Return a short digest of the names and sizes of the files `paths` below `root`."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(os.fsencode(f"{path.relative_to(root)} {path.stat().st_size}\n"))  # a name may not be UTF-8

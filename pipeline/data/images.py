@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -37,6 +38,22 @@ class Images:
         """Return the number of images of each class, (classes,)."""
         return torch.bincount(self.labels[self.indices])
 
+    def joined(self, other: "Images") -> "Images":
+        """Return these images followed by those of `other`. If these are ready for the network, the others are normalised too."""
+        count, ready = len(self.labels), self._is_ready() and not other._is_ready()
+
+        def fetch(chosen: Tensor) -> Tensor:
+            ours = chosen < count
+            parts = [self.fetch(chosen[ours])] if ours.any() else []
+            if not ours.all():
+                pixels = other.fetch(chosen[~ours] - count)
+                parts.append(other._normalised(pixels) if ready else pixels)
+            order = torch.cat([ours.nonzero(), (~ours).nonzero()]).flatten()
+            return torch.cat(parts)[order.argsort()]
+
+        labels, indices = torch.cat([self.labels, other.labels]), torch.cat([self.indices, other.indices + count])
+        return Images(fetch, labels, indices, self.preprocessing)
+
     def sample(self, count: int, seed: int) -> "Images":
         """Draw `count` images without replacement; a seed always gives the same images."""
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
@@ -60,6 +77,10 @@ class Images:
                     pixels = _augmented(pixels, self.preprocessing.augment, generator)
                 yield self._normalised(pixels), self.labels[chosen]
 
+    def _is_ready(self) -> bool:
+        """Whether the images are floats that are ready for the network, and not pixels."""
+        return self.fetch(self.indices[:1]).dtype != torch.uint8
+
     def _normalised(self, pixels: Tensor) -> Tensor:
         if pixels.dtype != torch.uint8:
             return pixels.float()
@@ -81,6 +102,15 @@ class Splits:
     """Description of the images in words and numbers; part of a run's identity."""
     notices: tuple[str, ...] = ()
     """What the user should know about how the images were read."""
+    unlabelled: Images | None = None
+    """More training images. Their labels are -1."""
+    labelled: bool = True
+    """False: the labels are the dense network's answers, so accuracy is agreement with it."""
+
+    @cached_property
+    def pictures(self) -> Images:
+        """All images to train with where labels are not needed: `train`, and `unlabelled` if there are any."""
+        return self.train.joined(self.unlabelled) if self.unlabelled else self.train
 
     @classmethod
     def of(
@@ -110,7 +140,13 @@ class Splits:
             train=replace(self.train, preprocessing=preprocessing),
             validation=replace(self.validation, preprocessing=preprocessing),
             test=replace(self.test, preprocessing=preprocessing),
+            unlabelled=replace(self.unlabelled, preprocessing=preprocessing) if self.unlabelled else None,
         )
+
+    def with_answers(self, answers: Tensor, classes: Sequence[str]) -> "Splits":
+        """Return the same images with `answers`, (all images,) of class indices, of the dense network as their labels."""
+        train, validation, test = (replace(images, labels=answers) for images in (self.train, self.validation, self.test))
+        return replace(self, train=train, validation=validation, test=test, classes=tuple(classes), labelled=False)
 
 
 def carve(labels: Tensor, indices: Tensor, share: float, limit: int, seed: int) -> tuple[Tensor, Tensor]:

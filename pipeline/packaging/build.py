@@ -97,7 +97,7 @@ def ship(
     if profile.runtime.ort_format:
         others, shown = ort_files(pruned.data, final.precision, profile, task.inputs(PARITY_INPUTS))
         files, proofs = {**files, **others}, (*proofs, shown)
-    rows = tuple(budget_rows(constraints, dense, shipped))
+    rows = tuple(budget_rows(constraints, dense, shipped, task.score_name))
     artifact = Artifact(
         format=ARTIFACT_FORMAT,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -192,13 +192,18 @@ def _facts(context: RunContext, tuned: nn.Module) -> dict[str, str]:
     }
 
 
-def budget_rows(constraints: tuple[Constraint, ...], dense: Candidate, shipped: Candidate) -> list[Row]:
-    """The rows of the budget's limits first, then the other figures for information."""
+def budget_rows(
+    constraints: tuple[Constraint, ...], dense: Candidate, shipped: Candidate, score_name: str = "accuracy"
+) -> list[Row]:
+    """The rows of the budget's limits first, then the other figures for information. `score_name`: see `Task.score_name`."""
     limited = {constraint.metric.key for constraint in constraints}
     others = [metric for metric in known_metrics().values() if metric.key not in limited]
     return [
-        *(_row(constraint.metric, constraint, dense, shipped) for constraint in constraints),
-        *(_row(metric, None, dense, shipped) for metric in others),
+        replace(row, title=f"{score_name} (test)") if row.key == "accuracy_drop" else row
+        for row in (
+            *(_row(constraint.metric, constraint, dense, shipped) for constraint in constraints),
+            *(_row(metric, None, dense, shipped) for metric in others),
+        )
     ]
 
 
@@ -213,7 +218,7 @@ def _row(metric: Metric, constraint: Constraint | None, dense: Candidate, shippe
     verdict = _verdict(constraint, shipped, dense) if constraint else None
     return Row(
         key=metric.key,
-        title="accuracy (test)" if is_accuracy else metric.title,
+        title=metric.title,
         unit=metric.unit,
         dense=dense.score if is_accuracy else before.value if before else None,
         after=shipped.score if is_accuracy else after.value if after else None,

@@ -20,7 +20,7 @@ EDGE_BYTES = 2**19
 CODE = "code "
 
 
-def bind_input_hashes(run: Run, model: str, weights: Path | None, data: str | None) -> None:
+def bind_input_hashes(run: Run, model: str, weights: Path | None, data: str | None, unlabelled: Path | None = None) -> None:
     """Bind `run` to the files that the job is loaded from. Raises OtherJob, with the differences, if it is bound to other files.
 
     Without `weights`, the weights file that ships with a named model is one of them.
@@ -32,11 +32,11 @@ def bind_input_hashes(run: Run, model: str, weights: Path | None, data: str | No
     if weights is None and (known is None or "weights" in known):  # older runs did not hash weights that ship with a network
         weights = shipped_weights(model)
     if known is None:
-        run.bind("sources", origins(model, weights, data, code_files(model, data)))
+        run.bind("sources", origins(model, weights, data, code_files(model, data)) | _unlabelled(unlabelled))
     else:
         names = [name.removeprefix(CODE) for name in known if name.startswith(CODE)]
         root = code_root(model, data)
-        run.bind("sources", origins(model, weights, data, [root / name for name in names]))
+        run.bind("sources", origins(model, weights, data, [root / name for name in names]) | _unlabelled(unlabelled))
 
 
 def origins(model: str, weights: Path | None, data: str | None, code: list[Path]) -> dict[str, str]:
@@ -52,6 +52,14 @@ def origins(model: str, weights: Path | None, data: str | None, code: list[Path]
         if (declared := Path(data, "preprocessing.yaml")).exists():
             found["preprocessing"] = _file_digest(declared)
     return found
+
+
+def _unlabelled(folder: Path | None) -> dict[str, str]:
+    """The hash of a folder of images without labels. Empty if there is none."""
+    if folder is None:
+        return {}
+    found = origins("", None, str(folder), [])
+    return {f"unlabelled {name}": digest for name, digest in found.items()}
 
 
 def code_root(model: str, data: str | None) -> Path:

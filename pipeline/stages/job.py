@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.budget import Limit
 from pipeline.core.plan import Importance
 from pipeline.core.profile import BudgetText, Profile
-from pipeline.errors import ModelError
+from pipeline.errors import DataError, ModelError
 from pipeline.foreign_text import escape_text
 from pipeline.search.problem import NAMED_REWARDS, Reward, Searcher
 from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS, usual_reward
@@ -36,7 +36,7 @@ class Job:
     >>> from pipeline import Job
     >>> job = Job(target="raspberrypi")  # the demo network and its data
     >>> job.searcher, job.trials, job.finetuning.epochs
-    ('ppo-lagrangian', 60, 20)
+    ('ppo-lagrangian', 60, None)
 
     Your own network, your own images, and a budget that overrides the profile's:
 
@@ -56,6 +56,9 @@ class Job:
     model: str = "digits"
     weights: Path | None = None
     data: str = "digits"
+    """"none": no labels; `unlabelled` is then the data set, and agreement with the dense network is judged."""
+    unlabelled: Path | None = None
+    """A folder of images without labels. They are used wherever the dense network gives the answers."""
     task: OwnTask | None = None
     """Replaces `data`."""
     budget: Mapping[str, BudgetText] = field(default_factory=dict)
@@ -84,7 +87,13 @@ class Job:
     """Arguments of the model's factory, as in `--model-arg width=0.5`."""
 
     def __post_init__(self) -> None:
-        """Raises ModelError if there is no such searcher or reward, before anything is loaded or measured."""
+        """Raises ModelError or DataError for options that do not fit, before anything is loaded or measured."""
+        if self.unlabelled is None and self.data == "none" and self.task is None:
+            raise DataError("data: got 'none', but there are no images without labels either; give --data or --unlabelled FOLDER")
+        if self.unlabelled is not None and self.task is not None:
+            raise DataError(
+                f"{self.unlabelled}: images without labels are not used with a task of your own; leave one of them out"
+            )
         for kind, asked, known in (("searcher", self.searcher, SEARCHERS), ("reward", self.reward, NAMED_REWARDS)):
             if isinstance(asked, str) and asked not in known:
                 raise ModelError(f"unknown {kind} '{asked}'; choose one of {', '.join(sorted(known))}, or pass a function")
@@ -93,6 +102,12 @@ class Job:
     def data_source(self) -> str | None:
         """Where images come from; None for the user's own task."""
         return None if self.task else self.data
+
+    @property
+    def data_words(self) -> str:
+        """The sources of the images, for the screen."""
+        sources = [self.data] if self.data != "none" or self.task else []
+        return ", ".join([*sources, *([f"{self.unlabelled} without labels"] if self.unlabelled else [])])
 
     def search_function(self) -> Searcher:
         """The searcher as a function."""
@@ -111,6 +126,7 @@ class Job:
             **({"model_args": dict(self.model_args)} if self.model_args else {}),  # older runs have no such entry
             "weights": escape_text(self.weights.name) if self.weights else None,
             "data": escape_text(self.task.description if self.task else self.data),
+            **({"unlabelled": escape_text(self.unlabelled.name)} if self.unlabelled else {}),
             "searcher": self.searcher if isinstance(self.searcher, str) else _name(self.searcher),
             "reward": reward if isinstance(reward := self.search_reward(), str) else _name(reward),
             "trials": self.trials,
@@ -133,10 +149,18 @@ class Job:
 
 
 def _finetuning(settings: FinetuneSettings) -> dict[str, Any]:
-    """`settings` as the identity stores them. Older runs stored an unset batch size as 128, and they can still be resumed."""
-    if settings.batch_size is None:
-        return {**vars(settings), "batch_size": 128}
-    return {**vars(settings), **({"batch_size_was_named": True} if settings.batch_size == 128 else {})}
+    """`settings` as the identity stores them. Older runs can still be resumed: they stored an unset batch size as 128 and unset
+    epochs as 20, and had no settings for few pictures.
+    """
+    usual = FinetuneSettings()
+    found = {name: value for name, value in vars(settings).items() if name not in ("recover", "minutes")}
+    found |= {name: value for name in ("recover", "minutes") if (value := getattr(settings, name)) != getattr(usual, name)}
+    for name, stored in (("batch_size", 128), ("epochs", usual.whole_epochs)):
+        if found[name] is None:
+            found[name] = stored
+        elif found[name] == stored:
+            found[f"{name}_was_named"] = True
+    return found
 
 
 def _name(function: Any) -> str:

@@ -12,7 +12,10 @@ from pipeline.core.budget import Constraint, sample_size_notices
 from pipeline.core.latency_predictor import LatencyPredictor
 from pipeline.core.opsets import FileFormat, choose_format
 from pipeline.core.profile import Profile
-from pipeline.errors import ModelError, ProfileError, TraceError, one_line
+from pipeline.data.images import Splits
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.data.unlabelled import load_unlabelled, with_unlabelled
+from pipeline.errors import DataError, ModelError, ProfileError, TraceError, one_line
 from pipeline.graph.importance import Ranking
 from pipeline.graph.prove import Progress
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
@@ -27,7 +30,7 @@ from pipeline.stages.probe_adapter import reference_of
 from pipeline.stages.shared_device import SharedDevice
 from pipeline.system.files import sha256_bytes
 from pipeline.training.adapt_network import adapt
-from pipeline.training.load import find_model, load_data, load_model, settle_normalisation
+from pipeline.training.load import answered, find_model, load_data, load_model, settle_normalisation
 from pipeline.training.single_output import Form, answers_in, unwrap
 from pipeline.training.task import Classification, OwnTask, Task
 from pipeline.training.user_errors import network_errors
@@ -80,13 +83,19 @@ def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
         with network_errors("first forward pass"):
             notices += adapt(module, task.inputs(2))
     else:
-        splits = load_data(job.data, source.preprocessing, job.seed)
-        module = load_model(source, job.weights, len(splits.classes), notices.append)
+        splits = _load_images(job, source.preprocessing)
+        module = load_model(source, job.weights, len(splits.classes) or None, notices.append)
         form = unwrap(module, splits.train.sample(1, 0).batches(1).__next__()[0], job.model)
-        _check_output(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes), job)
+        _check_output(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes) or None, job)
         with network_errors("first forward pass"):
             notices += adapt(module, splits.train.sample(2, 0).batches(2).__next__()[0])
-        splits = settle_normalisation(module, splits)
+        if splits.classes:
+            splits = settle_normalisation(module, splits)
+        else:
+            splits = answered(module, splits)
+            notices.append("there are no labels: agreement with the dense network is judged in place of accuracy")
+        if job.unlabelled and splits.labelled:
+            splits = with_unlabelled(splits, job.unlabelled)
         notices += splits.notices
         task = Classification(splits, job.finetuning, job.seed)
         score, chance = task.validate(module), 100 / len(splits.classes)
@@ -111,6 +120,19 @@ def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
     if isinstance(task, Classification):
         facts["preprocessing"] = task.splits.train.preprocessing.facts()
     return LoadedModel(module, task, facts, tuple(notices), score)
+
+
+def _load_images(job: Job, declared: Preprocessing | None) -> Splits:
+    """The images of the job. Without labels, their classes are not known yet."""
+    if job.unlabelled is None or job.data != "none":
+        return load_data(job.data, declared, job.seed)
+    splits = load_unlabelled(job.unlabelled, declared, job.seed)
+    if splits.train.preprocessing.mean is None:
+        raise DataError(
+            f"{job.unlabelled}: the normalisation of pixels is not declared, and it cannot be tried without labels; declare mean "
+            "and std in preprocessing.yaml in the folder, or a PREPROCESSING beside the factory"
+        )
+    return splits
 
 
 def start_building(
@@ -178,7 +200,7 @@ def _with_output_form(task: OwnTask, form: Form) -> OwnTask:
     )
 
 
-def _check_output(module: nn.Module, images: torch.Tensor, classes: int, job: Job) -> None:
+def _check_output(module: nn.Module, images: torch.Tensor, classes: int | None, job: Job) -> None:
     try:
         with torch.no_grad():
             answer = module(images)
@@ -193,7 +215,7 @@ def _check_output(module: nn.Module, images: torch.Tensor, classes: int, job: Jo
             f"{job.model}: the network returns {kind}, but classification needs a tensor of (N, classes); use OwnTask for "
             "other tasks"
         )
-    if answer.shape[1] != classes:
+    if classes is not None and answer.shape[1] != classes:
         raise ModelError(
             f"{job.model}: the network has {answer.shape[1]} classes, but {job.data} has {classes}; give the images that it "
             "was trained on"

@@ -102,7 +102,7 @@ class Learner:
     """A network, which is trained in place, and its optimizer."""
 
     module: nn.Module
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     best: dict[str, Tensor] = field(default_factory=dict)
     """State dict of the best network so far, on the CPU."""
 

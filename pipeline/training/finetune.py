@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -74,6 +75,8 @@ class Finetuned:
     """Epoch that `module` comes from; 0: the network before training. None if unknown."""
     notices: tuple[str, ...] = ()
     """Unexpected facts that the user should know."""
+    choices: tuple[str, ...] = ()
+    """What was chosen for training from few pictures, and why."""
 
 
 def finetune(
@@ -97,17 +100,17 @@ def finetune(
     setup = TrainingSetup.of(teacher, (train, validation), settings, batch_size, seed)
     learner = learner_of(student, setup)
     shapes = [(name, list(tensor.shape)) for name, tensor in student.state_dict().items()]
-    asked = [CHECKPOINT_FORMAT, asdict(settings), batch_size, RATES, seed, len(train), len(validation), shapes]
+    asked = [CHECKPOINT_FORMAT, _identity(settings), batch_size, RATES, seed, len(train), len(validation), shapes]
     identity = sha256_bytes(json.dumps(asked).encode())
 
-    state, notice = resume(checkpoint, learner, identity)
+    state, notice = resume(checkpoint, learner, identity, TrainingState)
     if state is None:
         state = _begin(student, learner, setup, progress)
         state.notices.extend([notice] if notice else [])
         save_state(checkpoint, learner, state, identity)
     setup = replace(setup, augmented=state.augmented_statistics)
     report = _progress_reporter(state, setup, progress)
-    while state.epoch < settings.epochs:
+    while state.epoch < settings.whole_epochs:
         if _epoch(learner, setup, state, report):
             found = validated(learner.module, setup)
             if all_finite(learner.module):
@@ -123,12 +126,18 @@ def finetune(
     learner.module.load_state_dict(learner.best)
     return Finetuned(
         module=learner.module.cpu().to(memory_format=torch.contiguous_format).eval(),
-        learning_rate=state.learning_rate if settings.epochs else None,
+        learning_rate=state.learning_rate if settings.whole_epochs else None,
         accuracies=tuple(state.history),
         start=state.start_score,
         epoch=state.best_epoch,
         notices=(*state.notices, *_outcome(state, settings)),
     )
+
+
+def _identity(settings: FinetuneSettings) -> dict[str, Any]:
+    """What a checkpoint is bound to, in the form of older versions, whose checkpoints can still be resumed."""
+    found = asdict(settings) | {"epochs": settings.whole_epochs}
+    return {name: value for name, value in found.items() if name not in ("recover", "minutes")}
 
 
 def _begin(student: nn.Module, learner: Learner, setup: TrainingSetup, progress: Progress) -> TrainingState:
@@ -144,7 +153,7 @@ def _begin(student: nn.Module, learner: Learner, setup: TrainingSetup, progress:
             setup, found = other, other_found
             learner.keep_as_best()
     rate, reference = 0.0, 0.0
-    if settings.epochs:
+    if settings.whole_epochs:
         reference = initial_reference_loss(learner.module, setup)
         rate = settings.learning_rate or _tried_rate(student, setup, found.accuracy, reference, progress)
     best = found.accuracy
@@ -153,7 +162,7 @@ def _begin(student: nn.Module, learner: Learner, setup: TrainingSetup, progress:
 
 def _tried_rate(student: nn.Module, setup: TrainingSetup, start: float, reference: float, progress: Progress) -> float:
     """Choose one of `RATES`. Each is tried from the same network, on the same images."""
-    whole = setup.settings.epochs * setup.steps_per_epoch
+    whole = setup.settings.whole_epochs * setup.steps_per_epoch
     steps = trial_steps(whole, setup.batch_size)
     sample = replace(setup, train=setup.train.sample(steps * setup.batch_size, setup.seed))
     epochs = steps / sample.steps_per_epoch
@@ -183,7 +192,7 @@ def _progress_reporter(state: TrainingState, setup: TrainingSetup, progress: Pro
 
     The steps in which rates are tried count as well, all of them, so that the share that is done never falls.
     """
-    steps, epochs = setup.steps_per_epoch, setup.settings.epochs
+    steps, epochs = setup.steps_per_epoch, setup.settings.whole_epochs
     whole = epochs * steps
     tried = 0 if setup.settings.learning_rate else len(RATES) * trial_steps(whole, setup.batch_size)
 
@@ -196,7 +205,7 @@ def _progress_reporter(state: TrainingState, setup: TrainingSetup, progress: Pro
 
 def _epoch(learner: Learner, setup: TrainingSetup, state: TrainingState, report: Callable[[int], None]) -> bool:
     """Train for one epoch. Returns False as soon as the loss diverges."""
-    steps, epochs = setup.steps_per_epoch, setup.settings.epochs
+    steps, epochs = setup.steps_per_epoch, setup.settings.whole_epochs
     losses: list[float] = []
 
     def rate(step: int) -> float:
@@ -228,7 +237,7 @@ def _return_to_best(learner: Learner, setup: TrainingSetup, state: TrainingState
         state.notices.append(
             f"training diverged again at peak rate {state.learning_rate:g} and ended before epoch {state.epoch + 1}"
         )
-        state.epoch = setup.settings.epochs
+        state.epoch = setup.settings.whole_epochs
         return
     tried = ", ".join(f"{state.learning_rate / LOWER**back:g}" for back in range(state.retreats, -1, -1))
     advice = (
@@ -245,7 +254,7 @@ def _return_to_best(learner: Learner, setup: TrainingSetup, state: TrainingState
 
 def _outcome(state: TrainingState, settings: FinetuneSettings) -> list[str]:
     """A notice if the shipped network was not trained."""
-    if not settings.epochs:
+    if not settings.whole_epochs:
         return [
             "not fine-tuned, because epochs is 0: the network from the search is shipped (validation accuracy "
             f"{state.start_score:.2f} %)"

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import safetensors
 import safetensors.torch
@@ -43,11 +44,13 @@ class TrainingState:
     notices: list[str] = field(default_factory=list)
 
 
-_STATE = TypeAdapter(TrainingState)
+State = TypeVar("State")
 
 
-def save_state(checkpoint: Path | None, learner: Learner, state: TrainingState, identity: str) -> None:
-    """Write the network, the momenta and the best network so far. `identity` identifies the training. Raises StorageError."""
+def save_state(checkpoint: Path | None, learner: Learner, state: object, identity: str) -> None:
+    """Write the network, the momenta and the best network so far. `identity` identifies the training. `state` is a dataclass of
+    plain values. Raises StorageError.
+    """
     if checkpoint is None:
         return
     # clones, because safetensors refuses shared memory, and a layer with two names would be written twice
@@ -63,8 +66,8 @@ def save_state(checkpoint: Path | None, learner: Learner, state: TrainingState, 
     write_atomically(checkpoint, safetensors.torch.save(tensors, metadata=notes))
 
 
-def resume(checkpoint: Path | None, learner: Learner, identity: str) -> tuple[TrainingState | None, str]:
-    """Restore `learner` from `checkpoint`. Returns the state of training, or None, and a notice for the user, or "".
+def resume(checkpoint: Path | None, learner: Learner, identity: str, kind: type[State]) -> tuple[State | None, str]:
+    """Restore `learner` from `checkpoint`. Returns the state of training, a `kind`, or None, and a notice for the user, or "".
 
     A file that is damaged, or comes from another training or version, is not used, and the notice says so.
     """
@@ -79,7 +82,7 @@ def resume(checkpoint: Path | None, learner: Learner, identity: str) -> tuple[Tr
                     "fine-tuning starts again"
                 )
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        state = _STATE.validate_json(notes["state"])
+        state = TypeAdapter(kind).validate_json(notes["state"])
         now, best = (_part(tensors, part, learner.module.state_dict()) for part in ("now", "best"))
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as problem:
         return None, f"{checkpoint}: damaged ({one_line(problem)}); fine-tuning starts again"

@@ -19,11 +19,20 @@ from pipeline.data.sources import load_digits, load_from_factory, load_torchvisi
 from pipeline.errors import CompressError, DataError, ModelError, WeightsError
 from pipeline.system.bundled import shipped_files, shipped_weights
 from pipeline.training.adapt_network import plain
-from pipeline.training.scoring import accuracy
+from pipeline.training.scoring import BATCH, accuracy
 from pipeline.training.user_code import UserCode, describe_error, import_file, is_code, load_code, refuse_arguments
 from pipeline.training.weights import fill
 
-__all__ = ["DEFAULT_DATA", "DEFAULT_MODEL", "ModelSource", "find_model", "load_data", "load_model", "settle_normalisation"]
+__all__ = [
+    "DEFAULT_DATA",
+    "DEFAULT_MODEL",
+    "ModelSource",
+    "answered",
+    "find_model",
+    "load_data",
+    "load_model",
+    "settle_normalisation",
+]
 
 DEFAULT_MODEL = "digits"
 DEFAULT_DATA = "digits"
@@ -137,6 +146,17 @@ def load_data(spec: str, declared: Preprocessing | None, seed: int) -> Splits:
     raise DataError(
         f"unknown data '{spec}'; give a folder of images, torchvision:<name>, file.py:factory or package.module:factory"
     )
+
+
+def answered(module: nn.Module, splits: Splits) -> Splits:
+    """Return `splits` with the answers of `module`, which is the dense network, as the labels of all images.
+
+    The score of a pruned network is then its agreement with the dense network.
+    """
+    everything = replace(splits.train, indices=torch.arange(len(splits.train.labels)))
+    with torch.inference_mode():
+        logits = torch.cat([module(pixels) for pixels, _ in everything.batches(BATCH)])
+    return splits.with_answers(logits.argmax(1), [str(number) for number in range(logits.shape[1])])
 
 
 def settle_normalisation(module: nn.Module, splits: Splits) -> Splits:

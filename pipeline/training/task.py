@@ -1,36 +1,33 @@
 """Task: how a network is scored, trained and tested, for classification or with the user's own functions."""
 
-import copy
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from pipeline.core.paired_difference import Scores
 from pipeline.data.images import Images, Splits
-from pipeline.errors import ModelError, one_line
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.execution_mode import layout_of
 from pipeline.training.finetune import Finetuned, Progress, Tracking, TrainingData, finetune
 from pipeline.training.learning_rates import fitting_batch_size
-from pipeline.training.scoring import BATCH, CALIBRATION_BATCHES, accuracy, calibration_images, hits, recalibrate
-from pipeline.training.settings import FinetuneSettings
+from pipeline.training.own_task import REHEARSAL_IMAGES, BetweenBatches, OwnTask
+from pipeline.training.recover.methods import method_name
+from pipeline.training.recover.recover import recover
+from pipeline.training.scoring import BATCH, accuracy, calibration_images, hits, recalibrate
+from pipeline.training.settings import FinetuneSettings, Recovery
+from pipeline.training.teacher import Teacher
 
 __all__ = ["Classification", "OwnTask", "Task"]
 
 SCORING_IMAGES = 2000
 """Number of validation images that score a candidate. Fine-tuning uses all of them to choose the epoch."""
-REHEARSAL_IMAGES = 16
 REHEARSAL_RATE = 1e-3
 """Small enough for any network. A rehearsal only checks that training runs."""
-
-BetweenBatches = Callable[[], None]
 
 
 class Task(Protocol):
@@ -52,6 +49,10 @@ class Task(Protocol):
     @property
     def chance_level(self) -> float:
         """Score of a network that has learned nothing."""
+
+    @property
+    def score_name(self) -> str:
+        """What the score is: accuracy, or agreement with the dense network where there are no labels."""
 
     def distillation_images(self, count: int) -> Images | None:
         """Return at most `count` training images for distillation, or None if the task does not support it."""
@@ -76,8 +77,14 @@ class Task(Protocol):
     def tests_each_image(self) -> bool:
         """Whether `test` gives one value per image. Without these, an accuracy drop has no confidence interval."""
 
-    def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
+    def finetune(
+        self, student: nn.Module, teacher: nn.Module | Teacher, seed: int, checkpoint: Path, progress: Progress
+    ) -> Finetuned:
         """Return a trained copy of `student`. On validation data it is never worse than `student` after `score`."""
+
+    @property
+    def training_plan(self) -> str:
+        """How `finetune` trains, in a few words."""
 
     def rehearsal(self) -> "Task":
         """Return a small version of the task. It uses the real batch sizes, takes seconds and has no test data."""
@@ -106,7 +113,12 @@ class Classification:
 
     def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
         """See `Task`."""
-        return self._calibration_images().batches(BATCH)
+        return calibration_images(self.splits.train, self.seed).batches(BATCH)
+
+    @property
+    def score_name(self) -> str:
+        """See `Task`."""
+        return "accuracy" if self.splits.labelled else "agreement"
 
     @property
     def chance_level(self) -> float:
@@ -116,7 +128,7 @@ class Classification:
 
     def distillation_images(self, count: int) -> Images | None:
         """See `Task`."""
-        return self.splits.train.sample(count, self.seed + 1)
+        return self.splits.pictures.sample(count, self.seed + 1)
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """See `Task`."""
@@ -144,128 +156,46 @@ class Classification:
         """See `Task`."""
         return True
 
-    def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
+    def finetune(
+        self, student: nn.Module, teacher: nn.Module | Teacher, seed: int, checkpoint: Path, progress: Progress
+    ) -> Finetuned:
+        """See `Task`. With few training pictures, the network is recovered by a method that needs no labels."""
+        teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
+        tracking = Tracking(checkpoint, progress)
+        if method := self._method():
+            data = TrainingData(self.splits.pictures, self.splits.validation)
+            return recover(method, student, teacher, data, self.settings, seed, tracking)
+        data = TrainingData(self.splits.train, self.splits.validation)
+        return finetune(student, teacher.module, data, self.settings, seed, tracking)
+
+    @property
+    def training_plan(self) -> str:
         """See `Task`."""
-        splits = self.splits
-        return finetune(
-            student, teacher, TrainingData(splits.train, splits.validation), self.settings, seed, Tracking(checkpoint, progress)
-        )
+        settings, method = self.settings, self._method()
+        if method is None:
+            return f"{settings.whole_epochs} epochs"
+        length = f"up to {settings.minutes:g} minutes" if settings.epochs is None else f"{settings.epochs} epochs"
+        return f"recover the network by '{method}' from {len(self.splits.pictures)} pictures, {length}"
+
+    def _method(self) -> Recovery | None:
+        return method_name(self.settings, len(self.splits.pictures))
 
     def rehearsal(self) -> "Classification":
         """See `Task`. It trains on a full batch and the last, shorter one. A few validation images also serve as test data."""
         train = self.splits.train
         size = self.settings.batch_size or fitting_batch_size(len(train))
         few = train.sample(min(len(train), size + len(train) % size), self.seed)
+        method: Recovery = self._method() or "none"
         validation = self.splits.validation.sample(REHEARSAL_IMAGES, self.seed)
-        splits = replace(self.splits, train=few, validation=validation, test=validation)
-        return replace(
-            self, splits=splits, settings=replace(self.settings, epochs=1, batch_size=size, learning_rate=REHEARSAL_RATE)
-        )
+        splits = replace(self.splits, train=few, validation=validation, test=validation, unlabelled=None)
+        settings = replace(self.settings, epochs=1, batch_size=size, learning_rate=REHEARSAL_RATE, recover=method)
+        return replace(self, splits=splits, settings=settings)
 
     def _calibration_images(self) -> Images:
-        return calibration_images(self.splits.train, self.seed)
+        return calibration_images(self.splits.pictures, self.seed)
 
     def _scoring_images(self) -> Images:
         return self.splits.validation.sample(SCORING_IMAGES, self.seed)
-
-
-@dataclass(frozen=True)
-class OwnTask:
-    """A task other than classification, defined by your own functions.
-
-    >>> import torch
-    >>> from pipeline import OwnTask
-    >>> task = OwnTask(torch.rand(8, 3, 32, 32), evaluate=lambda module: 90.0, train=lambda module: module)
-    >>> task.example().shape
-    torch.Size([1, 3, 32, 32])
-    """
-
-    all_inputs: Tensor
-    """Real inputs, (N, C, H, W). The probe uses the first one, BatchNorm re-estimation and the final comparison more of them."""
-    evaluate: Callable[[nn.Module], float]
-    """Returns the score on validation data; higher is better."""
-    train: Callable[[nn.Module], nn.Module]
-    """Returns the trained network; it may train in place. Its argument has re-estimated BatchNorm statistics."""
-    evaluate_test: Callable[[nn.Module], float] | None = None
-    """Returns the score on test data. Without it, the report shows the validation score, labelled as such."""
-    description: str = "the user's own task"
-    test_each_image: Callable[[nn.Module], ArrayLike] | None = None
-    """Returns one value per test image, (N,), always in the same order. Booleans mean right or wrong. The mean is the test score,
-    in place of `evaluate_test`, and the accuracy drop gets a confidence interval."""
-
-    def example(self) -> Tensor:
-        """See `Task`."""
-        return self.all_inputs[:1]
-
-    def inputs(self, count: int) -> Tensor:
-        """See `Task`."""
-        return self.all_inputs[:count]
-
-    def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """See `Task`. All labels are 0, so importance by Taylor expansion (`taylor`) is not possible."""
-        return ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self.all_inputs.split(BATCH))
-
-    @property
-    def chance_level(self) -> float:
-        """See `Task`. It is unknown, so 0."""
-        return 0.0
-
-    def distillation_images(self, count: int) -> None:
-        """See `Task`. None, because only the user knows what the outputs mean."""
-
-    def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
-        """See `Task`."""
-        recalibrate(module, self.all_inputs[: CALIBRATION_BATCHES * BATCH].split(BATCH))
-        return self.evaluate(module)
-
-    def validate(self, module: nn.Module) -> float:
-        """See `Task`."""
-        return self.evaluate(module)
-
-    def test(self, module: nn.Module) -> Scores:
-        """See `Task`."""
-        if self.test_each_image is None:
-            return Scores((self.evaluate_test or self.evaluate)(module))
-        try:
-            found = np.asarray(self.test_each_image(module))
-            each = found.astype(np.float64) * (100.0 if found.dtype == bool else 1.0)
-        except (TypeError, ValueError, RuntimeError) as problem:
-            raise ModelError(f"OwnTask.test_each_image: expected one number per image, (N,) ({one_line(problem)})") from None
-        return Scores(float(each.mean()) if each.size else math.nan, each)
-
-    @property
-    def test_images(self) -> None:
-        """See `Task`. None, because it is unknown before the test."""
-
-    @property
-    def tests_each_image(self) -> bool:
-        """See `Task`."""
-        return self.test_each_image is not None
-
-    def finetune(self, student: nn.Module, teacher: nn.Module, seed: int, checkpoint: Path, progress: Progress) -> Finetuned:
-        """See `Task`. If the user's training makes the network worse, the untrained network is returned."""
-        start = copy.deepcopy(student)
-        before = self.score(start)
-        trained = self.train(copy.deepcopy(start))
-        after = self.evaluate(trained)
-        if after >= before or not math.isfinite(before):
-            return Finetuned(trained, accuracies=(after,), start=before, epoch=1)
-        notice = (
-            f"`train` did not improve the network: its validation score was {before:.2f} before and {after:.2f} after; the "
-            "network before training is shipped"
-        )
-        return Finetuned(start, accuracies=(after,), start=before, epoch=0, notices=(notice,))
-
-    def rehearsal(self) -> "OwnTask":
-        """See `Task`. The user's own functions are not called, because they may take long."""
-
-        def evaluate(module: nn.Module) -> float:
-            with torch.no_grad():
-                module.eval()(self.all_inputs[:REHEARSAL_IMAGES])
-            return 0.0
-
-        few = self.all_inputs[:BATCH]
-        return replace(self, all_inputs=few, evaluate=evaluate, train=copy.deepcopy, evaluate_test=None, test_each_image=None)
 
 
 def _pausing(images: Images, between: BetweenBatches) -> Iterable[tuple[Tensor, Tensor]]:

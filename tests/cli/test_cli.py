@@ -38,22 +38,22 @@ Options:
   --data DATA                     An image folder, torchvision:NAME, or
                                   FILE.py:F or MODULE:F, which is run.
                                   [default: digits]
+  --unlabelled FOLDER             Images without labels.
   --budget KEY=VALUE              Limit, such as latency_p50=40ms or
                                   params=25%. Repeatable.
   --searcher NAME                 See docs/searchers.md.  [default: ppo-
                                   lagrangian]
   --reward NAME                   Reward: accuracy, accuracy-entropy, channel-
                                   entropy, spatial-entropy, least-entropy.
-  --trials N                      Number of plans to measure.  [default: 60]
-                                  [x>=1]
+  --trials N                      Plans to measure.  [default: 60]  [x>=1]
   --supernet N                    Training steps of the supernet.  [default:
                                   auto]  [x>=0]
-  --epochs N                      Epochs of fine-tuning.  [default: 20]
-                                  [x>=0]
+  --epochs N                      Epochs of fine-tuning.  [default: auto]
+  --finetune-minutes MIN          Time of --epochs auto.  [default: 10]  [x>0]
+  --recover METHOD                auto, distil, mimic, blocks or none.
   --learning-rate RATE            Peak rate of fine-tuning.  [default: tried]
                                   [x>0]
-  --batch-size N                  Batch size of fine-tuning.  [default: auto]
-                                  [x>=2]
+  --batch-size N                  Images per batch.  [default: auto]  [x>=2]
   --importance [l1|l2|bn|taylor]  What ranks channels.  [default: l2]
   --seed N                        Random seed.  [default: 0]  [x>=0]
   --out DIR                       Run directory, new or to resume.  [default:

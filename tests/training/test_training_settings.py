@@ -1,7 +1,7 @@
 """How fine-tuning goes: settings from the command line and from Python, in the run's identity, and over one's own training."""
 
+import importlib
 import math
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def started(monkeypatch: pytest.MonkeyPatch, *flags: str) -> tuple[int, list[Fin
         found.append(job.finetuning)
         raise TrainingError("enough")
 
-    monkeypatch.setattr(sys.modules["pipeline.compress"], "compress", walk)
+    monkeypatch.setattr(importlib.import_module("pipeline.compress"), "compress", walk)
     result = CliRunner().invoke(pipeline.cli.main.compress, ["--target", "raspberrypi", *flags])
     return result.exit_code, found
 

@@ -1,0 +1,135 @@
+"""OwnTask: a task that is defined by the user's own functions."""
+
+import copy
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+
+from pipeline.core.paired_difference import Scores
+from pipeline.errors import ModelError, one_line
+from pipeline.training.finetune import Finetuned, Progress
+from pipeline.training.scoring import BATCH, CALIBRATION_BATCHES, recalibrate
+from pipeline.training.teacher import Teacher
+
+__all__ = ["REHEARSAL_IMAGES", "BetweenBatches", "OwnTask"]
+
+REHEARSAL_IMAGES = 16
+
+BetweenBatches = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class OwnTask:
+    """A task other than classification, defined by your own functions.
+
+    >>> import torch
+    >>> from pipeline import OwnTask
+    >>> task = OwnTask(torch.rand(8, 3, 32, 32), evaluate=lambda module: 90.0, train=lambda module: module)
+    >>> task.example().shape
+    torch.Size([1, 3, 32, 32])
+    """
+
+    all_inputs: Tensor
+    """Real inputs, (N, C, H, W). The probe uses the first one, BatchNorm re-estimation and the final comparison more of them."""
+    evaluate: Callable[[nn.Module], float]
+    """Returns the score on validation data; higher is better."""
+    train: Callable[[nn.Module], nn.Module]
+    """Returns the trained network; it may train in place. Its argument has re-estimated BatchNorm statistics."""
+    evaluate_test: Callable[[nn.Module], float] | None = None
+    """Returns the score on test data. Without it, the report shows the validation score, labelled as such."""
+    description: str = "the user's own task"
+    test_each_image: Callable[[nn.Module], ArrayLike] | None = None
+    """Returns one value per test image, (N,), always in the same order. Booleans mean right or wrong. The mean is the test score,
+    in place of `evaluate_test`, and the accuracy drop gets a confidence interval."""
+
+    def example(self) -> Tensor:
+        """See `Task`."""
+        return self.all_inputs[:1]
+
+    def inputs(self, count: int) -> Tensor:
+        """See `Task`."""
+        return self.all_inputs[:count]
+
+    def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """See `Task`. All labels are 0, so importance by Taylor expansion (`taylor`) is not possible."""
+        return ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self.all_inputs.split(BATCH))
+
+    @property
+    def score_name(self) -> str:
+        """See `Task`."""
+        return "accuracy"
+
+    @property
+    def chance_level(self) -> float:
+        """See `Task`. It is unknown, so 0."""
+        return 0.0
+
+    def distillation_images(self, count: int) -> None:
+        """See `Task`. None, because only the user knows what the outputs mean."""
+
+    def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
+        """See `Task`."""
+        recalibrate(module, self.all_inputs[: CALIBRATION_BATCHES * BATCH].split(BATCH))
+        return self.evaluate(module)
+
+    def validate(self, module: nn.Module) -> float:
+        """See `Task`."""
+        return self.evaluate(module)
+
+    def test(self, module: nn.Module) -> Scores:
+        """See `Task`."""
+        if self.test_each_image is None:
+            return Scores((self.evaluate_test or self.evaluate)(module))
+        try:
+            found = np.asarray(self.test_each_image(module))
+            each = found.astype(np.float64) * (100.0 if found.dtype == bool else 1.0)
+        except (TypeError, ValueError, RuntimeError) as problem:
+            raise ModelError(f"OwnTask.test_each_image: expected one number per image, (N,) ({one_line(problem)})") from None
+        return Scores(float(each.mean()) if each.size else math.nan, each)
+
+    @property
+    def test_images(self) -> None:
+        """See `Task`. None, because it is unknown before the test."""
+
+    @property
+    def tests_each_image(self) -> bool:
+        """See `Task`."""
+        return self.test_each_image is not None
+
+    @property
+    def training_plan(self) -> str:
+        """See `Task`."""
+        return "your own training"
+
+    def finetune(
+        self, student: nn.Module, teacher: nn.Module | Teacher, seed: int, checkpoint: Path, progress: Progress
+    ) -> Finetuned:
+        """See `Task`. If the user's training makes the network worse, the untrained network is returned."""
+        start = copy.deepcopy(student)
+        before = self.score(start)
+        trained = self.train(copy.deepcopy(start))
+        after = self.evaluate(trained)
+        if after >= before or not math.isfinite(before):
+            return Finetuned(trained, accuracies=(after,), start=before, epoch=1)
+        notice = (
+            f"`train` did not improve the network: its validation score was {before:.2f} before and {after:.2f} after; the "
+            "network before training is shipped"
+        )
+        return Finetuned(start, accuracies=(after,), start=before, epoch=0, notices=(notice,))
+
+    def rehearsal(self) -> "OwnTask":
+        """See `Task`. The user's own functions are not called, because they may take long."""
+
+        def evaluate(module: nn.Module) -> float:
+            with torch.no_grad():
+                module.eval()(self.all_inputs[:REHEARSAL_IMAGES])
+            return 0.0
+
+        few = self.all_inputs[:BATCH]
+        return replace(self, all_inputs=few, evaluate=evaluate, train=copy.deepcopy, evaluate_test=None, test_each_image=None)

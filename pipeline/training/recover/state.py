@@ -1,0 +1,114 @@
+"""State of a recovery from few pictures: what was done, how long the next round is, and what is said at the end."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pipeline.errors import TrainingDiverged
+from pipeline.training.divergence import LOWER, MOST_RETREATS
+from pipeline.training.epochs import Validation
+from pipeline.training.recover.recipe import Recipe
+from pipeline.training.settings import FinetuneSettings
+
+__all__ = ["RecoveryState", "choices", "is_better", "next_steps", "outcome", "retreat"]
+
+FIRST_STEPS = 64
+"""Steps of the first round. Each further one has twice as many."""
+FEWEST_STEPS = 16
+"""A round that the time cuts to fewer steps is not started."""
+MOST_ROUNDS = 8
+
+
+@dataclass
+class RecoveryState:
+    """State of a recovery after a round. Scores are accuracies in percent on validation pictures."""
+
+    optimizer: Literal["SGD", "AdamW"]
+    rate: float
+    batch_size: int
+    strong: bool
+    trials: int
+    start_score: float
+    start_loss: float
+    augmented_statistics: bool
+    best_loss: float
+    best_round: int = 0
+    seconds: float = 0.0
+    """Time spent so far, with the trials."""
+    seconds_per_step: float = 0.0
+    """Of the last round, with its validation."""
+    steps: list[int] = field(default_factory=list)
+    """Steps of each finished round."""
+    history: list[float] = field(default_factory=list)
+    """Score after each round."""
+    retreats: int = 0
+    ended: bool = False
+    notices: list[str] = field(default_factory=list)
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe of the next round."""
+        return Recipe(self.optimizer, self.rate, self.batch_size, self.strong)
+
+
+def next_steps(state: RecoveryState, settings: FinetuneSettings, pictures: int) -> int:
+    """Steps of the next round, or 0 if there is none."""
+    if state.ended:
+        return 0
+    if settings.epochs is not None:
+        return 0 if state.steps else settings.epochs * math.ceil(pictures / state.batch_size)
+    if len(state.steps) == MOST_ROUNDS or (state.steps and state.best_round < len(state.steps)):
+        return 0
+    left = settings.minutes * 60 - state.seconds
+    steps = FIRST_STEPS * 2 ** len(state.steps)
+    if state.steps:
+        steps = min(steps, int(left / max(state.seconds_per_step, 1e-9)))
+    return steps if left > 0 and (steps >= FEWEST_STEPS) else 0
+
+
+def is_better(found: Validation, state: RecoveryState) -> bool:
+    """Whether `found` is closer to the teacher than the best so far, and no worse than the start in accuracy."""
+    return found.loss < state.best_loss and found.accuracy >= state.start_score
+
+
+def retreat(state: RecoveryState, number: int) -> None:
+    """Lower the rate. After `MOST_RETREATS` times, end training. Raises TrainingDiverged when no round was finished."""
+    if state.retreats < MOST_RETREATS:
+        state.retreats += 1
+        state.notices.append(
+            f"training diverged in round {number} at peak rate {state.rate:g}; it returned to its best state and continued with "
+            f"peak rate {state.rate * LOWER:g}"
+        )
+        state.rate *= LOWER
+        return
+    if not state.steps:
+        raise TrainingDiverged(
+            f"training from few pictures diverged in its first round, also at peak rate {state.rate:g}: the loss was not finite, "
+            "or grew; check whether the images match the network, choose a lower --learning-rate, or use --epochs 0 to ship the "
+            "network without fine-tuning"
+        )
+    state.notices.append(f"training diverged again at peak rate {state.rate:g} and ended before round {number}")
+    state.ended = True
+
+
+def outcome(state: RecoveryState) -> list[str]:
+    """A notice if the shipped network was not trained."""
+    if state.best_loss < state.start_loss:
+        return []
+    return [
+        "training from few pictures did not improve the network: its validation accuracy before was "
+        f"{state.start_score:.2f} %; the network before fine-tuning is shipped; more "
+        "pictures (--unlabelled) or more --finetune-minutes may help"
+    ]
+
+
+def choices(method: str, state: RecoveryState, settings: FinetuneSettings, pictures: int) -> tuple[str, ...]:
+    """What was chosen, in words."""
+    steps = sum(state.steps)
+    limit = "" if settings.epochs is not None else f" of {settings.minutes:g}"
+    best = f"round {state.best_round}" if state.best_round else "a trial" if state.best_loss < state.start_loss else "the start"
+    return (
+        f"recovered by '{method}' from {pictures} pictures, without labels; {state.trials} short trials chose {state.recipe}",
+        f"{steps} steps in {len(state.steps)} rounds, {state.seconds / 60:.1f}{limit} minutes; the network of {best} is shipped: "
+        f"its distance to the dense network's outputs went from {state.start_loss:.3g} to {state.best_loss:.3g}",
+    )

@@ -1,0 +1,330 @@
+"""Recovery from few pictures: methods, recipe, rounds, and the choice between recovery and training in epochs."""
+
+import copy
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pipeline.data.images import Images, Splits
+from pipeline.data.sources import load_digits
+from pipeline.errors import TrainingDiverged
+from pipeline.graph.analyse import analyse
+from pipeline.graph.prunable_network import rebuild_from_graph
+from pipeline.graph.shrink import shrink
+from pipeline.stages.finetune_chosen import kept_inputs_of
+from pipeline.training.epochs import Validation
+from pipeline.training.finetune import Finetuned, Tracking, TrainingData, finetune
+from pipeline.training.recover.augment import varied
+from pipeline.training.recover.methods import FEW, METHODS, method_name
+from pipeline.training.recover.recipe import RATES, Recipe, best_recipe
+from pipeline.training.recover.recover import recover
+from pipeline.training.recover.state import RecoveryState, is_better, next_steps
+from pipeline.training.scoring import recalibrate
+from pipeline.training.settings import FinetuneSettings
+from pipeline.training.task import Classification
+from pipeline.training.teacher import Teacher
+
+SHORT = FinetuneSettings(epochs=12, batch_size=20, learning_rate=0.02)
+
+
+class Net(nn.Module):
+    """x -> stem(16) -+-> conv(16) -+-> conv(24), every second pixel -> mean -> linear(10)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.bn0 = nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.inner, self.bn1 = nn.Conv2d(16, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)
+        self.outer, self.bn2 = nn.Conv2d(16, 24, 3, 2, padding=1, bias=False), nn.BatchNorm2d(24)
+        self.head = nn.Linear(24, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn0(self.stem(x)))
+        x = x + F.relu(self.bn1(self.inner(x)))
+        return self.head(F.relu(self.bn2(self.outer(x))).mean((2, 3)))
+
+
+class Case(NamedTuple):
+    student: nn.Module
+    teacher: Teacher
+    data: TrainingData
+    """60 training and 40 validation pictures. No training picture has a label."""
+    test: Images
+
+
+@pytest.fixture(scope="module")
+def dense() -> nn.Module:
+    """A network that knows the digits."""
+    digits = load_digits(None, seed=0)
+    torch.manual_seed(0)
+    settings = FinetuneSettings(epochs=8, batch_size=64, learning_rate=0.2)
+    return finetune(Net(), None, TrainingData(digits.train, digits.validation), settings, 0).module
+
+
+@pytest.fixture(scope="module")
+def digits() -> Splits:
+    splits = load_digits(None, seed=0)
+    few = splits.train.sample(60, 0)
+    return replace(splits, train=few, validation=splits.validation.sample(40, 0))
+
+
+def case_of(dense: nn.Module, digits: Splits, rebuilt: bool = False) -> Case:
+    """Half of all channels are removed."""
+    example = next(digits.train.batches(1))[0]
+    network = analyse(copy.deepcopy(dense), example)
+    if rebuilt:
+        network = rebuild_from_graph(network, example, "the test asks for it")
+    kept = {group.name: tuple(range(0, group.channels, 2)) for group in network.space.groups}
+    student = shrink(network.module, network.space, kept).eval()
+    teacher = Teacher(network.module.eval(), kept_inputs_of(network.module, network.space, kept))
+    unlabelled = replace(digits.train, labels=torch.full_like(digits.train.labels, -1))
+    return Case(student, teacher, TrainingData(unlabelled, digits.validation), digits.test)
+
+
+@pytest.fixture(scope="module")
+def case(dense: nn.Module, digits: Splits) -> Case:
+    return case_of(dense, digits)
+
+
+def agreement(module: nn.Module, case: Case) -> float:
+    """Percent of the test pictures for which `module` has the dense network's answer."""
+    pixels = next(case.test.batches(1000))[0]
+    with torch.no_grad():
+        same = module.eval()(pixels).argmax(1) == case.teacher.module(pixels).argmax(1)
+    return 100 * float(same.float().mean())
+
+
+def statistics_only(case: Case) -> nn.Module:
+    module = copy.deepcopy(case.student)
+    recalibrate(module, (pixels for pixels, _ in case.data.train.batches(256)))
+    return module
+
+
+def run(case: Case, method: str = "distil", settings: FinetuneSettings = SHORT, tracking: Tracking | None = None) -> Finetuned:
+    return recover(method, case.student, case.teacher, case.data, settings, 7, tracking)
+
+
+# methods
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_each_method_recovers_a_network_from_sixty_pictures_without_labels(case: Case, method: str) -> None:
+    assert agreement(run(case, method).module, case) > agreement(statistics_only(case), case) + 5
+
+
+@pytest.mark.parametrize("method", ["mimic", "blocks"])
+def test_a_network_that_is_rebuilt_from_its_graph_is_recovered_as_well(dense: nn.Module, digits: Splits, method: str) -> None:
+    case = case_of(dense, digits, rebuilt=True)
+
+    assert agreement(run(case, method).module, case) > agreement(statistics_only(case), case) + 5
+
+
+def test_networks_whose_features_cannot_be_compared_learn_the_outputs(case: Case) -> None:
+    """Nothing is known of the channels that were kept."""
+    unknown = case._replace(teacher=Teacher(case.teacher.module))
+    mimicked, distilled = run(unknown, "mimic"), run(unknown, "distil")
+
+    assert all(torch.equal(a, b) for a, b in zip(mimicked.module.parameters(), distilled.module.parameters(), strict=True))
+
+
+def test_student_and_teacher_are_not_changed(case: Case) -> None:
+    before = copy.deepcopy(case.student.state_dict()), copy.deepcopy(case.teacher.module.state_dict())
+    found = run(case, "blocks").module
+
+    for module, state in zip((case.student, case.teacher.module), before, strict=True):
+        assert all(torch.equal(tensor, state[name]) for name, tensor in module.state_dict().items())
+    assert all(parameter.requires_grad for parameter in found.parameters())
+
+
+# rounds
+
+
+def test_a_recovery_that_does_not_help_ships_the_network_as_it_was_scored(case: Case) -> None:
+    """The student is the whole dense network, whose outputs cannot come closer to its own."""
+    own = case._replace(student=case.teacher.module)
+    tuned = run(own, settings=replace(SHORT, learning_rate=0.5))
+
+    assert tuned.epoch == 0
+    assert agreement(tuned.module, own) > 95
+    assert [notice.partition(":")[0] for notice in tuned.notices] == ["training from few pictures did not improve the network"]
+
+
+def test_a_rate_that_is_far_too_high_ends_with_an_error_that_says_so(case: Case) -> None:
+    with pytest.raises(TrainingDiverged, match="diverged in its first round"):
+        run(case, settings=replace(SHORT, learning_rate=1e20))
+
+
+def test_a_recovery_that_is_killed_goes_on_after_its_trials_and_ends_the_same(case: Case, tmp_path: Path) -> None:
+    settings = replace(SHORT, epochs=2, learning_rate=None)
+    whole = run(case, settings=settings)
+
+    def kill(done: int, total: int, text: str) -> None:
+        if "round 1" in text:
+            raise KeyboardInterrupt
+
+    def no_trial(done: int, total: int, text: str) -> None:
+        assert "trial" not in text
+
+    with pytest.raises(KeyboardInterrupt):
+        run(case, settings=settings, tracking=Tracking(tmp_path / "state", kill))
+    resumed = run(case, settings=settings, tracking=Tracking(tmp_path / "state", no_trial))
+
+    assert resumed.accuracies == whole.accuracies
+    assert resumed.choices[0] == whole.choices[0]
+    assert all(torch.equal(a, b) for a, b in zip(resumed.module.parameters(), whole.module.parameters(), strict=True))
+
+
+def state(**changes: object) -> RecoveryState:
+    usual = RecoveryState("SGD", 0.01, 32, False, 5, start_score=50.0, start_loss=1.0, augmented_statistics=False, best_loss=1.0)
+    return replace(usual, **changes)  # type: ignore[arg-type]
+
+
+AUTO = FinetuneSettings(minutes=1.0)
+
+
+@pytest.mark.parametrize(
+    ("found", "settings", "steps"),
+    [
+        (state(), AUTO, 64),
+        (state(steps=[64, 128], best_round=2), AUTO, 256),
+        (state(steps=[64, 128], best_round=1), AUTO, 0),
+        (state(steps=[64], best_round=1, seconds=50.0, seconds_per_step=0.1), AUTO, 100),
+        (state(steps=[64], best_round=1, seconds=59.5, seconds_per_step=0.1), AUTO, 0),
+        (state(seconds=61.0), AUTO, 0),
+        (state(steps=[64], best_round=1, ended=True), AUTO, 0),
+        (state(), FinetuneSettings(epochs=3), 21),
+        (state(steps=[21], best_round=1), FinetuneSettings(epochs=3), 0),
+    ],
+    ids=["first", "doubled", "no gain", "cut by the time", "too short", "no time", "diverged", "named epochs", "one round"],
+)
+def test_rounds_double_until_they_do_not_pay_or_the_time_is_over(
+    found: RecoveryState, settings: FinetuneSettings, steps: int
+) -> None:
+    """200 pictures in batches of 32 are seven steps per epoch."""
+    assert next_steps(found, settings, 200) == steps
+
+
+def test_a_network_is_better_if_its_outputs_are_closer_and_it_answers_no_worse_than_the_start() -> None:
+    assert is_better(Validation(50.0, 0.9), state())
+    assert not is_better(Validation(49.0, 0.5), state())
+    assert not is_better(Validation(60.0, 1.0), state())
+
+
+# recipe
+
+
+def valley(best: Recipe, recipe: Recipe) -> float:
+    """A loss with its lowest value at `best`."""
+    return (
+        abs(math.log(recipe.rate / best.rate))
+        + (recipe.strong != best.strong)
+        + abs(math.log(recipe.batch_size / best.batch_size))
+        + 10 * (recipe.optimizer != best.optimizer)
+    )
+
+
+@given(st.sampled_from(RATES["SGD"]), st.booleans(), st.sampled_from([16, 32, 64]))
+def test_trials_find_the_best_recipe_of_a_smooth_loss(rate: float, strong: bool, size: int) -> None:
+    best = Recipe("SGD", rate, size, strong)
+
+    assert best_recipe(lambda recipe: valley(best, recipe), FinetuneSettings(), 500, lambda: True)[0] == best
+
+
+@given(st.sampled_from(RATES["AdamW"]))
+def test_trials_find_the_other_optimizer(rate: float) -> None:
+    best = Recipe("AdamW", rate, 32, strong=False)
+
+    assert best_recipe(lambda recipe: valley(best, recipe), FinetuneSettings(), 500, lambda: True)[0] == best
+
+
+def test_without_time_only_the_first_recipe_is_tried() -> None:
+    seen: list[Recipe] = []
+
+    def trial(recipe: Recipe) -> float:
+        seen.append(recipe)
+        return 1.0
+
+    assert best_recipe(trial, FinetuneSettings(), 500, lambda: False) == (seen[0], 1)
+    assert len(seen) == 1
+
+
+def test_what_is_named_is_not_tried_and_a_named_rate_needs_no_trial() -> None:
+    def trial(recipe: Recipe) -> float:
+        assert recipe.batch_size == 8
+        return 1.0
+
+    best_recipe(trial, FinetuneSettings(batch_size=8), 500, lambda: True)
+    named = best_recipe(trial, FinetuneSettings(learning_rate=0.3, batch_size=8), 500, lambda: True)
+
+    assert named == (Recipe("SGD", 0.3, 8, strong=False), 0)
+
+
+@pytest.mark.parametrize(("pictures", "size"), [(2, 2), (10, 5), (50, 25), (64, 32), (5000, 32)])
+def test_a_batch_is_at_most_half_of_the_pictures(pictures: int, size: int) -> None:
+    recipe, _ = best_recipe(lambda recipe: 1.0, FinetuneSettings(), pictures, lambda: False)
+
+    assert recipe.batch_size == size
+
+
+# variation
+
+
+def test_pictures_are_varied_by_the_generator_alone_and_keep_their_shape() -> None:
+    pixels = torch.randn(6, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    first, again, other = (varied(pixels, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+
+    assert first.shape == pixels.shape
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.allclose(first, pixels)
+
+
+@given(st.integers(0, 200))
+def test_a_variation_shows_parts_of_the_pictures_and_nothing_else(seed: int) -> None:
+    """Without the change of colour, no value lies outside those of the batch."""
+    pixels = torch.rand(4, 1, 9, 7, generator=torch.Generator().manual_seed(seed))
+    found = varied(pixels, torch.Generator().manual_seed(seed), colour=0.0)
+
+    assert float(found.min()) >= float(pixels.min()) - 1e-5
+    assert float(found.max()) <= float(pixels.max()) + 1e-5
+
+
+# the choice
+
+
+@pytest.mark.parametrize(
+    ("settings", "pictures", "method"),
+    [
+        (FinetuneSettings(), FEW, None),
+        (FinetuneSettings(), 50_000, None),
+        (FinetuneSettings(recover="none"), 50, None),
+        (FinetuneSettings(epochs=0, recover="blocks"), 50, None),
+        (FinetuneSettings(recover="blocks"), 50_000, "blocks"),
+    ],
+)
+def test_many_pictures_are_trained_with_in_epochs(settings: FinetuneSettings, pictures: int, method: str | None) -> None:
+    assert method_name(settings, pictures) == method
+
+
+@pytest.mark.parametrize("pictures", [10, 200, FEW - 1])
+def test_few_pictures_are_recovered_from(pictures: int) -> None:
+    assert method_name(FinetuneSettings(), pictures) in METHODS
+
+
+def test_a_task_with_many_pictures_trains_exactly_as_fine_tuning_does(dense: nn.Module, tmp_path: Path) -> None:
+    digits = load_digits(None, seed=0)
+    settings = FinetuneSettings(epochs=1, learning_rate=0.01)
+    torch.manual_seed(1)
+    student = Net()
+    by_task = Classification(digits, settings, 0).finetune(student, dense, 0, tmp_path / "state", lambda done, total, text: None)
+    direct = finetune(student, dense, TrainingData(digits.train, digits.validation), settings, 0)
+
+    assert len(digits.train) >= FEW
+    assert all(torch.equal(a, b) for a, b in zip(by_task.module.parameters(), direct.module.parameters(), strict=True))
