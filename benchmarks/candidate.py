@@ -1,22 +1,27 @@
 """What one candidate costs, and what it would cost with a graph library alone. Run: make bench
 
-Plans at random widths are made in both ways, in turn, for each network:
+Plans at random widths are made in three ways, in turn, for each network:
 
-  here     make weight slices, give them to the probe (slicing, sessions in fresh processes, timed runs), score the torch module
-  library  deep copy, torch-pruning at the same widths, torch.onnx.export, a new session
+  here      make weight slices, give them to the probe (slicing, sessions in fresh processes, timed runs), score the torch module
+  library   deep copy, torch-pruning at the same widths, torch.onnx.export(..., dynamo=True), a new session
+  hurry     the same with torch.onnx.export(..., dynamo=False), which is faster but works for fewer networks
 
-Both ways end with a file that can be timed. Timed runs and scoring are needed in both; they are shown, but not in the ratio.
+The first table compares the making of a file that can be timed. Timed runs and scoring are needed in every way, so they do not
+count there. The second table compares whole trials: making, sessions, timed runs and scoring. The file that was exported in a
+hurry is measured and scored like a candidate. Two steps are taken here only, and they count under scoring: the comparison with
+torch's output and the least-squares reconstruction.
 """
 
 import copy
+import io
 import json
+import logging
 import platform
-import statistics
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import click
@@ -25,74 +30,95 @@ import onnxruntime
 import torch
 import torch_pruning
 import torchvision
-from torch import nn
+from candidate_costs import Costs, tables
+from torch import Tensor, nn
 
 from pipeline.core.measurement import Measurement
 from pipeline.core.plan import ChannelPlan
-from pipeline.core.profile import load_profile
-from pipeline.graph.export import export, stripped
+from pipeline.core.profile import Profile, load_profile
 from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder, start_builder
+from pipeline.graph.reconstruct import Reconstruction, start_reconstruction
+from pipeline.graph.shrink import shrink
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.local import LocalProbe
 from pipeline.stages.prepare import file_format
 from pipeline.stages.search_space import search_space
 from pipeline.stages.shared_device import share_device
+from pipeline.training.bfloat16 import mixed_precision
+from pipeline.training.execution_mode import layout_of
 from pipeline.training.load import find_model
-from pipeline.training.scoring import recalibrate
+from pipeline.training.scoring import BATCH, recalibrate
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], int, int]] = {
+    "resnet20 (32x32)": (lambda: find_model("resnet20").factory(), 32, 2048),
+    "vgg16_bn (32x32)": (lambda: find_model("vgg16_bn").factory(), 32, 2048),
     "resnet18": (lambda: torchvision.models.resnet18(weights=None), 224, 64),
     "mobilenet_v2": (lambda: torchvision.models.mobilenet_v2(weights=None), 224, 64),
-    "vgg16_bn (32x32)": (lambda: find_model("vgg16_bn").factory(), 32, 1024),
 }
-"""Name -> factory, input side, number of images per score (half re-estimate BatchNorm, half are answered)."""
+"""Name -> factory, input side, number of images per score (half re-estimate BatchNorm, half are answered). A run of `compress`
+re-estimates with 1024 images and answers up to 2000."""
 
 
-@dataclass
-class Costs:
-    """Milliseconds of each part, with one entry per candidate."""
+@dataclass(frozen=True)
+class Bench:
+    """One network, ready to make candidates."""
 
-    slice_ms: list[float]
-    sessions_ms: list[float]
-    timed_ms: list[float]
-    scoring_ms: list[float]
-    ours_ms: list[float]
-    library_ms: list[float]
+    builder: PrunedModelBuilder
+    probe: LocalProbe
+    reconstruction: Reconstruction
+    images: Tensor
+    processes: int
 
 
 @click.command()
 @click.option("--candidates", default=10, show_default=True, help="Per network.")
+@click.option("--network", "networks", multiple=True, type=click.Choice(list(NETWORKS)), help="[default: all]")
 @click.option("--target", default="raspberrypi", show_default=True)
 @click.option("--processes", type=int, help="Fresh ones that load and time each candidate.  [default: the profile's]")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--label", default="", help="Written into each raw line, for example the version that was measured.")
 @click.option("--out", type=click.Path(path_type=Path), help="Append raw figures here, as JSON lines.")
-def main(candidates: int, target: str, processes: int | None, seed: int, out: Path | None) -> None:
-    """Print a table of medians with the smallest and the largest figure."""
+@click.option(
+    "--table", type=click.Path(exists=True, path_type=Path), help="Measure nothing; print the tables of these raw lines."
+)
+def main(
+    candidates: int,
+    networks: tuple[str, ...],
+    target: str,
+    processes: int | None,
+    seed: int,
+    label: str,
+    out: Path | None,
+    table: Path | None,
+) -> None:
+    """Print tables of medians with the smallest and the largest figure."""
     warnings.simplefilter("ignore")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    if table:
+        print(tables([json.loads(text) for text in table.read_text().splitlines()]))
+        return
+    profile = load_profile(target)
+    processes = processes or profile.probe.processes
     versions = f"torch {torch.__version__}, onnxruntime {onnxruntime.__version__}"
-    processes = processes or load_profile(target).probe.processes
     print(f"{platform.machine()}, {torch.get_num_threads()} cores, {versions}, {target}, {processes} processes a candidate")
-    print("| network | slice | sessions | timed runs | scoring | without timed runs and scoring | torch-pruning alone | factor |")
-    print("| --- | --: | --: | --: | --: | --: | --: | --: |")
-    for name, (factory, side, images) in NETWORKS.items():
+    lines = []
+    for name in networks or NETWORKS:
+        factory, side, images = NETWORKS[name]
         torch.manual_seed(seed)
-        costs = measure(factory().eval(), side, images, candidates, target, processes, seed)
-        ratios = [theirs / ours for theirs, ours in zip(costs.library_ms, costs.ours_ms, strict=True)]
-        cells = (costs.slice_ms, costs.sessions_ms, costs.timed_ms, costs.scoring_ms, costs.ours_ms, costs.library_ms)
-        print(f"| {name} | {' | '.join(_cell(values, ' ms') for values in cells)} | {_cell(ratios, 'x')} |")
+        costs = measure(factory().eval(), torch.randn(images, 3, side, side), profile, processes, candidates, seed)
+        line = {"network": name, "label": label, "target": target, "processes": processes, "images": images, "seed": seed}
+        lines.append(line | asdict(costs))
         if out:
             with out.open("a") as file:
-                file.write(
-                    json.dumps({"network": name, "target": target, "processes": processes, "seed": seed, **vars(costs)}) + "\n"
-                )
+                file.write(json.dumps(lines[-1]) + "\n")
+    print(tables(lines))
 
 
-def measure(module: nn.Module, side: int, images: int, candidates: int, target: str, processes: int, seed: int) -> Costs:
-    """Measure candidates in both ways, in turn."""
-    profile = load_profile(target)
+def measure(module: nn.Module, images: Tensor, profile: Profile, processes: int, candidates: int, seed: int) -> Costs:
+    """Measure candidates in all ways, in turn. `images` are those of a score, (N, C, H, W)."""
     profile = profile.model_copy(update={"probe": profile.probe.model_copy(update={"retries": 0})})
-    example = torch.randn(1, 3, side, side)
+    example = images[:1]
     with share_device(profile, print) as device:
         form = file_format(device, ask=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -100,50 +126,84 @@ def measure(module: nn.Module, side: int, images: int, candidates: int, target: 
     step = profile.runtime.channel_step
     space = search_space(builder, 4 if step == "measured" else int(step))
     dense = builder.make(space.dense())
-    probe = LocalProbe(profile, Reference(_graph(dense), example.numpy()))
-    batch = torch.randn(images // 2, 3, side, side)
     generator = np.random.default_rng(seed)
-    costs = Costs([], [], [], [], [], [])
+    costs = Costs()
+    probe = LocalProbe(profile, Reference(_graph(dense), example.numpy()))
+    halves = images[: len(images) // 2].split(BATCH)
+    bench = Bench(builder, probe, start_reconstruction(builder.module, builder.space, halves), images, processes)
     try:
         for _ in range(candidates + 1):
             plan = space.plan(generator.uniform(0.2, 0.9, len(space.choices)).tolist())
-            _ours(builder, plan, probe, processes, batch, costs)
-            costs.library_ms.append(_library(builder, plan))
+            _ours(bench, plan, costs)
+            _library(bench, plan, costs)
     finally:
         probe.close()
     return Costs(**{name: values[1:] for name, values in vars(costs).items()})  # the first one includes warming up
 
 
-def _ours(
-    builder: PrunedModelBuilder, plan: ChannelPlan, probe: LocalProbe, processes: int, batch: torch.Tensor, costs: Costs
-) -> None:
-    started = time.perf_counter()
+def _ours(bench: Bench, plan: ChannelPlan, costs: Costs) -> None:
+    builder, started = bench.builder, time.perf_counter()
     pruned = builder.make(plan)
-    made = time.perf_counter()
-    measured = probe.measure(_graph(pruned), MeasurementOptions(processes, memory=False, fresh=False))
-    if not isinstance(measured, Measurement):
-        raise click.ClickException(f"{measured.kind}: {measured.detail}")
-    weighed = time.perf_counter()
-    recalibrate(pruned.module, [batch])
-    with torch.inference_mode():
-        pruned.module(batch)
-    scored = time.perf_counter()
-    # the processes load and do their first run side by side; that run is a figure of its own
-    timed_ms = max(p.first_run_ms for p in measured.processes) + sum(p.timed_ms for p in measured.processes)
-    costs.slice_ms.append(1e3 * (made - started))
-    costs.sessions_ms.append(1e3 * (weighed - made) - timed_ms)
+    costs.slice_ms.append(_since(started))
+    measured_ms, timed_ms = _measured(bench, _graph(pruned))
+    costs.sessions_ms.append(measured_ms - timed_ms)
     costs.timed_ms.append(timed_ms)
-    costs.scoring_ms.append(1e3 * (scored - weighed))
-    costs.ours_ms.append(1e3 * (weighed - started) - timed_ms)
+    started = time.perf_counter()
+    pruned.answer  # noqa: B018 - computed when it is read; the probe compares the file's output with it
+    kept = builder.kept(plan)
+    module = shrink(builder.module, builder.space, kept).eval()
+    bench.reconstruction.apply(module, kept)
+    _score(module, bench.images)
+    costs.scoring_ms.append(_since(started))
+
+
+def _library(bench: Bench, plan: ChannelPlan, costs: Costs) -> None:
+    started = time.perf_counter()
+    _exported(_pruned(bench.builder, plan), bench.builder, dynamo=True)
+    costs.library_ms.append(_since(started))
+    started = time.perf_counter()
+    module = _pruned(bench.builder, plan)
+    data = _exported(module, bench.builder, dynamo=False)
+    costs.hurry_ms.append(_since(started))
+    started = time.perf_counter()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    costs.session_ms.append(_since(started))
+    costs.measured_ms.append(_measured(bench, Graph(data, f"library {plan.widths}"))[0])
+    started = time.perf_counter()
+    _score(module, bench.images)
+    costs.scored_ms.append(_since(started))
+
+
+def _measured(bench: Bench, graph: Graph) -> tuple[float, float]:
+    """Milliseconds of a measurement, and those of them in which the file and the dense file run."""
+    started = time.perf_counter()
+    found = bench.probe.measure(graph, MeasurementOptions(bench.processes, memory=False, fresh=False))
+    passed_ms = _since(started)
+    if not isinstance(found, Measurement):
+        raise click.ClickException(f"{found.kind}: {found.detail}")
+    # the processes load and do their first run side by side; that run is a figure of its own
+    return passed_ms, max(p.first_run_ms for p in found.processes) + sum(p.timed_ms for p in found.processes)
+
+
+def _score(module: nn.Module, images: Tensor) -> None:
+    """Re-estimate BatchNorm with one half of the images, and answer the other, as a run of `compress` does."""
+    half = len(images) // 2
+    module.to(memory_format=layout_of(module))
+    with mixed_precision(torch.device("cpu")):
+        recalibrate(module, images[:half].split(BATCH))
+        with torch.inference_mode():
+            for batch in images[half:].split(BATCH):
+                module(batch.to(memory_format=layout_of(module)))
 
 
 def _graph(pruned: PrunedModel) -> Graph:
     return Graph(lambda: pruned.data, pruned.structure, None, pruned.weight_slices)
 
 
-def _library(builder: PrunedModelBuilder, plan: ChannelPlan) -> float:
-    """Make the same widths as a user of torch-pruning would, up to a session that can be timed. Returns milliseconds."""
-    started = time.perf_counter()
+def _pruned(builder: PrunedModelBuilder, plan: ChannelPlan) -> nn.Module:
+    """A copy of the dense network with the widths of `plan`, made as a user of torch-pruning would do it."""
     module = copy.deepcopy(builder.module)
     graph = torch_pruning.DependencyGraph().build_dependency(module, example_inputs=builder.example, verbose=False)
     for name, kept in builder.kept(plan).items():
@@ -152,15 +212,21 @@ def _library(builder: PrunedModelBuilder, plan: ChannelPlan) -> float:
         gone = sorted(set(range(width)) - set(kept))
         if gone:
             graph.get_pruning_group(layer, graph.get_pruner_of_module(layer).prune_out_channels, gone).prune()
-    data = stripped(export(module, builder.example, builder.opset, builder.ir_version), builder.ir_version).SerializeToString()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return module.eval()
+
+
+def _exported(module: nn.Module, builder: PrunedModelBuilder, *, dynamo: bool) -> bytes:
+    """The ONNX file of `module`, without any check."""
+    if dynamo:
+        program = torch.onnx.export(module, (builder.example,), dynamo=True, opset_version=builder.opset, verbose=False)
+        return bytes(program.model_proto.SerializeToString())  # type: ignore[union-attr]
+    buffer = io.BytesIO()
+    torch.onnx.export(module, (builder.example,), buffer, dynamo=False, opset_version=builder.opset)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def _since(started: float) -> float:
     return 1e3 * (time.perf_counter() - started)
-
-
-def _cell(values: list[float], unit: str) -> str:
-    return f"{statistics.median(values):.0f}{unit} ({min(values):.0f} to {max(values):.0f})"
 
 
 if __name__ == "__main__":
