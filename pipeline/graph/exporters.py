@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
 from pipeline.errors import one_line
+from pipeline.graph.attention import attention_of_four_axes
 from pipeline.graph.dropout import DROPOUT_TRANSLATION, keep_dropout
 from pipeline.graph.edit import free_name, names_in, rename_uses
 from pipeline.graph.optimise import optimise, optimise_trainable
@@ -98,7 +99,7 @@ TRAINABLE_EXPORTERS: dict[str, Exporter] = dict(zip(EXPORTERS, (captured_trainab
 
 
 def _capture(module: nn.Module, example: Inputs, opset: int, **options: Any) -> Any:
-    with _silence(), torch.no_grad():
+    with _silence(), attention_of_four_axes(), torch.no_grad():
         return torch.onnx.export(
             module,
             as_tuple(example),
@@ -114,7 +115,7 @@ def _capture(module: nn.Module, example: Inputs, opset: int, **options: Any) -> 
 
 
 def _trace(module: nn.Module, example: Inputs, opset: int, **options: Any) -> onnx.ModelProto:
-    with _silence(), _mute_stderr(), torch.no_grad():
+    with _silence(), _mute_stderr(), attention_of_four_axes(), torch.no_grad():
         warnings.simplefilter("error", TracerWarning)
         buffer = io.BytesIO()
         torch.onnx.export(

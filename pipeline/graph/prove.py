@@ -3,6 +3,7 @@
 The trial does not depend on how the groups were found. So a wrong rule leaves a layer unpruned, and never yields a wrong network.
 """
 
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -147,6 +148,8 @@ def _answers(model: onnx.ModelProto, inputs: Sequence[NDArray[np.generic]], *, d
     with torch.no_grad():
         answer = network(*(tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors))
     found = [part.numpy() for part in (answer if isinstance(answer, tuple) else (answer,))]
+    del network
+    gc.collect()  # a rebuilt network refers to itself, and Python counts objects and not their bytes
     if not all(np.isfinite(part).all() for part in found if np.issubdtype(part.dtype, np.floating)):
         raise TraceError("the answer is not finite")
     return found
@@ -163,8 +166,10 @@ def _enlivened(model: onnx.ModelProto, labelled: GraphSpace) -> onnx.ModelProto:
         shape = tuple(tensor.dims)
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if sum(size > 1 for size in shape) > 1:
-            values = generator.standard_normal(shape) / np.sqrt(max(np.prod(shape[1:]), 1))
+            values = generator.standard_normal(shape, dtype=np.float32)
+            values /= np.sqrt(max(np.prod(shape[1:]), 1))
         else:
-            values = generator.uniform(0.5, 1.5, shape)
-        tensor.CopyFrom(numpy_helper.from_array(values.astype(dtype), tensor.name))
+            values = generator.random(shape, dtype=np.float32)
+            values += 0.5
+        tensor.CopyFrom(numpy_helper.from_array(values.astype(dtype, copy=False), tensor.name))
     return lively

@@ -16,12 +16,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
 
 from pipeline.core.artifact import Artifact
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.run import Trial, open_run
 from pipeline.errors import NetworkError, ShipError, TraceError
+from pipeline.graph.move_weights import move_weights
 from pipeline.graph.prunable_network import Origin
 from pipeline.packaging.build import final_file, ship
 from pipeline.packaging.report.page import report_page
@@ -139,21 +139,13 @@ def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[Executi
                     context.task.score(student)
                 with network_errors("a step of training"):
                     tuned = context.task.finetune(student, teacher, seed, checkpoint, lambda done, total, text: None)
-                _move(tuned.module)
+                move_weights(tuned.module)
                 return mode, tuned
             except NetworkError as problem:
                 failure = failure or problem
             finally:
                 checkpoint.unlink(missing_ok=True)
     raise failure or NetworkError("no execution mode was tried")
-
-
-def _move(module: nn.Module) -> None:
-    """Change all weights and statistics slightly, including those that one training step does not change."""
-    with torch.no_grad():
-        for tensor in (*module.parameters(), *module.buffers()):
-            if tensor.is_floating_point():
-                tensor.mul_(1.01).add_(0.001)
 
 
 def _ship(context: RunContext, plan: ChannelPlan, tuned: Finetuned, scratch: Path) -> None:

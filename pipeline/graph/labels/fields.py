@@ -10,7 +10,7 @@ from itertools import combinations
 
 import numpy as np
 
-from pipeline.graph.labels.unions import Labels, Unions
+from pipeline.graph.labels.unions import FIXED, Labels, Unions
 
 __all__ = ["Value", "along", "compact", "constant_along", "resolve", "varying"]
 
@@ -86,7 +86,10 @@ def resolve(field: Labels, unions: Unions, avoid: Sequence[int] = ()) -> Labels:
         return field
     best = max(axes, key=lambda axis: (axis not in avoid, _sets_left(field, axis), axis))
     united = constant_along(field, axes - {best}, unions, "")
-    return field if united is None else united
+    if united is None or len(varying(united)) <= 1:
+        return field if united is None else united
+    # labels that meet FIXED are frozen and stay sets of their own, so they are made equal here
+    return resolve(np.where(unions.frozen(united), FIXED, united), unions, avoid)
 
 
 def _sets_left(field: Labels, axis: int) -> int:

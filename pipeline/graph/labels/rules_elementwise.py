@@ -117,12 +117,15 @@ def merge(values: Sequence[Value], shape: tuple[int, ...], trace: Trace) -> Valu
     parts = [[labels.reshape((1,) * (rank - labels.ndim) + labels.shape) for labels in value.fields] for value in values]
     fields = [labels for found in parts for labels in _apart(found, trace)]
     while pair := overlapping(fields):
-        one, other = fields[pair[0]], fields[pair[1]]
-        if len(varying(one)) > 1 and len(varying(other)) == 1 and _comes_from_weights(one, other, parts):
-            one = resolve(one, trace.unions)
+        one, other = sorted((fields[number] for number in pair), key=lambda labels: -len(varying(labels)))
+        fields = [labels for number, labels in enumerate(fields) if number not in pair]
+        if varying(other) < varying(one):
+            one = _single(one, other, parts, trace)
+            if not varying(one) & varying(other):
+                fields += [one, other]
+                continue
         trace.unions.unite(one, other)
         united = compact(np.broadcast_arrays(one, other)[0].copy(), trace.unions)
-        fields = [labels for number, labels in enumerate(fields) if number not in pair]
         fields += [united] if united.size > 1 else []
     kept = []
     for labels in fields:
@@ -143,6 +146,19 @@ def _apart(found: list[Labels], trace: Trace) -> list[Labels]:
     return [labels for labels in (compact(part, trace.unions) for part in found) if labels.size > 1]
 
 
-def _comes_from_weights(one: Labels, other: Labels, parts: list[list[Labels]]) -> bool:
-    """Whether a pattern over several axes meets a tensor that has one field for each of them."""
-    return any(len(found) > 1 and any(part is other or part.shape == other.shape for part in found) for found in parts)
+def _single(one: Labels, other: Labels, parts: list[list[Labels]], trace: Trace) -> Labels:
+    """`one`, which differs along several axes, made to differ along one axis where it meets weights that differ along fewer axes.
+
+    q (1, heads, 1, d) x scale (1, 1, 1, d): heads can still leave, because the scale is the same for all of them. Channels that a
+    layer makes, as in the scales of squeeze-excite, are united position by position instead.
+    """
+    if any(
+        varying(one) <= {axis for part in found for axis in varying(part)} and any(part.shape == other.shape for part in found)
+        for found in parts
+        if len(found) > 1
+    ):
+        return resolve(one, trace.unions)
+    made = [trace.axes[place] for place in trace.producers if place in trace.axes]
+    if made and np.isin(trace.unions.find(other), trace.unions.find(np.concatenate(made))).any():
+        return one
+    return resolve(one, trace.unions, tuple(varying(other)))

@@ -21,7 +21,7 @@ __all__ = ["convolution", "einsum", "gemm", "matmul", "recurrent"]
 def convolution(node: Node, trace: Trace) -> Sequence[Value]:
     """Plain, grouped and depthwise convolutions. A grouped one loses the same channels of each group."""
     x, weight, shape = trace.value(node.inputs[0]), node.inputs[1], node.shapes[0]
-    x = trace.constant(x, range(2, len(x.shape)), f"{node} slides over its channels")
+    x = trace.constant(x, _slides(node, trace, x), f"{node} slides over its channels")
     groups = int(node.attributes.get("group", 1))
     if not trace.is_weight(weight):
         trace.freeze(x, f"the weights of {node} are computed from the input")
@@ -36,6 +36,18 @@ def convolution(node: Node, trace: Trace) -> Sequence[Value]:
     if len(node.inputs) > 2 and node.inputs[2]:
         _follow(trace, node.inputs[2], outputs)
     return [_made(shape, 1, outputs, [labels for labels in x.fields if labels.shape[1] == 1])]
+
+
+def _slides(node: Node, trace: Trace, x: Value) -> list[int]:
+    """The axes along which a convolution mixes or skips positions: all but those with kernel 1, stride 1 and no padding."""
+    axes = range(2, len(x.shape))
+    kernel = trace.constants[node.inputs[1]].shape[2:] if trace.is_weight(node.inputs[1]) else [0] * len(axes)
+    strides = node.attributes.get("strides", [1] * len(axes))
+    pads = node.attributes.get("pads", [0] * 2 * len(axes))
+    if node.attributes.get("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        return list(axes)
+    still = [kernel[i] == strides[i] == 1 and not pads[i] and not pads[i + len(axes)] for i in range(len(axes))]
+    return [axis for axis, stays in zip(axes, still, strict=True) if not stays]
 
 
 def _read(node: Node, trace: Trace, channels: Labels | None, groups: int, place: tuple[str, int, int]) -> Labels:

@@ -21,7 +21,19 @@ from pipeline.graph.labels.unions import FIXED, Labels
 __all__ = ["concat", "expand", "gather", "move", "pad"]
 
 
-@rule("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "DepthToSpace", "SpaceToDepth", "Split", "Slice", "Tile")
+@rule(
+    "Transpose",
+    "Reshape",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "DepthToSpace",
+    "SpaceToDepth",
+    "Split",
+    "Slice",
+    "Tile",
+    "GatherND",
+)
 def move(node: Node, trace: Trace) -> Sequence[Value]:
     """The output's labels are the input's labels, moved in the same way."""
     value = trace.value(node.inputs[0])

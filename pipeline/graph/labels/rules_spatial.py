@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pipeline.graph.labels.fields import Value
 from pipeline.graph.labels.trace import Node, Trace, rule
 
-__all__ = ["over_the_picture", "without_labels"]
+__all__ = ["columns_to_image", "over_the_picture", "without_labels"]
 
 
 POOLS = (
@@ -19,7 +19,7 @@ POOLS = (
     "MaxRoiPool",
     "RoiAlign",
 )
-RESAMPLERS = ("Resize", "Upsample", "GridSample", "Col2Im")
+RESAMPLERS = ("Resize", "Upsample", "GridSample")
 
 
 @rule(*POOLS, *RESAMPLERS)
@@ -34,6 +34,23 @@ def over_the_picture(node: Node, trace: Trace) -> Sequence[Value]:
         if not any(labels is kept for kept in fields):
             trace.unions.freeze(labels, f"its channels are the batch of {node}")
     return [Value(shape, fields) for shape in node.shapes]
+
+
+@rule("Col2Im")
+def columns_to_image(node: Node, trace: Trace) -> Sequence[Value]:
+    """The values of one channel stand in several rows of a column, and leave together.
+
+    columns (1, 2 * 4, L)   c0 c0 c0 c0 c1 c1 c1 c1
+    image (1, 2, H, W)      c0 c1
+    """
+    value, shape = trace.value(node.inputs[0]), node.shapes[0]
+    value = trace.constant(value, [2], f"{node} mixes its channels")
+    rows = trace.vector(value, 1, f"{node} needs the same channels in every part of its input")
+    if rows is None:
+        return [Value(shape)]
+    channels = rows.reshape(shape[1], -1)
+    trace.unions.unite(channels, channels[:, :1])
+    return [Value(shape, (channels[:, 0].reshape(1, -1, *[1] * (len(shape) - 2)),) if shape[1] > 1 else ())]
 
 
 @rule("Shape", "Size", "ConstantOfShape", "Range", "Constant", "RandomNormal", "RandomUniform", "EyeLike", "NonZero")

@@ -129,3 +129,26 @@ def test_grid_sample(mode: str, border: str, corners: int) -> None:
     grid = np.clip(random(2, 4, 5, 2, seed=1), -1.45, 1.45)  # no ties between neighbours
 
     assert runtime_difference("GridSample", X, grid, opset=20, mode=mode, padding_mode=border, align_corners=corners) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["half_pixel", "output_half_pixel"])
+@pytest.mark.parametrize("samples", [0, 2])
+def test_regions_of_images(kind: str, samples: int) -> None:
+    boxes = np.array([[0.5, 1.0, 6.0, 5.0], [1.2, 0.3, 4.0, 7.0], [0.0, 0.0, 9.0, 9.0]], np.float32)
+    images = np.array([1, 0, 1], np.int64)
+    size = {"output_height": 3, "output_width": 2, "spatial_scale": 0.8, "sampling_ratio": samples}
+
+    assert runtime_difference("RoiAlign", X, boxes, images, opset=16, coordinate_transformation_mode=kind, **size) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("size", "options"),
+    [((5, 6), {}), ((7, 6), {"strides": [2, 2]}), ((6, 6), {"pads": [1, 0, 1, 0]}), ((7, 7), {"dilations": [2, 2]})],
+)
+def test_columns_to_an_image(size: tuple[int, int], options: dict[str, list[int]]) -> None:
+    """Col2Im is the sum of the places that im2col copies a value to; torch calls it fold"""
+    spread, steps, pads = options.get("dilations", [1, 1]), options.get("strides", [1, 1]), options.get("pads", [0] * 4)
+    positions = [(size[i] + pads[i] + pads[i + 2] - spread[i] - 1) // steps[i] + 1 for i in range(2)]
+    columns = random(2, 3 * 4, positions[0] * positions[1])
+
+    assert runtime_difference("Col2Im", columns, np.array(size), np.array([2, 2]), opset=18, **options) < 1e-5

@@ -3,7 +3,7 @@
 from pipeline.graph.to_torch.ops.contraction import CONTRACTION
 from pipeline.graph.to_torch.ops.elementwise import BROADCAST, POINTWISE, Op
 from pipeline.graph.to_torch.ops.normalisation import NORMALISATION
-from pipeline.graph.to_torch.ops.pool_resize import GLOBAL, POOL
+from pipeline.graph.to_torch.ops.pool_resize import GLOBAL, POOL, REGIONS
 from pipeline.graph.to_torch.ops.recurrent import RECURRENT
 from pipeline.graph.to_torch.ops.reduce import ALONG, ARG, REDUCE
 from pipeline.graph.to_torch.ops.resize import RESIZE
@@ -20,6 +20,7 @@ FUNCTIONS: dict[str, Op] = {
     **ALONG,
     **CONTRACTION,
     **POOL,
+    **REGIONS,
     **GLOBAL,
     **RESIZE,
     **NORMALISATION,

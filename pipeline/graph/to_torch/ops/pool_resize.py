@@ -10,7 +10,7 @@ from pipeline.graph.to_torch.node import Node
 from pipeline.graph.to_torch.ops.contraction import convolution_padding, padded
 from pipeline.graph.to_torch.ops.elementwise import Op
 
-__all__ = ["GLOBAL", "POOL"]
+__all__ = ["GLOBAL", "POOL", "REGIONS"]
 
 _MAX: dict[int, Callable[..., Tensor]] = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE: dict[int, Callable[..., Tensor]] = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}
@@ -121,8 +121,33 @@ def _grid_sample(node: Node, x: Tensor, grid: Tensor) -> Tensor:
     return F.grid_sample(x, grid.to(x.dtype), _GRID_MODES.get(mode, mode), border, bool(node.int("align_corners", 0)))
 
 
+def _roi_align(node: Node, x: Tensor, boxes: Tensor, images: Tensor) -> Tensor:
+    from torchvision.ops import roi_align  # noqa: PLC0415 - it takes a second to import, and few networks need it
+
+    size = node.int("output_height", 1), node.int("output_width", 1)
+    kind = node.text("coordinate_transformation_mode", "output_half_pixel" if node.opset < 16 else "half_pixel")
+    rows = torch.cat([images.to(x.dtype).unsqueeze(1), boxes.to(x.dtype)], 1)
+    found: Tensor = roi_align(
+        x, rows, size, node.float("spatial_scale", 1.0), node.int("sampling_ratio", 0) or -1, kind == "half_pixel"
+    )
+    return found
+
+
+def _columns_to_image(node: Node, x: Tensor, size: Tensor, block: Tensor) -> Tensor:
+    ones = [1] * len(size)
+    pads = node.ints("pads") or [0] * 2 * len(ones)
+    before, after = pads[: len(ones)], pads[len(ones) :]
+    whole = [int(number) + first + last for number, first, last in zip(size.tolist(), before, after, strict=True)]
+    steps = tuple(node.ints("strides") or ones)
+    image = F.fold(x, tuple(whole), tuple(block.tolist()), tuple(node.ints("dilations") or ones), 0, steps)
+    for axis, (first, number) in enumerate(zip(before, size.tolist(), strict=True), 2):
+        image = image.narrow(axis, first, int(number))
+    return image
+
+
 POOL: dict[str, Op] = {
     "AveragePool": _average_pool,
+    "Col2Im": _columns_to_image,
     "GridSample": _grid_sample,
     "LRN": _local_response,
     "LpPool": _lp_pool,
@@ -132,3 +157,6 @@ POOL: dict[str, Op] = {
 
 GLOBAL: dict[str, Op] = {"GlobalAveragePool": _global_average, "GlobalLpPool": _global_lp, "GlobalMaxPool": _global_max}
 """Ops that reduce all spatial axes to length 1."""
+
+REGIONS: dict[str, Op] = {"RoiAlign": _roi_align}
+"""Ops that read regions of images. A region says which image it is of, so images cannot be separated."""
