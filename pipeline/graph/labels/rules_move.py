@@ -45,10 +45,23 @@ def move(node: Node, trace: Trace) -> Sequence[Value]:
     for labels in value.fields:
         for kept, moved in zip(fields, _run(node, trace, np.broadcast_to(labels, value.shape)), strict=True):
             kept.append(moved)
+            _keep_last(node, moved, trace)
     made = [_value(shape, found, trace) for shape, found in zip(node.shapes, fields, strict=True)]
     if node.op_type == "DepthToSpace":  # a channel of the output is whole; rows and columns of a picture stay
         return [trace.constant(made[0], [2, 3], "it has a single channel to give")]
     return made
+
+
+def _keep_last(node: Node, moved: Labels, trace: Trace) -> None:
+    """Freeze the label of a value that has only one, as the value would be empty without it.
+
+    gates (1, 3, H, W)              g0 g1 g2
+    Slice 1:2 -> (1, 1, H, W)       g1, which must stay
+    """
+    if node.op_type in ("Slice", "Split", "Gather", "GatherND"):
+        label = compact(moved, trace.unions)
+        if label.size == 1:
+            trace.unions.freeze(label, f"one of its channels is used alone at {node}")
 
 
 @rule("Gather")
@@ -77,6 +90,8 @@ def move_gather(node: Node, trace: Trace, value: Value) -> Sequence[Value]:
     axis = int(node.attributes.get("axis", 0))
     indices = trace.constants[node.inputs[1]]
     fields = [np.take(np.broadcast_to(labels, value.shape), indices, axis=axis) for labels in value.fields]
+    for moved in fields:
+        _keep_last(node, moved, trace)
     return [_value(node.shapes[0], fields, trace)]
 
 

@@ -1,0 +1,39 @@
+"""Rounding: a deep network may differ from its graph by what single precision costs it, and not by more."""
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.core.onnx_outputs import TOLERANCE
+from pipeline.graph.rounding import LARGEST, allowed_difference
+
+
+class Growing(nn.Module):
+    """x -> (x + large) - large: the larger the number, the more digits of x are lost in single precision"""
+
+    def __init__(self, large: float) -> None:
+        super().__init__()
+        self.large = large
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + self.large) - self.large
+
+
+class OnlySingle(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ torch.eye(4)
+
+
+X = (torch.rand(1, 4, generator=torch.Generator().manual_seed(0)),)
+
+
+def test_an_ordinary_network_gets_the_usual_tolerance() -> None:
+    assert allowed_difference(nn.Linear(4, 3), X) == TOLERANCE
+
+
+def test_a_network_that_loses_digits_gets_more_and_one_that_loses_nearly_all_does_not_get_all() -> None:
+    assert TOLERANCE < allowed_difference(Growing(3e4), X) < LARGEST
+    assert allowed_difference(Growing(1e7), X) == LARGEST
+
+
+def test_a_network_that_does_not_run_in_double_precision_gets_the_usual_tolerance() -> None:
+    assert allowed_difference(OnlySingle(), X) == TOLERANCE
