@@ -2,9 +2,9 @@
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import safetensors
 import safetensors.torch
@@ -15,6 +15,9 @@ from torch import Tensor
 from pipeline.errors import one_line
 from pipeline.system.files import write_atomically
 from pipeline.training.epochs import Learner
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 __all__ = ["TrainingState", "resume", "save_state"]
 
@@ -47,7 +50,7 @@ class TrainingState:
 State = TypeVar("State")
 
 
-def save_state(checkpoint: Path | None, learner: Learner, state: object, identity: str) -> None:
+def save_state(checkpoint: Path | None, learner: Learner, state: "DataclassInstance", identity: str) -> None:
     """Write the network, the momenta and the best network so far. `identity` identifies the training. `state` is a dataclass of
     plain values. Raises StorageError.
     """
@@ -62,7 +65,7 @@ def save_state(checkpoint: Path | None, learner: Learner, state: object, identit
         momentum = learner.optimizer.state.get(parameter, {}).get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum/{name}"] = momentum.detach().cpu().contiguous()
-    notes = {"identity": identity, "state": json.dumps(vars(state))}
+    notes = {"identity": identity, "state": json.dumps(asdict(state))}
     write_atomically(checkpoint, safetensors.torch.save(tensors, metadata=notes))
 
 

@@ -16,7 +16,7 @@ from pipeline.training.execution_mode import layout_of
 from pipeline.training.finetune import Finetuned, Progress, Tracking, TrainingData, finetune
 from pipeline.training.learning_rates import fitting_batch_size
 from pipeline.training.own_task import REHEARSAL_IMAGES, BetweenBatches, OwnTask
-from pipeline.training.recover.methods import method_name
+from pipeline.training.recover.methods import MethodName, methods_of
 from pipeline.training.recover.recover import recover
 from pipeline.training.scoring import BATCH, accuracy, calibration_images, hits, recalibrate
 from pipeline.training.settings import FinetuneSettings, Recovery
@@ -162,33 +162,33 @@ class Classification:
         """See `Task`. With few training pictures, the network is recovered by a method that needs no labels."""
         teacher = teacher if isinstance(teacher, Teacher) else Teacher(teacher)
         tracking = Tracking(checkpoint, progress)
-        if method := self._method():
+        if self._methods():
             data = TrainingData(self.splits.pictures, self.splits.validation)
-            return recover(method, student, teacher, data, self.settings, seed, tracking)
+            return recover(student, teacher, data, self.settings, seed, tracking)
         data = TrainingData(self.splits.train, self.splits.validation)
         return finetune(student, teacher.module, data, self.settings, seed, tracking)
 
     @property
     def training_plan(self) -> str:
         """See `Task`."""
-        settings, method = self.settings, self._method()
-        if method is None:
+        settings, methods = self.settings, self._methods()
+        if not methods:
             return f"{settings.whole_epochs} epochs"
         length = f"up to {settings.minutes:g} minutes" if settings.epochs is None else f"{settings.epochs} epochs"
-        return f"recover the network by '{method}' from {len(self.splits.pictures)} pictures, {length}"
+        return f"recover the network by {' or '.join(methods)} from {len(self.splits.pictures)} pictures, {length}"
 
-    def _method(self) -> Recovery | None:
-        return method_name(self.settings, len(self.splits.pictures))
+    def _methods(self) -> tuple[MethodName, ...]:
+        return methods_of(self.settings, len(self.splits.pictures))
 
     def rehearsal(self) -> "Classification":
         """See `Task`. It trains on a full batch and the last, shorter one. A few validation images also serve as test data."""
         train = self.splits.train
         size = self.settings.batch_size or fitting_batch_size(len(train))
         few = train.sample(min(len(train), size + len(train) % size), self.seed)
-        method: Recovery = self._method() or "none"
+        recovery: Recovery = next(iter(self._methods()), "none")
         validation = self.splits.validation.sample(REHEARSAL_IMAGES, self.seed)
         splits = replace(self.splits, train=few, validation=validation, test=validation, unlabelled=None)
-        settings = replace(self.settings, epochs=1, batch_size=size, learning_rate=REHEARSAL_RATE, recover=method)
+        settings = replace(self.settings, epochs=1, batch_size=size, learning_rate=REHEARSAL_RATE, recover=recovery)
         return replace(self, splits=splits, settings=settings)
 
     def _calibration_images(self) -> Images:

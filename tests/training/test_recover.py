@@ -4,7 +4,7 @@ import copy
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -23,12 +23,12 @@ from pipeline.stages.finetune_chosen import kept_inputs_of
 from pipeline.training.epochs import Validation
 from pipeline.training.finetune import Finetuned, Tracking, TrainingData, finetune
 from pipeline.training.recover.augment import varied
-from pipeline.training.recover.methods import FEW, METHODS, method_name
-from pipeline.training.recover.recipe import RATES, Recipe, best_recipe
+from pipeline.training.recover.methods import AUTO, FEW, METHODS, MethodName, methods_of
+from pipeline.training.recover.recipe import RATES, Recipe, best_recipes
 from pipeline.training.recover.recover import recover
-from pipeline.training.recover.state import RecoveryState, is_better, next_steps
+from pipeline.training.recover.state import RecoveryState, finish_round, is_better, next_steps
 from pipeline.training.scoring import recalibrate
-from pipeline.training.settings import FinetuneSettings
+from pipeline.training.settings import FinetuneSettings, Recovery
 from pipeline.training.task import Classification
 from pipeline.training.teacher import Teacher
 
@@ -107,20 +107,24 @@ def statistics_only(case: Case) -> nn.Module:
     return module
 
 
-def run(case: Case, method: str = "distil", settings: FinetuneSettings = SHORT, tracking: Tracking | None = None) -> Finetuned:
-    return recover(method, case.student, case.teacher, case.data, settings, 7, tracking)
+def run(
+    case: Case, method: Recovery = "distil", settings: FinetuneSettings = SHORT, tracking: Tracking | None = None
+) -> Finetuned:
+    return recover(case.student, case.teacher, case.data, replace(settings, recover=method), 7, tracking)
 
 
 # methods
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_each_method_recovers_a_network_from_sixty_pictures_without_labels(case: Case, method: str) -> None:
+def test_each_method_recovers_a_network_from_sixty_pictures_without_labels(case: Case, method: Recovery) -> None:
     assert agreement(run(case, method).module, case) > agreement(statistics_only(case), case) + 5
 
 
 @pytest.mark.parametrize("method", ["mimic", "blocks"])
-def test_a_network_that_is_rebuilt_from_its_graph_is_recovered_as_well(dense: nn.Module, digits: Splits, method: str) -> None:
+def test_a_network_that_is_rebuilt_from_its_graph_is_recovered_as_well(
+    dense: nn.Module, digits: Splits, method: Recovery
+) -> None:
     case = case_of(dense, digits, rebuilt=True)
 
     assert agreement(run(case, method).module, case) > agreement(statistics_only(case), case) + 5
@@ -170,7 +174,7 @@ def test_a_recovery_that_is_killed_goes_on_after_its_trials_and_ends_the_same(ca
             raise KeyboardInterrupt
 
     def no_trial(done: int, total: int, text: str) -> None:
-        assert "trial" not in text
+        assert "round" in text
 
     with pytest.raises(KeyboardInterrupt):
         run(case, settings=settings, tracking=Tracking(tmp_path / "state", kill))
@@ -181,28 +185,43 @@ def test_a_recovery_that_is_killed_goes_on_after_its_trials_and_ends_the_same(ca
     assert all(torch.equal(a, b) for a, b in zip(resumed.module.parameters(), whole.module.parameters(), strict=True))
 
 
+BOTH = [Recipe("mimic", "AdamW", 0.001, 32), Recipe("distil", "SGD", 0.01, 32)]
+
+
 def state(**changes: object) -> RecoveryState:
-    usual = RecoveryState("SGD", 0.01, 32, False, 5, start_score=50.0, start_loss=1.0, augmented_statistics=False, best_loss=1.0)
+    usual = RecoveryState(BOTH, 5, start_score=50.0, start_loss=1.0, best_loss=1.0, augmented_statistics=False)
     return replace(usual, **changes)  # type: ignore[arg-type]
 
 
-AUTO = FinetuneSettings(minutes=1.0)
+MINUTE = FinetuneSettings(minutes=1.0)
 
 
 @pytest.mark.parametrize(
     ("found", "settings", "steps"),
     [
-        (state(), AUTO, 64),
-        (state(steps=[64, 128], best_round=2), AUTO, 256),
-        (state(steps=[64, 128], best_round=1), AUTO, 0),
-        (state(steps=[64], best_round=1, seconds=50.0, seconds_per_step=0.1), AUTO, 100),
-        (state(steps=[64], best_round=1, seconds=59.5, seconds_per_step=0.1), AUTO, 0),
-        (state(seconds=61.0), AUTO, 0),
-        (state(steps=[64], best_round=1, ended=True), AUTO, 0),
+        (state(), MINUTE, 64),
+        (state(steps=[64, 128], best_round=2), MINUTE, 256),
+        (state(steps=[64, 128], best_round=1, failures=1), MINUTE, 128),
+        (state(steps=[64, 128, 128], best_round=1, failures=2), MINUTE, 0),
+        (state(steps=[64], best_round=1, seconds=50.0, seconds_per_step=0.1), MINUTE, 100),
+        (state(steps=[64], best_round=1, seconds=59.5, seconds_per_step=0.1), MINUTE, 0),
+        (state(seconds=61.0), MINUTE, 0),
+        (state(steps=[64], best_round=1, ended=True), MINUTE, 0),
         (state(), FinetuneSettings(epochs=3), 21),
         (state(steps=[21], best_round=1), FinetuneSettings(epochs=3), 0),
     ],
-    ids=["first", "doubled", "no gain", "cut by the time", "too short", "no time", "diverged", "named epochs", "one round"],
+    ids=[
+        "first",
+        "doubled",
+        "the other method",
+        "no gain",
+        "cut by the time",
+        "too short",
+        "no time",
+        "diverged",
+        "named epochs",
+        "one round",
+    ],
 )
 def test_rounds_double_until_they_do_not_pay_or_the_time_is_over(
     found: RecoveryState, settings: FinetuneSettings, steps: int
@@ -217,6 +236,15 @@ def test_a_network_is_better_if_its_outputs_are_closer_and_it_answers_no_worse_t
     assert not is_better(Validation(60.0, 1.0), state())
 
 
+def test_after_a_round_that_does_not_pay_the_other_method_has_a_turn() -> None:
+    found = state()
+    better = [finish_round(found, 64, Validation(55.0, loss)) for loss in (0.9, 0.95, 0.8)]
+
+    assert better == [True, False, True]
+    assert (found.best_round, found.best_loss, found.failures) == (3, 0.8, 0)
+    assert found.recipes == [BOTH[1], BOTH[0]]
+
+
 # recipe
 
 
@@ -227,32 +255,38 @@ def valley(best: Recipe, recipe: Recipe) -> float:
         + (recipe.strong != best.strong)
         + abs(math.log(recipe.batch_size / best.batch_size))
         + 10 * (recipe.optimizer != best.optimizer)
+        + 100 * (recipe.method != best.method)
     )
 
 
-@given(st.sampled_from(RATES["SGD"]), st.booleans(), st.sampled_from([16, 32, 64]))
-def test_trials_find_the_best_recipe_of_a_smooth_loss(rate: float, strong: bool, size: int) -> None:
-    best = Recipe("SGD", rate, size, strong)
+@given(st.sampled_from(AUTO), st.sampled_from([(name, rate) for name in RATES for rate in RATES[name]]), st.booleans())
+def test_trials_find_the_best_recipe_of_a_smooth_loss(method: MethodName, optimizer: tuple[Any, float], strong: bool) -> None:
+    best = Recipe(method, *optimizer, 32, strong)
+    (found, other), _ = best_recipes(lambda recipe: valley(best, recipe), AUTO, FinetuneSettings(), 500, lambda: True)
 
-    assert best_recipe(lambda recipe: valley(best, recipe), FinetuneSettings(), 500, lambda: True)[0] == best
-
-
-@given(st.sampled_from(RATES["AdamW"]))
-def test_trials_find_the_other_optimizer(rate: float) -> None:
-    best = Recipe("AdamW", rate, 32, strong=False)
-
-    assert best_recipe(lambda recipe: valley(best, recipe), FinetuneSettings(), 500, lambda: True)[0] == best
+    assert found == best
+    assert {found.method, other.method} == set(AUTO)
 
 
-def test_without_time_only_the_first_recipe_is_tried() -> None:
+@pytest.mark.parametrize("size", [16, 32, 64])
+def test_trials_find_the_batch_size(size: int) -> None:
+    best = Recipe("distil", "SGD", 0.02, size)
+
+    assert best_recipes(lambda recipe: valley(best, recipe), ("distil",), FinetuneSettings(), 500, lambda: True)[0] == [best]
+
+
+def test_without_time_only_the_first_recipe_is_tried_and_the_other_method_comes_second() -> None:
     seen: list[Recipe] = []
 
     def trial(recipe: Recipe) -> float:
         seen.append(recipe)
         return 1.0
 
-    assert best_recipe(trial, FinetuneSettings(), 500, lambda: False) == (seen[0], 1)
-    assert len(seen) == 1
+    recipes, trials = best_recipes(trial, AUTO, FinetuneSettings(), 500, lambda: False)
+
+    assert (len(seen), trials) == (1, 1)
+    assert [recipe.method for recipe in recipes] == list(AUTO)
+    assert recipes[0] == seen[0]
 
 
 def test_what_is_named_is_not_tried_and_a_named_rate_needs_no_trial() -> None:
@@ -260,15 +294,15 @@ def test_what_is_named_is_not_tried_and_a_named_rate_needs_no_trial() -> None:
         assert recipe.batch_size == 8
         return 1.0
 
-    best_recipe(trial, FinetuneSettings(batch_size=8), 500, lambda: True)
-    named = best_recipe(trial, FinetuneSettings(learning_rate=0.3, batch_size=8), 500, lambda: True)
+    best_recipes(trial, AUTO, FinetuneSettings(batch_size=8), 500, lambda: True)
+    named = best_recipes(trial, ("blocks",), FinetuneSettings(learning_rate=0.3, batch_size=8), 500, lambda: True)
 
-    assert named == (Recipe("SGD", 0.3, 8, strong=False), 0)
+    assert named == ([Recipe("blocks", "SGD", 0.3, 8)], 0)
 
 
 @pytest.mark.parametrize(("pictures", "size"), [(2, 2), (10, 5), (50, 25), (64, 32), (5000, 32)])
 def test_a_batch_is_at_most_half_of_the_pictures(pictures: int, size: int) -> None:
-    recipe, _ = best_recipe(lambda recipe: 1.0, FinetuneSettings(), pictures, lambda: False)
+    (recipe,), _ = best_recipes(lambda recipe: 1.0, ("mimic",), FinetuneSettings(), pictures, lambda: False)
 
     assert recipe.batch_size == size
 
@@ -300,22 +334,21 @@ def test_a_variation_shows_parts_of_the_pictures_and_nothing_else(seed: int) -> 
 
 
 @pytest.mark.parametrize(
-    ("settings", "pictures", "method"),
+    ("settings", "pictures", "methods"),
     [
-        (FinetuneSettings(), FEW, None),
-        (FinetuneSettings(), 50_000, None),
-        (FinetuneSettings(recover="none"), 50, None),
-        (FinetuneSettings(epochs=0, recover="blocks"), 50, None),
-        (FinetuneSettings(recover="blocks"), 50_000, "blocks"),
+        (FinetuneSettings(), FEW, ()),
+        (FinetuneSettings(), 50_000, ()),
+        (FinetuneSettings(), FEW - 1, AUTO),
+        (FinetuneSettings(), 10, AUTO),
+        (FinetuneSettings(recover="none"), 50, ()),
+        (FinetuneSettings(epochs=0, recover="blocks"), 50, ()),
+        (FinetuneSettings(recover="blocks"), 50_000, ("blocks",)),
     ],
 )
-def test_many_pictures_are_trained_with_in_epochs(settings: FinetuneSettings, pictures: int, method: str | None) -> None:
-    assert method_name(settings, pictures) == method
-
-
-@pytest.mark.parametrize("pictures", [10, 200, FEW - 1])
-def test_few_pictures_are_recovered_from(pictures: int) -> None:
-    assert method_name(FinetuneSettings(), pictures) in METHODS
+def test_with_many_pictures_a_network_is_trained_in_epochs(
+    settings: FinetuneSettings, pictures: int, methods: tuple[MethodName, ...]
+) -> None:
+    assert methods_of(settings, pictures) == methods
 
 
 def test_a_task_with_many_pictures_trains_exactly_as_fine_tuning_does(dense: nn.Module, tmp_path: Path) -> None:

@@ -4,34 +4,36 @@
     mimic     the features before the last layers                  mimic.py
     blocks    the features at the ends of blocks, one by one       blocks.py
 
-Each method is one file, and names its source. `auto` chooses by the number of pictures.
+Each method is one file, and names its source. With `auto`, short trials choose between the methods AUTO.
 """
 
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Literal
 
 from pipeline.training.recover.blocks import blocks
 from pipeline.training.recover.distil import distil
 from pipeline.training.recover.mimic import mimic
 from pipeline.training.recover.objective import Method
-from pipeline.training.settings import FinetuneSettings, Recovery
+from pipeline.training.settings import FinetuneSettings
 
-__all__ = ["FEW", "METHODS", "method_name"]
+__all__ = ["AUTO", "FEW", "METHODS", "MethodName", "methods_of"]
 
-METHODS: Mapping[str, Method] = MappingProxyType({"distil": distil, "mimic": mimic, "blocks": blocks})
-AUTO: Recovery = "mimic"
-"""What `auto` does. It was the best method in the benchmark; see docs/decisions/0026-few-pictures.md."""
+MethodName = Literal["distil", "mimic", "blocks"]
+METHODS: Mapping[MethodName, Method] = MappingProxyType({"distil": distil, "mimic": mimic, "blocks": blocks})
+AUTO: tuple[MethodName, ...] = ("mimic", "distil")
+"""The methods of `auto`. Which of the two is better depends on the network; see docs/decisions/0026-few-pictures.md."""
 FEW = 1000
 """With fewer training pictures, labelled or not, `auto` recovers the network; with more, it trains with labels, in epochs."""
 
 
-def method_name(settings: FinetuneSettings, pictures: int) -> Recovery | None:
-    """Return the name of the method for this number of training pictures. None: training with labels, in epochs.
+def methods_of(settings: FinetuneSettings, pictures: int) -> tuple[MethodName, ...]:
+    """Return the methods to choose from, for this number of training pictures. None: training with labels, in epochs.
 
-    Example: `method_name(FinetuneSettings(), 50_000)` is None.
+    Example: `methods_of(FinetuneSettings(), 50_000)` is ().
     """
     if settings.recover == "none" or settings.epochs == 0:
-        return None
+        return ()
     if settings.recover != "auto":
-        return settings.recover
-    return AUTO if pictures < FEW else None
+        return (settings.recover,)
+    return AUTO if pictures < FEW else ()

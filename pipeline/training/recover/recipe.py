@@ -1,13 +1,14 @@
-"""Recipe: optimizer, rate, batch size and variation of a training from few pictures, found by short trials on these pictures."""
+"""Recipe: method, optimizer, rate, batch size and variation of a training from few pictures, found by short trials on them."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from pipeline.training.recover.methods import MethodName
 from pipeline.training.settings import FinetuneSettings
 
-__all__ = ["Recipe", "best_recipe", "first_recipe"]
+__all__ = ["Recipe", "best_recipes", "first_recipe"]
 
 Optimizer = Literal["SGD", "AdamW"]
 
@@ -16,7 +17,9 @@ RATES: dict[Optimizer, tuple[float, ...]] = {
     "AdamW": (0.01, 0.003, 0.001, 0.0003, 0.0001),
 }
 """Peak rates to choose from, the highest first."""
-FIRST_RATES: dict[Optimizer, float] = {"SGD": 0.02, "AdamW": 0.003}
+FIRST_RATES: dict[Optimizer, float] = {"SGD": 0.005, "AdamW": 0.001}
+FIRST_OPTIMIZERS: dict[MethodName, Optimizer] = {"distil": "SGD", "mimic": "AdamW", "blocks": "AdamW"}
+"""The better optimizer of each method; see docs/decisions/0026-few-pictures.md."""
 BATCHES = (16, 32, 64)
 FIRST_BATCH = 32
 
@@ -25,59 +28,68 @@ FIRST_BATCH = 32
 class Recipe:
     """How a round of training goes."""
 
+    method: MethodName
     optimizer: Optimizer
     rate: float
     """Peak learning rate."""
     batch_size: int
-    strong: bool
+    strong: bool = False
     """Whether the pictures are varied strongly (`augment.py`), or only as their preprocessing declares."""
 
     def __str__(self) -> str:
-        variation = "strong variation" if self.strong else "the declared variation"
-        return f"{self.optimizer}, peak rate {self.rate:g}, batch size {self.batch_size}, {variation}"
+        variation = "strong variation" if self.strong else "declared variation"
+        return f"{self.method}, {self.optimizer}, peak rate {self.rate:g}, batch size {self.batch_size}, {variation}"
 
 
-def first_recipe(settings: FinetuneSettings, pictures: int) -> Recipe:
-    """Return the recipe that is tried first. A named rate is one of SGD, as with many pictures. The batch is at most half of the
-    pictures, and at least two.
+def first_recipe(method: MethodName, settings: FinetuneSettings, pictures: int) -> Recipe:
+    """Return the recipe of `method` that is tried first. A named rate is one of SGD, as with many pictures. The batch is at most
+    half of the pictures, and at least two.
     """
     size = settings.batch_size or min(FIRST_BATCH, max(pictures // 2, 2))
     if settings.learning_rate is not None:
-        return Recipe("SGD", settings.learning_rate, size, strong=False)
-    return Recipe("AdamW", FIRST_RATES["AdamW"], size, strong=False)
+        return Recipe(method, "SGD", settings.learning_rate, size)
+    optimizer = FIRST_OPTIMIZERS[method]
+    return Recipe(method, optimizer, FIRST_RATES[optimizer], size)
 
 
-def best_recipe(
-    trial: Callable[[Recipe], float], settings: FinetuneSettings, pictures: int, goes_on: Callable[[], bool]
-) -> tuple[Recipe, int]:
-    """Return the recipe whose trial had the lowest loss, and the number of trials.
+def best_recipes(
+    trial: Callable[[Recipe], float],
+    methods: Sequence[MethodName],
+    settings: FinetuneSettings,
+    pictures: int,
+    goes_on: Callable[[], bool],
+) -> tuple[list[Recipe], int]:
+    """Return the best recipe of each method, the best of all first, and the number of trials.
 
-    `trial` maps a recipe to the validation loss after a short training, which always starts from the same network. First the rate
-    is moved down and up as long as that helps, then the variation, the batch size and the optimizer are changed. What `settings`
-    fix is not changed, and with a fixed rate there are no trials. `goes_on` is asked before each trial after the first, so that
-    trials can be ended by the clock.
+    `trial` maps a recipe to the validation loss after a short training, which always starts from the same network. First each
+    method is tried. Then the rate of each is moved down and up as long as that helps, the better method first. Then variation,
+    batch size and optimizer of the best recipe are changed. What `settings` fix is not changed, and with a named rate there are
+    no trials. `goes_on` is asked before each trial after the first, so that trials can be ended by the clock.
     """
-    first = first_recipe(settings, pictures)
+    firsts = [first_recipe(method, settings, pictures) for method in methods]
     if settings.learning_rate is not None:
-        return first, 0
-    losses = {first: trial(first)}
+        return firsts, 0
+    losses = {firsts[0]: trial(firsts[0])}
 
     def tried(recipe: Recipe) -> float:
         if recipe not in losses:
             losses[recipe] = trial(recipe) if goes_on() else math.inf
         return losses[recipe]
 
-    def best() -> Recipe:
-        return min(losses, key=losses.__getitem__)
+    def best(method: MethodName | None = None) -> Recipe:
+        return min((recipe for recipe in losses if method in (None, recipe.method)), key=losses.__getitem__)
 
-    _climb(tried, first)
+    for recipe in sorted(firsts, key=tried):
+        _climb(tried, recipe)
     tried(replace(best(), strong=not best().strong))
     if settings.batch_size is None:
         for size in BATCHES:
             if size <= pictures // 2:
                 tried(replace(best(), batch_size=size))
-    _climb(tried, replace(best(), optimizer="SGD", rate=FIRST_RATES["SGD"]))
-    return best(), sum(math.isfinite(loss) for loss in losses.values())
+    other: Optimizer = "SGD" if best().optimizer == "AdamW" else "AdamW"
+    _climb(tried, replace(best(), optimizer=other, rate=FIRST_RATES[other]))
+    found = sorted((best(method) for method in methods), key=losses.__getitem__)
+    return found, sum(math.isfinite(loss) for loss in losses.values())
 
 
 def _climb(tried: Callable[[Recipe], float], first: Recipe) -> None:

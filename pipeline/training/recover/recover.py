@@ -2,10 +2,11 @@
 
 With few pictures an epoch is only a few steps, so the schedule counts steps. Short trials choose the recipe. Then rounds of 64,
 128, 256, ... steps follow, each with a whole schedule (Loshchilov & Hutter, arXiv 1608.03983), from the best network so far.
-They end when a round does not improve it, or when the time is over. Round 0 is the network as it was scored. BatchNorm
-statistics are estimated again before each validation. A network is better if its outputs are closer to the teacher's on the
-validation pictures, and if it answers at least as many of these rightly as round 0. Hits alone would decide by a
-picture or two.
+After a round that does not improve it, the other method has a turn. Rounds end when no method improves it, or when the time is
+over. Round 0 is the network as it was scored. BatchNorm statistics are estimated again before each validation.
+
+A network is better if its outputs are closer to the teacher's on the validation pictures, and if it answers at least as many of
+these rightly as round 0. Hits alone would decide by a picture or two.
 """
 
 import json
@@ -26,27 +27,30 @@ from pipeline.training.execution_mode import train_mode
 from pipeline.training.finetune import Finetuned, Progress, Tracking, TrainingData
 from pipeline.training.finetune_checkpoint import resume, save_state
 from pipeline.training.recover.augment import varied
-from pipeline.training.recover.methods import METHODS
-from pipeline.training.recover.recipe import Recipe, best_recipe, first_recipe
-from pipeline.training.recover.state import RecoveryState, choices, is_better, next_steps, outcome, retreat
+from pipeline.training.recover.methods import AUTO, METHODS, MethodName, methods_of
+from pipeline.training.recover.recipe import FIRST_BATCH, Recipe, best_recipes, first_recipe
+from pipeline.training.recover.state import RecoveryState, choices, finish_round, is_better, next_steps, outcome, retreat
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.teacher import Teacher
 
 __all__ = ["recover"]
 
 CHECKPOINT_FORMAT = 1
-TRIAL_PICTURES = 1024
-"""Pictures that a trial trains on; each may come several times."""
+TRIALS = 8
+"""Number of trials for which the time should suffice."""
+FEWEST_TRIAL_STEPS, MOST_TRIAL_STEPS = 8, 32
+"""Steps of a trial with the first batch size. Others see as many pictures."""
 TRIAL_SHARE = 0.3
 """Share of the time that trials may take. The first one is always run."""
+TIMED_STEPS = 2
 PLACES_PICTURES = 4
 
 
 @dataclass(frozen=True)
 class _Recovery:
-    """One recovery: the networks, the method and the data."""
+    """One recovery: the networks, the methods to choose from, and the data."""
 
-    method: str
+    methods: tuple[MethodName, ...]
     student: nn.Module
     teacher: Teacher
     setup: TrainingSetup
@@ -68,7 +72,7 @@ class _Recovery:
         module, setup, losses = learner.module, self.setup, list[float]()
         placed = Teacher(setup.teacher or self.teacher.module, self.teacher.kept_inputs)
         few = next(setup.train.batches(PLACES_PICTURES))[0]
-        objective = METHODS[self.method](module, placed, setup.placed(few, module))
+        objective = METHODS[recipe.method](module, placed, setup.placed(few, module))
         generator = torch.Generator().manual_seed(1_000_003 * setup.seed + first_epoch)
         torch.manual_seed(1_000_003 * setup.seed + first_epoch)  # for dropout
         train_mode(module)
@@ -90,7 +94,6 @@ class _Recovery:
 
 
 def recover(
-    method: str,
     student: nn.Module,
     teacher: Teacher,
     data: TrainingData,
@@ -98,22 +101,22 @@ def recover(
     seed: int,
     tracking: Tracking | None = None,
 ) -> Finetuned:
-    """Train a copy of `student` with `method`, a name of METHODS, and return its best state on `data.validation`.
+    """Train a copy of `student` by the methods of `settings.recover`, and return its best state on `data.validation`.
 
     Labels of `data.train` are not used. The state is saved in the checkpoint after the trials and after each round. An
     interrupted recovery continues from there, and the time that was spent counts. If training diverges, it returns to its best
     state and continues with a tenth of the rate, at most three times. Raises TrainingDiverged when no round can be finished, and
     StorageError.
     """
-    tracking = tracking or Tracking()
+    tracking, methods = tracking or Tracking(), AUTO if settings.recover == "auto" else methods_of(settings, 0)
     settings = replace(settings, distillation=1.0)
     setup = TrainingSetup.of(teacher.module, (data.train, data.validation), settings, settings.batch_size or 0, seed)
-    recovery = _Recovery(method, student, teacher, setup, tracking.progress)
+    recovery = _Recovery(methods, student, teacher, setup, tracking.progress)
     shapes = [(name, list(tensor.shape)) for name, tensor in student.state_dict().items()]
-    asked = [CHECKPOINT_FORMAT, method, asdict(settings), seed, len(data.train), len(data.validation), shapes]
+    asked = [CHECKPOINT_FORMAT, asdict(settings), seed, len(data.train), len(data.validation), shapes]
     identity = sha256_bytes(json.dumps(asked).encode())
 
-    learner = recovery.learner(first_recipe(settings, len(data.train)))
+    learner = recovery.learner(first_recipe(methods[0], settings, len(data.train)))
     state, notice = resume(tracking.checkpoint, learner, identity, RecoveryState)
     if state is None:
         state = _begin(recovery, learner)
@@ -130,17 +133,17 @@ def recover(
         ours.requires_grad_(theirs.requires_grad)
     return Finetuned(
         module=learner.module.cpu().to(memory_format=torch.contiguous_format).eval(),
-        learning_rate=state.rate,
+        learning_rate=state.recipe.rate,
         accuracies=tuple(state.history),
         start=state.start_score,
-        epoch=state.best_round,
+        epoch=state.best_round or (None if state.best_loss < state.start_loss else 0),
         notices=(*state.notices, *outcome(state)),
-        choices=choices(method, state, settings, len(data.train)),
+        choices=choices(state, settings, len(data.train)),
     )
 
 
 def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
-    """Validate round 0, and choose the recipe by trials. `learner` continues from the best trial."""
+    """Validate round 0, and choose the recipes by trials. `learner` continues from the best trial."""
     setup, settings = recovery.setup, recovery.setup.settings
     pictures = len(setup.train)
     start = validated(learner.module, setup)
@@ -151,17 +154,20 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
         if found.is_better_than(start):
             setup, start = other, found
             learner.keep_as_best()
-    state = RecoveryState("SGD", 0.0, 0, False, 0, start.accuracy, start.loss, setup.augmented, start.loss)
-    numbers, limit = count(1), settings.minutes * 60 * TRIAL_SHARE
+    state = RecoveryState([], 0, start.accuracy, start.loss, start.loss, setup.augmented)
+    limit_s, numbers = settings.minutes * 60 * TRIAL_SHARE, count(1)
+    trial_pictures = 0
+    if settings.learning_rate is None:
+        trial_pictures, state.seconds_per_step = _trial_length(recovery, limit_s)
 
     def trial(recipe: Recipe) -> float:
         trained, number = recovery.learner(recipe), next(numbers)
-        steps = max(TRIAL_PICTURES // recipe.batch_size, 1)
+        steps = max(trial_pictures // recipe.batch_size, 1)
         if settings.epochs is not None:
             steps = min(steps, settings.epochs * math.ceil(pictures / recipe.batch_size))
 
         def report(step: int) -> None:
-            share = min((time.monotonic() - recovery.started) / limit, 1.0)
+            share = min((time.monotonic() - recovery.started) / limit_s, 1.0)
             recovery.progress(int(100 * TRIAL_SHARE * share), 100, f"trial {number}: {recipe}, step {step} of {steps}")
 
         if not recovery.train(trained, recipe, steps, 0, report):
@@ -176,36 +182,42 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
         return found.loss
 
     def goes_on() -> bool:
-        return time.monotonic() - recovery.started < limit
+        return time.monotonic() - recovery.started < limit_s
 
-    recipe, state.trials = best_recipe(trial, settings, pictures, goes_on)
-    state.optimizer, state.rate, state.batch_size, state.strong = recipe.optimizer, recipe.rate, recipe.batch_size, recipe.strong
+    state.recipes, state.trials = best_recipes(trial, recovery.methods, settings, pictures, goes_on)
     state.seconds = time.monotonic() - recovery.started
     return state
 
 
+def _trial_length(recovery: _Recovery, limit_s: float) -> tuple[int, float]:
+    """Pictures of each trial, so that eight trials fit into `limit_s`, and seconds per step, both from timing a few steps."""
+    recipe = first_recipe(recovery.methods[0], recovery.setup.settings, len(recovery.setup.train))
+    learner, started = recovery.learner(recipe), time.monotonic()
+    recovery.train(learner, recipe, TIMED_STEPS, 0, lambda step: None)
+    step_s, started = (time.monotonic() - started) / TIMED_STEPS, time.monotonic()
+    validated(learner.module, recovery.setup)
+    steps = int((limit_s / TRIALS - (time.monotonic() - started)) / step_s)
+    return min(max(steps, FEWEST_TRIAL_STEPS), MOST_TRIAL_STEPS) * FIRST_BATCH, step_s
+
+
 def _run_round(recovery: _Recovery, learner: Learner, state: RecoveryState, steps: int) -> None:
     """Train for one round from the best state, and keep the result if it is better. Raises TrainingDiverged."""
-    number, settings = len(state.steps) + 1, recovery.setup.settings
-    trained, started = recovery.learner(state.recipe, learner.best), time.monotonic()
+    number, settings, recipe = len(state.steps) + 1, recovery.setup.settings, state.recipe
+    trained, started = recovery.learner(recipe, learner.best), time.monotonic()
 
     def report(step: int) -> None:
         share = state.seconds / (60 * settings.minutes) if settings.epochs is None else TRIAL_SHARE
         part = steps * state.seconds_per_step / (60 * settings.minutes) if settings.epochs is None else 1 - TRIAL_SHARE
         done = min(share + part * step / steps, 1.0)
-        text = f"{recovery.method}, round {number}, step {step} of {steps}, rate {state.rate:g}"
-        recovery.progress(int(100 * done), 100, text)
+        recovery.progress(int(100 * done), 100, f"round {number}, step {step} of {steps}: {recipe}")
 
-    whole = recovery.train(trained, state.recipe, steps, 1000 * number, report)
+    whole = recovery.train(trained, recipe, steps, 1000 * number, report)
     found = validated(trained.module, recovery.setup) if whole else None
     if found is None or not all_finite(trained.module):
         retreat(state, number)
         return
-    state.steps.append(steps)
-    state.history.append(found.accuracy)
     state.seconds_per_step = (time.monotonic() - started) / steps
-    if is_better(found, state):
-        state.best_loss, state.best_round = found.loss, number
+    if finish_round(state, steps, found):
         learner.module.load_state_dict(trained.module.state_dict())
         learner.keep_as_best()
 

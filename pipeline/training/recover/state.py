@@ -1,8 +1,7 @@
 """State of a recovery from few pictures: what was done, how long the next round is, and what is said at the end."""
 
 import math
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, replace
 
 from pipeline.errors import TrainingDiverged
 from pipeline.training.divergence import LOWER, MOST_RETREATS
@@ -10,28 +9,27 @@ from pipeline.training.epochs import Validation
 from pipeline.training.recover.recipe import Recipe
 from pipeline.training.settings import FinetuneSettings
 
-__all__ = ["RecoveryState", "choices", "is_better", "next_steps", "outcome", "retreat"]
+__all__ = ["RecoveryState", "choices", "finish_round", "is_better", "next_steps", "outcome", "retreat"]
 
 FIRST_STEPS = 64
-"""Steps of the first round. Each further one has twice as many."""
+"""Steps of the first round. After a round that pays, the next one has twice as many."""
 FEWEST_STEPS = 16
 """A round that the time cuts to fewer steps is not started."""
-MOST_ROUNDS = 8
+MOST_STEPS = 8192
+"""Largest number of steps of a round."""
 
 
 @dataclass
 class RecoveryState:
     """State of a recovery after a round. Scores are accuracies in percent on validation pictures."""
 
-    optimizer: Literal["SGD", "AdamW"]
-    rate: float
-    batch_size: int
-    strong: bool
+    recipes: list[Recipe]
+    """The best recipe of each method. The first one is used next."""
     trials: int
     start_score: float
     start_loss: float
-    augmented_statistics: bool
     best_loss: float
+    augmented_statistics: bool
     best_round: int = 0
     seconds: float = 0.0
     """Time spent so far, with the trials."""
@@ -41,6 +39,8 @@ class RecoveryState:
     """Steps of each finished round."""
     history: list[float] = field(default_factory=list)
     """Score after each round."""
+    failures: int = 0
+    """Number of last rounds that were not better than the best before."""
     retreats: int = 0
     ended: bool = False
     notices: list[str] = field(default_factory=list)
@@ -48,22 +48,25 @@ class RecoveryState:
     @property
     def recipe(self) -> Recipe:
         """The recipe of the next round."""
-        return Recipe(self.optimizer, self.rate, self.batch_size, self.strong)
+        return self.recipes[0]
 
 
 def next_steps(state: RecoveryState, settings: FinetuneSettings, pictures: int) -> int:
-    """Steps of the next round, or 0 if there is none."""
+    """Return the steps of the next round, or 0 if there is none.
+
+    After a round that does not pay, the other method is tried with as many steps. When no method pays, there are no more rounds.
+    """
     if state.ended:
         return 0
     if settings.epochs is not None:
-        return 0 if state.steps else settings.epochs * math.ceil(pictures / state.batch_size)
-    if len(state.steps) == MOST_ROUNDS or (state.steps and state.best_round < len(state.steps)):
+        return 0 if state.steps else settings.epochs * math.ceil(pictures / state.recipe.batch_size)
+    if state.failures == len(state.recipes):
         return 0
     left = settings.minutes * 60 - state.seconds
-    steps = FIRST_STEPS * 2 ** len(state.steps)
+    steps = min(FIRST_STEPS * 2 ** (len(state.steps) - state.failures), MOST_STEPS)
     if state.steps:
         steps = min(steps, int(left / max(state.seconds_per_step, 1e-9)))
-    return steps if left > 0 and (steps >= FEWEST_STEPS) else 0
+    return steps if left > 0 and steps >= FEWEST_STEPS else 0
 
 
 def is_better(found: Validation, state: RecoveryState) -> bool:
@@ -71,24 +74,50 @@ def is_better(found: Validation, state: RecoveryState) -> bool:
     return found.loss < state.best_loss and found.accuracy >= state.start_score
 
 
+def finish_round(state: RecoveryState, steps: int, found: Validation) -> bool:
+    """Add a round of `steps` steps to `state`. Returns whether it is the best so far; otherwise the next method has its turn."""
+    better = is_better(found, state)
+    state.steps.append(steps)
+    state.history.append(found.accuracy)
+    if better:
+        state.best_loss, state.best_round, state.failures = found.loss, len(state.steps), 0
+    else:
+        state.failures += 1
+        state.recipes = [*state.recipes[1:], state.recipes[0]]
+    return better
+
+
 def retreat(state: RecoveryState, number: int) -> None:
     """Lower the rate. After `MOST_RETREATS` times, end training. Raises TrainingDiverged when no round was finished."""
+    recipe = state.recipe
     if state.retreats < MOST_RETREATS:
         state.retreats += 1
         state.notices.append(
-            f"training diverged in round {number} at peak rate {state.rate:g}; it returned to its best state and continued with "
-            f"peak rate {state.rate * LOWER:g}"
+            f"training diverged in round {number} at peak rate {recipe.rate:g}; it returned to its best state and continued with "
+            f"peak rate {recipe.rate * LOWER:g}"
         )
-        state.rate *= LOWER
+        state.recipes[0] = replace(recipe, rate=recipe.rate * LOWER)
         return
     if not state.steps:
         raise TrainingDiverged(
-            f"training from few pictures diverged in its first round, also at peak rate {state.rate:g}: the loss was not finite, "
-            "or grew; check whether the images match the network, choose a lower --learning-rate, or use --epochs 0 to ship the "
-            "network without fine-tuning"
+            f"training from few pictures diverged in its first round, also at peak rate {recipe.rate:g}: the loss was not "
+            "finite, or grew; check whether the images match the network, choose a lower --learning-rate, or use --epochs 0 to "
+            "ship the network without fine-tuning"
         )
-    state.notices.append(f"training diverged again at peak rate {state.rate:g} and ended before round {number}")
+    state.notices.append(f"training diverged again at peak rate {recipe.rate:g} and ended before round {number}")
     state.ended = True
+
+
+def choices(state: RecoveryState, settings: FinetuneSettings, pictures: int) -> tuple[str, ...]:
+    """What was chosen, in words."""
+    limit = "" if settings.epochs is not None else f" of {settings.minutes:g}"
+    best = f"round {state.best_round}" if state.best_round else "a trial" if state.best_loss < state.start_loss else "the start"
+    return (
+        f"recovered from {pictures} pictures, without labels; {state.trials} short trials chose: "
+        + "; then ".join(str(recipe) for recipe in state.recipes),
+        f"{sum(state.steps)} steps in {len(state.steps)} rounds, {state.seconds / 60:.1f}{limit} minutes; the network of {best} "
+        f"is shipped: its distance to the dense network's outputs went from {state.start_loss:.3g} to {state.best_loss:.3g}",
+    )
 
 
 def outcome(state: RecoveryState) -> list[str]:
@@ -97,18 +126,6 @@ def outcome(state: RecoveryState) -> list[str]:
         return []
     return [
         "training from few pictures did not improve the network: its validation accuracy before was "
-        f"{state.start_score:.2f} %; the network before fine-tuning is shipped; more "
-        "pictures (--unlabelled) or more --finetune-minutes may help"
+        f"{state.start_score:.2f} %; the network before fine-tuning is shipped; more pictures (--unlabelled) or more "
+        "--finetune-minutes may help"
     ]
-
-
-def choices(method: str, state: RecoveryState, settings: FinetuneSettings, pictures: int) -> tuple[str, ...]:
-    """What was chosen, in words."""
-    steps = sum(state.steps)
-    limit = "" if settings.epochs is not None else f" of {settings.minutes:g}"
-    best = f"round {state.best_round}" if state.best_round else "a trial" if state.best_loss < state.start_loss else "the start"
-    return (
-        f"recovered by '{method}' from {pictures} pictures, without labels; {state.trials} short trials chose {state.recipe}",
-        f"{steps} steps in {len(state.steps)} rounds, {state.seconds / 60:.1f}{limit} minutes; the network of {best} is shipped: "
-        f"its distance to the dense network's outputs went from {state.start_loss:.3g} to {state.best_loss:.3g}",
-    )

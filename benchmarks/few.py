@@ -1,0 +1,176 @@
+"""How well is a pruned network recovered from few pictures without labels? Run: python benchmarks/few.py --help
+
+All groups keep the same share of their channels, so that the plan is the same for every row. The pictures are drawn from a
+folder; a fifth of them is for validation, and up to 1,000 others are the test. The score is agreement with the dense network.
+Each cell is one line of JSON in the raw file, and finished cells are not run again.
+"""
+
+import copy
+import json
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.core.paired_difference import Scores, paired_drop
+from pipeline.core.profile import load_profile
+from pipeline.data.images import Splits
+from pipeline.graph.reconstruct import start_reconstruction
+from pipeline.graph.shrink import shrink
+from pipeline.stages.finetune_chosen import kept_inputs_of
+from pipeline.stages.job import Job
+from pipeline.stages.prepare import LoadedModel, load_model_and_task, start_building
+from pipeline.stages.search_space import search_space
+from pipeline.stages.shared_device import share_device
+from pipeline.system.malloc import keep_freed_memory
+from pipeline.training.scoring import hits
+from pipeline.training.settings import FinetuneSettings
+from pipeline.training.task import Classification
+from pipeline.training.teacher import Teacher
+
+ROWS = ("statistics", "none", "distil", "mimic", "blocks", "auto")
+"""`statistics`: BatchNorm statistics only. `none`: trained as with many pictures. The others: see `--recover`."""
+TEST = 1000
+VALIDATION_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one line of the raw file is about."""
+
+    model: str
+    pictures: int
+    width: float
+    minutes: float
+    seed: int
+    row: str
+
+
+@click.command()
+@click.option("--model", required=True)
+@click.option("--weights", type=click.Path(path_type=Path))
+@click.option("--pictures", "folder", type=click.Path(path_type=Path), help="Folder of images; its sub-folders are read too.")
+@click.option("--count", default=200, show_default=True, help="Pictures for training and validation.")
+@click.option("--width", default=0.7, show_default=True, help="Share of its channels that each group keeps.")
+@click.option("--minutes", default=10.0, show_default=True, help="For `auto` and each method.")
+@click.option("--seeds", default=1, show_default=True)
+@click.option("--rows", default=",".join(ROWS), show_default=True)
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/few.jsonl"), show_default=True)
+def main(
+    model: str,
+    weights: Path | None,
+    folder: Path | None,
+    count: int,
+    width: float,
+    minutes: float,
+    seeds: int,
+    rows: str,
+    out: Path,
+) -> None:
+    """Run the cells that are missing, and print the table of all cells."""
+    keep_freed_memory()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for seed in range(seeds if folder else 0):
+        cells = [Cell(model, count, width, minutes, seed, row) for row in rows.split(",")]
+        missing = [cell for cell in cells if cell not in finished(out)]
+        bench = Bench(Job(target="local", model=model, weights=weights, data="none", unlabelled=folder, seed=seed), cells[0])
+        for cell in missing:
+            with out.open("a") as file:
+                file.write(json.dumps({**vars(cell), **bench.run(cell)}) + "\n")
+            print(json.dumps({**vars(cell), **finished(out)[cell]}), flush=True)
+    print_table(finished(out))
+
+
+def finished(out: Path) -> dict[Cell, dict[str, Any]]:
+    """The results of the cells in the raw file."""
+    lines = [json.loads(line) for line in out.read_text().splitlines()] if out.is_file() else []
+    names = Cell.__dataclass_fields__
+    return {Cell(**{name: line[name] for name in names}): {k: v for k, v in line.items() if k not in names} for line in lines}
+
+
+class Bench:
+    """One network, its pictures and its pruned copy."""
+
+    def __init__(self, job: Job, cell: Cell) -> None:
+        profile = load_profile(job.target)
+        loaded = load_model_and_task(job, profile)
+        task = loaded.task
+        if not isinstance(task, Classification):
+            raise click.ClickException("--model: expected a classification network")
+        self.task = replace(task, splits=drawn(task.splits, cell))
+        loaded = LoadedModel(loaded.module, self.task, loaded.facts, loaded.notices)
+        with tempfile.TemporaryDirectory() as scratch, share_device(profile, print) as device:
+            builder = start_building(job, loaded, Path(scratch) / "dense.onnx", device)
+        plan = search_space(builder, 4).uniform(cell.width)
+        kept = builder.kept(plan)
+        self.macs = builder.make(plan).macs / builder.make(builder.space.dense()).macs
+        self.student = shrink(builder.module, builder.space, kept).eval()
+        calibration = (pixels for pixels, _ in self.task.calibration())
+        start_reconstruction(builder.module, builder.space, calibration).apply(self.student, kept)
+        self.teacher = Teacher(builder.module.eval(), kept_inputs_of(builder.module, builder.space, kept))
+
+    def run(self, cell: Cell) -> dict[str, Any]:
+        """Train by `cell.row`. Returns agreement with its 95 % interval, minutes and choices."""
+        started = time.monotonic()
+        epochs = 0 if cell.row == "statistics" else None
+        recover: Any = "auto" if cell.row == "statistics" else cell.row
+        settings = FinetuneSettings(epochs=epochs, recover=recover, minutes=cell.minutes)
+        task = replace(self.task, settings=settings)
+        with tempfile.TemporaryDirectory() as scratch:
+            tuned = task.finetune(copy.deepcopy(self.student), self.teacher, cell.seed, Path(scratch) / "state", lambda *_: None)
+        minutes = (time.monotonic() - started) / 60
+        drop = paired_drop(scores(self.teacher.module, task), scores(tuned.module, task))
+        interval = [100 - drop.estimate.high, 100 - drop.estimate.low] if drop else None
+        return {
+            "agreement": 100.0 * float(hits(tuned.module, task.splits.test).mean()),
+            "interval": interval,
+            "macs": self.macs,
+            "took_minutes": round(minutes, 2),
+            "threads": torch.get_num_threads(),
+            "choices": list(tuned.choices),
+            "best": tuned.epoch,
+        }
+
+
+def drawn(splits: Splits, cell: Cell) -> Splits:
+    """`cell.pictures` of all images to train and validate with, and others for the test, by the seed."""
+    everything = torch.arange(len(splits.train.labels))
+    order = everything[torch.randperm(len(everything), generator=torch.Generator().manual_seed(cell.seed))]
+    chosen, test = order[: cell.pictures], order[cell.pictures : cell.pictures + TEST]
+    held_out = max(round(VALIDATION_SHARE * cell.pictures), 1)
+    train, validation, test_images = (
+        replace(splits.train, indices=part) for part in (chosen[held_out:], chosen[:held_out], test)
+    )
+    return replace(splits, train=train, validation=validation, test=test_images)
+
+
+def scores(module: nn.Module, task: Classification) -> Scores:
+    """Whether each test picture gets the dense network's answer, in percent."""
+    each = np.where(hits(module, task.splits.test), 100.0, 0.0)
+    return Scores(float(each.mean()), each)
+
+
+def print_table(found: dict[Cell, dict[str, Any]]) -> None:
+    """One line per cell without its seed: mean agreement over the seeds, the widest interval, mean minutes."""
+    print("| network | pictures | width | MACs | row | seeds | agreement | 95 % interval of each | minutes |")
+    print("| --- | --: | --: | --: | --- | --: | --: | --- | --: |")
+    for key in dict.fromkeys(replace(cell, seed=0) for cell in found):
+        lines = [line for cell, line in found.items() if replace(cell, seed=0) == key]
+        mean = sum(line["agreement"] for line in lines) / len(lines)
+        intervals = ", ".join(f"[{line['interval'][0]:.1f}, {line['interval'][1]:.1f}]" for line in lines if line["interval"])
+        minutes = sum(line["took_minutes"] for line in lines) / len(lines)
+        name = key.model.rpartition(":")[2]
+        print(
+            f"| {name} | {key.pictures} | {key.width:g} | {100 * lines[0]['macs']:.0f} % | {key.row} | {len(lines)} "
+            f"| {mean:.1f} % | {intervals} | {minutes:.1f} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
