@@ -10,6 +10,7 @@ from helpers.runs import JOB, journal, trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.core.journal import read_journal
 from pipeline.core.measurement import Failure
 from pipeline.core.run import open_run, read_trials
 from pipeline.errors import OtherJob, RunError, RunLocked, StorageError
@@ -81,6 +82,17 @@ def test_a_run_that_was_torn_in_its_very_first_line_begins_anew(tmp_path: Path) 
 
     line = json.loads(journal(tmp_path).read_text())
     assert {key: line[key] for key in line if key != "checksum"} == {"kind": "job", "format": 2, "facts": JOB}
+
+
+def test_a_choice_is_recorded_once_however_often_the_run_is_continued(tmp_path: Path) -> None:
+    for _ in range(2):
+        with open_run(tmp_path, JOB) as run:
+            run.record_choice("8 trials chose SGD")
+            run.record_choice("64 steps in 1 round")
+    journal = read_journal((tmp_path / "journal.jsonl").read_bytes())
+
+    assert journal.choices == ("8 trials chose SGD", "64 steps in 1 round")
+    assert journal.damage == ()
 
 
 def test_another_job_is_refused_with_exactly_what_differs(tmp_path: Path) -> None:

@@ -289,6 +289,18 @@ def test_a_run_of_an_older_version_whose_shipped_weights_were_not_hashed_goes_on
             bind_input_hashes(run, "digits", shipped_folder("models") / "digits.safetensors", None)
 
 
+def test_other_images_without_labels_are_other_inputs(tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    (photos / "a.png").write_bytes(b"one")
+    with open_run(tmp_path / "run", {}) as run:
+        bind_input_hashes(run, "digits", None, None, photos)
+        bind_input_hashes(run, "digits", None, None, photos)
+        (photos / "a.png").write_bytes(b"two")
+        with pytest.raises(OtherJob, match='unlabelled data: "'):
+            bind_input_hashes(run, "digits", None, None, photos)
+
+
 def test_a_network_that_is_no_shipped_one_has_no_shipped_weights() -> None:
     assert [shipped_weights(spec) for spec in ("nets.py:digits", "torchvision:resnet18", "vgg16_bn", "../models/digits")] == 4 * [
         None

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import pipeline.cli.main
 from pipeline.core.profile import load_profile
-from pipeline.errors import TrainingError
+from pipeline.errors import DataError, TrainingError
 from pipeline.stages.job import Job
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import OwnTask
@@ -42,7 +42,18 @@ def test_a_run_that_was_begun_before_goes_on_where_nothing_is_asked_for() -> Non
     assert identity(FinetuneSettings(batch_size=64)) == {**BEFORE, "batch_size": 64}
 
 
-@pytest.mark.parametrize("settings", [{"learning_rate": 0.01}, {"batch_size": 128}, {"batch_size": 32}, {"epochs": 0}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"learning_rate": 0.01},
+        {"batch_size": 128},
+        {"batch_size": 32},
+        {"epochs": 0},
+        {"epochs": 20},
+        {"recover": "none"},
+        {"minutes": 5.0},
+    ],
+)
 def test_what_is_asked_for_makes_another_run(settings: dict[str, Any]) -> None:
     assert identity(FinetuneSettings(**settings)) != identity(FinetuneSettings())
 
@@ -51,6 +62,9 @@ def test_what_is_asked_for_makes_another_run(settings: dict[str, Any]) -> None:
     ("settings", "said"),
     [
         ({"epochs": -1}, "epochs: got -1"),
+        ({"recover": "magic"}, "recover: got magic; choose one of auto, distil, mimic, blocks, none"),
+        ({"minutes": 0.0}, "minutes of fine-tuning: got 0"),
+        ({"minutes": math.nan}, "minutes of fine-tuning: got nan"),
         ({"batch_size": 1}, "batch size: got 1"),
         ({"learning_rate": 0.0}, "learning rate: got 0"),
         ({"learning_rate": math.nan}, "learning rate: got nan"),
@@ -79,6 +93,37 @@ def test_the_command_line_sets_rate_batch_size_and_epochs(monkeypatch: pytest.Mo
     _, found = started(monkeypatch, "--learning-rate", "0.002", "--batch-size", "32", "--epochs", "0")
 
     assert found == [FinetuneSettings(epochs=0, batch_size=32, learning_rate=0.002)]
+
+
+def test_the_command_line_sets_how_a_network_is_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, found = started(monkeypatch, "--recover", "blocks", "--finetune-minutes", "2.5", "--epochs", "auto")
+
+    assert found == [FinetuneSettings(epochs=None, recover="blocks", minutes=2.5)]
+
+
+@pytest.mark.parametrize(("flags", "data"), [((), "digits"), (("--unlabelled", "photos"), "none"), (("--data", "x"), "x")])
+def test_only_images_without_labels_mean_that_there_are_no_labels(
+    flags: tuple[str, ...], data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[str] = []
+
+    def walk(job: Job, callback: object) -> None:
+        found.append(job.data)
+        raise TrainingError("enough")
+
+    monkeypatch.setattr(importlib.import_module("pipeline.compress"), "compress", walk)
+    CliRunner().invoke(pipeline.cli.main.compress, ["--target", "raspberrypi", *flags])
+
+    assert found == [data]
+
+
+def test_images_that_nothing_can_be_done_with_are_refused_before_anything_is_loaded() -> None:
+    task = OwnTask(torch.rand(2, 1, 8, 8), evaluate=lambda module: 1.0, train=lambda module: module)
+
+    with pytest.raises(DataError, match="data: got 'none', but there are no images without labels either"):
+        Job(target="local", data="none")
+    with pytest.raises(DataError, match="photos: images without labels are not used with a task of your own"):
+        Job(target="local", task=task, unlabelled=Path("photos"))
 
 
 @pytest.mark.parametrize(
