@@ -80,7 +80,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             return Finished(finished, run.artifact)
 
         with stage("load", f"{job.model}, {job.data_words}"):
-            loaded = load_model_and_task(job, profile)
+            loaded = load_model_and_task(job, profile, callback.progress)
             bind_input_hashes(run, job.model, job.weights, job.data_source, job.unlabelled)
             run.bind("inputs", loaded.facts)
             notices.add(*loaded.notices, *loaded.test_set_notices(constraints))
@@ -100,10 +100,12 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
         with stage("rehearse", "run every later step once with a pruned network"):
             context = rehearse(context, job.seed)
 
-        with network_errors("the run", only_own=True), search_probe(job, context, device) as probe:
-            run.bind("device", probe.fingerprint.facts)
-            measurer = PlanMeasurer(context, probe, start_reward_function(job.search_reward(), context.builder, context.task))
-            weights = cut_from_dense(context)
+        with network_errors("the run", only_own=True), contextlib.ExitStack() as opened:
+            with stage("prepare", "start the probe, and compute how the kept channels replace removed ones"):
+                probe = opened.enter_context(search_probe(job, context, device))
+                run.bind("device", probe.fingerprint.facts)
+                measurer = PlanMeasurer(context, probe, start_reward_function(job.search_reward(), context.builder, context.task))
+                weights = cut_from_dense(context)
             space, alignment = aligned_space(context, probe, job.seed)
             with stage("measure", f"measure the dense and the thinnest plan, {probe.fingerprint.stamp}"):
                 ends = measure_dense_and_thinnest(measurer, space, weights)

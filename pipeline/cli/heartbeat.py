@@ -23,13 +23,14 @@ class Heartbeat:
         self.clock = clock
         self._advances: deque[tuple[float, int]] = deque()
         self._done, self._total, self._counted_from = 0, 0, 0.0
+        self._text, self._several_steps = "", False
         self.begin(stage)
 
     def begin(self, stage: str) -> None:
         """A stage begins. What is known of the last one is forgotten."""
         self._stage, self._began, self._shown = stage, self.clock(), self.clock()
         self._restart(0, "")
-        self._counted_from = self._began
+        self._counted_from, self._several_steps = self._began, False
 
     def advance(self, done: int, total: int, text: str) -> None:
         """`done` of `total` units of the stage are finished. With a total of 0, units are not counted.
@@ -39,6 +40,7 @@ class Heartbeat:
         """
         now = self.clock()
         if total != self._total or done < self._done:
+            self._several_steps |= bool(self._text)
             self._restart(total, text)
             if done == 1:
                 self._advances.append((self._counted_from, 0))
@@ -64,7 +66,7 @@ class Heartbeat:
 
     @property
     def share(self) -> float | None:
-        """Finished share of the stage, from 0 to 1. None if its units are not counted, or all are finished."""
+        """Finished share of the present count, from 0 to 1. None if units are not counted, or all are finished."""
         return self._done / self._total if self._done < self._total else None
 
     @property
@@ -77,11 +79,13 @@ class Heartbeat:
         return passed_s / passed * (self._total - self._done) if passed else None
 
     def line(self) -> str:
-        """The state of the stage in one line."""
+        """The state of the stage in one line. If it has several counts, share and time left are those of the present one."""
         elapsed, left = format_duration(self.elapsed_s), self.left_s
         if self.share is None:
             return f"{self._stage}: at work for {elapsed}{f'; {self._text}' if self._text and not self._total else ''}"
         remaining = "" if left is None else f", {format_duration(left)} left"
+        if self._several_steps:
+            return f"{self._stage}: at work for {elapsed}; {self._text}: {100 * self.share:.0f} %{remaining}"
         return f"{self._stage}: {100 * self.share:.0f} % after {elapsed}{remaining}; {self._text}"
 
     def _restart(self, total: int, text: str) -> None:

@@ -1,11 +1,26 @@
 """Callbacks: receive the progress of a run. The command line shows it, tests collect it, and the default ignores it."""
 
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sized
+from typing import Protocol, TypeVar
 
 from pipeline.core.budget import Verdict
 from pipeline.core.candidate import Candidate
 
-__all__ = ["Callback", "InterruptibleCallback", "Notices", "NullCallback"]
+__all__ = [
+    "Callback",
+    "InterruptibleCallback",
+    "Notices",
+    "NullCallback",
+    "Progress",
+    "begin_step",
+    "count_images",
+    "no_progress",
+]
+
+Progress = Callable[[int, int, str], None]
+"""(done, total, text), as in `Callback.progress`. With a total of 0, the units of a step are not counted."""
+
+_Part = TypeVar("_Part", bound=Sized)
 
 
 class Callback(Protocol):
@@ -26,7 +41,32 @@ class Callback(Protocol):
         """A candidate was evaluated; `best` is the best one within the budget so far."""
 
     def progress(self, done: int, total: int, text: str) -> None:
-        """`done` of `total` units of the current step are finished. `text` says what is done; the time left is not part of it."""
+        """`done` of `total` units of the current step are finished. `text` says what is done; the time left is not part of it.
+
+        With a total of 0, the units of the step are not counted.
+        """
+
+
+def no_progress(done: int, total: int, text: str) -> None:
+    """Ignore the progress of a step."""
+
+
+def begin_step(progress: Progress, name: str) -> Progress:
+    """Report that a step begins, and return the progress of its parts. Their texts begin with the name of the step."""
+    progress(0, 0, name)
+    return lambda done, total, text: progress(done, total, f"{name}: {text}")
+
+
+def count_images(
+    batches: Iterable[tuple[_Part, _Part]], total: int, text: str, progress: Progress
+) -> Iterator[tuple[_Part, _Part]]:
+    """Yield `batches` of (images, labels), and report after each of them how many of `total` images were used."""
+    done = 0
+    progress(0, total, text)
+    for images, labels in batches:
+        yield images, labels
+        done += len(labels)
+        progress(done, total, f"{text}, image {done:,} of {total:,}")
 
 
 class NullCallback:

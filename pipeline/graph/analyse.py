@@ -3,11 +3,12 @@
 import onnx
 from torch import Tensor, nn
 
+from pipeline.core.progress import Progress, no_progress
 from pipeline.errors import NothingToPrune
 from pipeline.graph.export import export_trainable, stripped
 from pipeline.graph.labels.space import label_graph, name_nodes
 from pipeline.graph.match_weights import match_weights
-from pipeline.graph.prove import Progress, prove_groups
+from pipeline.graph.prove import prove_groups
 from pipeline.graph.prunable_network import PrunableNetwork, pair_with_module
 
 __all__ = ["analyse"]
@@ -20,7 +21,7 @@ def analyse(
     module: nn.Module,
     example: Tensor,
     model: onnx.ModelProto | None = None,
-    progress: Progress = lambda done, total, text: None,
+    progress: Progress = no_progress,
 ) -> PrunableNetwork:
     """Return the network with its prunable groups, and the layers that are not prunable, each with a reason.
 
@@ -31,11 +32,11 @@ def analyse(
         model = stripped(export_trainable(module, example, OPSET, IR_VERSION), IR_VERSION)
     tensors = match_weights(model, module.state_dict())
     name_nodes(model)
-    progress(1, 4, "finding the channels that hang together")
+    progress(0, 0, "finding the channel groups")
     labelled = label_graph(model)
     proven = prove_groups(model, labelled, progress)
     labelled = labelled.restricted({group.name for group in proven.groups}, proven.refused)
-    progress(3, 4, "comparing the network with its graph")
+    progress(0, 0, "comparing pruned networks with their sliced graphs")
     network = pair_with_module(module, model, labelled, tensors, example) if labelled.space.groups else None
     if network is None or not network.space.groups:
         reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in labelled.space.frozen[:3])

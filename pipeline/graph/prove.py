@@ -6,6 +6,7 @@ The trial does not depend on how the groups were found. So a wrong rule leaves a
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,22 +17,20 @@ from onnx import numpy_helper
 
 from pipeline.core.onnx_outputs import TOLERANCE, open_session
 from pipeline.core.plan import Group, Kept, NotPrunable
+from pipeline.core.progress import Progress, no_progress
 from pipeline.errors import TraceError, one_line
 from pipeline.graph.labels.space import GraphSpace
 from pipeline.graph.silence import silence
 from pipeline.graph.slice import SliceableGraph, prepare
 from pipeline.graph.to_torch import network_of
 
-__all__ = ["Progress", "Proven", "prove_groups"]
+__all__ = ["Proven", "prove_groups"]
 
 EXACT = 1e-9
 """Largest difference that counts as rounding in double precision, as a share of the largest output."""
 
 SEED = 0
 """The trials do not depend on the job's seed, so that a network has one space."""
-
-Progress = Callable[[int, int, str], None]
-"""(done, total, text)"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Proven:
     """The largest difference of the last trial, as a share of the largest output."""
 
 
-def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progress = lambda done, total, text: None) -> Proven:
+def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progress = no_progress) -> Proven:
     """Try all groups together, and halve the set where the trial fails, until the groups that fail are found.
 
     `model` is the trainable graph that `labelled` was found for. Every trial runs with random weights, once with about half
@@ -59,12 +58,11 @@ def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progres
     waiting = [list(labelled.space.groups)] if total else []
     while waiting:
         groups = waiting.pop()
-        progress(
-            len(good) + len(refused),
-            total,
-            "checking each group: the pruned network must answer as if nobody read the removed channels",
-        )
-        reason = trial.misfit([*good, *groups])
+        decided = len(good) + len(refused)
+        text = f"testing the channel groups, {decided} of {total} decided"
+        progress(2 * decided, 2 * total, text)
+        # the first of the two comparisons is half of the work for these groups
+        reason = trial.misfit([*good, *groups], partial(progress, 2 * decided + len(groups), 2 * total, text))
         if reason is None:
             good += groups
         elif len(groups) == 1:
@@ -73,7 +71,7 @@ def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progres
             middle = len(groups) // 2
             waiting += [groups[middle:], groups[:middle]]
     order = {group.name: number for number, group in enumerate(labelled.space.groups)}
-    progress(total, total, "proven")
+    progress(2 * total, 2 * total, "the channel groups are tested")
     return Proven(tuple(sorted(good, key=lambda group: order[group.name])), tuple(refused), trial.precision, trial.worst)
 
 
@@ -92,8 +90,8 @@ class _Trial:
         except Exception:  # any of torch's errors: an op that has no double version, or that has no counterpart in torch
             self.precision = "single"
 
-    def misfit(self, groups: Sequence[Group]) -> str | None:
-        """The reason why channels of `groups` cannot be removed, or None when they can."""
+    def misfit(self, groups: Sequence[Group], half_done: Callable[[], None]) -> str | None:
+        """The reason why channels of `groups` cannot be removed, or None when they can. Calls `half_done` after the first half."""
         self.worst = 0.0
         generator = np.random.default_rng(SEED)
         # half may pass by chance, by removing equally many channels from each part of a split; so one is tried as well
@@ -105,6 +103,8 @@ class _Trial:
             reason = self._compare(kept)
             if reason:
                 return reason
+            if half:
+                half_done()
         return None
 
     def _compare(self, kept: Kept) -> str | None:

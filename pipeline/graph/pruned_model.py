@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
+from pipeline.core.progress import Progress, no_progress
 from pipeline.core.weight_slices import WeightSlices
 from pipeline.graph.analyse import analyse
 from pipeline.graph.counts import macs, params
 from pipeline.graph.export import export, export_trainable, exporter_of, opset_of, stripped
 from pipeline.graph.importance import Ranking, rank
-from pipeline.graph.prove import Progress
 from pipeline.graph.prunable_network import PLANS, PrunableNetwork, rebuild_from_graph
 from pipeline.graph.rounding import allowed_difference
 from pipeline.graph.shrink import keep_channels, shrink
@@ -154,14 +154,14 @@ def start_builder(
     form: FileFormat,
     ranking: Ranking,
     dense_path: Path,
-    progress: Progress = lambda done, total, text: None,
+    progress: Progress = no_progress,
 ) -> PrunedModelBuilder:
     """Export `module` to `dense_path` unless that file exists, find its groups, prove them and rank their channels.
 
     `example` is one input as a batch, (1, C, H, W). The opset may go up to `form.highest_opset` if the network needs it.
     Raises TraceError, NothingToPrune or StorageError.
     """
-    progress(0, 4, "exporting the network")
+    progress(0, 0, "exporting the network")
     base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES)) if dense_path.is_file() else None
     if base is None or not _answers_like(base, module, example):
         base = export_trainable(module, example, form.opset, form.ir_version, form.highest_opset)
@@ -171,8 +171,8 @@ def start_builder(
         base, form.ir_version
     )  # the graph with notes on nodes is freed: a large network is in memory several times here
     network = analyse(module, example, base, progress)
+    progress(0, 0, "ranking the channels of each group")
     ranked = rank(network.module, network.space, ranking.kind, ranking.batches)
-    progress(4, 4, "analysed")
     return PrunedModelBuilder(network, ranked, example, opset, form.ir_version, exporter, _proof(network, exporter))
 
 

@@ -1,6 +1,7 @@
 """Build: export the trained network, prove the file, measure it again, test it once, and pack it with its evidence."""
 
 import datetime
+import functools
 import html
 import json
 import platform
@@ -15,7 +16,7 @@ from pipeline.core.candidate import Candidate
 from pipeline.core.measurement import Failure
 from pipeline.core.paired_difference import images_to_decide, paired_drop
 from pipeline.core.profile import Precision
-from pipeline.core.progress import Callback
+from pipeline.core.progress import Callback, begin_step
 from pipeline.errors import ShipError, one_line
 from pipeline.graph.export import stamp
 from pipeline.graph.pruned_model import PrunedModel
@@ -67,10 +68,14 @@ def ship(
     provenance, dense = context.provenance, judge.dense
     pruned, proofs = final.pruned, final.proofs
     processes = profile.probe.final_processes
-    measured = measure_longer(judge.probe, pruned, processes, constraints, dense, context.callback.say)
+    measured = measure_longer(judge.probe, pruned, processes, constraints, dense, context.callback)
     if isinstance(measured, Failure):
         raise ShipError(f"the final file could not be measured: {measured.kind}: {measured.detail}")
-    tested = task.test(OnnxModule(builder.make(builder.space.dense()).data)), task.test(OnnxModule(pruned.data))
+    step = functools.partial(begin_step, context.callback.progress)
+    tested = (
+        task.test(OnnxModule(builder.make(builder.space.dense()).data), step("testing the dense network")),
+        task.test(OnnxModule(pruned.data), step("testing the final file")),
+    )
     dense = replace(dense, score=tested[0].value)
     shipped = Candidate(
         plan=chosen.plan,
@@ -112,10 +117,14 @@ def ship(
         dense=dense,
         shipped=shipped,
         validation={
-            "dense": task.validate(builder.module),
+            "dense": task.validate(builder.module, step("validating the dense network")),
             "before_finetuning": (chosen.score or 0.0) if tuned.start is None else tuned.start,
-            "after_finetuning": task.validate(tuned.module),
-            **({"int8": task.validate(OnnxModule(pruned.data))} if final.precision == "int8" else {}),
+            "after_finetuning": task.validate(tuned.module, step("validating the trained network")),
+            **(
+                {"int8": task.validate(OnnxModule(pruned.data), step("validating the int8 file"))}
+                if final.precision == "int8"
+                else {}
+            ),
         },
         proofs=(builder.proof, *proofs),
         notices=context.notices.texts,
@@ -127,6 +136,7 @@ def ship(
         precision=final.precision,
         precisions=final.rows,
     )
+    step("writing the report and the artifact")
     report, artifact = _reported(artifact, page, context.callback)
     artifact = replace(artifact, files={**artifact.files, **file_facts({"report.html": report})})
     pack(context.run.artifact, artifact, {**files, "report.html": report})
@@ -154,6 +164,7 @@ def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate) -> Fina
     The same network and job give the same bytes, because dates and measurements are in artifact.json, not in the file. Raises
     ShipError if the export is another graph than the measured one, or if it answers differently from `tuned`.
     """
+    context.callback.progress(0, 0, "exporting the trained network")
     exported = context.builder.trained(tuned, chosen.plan)
     stamp(exported, _facts(context, tuned))
     if structure_of(exported) != chosen.structure:
@@ -161,6 +172,7 @@ def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate) -> Fina
             "the exported file differs from the measured graph in operators or shapes; no artifact is written, because the "
             "measurements belong to another file"
         )
+    context.callback.progress(0, 0, f"simplifying the file, and comparing it with torch on {PARITY_INPUTS} inputs")
     verified = verified_file(tuned, exported.SerializeToString(deterministic=True), context.task.inputs(PARITY_INPUTS))
     graph = load_graph(verified.data)
     same = structure_of(graph) == chosen.structure

@@ -34,13 +34,14 @@ def measure_dense_and_thinnest(measurer: PlanMeasurer, space: SearchSpace, weigh
     a limit cannot be judged from the runs that the profile allows, UnreachableBudget if even the thinnest plan misses it.
     """
     context = measurer.context
+    context.callback.progress(0, 2, "measuring and scoring the dense network")
     dense = measurer.dense(space.dense(), weights)
     if dense.failure:
         raise ProbeError(f"the dense network could not be measured: {dense.failure.kind}: {dense.failure.detail}")
     if dense.score is None:
         raise ModelError(
             "the dense network's score is not a finite number; check what `evaluate` returns for it, then choose another out, "
-            "because {context.run.folder} stores this score"
+            "because the run directory stores this score"
         )
     for constraint in context.searched_constraints:
         if constraint.figure(dense, dense) is None:
@@ -48,6 +49,7 @@ def measure_dense_and_thinnest(measurer: PlanMeasurer, space: SearchSpace, weigh
                 f"budget: {constraint.text} cannot be judged, because the figure is not available; a p90 needs 64 runs "
                 "(probe.runs x probe.processes, within probe.time_limit_s), memory needs a Linux system"
             )
+    context.callback.progress(1, 2, "measuring the thinnest plan")
     thinnest = measurer.uniform(space.thinnest(), 1)
     for constraint in context.searched_constraints:
         figure = constraint.figure(thinnest, dense)
@@ -66,14 +68,19 @@ def widest_uniform(measurer: PlanMeasurer, space: SearchSpace, dense: Candidate)
     constraints = measurer.context.searched_constraints
 
     def evaluate(plan: ChannelPlan) -> Evaluation:
-        candidate = measurer.uniform(plan, next(numbers))
+        number = next(numbers)
+        measurer.context.callback.progress(number - 2, BISECTIONS, "measuring plans that keep one share of every group")
+        candidate = measurer.uniform(plan, number)
         return Evaluation(plan, 0.0, tuple(each.high for each in violations(constraints, candidate, dense)))
 
-    return bisect(Problem(space, evaluate, BISECTIONS, len(constraints), seed=0), BISECTIONS)
+    widest = bisect(Problem(space, evaluate, BISECTIONS, len(constraints), seed=0), BISECTIONS)
+    measurer.context.callback.progress(0, 0, "deciding whether a supernet helps")
+    return widest
 
 
 def score_thinnest(measurer: PlanMeasurer, measured: DenseAndThinnest, weights: InitialWeights) -> DenseAndThinnest:
     """Score the thinnest plan with the weights that the search uses, return both, and show what is known of them."""
+    measurer.context.callback.progress(0, 0, "scoring the thinnest plan")
     ends = DenseAndThinnest(measured.dense, measurer.thinnest(measured.thinnest, weights))
     _show(measurer.context, ends)
     return ends

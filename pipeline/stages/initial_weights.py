@@ -47,7 +47,7 @@ class InitialWeights:
 
 def cut_from_dense(context: RunContext) -> InitialWeights:
     """Initial weights that are cut from the dense network. Runs the network once over the task's statistics batches."""
-    inputs = (batch for batch, _ in context.task.calibration())
+    inputs = (batch for batch, _ in context.task.calibration(context.callback.progress))
     return InitialWeights(context, start_reconstruction(context.builder.module, context.builder.space, inputs))
 
 

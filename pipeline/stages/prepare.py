@@ -12,12 +12,12 @@ from pipeline.core.budget import Constraint, sample_size_notices
 from pipeline.core.latency_predictor import LatencyPredictor
 from pipeline.core.opsets import FileFormat, choose_format
 from pipeline.core.profile import Profile
+from pipeline.core.progress import Progress, no_progress
 from pipeline.data.images import Splits
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.unlabelled import load_unlabelled, with_unlabelled
 from pipeline.errors import DataError, ModelError, ProfileError, TraceError, one_line
 from pipeline.graph.importance import Ranking
-from pipeline.graph.prove import Progress
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.probe.cached import CachedProbe, cache_folder
 from pipeline.probe.calibrated import CalibratedProbe
@@ -69,8 +69,9 @@ class LoadedModel:
         )
 
 
-def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
+def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_progress) -> LoadedModel:
     """Load the network, the weights and the data of `job`. Raises ModelError, DataError and their subclasses."""
+    progress(0, 0, "reading network and data")
     source = find_model(job.model, job.model_args)
     notices: list[str] = []
     score: float | None = None
@@ -90,15 +91,15 @@ def load_model_and_task(job: Job, profile: Profile) -> LoadedModel:
         with network_errors("first forward pass"):
             notices += adapt(module, splits.train.sample(2, 0).batches(2).__next__()[0])
         if splits.classes:
-            splits = settle_normalisation(module, splits)
+            splits = settle_normalisation(module, splits, progress)
         else:
-            splits = answered(module, splits)
+            splits = answered(module, splits, progress)
             notices.append("there are no labels: agreement with the dense network is judged in place of accuracy")
         if job.unlabelled and splits.labelled:
             splits = with_unlabelled(splits, job.unlabelled)
         notices += splits.notices
         task = Classification(splits, job.finetuning, job.seed)
-        score, chance = task.validate(module), 100 / len(splits.classes)
+        score, chance = task.validate(module, progress), 100 / len(splits.classes)
         if score < 2 * chance:
             notices.append(
                 f"the network's validation accuracy is {score:.1f} %, close to the chance level of {chance:.1f} %; check that "
@@ -136,7 +137,7 @@ def _load_images(job: Job, declared: Preprocessing | None) -> Splits:
 
 
 def start_building(
-    job: Job, loaded: LoadedModel, dense_path: Path, device: SharedDevice, progress: Progress = lambda done, total, text: None
+    job: Job, loaded: LoadedModel, dense_path: Path, device: SharedDevice, progress: Progress = no_progress
 ) -> PrunedModelBuilder:
     """Analyse the network and export it once to `dense_path`, or read that file, for the installed onnxruntime versions.
 

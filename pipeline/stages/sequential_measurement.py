@@ -1,11 +1,13 @@
 """Sequential measurement: measure one file until it is decided whether it meets the budget."""
 
+import functools
 import math
 from collections.abc import Callable
 
 from pipeline.core.budget import Constraint, Verdict, judge, violations
 from pipeline.core.candidate import Candidate
 from pipeline.core.measurement import Failure, Measurement
+from pipeline.core.progress import Callback
 from pipeline.graph.pruned_model import PrunedModel
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.stages.probe_adapter import graph_of
@@ -32,20 +34,31 @@ def measure_sequentially(
     With `twice`, two successive measurements must give the same verdict, because stopping at the first one would favour lucky
     files. This may take one measurement more.
     """
-    constraints = tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
+    measure = functools.partial(probe.measure, graph_of(pruned), MeasurementOptions(processes))
+    return _until_decided(measure, lambda total: _verdict(constraints, candidate_of(pruned, total, None), dense), twice=twice)
+
+
+def _until_decided(
+    measure: Callable[[], Measurement | Failure], verdict_on: Callable[[Measurement], Verdict], *, twice: bool
+) -> Measurement | Failure:
     total: Measurement | None = None
     before: Verdict = "undecided"
     repeats = 0
     while True:
-        measured = probe.measure(graph_of(pruned), MeasurementOptions(processes))
+        measured = measure()
         if isinstance(measured, Failure):
             return measured
         total = put_together(total, measured)
-        verdict = judge(constraints, candidate_of(pruned, total, None), dense)
+        verdict = verdict_on(total)
         decided = verdict != "undecided" and (verdict == before or not twice)
         if decided or (repeats >= REPEATS and verdict != "within"):
             return total
         before, repeats = verdict, repeats + 1
+
+
+def _verdict(constraints: tuple[Constraint, ...], candidate: Candidate, dense: Candidate) -> Verdict:
+    """The verdict on the limits that can be judged before the final test."""
+    return judge(tuple(each for each in constraints if not each.metric.after_finetuning), candidate, dense)
 
 
 def measure_longer(
@@ -54,14 +67,22 @@ def measure_longer(
     processes: int,
     constraints: tuple[Constraint, ...],
     dense: Candidate,
-    say: Callable[[str], None],
+    callback: Callback,
 ) -> Measurement | Failure:
     """Measure the file that ships. If an interval still contains its limit, measure longer, and say so.
 
     It begins like `measure_sequentially`. The number of further measurements follows from the width of the interval, with at most
     MOST_MEASUREMENTS in all. It is fixed before they start: a stop at the first good verdict would favour lucky files.
     """
-    total = measure_sequentially(probe, pruned, processes, constraints, dense)
+    done, most = 0, 1 + REPEATS
+
+    def measure() -> Measurement | Failure:
+        nonlocal done
+        callback.progress(done, most, f"measuring the final file, {done} of at most {most} measurements are done")
+        done += 1
+        return probe.measure(graph_of(pruned), MeasurementOptions(processes))
+
+    total = _until_decided(measure, lambda total: _verdict(constraints, candidate_of(pruned, total, None), dense), twice=False)
     if isinstance(total, Failure):
         return total
     taken, judged = 1 + REPEATS, tuple(constraint for constraint in constraints if not constraint.metric.after_finetuning)
@@ -69,12 +90,13 @@ def measure_longer(
     further = math.ceil(min(needed, MOST_MEASUREMENTS)) - taken
     if further <= 0:
         return total
-    say(
+    most = taken + further
+    callback.say(
         f"the limit is inside the interval after {taken * processes} processes; {further * processes} more are timed, so that "
         f"there are {(taken + further) * processes} of at most {MOST_MEASUREMENTS * processes}"
     )
     for _ in range(further):
-        measured = probe.measure(graph_of(pruned), MeasurementOptions(processes))
+        measured = measure()
         if isinstance(measured, Failure):
             return measured
         total = put_together(total, measured)

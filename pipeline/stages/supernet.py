@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
+from pipeline.core.progress import Progress, no_progress
 from pipeline.data.images import Images
 from pipeline.errors import TrainingDiverged
 from pipeline.graph.shrink import scatter_gradients, shrink
@@ -30,7 +31,6 @@ from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import LOWER, MOST_RETREATS, all_finite, has_diverged, reference_loss
 from pipeline.training.epochs import distillation_loss
 from pipeline.training.execution_mode import layout_of, train_mode
-from pipeline.training.finetune import Progress
 
 __all__ = ["BATCH", "IMAGES", "MOST_STEPS", "Schedule", "affordable_steps", "middle_share", "plans_around", "train_supernet"]
 
@@ -95,7 +95,7 @@ def train_supernet(
     schedule: Schedule,
     images: Images,
     checkpoint: Path,
-    progress: Progress = lambda done, total, text: None,
+    progress: Progress = no_progress,
 ) -> nn.Module:
     """A copy of `dense`, trained for `schedule.steps` batches of 64 images, each pruned to the next plan.
 

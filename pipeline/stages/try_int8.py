@@ -30,6 +30,8 @@ CALIBRATION_INPUTS = 128
 AGREEMENT_INPUTS = 256
 STEPS = 8
 """Largest number of attempts that keep more layers in float32. The last one keeps half of them."""
+MOST_STEPS = 2 * len(SCHEMES) + STEPS + 4 + 1 + REPEATS
+"""Largest number of files that are made or measured: schemes of both networks, attempts, the four files, and turns."""
 ALLOWED_DROP_POINTS = 1.0
 """Points that int8 may lose against the float32 file if the budget has no accuracy_drop."""
 
@@ -118,6 +120,7 @@ class _Bench:
     """Makes, times and scores int8 files."""
 
     def __init__(self, context: RunContext, probe: Probe) -> None:
+        self._done = 0
         self._run, self._task, self._callback = context.run, context.task, context.callback
         self._constraints, self._probe, self._settings = context.constraints, probe, context.profile.probe
 
@@ -161,6 +164,7 @@ class _Bench:
         self, network: Literal["dense", "pruned"], pruned: PrunedModel, scheme: Scheme | None, memory: bool
     ) -> tuple[PrecisionRow, Candidate]:
         """One of the four files, timed in turn with the dense float32 network, and scored on all validation data."""
+        self._advance(f"measuring and validating the {network} network in {'int8' if scheme else 'float32'}")
         measured = self._probe.measure(graph_of(pruned), MeasurementOptions(self._settings.final_processes, memory))
         candidate = candidate_of(pruned, measured, self._task.validate(OnnxModule(pruned.data)))
         row = PrecisionRow(
@@ -179,6 +183,7 @@ class _Bench:
         """Median latency of one over the other's, with fresh runs until the faster one is known. None if a measurement fails."""
         total: Measurement | None = None
         for _ in range(1 + REPEATS):
+            self._advance("timing int8 and float32 in turn")
             options = MeasurementOptions(self._settings.final_processes, memory=False)
             measured = self._probe.measure(graph_of(pruned), options, Workload(beside=graph_of(source)))
             if isinstance(measured, Failure):
@@ -188,6 +193,11 @@ class _Bench:
             if not total.doubts and (ratio is None or ratio.high < 1 or ratio.low > 1):
                 break
         return total.relative_p50 if total and not total.doubts else None
+
+    def _advance(self, text: str) -> None:
+        """Report that the next file is made or measured. `MOST_STEPS` counts all that may be needed."""
+        self._callback.progress(self._done, MOST_STEPS, text)
+        self._done += 1
 
     def _ask(
         self,
@@ -199,6 +209,7 @@ class _Bench:
         measured: dict[str, Measurement | Failure],
     ) -> _Asked:
         """Read the result from the journal, or make, time and score the file. One file of each structure is timed."""
+        self._advance(f"trying {scheme.text}")
         known = self._run.find(role, number)
         if known is None:
             started = time.monotonic()

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.core.progress import Progress, no_progress
 from pipeline.data.images import Images
 from pipeline.errors import TrainingDiverged
 from pipeline.system.files import sha256_bytes
@@ -35,12 +36,9 @@ from pipeline.training.finetune_checkpoint import TrainingState, resume, save_st
 from pipeline.training.learning_rates import RATES, fitting_batch_size, trial_steps, tried_rate
 from pipeline.training.settings import FinetuneSettings
 
-__all__ = ["Finetuned", "Progress", "Tracking", "TrainingData", "distillation_loss", "finetune"]
+__all__ = ["Finetuned", "Tracking", "TrainingData", "distillation_loss", "finetune"]
 
 CHECKPOINT_FORMAT = 2
-
-Progress = Callable[[int, int, str], None]
-"""Called with (batches done, total batches, text)."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,8 @@ class Tracking:
 
     checkpoint: Path | None = None
     """None: the state is not kept."""
-    progress: Progress = lambda done, total, text: None
+    progress: Progress = no_progress
+    """Called after each step of training."""
 
 
 @dataclass(frozen=True)

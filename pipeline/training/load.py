@@ -12,6 +12,7 @@ import torchvision
 from pydantic import ValidationError
 from torch import nn
 
+from pipeline.core.progress import Progress, count_images, no_progress
 from pipeline.data.folder import load_folder
 from pipeline.data.images import Splits
 from pipeline.data.preprocessing import USUAL_NORMALISATIONS, Preprocessing
@@ -148,18 +149,19 @@ def load_data(spec: str, declared: Preprocessing | None, seed: int) -> Splits:
     )
 
 
-def answered(module: nn.Module, splits: Splits) -> Splits:
+def answered(module: nn.Module, splits: Splits, progress: Progress = no_progress) -> Splits:
     """Return `splits` with the answers of `module`, which is the dense network, as the labels of all images.
 
     The score of a pruned network is then its agreement with the dense network.
     """
     everything = replace(splits.train, indices=torch.arange(len(splits.train.labels)))
     with torch.inference_mode():
-        logits = torch.cat([module(pixels) for pixels, _ in everything.batches(BATCH)])
+        counted = count_images(everything.batches(BATCH), len(everything), "answers of the dense network", progress)
+        logits = torch.cat([module(pixels) for pixels, _ in counted])
     return splits.with_answers(logits.argmax(1), [str(number) for number in range(logits.shape[1])])
 
 
-def settle_normalisation(module: nn.Module, splits: Splits) -> Splits:
+def settle_normalisation(module: nn.Module, splits: Splits, progress: Progress = no_progress) -> Splits:
     """If no mean and std are declared, choose the usual values with the highest training accuracy, and add a notice."""
     preprocessing = splits.train.preprocessing
     images, _ = next(splits.train.sample(1, 0).batches(1))
@@ -168,7 +170,8 @@ def settle_normalisation(module: nn.Module, splits: Splits) -> Splits:
         return splits
     channels = images.shape[1]
     tried = {}
-    for name, (mean, std) in USUAL_NORMALISATIONS.items():
+    for number, (name, (mean, std)) in enumerate(USUAL_NORMALISATIONS.items()):
+        progress(number, len(USUAL_NORMALISATIONS), f"trying the normalisation '{name}'")
         candidate = preprocessing.model_copy(update={"mean": mean[:channels], "std": std[:channels]})
         tried[name] = accuracy(module, splits.with_preprocessing(candidate).train.sample(1000, 0)), candidate
     best = max(tried, key=lambda name: tried[name][0])

@@ -12,8 +12,9 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
 from pipeline.core.paired_difference import Scores
+from pipeline.core.progress import Progress, count_images, no_progress
 from pipeline.errors import ModelError, one_line
-from pipeline.training.finetune import Finetuned, Progress
+from pipeline.training.finetune import Finetuned
 from pipeline.training.scoring import BATCH, CALIBRATION_BATCHES, recalibrate
 from pipeline.training.teacher import Teacher
 
@@ -56,9 +57,10 @@ class OwnTask:
         """See `Task`."""
         return self.all_inputs[:count]
 
-    def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
+    def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Tensor, Tensor]]:
         """See `Task`. All labels are 0, so importance by Taylor expansion (`taylor`) is not possible."""
-        return ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self.all_inputs.split(BATCH))
+        batches = ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self.all_inputs.split(BATCH))
+        return count_images(batches, len(self.all_inputs), "statistics of the dense network", progress)
 
     @property
     def score_name(self) -> str:
@@ -78,12 +80,12 @@ class OwnTask:
         recalibrate(module, self.all_inputs[: CALIBRATION_BATCHES * BATCH].split(BATCH))
         return self.evaluate(module)
 
-    def validate(self, module: nn.Module) -> float:
-        """See `Task`."""
+    def validate(self, module: nn.Module, progress: Progress = no_progress) -> float:
+        """See `Task`. The user's own function does not report its progress."""
         return self.evaluate(module)
 
-    def test(self, module: nn.Module) -> Scores:
-        """See `Task`."""
+    def test(self, module: nn.Module, progress: Progress = no_progress) -> Scores:
+        """See `Task`. The user's own function does not report its progress."""
         if self.test_each_image is None:
             return Scores((self.evaluate_test or self.evaluate)(module))
         try:

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.core.onnx_outputs import open_session
+from pipeline.core.progress import Progress, count_images, no_progress
 from pipeline.data.images import Images
 from pipeline.system.thread_settings import computing_threads
 from pipeline.training.execution_mode import layout_of
@@ -19,18 +20,33 @@ CALIBRATION_BATCHES = 4
 """Number of batches of 256 training images from which BatchNorm statistics are estimated."""
 
 
-def accuracy(module: nn.Module, images: Images, batch: int = BATCH, between: Callable[[], None] = lambda: None) -> float:
-    """Return the top-1 accuracy of `module` in percent. Sets evaluation mode. Calls `between` before each batch."""
-    return 100.0 * float(hits(module, images, batch, between).mean())
+def accuracy(
+    module: nn.Module,
+    images: Images,
+    batch: int = BATCH,
+    between: Callable[[], None] = lambda: None,
+    progress: Progress = no_progress,
+) -> float:
+    """Return the top-1 accuracy of `module` in percent. Sets evaluation mode.
+
+    Calls `between` before each batch, and `progress` after it with the number of images so far.
+    """
+    return 100.0 * float(hits(module, images, batch, between, progress).mean())
 
 
-def hits(module: nn.Module, images: Images, batch: int = BATCH, between: Callable[[], None] = lambda: None) -> NDArray[np.bool_]:
+def hits(
+    module: nn.Module,
+    images: Images,
+    batch: int = BATCH,
+    between: Callable[[], None] = lambda: None,
+    progress: Progress = no_progress,
+) -> NDArray[np.bool_]:
     """Return whether each image is classified correctly, (images,), in the order of `images`; see `accuracy`."""
     module.eval()
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     found = []
     with torch.inference_mode():
-        for batch_images, labels in images.batches(batch):
+        for batch_images, labels in count_images(images.batches(batch), len(images), "scoring", progress):
             between()
             pixels = batch_images.to(device, memory_format=layout_of(module))
             found.append((module(pixels).argmax(1).cpu() == labels).numpy())

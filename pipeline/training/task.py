@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.paired_difference import Scores
+from pipeline.core.progress import Progress, count_images, no_progress
 from pipeline.data.images import Images, Splits
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.execution_mode import layout_of
-from pipeline.training.finetune import Finetuned, Progress, Tracking, TrainingData, finetune
+from pipeline.training.finetune import Finetuned, Tracking, TrainingData, finetune
 from pipeline.training.learning_rates import fitting_batch_size
 from pipeline.training.own_task import REHEARSAL_IMAGES, BetweenBatches, OwnTask
 from pipeline.training.recover.methods import MethodName, methods_of
@@ -43,8 +44,8 @@ class Task(Protocol):
     def inputs(self, count: int) -> Tensor:
         """Return at most `count` real inputs, (N, C, H, W). None of them are test data."""
 
-    def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
-        """Return a few batches of (inputs, labels) from the training data."""
+    def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Tensor, Tensor]]:
+        """Return a few batches of (inputs, labels) from the training data. `progress` is called when one of them was used."""
 
     @property
     def chance_level(self) -> float:
@@ -63,11 +64,14 @@ class Task(Protocol):
         `between` is called between batches.
         """
 
-    def validate(self, module: nn.Module) -> float:
-        """Return the score of a finished network on all validation data."""
+    def validate(self, module: nn.Module, progress: Progress = no_progress) -> float:
+        """Return the score of a finished network on all validation data. `progress` counts the images."""
 
-    def test(self, module: nn.Module) -> Scores:
-        """Return the scores of a finished network on test data. Called at the very end, once per reported network."""
+    def test(self, module: nn.Module, progress: Progress = no_progress) -> Scores:
+        """Return the scores of a finished network on test data. Called at the very end, once per reported network.
+
+        `progress` counts the images.
+        """
 
     @property
     def test_images(self) -> int | None:
@@ -111,9 +115,10 @@ class Classification:
         """See `Task`."""
         return next(self.splits.train.sample(count, seed=0).batches(count))[0]
 
-    def calibration(self) -> Iterable[tuple[Tensor, Tensor]]:
+    def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Tensor, Tensor]]:
         """See `Task`."""
-        return calibration_images(self.splits.train, self.seed).batches(BATCH)
+        images = calibration_images(self.splits.train, self.seed)
+        return count_images(images.batches(BATCH), len(images), "statistics of the dense network", progress)
 
     @property
     def score_name(self) -> str:
@@ -137,13 +142,13 @@ class Classification:
             recalibrate(module, (pixels for pixels, _ in _pausing(self._calibration_images(), between)))
             return accuracy(module, self._scoring_images(), between=between)
 
-    def validate(self, module: nn.Module) -> float:
+    def validate(self, module: nn.Module, progress: Progress = no_progress) -> float:
         """See `Task`."""
-        return accuracy(module, self.splits.validation)
+        return accuracy(module, self.splits.validation, progress=progress)
 
-    def test(self, module: nn.Module) -> Scores:
+    def test(self, module: nn.Module, progress: Progress = no_progress) -> Scores:
         """See `Task`."""
-        each = np.where(hits(module, self.splits.test), 100.0, 0.0)
+        each = np.where(hits(module, self.splits.test, progress=progress), 100.0, 0.0)
         return Scores(float(each.mean()), each)
 
     @property

@@ -241,7 +241,19 @@ def test_the_screen_tells_every_step_and_every_trial(finished: tuple[Path, Resul
     lines = finished[1].stderr.splitlines()
     steps = [line.split()[0] for line in lines if "(after " in line]
 
-    assert steps == ["load", "analyse", "rehearse", "measure", "supernet", "search", "confirm", "fine-tune", "export", "ship"]
+    assert steps == [
+        "load",
+        "analyse",
+        "rehearse",
+        "prepare",
+        "measure",
+        "supernet",
+        "search",
+        "confirm",
+        "fine-tune",
+        "export",
+        "ship",
+    ]
     assert [line.split()[0] for line in lines if " params  score " in line] == ["1/3", "2/3", "3/3"]
     assert any("note: this machine measures in place of Raspberry Pi 4 Model B" in line for line in lines)
 

@@ -81,6 +81,24 @@ def test_the_time_left_of_a_resumed_stage_is_that_of_the_steps_that_are_done_now
     assert written.getvalue().splitlines() == ["  start: 81 % after 4 s, 1:16 left; epoch 9"]
 
 
+def test_the_second_count_of_a_stage_is_shown_by_its_name_and_does_not_claim_to_be_the_whole_stage() -> None:
+    """three of three measurements are done, and then 256 of 1,024 images are tested each second"""
+    clock = Clock()
+    screen, written = log(clock)
+    screen.phase("ship", "measure and test")
+    for done in range(4):
+        screen.progress(done, 3, "measuring")
+        for_seconds(1, screen, clock)
+    for done in range(3):
+        screen.progress(256 * done, 1024, "testing")
+        for_seconds(2, screen, clock)
+
+    assert written.getvalue().splitlines()[1:] == [
+        "  ship: at work for 4 s",
+        "  ship: at work for 8 s; testing: 25 %, 12 s left",
+    ]
+
+
 def test_quick_stages_show_nothing_but_their_lines() -> None:
     """each takes three seconds, and reports its progress"""
     clock = Clock()

@@ -196,7 +196,7 @@ def test_the_evidence_is_complete(finished: tuple[Path, Artifact]) -> None:
 
     assert {"torch", "onnx", "onnxruntime", "edge-compress", "python"} <= set(artifact.versions)
     assert (
-        {"load", "analyse", "rehearse", "measure", "supernet", "search", "confirm", "fine-tune", "export", "ship"}
+        {"load", "analyse", "rehearse", "prepare", "measure", "supernet", "search", "confirm", "fine-tune", "export", "ship"}
         >= set(artifact.phase_seconds)
         > set()
     )

@@ -13,6 +13,7 @@ from torch import nn
 from pipeline.core.budget import Constraint, Metric, Verdict
 from pipeline.core.candidate import Candidate
 from pipeline.core.plan import ChannelPlan
+from pipeline.core.progress import NullCallback
 from pipeline.core.statistics import Estimate
 from pipeline.graph.pruned_model import PrunedModel
 from pipeline.probe.simulated import SimulatedProbe
@@ -34,7 +35,12 @@ def ended(value: float, half_width: float) -> tuple[int, Verdict, list[str]]:
     file = PrunedModel(ChannelPlan.of({"0": 8}), onnx.load_model_from_string(conv_net()), torch.zeros(1, 3, 8, 8), lambda: net)
     dense = candidate_of(file, None, None)
     said: list[str] = []
-    measured = measure_longer(SimulatedProbe(profile(), reference()), file, 2, (limit,), dense, said.append)
+
+    class Screen(NullCallback):
+        def say(self, text: str) -> None:
+            said.append(text)
+
+    measured = measure_longer(SimulatedProbe(profile(), reference()), file, 2, (limit,), dense, Screen())
     found = candidate_of(file, measured, None)
     assert found.measurement
     return len(found.measurement.processes), limit.verdict(found, dense), said

@@ -19,12 +19,13 @@ from itertools import chain, count, islice
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.progress import Progress
 from pipeline.system.files import sha256_bytes
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import all_finite, has_diverged
 from pipeline.training.epochs import Learner, TrainingSetup, learner_of, validated
 from pipeline.training.execution_mode import train_mode
-from pipeline.training.finetune import Finetuned, Progress, Tracking, TrainingData
+from pipeline.training.finetune import Finetuned, Tracking, TrainingData
 from pipeline.training.finetune_checkpoint import resume, save_state
 from pipeline.training.recover.augment import varied
 from pipeline.training.recover.methods import AUTO, METHODS, MethodName, methods_of
