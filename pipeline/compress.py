@@ -21,6 +21,7 @@ from pipeline.stages.dense_and_thinnest import measure_dense_and_thinnest, score
 from pipeline.stages.evaluate import Evaluator
 from pipeline.stages.finetune_chosen import finetune_chosen
 from pipeline.stages.finished import finished_artifact
+from pipeline.stages.forecast import costs_so_far, estimate_after_loading, estimate_before_search, say_forecast, sizes_of
 from pipeline.stages.initial_weights import cut_from_dense, cut_from_supernet
 from pipeline.stages.input_hashes import bind_input_hashes
 from pipeline.stages.job import Job
@@ -84,6 +85,8 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             bind_input_hashes(run, job.model, job.weights, job.data_source, job.unlabelled)
             run.bind("inputs", loaded.facts)
             notices.add(*loaded.notices, *loaded.test_set_notices(constraints))
+            sizes, image_s = sizes_of(job, loaded.task, profile), loaded.image_s or 0.0
+            say_forecast(run, callback, estimate_after_loading(sizes, profile, image_s), own_training=job.task is not None)
 
         with (
             stage("analyse", "export the network, find channel groups, check slicing"),
@@ -114,6 +117,9 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
                 widest = functools.partial(widest_uniform, measurer, space, ends.dense)
                 weights = cut_from_supernet(weights, space, widest, ends.dense.score or 0.0, job.supernet_steps, job.seed)
                 ends = score_thinnest(measurer, ends, weights)
+                say_forecast(
+                    run, callback, estimate_before_search(sizes, costs_so_far(run, image_s)), own_training=job.task is not None
+                )
 
             evaluator = Evaluator(measurer, ends, weights, job.trials)
             searching = stage("search", f"{identity['searcher']}, {job.trials} trials")

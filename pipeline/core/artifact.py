@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.core.budget import Unit, Verdict, show
 from pipeline.core.candidate import Candidate
+from pipeline.core.forecast import Forecast
 from pipeline.core.plan import NotPrunable
 from pipeline.core.profile import Precision
 from pipeline.core.statistics import Estimate
@@ -132,6 +133,8 @@ class Artifact:
     """Precision of the file in this folder."""
     precisions: tuple[PrecisionRow, ...] = ()
     """All compared files, where int8 was tried."""
+    forecasts: tuple[Forecast, ...] = ()
+    """How long the run was expected to take. Its actual time is the sum of `phase_seconds`."""
 
 
 _ARTIFACT = TypeAdapter(Artifact)

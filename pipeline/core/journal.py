@@ -19,6 +19,7 @@ from typing import Any, Literal, NoReturn
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.core.candidate import Candidate
+from pipeline.core.forecast import Forecast
 from pipeline.core.plausible import implausible_candidate
 
 __all__ = ["FACTS", "FORMAT", "Damage", "Journal", "OtherFormat", "Role", "Trial", "digest_of", "read_journal", "sealed"]
@@ -26,7 +27,7 @@ __all__ = ["FACTS", "FORMAT", "Damage", "Journal", "OtherFormat", "Role", "Trial
 FORMAT = 2
 FACTS = ("job", "inputs", "device", "weights", "sources")
 """What a run directory is bound to: job, loaded network and data, device, initial weights, source files."""
-KINDS = (*FACTS, "trial", "phase", "file", "choice")
+KINDS = (*FACTS, "trial", "phase", "file", "choice", "forecast")
 Role = Literal["dense", "uniform", "thinnest", "search", "finalist", "int8", "int8-dense"]
 
 _CHECKSUM = re.compile(rb',"checksum":"([0-9a-f]{16})"\}')
@@ -70,6 +71,8 @@ class Journal:
     """Name of a derived file -> its last two SHA-256 hashes, the newer one last."""
     choices: tuple[str, ...]
     """What the program chose by itself, in words."""
+    forecasts: tuple[Forecast, ...]
+    """How long the run was expected to take, in the order in which this was estimated."""
     lines: tuple[bytes, ...]
     """Every line that was read."""
     damage: tuple[Damage, ...]
@@ -92,6 +95,7 @@ _PHASE = TypeAdapter(tuple[str, float])
 _FACTS = TypeAdapter(dict[str, Any])
 _FILE = TypeAdapter(tuple[str, str])
 _CHOICE = TypeAdapter(str)
+_FORECAST = TypeAdapter(Forecast)
 
 
 def sealed(line: Mapping[str, Any]) -> bytes:
@@ -135,6 +139,7 @@ class _Reading:
         self.phases: list[tuple[str, float]] = []
         self.files: dict[str, tuple[str, ...]] = {}
         self.choices: list[str] = []
+        self.forecasts: list[Forecast] = []
         self.lines: list[bytes] = []
         self.damage: list[Damage] = []
         self.checksums = False
@@ -159,6 +164,8 @@ class _Reading:
                 self.files[name] = (*self.files.get(name, ()), digest)[-2:]
             case "choice":
                 self.choices.append(_checked(_CHOICE, line.get("text")))
+            case "forecast":
+                self.forecasts.append(_forecast(line))
             case kind:
                 if line.get("format") != FORMAT and (with_checksum or number == 1) and "format" in line:
                     raise OtherFormat(number, line["format"])
@@ -180,7 +187,15 @@ class _Reading:
                 trials.append(trial)
         damage = tuple(sorted(self.damage, key=lambda each: each.number))
         return Journal(
-            self.facts, digests, tuple(trials), tuple(self.phases), self.files, tuple(self.choices), tuple(self.lines), damage
+            self.facts,
+            digests,
+            tuple(trials),
+            tuple(self.phases),
+            self.files,
+            tuple(self.choices),
+            tuple(self.forecasts),
+            tuple(self.lines),
+            damage,
         )
 
 
@@ -233,6 +248,13 @@ def _trial(line: Mapping[str, Any]) -> Trial:
 def _bound(line: Mapping[str, Any]) -> dict[str, str]:
     bound = _checked(TypeAdapter(dict[str, str]), line.get("bound", {}))
     return {kind: digest for kind, digest in bound.items() if kind in FACTS}
+
+
+def _forecast(line: Mapping[str, Any]) -> Forecast:
+    forecast: Forecast = _checked(_FORECAST, line.get("forecast"))
+    if not 0 <= forecast.low_s <= forecast.high_s < math.inf:
+        raise _DamagedLine("its range is invalid")
+    return forecast
 
 
 def _phase(line: Mapping[str, Any]) -> tuple[str, float]:

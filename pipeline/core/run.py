@@ -6,11 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pydantic import TypeAdapter
 
+from pipeline.core.forecast import Forecast, ForecastTime
 from pipeline.core.journal import FORMAT, Damage, Journal, OtherFormat, Role, Trial, digest_of, read_journal, sealed
 from pipeline.core.journal_file import (
     JOURNAL_LIMIT_BYTES,
@@ -46,6 +48,7 @@ class Run:
         self._bound = dict(journal.bound)
         self._files = dict(journal.files)
         self._choices = list(journal.choices)
+        self._forecasts = {forecast.made: forecast for forecast in reversed(journal.forecasts)}
         self._running: tuple[str, float] | None = None
         self._phases = list(journal.phases)
         self.trials = sorted(journal.trials, key=_place)
@@ -103,6 +106,18 @@ class Run:
         if text not in self._choices:
             self._append({"kind": "choice", "text": text})
             self._choices.append(text)
+
+    def record_forecast(self, forecast: Forecast) -> Forecast:
+        """Append `forecast` to the journal, and return it. An earlier one of the same step is returned instead."""
+        if forecast.made not in self._forecasts:
+            self._append({"kind": "forecast", "forecast": asdict(forecast)})
+            self._forecasts[forecast.made] = forecast
+        return self._forecasts[forecast.made]
+
+    @property
+    def forecasts(self) -> tuple[Forecast, ...]:
+        """How long the run was expected to take, in the order in which this was estimated."""
+        return tuple(self._forecasts[made] for made in get_args(ForecastTime) if made in self._forecasts)
 
     @contextmanager
     def derived(self, path: Path, readable: Callable[[bytes], object], notify: Callable[[str], None]) -> Iterator[None]:

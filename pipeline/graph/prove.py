@@ -91,7 +91,7 @@ class _Trial:
             self.precision = "single"
 
     def misfit(self, groups: Sequence[Group], half_done: Callable[[], None]) -> str | None:
-        """The reason why channels of `groups` cannot be removed, or None when they can. Calls `half_done` after the first half."""
+        """The reason why channels of `groups` cannot be removed, or None when they can. Calls `half_done` in the middle."""
         self.worst = 0.0
         generator = np.random.default_rng(SEED)
         # half may pass by chance, by removing equally many channels from each part of a split; so one is tried as well

@@ -135,6 +135,7 @@ def ship(
         finetuned_epoch=tuned.epoch,
         precision=final.precision,
         precisions=final.rows,
+        forecasts=context.run.forecasts,
     )
     step("writing the report and the artifact")
     report, artifact = _reported(artifact, page, context.callback)

@@ -1,6 +1,7 @@
 """Prepare: load the user's network and task, and start the probe that measures it."""
 
 import importlib.metadata
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ class LoadedModel:
     notices: tuple[str, ...]
     validation_score: float | None = None
     """Score of the dense network, if it is known this early."""
+    image_s: float | None = None
+    """Time of the dense network per validation image, in seconds, if it was scored."""
 
     def test_set_notices(self, constraints: tuple[Constraint, ...]) -> tuple[str, ...]:
         """Notices if there are too few test images to judge an accuracy budget."""
@@ -74,7 +77,7 @@ def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_prog
     progress(0, 0, "reading network and data")
     source = find_model(job.model, job.model_args)
     notices: list[str] = []
-    score: float | None = None
+    score, image_s = None, None
     task: Task
     if job.task is not None:
         module, task = load_model(source, job.weights, None, notices.append), job.task
@@ -99,7 +102,9 @@ def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_prog
             splits = with_unlabelled(splits, job.unlabelled)
         notices += splits.notices
         task = Classification(splits, job.finetuning, job.seed)
+        started = time.monotonic()
         score, chance = task.validate(module, progress), 100 / len(splits.classes)
+        image_s = (time.monotonic() - started) / len(splits.validation)
         if score < 2 * chance:
             notices.append(
                 f"the network's validation accuracy is {score:.1f} %, close to the chance level of {chance:.1f} %; check that "
@@ -120,7 +125,7 @@ def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_prog
     }
     if isinstance(task, Classification):
         facts["preprocessing"] = task.splits.train.preprocessing.facts()
-    return LoadedModel(module, task, facts, tuple(notices), score)
+    return LoadedModel(module, task, facts, tuple(notices), score, image_s)
 
 
 def _load_images(job: Job, declared: Preprocessing | None) -> Splits:

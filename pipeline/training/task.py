@@ -182,6 +182,11 @@ class Classification:
         length = f"up to {settings.minutes:g} minutes" if settings.epochs is None else f"{settings.epochs} epochs"
         return f"recover the network by {' or '.join(methods)} from {len(self.splits.pictures)} pictures, {length}"
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether training counts steps within a time limit, because there are few pictures, and not epochs."""
+        return bool(self._methods())
+
     def _methods(self) -> tuple[MethodName, ...]:
         return methods_of(self.settings, len(self.splits.pictures))
 

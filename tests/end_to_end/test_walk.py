@@ -202,6 +202,7 @@ def test_the_evidence_is_complete(finished: tuple[Path, Artifact]) -> None:
     )
     assert {row.key for row in artifact.rows} >= {"latency_p50", "accuracy_drop", "file_size", "params", "macs", "peak_memory"}
     assert any("256 real inputs" in proof for proof in artifact.proofs)
+    assert [forecast.made for forecast in artifact.forecasts] == ["loaded", "measured"]
     assert artifact.job["seed"] == 0
     assert artifact.learning_rate == 0.05
 

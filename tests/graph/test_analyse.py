@@ -30,6 +30,14 @@ def test_groups_are_the_channels_that_must_be_removed_together(name: str, expect
     assert {group.name: (group.channels, group.bundle) for group in space.groups} == expected
 
 
+def test_the_trial_of_the_groups_counts_its_halves() -> None:
+    """three groups that pass together: nothing, half and all of them are done"""
+    counts: list[tuple[int, int]] = []
+    analyse(build(ZOO["concat"]), EXAMPLE, progress=lambda done, total, text: counts.append((done, total)))
+
+    assert [each for each in counts if each[1]] == [(0, 6), (3, 6), (6, 6)]
+
+
 class Net(nn.Module):
     """Layers, and what becomes of the image x in a few symbols: Net(lambda n, x: n.a(x), a=nn.Conv2d(3, 4, 3))."""
 

@@ -20,7 +20,19 @@ from pipeline.probe.simulated import SimulatedProbe
 from pipeline.stages.sequential_measurement import candidate_of, measure_longer
 
 
-def ended(value: float, half_width: float) -> tuple[int, Verdict, list[str]]:
+class Said(NullCallback):
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.counts: list[tuple[int, int]] = []
+
+    def say(self, text: str) -> None:
+        self.texts.append(text)
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        self.counts.append((done, total))
+
+
+def ended(value: float, half_width: float, said: Said | None = None) -> tuple[int, Verdict, list[str]]:
     """The processes that were timed, the verdict, and what was said. The limit is 1, and a measurement has 2 processes, after
     which the figure is `value` ± `half_width`.
     """
@@ -34,16 +46,11 @@ def ended(value: float, half_width: float) -> tuple[int, Verdict, list[str]]:
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()).eval()
     file = PrunedModel(ChannelPlan.of({"0": 8}), onnx.load_model_from_string(conv_net()), torch.zeros(1, 3, 8, 8), lambda: net)
     dense = candidate_of(file, None, None)
-    said: list[str] = []
-
-    class Screen(NullCallback):
-        def say(self, text: str) -> None:
-            said.append(text)
-
-    measured = measure_longer(SimulatedProbe(profile(), reference()), file, 2, (limit,), dense, Screen())
+    said = said or Said()
+    measured = measure_longer(SimulatedProbe(profile(), reference()), file, 2, (limit,), dense, said)
     found = candidate_of(file, measured, None)
     assert found.measurement
-    return len(found.measurement.processes), limit.verdict(found, dense), said
+    return len(found.measurement.processes), limit.verdict(found, dense), said.texts
 
 
 @pytest.mark.parametrize(
@@ -70,3 +77,11 @@ def test_measuring_longer_is_said_with_its_bound() -> None:
     assert ended(0.90, 0.22)[2] == [
         "the limit is inside the interval after 8 processes; 12 more are timed, so that there are 20 of at most 24"
     ]
+
+
+def test_each_measurement_is_counted_and_longer_measuring_has_a_new_total() -> None:
+    """four measurements at most, and then ten in all"""
+    said = Said()
+    ended(0.90, 0.22, said)
+
+    assert said.counts == [(0, 4), (1, 4), (2, 4), (3, 4), *((done, 10) for done in range(4, 10))]
