@@ -226,7 +226,7 @@ def test_a_bar_takes_the_total_of_its_last_step() -> None:
     screen.progress(25, 100, "long")
     screen.close()
 
-    assert "start: 25 % after 1 s; long" in written.getvalue()
+    assert "start: at work for 1 s; long: 25 %" in written.getvalue()
     assert "250 %" not in written.getvalue()
 
 
