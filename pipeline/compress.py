@@ -104,7 +104,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             context = rehearse(context, job.seed)
 
         with network_errors("the run", only_own=True), contextlib.ExitStack() as opened:
-            with stage("prepare", "start the probe, and compute how the kept channels replace removed ones"):
+            with stage("prepare", "start the probe, prepare the initial weights"):
                 probe = opened.enter_context(search_probe(job, context, device))
                 run.bind("device", probe.fingerprint.facts)
                 measurer = PlanMeasurer(context, probe, start_reward_function(job.search_reward(), context.builder, context.task))
