@@ -183,7 +183,7 @@ def page_tables(lines: Sequence[Line]) -> str:
     last = {(line["network"], line["plan"]): line for line in lines}
     shown = [last[network, plan] for network in NETWORKS for plan in PLANS if (network, plan) in last]
     parts = [
-        "| network | heads: groups x heads (outputs of q, k and v per head) | MLP: groups x width | embedding: groups x width |",
+        "| network | heads: groups x heads | MLP: groups x width | embedding: groups x width |",
         "| --- | --- | --- | --- |",
         *(_groups_row(line) for line in shown if line["plan"] == UNIFORM),
         "",
