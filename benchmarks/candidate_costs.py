@@ -52,9 +52,8 @@ def tables(lines: list[dict[str, object]]) -> str:
     for line in lines:
         costs = Costs(**{name: line[name] for name in vars(Costs())})  # type: ignore[arg-type]
         head = f"| {line['network']} | {line['label']} |"
-        ready.append(
-            f"{head} {_cell(costs.slice_ms, ' ms', 1)} | {_cell(costs.sessions_ms, ' ms')} | {_compared(*costs.ready_ms(), digits=1)} |"
-        )
+        parts = f"{_cell(costs.slice_ms, ' ms', 1)} | {_cell(costs.sessions_ms, ' ms')}"
+        ready.append(f"{head} {parts} | {_compared(*costs.ready_ms(), digits=1)} |")
         trial.append(
             f"{head} {line['images']} | {_cell(costs.timed_ms, ' ms')} | {_cell(costs.scoring_ms, ' ms')} | "
             f"{_compared(*costs.trial_ms(), digits=2)} |"
