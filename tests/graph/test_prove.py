@@ -20,9 +20,9 @@ Change = Callable[[Slot], Slot | None]
 def chain(layers: int) -> onnx.ModelProto:
     """x -> conv w0 -> leaky relu -> conv w1 -> ... -> conv: all layers but the last have 4 channels that can be removed"""
     lines = [f"a{i} = Conv({'x' if i == 0 else f'r{i - 1}'}, w{i}) r{i} = LeakyRelu <alpha=0.3> (a{i})" for i in range(layers)]
-    shapes = {f"w{i}": (4, 3 if i == 0 else 4, 1, 1) for i in range(layers)}
-    text = "(float[1,3,4,4] x) => (float[1,2,4,4] y) { %s y = Conv(r%d, out) }" % (" ".join(lines), layers - 1)
-    return graph(text, **shapes, out=(2, 4, 1, 1))
+    shapes: dict[str, tuple[int, ...] | list[int]] = {f"w{i}": (4, 3 if i == 0 else 4, 1, 1) for i in range(layers)}
+    lines.append(f"y = Conv(r{layers - 1}, out)")
+    return graph(f"(float[1,3,4,4] x) => (float[1,2,4,4] y) {{ {' '.join(lines)} }}", 18, **shapes, out=(2, 4, 1, 1))
 
 
 def gate() -> onnx.ModelProto:
@@ -133,7 +133,7 @@ def test_silent_trained_weights_do_not_hide_a_wrong_coupling() -> None:
 
 def quantised() -> onnx.ModelProto:
     """x -> conv w0 -> rounded to 8 bits and back -> conv out; torch has no counterpart of the rounding"""
-    model = graph(
+    return graph(
         """(float[1,3,4,4] x) => (float[1,2,4,4] y) {
             a = Conv(x, w0)
             scale = Constant <value_float=0.05> ()
@@ -144,7 +144,6 @@ def quantised() -> onnx.ModelProto:
         w0=(4, 3, 1, 1),
         out=(2, 4, 1, 1),
     )
-    return model
 
 
 def test_a_network_that_does_not_run_in_double_precision_is_tried_in_single() -> None:
