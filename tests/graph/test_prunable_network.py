@@ -143,7 +143,7 @@ def test_the_rebuilt_network_learns_like_the_networks_own_code(name: str) -> Non
     batch = torch.randn(4, *example.shape[1:], generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
     mine, its = _learned(own, batch), _learned(rebuilt, batch)
-    assert mine.keys() == its.keys()
+    assert mine.keys() <= its.keys()  # a rebuilt network also holds the constants of the code
     assert any(values.any() for values in mine.values())
     for key, values in mine.items():
         np.testing.assert_allclose(its[key], values, rtol=1e-6, atol=1e-9 * max(1.0, float(np.abs(values).max())), err_msg=key)
