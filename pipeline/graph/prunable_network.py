@@ -43,8 +43,8 @@ __all__ = [
 Origin = Literal["own", "rebuilt"]
 """Whose module is pruned: the user's own, or one that is rebuilt from the graph."""
 
-LARGEST_TENSOR = 2**29
-"""Number of values: one ONNX file holds less than 2 GiB."""
+LARGEST_NETWORK = 2**29
+"""Number of values of all weights together: one ONNX file holds less than 2 GiB."""
 PLANS = 3
 """Number of random plans by which the torch module is compared with the deployed graph."""
 
@@ -129,10 +129,12 @@ def _rebuilt(
 
 def network_of_skeleton(skeleton: onnx.ModelProto) -> GraphNetwork:
     """The torch module of a trainable graph without weights. All its weights are zero. Raises TraceError."""
+    total = 0
     for tensor in skeleton.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and not (tensor.raw_data or tensor.float_data):
-            if math.prod(tensor.dims) > LARGEST_TENSOR or any(size < 0 for size in tensor.dims):
-                raise TraceError(f"a weight of shape {tuple(tensor.dims)} is larger than an ONNX file can hold")
+            total += math.prod(tensor.dims)
+            if total > LARGEST_NETWORK or any(size < 0 for size in tensor.dims):
+                raise TraceError(f"with a weight of shape {tuple(tensor.dims)} it is larger than an ONNX file can hold")
             tensor.CopyFrom(numpy_helper.from_array(np.zeros(tuple(tensor.dims), dtype=np.float32), tensor.name))
     return network_of(skeleton, learnable(skeleton))
 
