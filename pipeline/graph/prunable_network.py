@@ -6,7 +6,7 @@ from the graph.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -84,10 +84,10 @@ def pair_with_module(
     TraceError when neither the user's module nor the rebuilt one answers like the graph.
     """
     folded = _deployed(model)
-    labelled, deployed = _in_both(labelled, label_graph(folded))
+    labelled, deployed = _in_both(labelled, label_graph(folded, labelled.grouped))
     graphs = prepare(model, labelled), prepare(folded, deployed)
     reason: str | None = "some of its weights are computed from others"
-    space = _torch_space(labelled, tensors)
+    space = _torch_space(labelled, tensors, constants_of(model) or ())
     if space is not None:
         own = PrunableNetwork(module, "own", space, *graphs, tensors)
         reason, worst = _misfit(own, example)
@@ -175,13 +175,18 @@ def _in_both(trainable: GraphSpace, deployed: GraphSpace) -> tuple[GraphSpace, G
     return trainable.restricted(names, lost), deployed.restricted(names, ())
 
 
-def _torch_space(labelled: GraphSpace, tensors: Mapping[str, TorchTensor]) -> PruneSpace | None:
-    """The groups with slots on the tensors of a state dict; None when an initializer has no tensor of its own."""
+def _torch_space(labelled: GraphSpace, tensors: Mapping[str, TorchTensor], constants: Container[str] = ()) -> PruneSpace | None:
+    """The groups with slots on the tensors of a state dict; None when an initializer has no tensor of its own.
+
+    `constants` are initializers that the user's code makes, such as the ones and zeros of GroupNorm. They need no tensor.
+    """
     groups = []
     for group in labelled.space.groups:
         slots = []
         for slot in group.slots:
             place = tensors.get(slot.tensor)
+            if place is None and slot.tensor in constants:
+                continue  # the user's code makes it; the comparison shows whether with the right length
             if place is None or place.axes[slot.axis] < 0:
                 return None
             slots.append(Slot(place.name, place.axes[slot.axis], slot.entries, slot.channels))

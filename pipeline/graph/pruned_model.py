@@ -20,6 +20,7 @@ from pipeline.graph.analyse import analyse
 from pipeline.graph.counts import macs, params
 from pipeline.graph.export import export, export_trainable, exporter_of, opset_of, stripped
 from pipeline.graph.importance import Ranking, rank
+from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.prove import Progress
 from pipeline.graph.prunable_network import PLANS, PrunableNetwork, rebuild_from_graph
 from pipeline.graph.rounding import allowed_difference
@@ -119,6 +120,21 @@ class PrunedModelBuilder:
         """The groups. The tensors of their slots are those of `module`."""
         return self.network.space
 
+    @property
+    def grouped(self) -> Grouped:
+        """How channels leave grouped convolutions and GroupNorm."""
+        return self.network.trainable.labelled.grouped
+
+    @property
+    def has_grouped_layers(self) -> bool:
+        """Whether there is a grouped convolution, which is not depthwise, or a GroupNorm with several groups."""
+        return self.network.trainable.labelled.has_grouped_layers
+
+    @property
+    def in_groups(self) -> frozenset[str]:
+        """The prunable groups whose channels pass through grouped convolutions or GroupNorm."""
+        return self.network.trainable.labelled.in_groups & {group.name for group in self.space.groups}
+
     def kept(self, plan: ChannelPlan) -> Kept:
         """Return the channels that `plan` keeps."""
         return keep_channels(plan, self.ranking)
@@ -170,7 +186,7 @@ def start_builder(
     base = stripped(
         base, form.ir_version
     )  # the graph with notes on nodes is freed: a large network is in memory several times here
-    network = analyse(module, example, base, progress)
+    network = analyse(module, example, base, progress, ranking.grouped)
     ranked = rank(network.module, network.space, ranking.kind, ranking.batches)
     progress(4, 4, "analysed")
     return PrunedModelBuilder(network, ranked, example, opset, form.ir_version, exporter, _proof(network, exporter))

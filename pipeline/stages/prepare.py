@@ -17,6 +17,7 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.unlabelled import load_unlabelled, with_unlabelled
 from pipeline.errors import DataError, ModelError, ProfileError, TraceError, one_line
 from pipeline.graph.importance import Ranking
+from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.prove import Progress
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.probe.cached import CachedProbe, cache_folder
@@ -136,7 +137,12 @@ def _load_images(job: Job, declared: Preprocessing | None) -> Splits:
 
 
 def start_building(
-    job: Job, loaded: LoadedModel, dense_path: Path, device: SharedDevice, progress: Progress = lambda done, total, text: None
+    job: Job,
+    loaded: LoadedModel,
+    dense_path: Path,
+    device: SharedDevice,
+    progress: Progress = lambda done, total, text: None,
+    grouped: Grouped = "evenly",
 ) -> PrunedModelBuilder:
     """Analyse the network and export it once to `dense_path`, or read that file, for the installed onnxruntime versions.
 
@@ -147,7 +153,7 @@ def start_building(
         loaded.module,
         task.example(),
         form,
-        Ranking(job.importance, task.calibration()),
+        Ranking(job.importance, task.calibration(), grouped),
         dense_path,
         progress,
     )
