@@ -127,17 +127,12 @@ class Next(Pooled):
         super().__init__(cbr(3, 8), GroupedBlock(8, 12), width=12)
 
 
-NETS = {
-    "resnext": (Next, "b.0"),
-    "shuffle": (Shuffled, "0"),
-    "group norm": (Normalised, "1"),
-    "bottleneck": (Bottleneck, "norm1"),
-}
+NETS = {"resnext": Next, "shuffle": Shuffled, "group norm": Normalised, "bottleneck": Bottleneck}
 
 
 @pytest.fixture(scope="module", params=NETS)
 def network(request: pytest.FixtureRequest) -> PrunableNetwork:
-    return analyse(build(NETS[request.param][0]), EXAMPLE, grouped="whole")
+    return analyse(build(NETS[request.param]), EXAMPLE, grouped="whole")
 
 
 def test_the_users_own_module_loses_groups_and_answers_like_its_slice(network: PrunableNetwork) -> None:
