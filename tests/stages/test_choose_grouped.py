@@ -67,9 +67,11 @@ def test_if_it_is_not_certain_which_is_faster_channels_are_removed_evenly(tmp_pa
 
 
 NET = """
+import torch
 from torch import nn
 
 def make(classes=10):
+    torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(1, 64, 1), nn.ReLU(), nn.Conv2d(64, 16, 3, padding=1, groups=16), nn.ReLU(),
         nn.Flatten(), nn.Linear(16 * 64, classes),
@@ -86,7 +88,16 @@ def test_a_resumed_run_keeps_the_choice_and_does_not_measure_again(tmp_path: Pat
     (tmp_path / "nets.py").write_text(NET)
     out = tmp_path / "run"
     settings = FinetuneSettings(epochs=0)
-    job = Job("raspberrypi", f"{tmp_path}/nets.py:make", dry_run=True, trials=2, supernet_steps=0, finetuning=settings, out=out)
+    job = Job(
+        "raspberrypi",
+        f"{tmp_path}/nets.py:make",
+        budget={"latency_p50": "95%"},
+        dry_run=True,
+        trials=2,
+        supernet_steps=0,
+        finetuning=settings,
+        out=out,
+    )
     first = compress(job)
     first.folder.rename(tmp_path / "artifact")
     again = compress(job)
