@@ -30,6 +30,9 @@ EXACT = 1e-9
 SEED = 0
 """The trials do not depend on the job's seed, so that a network has one space."""
 
+FLAT = ("Clip", "HardSigmoid", "HardSwish", "Relu", "ThresholdedRelu")
+"""Activations that are constant on a range."""
+
 Progress = Callable[[int, int, str], None]
 """(done, total, text)"""
 
@@ -156,9 +159,18 @@ def _answers(model: onnx.ModelProto, inputs: Sequence[NDArray[np.generic]], *, d
 
 
 def _enlivened(model: onnx.ModelProto, labelled: GraphSpace) -> onnx.ModelProto:
-    """`model` with random weights, so that no layer is silent and no two channels are alike, whatever the user's weights are."""
+    """`model` with random weights, so that no layer is silent and no two channels are alike, whatever the user's weights are.
+
+    Activations that are constant on a range, such as ReLU, get a slope there: a network whose values all fall into that range
+    would answer zero for every plan, and a wrong group would pass. Which channels belong together does not depend on it.
+    """
     lively = onnx.ModelProto()
     lively.CopyFrom(model)
+    for node in lively.graph.node:
+        if node.op_type in FLAT and node.domain in ("", "ai.onnx"):
+            node.op_type = "LeakyRelu"
+            del node.input[1:], node.attribute[:]
+            node.attribute.append(onnx.helper.make_attribute("alpha", 0.3))
     generator = np.random.default_rng(SEED)
     for tensor in lively.graph.initializer:
         if not any((tensor.name, axis) in labelled.numbers for axis in range(len(tensor.dims))):

@@ -75,6 +75,21 @@ def test_a_wrong_group_fails_and_costs_the_right_ones_nothing() -> None:
     assert proven.refused[0].reason.startswith("removing its channels changes more than they carry")
 
 
+@pytest.mark.parametrize("activation", ["Relu(a{0})", "Clip(a{0}, low, high)", "HardSwish(a{0})"])
+def test_a_network_whose_activations_would_all_be_zero_hides_no_wrong_group(activation: str) -> None:
+    """16 layers of 4 channels without a bias: with random weights, hardly any value is above zero in the last ones"""
+    lines = [
+        f"a{i} = Conv({'x' if i == 0 else f'r{i - 1}'}, w{i}) r{i} = {activation.format(i)} y{i} = Neg(r{i})" for i in range(16)
+    ]
+    shapes: dict[str, tuple[int, ...] | list[int]] = {f"w{i}": (4, 3 if i == 0 else 4, 1, 1) for i in range(16)}
+    lines.append("y = Conv(y15, out)")
+    text = "(float[1,3,4,4] x) => (float[1,2,4,4] y) { low = Constant <value_float=0.0> () high = Constant <value_float=6.0> () "
+    model = graph(f"{text}{' '.join(lines)} }}", 18, **shapes, out=(2, 4, 1, 1))
+    proven = prove_groups(model, changed(label_graph(model), "w0", reversed_reader("w1")))
+
+    assert names(proven)[1] == ["w0"]
+
+
 def test_two_wrong_groups_are_both_found() -> None:
     model = chain(5)
     labelled = changed(label_graph(model), "w0", reversed_reader("w1"))
