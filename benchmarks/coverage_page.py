@@ -31,8 +31,8 @@ HEAD = """# Coverage
 
 Which networks can be compressed, and how far. *P* and *M* are the shares of the parameters and of the multiply-accumulate
 operations that the thinnest plan leaves. The thinnest plan keeps a thirty-second of the channels of each group, and at least one.
-*Proven* means that the narrowed network answers like the whole network with the removed channels silenced, for each group, and
-that the sliced file answers like the narrowed network.
+*Proven* means two things. For each group, the pruned network has the output of the whole network in which nobody reads the removed
+channels. And the sliced file has the output of the pruned network.
 
 The weights are random, with seed 0. The input is one image of the smallest size with which the network runs. Only the structure
 matters here, and it is the same with a larger image. Several outputs are concatenated; detectors are compressed without the
