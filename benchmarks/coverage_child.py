@@ -117,8 +117,8 @@ def _thinnest(builder: PrunedModelBuilder) -> dict[str, Any]:
         "params_left": thin.params / max(whole.params, 1),
         "macs_left": thin.macs / max(whole.macs, 1),
         "macs": whole.macs,
-        "layers": len(before),
-        "layers_prunable": len(pruned),
+        "deployed_layers": len(before),
+        "deployed_layers_prunable": len(pruned),
         "difference": float(largest_difference(thin.answer, run_onnx(thin.data, builder.example.numpy()))),
     }
 
