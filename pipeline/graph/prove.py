@@ -30,6 +30,9 @@ EXACT = 1e-9
 SEED = 0
 """The trials do not depend on the job's seed, so that a network has one space."""
 
+LARGE_BYTES = 2**27
+"""Networks from this size on are freed at once. Collecting takes a second in a program with many objects."""
+
 FLAT = ("Clip", "HardSigmoid", "HardSwish", "Relu", "ThresholdedRelu")
 """Activations that are constant on a range."""
 
@@ -152,7 +155,8 @@ def _answers(model: onnx.ModelProto, inputs: Sequence[NDArray[np.generic]], *, d
         answer = network(*(tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors))
     found = [part.numpy() for part in (answer if isinstance(answer, tuple) else (answer,))]
     del network
-    gc.collect()  # a rebuilt network refers to itself, and Python counts objects and not their bytes
+    if model.ByteSize() > LARGE_BYTES:
+        gc.collect()  # a rebuilt network refers to itself, and Python counts objects and not their bytes
     if not all(np.isfinite(part).all() for part in found if np.issubdtype(part.dtype, np.floating)):
         raise TraceError("the answer is not finite")
     return found
