@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from pipeline.core.onnx_outputs import TOLERANCE, open_session
 from pipeline.core.plan import Group, Kept, NotPrunable
 from pipeline.errors import TraceError, one_line
+from pipeline.graph.edit import copy_of
 from pipeline.graph.labels.space import GraphSpace
 from pipeline.graph.silence import silence
 from pipeline.graph.slice import SliceableGraph, prepare
@@ -58,7 +59,7 @@ def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progres
     of the channels of each group and once with one channel removed. The outputs are compared in double precision, or in single
     precision where the network does not run in double.
     """
-    trial = _Trial(_enlivened(model, labelled), labelled)
+    trial = _trial(model, labelled)
     good: list[Group] = []
     refused: list[NotPrunable] = []
     total = len(labelled.space.groups)
@@ -81,6 +82,15 @@ def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progres
     order = {group.name: number for number, group in enumerate(labelled.space.groups)}
     progress(total, total, "proven")
     return Proven(tuple(sorted(good, key=lambda group: order[group.name])), tuple(refused), trial.precision, trial.worst)
+
+
+def _trial(model: onnx.ModelProto, labelled: GraphSpace) -> "_Trial":
+    """A trial in double precision with sloped activations if the network bears both, otherwise with its own, then in single."""
+    for sloped in (True, False):
+        trial = _Trial(_enlivened(model, labelled, sloped=sloped), labelled)
+        if trial.precision == "double":
+            break
+    return trial
 
 
 class _Trial:
@@ -162,16 +172,16 @@ def _answers(model: onnx.ModelProto, inputs: Sequence[NDArray[np.generic]], *, d
     return found
 
 
-def _enlivened(model: onnx.ModelProto, labelled: GraphSpace) -> onnx.ModelProto:
+def _enlivened(model: onnx.ModelProto, labelled: GraphSpace, *, sloped: bool) -> onnx.ModelProto:
     """`model` with random weights, so that no layer is silent and no two channels are alike, whatever the user's weights are.
 
-    Activations that are constant on a range, such as ReLU, get a slope there: a network whose values all fall into that range
-    would answer zero for every plan, and a wrong group would pass. Which channels belong together does not depend on it.
+    If `sloped`, activations that are constant on a range, such as ReLU, get a slope there: a network whose values all fall into
+    that range would answer zero for every plan, and a wrong group would pass. Which channels belong together does not depend on
+    it. A network that needs positive values, for example for a root, or that limits integers does not run with it.
     """
-    lively = onnx.ModelProto()
-    lively.CopyFrom(model)
+    lively = copy_of(model)
     for node in lively.graph.node:
-        if node.op_type in FLAT and node.domain in ("", "ai.onnx"):
+        if sloped and node.op_type in FLAT and node.domain in ("", "ai.onnx"):
             node.op_type = "LeakyRelu"
             del node.input[1:], node.attribute[:]
             node.attribute.append(onnx.helper.make_attribute("alpha", 0.3))

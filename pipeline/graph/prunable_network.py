@@ -16,7 +16,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
+from pipeline.core.onnx_outputs import largest_difference, run_onnx
 from pipeline.core.plan import Kept, NotPrunable, PruneSpace, Slot
 from pipeline.errors import TraceError, one_line
 from pipeline.graph.edit import keep_only
@@ -24,7 +24,7 @@ from pipeline.graph.fold import fold
 from pipeline.graph.labels.space import GraphSpace, label_graph
 from pipeline.graph.metadata import CONSTANTS, constants_of
 from pipeline.graph.move_weights import move_weights
-from pipeline.graph.rounding import allowed_difference
+from pipeline.graph.rounding import agrees
 from pipeline.graph.shrink import shrink
 from pipeline.graph.slice import SliceableGraph, prepare
 from pipeline.graph.to_torch import GraphNetwork, TorchTensor, network_of
@@ -216,7 +216,7 @@ def _misfit(found: PrunableNetwork, example: Tensor) -> tuple[str | None, float]
         except Exception as problem:
             return f"ONNX Runtime does not run the sliced graph: {one_line(problem, 120)}", worst
         difference = largest_difference(expected.numpy(), answer)
-        if not difference <= TOLERANCE and not difference <= allowed_difference(small, (example,)):
+        if not agrees(difference, small, (example,)):
             return f"its answer differs by {100 * difference:.3g} % of the largest output", worst
         worst = max(worst, difference)
     return None, worst

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
+from pipeline.core.onnx_outputs import largest_difference, run_onnx
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.core.weight_slices import WeightSlices
@@ -23,7 +23,7 @@ from pipeline.graph.importance import Ranking, rank
 from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.prove import Progress
 from pipeline.graph.prunable_network import PLANS, PrunableNetwork, rebuild_from_graph
-from pipeline.graph.rounding import allowed_difference
+from pipeline.graph.rounding import agrees
 from pipeline.graph.shrink import keep_channels, shrink
 from pipeline.graph.structure import load_graph, structure
 from pipeline.graph.weight_file import assembled, file_size_bytes
@@ -183,9 +183,7 @@ def start_builder(
         base = export_trainable(module, example, form.opset, form.ir_version, form.highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
     exporter, opset = exporter_of(base), opset_of(base)
-    base = stripped(
-        base, form.ir_version
-    )  # the graph with notes on nodes is freed: a large network is in memory several times here
+    base = stripped(base, form.ir_version)  # frees the graph with notes: a large network is in memory several times here
     network = analyse(module, example, base, progress, ranking.grouped)
     ranked = rank(network.module, network.space, ranking.kind, ranking.batches)
     progress(4, 4, "analysed")
@@ -198,7 +196,7 @@ def _answers_like(model: onnx.ModelProto, module: nn.Module, example: Tensor) ->
         expected = module.eval()(example).numpy()
     try:
         difference = largest_difference(expected, run_onnx(model.SerializeToString(), example.numpy()))
-        return difference <= TOLERANCE or difference <= allowed_difference(module, (example,))
+        return agrees(difference, module, (example,))
     except Exception:  # ONNX Runtime's own errors: the file is a graph of another network
         return False
 

@@ -90,6 +90,28 @@ def test_a_network_whose_activations_would_all_be_zero_hides_no_wrong_group(acti
     assert names(proven)[1] == ["w0"]
 
 
+def test_a_network_that_needs_positive_values_is_tried_with_its_own_activations() -> None:
+    """generalised mean: values are limited from below, cubed, averaged, and the third root is taken"""
+    model = graph(
+        """(float[1,3,4,4] x) => (float[1,2,1,1] y) {
+            low = Constant <value_float=0.000001> () three = Constant <value_float=3.0> () third = Constant <value_float=0.33> ()
+            a = Conv(x, w0)
+            b = Clip(a, low)
+            c = Pow(b, three)
+            d = GlobalAveragePool(c)
+            e = Pow(d, third)
+            y = Conv(e, out)
+        }""",
+        w0=(4, 3, 1, 1),
+        out=(2, 4, 1, 1),
+    )
+    proven = prove_groups(model, label_graph(model))
+    wrong = prove_groups(model, changed(label_graph(model), "w0", reversed_reader("out")))
+
+    assert (names(proven), proven.precision) == ((["w0"], []), "double")
+    assert names(wrong) == ([], ["w0"])
+
+
 def test_two_wrong_groups_are_both_found() -> None:
     model = chain(5)
     labelled = changed(label_graph(model), "w0", reversed_reader("w1"))

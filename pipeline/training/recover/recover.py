@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from pipeline.system.files import sha256_bytes
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import all_finite, has_diverged
-from pipeline.training.epochs import Learner, TrainingSetup, learner_of, validated
+from pipeline.training.epochs import Learner, TrainingSetup, learner_of, validated, validated_start
 from pipeline.training.execution_mode import train_mode
 from pipeline.training.finetune import Finetuned, Progress, Tracking, TrainingData
 from pipeline.training.finetune_checkpoint import resume, save_state
@@ -129,11 +129,10 @@ def recover(
         _run_round(recovery, learner, state, steps)
         state.seconds = spent + time.monotonic() - recovery.started
         save_state(tracking.checkpoint, learner, state, identity)
-    learner.module.load_state_dict(learner.best)
     for ours, theirs in zip(learner.module.parameters(), student.parameters(), strict=True):
         ours.requires_grad_(theirs.requires_grad)
     return Finetuned(
-        module=learner.module.cpu().to(memory_format=torch.contiguous_format).eval(),
+        module=learner.finished(),
         learning_rate=state.recipe.rate,
         accuracies=tuple(state.history),
         start=state.start_score,
@@ -147,14 +146,7 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
     """Validate round 0, and choose the recipes by trials. `learner` continues from the best trial."""
     setup, settings = recovery.setup, recovery.setup.settings
     pictures = len(setup.train)
-    start = validated(learner.module, setup)
-    learner.keep_as_best()
-    if setup.calibration.preprocessing.augment:
-        other = replace(setup, augmented=True)
-        found = validated(learner.module, other)
-        if found.is_better_than(start):
-            setup, start = other, found
-            learner.keep_as_best()
+    setup, start = validated_start(learner, setup)
     state = RecoveryState([], 0, start.accuracy, start.loss, start.loss, setup.augmented)
     limit_s, numbers = settings.minutes * 60 * TRIAL_SHARE, count(1)
     trial_pictures = 0
