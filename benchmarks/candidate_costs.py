@@ -52,9 +52,8 @@ def tables(lines: list[dict[str, object]]) -> str:
     for line in lines:
         costs = Costs(**{name: line[name] for name in vars(Costs())})  # type: ignore[arg-type]
         head = f"| {line['network']} | {line['label']} |"
-        ready.append(
-            f"{head} {_cell(costs.slice_ms, ' ms', 1)} | {_cell(costs.sessions_ms, ' ms')} | {_compared(*costs.ready_ms())} |"
-        )
+        parts = f"{_cell(costs.slice_ms, ' ms', 1)} | {_cell(costs.sessions_ms, ' ms')}"
+        ready.append(f"{head} {parts} | {_compared(*costs.ready_ms(), digits=1)} |")
         trial.append(
             f"{head} {line['images']} | {_cell(costs.timed_ms, ' ms')} | {_cell(costs.scoring_ms, ' ms')} | "
             f"{_compared(*costs.trial_ms(), digits=2)} |"
@@ -66,7 +65,7 @@ def _sums(*parts: list[float]) -> list[float]:
     return [sum(each) for each in zip(*parts, strict=True)]
 
 
-def _compared(ours: list[float], *others: list[float], digits: int = 0) -> str:
+def _compared(ours: list[float], *others: list[float], digits: int) -> str:
     cells = [_cell(ours, " ms")]
     for theirs in others:
         ratios = [other / own for other, own in zip(theirs, ours, strict=True)]

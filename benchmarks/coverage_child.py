@@ -60,7 +60,7 @@ def examine(name: str, folder: Path, limit_s: float) -> dict[str, Any]:
         facts |= _space(builder)
         _enter(folder, "thinnest plan")
         began = time.time()
-        facts |= _thinnest(builder, dense)
+        facts |= _thinnest(builder)
         seconds["thinnest plan"] = time.time() - began
     except Exception as problem:
         facts |= failure(problem)
@@ -108,17 +108,17 @@ def reasons(space: PruneSpace) -> list[tuple[str, int, list[str]]]:
     return [(reason, len(found), found[:NAMES]) for reason, found in ordered[:REASONS]]
 
 
-def _thinnest(builder: PrunedModelBuilder, dense_path: Path) -> dict[str, Any]:
+def _thinnest(builder: PrunedModelBuilder) -> dict[str, Any]:
     """Figures of the thinnest plan that a search may choose, and how far its file is from the torch network."""
     whole, thin = builder.make(builder.space.dense()), builder.make(thinnest(builder.space))
-    before, after = layer_widths(load_graph(dense_path.read_bytes())), layer_widths(load_graph(thin.data))
-    narrowed = [name for name, width in before.items() if after.get(name, width) < width]
+    before, after = layer_widths(load_graph(whole.data)), layer_widths(load_graph(thin.data))
+    pruned = [name for name, width in before.items() if after.get(name, width) < width]
     return {
         "params_left": thin.params / max(whole.params, 1),
         "macs_left": thin.macs / max(whole.macs, 1),
         "macs": whole.macs,
-        "layers": len(before),
-        "layers_prunable": len(narrowed),
+        "deployed_layers": len(before),
+        "deployed_layers_prunable": len(pruned),
         "difference": float(largest_difference(thin.answer, run_onnx(thin.data, builder.example.numpy()))),
     }
 

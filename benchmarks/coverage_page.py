@@ -31,12 +31,13 @@ HEAD = """# Coverage
 
 Which networks can be compressed, and how far. *P* and *M* are the shares of the parameters and of the multiply-accumulate
 operations that the thinnest plan leaves. The thinnest plan keeps a thirty-second of the channels of each group, and at least one.
-*Proven* means that the narrowed network answers like the whole network with the removed channels silenced, for each group, and
-that the sliced file answers like the narrowed network.
+*Proven* means two things. For each group, the pruned network has the output of the whole network in which nobody reads the
+removed channels. And the sliced file has the output of the pruned network.
 
 The weights are random, with seed 0. The input is one image of the smallest size with which the network runs. Only the structure
 matters here, and it is the same with a larger image. Several outputs are concatenated; detectors are compressed without the
 selection of boxes. *Time* is the processor time from the start of the export to the proven search space, on one thread.
+Each row is the last examination of its network; after a change of the analysis, those that had failed were examined again.
 """
 
 
@@ -117,7 +118,7 @@ def _table(shown: list[Line]) -> str:
     head = ("family", "network", "input", "groups", "layers prunable", "P", "M", "result", "time", "not prunable, and why")
     rows = []
     for line in shown:
-        layers = f"{line['layers_prunable']} of {line['layers']}" if "layers" in line else ""
+        layers = f"{line['deployed_layers_prunable']} of {line['deployed_layers']}" if "deployed_layers" in line else ""
         left = [f"{100 * line[key]:.1f} %" if key in line else "" for key in ("params_left", "macs_left")]
         time = format_duration(line["processor_s"]) if "processor_s" in line else ""
         side = f"{line['side']} px" if "side" in line else ""

@@ -53,7 +53,7 @@ class Cell:
 
 
 @click.command()
-@click.option("--model", required=True)
+@click.option("--model", default="", help="Without it, only the table is printed.")
 @click.option("--weights", type=click.Path(path_type=Path))
 @click.option("--pictures", "folder", type=click.Path(path_type=Path), help="Folder of images; its sub-folders are read too.")
 @click.option("--count", default=200, show_default=True, help="Pictures for training and validation.")
@@ -76,7 +76,7 @@ def main(
     """Run the cells that are missing, and print the table of all cells."""
     keep_freed_memory()
     out.parent.mkdir(parents=True, exist_ok=True)
-    for seed in range(seeds if folder else 0):
+    for seed in range(seeds if model else 0):
         cells = [Cell(model, count, width, minutes, seed, row) for row in rows.split(",")]
         missing = [cell for cell in cells if cell not in finished(out)]
         bench = Bench(Job(target="local", model=model, weights=weights, data="none", unlabelled=folder, seed=seed), cells[0])
@@ -84,7 +84,7 @@ def main(
             with out.open("a") as file:
                 file.write(json.dumps({**vars(cell), **bench.run(cell)}) + "\n")
             print(json.dumps({**vars(cell), **finished(out)[cell]}), flush=True)
-    print_table(finished(out))
+    print("\n".join(table(finished(out))))
 
 
 def finished(out: Path) -> dict[Cell, dict[str, Any]]:
@@ -156,20 +156,29 @@ def scores(module: nn.Module, task: Classification) -> Scores:
     return Scores(float(each.mean()), each)
 
 
-def print_table(found: dict[Cell, dict[str, Any]]) -> None:
-    """One line per cell without its seed: mean agreement over the seeds, the widest interval, mean minutes."""
-    print("| network | pictures | width | MACs | row | seeds | agreement | 95 % interval of each | minutes |")
-    print("| --- | --: | --: | --: | --- | --: | --: | --- | --: |")
+def table(found: dict[Cell, dict[str, Any]]) -> list[str]:
+    """One line per cell without its seed: mean agreement over the seeds, the interval of each seed, mean minutes."""
+    lines = [
+        "| network | pictures | width | MACs | row | seeds | agreement | 95 % interval of each seed | minutes |",
+        "| --- | --: | --: | --: | --- | --: | --: | --- | --: |",
+    ]
     for key in dict.fromkeys(replace(cell, seed=0) for cell in found):
-        lines = [line for cell, line in found.items() if replace(cell, seed=0) == key]
-        mean = sum(line["agreement"] for line in lines) / len(lines)
-        intervals = ", ".join(f"[{line['interval'][0]:.1f}, {line['interval'][1]:.1f}]" for line in lines if line["interval"])
-        minutes = sum(line["took_minutes"] for line in lines) / len(lines)
-        name = key.model.rpartition(":")[2]
-        print(
-            f"| {name} | {key.pictures} | {key.width:g} | {100 * lines[0]['macs']:.0f} % | {key.row} | {len(lines)} "
-            f"| {mean:.1f} % | {intervals} | {minutes:.1f} |"
+        rows = [row for cell, row in found.items() if replace(cell, seed=0) == key]
+        intervals = ", ".join(f"[{low:.1f}, {high:.1f}]" for low, high in (row["interval"] for row in rows))
+        mean, minutes = (sum(row[name] for row in rows) / len(rows) for name in ("agreement", "took_minutes"))
+        cells = (
+            Path(key.model.partition(":")[0]).stem,
+            key.pictures,
+            f"{key.width:g}",
+            f"{100 * rows[0]['macs']:.0f} %",
+            key.row,
+            len(rows),
+            f"{mean:.1f} %",
+            intervals,
+            f"{minutes:.1f}",
         )
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return lines
 
 
 if __name__ == "__main__":

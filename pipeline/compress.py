@@ -1,5 +1,5 @@
-"""The whole run: load, export, find channel groups, check slicing, rehearse, measure the dense and the thinnest plan, train the
-supernet, search, fine-tune, package."""
+"""The whole run: load, export, find channel groups, check slicing, choose how grouped layers are pruned, rehearse, measure the
+dense and the thinnest plan, train the supernet, search, fine-tune, package."""
 
 import contextlib
 import functools
@@ -16,6 +16,7 @@ from pipeline.packaging.build import final_file, ship, with_int8
 from pipeline.packaging.rehearse import rehearse
 from pipeline.packaging.report.page import report_page
 from pipeline.search.problem import TrialsSpent
+from pipeline.stages.choose_grouped import choose_grouped, known_grouped
 from pipeline.stages.context import Provenance, RunContext, open_stage
 from pipeline.stages.dense_and_thinnest import measure_dense_and_thinnest, score_thinnest, widest_uniform
 from pipeline.stages.evaluate import Evaluator
@@ -92,7 +93,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             stage("analyse", "export the network, find channel groups, check slicing"),
             run.derived(run.dense_graph, load_graph, callback.notice),
         ):
-            builder = start_building(job, loaded, run.dense_graph, device, callback.progress)
+            builder = start_building(job, loaded, run.dense_graph, device, callback.progress, known_grouped(run))
             for text in (builder.proof, *not_prunable(builder.space)):
                 callback.say(text)
         if finished:
@@ -100,6 +101,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
 
         provenance = Provenance(job.command, identity, identity["model"])
         context = RunContext(run, builder, loaded.task, profile, constraints, callback, notices, provenance)
+        context = choose_grouped(job, loaded, context, device)
         with stage("rehearse", "run every later step once with a pruned network"):
             context = rehearse(context, job.seed)
 

@@ -8,6 +8,7 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from helpers.image_folder import ImageFolder
 from helpers.places import NETS, Place
 from helpers.sshd import Board
 from PIL import Image
@@ -17,8 +18,6 @@ torch.set_num_threads(1)  # tests run side by side, and one thread gives the sam
 # The same examples on every machine, however slow; `--hypothesis-profile default` draws new ones.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None)
 hypothesis.settings.load_profile("repeatable")
-
-ImageFolder = Callable[..., Path]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -100,13 +100,7 @@ Examples:
     metavar="N",
     help="Training steps of the supernet.  [default: auto]",
 )
-@click.option(
-    "--epochs",
-    type=EPOCHS,
-    default="auto",
-    metavar="N",
-    help="Epochs of fine-tuning.  [default: auto]",
-)
+@EPOCHS
 @click.option(
     "--finetune-minutes",
     type=click.FloatRange(0, min_open=True),

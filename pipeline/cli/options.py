@@ -1,7 +1,5 @@
 """Options that several commands share."""
 
-from typing import Any
-
 import click
 
 from pipeline.training.model_args import Argument, read_arguments
@@ -16,21 +14,21 @@ def _arguments(_context: click.Context, _option: click.Parameter, texts: tuple[s
         raise click.BadParameter(str(problem)) from None
 
 
-class _Epochs(click.ParamType[int | None]):
-    """A number of epochs, or auto, which is None."""
-
-    name = "epochs"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
-        """Raise BadParameter for anything else."""
-        if value is None or value == "auto":
-            return None
-        found = click.IntRange(0).convert(value, param, ctx)
-        return int(found)
+def _epochs(_context: click.Context, _option: click.Parameter, text: str) -> int | None:
+    if text == "auto":
+        return None
+    if not text.isdecimal():
+        raise click.BadParameter(f"got {text!r}; give auto, 0 for no training, or a positive number")
+    return int(text)
 
 
-EPOCHS = _Epochs()
-
+EPOCHS = click.option(
+    "--epochs",
+    default="auto",
+    metavar="N",
+    callback=_epochs,
+    help="Epochs of fine-tuning.  [default: auto]",
+)
 MODEL_ARGS = click.option(
     "--model-arg",
     "model_args",

@@ -7,6 +7,7 @@ from pipeline.core.progress import Progress, no_progress
 from pipeline.errors import NothingToPrune
 from pipeline.graph.export import export_trainable, stripped
 from pipeline.graph.labels.space import label_graph, name_nodes
+from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.match_weights import match_weights
 from pipeline.graph.prove import prove_groups
 from pipeline.graph.prunable_network import PrunableNetwork, pair_with_module
@@ -22,18 +23,20 @@ def analyse(
     example: Tensor,
     model: onnx.ModelProto | None = None,
     progress: Progress = no_progress,
+    grouped: Grouped = "evenly",
 ) -> PrunableNetwork:
     """Return the network with its prunable groups, and the layers that are not prunable, each with a reason.
 
     `example` is one input as a batch, (1, C, H, W). `model` is the trainable graph of `module`; without it, the module is
-    exported. Raises TraceError when the network cannot be exported or pruned, and NothingToPrune when no group can be pruned.
+    exported. `grouped` says how channels leave grouped convolutions and GroupNorm.
+    Raises TraceError when the network cannot be exported or pruned, and NothingToPrune when no group can be pruned.
     """
     if model is None:
         model = stripped(export_trainable(module, example, OPSET, IR_VERSION), IR_VERSION)
     tensors = match_weights(model, module.state_dict())
     name_nodes(model)
     progress(0, 0, "finding the channel groups")
-    labelled = label_graph(model)
+    labelled = label_graph(model, grouped)
     proven = prove_groups(model, labelled, progress)
     labelled = labelled.restricted({group.name for group in proven.groups}, proven.refused)
     progress(0, 0, "comparing pruned networks with their sliced graphs")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.core.onnx_outputs import TOLERANCE, open_session
+from pipeline.graph.edit import copy_of
 from pipeline.graph.exporters import Inputs, as_tuple
 
 __all__ = ["first_difference"]
@@ -55,8 +56,7 @@ def first_difference(module: nn.Module, model: onnx.ModelProto, inputs: Inputs) 
 
 def _all_outputs(model: onnx.ModelProto, inputs: list[NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
     """The output of every node that computes a float32 tensor."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copy_of(model)
     kinds = {value.name: value for value in onnx.shape_inference.infer_shapes(copy).graph.value_info}
     there = {value.name for value in copy.graph.output}
     for node in model.graph.node:

@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from pipeline.core.onnx_outputs import TOLERANCE, all_outputs, largest_difference
+from pipeline.core.onnx_outputs import all_outputs, largest_difference
 from pipeline.errors import TraceError, one_line
 from pipeline.graph.difference import first_difference
 from pipeline.graph.exporters import EXPORTERS, INPUT, OUTPUT, TRAINABLE_EXPORTERS, Exporter, Inputs, NotExported, as_tuple
 from pipeline.graph.metadata import METADATA, SCOPES, exporter_of, keep_only_own, opset_of, stamp, stripped
-from pipeline.graph.rounding import allowed_difference
+from pipeline.graph.rounding import agrees
 
 __all__ = [
     "INPUT",
@@ -139,7 +139,7 @@ def _wrong_answers(module: nn.Module, model: onnx.ModelProto, example: tuple[Ten
         if len(found) != len(expected):
             return f"the exported graph gives {len(found)} outputs, and the network gives {len(expected)}"
         difference = max(largest_difference(*pair) for pair in zip(expected, found, strict=True))
-        if not difference <= TOLERANCE and not difference <= allowed_difference(module, inputs):
+        if not agrees(difference, module, inputs):
             where = first_difference(module, model, inputs)
             return f"the exported graph's answer is off by {100 * difference:.3g} % of the largest output, from node {where} on"
     return None

@@ -93,7 +93,7 @@ def traced_trainable(module: nn.Module, example: Inputs, opset: int) -> onnx.Mod
 
 
 EXPORTERS: dict[str, Exporter] = {"torch.onnx.export(..., dynamo=True)": captured, "torch.onnx.export(..., dynamo=False)": traced}
-"""Exporters in the order in which they are tried. Only the first keeps the names by which slicing finds weights."""
+"""Exporters in the order in which they are tried."""
 TRAINABLE_EXPORTERS: dict[str, Exporter] = dict(zip(EXPORTERS, (captured_trainable, traced_trainable), strict=True))
 """The same exporters, for trainable graphs."""
 

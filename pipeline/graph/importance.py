@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.plan import Group, Importance, PruneSpace, Slot
+from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.shrink import CONVS, NORMS
 
 __all__ = ["Batches", "Ranking", "rank"]
@@ -18,11 +19,13 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True)
 class Ranking:
-    """The criterion that ranks channels, with the data that it needs."""
+    """The criterion that ranks channels, with the data that it needs, and how channels leave grouped layers."""
 
     kind: Importance = "l2"
     batches: Batches = ()
     """Used only for `taylor`."""
+    grouped: Grouped = "evenly"
+    """Evenly from each group of a grouped convolution or GroupNorm, or whole groups."""
 
 
 def rank(module: nn.Module, space: PruneSpace, kind: Importance, batches: Batches) -> dict[str, tuple[int, ...]]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 import onnx
 
+from pipeline.graph.edit import copy_of
+
 __all__ = [
     "CONSTANTS",
     "METADATA",
@@ -69,8 +71,7 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def stripped(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
     """Return a copy for measuring and shipping: without node metadata and inferred shapes, with the device's IR version."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copy_of(model)
     for node in copy.graph.node:
         del node.metadata_props[:]
     del copy.graph.value_info[:]

@@ -19,6 +19,7 @@ from pipeline.core.onnx_outputs import TOLERANCE, open_session
 from pipeline.core.plan import Group, Kept, NotPrunable
 from pipeline.core.progress import Progress, no_progress
 from pipeline.errors import TraceError, one_line
+from pipeline.graph.edit import copy_of
 from pipeline.graph.labels.space import GraphSpace
 from pipeline.graph.silence import silence
 from pipeline.graph.slice import SliceableGraph, prepare
@@ -31,6 +32,12 @@ EXACT = 1e-9
 
 SEED = 0
 """The trials do not depend on the job's seed, so that a network has one space."""
+
+LARGE_BYTES = 2**27
+"""Networks from this size on are freed at once. Collecting takes a second in a program with many objects."""
+
+FLAT = ("Clip", "HardSigmoid", "HardSwish", "Relu", "ThresholdedRelu")
+"""Activations that are constant on a range."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progres
     of the channels of each group and once with one channel removed. The outputs are compared in double precision, or in single
     precision where the network does not run in double.
     """
-    trial = _Trial(_enlivened(model, labelled), labelled)
+    trial = _trial(model, labelled)
     good: list[Group] = []
     refused: list[NotPrunable] = []
     total = len(labelled.space.groups)
@@ -73,6 +80,15 @@ def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progres
     order = {group.name: number for number, group in enumerate(labelled.space.groups)}
     progress(2 * total, 2 * total, "the channel groups are tested")
     return Proven(tuple(sorted(good, key=lambda group: order[group.name])), tuple(refused), trial.precision, trial.worst)
+
+
+def _trial(model: onnx.ModelProto, labelled: GraphSpace) -> "_Trial":
+    """A trial in double precision with sloped activations if the network bears both, otherwise with its own, then in single."""
+    for sloped in (True, False):
+        trial = _Trial(_enlivened(model, labelled, sloped=sloped), labelled)
+        if trial.precision == "double":
+            break
+    return trial
 
 
 class _Trial:
@@ -149,16 +165,26 @@ def _answers(model: onnx.ModelProto, inputs: Sequence[NDArray[np.generic]], *, d
         answer = network(*(tensor.double() if tensor.is_floating_point() else tensor for tensor in tensors))
     found = [part.numpy() for part in (answer if isinstance(answer, tuple) else (answer,))]
     del network
-    gc.collect()  # a rebuilt network refers to itself, and Python counts objects and not their bytes
+    if model.ByteSize() > LARGE_BYTES:
+        gc.collect()  # a rebuilt network refers to itself, and Python counts objects and not their bytes
     if not all(np.isfinite(part).all() for part in found if np.issubdtype(part.dtype, np.floating)):
         raise TraceError("the answer is not finite")
     return found
 
 
-def _enlivened(model: onnx.ModelProto, labelled: GraphSpace) -> onnx.ModelProto:
-    """`model` with random weights, so that no layer is silent and no two channels are alike, whatever the user's weights are."""
-    lively = onnx.ModelProto()
-    lively.CopyFrom(model)
+def _enlivened(model: onnx.ModelProto, labelled: GraphSpace, *, sloped: bool) -> onnx.ModelProto:
+    """`model` with random weights, so that no layer is silent and no two channels are alike, whatever the user's weights are.
+
+    If `sloped`, activations that are constant on a range, such as ReLU, get a slope there: a network whose values all fall into
+    that range would answer zero for every plan, and a wrong group would pass. Which channels belong together does not depend on
+    it. A network that needs positive values, for example for a root, or that limits integers does not run with it.
+    """
+    lively = copy_of(model)
+    for node in lively.graph.node:
+        if sloped and node.op_type in FLAT and node.domain in ("", "ai.onnx"):
+            node.op_type = "LeakyRelu"
+            del node.input[1:], node.attribute[:]
+            node.attribute.append(onnx.helper.make_attribute("alpha", 0.3))
     generator = np.random.default_rng(SEED)
     for tensor in lively.graph.initializer:
         if not any((tensor.name, axis) in labelled.numbers for axis in range(len(tensor.dims))):

@@ -6,7 +6,7 @@ from the graph.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -16,7 +16,7 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
+from pipeline.core.onnx_outputs import largest_difference, run_onnx
 from pipeline.core.plan import Kept, NotPrunable, PruneSpace, Slot
 from pipeline.errors import TraceError, one_line
 from pipeline.graph.edit import keep_only
@@ -24,7 +24,7 @@ from pipeline.graph.fold import fold
 from pipeline.graph.labels.space import GraphSpace, label_graph
 from pipeline.graph.metadata import CONSTANTS, constants_of
 from pipeline.graph.move_weights import move_weights
-from pipeline.graph.rounding import allowed_difference
+from pipeline.graph.rounding import agrees
 from pipeline.graph.shrink import shrink
 from pipeline.graph.slice import SliceableGraph, prepare
 from pipeline.graph.to_torch import GraphNetwork, TorchTensor, network_of
@@ -43,8 +43,8 @@ __all__ = [
 Origin = Literal["own", "rebuilt"]
 """Whose module is pruned: the user's own, or one that is rebuilt from the graph."""
 
-LARGEST_TENSOR = 2**29
-"""Number of values: one ONNX file holds less than 2 GiB."""
+LARGEST_NETWORK = 2**29
+"""Number of values of all weights together: one ONNX file holds less than 2 GiB."""
 PLANS = 3
 """Number of random plans by which the torch module is compared with the deployed graph."""
 
@@ -84,10 +84,10 @@ def pair_with_module(
     TraceError when neither the user's module nor the rebuilt one answers like the graph.
     """
     folded = _deployed(model)
-    labelled, deployed = _in_both(labelled, label_graph(folded))
+    labelled, deployed = _in_both(labelled, label_graph(folded, labelled.grouped))
     graphs = prepare(model, labelled), prepare(folded, deployed)
     reason: str | None = "some of its weights are computed from others"
-    space = _torch_space(labelled, tensors)
+    space = _torch_space(labelled, tensors, constants_of(model) or ())
     if space is not None:
         own = PrunableNetwork(module, "own", space, *graphs, tensors)
         reason, worst = _misfit(own, example)
@@ -129,10 +129,12 @@ def _rebuilt(
 
 def network_of_skeleton(skeleton: onnx.ModelProto) -> GraphNetwork:
     """The torch module of a trainable graph without weights. All its weights are zero. Raises TraceError."""
+    total = 0
     for tensor in skeleton.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT and not (tensor.raw_data or tensor.float_data):
-            if math.prod(tensor.dims) > LARGEST_TENSOR or any(size < 0 for size in tensor.dims):
-                raise TraceError(f"a weight of shape {tuple(tensor.dims)} is larger than an ONNX file can hold")
+            total += math.prod(tensor.dims)
+            if total > LARGEST_NETWORK or any(size < 0 for size in tensor.dims):
+                raise TraceError(f"with a weight of shape {tuple(tensor.dims)} it is larger than an ONNX file can hold")
             tensor.CopyFrom(numpy_helper.from_array(np.zeros(tuple(tensor.dims), dtype=np.float32), tensor.name))
     return network_of(skeleton, learnable(skeleton))
 
@@ -173,13 +175,18 @@ def _in_both(trainable: GraphSpace, deployed: GraphSpace) -> tuple[GraphSpace, G
     return trainable.restricted(names, lost), deployed.restricted(names, ())
 
 
-def _torch_space(labelled: GraphSpace, tensors: Mapping[str, TorchTensor]) -> PruneSpace | None:
-    """The groups with slots on the tensors of a state dict; None when an initializer has no tensor of its own."""
+def _torch_space(labelled: GraphSpace, tensors: Mapping[str, TorchTensor], constants: Container[str] = ()) -> PruneSpace | None:
+    """The groups with slots on the tensors of a state dict; None when an initializer has no tensor of its own.
+
+    `constants` are initializers that the user's code makes, such as the ones and zeros of GroupNorm. They need no tensor.
+    """
     groups = []
     for group in labelled.space.groups:
         slots = []
         for slot in group.slots:
             place = tensors.get(slot.tensor)
+            if place is None and slot.tensor in constants:
+                continue  # the user's code makes it; the comparison shows whether with the right length
             if place is None or place.axes[slot.axis] < 0:
                 return None
             slots.append(Slot(place.name, place.axes[slot.axis], slot.entries, slot.channels))
@@ -209,7 +216,7 @@ def _misfit(found: PrunableNetwork, example: Tensor) -> tuple[str | None, float]
         except Exception as problem:
             return f"ONNX Runtime does not run the sliced graph: {one_line(problem, 120)}", worst
         difference = largest_difference(expected.numpy(), answer)
-        if not difference <= TOLERANCE and not difference <= allowed_difference(small, (example,)):
+        if not agrees(difference, small, (example,)):
             return f"its answer differs by {100 * difference:.3g} % of the largest output", worst
         worst = max(worst, difference)
     return None, worst

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
+from pipeline.core.onnx_outputs import largest_difference, run_onnx
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.core.progress import Progress, no_progress
@@ -21,8 +21,9 @@ from pipeline.graph.analyse import analyse
 from pipeline.graph.counts import macs, params
 from pipeline.graph.export import export, export_trainable, exporter_of, opset_of, stripped
 from pipeline.graph.importance import Ranking, rank
+from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.prunable_network import PLANS, PrunableNetwork, rebuild_from_graph
-from pipeline.graph.rounding import allowed_difference
+from pipeline.graph.rounding import agrees
 from pipeline.graph.shrink import keep_channels, shrink
 from pipeline.graph.structure import load_graph, structure
 from pipeline.graph.weight_file import assembled, file_size_bytes
@@ -119,6 +120,21 @@ class PrunedModelBuilder:
         """The groups. The tensors of their slots are those of `module`."""
         return self.network.space
 
+    @property
+    def grouped(self) -> Grouped:
+        """How channels leave grouped convolutions and GroupNorm."""
+        return self.network.trainable.labelled.grouped
+
+    @property
+    def has_grouped_layers(self) -> bool:
+        """Whether there is a grouped convolution, which is not depthwise, or a GroupNorm with several groups."""
+        return self.network.trainable.labelled.has_grouped_layers
+
+    @property
+    def in_groups(self) -> frozenset[str]:
+        """The prunable groups whose channels pass through grouped convolutions or GroupNorm."""
+        return self.network.trainable.labelled.in_groups & {group.name for group in self.space.groups}
+
     def kept(self, plan: ChannelPlan) -> Kept:
         """Return the channels that `plan` keeps."""
         return keep_channels(plan, self.ranking)
@@ -167,10 +183,8 @@ def start_builder(
         base = export_trainable(module, example, form.opset, form.ir_version, form.highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
     exporter, opset = exporter_of(base), opset_of(base)
-    base = stripped(
-        base, form.ir_version
-    )  # the graph with notes on nodes is freed: a large network is in memory several times here
-    network = analyse(module, example, base, progress)
+    base = stripped(base, form.ir_version)  # frees the graph with notes: a large network is in memory several times here
+    network = analyse(module, example, base, progress, ranking.grouped)
     progress(0, 0, "ranking the channels of each group")
     ranked = rank(network.module, network.space, ranking.kind, ranking.batches)
     return PrunedModelBuilder(network, ranked, example, opset, form.ir_version, exporter, _proof(network, exporter))
@@ -182,7 +196,7 @@ def _answers_like(model: onnx.ModelProto, module: nn.Module, example: Tensor) ->
         expected = module.eval()(example).numpy()
     try:
         difference = largest_difference(expected, run_onnx(model.SerializeToString(), example.numpy()))
-        return difference <= TOLERANCE or difference <= allowed_difference(module, (example,))
+        return agrees(difference, module, (example,))
     except Exception:  # ONNX Runtime's own errors: the file is a graph of another network
         return False
 

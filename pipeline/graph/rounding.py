@@ -5,15 +5,21 @@ import copy
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from pipeline.core.onnx_outputs import TOLERANCE, largest_difference
 
-__all__ = ["allowed_difference"]
+__all__ = ["agrees", "allowed_difference"]
 
 FACTOR = 4.0
 """Two runtimes add in different orders, so their outputs may differ by a few times the rounding of one of them."""
 LARGEST = 1e-2
 """No difference above this share of the largest output counts as rounding."""
+
+
+def agrees(difference: float, module: nn.Module, inputs: tuple[Tensor, ...]) -> bool:
+    """Whether outputs that differ by this share of the largest output are those of `module`. See `allowed_difference`."""
+    return difference <= TOLERANCE or difference <= allowed_difference(module, inputs)
 
 
 def allowed_difference(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
@@ -36,4 +42,4 @@ def allowed_difference(module: nn.Module, inputs: tuple[Tensor, ...]) -> float:
 
 
 def _tensors(outputs: object) -> list[Tensor]:
-    return [leaf for leaf in torch.utils._pytree.tree_leaves(outputs) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor)]

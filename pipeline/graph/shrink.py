@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +11,7 @@ from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.errors import WeightsError
 from pipeline.graph.to_torch import GraphNetwork
 
-__all__ = ["all_channels", "keep_channels", "rebuild", "scatter_gradients", "shrink"]
+__all__ = ["all_channels", "keep_channels", "layer_groups_of", "rebuild", "scatter_gradients", "shrink"]
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d)
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -40,7 +41,7 @@ def shrink(module: nn.Module, space: PruneSpace, kept: Kept) -> nn.Module:
             smaller[id(tensors[name])] = _like(tensors[name], tensor)
     # deepcopy uses the tensors in the memo instead of copying the originals, so no large tensor is copied whole
     result = copy.deepcopy(module, smaller)
-    _follow_shapes(result)
+    _follow_shapes(result, _groups_left(module, space, kept))
     for inner in result.modules():
         if isinstance(inner, GraphNetwork):
             inner.keep(kept)
@@ -65,9 +66,10 @@ def scatter_gradients(small: nn.Module, whole: nn.Module, space: PruneSpace, kep
         target[torch.meshgrid(*index, indexing="ij")] += parameter.grad
 
 
-def rebuild(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+def rebuild(module: nn.Module, tensors: Mapping[str, Tensor], layer_groups: Mapping[str, int] | None = None) -> nn.Module:
     """Return a copy of `module`, as its factory made it, pruned to the shapes of `tensors`, a state dict, and filled with them.
 
+    `layer_groups` is what `layer_groups_of` found for the pruned module; shapes alone do not say how many groups are left.
     Raises WeightsError when a name is missing or unknown, or when a tensor is larger than in `module`.
     """
     state = module.state_dict()
@@ -83,8 +85,39 @@ def rebuild(module: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
     originals = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     memo: dict[int, object] = {id(originals[name]): _like(originals[name], tensor.clone()) for name, tensor in tensors.items()}
     result = copy.deepcopy(module, memo)
-    _follow_shapes(result)
+    _follow_shapes(result, layer_groups or {})
     return result
+
+
+def layer_groups_of(module: nn.Module) -> dict[str, int]:
+    """Grouped layer -> its number of groups. Layers with one group are left out."""
+    found = ((name, _groups_of(layer)) for name, layer in module.named_modules())
+    return {name: groups for name, groups in found if groups > 1}
+
+
+def _groups_of(layer: nn.Module) -> int:
+    if isinstance(layer, CONVS):
+        return int(layer.groups)
+    return int(layer.num_groups) if isinstance(layer, nn.GroupNorm) else 1
+
+
+def _groups_left(module: nn.Module, space: PruneSpace, kept: Kept) -> dict[str, int]:
+    """Grouped layer -> the number of its groups that keep channels, where every group is kept or removed as a whole.
+
+    The output channels of a grouped layer, or the inputs of a transposed convolution, are on axis 0 of its weight.
+    """
+    known = {id(tensor): name for name, tensor in module.named_parameters(remove_duplicate=False) if name in space.axes}
+    found = {}
+    for name, layer in module.named_modules():
+        groups, weight = _groups_of(layer), getattr(layer, "weight", None)
+        tensor = known.get(id(weight))
+        if groups > 1 and tensor is not None and weight is not None:
+            stays = np.zeros(len(weight), dtype=bool)
+            stays[space.remaining(tensor, 0, len(weight), kept)] = True
+            of_group = stays.reshape(groups, -1)
+            whole = bool((of_group.all(1) == of_group.any(1)).all())
+            found[name] = int(of_group.any(1).sum()) if whole else groups
+    return found
 
 
 def _like(original: Tensor, data: Tensor) -> Tensor:
@@ -93,17 +126,21 @@ def _like(original: Tensor, data: Tensor) -> Tensor:
     return data
 
 
-def _follow_shapes(module: nn.Module) -> None:
-    """Update the layer attributes that repeat the shape of the weights, such as `in_channels`."""
-    for layer in module.modules():
+def _follow_shapes(module: nn.Module, layer_groups: Mapping[str, int]) -> None:
+    """Update the layer attributes that repeat the shape of the weights, such as `in_channels`.
+
+    A layer that `layer_groups` does not name keeps its number of groups, unless it is a depthwise convolution.
+    """
+    for name, layer in module.named_modules():
         if isinstance(layer, CONVS):
             one, other = layer.weight.shape[:2]
+            depthwise = layer.groups == layer.in_channels > 1  # with one or more outputs for each input
             if layer.transposed:
-                layer.groups = one if layer.groups == layer.in_channels > 1 else layer.groups
+                layer.groups = layer_groups.get(name, one if depthwise else layer.groups)
                 layer.in_channels, layer.out_channels = one, other * layer.groups
             else:
-                if layer.groups == layer.in_channels > 1:  # depthwise, with one or more outputs for each input
-                    layer.groups = one // (layer.out_channels // layer.in_channels)
+                each = layer.out_channels // layer.in_channels if depthwise else 1
+                layer.groups = layer_groups.get(name, one // each if depthwise else layer.groups)
                 layer.in_channels, layer.out_channels = other * layer.groups, one
         elif isinstance(layer, nn.Linear):
             layer.out_features, layer.in_features = layer.weight.shape
@@ -114,6 +151,7 @@ def _follow_shapes(module: nn.Module) -> None:
             layer.normalized_shape = tuple(layer.weight.shape)
         elif isinstance(layer, nn.GroupNorm) and layer.weight is not None:
             layer.num_channels = len(layer.weight)
+            layer.num_groups = layer_groups.get(name, layer.num_groups)
         elif isinstance(layer, nn.RNNBase):
             layer.input_size = layer.get_parameter("weight_ih_l0").shape[1]
         elif isinstance(layer, nn.PReLU):

@@ -20,6 +20,7 @@ from pipeline.core.progress import Callback, begin_step
 from pipeline.errors import ShipError, one_line
 from pipeline.graph.export import stamp
 from pipeline.graph.pruned_model import PrunedModel
+from pipeline.graph.shrink import layer_groups_of
 from pipeline.graph.structure import load_graph
 from pipeline.graph.structure import structure as structure_of
 from pipeline.packaging.ort import ort_files
@@ -94,7 +95,11 @@ def ship(
         **serving_files(profile, golden.numpy(), OnnxModule(pruned.data)(golden).numpy(), limits, final.precision),
         "weights.safetensors": weights_bytes(tuned.module),
         "plan.json": plan_json(
-            (provenance.model, provenance.job.get("model_args")), chosen.plan, builder.kept(chosen.plan), builder.network.origin
+            (provenance.model, provenance.job.get("model_args")),
+            chosen.plan,
+            builder.kept(chosen.plan),
+            builder.network.origin,
+            layer_groups_of(tuned.module) if builder.network.origin == "own" else None,
         ),
     }
     if builder.network.origin == "rebuilt":

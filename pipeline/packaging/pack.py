@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class _Plan:
     groups: Mapping[str, Any]
     network: Origin = "own"
     """Whose network the weights belong to. Artifacts of older versions do not say, and all have the user's own."""
+    layer_groups: Mapping[str, int] = field(default_factory=dict)
+    """Grouped layer -> its number of groups. In artifacts of older versions, only depthwise convolutions lost groups."""
 
 
 _PLAN = TypeAdapter(_Plan)
@@ -50,17 +52,24 @@ def weights_bytes(module: nn.Module) -> bytes:
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})
 
 
-def plan_json(made: tuple[str, Mapping[str, Any] | None], plan: ChannelPlan, kept: Kept, network: Origin = "own") -> bytes:
+def plan_json(
+    made: tuple[str, Mapping[str, Any] | None],
+    plan: ChannelPlan,
+    kept: Kept,
+    network: Origin = "own",
+    layer_groups: Mapping[str, int] | None = None,
+) -> bytes:
     """The widths, the kept channels of the original network, and how that network is made, as JSON.
 
     `made` is the model and the arguments of its factory. `network` says whose module has the weights of the artifact.
+    `layer_groups` is the number of groups of each grouped layer of the pruned module.
     """
     model, model_args = made
     groups = {name: {"width": width, "channels": list(kept[name])} for name, width in plan}
     arguments = {"model_args": dict(model_args)} if model_args else {}
-    return json.dumps(
-        {"format": PLAN_FORMAT, "model": model, **arguments, "network": network, "groups": groups}, indent=1
-    ).encode()
+    grouped = {"layer_groups": dict(layer_groups)} if layer_groups else {}
+    facts = {"format": PLAN_FORMAT, "model": model, **arguments, "network": network, **grouped, "groups": groups}
+    return json.dumps(facts, indent=1).encode()
 
 
 def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
@@ -93,7 +102,7 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
         raise RunError(f"{artifact}/plan.json: format {plan.format}; this program reads {PLAN_FORMAT}")
     if plan.network == "rebuilt":
         return _rebuilt(artifact, tensors)
-    network = rebuild(original, tensors)
+    network = rebuild(original, tensors, plan.layer_groups)
     layers = dict(network.named_modules())
     for name in plan.groups:
         if not isinstance(getattr(layers.get(layer_of(name)), "weight", None), torch.Tensor):

@@ -124,6 +124,11 @@ class Connection:
         """Let the worker keep a file. Returns its name there."""
         return self._keep(sha256_bytes(data), {"do": "put"}, lambda: data)
 
+    @property
+    def closed(self) -> bool:
+        """Whether no link is open."""
+        return self._link is None
+
     def close(self) -> None:
         """Close the link, if one is open."""
         if self._link:

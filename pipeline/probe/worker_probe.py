@@ -65,6 +65,11 @@ class WorkerProbe:
         return other
 
     @property
+    def closed(self) -> bool:
+        """Whether the connection was closed. The probe of another connection must then be used."""
+        return self._connection.closed
+
+    @property
     def fingerprint(self) -> Fingerprint:
         """See `Probe.fingerprint`."""
         return self._fingerprint(Workload())

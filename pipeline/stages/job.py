@@ -56,7 +56,7 @@ class Job:
     model: str = "digits"
     weights: Path | None = None
     data: str = "digits"
-    """"none": no labels; `unlabelled` is then the data set, and agreement with the dense network is judged."""
+    """With "none" there are no labels: `unlabelled` is the data set, and agreement with the dense network is judged."""
     unlabelled: Path | None = None
     """A folder of images without labels. They are used wherever the dense network gives the answers."""
     task: OwnTask | None = None

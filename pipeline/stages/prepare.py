@@ -19,6 +19,7 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.unlabelled import load_unlabelled, with_unlabelled
 from pipeline.errors import DataError, ModelError, ProfileError, TraceError, one_line
 from pipeline.graph.importance import Ranking
+from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.probe.cached import CachedProbe, cache_folder
 from pipeline.probe.calibrated import CalibratedProbe
@@ -142,7 +143,12 @@ def _load_images(job: Job, declared: Preprocessing | None) -> Splits:
 
 
 def start_building(
-    job: Job, loaded: LoadedModel, dense_path: Path, device: SharedDevice, progress: Progress = no_progress
+    job: Job,
+    loaded: LoadedModel,
+    dense_path: Path,
+    device: SharedDevice,
+    progress: Progress = no_progress,
+    grouped: Grouped = "evenly",
 ) -> PrunedModelBuilder:
     """Analyse the network and export it once to `dense_path`, or read that file, for the installed onnxruntime versions.
 
@@ -153,7 +159,7 @@ def start_building(
         loaded.module,
         task.example(),
         form,
-        Ranking(job.importance, task.calibration()),
+        Ranking(job.importance, task.calibration(), grouped),
         dense_path,
         progress,
     )

@@ -19,7 +19,8 @@ __all__ = ["SharedDevice", "connect", "share_device"]
 class SharedDevice:
     """The profile's device, or this machine if the profile names no host.
 
-    The first method that needs the device connects to it. All later ones use the same connection, which is reopened if it breaks.
+    The first method that needs the device connects to it. All later ones use the same connection, which is reopened if it breaks,
+    until one of their probes closes it.
     """
 
     def __init__(self, profile: Profile, notify: Notify) -> None:
@@ -43,7 +44,7 @@ class SharedDevice:
             self._connected = None
 
     def _connect(self) -> WorkerProbe:
-        if self._connected is None:
+        if self._connected is None or self._connected.closed:
             self._connected = connect(self.profile, None, self._notify)
         return self._connected
 

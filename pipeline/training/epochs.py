@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -28,6 +28,7 @@ __all__ = [
     "train_epoch",
     "training_loss",
     "validated",
+    "validated_start",
 ]
 
 
@@ -110,6 +111,11 @@ class Learner:
         """Store the present state of the network as the best one."""
         self.best.update((name, tensor.detach().cpu().clone()) for name, tensor in self.module.state_dict().items())
 
+    def finished(self) -> nn.Module:
+        """Return the best network, on the CPU, in evaluation mode and in the usual memory layout."""
+        self.module.load_state_dict(self.best)
+        return self.module.cpu().to(memory_format=torch.contiguous_format).eval()
+
     def return_to_best(self) -> None:
         """Restore the best state of the network, and reset the momenta of the optimizer."""
         self.module.load_state_dict(self.best)
@@ -128,6 +134,22 @@ def learner_of(student: nn.Module, setup: TrainingSetup) -> Learner:
         nesterov=True,
     )
     return Learner(module, optimizer)
+
+
+def validated_start(learner: Learner, setup: TrainingSetup) -> tuple[TrainingSetup, Validation]:
+    """Validate the network before training, and keep it as the best. Returns the setup with the better BatchNorm statistics.
+
+    A network that was trained on augmented images needs the statistics of such images; only validation shows whether it was.
+    """
+    found = validated(learner.module, setup)
+    learner.keep_as_best()
+    if setup.calibration.preprocessing.augment:
+        other = replace(setup, augmented=True)
+        other_found = validated(learner.module, other)
+        if other_found.is_better_than(found):
+            setup, found = other, other_found
+            learner.keep_as_best()
+    return setup, found
 
 
 def train_epoch(learner: Learner, setup: TrainingSetup, epoch: int, rate: Callable[[int], float]) -> Iterator[float]:

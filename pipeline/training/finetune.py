@@ -13,7 +13,6 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from pipeline.core.progress import Progress, no_progress
@@ -31,6 +30,7 @@ from pipeline.training.epochs import (
     schedule,
     train_epoch,
     validated,
+    validated_start,
 )
 from pipeline.training.finetune_checkpoint import TrainingState, resume, save_state
 from pipeline.training.learning_rates import RATES, fitting_batch_size, trial_steps, tried_rate
@@ -122,9 +122,8 @@ def finetune(
                 continue
         _return_to_best(learner, setup, state)
         save_state(checkpoint, learner, state, identity)
-    learner.module.load_state_dict(learner.best)
     return Finetuned(
-        module=learner.module.cpu().to(memory_format=torch.contiguous_format).eval(),
+        module=learner.finished(),
         learning_rate=state.learning_rate if settings.whole_epochs else None,
         accuracies=tuple(state.history),
         start=state.start_score,
@@ -142,15 +141,7 @@ def _identity(settings: FinetuneSettings) -> dict[str, Any]:
 def _begin(student: nn.Module, learner: Learner, setup: TrainingSetup, progress: Progress) -> TrainingState:
     """Run epoch 0, and choose the initial peak rate."""
     settings = setup.settings
-    found = validated(learner.module, setup)
-    learner.keep_as_best()
-    if setup.calibration.preprocessing.augment:
-        # a network trained on augmented images needs their statistics; only validation shows whether it was
-        other = replace(setup, augmented=True)
-        other_found = validated(learner.module, other)
-        if other_found.is_better_than(found):
-            setup, found = other, other_found
-            learner.keep_as_best()
+    setup, found = validated_start(learner, setup)
     rate, reference = 0.0, 0.0
     if settings.whole_epochs:
         reference = initial_reference_loss(learner.module, setup)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ImageFolder
+from helpers.image_folder import ImageFolder
 from PIL import Image
 
 from pipeline.data.decode import Decoder

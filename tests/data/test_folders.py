@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ImageFolder
 from helpers.bounded import bounded
+from helpers.image_folder import ImageFolder
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

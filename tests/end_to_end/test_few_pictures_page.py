@@ -11,7 +11,7 @@ import pytest
 import safetensors.torch
 import torch
 from click.testing import CliRunner
-from conftest import ImageFolder
+from helpers.image_folder import ImageFolder
 from PIL import Image
 
 import pipeline

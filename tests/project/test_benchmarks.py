@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from attention import RESULTS as ATTENTION
+from attention import lines_of, page_tables
+from candidate_costs import Costs, tables
 from cells import Campaign, Cell, finished, keep
 from deepen import deepened
 from probe_load import read_lines, read_turns
@@ -54,6 +57,27 @@ def test_where_the_default_stands_is_made_of_the_raw_lines() -> None:
 
     assert len(documented) > 5
     assert [row for row in documented if row not in made] == []
+
+
+def test_the_tables_of_vision_transformers_are_made_of_the_raw_lines() -> None:
+    made = page_tables(lines_of(ATTENTION)).split("\n")
+
+    assert len(made) > 8
+    assert [row for row in made if row not in TEXT] == []
+
+
+def test_the_tables_of_the_cost_of_a_candidate_are_made_of_the_raw_lines() -> None:
+    made = tables(lines_of(RESULTS.with_name("candidate.jsonl"))).split("\n")
+
+    assert len(made) > 8
+    assert [row for row in made if row not in TEXT] == []
+
+
+def test_a_whole_trial_of_the_library_holds_the_same_measurement_and_score_as_the_hurried_one() -> None:
+    costs = Costs(*([each] for each in (1.0, 2.0, 4.0, 8.0, 100.0, 20.0, 3.0, 6.0, 8.0)))
+
+    assert costs.ready_ms() == ([3.0], [103.0], [23.0])
+    assert costs.trial_ms() == ([15.0], [114.0], [34.0])
 
 
 @pytest.mark.parametrize(

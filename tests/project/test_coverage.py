@@ -28,8 +28,8 @@ def line(network: str, outcome: str = "proven", **facts: Any) -> dict[str, Any]:
         "params_left": 0.01,
         "macs_left": 0.02,
         "processor_s": 4.0,
-        "layers": 3,
-        "layers_prunable": 2,
+        "deployed_layers": 3,
+        "deployed_layers_prunable": 2,
     }
     return {"network": network, "family": network.partition(":")[0], **REVISION, "outcome": outcome, **known, **facts}
 

@@ -26,7 +26,7 @@ from pipeline.training.recover.augment import varied
 from pipeline.training.recover.methods import AUTO, FEW, METHODS, MethodName, methods_of
 from pipeline.training.recover.recipe import RATES, Recipe, best_recipes
 from pipeline.training.recover.recover import recover
-from pipeline.training.recover.state import RecoveryState, finish_round, is_better, next_steps
+from pipeline.training.recover.state import CALMER, RecoveryState, finish_round, is_better, next_steps
 from pipeline.training.scoring import recalibrate
 from pipeline.training.settings import FinetuneSettings, Recovery
 from pipeline.training.task import Classification
@@ -202,7 +202,8 @@ MINUTE = FinetuneSettings(minutes=1.0)
         (state(), MINUTE, 64),
         (state(steps=[64, 128], best_round=2), MINUTE, 256),
         (state(steps=[64, 128], best_round=1, failures=1), MINUTE, 128),
-        (state(steps=[64, 128, 128], best_round=1, failures=2), MINUTE, 0),
+        (state(steps=[64, 128, 128], best_round=1, failures=2), MINUTE, 128),
+        (state(steps=[64, 128, 128, 128, 128], best_round=1, failures=4), MINUTE, 0),
         (state(steps=[64], best_round=1, seconds=50.0, seconds_per_step=0.1), MINUTE, 100),
         (state(steps=[64], best_round=1, seconds=59.5, seconds_per_step=0.1), MINUTE, 0),
         (state(seconds=61.0), MINUTE, 0),
@@ -214,6 +215,7 @@ MINUTE = FinetuneSettings(minutes=1.0)
         "first",
         "doubled",
         "the other method",
+        "lower rates",
         "no gain",
         "cut by the time",
         "too short",
@@ -236,13 +238,13 @@ def test_a_network_is_better_if_its_outputs_are_closer_and_it_answers_no_worse_t
     assert not is_better(Validation(60.0, 1.0), state())
 
 
-def test_after_a_round_that_does_not_pay_the_other_method_has_a_turn() -> None:
+def test_after_a_round_that_does_not_pay_the_other_method_has_a_turn_and_the_first_one_a_lower_rate() -> None:
     found = state()
     better = [finish_round(found, 64, Validation(55.0, loss)) for loss in (0.9, 0.95, 0.8)]
 
     assert better == [True, False, True]
     assert (found.best_round, found.best_loss, found.failures) == (3, 0.8, 0)
-    assert found.recipes == [BOTH[1], BOTH[0]]
+    assert found.recipes == [BOTH[1], replace(BOTH[0], rate=BOTH[0].rate * CALMER)]
 
 
 # recipe

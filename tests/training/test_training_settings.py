@@ -135,6 +135,7 @@ def test_images_that_nothing_can_be_done_with_are_refused_before_anything_is_loa
         (("--learning-rate", "inf"), 62),
         (("--batch-size", "1"), 2),
         (("--epochs", "-1"), 2),
+        (("--epochs", "many"), 2),
     ],
 )
 def test_the_command_line_refuses_what_cannot_be_trained_with(

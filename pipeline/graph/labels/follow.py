@@ -162,10 +162,21 @@ def _resize(node: Node, trace: Trace) -> Iterator[Follower]:
 
 
 def _convolution(node: Node, trace: Trace) -> Iterator[Follower]:
-    """The `group` of a depthwise convolution is its number of input channels. The one of a grouped convolution stays."""
-    value = trace.value(node.inputs[0])
-    if int(node.attributes.get("group", 1)) == value.shape[1] > 1 and value.on(1):
-        yield Follower(node.name, "group", (_size(value, 1),))
+    """The `group` of a depthwise convolution is its number of inputs. That of a grouped one falls if whole groups leave."""
+    value, groups = trace.value(node.inputs[0]), int(node.attributes.get("group", 1))
+    if groups == value.shape[1] or trace.grouped == "whole":
+        yield from _groups(node, "group", value, groups)
+
+
+def _group_norm(node: Node, trace: Trace) -> Iterator[Follower]:
+    if trace.grouped == "whole":
+        yield from _groups(node, "num_groups", trace.value(node.inputs[0]), int(node.attributes["num_groups"]))
+
+
+def _groups(node: Node, key: str, value: Value, groups: int) -> Iterator[Follower]:
+    """A number of groups, whose channels have one label in each of them: the first channel of each group is counted."""
+    if groups > 1 and value.on(1):
+        yield Follower(node.name, key, (Count(groups, tuple(part[:: len(part) // groups] for part in _labels(value, 1))),))
 
 
 _MAKERS: Mapping[str, Maker] = {
@@ -178,4 +189,5 @@ _MAKERS: Mapping[str, Maker] = {
     "Resize": _resize,
     "Conv": _convolution,
     "ConvTranspose": _convolution,
+    "GroupNormalization": _group_norm,
 }

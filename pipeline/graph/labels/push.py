@@ -12,7 +12,7 @@ from pipeline.errors import TraceError, one_line
 from pipeline.graph.edit import copy_of, subgraphs
 from pipeline.graph.labels import rules_elementwise, rules_layers, rules_move, rules_reduce, rules_spatial
 from pipeline.graph.labels.fields import Value, resolve
-from pipeline.graph.labels.trace import RULES, Node, Trace, attributes
+from pipeline.graph.labels.trace import RULES, Grouped, Node, Trace, attributes
 from pipeline.graph.metadata import opset_of
 from pipeline.graph.shapes import shapes_of
 
@@ -22,13 +22,13 @@ FAMILIES = (rules_elementwise, rules_layers, rules_move, rules_reduce, rules_spa
 """The modules that enter their rules into the table when they are imported."""
 
 
-def push(model: onnx.ModelProto) -> tuple[Trace, tuple[Node, ...]]:
+def push(model: onnx.ModelProto, grouped: Grouped = "evenly") -> tuple[Trace, tuple[Node, ...]]:
     """Return the labels of every value of `model`, whose shapes are fixed, and its nodes as the rules saw them.
 
     Afterwards each field differs along one axis only. Raises TraceError when the shape of a value cannot be found.
     """
     constants: dict[str, NDArray[Any]] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    trace = Trace(opset_of(model), constants)
+    trace = Trace(opset_of(model), constants, grouped)
     shapes = _shapes(model)
     for value in model.graph.input:
         if value.name not in constants:

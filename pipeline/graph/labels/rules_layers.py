@@ -19,7 +19,7 @@ __all__ = ["convolution", "einsum", "gemm", "matmul", "recurrent"]
 
 @rule("Conv", "ConvTranspose")
 def convolution(node: Node, trace: Trace) -> Sequence[Value]:
-    """Plain, grouped and depthwise convolutions. A grouped one loses the same channels of each group."""
+    """Plain, grouped and depthwise convolutions. A grouped one loses the same channels of each group, or whole groups."""
     x, weight, shape = trace.value(node.inputs[0]), node.inputs[1], node.shapes[0]
     x = trace.constant(x, _slides(node, trace, x), f"{node} slides over its channels")
     groups = int(node.attributes.get("group", 1))
@@ -29,9 +29,13 @@ def convolution(node: Node, trace: Trace) -> Sequence[Value]:
         return [Value(shape)]
     reads, makes = (0, 1) if node.op_type == "ConvTranspose" else (1, 0)
     channels = trace.vector(x, 1, f"{node} needs the same channels in every part of its input")
-    outputs = _depthwise(node, trace, channels, groups, x.shape[1]) if groups > 1 else None
-    if outputs is None:
+    depthwise = groups == x.shape[1]
+    if groups > 1 and (depthwise or trace.grouped == "whole"):
+        outputs, makes = _whole_groups(node, trace, channels, groups), 0
+    else:
         outputs = _read(node, trace, channels, groups, (weight, reads, makes))
+    if groups > 1 and not depthwise:
+        trace.in_groups += [outputs] if channels is None else [channels, outputs]
     trace.producers.setdefault((weight, makes), node.index)
     if len(node.inputs) > 2 and node.inputs[2]:
         _follow(trace, node.inputs[2], outputs)
@@ -67,23 +71,23 @@ def _read(node: Node, trace: Trace, channels: Labels | None, groups: int, place:
     return np.tile(made, groups) if over_inputs > 1 else made
 
 
-def _depthwise(node: Node, trace: Trace, channels: Labels | None, groups: int, width: int) -> Labels | None:
-    """The outputs of a depthwise convolution, which leave with their input; None for other convolutions.
+def _whole_groups(node: Node, trace: Trace, channels: Labels | None, groups: int) -> Labels:
+    """The outputs of a convolution whose groups leave whole, with their inputs. A group of a depthwise one is one channel.
 
-    x       c0 c1           multiplier 2
-    output  c0 c0 c1 c1
+    x       c0 c1 | c2 c3       2 groups, 6 outputs     c0=c1 c2=c3
+    output  c0 c0 c0 c2 c2 c2
     """
-    weight = node.inputs[1]
-    if groups != width:
-        return None
-    transposed = node.op_type == "ConvTranspose"
-    each = trace.constants[weight].shape[1] if transposed else trace.constants[weight].shape[0] // groups
+    weight, transposed = node.inputs[1], node.op_type == "ConvTranspose"
+    shape = trace.constants[weight].shape
+    each = shape[1] if transposed else shape[0] // groups
+    first = trace.axis(weight, 0).reshape(groups, -1)
+    trace.unions.unite(first, first[:, :1])
     if channels is None:
-        trace.unions.freeze(trace.axis(weight, 0), "its inputs keep their width")
-        return np.repeat(trace.axis(weight, 0), each) if transposed else trace.axis(weight, 0)
-    outputs = np.repeat(channels, each)
-    trace.unions.unite(trace.axis(weight, 0), channels if transposed else outputs)
-    return outputs
+        trace.unions.freeze(first, "its inputs keep their width")
+        return np.repeat(first[:, 0], each)
+    inputs = channels.reshape(groups, -1)
+    trace.unions.unite(inputs, first[:, :1])
+    return np.repeat(inputs[:, 0], each)
 
 
 @rule("Gemm")

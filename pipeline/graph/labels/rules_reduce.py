@@ -85,8 +85,19 @@ def batch_normalisation(node: Node, trace: Trace) -> Sequence[Value]:
 
 @rule("InstanceNormalization")
 def instance_normalisation(node: Node, trace: Trace) -> Sequence[Value]:
-    """Each channel has its own statistics. GroupNorm is exported as this, with groups in place of channels."""
-    value = trace.resolved(trace.value(node.inputs[0]))
+    """Each channel has its own statistics. GroupNorm is exported as this, with groups in place of channels.
+
+    8 channels in 2 groups, (1, 2, 4 * height * width): the labels differ along the groups and inside each of them. They are made
+    equal along the axis that has fewer, or, where groups leave whole, inside each group.
+    """
+    value = trace.value(node.inputs[0])
+    in_groups = [labels for labels in value.fields if 1 in varying(labels) and len(varying(labels)) > 1]
+    trace.in_groups += in_groups
+    if trace.grouped == "whole" and in_groups:
+        others = [labels for labels in value.fields if not any(labels is one for one in in_groups)]
+        groups = trace.constant(Value(value.shape, tuple(in_groups)), range(2, len(value.shape)), "")
+        value = Value(value.shape, (*others, *groups.fields))
+    value = trace.resolved(value)
     for labels in value.fields:
         axis = next(iter(varying(labels)), 0)
         if axis > 1:
@@ -97,19 +108,26 @@ def instance_normalisation(node: Node, trace: Trace) -> Sequence[Value]:
 
 @rule("GroupNormalization")
 def group_normalisation(node: Node, trace: Trace) -> Sequence[Value]:
-    """The same channels leave each group.
+    """The same channels leave each group, or a group leaves whole.
 
-    4 channels, 2 groups    c0 c1 | c2 c3    c0=c2 c1=c3
+    4 channels, 2 groups    c0 c1 | c2 c3    evenly c0=c2 c1=c3     whole c0=c1 c2=c3
     """
     value, groups = trace.value(node.inputs[0]), int(node.attributes["num_groups"])
     channels = trace.vector(value, 1, f"{node} needs the same channels in every part of its input")
-    if channels is not None:
+    per_group = [name for name in node.inputs[1:3] if trace.value(name).shape[0] == groups != value.shape[1]]
+    if channels is not None and groups > 1:
+        trace.in_groups.append(channels)
+    if channels is not None and trace.grouped == "whole" and groups > 1:
+        each = channels.reshape(groups, -1)
+        trace.unions.unite(each, each[:, :1])
+        for name in per_group:
+            trace.unions.unite(trace.value(name).fields[0], each[:, 0])
+    elif channels is not None:
         each = channels.reshape(groups, -1)
         trace.unions.unite(each, each[:1])
         if each.shape[1] == 1:
             trace.unions.freeze(each, f"{node} has one channel in each group")
         trace.statistics[node.index, 1] = channels
-    per_group = any(trace.value(name).shape[0] == groups != value.shape[1] for name in node.inputs[1:3])
     vectors = [] if per_group else [_on_axis(trace.value(name), 1, len(value.shape)) for name in node.inputs[1:3]]
     return [merge([value, *vectors], value.shape, trace)]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.core.plan import Group, Kept, NotPrunable, PruneSpace, Slot
 from pipeline.graph.labels.follow import Count, Follower, Places, followers
 from pipeline.graph.labels.push import push
-from pipeline.graph.labels.trace import Trace
+from pipeline.graph.labels.trace import Grouped, Trace
 from pipeline.graph.labels.unions import Labels
 
 __all__ = ["GraphSpace", "Statistic", "label_graph", "name_nodes"]
@@ -47,6 +47,12 @@ class GraphSpace:
     """The axes of weights that read channels. Where their entries are zero, a channel is silenced."""
     sizes: Mapping[Place, int]
     """Length of every axis of an initializer that a rule has looked at."""
+    grouped: Grouped = "evenly"
+    """How channels leave grouped layers."""
+    has_grouped_layers: bool = False
+    """Whether there is a grouped convolution, which is not depthwise, or a GroupNorm with several groups."""
+    in_groups: frozenset[str] = frozenset()
+    """The groups whose channels a grouped convolution or a GroupNorm reads or makes."""
 
     @cached_property
     def numbers(self) -> dict[Place, NDArray[np.int64]]:
@@ -90,14 +96,15 @@ class GraphSpace:
         return self  # nothing in it changes, and copies of a network share it
 
 
-def label_graph(model: onnx.ModelProto) -> GraphSpace:
+def label_graph(model: onnx.ModelProto, grouped: Grouped = "evenly") -> GraphSpace:
     """Find which channels of `model` can be removed and what goes with them. The values of its weights play no part.
 
+    A grouped convolution or a GroupNorm loses the same channels of each group, or, if `grouped` is "whole", whole groups.
     A layer that cannot be pruned is listed with the reason. Raises TraceError when shapes cannot be found.
     """
     if len({node.name for node in model.graph.node}) < len(model.graph.node):
         raise ValueError("the nodes of the graph have no names of their own")
-    trace, nodes = push(model)
+    trace, nodes = push(model, grouped)
     classes = _classes(trace)
     groups, numbers = _groups(trace, classes)
     space = PruneSpace(tuple(groups), tuple(_not_prunable(trace, numbers)))
@@ -114,6 +121,9 @@ def label_graph(model: onnx.ModelProto) -> GraphSpace:
         tuple(found for found in statistics if found.channels.any()),
         frozenset(trace.consumers),
         {place: len(labels) for place, labels in trace.axes.items()},
+        grouped,
+        bool(trace.in_groups),
+        _in_groups(trace, space, numbers),
     )
 
 
@@ -164,6 +174,13 @@ def _groups(trace: Trace, classes: dict[int, list[Place]]) -> tuple[list[Group],
         outputs = next(len(slot.entries) for slot in slots if (slot.tensor, slot.axis) == root_place)
         groups.append(Group(name, len(order), slots, max(1, round(outputs / len(order)))))
     return groups, numbers
+
+
+def _in_groups(trace: Trace, space: PruneSpace, numbers: dict[int, int]) -> frozenset[str]:
+    """The groups of channels that pass through grouped layers."""
+    names = [group.name for group in space.groups for _ in range(group.channels)]
+    found = {number for labels in trace.in_groups for number in np.unique(_numbers(trace, labels, numbers)).tolist()}
+    return frozenset(names[number - 1] for number in found if number != ALWAYS)
 
 
 def _positions(trace: Trace, place: Place) -> dict[int, int]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -11,7 +11,10 @@ from numpy.typing import NDArray
 from pipeline.graph.labels.fields import Value, along, constant_along, resolve, varying
 from pipeline.graph.labels.unions import Labels, Unions
 
-__all__ = ["RULES", "Node", "Rule", "Trace", "rule"]
+__all__ = ["RULES", "Grouped", "Node", "Rule", "Trace", "rule"]
+
+Grouped = Literal["evenly", "whole"]
+"""How channels leave a grouped layer: the same channels of each group, or a whole group with its inputs and outputs."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,7 @@ class Trace:
 
     opset: int
     constants: dict[str, NDArray[Any]]
+    grouped: Grouped = "evenly"
     values: dict[str, Value] = field(default_factory=dict)
     unions: Unions = field(default_factory=Unions)
     axes: dict[tuple[str, int], Labels] = field(default_factory=dict)
@@ -47,6 +51,9 @@ class Trace:
     """(weight, input axis) of every layer that reads channels."""
     statistics: dict[tuple[int, int], Labels] = field(default_factory=dict)
     """(node, axis of its input) -> labels: a mean or another statistic over channels. It is computed over those that are left."""
+
+    in_groups: list[Labels] = field(default_factory=list)
+    """The channels that grouped layers read or make."""
 
     def axis(self, initializer: str, axis: int) -> Labels:
         """The labels along one axis of an initializer. They are made at the first use."""

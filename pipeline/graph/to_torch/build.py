@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.errors import TraceError, WeightsError, one_line
 from pipeline.foreign_text import clean_text
+from pipeline.graph.edit import copy_of
 from pipeline.graph.metadata import opset_of
 from pipeline.graph.to_torch.layers import Graph, layer_of
 from pipeline.graph.to_torch.network import GraphNetwork
@@ -70,8 +71,7 @@ def write_back(network: GraphNetwork | Mapping[str, Tensor], model: onnx.ModelPr
         tensors, state = network.tensors, network.state_dict()
     else:
         tensors, state = network_of(model).tensors, dict(network)
-    result = onnx.ModelProto()
-    result.CopyFrom(model)
+    result = copy_of(model)
     for proto in result.graph.initializer:
         if proto.name not in tensors:
             continue

@@ -8,6 +8,7 @@ A place is the input of a layer, so it is found in the same way in a user's own 
 The pruned network has fewer channels at a place. The dense network's features are compared on the channels that were kept.
 """
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,10 +71,7 @@ class _Reached(Exception):
 
 def _pixels(tensor: Tensor) -> int:
     """Number of positions of features (N, C, ...). 1 for (N, C)."""
-    size = 1
-    for side in tensor.shape[2:]:
-        size *= side
-    return size
+    return math.prod(tensor.shape[2:])
 
 
 def find_places(student: nn.Module, teacher: Teacher, pictures: Tensor) -> tuple[Place, ...]:

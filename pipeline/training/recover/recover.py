@@ -2,8 +2,9 @@
 
 With few pictures an epoch is only a few steps, so the schedule counts steps. Short trials choose the recipe. Then rounds of 64,
 128, 256, ... steps follow, each with a whole schedule (Loshchilov & Hutter, arXiv 1608.03983), from the best network so far.
-After a round that does not improve it, the other method has a turn. Rounds end when no method improves it, or when the time is
-over. Round 0 is the network as it was scored. BatchNorm statistics are estimated again before each validation.
+After a round that does not improve it, its method gets a lower rate, and the other method has a turn. Rounds end when no method
+improves it in two turns, or when the time is over. Round 0 is the network as it was scored. BatchNorm statistics are estimated
+again before each validation.
 
 A network is better if its outputs are closer to the teacher's on the validation pictures, and if it answers at least as many of
 these rightly as round 0. Hits alone would decide by a picture or two.
@@ -23,7 +24,7 @@ from pipeline.core.progress import Progress
 from pipeline.system.files import sha256_bytes
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import all_finite, has_diverged
-from pipeline.training.epochs import Learner, TrainingSetup, learner_of, validated
+from pipeline.training.epochs import Learner, TrainingSetup, learner_of, validated, validated_start
 from pipeline.training.execution_mode import train_mode
 from pipeline.training.finetune import Finetuned, Tracking, TrainingData
 from pipeline.training.finetune_checkpoint import resume, save_state
@@ -129,11 +130,10 @@ def recover(
         _run_round(recovery, learner, state, steps)
         state.seconds = spent + time.monotonic() - recovery.started
         save_state(tracking.checkpoint, learner, state, identity)
-    learner.module.load_state_dict(learner.best)
     for ours, theirs in zip(learner.module.parameters(), student.parameters(), strict=True):
         ours.requires_grad_(theirs.requires_grad)
     return Finetuned(
-        module=learner.module.cpu().to(memory_format=torch.contiguous_format).eval(),
+        module=learner.finished(),
         learning_rate=state.recipe.rate,
         accuracies=tuple(state.history),
         start=state.start_score,
@@ -147,14 +147,7 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
     """Validate round 0, and choose the recipes by trials. `learner` continues from the best trial."""
     setup, settings = recovery.setup, recovery.setup.settings
     pictures = len(setup.train)
-    start = validated(learner.module, setup)
-    learner.keep_as_best()
-    if setup.calibration.preprocessing.augment:
-        other = replace(setup, augmented=True)
-        found = validated(learner.module, other)
-        if found.is_better_than(start):
-            setup, start = other, found
-            learner.keep_as_best()
+    setup, start = validated_start(learner, setup)
     state = RecoveryState([], 0, start.accuracy, start.loss, start.loss, setup.augmented)
     limit_s, numbers = settings.minutes * 60 * TRIAL_SHARE, count(1)
     trial_pictures = 0

@@ -15,6 +15,10 @@ FIRST_STEPS = 64
 """Steps of the first round. After a round that pays, the next one has twice as many."""
 FEWEST_STEPS = 16
 """A round that the time cuts to fewer steps is not started."""
+TURNS = 2
+"""Number of turns of each method without an improvement after which training ends."""
+CALMER = 0.3
+"""Factor on the rate of a method after a round that did not pay."""
 MOST_STEPS = 8192
 """Largest number of steps of a round."""
 
@@ -54,13 +58,14 @@ class RecoveryState:
 def next_steps(state: RecoveryState, settings: FinetuneSettings, pictures: int) -> int:
     """Return the steps of the next round, or 0 if there is none.
 
-    After a round that does not pay, the other method is tried with as many steps. When no method pays, there are no more rounds.
+    After a round that does not pay, the other method is tried with as many steps. When no method pays twice in succession, there
+    are no more rounds.
     """
     if state.ended:
         return 0
     if settings.epochs is not None:
         return 0 if state.steps else settings.epochs * math.ceil(pictures / state.recipe.batch_size)
-    if state.failures == len(state.recipes):
+    if state.failures == TURNS * len(state.recipes):
         return 0
     left = settings.minutes * 60 - state.seconds
     steps = min(FIRST_STEPS * 2 ** (len(state.steps) - state.failures), MOST_STEPS)
@@ -75,7 +80,10 @@ def is_better(found: Validation, state: RecoveryState) -> bool:
 
 
 def finish_round(state: RecoveryState, steps: int, found: Validation) -> bool:
-    """Add a round of `steps` steps to `state`. Returns whether it is the best so far; otherwise the next method has its turn."""
+    """Add a round of `steps` steps to `state`. Returns whether it is the best so far.
+
+    Otherwise the next method has its turn, and this one continues with a lower rate when its turn comes again.
+    """
     better = is_better(found, state)
     state.steps.append(steps)
     state.history.append(found.accuracy)
@@ -83,7 +91,8 @@ def finish_round(state: RecoveryState, steps: int, found: Validation) -> bool:
         state.best_loss, state.best_round, state.failures = found.loss, len(state.steps), 0
     else:
         state.failures += 1
-        state.recipes = [*state.recipes[1:], state.recipes[0]]
+        first, *others = state.recipes
+        state.recipes = [*others, replace(first, rate=first.rate * CALMER)]
     return better
 
 
