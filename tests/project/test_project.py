@@ -118,6 +118,11 @@ def test_every_file_named_in_the_docs_exists(path: str) -> None:
         assert (ROOT / name).exists(), name
 
 
+@pytest.mark.parametrize("path", ids([*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]))
+def test_no_page_holds_the_marks_of_an_unfinished_merge(path: str) -> None:
+    assert not re.findall(r"^(?:<<<<<<<|>>>>>>>) .*$", (ROOT / path).read_text(), flags=re.MULTILINE)
+
+
 def test_words_of_the_makefile_in_the_readme_exist() -> None:
     words = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
 
