@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedReader
 from pathlib import Path
 
@@ -158,12 +159,18 @@ def _upload(store: Store, opened: OpenFolder, manifest: Manifest, have: dict[str
             while True:
                 data = file.read(CHUNK_BYTES)
                 if data or offset == 0:
-                    store.ask({"do": "put", "name": name, "offset": offset}, Done, data)
+                    order = {"do": "put", "name": name, "offset": offset}
+                    store.ask(order, Done, data, partial(_show_upload, progress, total, done))
                 if not data:
                     break
                 offset, done, sent = offset + len(data), done + len(data), sent + len(data)
                 progress("upload", done, total)
     return sent
+
+
+def _show_upload(progress: Progress, total: int, before: int, arrived: int) -> None:
+    """`arrived` bytes of a block have reached the device, and `before` bytes of earlier blocks and files."""
+    progress("upload", before + arrived, total)
 
 
 def _same_start(file: BufferedReader, size: int, digest: str) -> int:

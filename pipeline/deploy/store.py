@@ -3,6 +3,7 @@
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,8 +104,14 @@ class Store:
             self.close()
             raise
 
-    def ask(self, message: dict[str, Any], kind: type[Answer], blob: bytes = b"") -> Answer:
-        """Ask the agent, and return its answer as a `kind`.
+    def ask(
+        self,
+        message: dict[str, Any],
+        kind: type[Answer],
+        blob: bytes = b"",
+        arrived: Callable[[int], None] = lambda count: None,
+    ) -> Answer:
+        """Ask the agent, and return its answer as a `kind`. `arrived` is called with the number of bytes of `blob` that it has.
 
         Raises the error that a failure stands for, DeviceUnreachable and its subclasses for a lost link, DeliveryError for an
         invalid answer.
@@ -118,6 +125,7 @@ class Store:
                 self._timeouts.silence_s,
                 whole_s=self._ends + (self._link.sent_bytes + len(blob)) / SLOWEST_BYTES_PER_S - time.monotonic(),
                 limit_bytes=ANSWER_BYTES,
+                arrived=arrived,
             )
         except LinkLost as loss:
             raise self._lost(loss) from None

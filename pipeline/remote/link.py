@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -101,13 +102,15 @@ class Link:
         *,
         whole_s: float = 3600.0,
         limit_bytes: int = _LIMIT_BYTES,
+        arrived: Callable[[int], None] = lambda count: None,
     ) -> dict[str, Any]:
         """Send a request and wait for the answer.
 
         message: sent as JSON. blob: the bytes after it. limit_s: the longest silence. A worker that is preparing an answer sends
         {"alive": true} every few seconds, which ends a silence. While the blob is being sent, only progress ends it: a worker
         that reports how many bytes have arrived, as {"alive": true, "received": N}, must report more each time. whole_s: the
-        longest time until the answer, whatever the worker sends meanwhile. limit_bytes: the longest answer.
+        longest time until the answer, whatever the worker sends meanwhile. limit_bytes: the longest answer. arrived: called with
+        the number of bytes of the blob that the worker says it has.
 
         Raises LinkLost when the worker ends, is silent for too long, takes too long, or sends an invalid or too long answer.
         """
@@ -116,14 +119,15 @@ class Link:
         self._write(_HEADER.pack(len(text), len(blob)) + text, deadline)
         self._write(blob, deadline)
         deadline.renew()
-        arrived = 0
+        known = 0
         while True:
             answer = self._message(deadline, limit_bytes)
             if "alive" not in answer:
                 return answer
             received = answer.get("received", len(blob))
-            if received == len(blob) or (isinstance(received, int) and arrived < received < len(blob)):
-                arrived = received
+            if received == len(blob) or (isinstance(received, int) and known < received < len(blob)):
+                known = received
+                arrived(known)
                 deadline.renew()
 
     def _message(self, deadline: "_Deadline", limit_bytes: int) -> dict[str, Any]:

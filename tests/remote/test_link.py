@@ -47,6 +47,14 @@ def test_a_blob_may_take_longer_than_the_longest_silence_while_more_and_more_of_
     assert link.ask({}, BLOB, limit_s=1.0) == {"done": True}
 
 
+def test_the_caller_is_told_how_much_of_a_blob_has_arrived(says: Says) -> None:
+    reports = [frame({"alive": True, "received": count}) for count in (100, 400, 300, -1, 900)]
+    link, told = says(*reports, frame({"alive": True}), frame({"done": True}), pause_s=0.0), list[int]()
+
+    link.ask({}, BLOB, arrived=told.append)
+    assert told == [100, 400, 900, len(BLOB)]
+
+
 def test_a_worker_that_reports_no_progress_is_silent(says: Says) -> None:
     link = says(frame({"alive": True, "received": 50}), pause_s=0.01, for_ever=True)
 
