@@ -52,9 +52,9 @@ def roll_out(
     rollout: Rollout,
     report: Callable[[Outcome], None] = lambda outcome: None,
 ) -> tuple[Outcome, ...]:
-    """Do `action` on all `targets`, and return the outcomes in their order. `told` gets each outcome when it is known.
+    """Do `action` on all `targets`, and return the outcomes in their order. `report` gets each outcome when it is known.
 
-    A failing device does not affect the others. Devices that have been started are always completed. This also holds if `told`
+    A failing device does not affect the others. Devices that have been started are always completed. This also holds if `report`
     raises: its first error is raised at the end.
     """
     outcomes: dict[str, Outcome] = {}

@@ -77,16 +77,16 @@ def read_exactly(stream, count):
 
 
 def arriving(stream, size):
-    """Yield the next `size` bytes of the stream in pieces, as soon as they arrive. The client is told how many have arrived."""
-    received, told = 0, time.monotonic()
+    """Yield the next `size` bytes of the stream in pieces, as soon as they arrive. The client is sent the number that has arrived."""
+    received, reported = 0, time.monotonic()
     while received < size:
         data = stream.read1(min(size - received, CHUNK))
         if not data:
             raise EOFError
         received += len(data)
-        if received < size and time.monotonic() - told >= BEAT_S:
+        if received < size and time.monotonic() - reported >= BEAT_S:
             Child.beat(received)
-            told = time.monotonic()
+            reported = time.monotonic()
         yield data
 
 
