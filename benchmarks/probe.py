@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from onnx import numpy_helper
-from probe_load import LOADS, THREADS, measure_all, measure_turns, read_lines, read_turns
+from probe_load import LOADS, THREADS, measure_all, read_lines, read_turns
 from probe_load_table import table
 
 from pipeline.core.measurement import Measurement
@@ -31,7 +31,7 @@ from pipeline.stages.shared_device import connect
 
 SHAPE = (1, 16, 32, 32)
 INPUT = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
-TURNS = 10
+TURNS = 8
 LAYERS = 20
 """Number of equal convolutions. One more is a twentieth more work."""
 
@@ -66,7 +66,9 @@ PLAIN = """
 @click.option("--load", is_flag=True, help="Ratios while other programs use the cores; nothing else.")
 @click.option("--loops", type=int, multiple=True, help="With --load: measure under so many busy loops per core only; 0, 1, 3.")
 @click.option("--threads", type=int, multiple=True, help="With --loops: measure with so many threads only; 1, 2.")
-@click.option("--turns", default=TURNS, show_default=True, help="With --load: turns that the quiet ratios are the means of.")
+@click.option(
+    "--turns", default=TURNS, show_default=True, help="With --load: how often every pair is measured on the quiet machine."
+)
 def main(target: str, repeats: int, comparisons: int, slower: int, **of_load: Any) -> None:
     """Print one table."""
     if of_load.pop("load"):
@@ -86,11 +88,8 @@ def main(target: str, repeats: int, comparisons: int, slower: int, **of_load: An
 
 
 def _ratios_under_load(loops: tuple[int, ...], threads: tuple[int, ...], turns: int) -> None:
-    """Measure what is missing, and print the table of all lines. With `loops`, no turns are measured."""
-    if not loops:
-        measure_turns(turns)
-    for each in loops or LOADS:
-        measure_all(each, threads or THREADS)
+    """Measure what is missing, and print the table of all lines."""
+    measure_all(loops or LOADS, threads or THREADS, turns)
     print("\n".join(table(read_lines(), read_turns())))
 
 

@@ -1,9 +1,10 @@
 """Measures ratios while other programs use the cores. `benchmarks/probe.py --load` runs it.
 
-Pairs of a network and a uniform plan are measured twice on a quiet machine, and with 1 and 3 busy loops on every core.
+Pairs of a network and a uniform plan are measured twice on a quiet machine, and twice with 1 and with 3 busy loops on every core.
 
-The *quiet ratio* of a pair is measured apart, in turns: a turn measures every pair once, with TURN_PROCESSES fresh processes, on
-the quiet machine. See probe_load_table.py for how a measurement is judged against it.
+The *quiet ratio* of a pair is measured in turns: a turn measures every pair once, with TURN_PROCESSES fresh processes, on the
+quiet machine. Turns lie before, between and after the measurements, because the ratio of a pair changes over hours. See
+probe_load_table.py for how a measurement is judged against it.
 
 Each measurement is a line of benchmarks/results/probe_load.jsonl with its raw runs, and each pair of a turn is a line of
 probe_quiet_ratios.jsonl. Lines hold the time, and the load average before they were measured. Existing lines are not measured
@@ -19,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ SAME_TIMES = 12
 LOADS = (0, 1, 3)
 TURN_PROCESSES = 2
 AGAIN = 50
-"""Number of the second measurement of each pair on the quiet machine."""
+"""Number of the second measurement of each pair."""
 _MEASUREMENT = TypeAdapter(Measurement)
 
 Key = tuple[int, str, int, float, int]
@@ -63,33 +65,40 @@ Pair = tuple[str, int, float]
 PAIRS: tuple[Pair, ...] = tuple((name, threads, fraction) for name in NETWORKS for threads in THREADS for fraction in FRACTIONS)
 
 
-def keys(load: int) -> list[Key]:
-    """All measurements under one load."""
-    numbers = (0,) if load else (0, AGAIN)
-    pairs: list[Key] = [(load, *pair, number) for number in numbers for pair in PAIRS]
-    return pairs + [(load, *SAME, number) for number in range(1, SAME_TIMES + 1)]
+def keys(load: int, number: int) -> list[Key]:
+    """All first (`number` is 0) or second measurements under one load."""
+    same = [(load, *SAME, each) for each in range(1, SAME_TIMES + 1)]
+    return [(load, *pair, number) for pair in PAIRS] + (same if number == AGAIN else [])
 
 
-def measure_all(load: int, threads: Sequence[int] = THREADS) -> None:
-    """Take every measurement under `load` that the results do not have yet."""
-    known = {key for key, _ in read_lines()}
-    missing = [key for key in keys(load) if key not in known and key[2] in threads]
+def measure_all(loads: Sequence[int], threads: Sequence[int], turns: int) -> None:
+    """Take every measurement that the results do not have yet, with `turns` turns before, between and after them."""
+    known = {line.key for line in read_lines()}
+    wanted = [[key for key in keys(load, number) if key[2] in threads] for number in (0, AGAIN) for load in loads]
+    rounds = [missing for keys_of_round in wanted if (missing := [key for key in keys_of_round if key not in known])]
+    for place, missing in enumerate(rounds):
+        _measure_turns(max(1, turns - len(rounds)) if place == 0 else 1)
+        _measure_round(missing)
+    if rounds:
+        _measure_turns(1)
+
+
+def _measure_round(missing: Sequence[Key]) -> None:
     files = {name: _files(name) for name in dict.fromkeys(key[1] for key in missing)}
-    with busy_loops(load):
+    with busy_loops(missing[0][0]):
         for name, count in dict.fromkeys((key[1], key[2]) for key in missing):
             _measure_pairs(files[name], [key for key in missing if key[1:3] == (name, count)])
 
 
-def measure_turns(count: int) -> None:
-    """Measure every pair on the quiet machine, in turns, until there are `count` turns."""
-    known = {(turn, pair) for turn, pair, _ in read_turns()}
+def _measure_turns(count: int) -> None:
+    """Measure every pair `count` times on the quiet machine."""
+    first = len({turn.number for turn in read_turns()})
     files = {name: _files(name) for name in NETWORKS}
-    for turn in range(count):
-        missing = [pair for pair in PAIRS if (turn, pair) not in known]
+    for turn in range(first, first + count):
         # one probe at a time, because a probe starts the processes of its next measurement after each one
-        for name, threads in dict.fromkeys(pair[:2] for pair in missing):
+        for name, threads in dict.fromkeys(pair[:2] for pair in PAIRS):
             with _probe(files[name][1.0], name, threads) as probe:
-                for pair in missing:
+                for pair in PAIRS:
                     if pair[:2] == (name, threads):
                         _measure_turn(probe, files[name][pair[2]], turn, pair)
 
@@ -174,15 +183,36 @@ def busy_loops(on_each_core: int) -> Iterator[None]:
             loop.wait()
 
 
-def read_lines() -> list[tuple[Key, Measurement]]:
+@dataclass(frozen=True)
+class Line:
+    """One measurement under a load. `at` is the time of its end, in seconds since 1970."""
+
+    key: Key
+    measurement: Measurement
+    at: float
+
+
+@dataclass(frozen=True)
+class Turn:
+    """The ratio of one pair in one turn."""
+
+    number: int
+    pair: Pair
+    ratio: float
+    at: float
+
+
+def read_lines() -> list[Line]:
     """The measurements so far."""
-    lines = _lines(RESULTS)
-    return [((*line["key"],), _MEASUREMENT.validate_python(line["measurement"], strict=False)) for line in lines]
+    return [
+        Line((*line["key"],), _MEASUREMENT.validate_python(line["measurement"], strict=False), line["at"])
+        for line in _lines(RESULTS)
+    ]
 
 
-def read_turns() -> list[tuple[int, Pair, float]]:
-    """The turns so far: number of the turn, pair, ratio."""
-    return [(line["turn"], (*line["pair"],), line["ratio"]) for line in _lines(QUIET_RATIOS)]
+def read_turns() -> list[Turn]:
+    """The turns so far, a line for each pair."""
+    return [Turn(line["turn"], (*line["pair"],), line["ratio"], line["at"]) for line in _lines(QUIET_RATIOS)]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

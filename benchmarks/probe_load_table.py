@@ -1,8 +1,8 @@
 """How accurate the probe's ratios are: judges the lines of probe_load.py, and prints one row for each load.
 
-The *quiet ratio* of a pair is the mean of its turns, which lie minutes apart, as measurements of users do. Its interval is
-Student's t over the turns. A pair with fewer than LEAST_TURNS turns has in its place the quiet measurements of the pair other
-than the one that is judged, joined, with the interval of the product.
+The *quiet ratio* of a pair is the mean of its turns within NEAR_S of the measurement that is judged. Turns lie minutes apart, as
+measurements of users do. Its interval is Student's t over these turns. A measurement with fewer than LEAST_TURNS turns is not
+judged.
 
 A measurement is *inside* when it differs from the quiet ratio by no more than two estimates with these intervals differ:
 |measured - quiet| <= sqrt(reach^2 + quiet reach^2), where a reach is the distance from the value to the end of its interval
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from probe_load import AGAIN, LOADS, THREADS, Key, Pair
+from probe_load import AGAIN, LOADS, THREADS, Key, Line, Turn
 
 from pipeline.core import statistics
 from pipeline.core.measurement import Measurement
@@ -28,29 +28,18 @@ from pipeline.core.statistics import Estimate
 WRONG_LIMIT = 0.98
 """A limit of this share of the quiet ratio is violated by the file. The verdict *within* is wrong there."""
 LEAST_TURNS = 3
+NEAR_S = 3600
+"""The ratio of some pairs changes over hours, so a measurement is judged by turns of the same hour."""
 
-Line = tuple[Key, Measurement]
-Turn = tuple[int, Pair, float]
 
-
-def quiet_ratio(key: Key, lines: Sequence[Line], turns: Sequence[Turn]) -> Estimate | None:
-    """The quiet ratio that the measurement `key` is judged by; None if there is none."""
-    ratios = [ratio for _, pair, ratio in turns if pair == key[1:4]]
-    if len(ratios) >= LEAST_TURNS:
-        mean = float(np.mean(ratios))
-        reach = statistics.student(len(ratios) - 1) * float(np.std(ratios, ddof=1)) / math.sqrt(len(ratios))
-        return Estimate(mean, mean - reach, mean + reach)
-    quiet = [
-        measured
-        for other, measured in lines
-        if other != key and other[0] == 0 and other[1:4] == key[1:4] and other[4] in (0, AGAIN)
-    ]
-    if not quiet:
+def quiet_ratio(line: Line, turns: Sequence[Turn]) -> Estimate | None:
+    """The quiet ratio that `line` is judged by; None if there are too few turns."""
+    ratios = [turn.ratio for turn in turns if turn.pair == line.key[1:4] and abs(turn.at - line.at) <= NEAR_S]
+    if len(ratios) < LEAST_TURNS:
         return None
-    joined = quiet[0]
-    for measured in quiet[1:]:
-        joined = joined.joined(measured)
-    return joined.relative_p50
+    mean = float(np.mean(ratios))
+    reach = statistics.student(len(ratios) - 1) * float(np.std(ratios, ddof=1)) / math.sqrt(len(ratios))
+    return Estimate(mean, mean - reach, mean + reach)
 
 
 def is_inside(measured: Estimate, quiet: Estimate) -> bool:
@@ -115,15 +104,16 @@ def table(lines: Sequence[Line], turns: Sequence[Turn]) -> list[str]:
     for load in LOADS:
         for threads in THREADS:
             row = _Row()
-            for key, measured in lines:
-                if key[0] == load and key[2] == threads:
-                    row.count(key, measured, quiet_ratio(key, lines, turns))
-            rows.append(f"| {load} | {threads} | {row.text} |")
-    known = [quiet_ratio((1, *pair, 0), lines, turns) for pair in sorted({(key[1], key[2], key[3]) for key, _ in lines})]
+            for line in lines:
+                if line.key[0] == load and line.key[2] == threads:
+                    row.count(line.key, line.measurement, quiet_ratio(line, turns))
+            if row.pairs:
+                rows.append(f"| {load} | {threads} | {row.text} |")
+    known = [quiet_ratio(line, turns) for line in lines if line.key[4] in (0, AGAIN)]
     reaches = [(each.high - each.low) / 2 / each.value for each in known if each]
     middle = f"{100 * np.median(reaches):.1f} %" if reaches else "not known"
-    count = len({turn for turn, *_ in turns})
-    return [*rows, "", f"{count} turns; the quiet ratio is known to +- {middle} (median of the pairs)"]
+    count = len({turn.number for turn in turns})
+    return [*rows, "", f"{count} turns; the quiet ratio is known to +- {middle} (median of the measurements)"]
 
 
 def _blocks(measured: Measurement) -> tuple[statistics.Blocks, statistics.Blocks]:
