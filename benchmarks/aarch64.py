@@ -167,11 +167,11 @@ def assembles(system: System) -> str:
     base = small.weight_slices.base
     assert worker.ask({"do": "base", "name": base.digest, "tensors": base.index}, base.data()) == {}
     name = dense.weight_slices.digest
-    assert worker.ask({"do": "make", "name": name, "recipe": dense.weight_slices.order}, dense.weight_slices.blob) == {}
+    assert worker.ask({"do": "make", "name": name, "slices": dense.weight_slices.order}, dense.weight_slices.blob) == {}
     (made,) = worker.folder.glob(f"compress-probe-*/{name}")
     assert run_onnx(made.read_bytes(), example).tobytes() == run_onnx(dense.data, example).tobytes()
     inputs: dict[str, Any] = {"input": worker.put(example.tobytes()), "shape": example.shape}
-    found = worker.measure(small.weight_slices.blob, recipe=small.weight_slices.order, **inputs, **PATIENT)
+    found = worker.measure(small.weight_slices.blob, slices=small.weight_slices.order, **inputs, **PATIENT)
     worker.close()
     assert "failure" not in found, found
     off = max(_off(expected, found["processes"][0]["answer"]) for expected in (run_onnx(small.data, example), small.answer))
@@ -235,7 +235,7 @@ def probed(system: System) -> str:
         probe.close()
     assert (found.fingerprint.architecture, found.fingerprint.onnxruntime) == ("aarch64", system.version)
     assert list(folder.iterdir()) == []
-    return "a recipe beside a recipe, with the right answer and a wrong one; broken files; nothing is left"
+    return "weight slices beside weight slices, with the right answer and a wrong one; broken files; nothing is left"
 
 
 def over_ssh(system: System) -> str:

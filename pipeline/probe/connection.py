@@ -114,7 +114,7 @@ class Connection:
             return self.keep_bytes(graph.data)
         slices = graph.weight_slices
         self.keep_base(slices.base)
-        return self._keep(slices.digest, {"do": "make", "recipe": slices.order}, lambda: slices.blob)
+        return self._keep(slices.digest, {"do": "make", "slices": slices.order}, lambda: slices.blob)
 
     def keep_base(self, base: BaseWeights) -> str:
         """Let the worker keep the base weights; they are sent only once. Returns their name there."""

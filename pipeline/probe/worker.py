@@ -15,8 +15,8 @@ arrive, it is {"alive": true, "received": N}, with the number of bytes so far. R
     {"do": "state"}                                        its present temperature, clock and load
     {"do": "put", "name": SHA256} + bytes                  keep a file until the end
     {"do": "base", "name": SHA256, "tensors": [...]} + bytes   keep the base weights, which weight slices cut
-    {"do": "make", "name": SHA256, "recipe": {...}} + bytes    make an ONNX file from weight slices and keep it
-    {"do": "measure", "reference": SHA256 or null, "input": SHA256, "shape": [...], "recipe": {...} or null,
+    {"do": "make", "name": SHA256, "slices": {...}} + bytes    make an ONNX file from weight slices and keep it
+    {"do": "measure", "reference": SHA256 or null, "input": SHA256, "shape": [...], "slices": {...} or null,
      "processes": N, "memory": true or false, "together": true or false, "settings": {...}, "seed": N,
      "answer": N (send the output if it has at most N values), "more": true or false} + bytes of the model or the slices
 
@@ -333,20 +333,20 @@ def field(number, length):
     return varint(number << 3 | 2) + varint(length)
 
 
-def assemble(path, recipe, blob, base, tensors):
-    """Write the ONNX file of the weight slices in `recipe`. Protobuf fields: ModelProto.graph is 7, GraphProto.initializer
+def assemble(path, slices, blob, base, tensors):
+    """Write the ONNX file of the weight slices. Protobuf fields: ModelProto.graph is 7, GraphProto.initializer
     is 5; in TensorProto, dims is 1, data_type 2, name 8 and raw_data 9."""
     import numpy
 
     plain = zlib.decompress(blob)
-    model, graph = plain[: recipe["model_bytes"]], plain[recipe["model_bytes"] :]
+    model, graph = plain[: slices["model_bytes"]], plain[slices["model_bytes"] :]
     stays = []
-    for size, bits in recipe["masks"]:
+    for size, bits in slices["masks"]:
         stays.append(numpy.flatnonzero(numpy.unpackbits(numpy.frombuffer(bytes.fromhex(bits), numpy.uint8))[:size]))
-    if len(tensors) != len(recipe["cuts"]):
-        raise ValueError("%d tensors, cuts for %d" % (len(tensors), len(recipe["cuts"])))
+    if len(tensors) != len(slices["cuts"]):
+        raise ValueError("%d tensors, cuts for %d" % (len(tensors), len(slices["cuts"])))
     parts, length = [], len(graph)
-    for (name, kind, dtype, shape, offset), cuts in zip(tensors, recipe["cuts"]):
+    for (name, kind, dtype, shape, offset), cuts in zip(tensors, slices["cuts"]):
         values = numpy.ndarray(shape, dtype, base, offset)
         for axis, mask in cuts:
             values = values.take(stays[mask], axis)
@@ -769,20 +769,20 @@ class Supervisor:
         self.bases[name] = tensors
         return {}
 
-    def make(self, name, recipe, stream, size):
-        self.assemble(self.path(name), recipe, b"".join(arriving(stream, size)))
+    def make(self, name, slices, stream, size):
+        self.assemble(self.path(name), slices, b"".join(arriving(stream, size)))
         return {}
 
-    def assemble(self, path, recipe, blob):
+    def assemble(self, path, slices, blob):
         import mmap
 
-        if recipe["base"] not in self.bases:
-            raise Failed("run-error", "no such base: %r" % recipe["base"])
+        if slices["base"] not in self.bases:
+            raise Failed("run-error", "no such base: %r" % slices["base"])
         try:
-            with open(self.path(recipe["base"]), "rb") as file:
+            with open(self.path(slices["base"]), "rb") as file:
                 # mapped for each file, to keep this process small; unmapped when the last array that uses it is freed
                 base = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            assemble(path, recipe, blob, base, self.bases[recipe["base"]])
+            assemble(path, slices, blob, base, self.bases[slices["base"]])
         except OSError as problem:
             if os.path.exists(path):
                 os.unlink(path)
@@ -790,8 +790,8 @@ class Supervisor:
 
     def measure(self, request, stream, size):
         model = os.path.join(self.folder, "model.onnx")
-        if request["recipe"]:
-            self.assemble(model, request["recipe"], b"".join(arriving(stream, size)))
+        if request["slices"]:
+            self.assemble(model, request["slices"], b"".join(arriving(stream, size)))
         else:
             self.receive(model, stream, size)
         self.start_ahead(request)
@@ -954,7 +954,7 @@ def serve(client=None, extra=None):
                 elif request["do"] == "base":
                     answer = supervisor.base(request["name"], request["tensors"], requests, blob_size)
                 elif request["do"] == "make":
-                    answer = supervisor.make(request["name"], request["recipe"], requests, blob_size)
+                    answer = supervisor.make(request["name"], request["slices"], requests, blob_size)
                 elif request["do"] == "measure":
                     answer = supervisor.measure(request, requests, blob_size)
                 else:

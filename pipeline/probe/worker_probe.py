@@ -135,7 +135,7 @@ class WorkerProbe:
                 "reference": reference,
                 "input": self._connection.keep_bytes(inputs.tobytes()),
                 "shape": list(inputs.shape),
-                "recipe": graph.weight_slices.order if graph.weight_slices else None,
+                "slices": graph.weight_slices.order if graph.weight_slices else None,
                 "answer": ANSWER_LIMIT if graph.expected and not attempt else 0,
                 "processes": options.processes,
                 "memory": options.memory,

@@ -44,7 +44,7 @@ def prepared(name: str) -> tuple[PruneSpace, SliceableGraph]:
     return prunable.space, prunable.deployed
 
 
-def recipe_of(name: str, seed: int) -> WeightSlices:
+def slices_of(name: str, seed: int) -> WeightSlices:
     space, graph = prepared(name)
     return graph.weight_slices(random_kept(space, seed))
 
@@ -54,7 +54,7 @@ def recipe_of(name: str, seed: int) -> WeightSlices:
 def test_the_worker_makes_the_file_that_would_have_been_sent(name: str, seed: int, tmp_path: Path) -> None:
     space, graph = prepared(name)
     sent = graph.slice(random_kept(space, seed))
-    weight_slices = recipe_of(name, seed)
+    weight_slices = slices_of(name, seed)
     worker_module().assemble(
         str(tmp_path / "made.onnx"), weight_slices.order, weight_slices.blob, weight_slices.base.data(), weight_slices.base.index
     )
@@ -70,7 +70,7 @@ def test_the_worker_makes_the_file_that_would_have_been_sent(name: str, seed: in
 
 
 def test_a_depthwise_convolution_has_as_many_groups_as_channels_in_the_made_file_too(tmp_path: Path) -> None:
-    weight_slices = recipe_of("depthwise", 3)
+    weight_slices = slices_of("depthwise", 3)
     worker_module().assemble(
         str(tmp_path / "made.onnx"), weight_slices.order, weight_slices.blob, weight_slices.base.data(), weight_slices.base.index
     )
@@ -81,14 +81,14 @@ def test_a_depthwise_convolution_has_as_many_groups_as_channels_in_the_made_file
     assert groups == {"filter.0.weight": 3} == {weight: widths[weight] for weight in groups}
 
 
-def test_two_recipes_have_one_name_only_where_the_file_is_the_same() -> None:
-    assert recipe_of("chain", 1).digest == recipe_of("chain", 1).digest
-    assert len({recipe_of("chain", seed).digest for seed in range(5)}) == 5
+def test_two_sets_of_slices_have_one_name_only_where_the_file_is_the_same() -> None:
+    assert slices_of("chain", 1).digest == slices_of("chain", 1).digest
+    assert len({slices_of("chain", seed).digest for seed in range(5)}) == 5
 
 
-def test_a_recipe_is_smaller_than_its_weights() -> None:
+def test_slices_are_smaller_than_their_weights() -> None:
     """What grows with the weights is the base, which is sent once: an order has a bit for each channel."""
-    weight_slices = recipe_of("chain", 1)
+    weight_slices = slices_of("chain", 1)
 
     assert sum(len(bits) // 2 for _, bits in weight_slices.order["masks"]) < 10
     assert {key: type(value) for key, value in weight_slices.order.items()} == {
@@ -112,7 +112,7 @@ def worker(tmp_path: Path) -> Iterator[Worker]:
 
 @pytest.fixture
 def weight_slices() -> WeightSlices:
-    return recipe_of("chain", 1)
+    return slices_of("chain", 1)
 
 
 def keep_base(worker: Worker, weight_slices: WeightSlices) -> None:
@@ -122,10 +122,10 @@ def keep_base(worker: Worker, weight_slices: WeightSlices) -> None:
 
 def measure(worker: Worker, order: Order | None, blob: bytes) -> Order:
     feed = worker.put(EXAMPLE.numpy().tobytes())
-    return worker.measure(blob, recipe=order, input=feed, shape=SHAPE)
+    return worker.measure(blob, slices=order, input=feed, shape=SHAPE)
 
 
-def test_a_recipe_answers_like_its_file(worker: Worker, weight_slices: WeightSlices) -> None:
+def test_slices_answer_like_their_file(worker: Worker, weight_slices: WeightSlices) -> None:
     keep_base(worker, weight_slices)
     space, graph = prepared("chain")
     file = graph.slice(random_kept(space, 1)).SerializeToString()
@@ -138,16 +138,16 @@ def test_a_recipe_answers_like_its_file(worker: Worker, weight_slices: WeightSli
 
 def test_a_made_file_is_kept_under_the_name_it_was_given(worker: Worker, weight_slices: WeightSlices) -> None:
     keep_base(worker, weight_slices)
-    assert worker.ask({"do": "make", "name": weight_slices.digest, "recipe": weight_slices.order}, weight_slices.blob) == {}
+    assert worker.ask({"do": "make", "name": weight_slices.digest, "slices": weight_slices.order}, weight_slices.blob) == {}
     (made,) = worker.folder.glob(f"*/{weight_slices.digest}")
 
     assert made.stat().st_size == file_size_bytes(weight_slices, assembled(weight_slices, values=False))
 
 
-def test_a_recipe_from_a_base_that_was_never_sent_is_refused_and_the_worker_goes_on(
+def test_slices_of_weights_that_were_never_sent_are_refused_and_the_worker_goes_on(
     worker: Worker, weight_slices: WeightSlices
 ) -> None:
-    answer = worker.ask({"do": "make", "name": weight_slices.digest, "recipe": weight_slices.order}, weight_slices.blob)
+    answer = worker.ask({"do": "make", "name": weight_slices.digest, "slices": weight_slices.order}, weight_slices.blob)
 
     assert answer == {"failure": ["run-error", f"no such base: '{weight_slices.base.digest}'"]}
     assert worker.answers()
@@ -185,7 +185,7 @@ MALFORMED: dict[str, Callable[[Order], object]] = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 @pytest.mark.parametrize("do", ["make", "measure"])
-def test_a_malformed_recipe_is_a_failure_and_nothing_is_made(
+def test_malformed_slices_are_a_failure_and_nothing_is_made(
     worker: Worker, weight_slices: WeightSlices, case: str, do: str
 ) -> None:
     """also where a sound one was measured before: its file must not be taken for this one's"""
@@ -194,7 +194,7 @@ def test_a_malformed_recipe_is_a_failure_and_nothing_is_made(
     order = copy.deepcopy(weight_slices.order)
     MALFORMED[case](order)
     if do == "make":
-        answer = worker.ask({"do": "make", "name": weight_slices.digest, "recipe": order}, weight_slices.blob)
+        answer = worker.ask({"do": "make", "name": weight_slices.digest, "slices": order}, weight_slices.blob)
     else:
         answer = measure(worker, order, weight_slices.blob)
 
@@ -204,7 +204,7 @@ def test_a_malformed_recipe_is_a_failure_and_nothing_is_made(
 
 
 @pytest.mark.parametrize("blob", [b"", b"not compressed", "cut off"], ids=["empty", "not compressed", "cut off"])
-def test_a_recipe_whose_graph_cannot_be_unpacked_is_a_failure(
+def test_slices_whose_graph_cannot_be_unpacked_are_a_failure(
     worker: Worker, weight_slices: WeightSlices, blob: bytes | str
 ) -> None:
     keep_base(worker, weight_slices)
@@ -229,16 +229,16 @@ def test_a_base_that_is_described_wrongly_makes_nothing(
     tensors = copy.deepcopy(weight_slices.base.index)
     change(tensors)
     worker.ask({"do": "base", "name": weight_slices.base.digest, "tensors": tensors}, weight_slices.base.data())
-    answer = worker.ask({"do": "make", "name": weight_slices.digest, "recipe": weight_slices.order}, weight_slices.blob)
+    answer = worker.ask({"do": "make", "name": weight_slices.digest, "slices": weight_slices.order}, weight_slices.blob)
 
     assert answer["failure"][0] == "run-error"
     assert not list(worker.folder.glob(f"*/{weight_slices.digest}"))
 
 
-def test_a_worker_that_got_a_malformed_recipe_leaves_nothing(worker: Worker, weight_slices: WeightSlices) -> None:
+def test_a_worker_that_got_malformed_slices_leaves_nothing(worker: Worker, weight_slices: WeightSlices) -> None:
     """what follows on the pipe may be the rest of it: it ends, and whoever asked starts another"""
     keep_base(worker, weight_slices)
-    worker.ask({"do": "make", "name": weight_slices.digest, "recipe": {"base": weight_slices.base.digest}}, weight_slices.blob)
+    worker.ask({"do": "make", "name": weight_slices.digest, "slices": {"base": weight_slices.base.digest}}, weight_slices.blob)
 
     assert until(lambda: worker.process.poll() is not None)
     assert list(worker.folder.iterdir()) == []

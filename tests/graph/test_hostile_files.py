@@ -383,7 +383,7 @@ def framed(text: bytes, size: int | None = None, blob_bytes: int = 0) -> bytes:
 REQUESTS: dict[str, bytes] = {
     "not framed": b"GET / HTTP/1.1\r\nHost: board\r\n\r\n",
     "a text of 4 GiB": framed(b"{}", size=2**32 - 1),
-    "bytes without end": framed(b'{"do": "make", "name": "x", "recipe": {}}', blob_bytes=2**64 - 1),
+    "bytes without end": framed(b'{"do": "make", "name": "x", "slices": {}}', blob_bytes=2**64 - 1),
     "no JSON": framed(b"hello"),
     "no UTF-8": framed(b"\xff\xfe"),
     "deep": framed(b"[" * 100_000),
@@ -394,7 +394,7 @@ REQUESTS: dict[str, bytes] = {
     "a name with a path": framed(b'{"do": "put", "name": "../../x"}', blob_bytes=4) + b"data",
     "a name of another kind": framed(b'{"do": "put", "name": 7}', blob_bytes=4) + b"data",
     "a measurement of nothing": framed(b'{"do": "measure"}'),
-    "a recipe of nothing": framed(b'{"do": "make", "name": "' + b"0" * 64 + b'", "recipe": {}}'),
+    "slices of nothing": framed(b'{"do": "make", "name": "' + b"0" * 64 + b'", "slices": {}}'),
 }
 
 

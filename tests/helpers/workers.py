@@ -64,7 +64,7 @@ class Worker:
             "reference": self.put(reference) if reference else None,
             "input": self.put(INPUT.tobytes()),
             "shape": INPUT.shape,
-            "recipe": None,
+            "slices": None,
             "processes": 1,
             "memory": False,
             "together": True,

@@ -355,7 +355,7 @@ def test_a_full_disk_is_named_and_the_search_stops_to_be_resumed(small_disk: Pat
     assert measured(probe.measure(NET, QUICK))
 
 
-def test_a_disk_that_is_full_when_a_recipe_is_followed_is_named_too(small_disk: Path, connect: Connect, tmp_path: Path) -> None:
+def test_a_disk_that_is_full_when_slices_are_joined_is_named_too(small_disk: Path, connect: Connect, tmp_path: Path) -> None:
     """83 kB of weights, and a dense graph made of them; a third file of that size finds no room, one of half the channels does"""
     net = nn.Sequential(
         nn.Conv2d(3, 48, 3), nn.ReLU(), nn.Conv2d(48, 48, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 2)

@@ -48,7 +48,7 @@ worker["serve"]()
 """The worker, which says how many bytes have arrived not every five seconds, but after every piece."""
 
 
-@pytest.mark.parametrize("request_", [{"do": "put"}, {"do": "base", "tensors": []}, {"do": "make", "recipe": {}}])
+@pytest.mark.parametrize("request_", [{"do": "put"}, {"do": "base", "tensors": []}, {"do": "make", "slices": {}}])
 def test_it_says_how_much_of_a_blob_has_arrived(request_: dict[str, object], tmp_path: Path) -> None:
     """3 MB, in pieces of at most one"""
     blob = os.urandom(3 * 2**20)

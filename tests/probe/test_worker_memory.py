@@ -32,7 +32,7 @@ finally:
 def peak_seen_by_a_parent_of(megabytes: int, folder: Path) -> int:
     (folder / "net.onnx").write_bytes(conv_net())
     (folder / ("2" * 64)).write_bytes(INPUT.tobytes())
-    request = {"reference": None, "recipe": None, "input": "2" * 64, "shape": INPUT.shape, "processes": 0, "memory": True}
+    request = {"reference": None, "slices": None, "input": "2" * 64, "shape": INPUT.shape, "processes": 0, "memory": True}
     request |= {"together": True, "settings": SETTINGS, "seed": 0, "answer": 0}
     command = [sys.executable, "-c", BIG_PARENT, str(megabytes), str(WORKER), str(folder), json.dumps(request)]
     return int(subprocess.run(command, capture_output=True, check=True, stdin=subprocess.DEVNULL).stdout)
