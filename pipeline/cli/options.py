@@ -1,10 +1,13 @@
 """Options that several commands share."""
 
+from collections.abc import Callable
+from typing import Any
+
 import click
 
 from pipeline.training.model_args import Argument, read_arguments
 
-__all__ = ["EPOCHS", "MODEL_ARGS"]
+__all__ = ["EPOCHS", "MODEL_ARGS", "restriction_options"]
 
 
 def _arguments(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Argument]:
@@ -12,6 +15,22 @@ def _arguments(_context: click.Context, _option: click.Parameter, texts: tuple[s
         return read_arguments(texts)
     except ValueError as problem:
         raise click.BadParameter(str(problem)) from None
+
+
+def _shares(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for text in texts:
+        pattern, separator, value = (part.strip() for part in text.rpartition("="))
+        number = value.removesuffix("%")
+        try:
+            share = float(number) / (100 if number != value else 1)
+        except ValueError:
+            share = 0.0
+        if not separator or not pattern or not 0 < share <= 1:
+            raise click.BadParameter(f"got {text!r}; give GROUP=SHARE with a share above 0 and at most 1, such as 'layer1.*=50%'")
+        if found.setdefault(pattern, share) != share:
+            raise click.BadParameter(f"{pattern} is given twice; keep one")
+    return found
 
 
 def _epochs(_context: click.Context, _option: click.Parameter, text: str) -> int | None:
@@ -35,5 +54,22 @@ MODEL_ARGS = click.option(
     multiple=True,
     metavar="NAME=VALUE",
     callback=_arguments,
-    help="Argument of the factory: width=0.5. Repeatable.",
+    help="Factory argument: width=0.5. Repeatable.",
 )
+
+
+def restriction_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Add the options that say which layers may lose channels."""
+    for option in (
+        click.option(
+            "--min-width",
+            multiple=True,
+            metavar="GROUP=SHARE",
+            callback=_shares,
+            help="Smallest widths: 'layer4.*=50%'.",
+        ),
+        click.option("--only", multiple=True, metavar="GLOB", help="Prune only these layers."),
+        click.option("--freeze", multiple=True, metavar="GLOB", help="Keep these layers whole: 'layer1.*'."),
+    ):
+        function = option(function)
+    return function

@@ -175,7 +175,7 @@ def start_builder(
     """Export `module` to `dense_path` unless that file exists, find its groups, prove them and rank their channels.
 
     `example` is one input as a batch, (1, C, H, W). The opset may go up to `form.highest_opset` if the network needs it.
-    Raises TraceError, NothingToPrune or StorageError.
+    Raises ModelError for a restriction that does not fit, TraceError, NothingToPrune or StorageError.
     """
     progress(0, 4, "exporting the network")
     base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES)) if dense_path.is_file() else None
@@ -184,7 +184,7 @@ def start_builder(
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
     exporter, opset = exporter_of(base), opset_of(base)
     base = stripped(base, form.ir_version)  # frees the graph with notes: a large network is in memory several times here
-    network = analyse(module, example, base, progress, ranking.grouped)
+    network = analyse(module, example, base, progress, ranking.grouped, ranking.restriction)
     ranked = rank(network.module, network.space, ranking.kind, ranking.batches)
     progress(4, 4, "analysed")
     return PrunedModelBuilder(network, ranked, example, opset, form.ir_version, exporter, _proof(network, exporter))

@@ -153,7 +153,7 @@ def start_building(
         loaded.module,
         task.example(),
         form,
-        Ranking(job.importance, task.calibration(), grouped),
+        Ranking(job.importance, task.calibration(), grouped, job.restriction),
         dense_path,
         progress,
     )

@@ -27,13 +27,11 @@ Usage: compress --target PROFILE [OPTIONS]
   device, and prove it.
 
 Options:
-  --target PROFILE                Device profile: a YAML file, or a name in
-                                  hw_profiles/.  [required]
+  --target PROFILE                Device profile: file or name.  [required]
   --model MODEL                   A name in models/, torchvision:NAME, or
                                   FILE.py:F or MODULE:F, which is run.
                                   [default: digits]
-  --model-arg NAME=VALUE          Argument of the factory: width=0.5.
-                                  Repeatable.
+  --model-arg NAME=VALUE          Factory argument: width=0.5. Repeatable.
   --weights FILE                  A .safetensors file, or a saved state dict.
   --data DATA                     An image folder, torchvision:NAME, or
                                   FILE.py:F or MODULE:F, which is run.
@@ -41,8 +39,7 @@ Options:
   --unlabelled FOLDER             Images without labels.
   --budget KEY=VALUE              Limit, such as latency_p50=40ms or
                                   params=25%. Repeatable.
-  --searcher NAME                 See docs/searchers.md.  [default: ppo-
-                                  lagrangian]
+  --searcher NAME                 See the docs.  [default: ppo-lagrangian]
   --reward NAME                   Reward: accuracy, accuracy-entropy, channel-
                                   entropy, spatial-entropy, least-entropy.
   --trials N                      Plans to measure.  [default: 60]  [x>=1]
@@ -51,15 +48,16 @@ Options:
   --epochs N                      Epochs of fine-tuning.  [default: auto]
   --finetune-minutes MIN          Time of --epochs auto.  [default: 10]  [x>0]
   --recover METHOD                auto, distil, mimic, blocks or none.
-  --learning-rate RATE            Peak rate of fine-tuning.  [default: tried]
-                                  [x>0]
+  --learning-rate RATE            Peak rate.  [default: tried]  [x>0]
   --batch-size N                  Images per batch.  [default: auto]  [x>=2]
   --importance [l1|l2|bn|taylor]  What ranks channels.  [default: l2]
+  --freeze GLOB                   Keep these layers whole: 'layer1.*'.
+  --only GLOB                     Prune only these layers.
+  --min-width GROUP=SHARE         Smallest widths: 'layer4.*=50%'.
   --seed N                        Random seed.  [default: 0]  [x>=0]
   --out DIR                       Run directory, new or to resume.  [default:
                                   in runs/]
-  --calibration FILE              File of `compress calibrate`: search without
-                                  the device.
+  --calibration FILE              A file of `compress calibrate`.
   --allow-ssh-commands            Let the profile's ssh_config run programs.
   --dry-run                       Simulate all measurements.
   --quiet                         Print only the final table.
