@@ -78,7 +78,7 @@ Examples:
     "--searcher",
     default=DEFAULTS.searcher,
     metavar="NAME",
-    help=f"See the docs.  [default: {DEFAULTS.searcher}]",
+    help=f"docs/searchers.md  [default: {DEFAULTS.searcher}]",
 )
 @click.option(
     "--reward",

@@ -39,7 +39,7 @@ Options:
   --unlabelled FOLDER             Images without labels.
   --budget KEY=VALUE              Limit, such as latency_p50=40ms or
                                   params=25%. Repeatable.
-  --searcher NAME                 See the docs.  [default: ppo-lagrangian]
+  --searcher NAME                 docs/searchers.md  [default: ppo-lagrangian]
   --reward NAME                   Reward: accuracy, accuracy-entropy, channel-
                                   entropy, spatial-entropy, least-entropy.
   --trials N                      Plans to measure.  [default: 60]  [x>=1]
