@@ -15,7 +15,7 @@ from pipeline.cli.deploy import rollback, ship, status
 from pipeline.cli.device import calibrate, doctor, measure
 from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors, handle_interrupts
 from pipeline.cli.keys import keys, sign
-from pipeline.cli.options import EPOCHS, MODEL_ARGS, restriction_options
+from pipeline.cli.options import EPOCHS, MODEL_ARGS, SHAPE, restriction_options
 from pipeline.cli.terminal import make_console, run_command
 from pipeline.core.plan import IMPORTANCES
 from pipeline.errors import BUDGET_MISSED, BudgetError
@@ -52,9 +52,10 @@ Examples:
     "--model",
     default=DEFAULTS.model,
     metavar="MODEL",
-    help=f"A name in models/, torchvision:NAME, or FILE.py:F or MODULE:F, which is run.  [default: {DEFAULTS.model}]",
+    help=f"FILE.onnx, a name in models/, torchvision:NAME, or FILE.py:F or MODULE:F, which is run.  [default: {DEFAULTS.model}]",
 )
 @MODEL_ARGS
+@SHAPE
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors file, or a saved state dict.")
 @click.option(
     "--data",
@@ -215,6 +216,7 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
         ),
         command=("compress", *map(escape_text, sys.argv[1:])),
         model_args=flags["model_args"],
+        shape=flags["shape"],
     )
     # --help and a wrong flag must not wait for these imports
     from pipeline.cli.screen import Screen  # noqa: PLC0415

@@ -7,7 +7,7 @@ import click
 
 from pipeline.training.model_args import Argument, read_arguments
 
-__all__ = ["EPOCHS", "MODEL_ARGS", "restriction_options"]
+__all__ = ["EPOCHS", "MODEL_ARGS", "SHAPE", "restriction_options"]
 
 
 def _arguments(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Argument]:
@@ -15,6 +15,18 @@ def _arguments(_context: click.Context, _option: click.Parameter, texts: tuple[s
         return read_arguments(texts)
     except ValueError as problem:
         raise click.BadParameter(str(problem)) from None
+
+
+def _sizes(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
+    found: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, sizes = text.rpartition("=")
+        parts = sizes.split("x")
+        if not all(part.isascii() and part.isdecimal() and 0 < int(part) < 2**31 for part in parts):
+            raise click.BadParameter(f"got {text!r}; give NAME=SIZES, such as input=1x3x224x224")
+        if found.setdefault(name, tuple(int(part) for part in parts)) != tuple(int(part) for part in parts):
+            raise click.BadParameter(f"{name or 'the input'} is given twice; keep one")
+    return found
 
 
 def _shares(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
@@ -55,6 +67,13 @@ MODEL_ARGS = click.option(
     metavar="NAME=VALUE",
     callback=_arguments,
     help="Factory argument: width=0.5. Repeatable.",
+)
+SHAPE = click.option(
+    "--shape",
+    multiple=True,
+    metavar="NAME=SIZES",
+    callback=_sizes,
+    help="Input of an ONNX file: input=1x3x224x224.",
 )
 
 

@@ -30,7 +30,7 @@ from pipeline.graph.weight_file import assembled, file_size_bytes
 from pipeline.system.files import write_atomically
 from pipeline.system.foreign_file import ONNX_LIMIT_BYTES, read_foreign
 
-__all__ = ["PrunedModel", "PrunedModelBuilder", "start_builder"]
+__all__ = ["PrunedModel", "PrunedModelBuilder", "answers_like", "start_builder"]
 
 
 class PrunedModel:
@@ -179,7 +179,7 @@ def start_builder(
     """
     progress(0, 4, "exporting the network")
     base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES)) if dense_path.is_file() else None
-    if base is None or not _answers_like(base, module, example):
+    if base is None or not answers_like(base, module, example):
         base = export_trainable(module, example, form.opset, form.ir_version, form.highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
     exporter, opset = exporter_of(base), opset_of(base)
@@ -190,7 +190,7 @@ def start_builder(
     return PrunedModelBuilder(network, ranked, example, opset, form.ir_version, exporter, _proof(network, exporter))
 
 
-def _answers_like(model: onnx.ModelProto, module: nn.Module, example: Tensor) -> bool:
+def answers_like(model: onnx.ModelProto, module: nn.Module, example: Tensor) -> bool:
     """Whether `model` is a graph of `module` with its weights."""
     with torch.no_grad():
         expected = module.eval()(example).numpy()

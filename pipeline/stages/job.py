@@ -77,6 +77,8 @@ class Job:
     """Whether the ssh configuration that the profile names may run programs on this machine."""
     calibration: Path | None = None
     """A file from `calibrate`. The search then runs here with predicted latencies, and measures once on the device at the end."""
+    shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Input -> its shape, where an ONNX file leaves sizes free. The name "" stands for the only input."""
     importance: Importance = "l2"
     freeze: tuple[str, ...] = ()
     """Patterns of layers that keep all their channels, such as "backbone.layer1.*"."""
@@ -96,6 +98,8 @@ class Job:
     def __post_init__(self) -> None:
         """Raises ModelError or DataError for options that do not fit, before anything is loaded or measured."""
         _ = self.restriction
+        if self.shape and not self.model.lower().endswith(".onnx"):
+            raise ModelError(f"--shape fixes the sizes of an ONNX file; {self.model} is none")
         if self.unlabelled is None and self.data == "none" and self.task is None:
             raise DataError("data: got 'none', but there are no images without labels either; give --data or --unlabelled FOLDER")
         if self.unlabelled is not None and self.task is not None:
@@ -137,6 +141,7 @@ class Job:
             "budget": dict(budget),
             "model": escape_text(self.model),
             **({"model_args": dict(self.model_args)} if self.model_args else {}),  # older runs have no such entry
+            **({"shape": {name: list(sizes) for name, sizes in self.shape.items()}} if self.shape else {}),
             "weights": escape_text(self.weights.name) if self.weights else None,
             "data": escape_text(self.task.description if self.task else self.data),
             **({"unlabelled": escape_text(self.unlabelled.name)} if self.unlabelled else {}),

@@ -28,10 +28,11 @@ Usage: compress --target PROFILE [OPTIONS]
 
 Options:
   --target PROFILE                Device profile: file or name.  [required]
-  --model MODEL                   A name in models/, torchvision:NAME, or
-                                  FILE.py:F or MODULE:F, which is run.
-                                  [default: digits]
+  --model MODEL                   FILE.onnx, a name in models/,
+                                  torchvision:NAME, or FILE.py:F or MODULE:F,
+                                  which is run.  [default: digits]
   --model-arg NAME=VALUE          Factory argument: width=0.5. Repeatable.
+  --shape NAME=SIZES              Input of an ONNX file: input=1x3x224x224.
   --weights FILE                  A .safetensors file, or a saved state dict.
   --data DATA                     An image folder, torchvision:NAME, or
                                   FILE.py:F or MODULE:F, which is run.
@@ -164,7 +165,7 @@ def test_the_version_is_the_projects() -> None:
         ),
         (("--trials", "0"), "Error: Invalid value for '--trials': 0 is not in the range x>=1."),
         (("--importance", "l3"), "Error: Invalid value for '--importance': 'l3' is not one of 'l1', 'l2', 'bn', 'taylor'."),
-        (("--seeed", "3"), "Error: No such option '--seeed'. Did you mean '--seed'?"),
+        (("--calibratoin", "f"), "Error: No such option '--calibratoin'. Did you mean '--calibration'?"),
         (("again",), "Error: No such command 'again'."),
     ],
 )
