@@ -15,7 +15,7 @@ from pipeline.cli.deploy import rollback, ship, status
 from pipeline.cli.device import calibrate, doctor, measure
 from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors, handle_interrupts
 from pipeline.cli.keys import keys, sign
-from pipeline.cli.options import EPOCHS, MODEL_ARGS
+from pipeline.cli.options import EPOCHS, MODEL_ARGS, SHAPE, restriction_options
 from pipeline.cli.terminal import make_console, run_command
 from pipeline.core.plan import IMPORTANCES
 from pipeline.errors import BUDGET_MISSED, BudgetError
@@ -47,14 +47,15 @@ Examples:
     options_metavar="--target PROFILE [OPTIONS]",
     subcommand_metavar="",
 )
-@click.option("--target", metavar="PROFILE", help="Device profile: a YAML file, or a name in hw_profiles/.  [required]")
+@click.option("--target", metavar="PROFILE", help="Device profile: file or name.  [required]")
 @click.option(
     "--model",
     default=DEFAULTS.model,
     metavar="MODEL",
-    help=f"A name in models/, torchvision:NAME, or FILE.py:F or MODULE:F, which is run.  [default: {DEFAULTS.model}]",
+    help=f"FILE.onnx, a name in models/, torchvision:NAME, or FILE.py:F or MODULE:F, which is run.  [default: {DEFAULTS.model}]",
 )
 @MODEL_ARGS
+@SHAPE
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="A .safetensors file, or a saved state dict.")
 @click.option(
     "--data",
@@ -78,7 +79,7 @@ Examples:
     "--searcher",
     default=DEFAULTS.searcher,
     metavar="NAME",
-    help=f"See docs/searchers.md.  [default: {DEFAULTS.searcher}]",
+    help=f"docs/searchers.md  [default: {DEFAULTS.searcher}]",
 )
 @click.option(
     "--reward",
@@ -119,7 +120,7 @@ Examples:
     "--learning-rate",
     type=click.FloatRange(0, min_open=True),
     metavar="RATE",
-    help="Peak rate of fine-tuning.  [default: tried]",
+    help="Peak rate.  [default: tried]",
 )
 @click.option("--batch-size", type=click.IntRange(2), metavar="N", help="Images per batch.  [default: auto]")
 @click.option(
@@ -128,6 +129,7 @@ Examples:
     default=DEFAULTS.importance,
     help=f"What ranks channels.  [default: {DEFAULTS.importance}]",
 )
+@restriction_options
 @click.option(
     "--seed",
     type=click.IntRange(0),
@@ -145,7 +147,7 @@ Examples:
     "--calibration",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="File of `compress calibrate`: search without the device.",
+    help="A file of `compress calibrate`.",
 )
 @ALLOW_SSH_COMMANDS
 @click.option("--dry-run", is_flag=True, help="Simulate all measurements.")
@@ -201,6 +203,9 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
         allow_ssh_commands=flags["allow_ssh_commands"],
         calibration=flags["calibration"],
         importance=flags["importance"],
+        freeze=flags["freeze"],
+        only=flags["only"],
+        min_width=flags["min_width"],
         supernet_steps=flags["supernet_steps"],
         finetuning=FinetuneSettings(
             epochs=flags["epochs"],
@@ -211,6 +216,7 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
         ),
         command=("compress", *map(escape_text, sys.argv[1:])),
         model_args=flags["model_args"],
+        shape=flags["shape"],
     )
     # --help and a wrong flag must not wait for these imports
     from pipeline.cli.screen import Screen  # noqa: PLC0415

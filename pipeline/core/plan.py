@@ -47,6 +47,8 @@ class Group:
     slots: tuple[Slot, ...]
     bundle: int = 1
     """Outputs of the named module per channel: above 1 before a grouped convolution or for a head of attention, for example."""
+    fewest: int = 1
+    """The smallest number of channels that the user lets a plan keep."""
 
 
 def layer_of(group: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipeline.data.decode import image_suffixes
 
-__all__ = ["Skipped", "class_folders", "image_files", "loose_images", "skipped_files"]
+__all__ = ["Skipped", "class_folders", "image_files", "is_flat", "loose_images", "skipped_files"]
 
 SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
@@ -33,6 +33,11 @@ def image_files(folder: Path, skipped: Skipped) -> list[Path]:
     """
     above = {_identity(parent) for parent in (folder, *folder.parents, *folder.resolve().parents)}
     return sorted(_walk(folder, above, set(), skipped))
+
+
+def is_flat(folder: Path) -> bool:
+    """Whether `folder` holds images directly and no folders for classes."""
+    return folder.is_dir() and not class_folders(folder) and loose_images(folder) > 0
 
 
 def loose_images(folder: Path) -> int:

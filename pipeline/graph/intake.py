@@ -1,10 +1,7 @@
 """Intake: inspect an untrusted ONNX file in a separate process with limited memory and time."""
 
-import errno
 import json
 import math
-import os
-import resource
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,8 +10,8 @@ from pathlib import Path
 import onnx
 
 from pipeline.errors import ModelError, one_line
+from pipeline.graph.bounded_child import Limits, bytes_of, limit_memory, run_bounded
 from pipeline.graph.structure import load_graph, structure
-from pipeline.system.foreign_file import ONNX_LIMIT_BYTES, read_foreign
 
 __all__ = ["Network", "look", "read_network"]
 
@@ -22,9 +19,9 @@ MAX_INPUT_VALUES = 2**27
 """Half a gigabyte of float32; no image is that large."""
 BASE_MEMORY_BYTES = 2 * 2**30
 MEMORY_PER_BYTE = 4
-"""Address space of the inspecting process: BASE_MEMORY_BYTES, and this much for each byte of the file. A few bytes of protobuf
-can request a thousand times their own size."""
+"""Address space of the inspecting process; see `Limits`."""
 TIME_LIMIT_S = 60.0
+REFUSED = "not an ONNX file that can be measured"
 
 
 @dataclass(frozen=True)
@@ -43,45 +40,18 @@ def read_network(path: Path, time_limit_s: float = TIME_LIMIT_S) -> Network:
     Raises ModelError when the file cannot be read, is not an ONNX file, keeps weights in other files, does not have exactly one
     float32 input of fixed shape, or needs more memory or time to inspect than the limits.
     """
-    data = _bytes_of(path)
-    limit_bytes = BASE_MEMORY_BYTES + MEMORY_PER_BYTE * len(data)
-    # one thread: every further thread of a numerical library uses up address space
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": _search_path()}
-    command = [sys.executable, "-m", "pipeline.graph.intake", str(limit_bytes)]
+    data = bytes_of(path, REFUSED)
+    limits = Limits(BASE_MEMORY_BYTES, MEMORY_PER_BYTE, time_limit_s)
     try:
-        looked = subprocess.run(
-            command,
-            input=data,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=time_limit_s,
-            check=False,
-            env=environment,
-        )
-        answer = json.loads(looked.stdout)
+        answer = json.loads(run_bounded("pipeline.graph.intake", (), data, limits))
     except subprocess.TimeoutExpired:
-        raise ModelError(f"{path}: not an ONNX file that can be measured (no end of it after {time_limit_s:.0f} s)") from None
+        raise ModelError(f"{path}: {REFUSED} (no end of it after {time_limit_s:.0f} s)") from None
     except ValueError:
-        raise ModelError(
-            f"{path}: not an ONNX file that can be measured (reading it takes more than {limit_bytes // 2**20} MiB)"
-        ) from None
+        limit_bytes = limits.memory_bytes(len(data))
+        raise ModelError(f"{path}: {REFUSED} (reading it takes more than {limit_bytes // 2**20} MiB)") from None
     if "refused" in answer:
         raise ModelError(f"{path}: {answer['refused']}")
     return Network(data, answer["structure"], tuple(answer["shape"]))
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return read_foreign(path, ONNX_LIMIT_BYTES)
-    except OSError as problem:
-        if problem.errno == errno.EFBIG:
-            raise ModelError(f"{path}: not an ONNX file that can be measured ({problem.strerror})") from None
-        raise ModelError(f"{path}: cannot be read ({problem.strerror})") from None
-
-
-def _search_path() -> str:
-    """PYTHONPATH with the folder of this package, which may not be installed."""
-    return os.pathsep.join([str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def look(data: bytes) -> dict[str, object]:
@@ -90,9 +60,9 @@ def look(data: bytes) -> dict[str, object]:
         model = load_graph(data)
         hashed = structure(model)
     except Exception as problem:  # protobuf has its own error types
-        return {"refused": f"not an ONNX file that can be measured ({one_line(problem, 120)})"}
+        return {"refused": f"{REFUSED} ({one_line(problem, 120)})"}
     if any(size < 0 for tensor in model.graph.initializer for size in tensor.dims):
-        return {"refused": "not an ONNX file that can be measured (a weight has a dimension below zero)"}
+        return {"refused": f"{REFUSED} (a weight has a dimension below zero)"}
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
@@ -117,6 +87,5 @@ def look(data: bytes) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    limit = int(sys.argv[1])
-    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    limit_memory(int(sys.argv[1]))
     print(json.dumps(look(sys.stdin.buffer.read())))  # noqa: T201 - the parent process reads it

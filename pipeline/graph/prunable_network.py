@@ -88,7 +88,9 @@ def pair_with_module(
     graphs = prepare(model, labelled), prepare(folded, deployed)
     reason: str | None = "some of its weights are computed from others"
     space = _torch_space(labelled, tensors, constants_of(model) or ())
-    if space is not None:
+    if isinstance(module, GraphNetwork):
+        reason = "it is given as an ONNX file"
+    elif space is not None:
         own = PrunableNetwork(module, "own", space, *graphs, tensors)
         reason, worst = _misfit(own, example)
         if reason is None:
@@ -231,6 +233,6 @@ def _filled(model: onnx.ModelProto, tensors: Mapping[str, TorchTensor], state: M
             if values.dim() == len(place.axes) and -1 not in place.axes:
                 values = values.permute(place.axes)
             dtype = onnx.helper.tensor_dtype_to_np_dtype(initializer.data_type)
-            array = np.ascontiguousarray(values.reshape(tuple(initializer.dims)).numpy(), dtype=dtype)
+            array = np.ascontiguousarray(values.numpy(), dtype=dtype).reshape(tuple(initializer.dims))  # it may be a scalar
             initializer.CopyFrom(numpy_helper.from_array(array, initializer.name))
     return model

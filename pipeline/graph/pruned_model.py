@@ -30,7 +30,7 @@ from pipeline.graph.weight_file import assembled, file_size_bytes
 from pipeline.system.files import write_atomically
 from pipeline.system.foreign_file import ONNX_LIMIT_BYTES, read_foreign
 
-__all__ = ["PrunedModel", "PrunedModelBuilder", "start_builder"]
+__all__ = ["PrunedModel", "PrunedModelBuilder", "answers_like", "start_builder"]
 
 
 class PrunedModel:
@@ -175,22 +175,22 @@ def start_builder(
     """Export `module` to `dense_path` unless that file exists, find its groups, prove them and rank their channels.
 
     `example` is one input as a batch, (1, C, H, W). The opset may go up to `form.highest_opset` if the network needs it.
-    Raises TraceError, NothingToPrune or StorageError.
+    Raises ModelError for a restriction that does not fit, TraceError, NothingToPrune or StorageError.
     """
     progress(0, 0, "exporting the network")
     base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES)) if dense_path.is_file() else None
-    if base is None or not _answers_like(base, module, example):
+    if base is None or not answers_like(base, module, example):
         base = export_trainable(module, example, form.opset, form.ir_version, form.highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
     exporter, opset = exporter_of(base), opset_of(base)
     base = stripped(base, form.ir_version)  # frees the graph with notes: a large network is in memory several times here
-    network = analyse(module, example, base, progress, ranking.grouped)
+    network = analyse(module, example, base, progress, ranking.grouped, ranking.restriction)
     progress(0, 0, "ranking the channels of each group")
     ranked = rank(network.module, network.space, ranking.kind, ranking.batches)
     return PrunedModelBuilder(network, ranked, example, opset, form.ir_version, exporter, _proof(network, exporter))
 
 
-def _answers_like(model: onnx.ModelProto, module: nn.Module, example: Tensor) -> bool:
+def answers_like(model: onnx.ModelProto, module: nn.Module, example: Tensor) -> bool:
     """Whether `model` is a graph of `module` with its weights."""
     with torch.no_grad():
         expected = module.eval()(example).numpy()

@@ -19,6 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.core.artifact import Artifact
 from pipeline.core.plan import ChannelPlan
+from pipeline.core.progress import no_progress
 from pipeline.core.run import Trial, open_run
 from pipeline.errors import NetworkError, ShipError, TraceError
 from pipeline.graph.move_weights import move_weights
@@ -138,7 +139,7 @@ def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[Executi
                 with network_errors(f"scoring {len(context.task.inputs(BATCH))} images or fewer at once"):
                     context.task.score(student)
                 with network_errors("a step of training"):
-                    tuned = context.task.finetune(student, teacher, seed, checkpoint, lambda done, total, text: None)
+                    tuned = context.task.finetune(student, teacher, seed, checkpoint, no_progress)
                 move_weights(tuned.module)
                 return mode, tuned
             except NetworkError as problem:

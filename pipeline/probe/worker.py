@@ -77,7 +77,7 @@ def read_exactly(stream, count):
 
 
 def arriving(stream, size):
-    """Yield the next `size` bytes of the stream in pieces, as soon as they arrive. The client is sent the number that has arrived."""
+    """Yield the next `size` bytes of the stream in pieces, as they arrive. The client is sent how many have arrived."""
     received, reported = 0, time.monotonic()
     while received < size:
         data = stream.read1(min(size - received, CHUNK))

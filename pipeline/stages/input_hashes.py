@@ -42,6 +42,8 @@ def bind_input_hashes(run: Run, model: str, weights: Path | None, data: str | No
 def origins(model: str, weights: Path | None, data: str | None, code: list[Path]) -> dict[str, str]:
     """Maps the name of each file to its hash. A missing file has the hash 'missing'."""
     found = {CODE + os.path.relpath(path, code_root(model, data)): _file_digest(path) for path in code}
+    if model.lower().endswith(".onnx"):
+        found["model"] = _file_digest(Path(model))
     if weights is not None:
         found["weights"] = _file_digest(weights)
     if data is not None and Path(data).is_dir():

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.core.budget import Limit
 from pipeline.core.plan import Importance
 from pipeline.core.profile import BudgetText, Profile
+from pipeline.core.restriction import Restriction
 from pipeline.errors import DataError, ModelError
 from pipeline.foreign_text import escape_text
 from pipeline.search.problem import NAMED_REWARDS, Reward, Searcher
@@ -76,7 +77,15 @@ class Job:
     """Whether the ssh configuration that the profile names may run programs on this machine."""
     calibration: Path | None = None
     """A file from `calibrate`. The search then runs here with predicted latencies, and measures once on the device at the end."""
+    shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Input -> its shape, where an ONNX file leaves sizes free. The name "" stands for the only input."""
     importance: Importance = "l2"
+    freeze: tuple[str, ...] = ()
+    """Patterns of layers that keep all their channels, such as "backbone.layer1.*"."""
+    only: tuple[str, ...] = ()
+    """Patterns of the layers that may lose channels. Without any, all may."""
+    min_width: Mapping[str, float] = field(default_factory=dict)
+    """Pattern -> the smallest share of their channels that these layers keep."""
     supernet_steps: int | None = None
     """Training steps of the supernet. By default as many as pay if the budget is tight; 0 for none."""
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
@@ -88,6 +97,9 @@ class Job:
 
     def __post_init__(self) -> None:
         """Raises ModelError or DataError for options that do not fit, before anything is loaded or measured."""
+        _ = self.restriction
+        if self.shape and not self.model.lower().endswith(".onnx"):
+            raise ModelError(f"--shape fixes the sizes of an ONNX file; {self.model} is none")
         if self.unlabelled is None and self.data == "none" and self.task is None:
             raise DataError("data: got 'none', but there are no images without labels either; give --data or --unlabelled FOLDER")
         if self.unlabelled is not None and self.task is not None:
@@ -109,6 +121,11 @@ class Job:
         sources = [self.data] if self.data != "none" or self.task else []
         return ", ".join([*sources, *([f"{self.unlabelled} without labels"] if self.unlabelled else [])])
 
+    @property
+    def restriction(self) -> Restriction:
+        """Which layers may lose channels, and how many. Raises ModelError for a share that is out of range."""
+        return Restriction(self.freeze, self.only, tuple(self.min_width.items()))
+
     def search_function(self) -> Searcher:
         """The searcher as a function."""
         return SEARCHERS[self.searcher] if isinstance(self.searcher, str) else self.searcher
@@ -124,6 +141,7 @@ class Job:
             "budget": dict(budget),
             "model": escape_text(self.model),
             **({"model_args": dict(self.model_args)} if self.model_args else {}),  # older runs have no such entry
+            **({"shape": {name: list(sizes) for name, sizes in self.shape.items()}} if self.shape else {}),
             "weights": escape_text(self.weights.name) if self.weights else None,
             "data": escape_text(self.task.description if self.task else self.data),
             **({"unlabelled": escape_text(self.unlabelled.name)} if self.unlabelled else {}),
@@ -134,6 +152,7 @@ class Job:
             "dry_run": self.dry_run,
             "calibration": sha256_file(self.calibration) if self.calibration and self.calibration.is_file() else None,
             "importance": self.importance,
+            **self.restriction.facts(),
             "supernet_steps": self.supernet_steps,
             "finetuning": _finetuning(self.finetuning),
         }

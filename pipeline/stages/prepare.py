@@ -11,13 +11,15 @@ from torch import nn
 
 from pipeline.core.budget import Constraint, sample_size_notices
 from pipeline.core.latency_predictor import LatencyPredictor
-from pipeline.core.opsets import FileFormat, choose_format
+from pipeline.core.opsets import FileFormat
 from pipeline.core.profile import Profile
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.images import Splits
+from pipeline.data.listing import is_flat
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.unlabelled import load_unlabelled, with_unlabelled
-from pipeline.errors import DataError, ModelError, ProfileError, TraceError, one_line
+from pipeline.errors import DataError, ModelError, TraceError, one_line
+from pipeline.graph.given.read import GivenNetwork
 from pipeline.graph.importance import Ranking
 from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
@@ -28,6 +30,7 @@ from pipeline.probe.interface import Probe
 from pipeline.probe.local import LocalProbe
 from pipeline.probe.simulated import SimulatedProbe
 from pipeline.stages.job import Job
+from pipeline.stages.onnx_model import is_onnx, known_format, onnx_source, read_onnx, write_graph
 from pipeline.stages.probe_adapter import reference_of
 from pipeline.stages.shared_device import SharedDevice
 from pipeline.system.files import sha256_bytes
@@ -61,6 +64,8 @@ class LoadedModel:
     """Score of the dense network, if it is known this early."""
     image_s: float | None = None
     """Time of the dense network per validation image, in seconds, if it was scored."""
+    given: GivenNetwork | None = None
+    """The network as the user's ONNX file holds it, if it comes from one."""
 
     def test_set_notices(self, constraints: tuple[Constraint, ...]) -> tuple[str, ...]:
         """Notices if there are too few test images to judge an accuracy budget."""
@@ -76,8 +81,9 @@ class LoadedModel:
 def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_progress) -> LoadedModel:
     """Load the network, the weights and the data of `job`. Raises ModelError, DataError and their subclasses."""
     progress(0, 0, "reading network and data")
-    source = find_model(job.model, job.model_args)
-    notices: list[str] = []
+    given = read_onnx(job, profile) if is_onnx(job.model) else None
+    source = onnx_source(job.model, given) if given else find_model(job.model, job.model_args)
+    notices: list[str] = [f"{job.model}: {text}" for text in given.notices] if given else []
     score, image_s = None, None
     task: Task
     if job.task is not None:
@@ -126,17 +132,18 @@ def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_prog
     }
     if isinstance(task, Classification):
         facts["preprocessing"] = task.splits.train.preprocessing.facts()
-    return LoadedModel(module, task, facts, tuple(notices), score, image_s)
+    return LoadedModel(module, task, facts, tuple(notices), score, image_s, given)
 
 
 def _load_images(job: Job, declared: Preprocessing | None) -> Splits:
-    """The images of the job. Without labels, their classes are not known yet."""
-    if job.unlabelled is None or job.data != "none":
+    """The images of the job. A folder without class folders has no labels, and the classes are not known yet."""
+    folder = job.unlabelled if job.data == "none" else Path(job.data) if is_flat(Path(job.data)) else None
+    if folder is None:
         return load_data(job.data, declared, job.seed)
-    splits = load_unlabelled(job.unlabelled, declared, job.seed)
+    splits = load_unlabelled(folder, declared, job.seed)
     if splits.train.preprocessing.mean is None:
         raise DataError(
-            f"{job.unlabelled}: the normalisation of pixels is not declared, and it cannot be tried without labels; declare mean "
+            f"{folder}: the normalisation of pixels is not declared, and it cannot be tried without labels; declare mean "
             "and std in preprocessing.yaml in the folder, or a PREPROCESSING beside the factory"
         )
     return splits
@@ -155,11 +162,13 @@ def start_building(
     Raises the errors of `file_format` and `start_builder`.
     """
     form, task = file_format(device, ask=not (job.dry_run or job.calibration)), loaded.task
+    if loaded.given:
+        write_graph(loaded.given, loaded.module, task, form, dense_path)
     return start_builder(
         loaded.module,
         task.example(),
         form,
-        Ranking(job.importance, task.calibration(), grouped),
+        Ranking(job.importance, task.calibration(), grouped, job.restriction),
         dense_path,
         progress,
     )
@@ -189,10 +198,7 @@ def file_format(device: SharedDevice, *, ask: bool) -> FileFormat:
         versions.append(device.onnxruntime())
     elif profile.runtime.onnxruntime:
         versions.append(profile.runtime.onnxruntime)
-    try:
-        return choose_format(versions, profile.runtime.opset, profile.runtime.ir_version)
-    except ValueError as problem:
-        raise ProfileError(f"{profile.device.name}: runtime: {problem}") from None
+    return known_format(profile, versions)
 
 
 def emulated(profile: Profile) -> Profile:

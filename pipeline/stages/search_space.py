@@ -17,7 +17,7 @@ def search_space(builder: PrunedModelBuilder, step: int, alignment: Alignment | 
         group.name: tuple(
             width
             for width in widths_of(group.channels, group.bundle, step)
-            if not alignment or group.bundle > 1 or width not in alignment.dominated(group.channels)
+            if width >= group.fewest and (not alignment or group.bundle > 1 or width not in alignment.dominated(group.channels))
         )
         for group in space.groups
     }

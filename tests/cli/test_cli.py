@@ -27,13 +27,12 @@ Usage: compress --target PROFILE [OPTIONS]
   device, and prove it.
 
 Options:
-  --target PROFILE                Device profile: a YAML file, or a name in
-                                  hw_profiles/.  [required]
-  --model MODEL                   A name in models/, torchvision:NAME, or
-                                  FILE.py:F or MODULE:F, which is run.
-                                  [default: digits]
-  --model-arg NAME=VALUE          Argument of the factory: width=0.5.
-                                  Repeatable.
+  --target PROFILE                Device profile: file or name.  [required]
+  --model MODEL                   FILE.onnx, a name in models/,
+                                  torchvision:NAME, or FILE.py:F or MODULE:F,
+                                  which is run.  [default: digits]
+  --model-arg NAME=VALUE          Factory argument: width=0.5. Repeatable.
+  --shape NAME=SIZES              Input of an ONNX file: input=1x3x224x224.
   --weights FILE                  A .safetensors file, or a saved state dict.
   --data DATA                     An image folder, torchvision:NAME, or
                                   FILE.py:F or MODULE:F, which is run.
@@ -41,8 +40,7 @@ Options:
   --unlabelled FOLDER             Images without labels.
   --budget KEY=VALUE              Limit, such as latency_p50=40ms or
                                   params=25%. Repeatable.
-  --searcher NAME                 See docs/searchers.md.  [default: ppo-
-                                  lagrangian]
+  --searcher NAME                 docs/searchers.md  [default: ppo-lagrangian]
   --reward NAME                   Reward: accuracy, accuracy-entropy, channel-
                                   entropy, spatial-entropy, least-entropy.
   --trials N                      Plans to measure.  [default: 60]  [x>=1]
@@ -51,15 +49,16 @@ Options:
   --epochs N                      Epochs of fine-tuning.  [default: auto]
   --finetune-minutes MIN          Time of --epochs auto.  [default: 10]  [x>0]
   --recover METHOD                auto, distil, mimic, blocks or none.
-  --learning-rate RATE            Peak rate of fine-tuning.  [default: tried]
-                                  [x>0]
+  --learning-rate RATE            Peak rate.  [default: tried]  [x>0]
   --batch-size N                  Images per batch.  [default: auto]  [x>=2]
   --importance [l1|l2|bn|taylor]  What ranks channels.  [default: l2]
+  --freeze GLOB                   Keep these layers whole: 'layer1.*'.
+  --only GLOB                     Prune only these layers.
+  --min-width GROUP=SHARE         Smallest widths: 'layer4.*=50%'.
   --seed N                        Random seed.  [default: 0]  [x>=0]
   --out DIR                       Run directory, new or to resume.  [default:
                                   in runs/]
-  --calibration FILE              File of `compress calibrate`: search without
-                                  the device.
+  --calibration FILE              A file of `compress calibrate`.
   --allow-ssh-commands            Let the profile's ssh_config run programs.
   --dry-run                       Simulate all measurements.
   --quiet                         Print only the final table.
@@ -166,7 +165,7 @@ def test_the_version_is_the_projects() -> None:
         ),
         (("--trials", "0"), "Error: Invalid value for '--trials': 0 is not in the range x>=1."),
         (("--importance", "l3"), "Error: Invalid value for '--importance': 'l3' is not one of 'l1', 'l2', 'bn', 'taylor'."),
-        (("--seeed", "3"), "Error: No such option '--seeed'. Did you mean '--seed'?"),
+        (("--calibratoin", "f"), "Error: No such option '--calibratoin'. Did you mean '--calibration'?"),
         (("again",), "Error: No such command 'again'."),
     ],
 )
