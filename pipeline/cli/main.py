@@ -14,6 +14,7 @@ from rich.console import Console
 from pipeline.cli.deploy import rollback, ship, status
 from pipeline.cli.device import calibrate, doctor, measure
 from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors, handle_interrupts
+from pipeline.cli.inspect_network import inspect
 from pipeline.cli.keys import keys, sign
 from pipeline.cli.options import EPOCHS, MODEL_ARGS, SHAPE, restriction_options
 from pipeline.cli.terminal import make_console, run_command
@@ -167,6 +168,7 @@ def compress(context: click.Context, /, **flags: Any) -> None:
 
 compress.add_command(measure)
 compress.add_command(doctor)
+compress.add_command(inspect)
 compress.add_command(calibrate)
 compress.add_command(sign)
 compress.add_command(keys)

@@ -69,6 +69,7 @@ Options:
 Commands:
   calibrate  Fit a predictor of a device's latency from this machine's.
   doctor     Check a device before a long run.
+  inspect    Show what can be pruned in a network, and what its layers cost.
   keys       Create, list, rotate and revoke the keys that sign artifacts.
   measure    Measure latency and memory of ONNX files, and compare them.
   rollback   Return to the previous release.

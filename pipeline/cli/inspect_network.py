@@ -1,0 +1,61 @@
+"""The command inspect: what can be pruned in a network, and what it costs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors
+from pipeline.cli.options import MODEL_ARGS, SHAPE, restriction_options
+from pipeline.cli.terminal import make_console
+
+__all__ = ["inspect"]
+
+EXAMPLES = """\b
+Examples:
+  compress inspect --model net.onnx
+  compress inspect --model nets.py:make_net --data ./images --target board.yaml
+"""
+
+
+@click.command(epilog=EXAMPLES, short_help="Show what can be pruned in a network, and what its layers cost.")
+@click.option("--model", default="digits", metavar="MODEL", help="Network, as for compress.  [default: digits]")
+@MODEL_ARGS
+@SHAPE
+@click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights. Without any, they are random.")
+@click.option("--target", metavar="PROFILE", help="Measure with this device profile.")
+@click.option("--data", metavar="DATA", help="Images, as for compress. Without any, they are random.")
+@click.option("--unlabelled", type=click.Path(path_type=Path), metavar="FOLDER", help="Images without labels.")
+@restriction_options
+@click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Trials of the search.  [default: 60]")
+@ALLOW_SSH_COMMANDS
+@click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, all else to stderr.")
+@handle_errors()
+def inspect(as_json: bool, **flags: Any) -> None:
+    """Show the layers of a network, which channels can be removed together, and why others cannot.
+
+    With --target, the dense network, the thinnest plan and each layer are measured. With --data, the time of a search includes
+    scoring.
+    """
+    from pipeline.cli.screen import Screen  # noqa: PLC0415
+    from pipeline.stages.job import Job  # noqa: PLC0415
+
+    console = make_console(stderr=as_json)
+    shapes = flags.pop("shape")
+    is_file = flags["model"].lower().endswith(".onnx")
+    sizes = next(iter(shapes.values()), ())
+    if not is_file and (len(shapes) > 1 or (sizes and len(sizes) != 4)):
+        raise click.UsageError("--shape: a network from code takes one batch of images, such as 1x3x224x224")
+    has_data = bool(flags["data"] or flags["unlabelled"])
+    data = flags["data"] or ("none" if flags["unlabelled"] else "digits")
+    flags = {**flags, "target": flags["target"] or "", "data": data, "shape": shapes if is_file else {}}
+    with Screen(make_console(stderr=True)) as screen:
+        from pipeline.cli.screen_inspection import inspection_json, print_inspection  # noqa: PLC0415  (torch takes seconds)
+        from pipeline.inspection import inspect_network  # noqa: PLC0415
+
+        found = inspect_network(Job(**flags), screen, has_data=has_data, shape=sizes)
+    if as_json:
+        click.echo(json.dumps(inspection_json(found)))
+    else:
+        print_inspection(console, found)

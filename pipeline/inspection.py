@@ -1,0 +1,217 @@
+"""Inspection: what can be pruned in a network, what its layers cost, and how long a search will take, before anyone waits."""
+
+import contextlib
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from pipeline.core.measurement import Failure, Fingerprint, Measurement
+from pipeline.core.plan import Group, NotPrunable
+from pipeline.core.profile import Profile, available_cores, load_profile
+from pipeline.core.progress import Callback
+from pipeline.core.statistics import Estimate
+from pipeline.data.preprocessing import Preprocessing
+from pipeline.errors import ModelError, ProbeError
+from pipeline.graph.labels.space import GraphSpace
+from pipeline.graph.layer_facts import LayerFacts, layer_facts, times_by_layer
+from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder
+from pipeline.graph.restrict import layers_of
+from pipeline.graph.structure import load_graph
+from pipeline.probe.interface import MeasurementOptions, Probe
+from pipeline.probe.node_times import node_times
+from pipeline.search.problem import Choice
+from pipeline.stages.job import Job
+from pipeline.stages.onnx_model import is_onnx, onnx_source, read_onnx
+from pipeline.stages.prepare import LoadedModel, load_model_and_task, start_building, start_probe
+from pipeline.stages.probe_adapter import graph_of
+from pipeline.stages.search_space import search_space
+from pipeline.stages.shared_device import SharedDevice, share_device
+from pipeline.system.scratch import scratch_folder
+from pipeline.training.adapt_network import adapt
+from pipeline.training.load import find_model, load_model
+from pipeline.training.own_task import OwnTask
+from pipeline.training.single_output import unwrap
+
+__all__ = ["GroupFacts", "Inspection", "PlanFacts", "inspect_network"]
+
+USUAL_STEP = 4
+"""Channel step where the profile asks to measure it, which takes minutes."""
+USUAL_PROFILE = "local"
+"""Without a target, it says only which file format to write."""
+
+
+@dataclass(frozen=True)
+class GroupFacts:
+    """A group of channels that can only be removed together."""
+
+    name: str
+    channels: int
+    smallest: int
+    """The smallest width that a search may choose."""
+    layers: tuple[str, ...]
+    macs_share: float
+    """Share of the network's operations that is saved when only this group is at its smallest width."""
+    params_share: float
+
+
+@dataclass(frozen=True)
+class PlanFacts:
+    """The dense network or the thinnest plan."""
+
+    params: int
+    macs: int
+    file_size_bytes: int
+    latency_p50_ms: Estimate | None = None
+    doubts: tuple[str, ...] = ()
+    """Reasons to doubt the latency."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Everything that is known before a run. Figures in milliseconds are there only with a target."""
+
+    model: str
+    input_shape: tuple[int, ...]
+    layers: tuple[LayerFacts, ...]
+    groups: tuple[GroupFacts, ...]
+    not_prunable: tuple[NotPrunable, ...]
+    dense: PlanFacts
+    thinnest: PlanFacts
+    step: int
+    """Widths are multiples of this many outputs."""
+    others_ms: dict[str, float]
+    """Milliseconds of everything that is not in a layer, by operator."""
+    fingerprint: Fingerprint | None = None
+    trial_s: float | None = None
+    """Seconds of one trial: measuring and, with data, scoring."""
+    scored: bool = False
+    """Whether `trial_s` includes scoring."""
+    trials: int = 0
+    notices: tuple[str, ...] = ()
+
+    @property
+    def search_s(self) -> float | None:
+        """Seconds of the whole search, without training."""
+        return None if self.trial_s is None else self.trial_s * self.trials
+
+
+def inspect_network(job: Job, callback: Callback, *, has_data: bool = True, shape: tuple[int, ...] = ()) -> Inspection:
+    """Inspect the network of `job`. It is measured if the job has a target, and scored if `has_data`.
+
+    Otherwise the job's data are not read, and random images of `shape`, (1, C, H, W), are used; without `shape`, of the size that
+    the network declares. Raises the errors of loading and analysing a network, and ProbeError or a subclass.
+    """
+    profile = load_profile(job.target or USUAL_PROFILE, allow_ssh_commands=job.allow_ssh_commands)
+    if not job.target:
+        job = replace(job, dry_run=True)  # no device is asked for anything
+    callback.phase("load", f"{job.model}, {job.data_words if has_data else 'random images'}")
+    loaded = load_model_and_task(job, profile) if has_data else _without_data(job, profile, shape)
+    callback.phase("analyse", "find channel groups, check slicing")
+    with share_device(profile, callback.notice) as device, scratch_folder("inspect") as folder:
+        builder = start_building(job, loaded, folder / "dense.onnx", device, callback.progress)
+        found = _counted(job, loaded, builder, profile)
+        return _measured(found, builder, loaded, device, callback, folder) if job.target else found
+
+
+def _without_data(job: Job, profile: Profile, shape: tuple[int, ...]) -> LoadedModel:
+    """The network with random images, which are enough for its structure. Its weights may be random too."""
+    given = read_onnx(job, profile) if is_onnx(job.model) else None
+    source = onnx_source(job.model, given) if given else find_model(job.model, job.model_args)
+    notices = list(given.notices) if given else []
+    module = load_model(replace(source, needs_weights=False), job.weights, None, notices.append)
+    shape = given.facts.door.shape if given else shape or _declared_shape(job.model, source.preprocessing)
+    images = torch.rand((2, *shape[1:]), generator=torch.Generator().manual_seed(0))
+    unwrap(module, images[:1], job.model)
+    notices += adapt(module, images)
+    task = OwnTask(images, evaluate=lambda module: 0.0, train=lambda module: module, description="random images")
+    return LoadedModel(module, task, {}, tuple(notices), given=given)
+
+
+def _declared_shape(model: str, declared: Preprocessing | None) -> tuple[int, ...]:
+    if declared is None or declared.size is None:
+        raise ModelError(f"{model}: the size of its images is not known; give --data, or --shape 1x3x224x224")
+    return 1, declared.channels or 3, declared.size, declared.size
+
+
+def _counted(job: Job, loaded: LoadedModel, builder: PrunedModelBuilder, profile: Profile) -> Inspection:
+    step = profile.runtime.channel_step
+    step = USUAL_STEP if step == "measured" else int(step)
+    space, labelled = search_space(builder, step), builder.network.deployed.labelled
+    dense, thinnest = builder.make(builder.space.dense()), builder.make(space.thinnest())
+    groups = {group.name: group for group in labelled.space.groups}
+    return Inspection(
+        model=job.model,
+        input_shape=tuple(builder.example.shape),
+        layers=layer_facts(load_graph(dense.data), labelled),
+        groups=tuple(_group(choice, groups[choice.name], labelled) for choice in space.choices),
+        not_prunable=builder.space.frozen,
+        dense=_plan(dense),
+        thinnest=_plan(thinnest),
+        step=step,
+        others_ms={},
+        trials=job.trials,
+        notices=loaded.notices,
+    )
+
+
+def _group(choice: Choice, group: Group, labelled: GraphSpace) -> GroupFacts:
+    layers = layers_of(group, labelled)
+    return GroupFacts(choice.name, choice.channels, choice.widths[0], layers, choice.macs_share, choice.params_share)
+
+
+def _plan(pruned: PrunedModel) -> PlanFacts:
+    return PlanFacts(pruned.params, pruned.macs, pruned.file_size_bytes)
+
+
+def _measured(
+    found: Inspection,
+    builder: PrunedModelBuilder,
+    loaded: LoadedModel,
+    device: SharedDevice,
+    callback: Callback,
+    folder: Path,
+) -> Inspection:
+    profile = device.profile
+    dense = builder.make(builder.space.dense())
+    thinnest = builder.make(search_space(builder, found.step).thinnest())
+    with contextlib.closing(start_probe(device, builder, dry_run=False)) as probe:
+        callback.phase("measure", f"the dense and the thinnest plan, {probe.fingerprint.stamp}")
+        (whole, _), (thin, thin_s) = (_timed(probe, pruned, profile.probe.processes) for pruned in (dense, thinnest))
+        busy, fingerprint = set(probe.busy_cores), whole.fingerprint
+    scored_s = None
+    if not isinstance(loaded.task, OwnTask):
+        callback.phase("score", "the dense network")
+        started = time.monotonic()
+        loaded.task.score(dense.module)
+        scored_s = time.monotonic() - started
+    beside = bool(set(available_cores()) - busy)
+    trial_s = thin_s if scored_s is None else max(thin_s, scored_s) if beside else thin_s + scored_s
+    found = replace(
+        found,
+        dense=_with_latency(found.dense, whole),
+        thinnest=_with_latency(found.thinnest, thin),
+        fingerprint=fingerprint,
+        trial_s=trial_s,
+        scored=scored_s is not None,
+    )
+    if profile.device.host:
+        return replace(found, notices=(*found.notices, "layers are timed only on this machine, not over ssh"))
+    callback.phase("time", "each layer")
+    times = node_times(dense.data, builder.example.numpy(), profile, folder)
+    layers, others = times_by_layer(found.layers, times, load_graph(dense.data))
+    return replace(found, layers=layers, others_ms=others)
+
+
+def _timed(probe: Probe, pruned: PrunedModel, processes: int) -> tuple[Measurement, float]:
+    """The measurement, and the seconds that it took."""
+    started = time.monotonic()
+    measured = probe.measure(graph_of(pruned), MeasurementOptions(processes, memory=False))
+    if isinstance(measured, Failure):
+        raise ProbeError(f"the network could not be measured: {measured.kind}: {measured.detail}")
+    return measured, time.monotonic() - started
+
+
+def _with_latency(plan: PlanFacts, measured: Measurement) -> PlanFacts:
+    return replace(plan, latency_p50_ms=measured.latency_p50_ms, doubts=tuple(remark.text for remark in measured.doubts))

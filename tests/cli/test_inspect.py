@@ -1,0 +1,70 @@
+"""`compress inspect`: what is known of a network before a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers.onnx_files import as_keras
+from helpers.profiles import command, here
+from PIL import Image
+
+from pipeline.errors import ModelError
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("inspect") / "net.onnx"
+    path.write_bytes(as_keras())
+    return path
+
+
+def test_the_table_names_layers_groups_and_what_cannot_be_pruned(net: Path) -> None:
+    result = command("inspect", "--model", net)
+    told = " ".join(result.output.split())
+
+    assert result.exit_code == 0, result.output
+    assert "model.a Conv 3x3 32x12x12" in told
+    assert "group channels smallest saves params saves MACs layers model.a 32 4" in told
+    assert "not prunable: model.head: its channels are the network's output" in told
+    assert "note: the file takes images as 1x12x12x3; the compressed file takes 1x3x12x12" in told
+    assert "latency" not in told
+
+
+def test_with_a_target_and_images_the_plans_are_measured_and_the_search_is_estimated(net: Path, tmp_path: Path) -> None:
+    for number in range(10):
+        Image.new("RGB", (12, 12), (20 * number, 0, 0)).save(tmp_path / f"{number}.png")
+    (tmp_path / "preprocessing.yaml").write_text("mean: [0, 0, 0]\nstd: [1, 1, 1]\n")
+    target = here(tmp_path, {"channel_step": 8})
+    result = command("inspect", "--model", net, "--target", target, "--data", tmp_path, "--trials", 7, "--json")
+    found = json.loads(result.stdout)
+
+    assert found["dense"]["latency_p50_ms"]["value"] > 0
+    assert found["thinnest"]["latency_p50_ms"]["value"] > 0
+    assert {group["name"]: group["smallest"] for group in found["groups"]} == {"model.a": 8, "model.b": 8}
+    assert all(layer["latency_ms"] is not None for layer in found["layers"])
+    assert found["search_s"] == pytest.approx(7 * found["trial_s"])
+    assert found["scored"]
+    assert found["fingerprint"]["mode"] == "device"
+
+
+def test_without_a_target_nothing_is_measured(net: Path) -> None:
+    found = json.loads(command("inspect", "--model", net, "--freeze", "model.a", "--min-width", "model.b=50%", "--json").stdout)
+
+    assert (found["fingerprint"], found["search_s"], found["dense"]["latency_p50_ms"]) == (None, None, None)
+    assert {group["name"]: group["smallest"] for group in found["groups"]} == {"model.b": 12}
+    assert {"name": "model.a", "reason": "--freeze 'model.a' matches model.a"} in found["not_prunable"]
+    assert sum(layer["macs"] for layer in found["layers"]) == found["dense"]["macs"]
+
+
+def test_a_network_from_code_needs_no_weights_and_no_images(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\ndef net():\n return nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 3))\n"
+    )
+    model = ("--model", tmp_path / "nets.py:net")
+    found = json.loads(command("inspect", *model, "--shape", "1x3x9x9", "--json").stdout)
+
+    refused = command("inspect", *model)
+
+    assert [layer["name"] for layer in found["layers"]] == ["0", "1"]
+    assert refused.exit_code == ModelError.exit_code
+    assert refused.stderr.endswith("the size of its images is not known; give --data, or --shape 1x3x224x224\n")
