@@ -132,7 +132,7 @@ def _without_data(job: Job, profile: Profile, shape: tuple[int, ...]) -> LoadedM
 def _declared_shape(model: str, declared: Preprocessing | None) -> tuple[int, ...]:
     if declared is None or declared.size is None:
         raise ModelError(f"{model}: the size of its images is not known; give --data, or --shape 1x3x224x224")
-    return 1, declared.channels or 3, declared.size, declared.size
+    return 1, declared.channels or 3, declared.size, declared.width or declared.size
 
 
 def _counted(job: Job, loaded: LoadedModel, builder: PrunedModelBuilder, profile: Profile) -> Inspection:

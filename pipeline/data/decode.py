@@ -69,19 +69,23 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 
 class Decoder:
-    """Turns image files into pixels of one size. Raises CorruptImage or ImageMismatch for files that do not fit."""
+    """Turns image files into pixels of one size: `size` high, and as wide unless the preprocessing has a width.
+
+    Raises CorruptImage or ImageMismatch for files that do not fit.
+    """
 
     def __init__(self, size: int, channels: int, preprocessing: Preprocessing) -> None:
         self.size, self.channels, self.preprocessing = size, channels, preprocessing
+        self.width = preprocessing.width or size
         self.pool = ThreadPoolExecutor(len(available_cores()))
 
     def file(self, path: Path) -> Tensor:
-        """Decode the file `path`; uint8, (C, size, size)."""
+        """Decode the file `path`; uint8, (C, size, width)."""
         with open_image(path) as image:
             return self.pixels(image, str(path))
 
     def pixels(self, image: Image.Image, where: str) -> Tensor:
-        """Decode an open image; uint8, (C, size, size). `where` names the image in error messages."""
+        """Decode an open image; uint8, (C, size, width). `where` names the image in error messages."""
         if image.mode[0] in "IF":
             raise ImageMismatch(
                 f"{where}: more than 8 bits per channel (mode {image.mode}), so values above 255 would become white; save it "
@@ -97,33 +101,38 @@ class Decoder:
             image = ImageOps.exif_transpose(image)
         image = image.convert("L" if self.channels == 1 else "RGB")
         if self.preprocessing.resize:
-            image = resized_middle(image, self.preprocessing.resize, self.size)
-        elif image.size != (self.size, self.size):
+            image = resized_middle(image, self.preprocessing.resize, self.size, input_width=self.width)
+        elif image.size != (self.width, self.size):
             raise ImageMismatch(
-                f"{where}: {image.width}x{image.height} pixels, but the network takes {self.size}x{self.size}; resize it, or "
+                f"{where}: {image.width}x{image.height} pixels, but the network takes {self.width}x{self.size}; resize it, or "
                 f"declare resize: {self.size} in preprocessing.yaml"
             )
         array = np.asarray(image, dtype=np.uint8)
-        return torch.from_numpy(array.reshape(self.size, self.size, self.channels).copy()).permute(2, 0, 1)
+        return torch.from_numpy(array.reshape(self.size, self.width, self.channels).copy()).permute(2, 0, 1)
 
     def files(self, paths: Iterable[Path]) -> Tensor:
-        """Decode the files `paths`; uint8, (N, C, size, size)."""
+        """Decode the files `paths`; uint8, (N, C, size, width)."""
         return torch.stack(list(self.pool.map(self.file, paths)))
 
 
-def resized_middle(image: Image.Image, resize: int, size: int, most_pixels: int = MAX_PIXELS) -> Image.Image:
+def resized_middle(
+    image: Image.Image, resize: int, size: int, most_pixels: int = MAX_PIXELS, input_width: int | None = None
+) -> Image.Image:
     """Resize `image` so that its shorter side is `resize`, and return its middle size x size pixels.
 
-    If the whole resized image would have more than `most_pixels`, as for a very narrow image, only the middle is computed.
+    With an `input_width`, the middle is `size` high and so wide, and the resized image covers the same box in proportion to
+    `resize`. If the whole resized image would have more than `most_pixels`, as for a very thin image, only the middle is
+    computed.
     """
-    scale = resize / min(image.size)
-    width, height = max(round(image.width * scale), size), max(round(image.height * scale), size)
-    left, top = (width - size) // 2, (height - size) // 2
+    wide = input_width or size
+    scale = max(resize / image.height, resize * (wide / size) / image.width)
+    width, height = max(round(image.width * scale), wide), max(round(image.height * scale), size)
+    left, top = (width - wide) // 2, (height - size) // 2
     if width * height <= most_pixels:
-        return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + size, top + size))
+        return image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + wide, top + size))
     across, down = image.width / width, image.height / height
-    box = (left * across, top * down, (left + size) * across, (top + size) * down)
-    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+    box = (left * across, top * down, (left + wide) * across, (top + size) * down)
+    return image.resize((wide, size), Image.Resampling.BILINEAR, box=box)
 
 
 def channels_of(image: Image.Image) -> int:

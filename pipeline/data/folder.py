@@ -70,7 +70,9 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_li
     notices += _turned(paths, preprocessing)
     if preprocessing.size is None:
         preprocessing = preprocessing.model_copy(update={"size": size})
-    description = f"{root.name}: {len(paths)} images, {len(classes)} classes, {size}x{size}x{channels}, {digest_of(paths, root)}"
+    description = (
+        f"{root.name}: {len(paths)} images, {len(classes)} classes, {size}x{decoder.width}x{channels}, {digest_of(paths, root)}"
+    )
     splits = Splits.of(fetch, labels, (train, validation, test), preprocessing, classes, description)
     return replace(splits, notices=tuple(notices))
 
@@ -82,7 +84,7 @@ def memory_fetch(pixels: Tensor) -> Fetch:
 
 def fetch_files(paths: list[Path], decoder: Decoder, memory_limit_bytes: int) -> Fetch:
     """Return a function that fetches the images `paths`: from memory, or from the files if they need more than the limit."""
-    if len(paths) * decoder.channels * decoder.size**2 <= memory_limit_bytes:
+    if len(paths) * decoder.channels * decoder.size * decoder.width <= memory_limit_bytes:
         return memory_fetch(decoder.files(paths))
     return lambda indices: decoder.files(paths[index] for index in indices.tolist())
 

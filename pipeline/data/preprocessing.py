@@ -26,8 +26,11 @@ class Preprocessing(BaseModel):
 
     size: int | None = Field(None, strict=True, ge=1, le=4096, examples=[224])
     """Side of the square input in pixels; None: the side of the images, which must then all be equal."""
+    width: int | None = Field(None, strict=True, ge=1, le=4096, examples=[192])
+    """Width of an input that is not square; `size` is then its height."""
     resize: int | None = Field(None, strict=True, ge=1, le=8192, examples=[256])
-    """Shorter side before the middle is cropped, in pixels; None: the images must already have the right size."""
+    """Shorter side before the middle is cropped, in pixels; None: the images must already have the right size. With a `width`,
+    the image is resized to cover `resize` pixels of height and as many of width in proportion."""
     mean: tuple[float, ...] | None = Field(None, examples=["[0.485, 0.456, 0.406]"])
     std: tuple[float, ...] | None = Field(None, examples=["[0.229, 0.224, 0.225]"])
     """Per channel, for values from 0 to 1. One channel is grey, three are red, green and blue."""
@@ -37,6 +40,13 @@ class Preprocessing(BaseModel):
     """Whether images are rotated by their EXIF data; None ignores the data too, and reports it where there are such images."""
     augment: tuple[Literal["crop", "flip"], ...] = Field((), examples=["[crop, flip]"])
     """During training: shifts by up to an eighth of the side (crop), and mirroring left to right (flip)."""
+
+    @field_validator("width")
+    @classmethod
+    def _beside_a_height(cls, width: int | None, info: ValidationInfo) -> int | None:
+        if width is not None and info.data.get("size") is None:
+            raise ValueError("needs size, which is the height")
+        return width
 
     @field_validator("mean", "std")
     @classmethod
@@ -64,7 +74,7 @@ class Preprocessing(BaseModel):
 
     def facts(self) -> dict[str, Any]:
         """Return the facts that a run is bound to. Runs that are older than a key do not have it."""
-        return self.model_dump(mode="json", exclude=None if self.exif_orientation else {"exif_orientation"})
+        return self.model_dump(mode="json", exclude={name for name in ("exif_orientation", "width") if not getattr(self, name)})
 
     @property
     def channels(self) -> int | None:

@@ -64,7 +64,7 @@ def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed
     train, validation = carve(labels, everything, VALIDATION_SHARE, VALIDATION_LIMIT, seed)
     preprocessing = preprocessing.model_copy(update={"size": size})
     classes = [str(entry) for entry in getattr(parts[0], "classes", range(int(labels.max()) + 1))]
-    description = f"torchvision:{name}: {len(labels)} images, {size}x{size}"
+    description = f"torchvision:{name}: {len(labels)} images, {size}x{decoder.width}"
     return Splits.of(memory_fetch(pixels), labels, (train, validation, test), preprocessing, classes, description)
 
 

@@ -63,9 +63,10 @@ def _images(root: Path, preprocessing: Preprocessing) -> tuple[Images, str, tupl
     kinds = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common())
     notices = (f"{root}: {skipped.total()} files were skipped: {kinds}",) if skipped else ()
     size, channels = shape_of(paths, preprocessing)
-    fetch = fetch_files(paths, Decoder(size, channels, preprocessing), MEMORY_LIMIT_BYTES)
+    decoder = Decoder(size, channels, preprocessing)
+    fetch = fetch_files(paths, decoder, MEMORY_LIMIT_BYTES)
     labels = torch.full((len(paths),), UNKNOWN)
     if preprocessing.size is None:
         preprocessing = preprocessing.model_copy(update={"size": size})
-    text = f"{root.name}: {len(paths)} images without labels, {size}x{size}x{channels}, {digest_of(paths, root)}"
+    text = f"{root.name}: {len(paths)} images without labels, {size}x{decoder.width}x{channels}, {digest_of(paths, root)}"
     return Images(fetch, labels, torch.arange(len(paths)), preprocessing), text, notices

@@ -21,6 +21,7 @@ __all__ = [
     "Learner",
     "TrainingSetup",
     "Validation",
+    "as_logits",
     "distillation_loss",
     "initial_reference_loss",
     "learner_of",
@@ -30,6 +31,11 @@ __all__ = [
     "validated",
     "validated_start",
 ]
+
+PROBABILITY_ROUNDING = 1e-2
+"""How far the sum of a row of probabilities may be from 1, also in bfloat16."""
+LEAST_PROBABILITY = 1e-7
+"""Smaller probabilities are taken as this one, because zero has no logarithm."""
 
 
 @dataclass(frozen=True)
@@ -218,8 +224,9 @@ def training_loss(logits: Tensor, target: Tensor | None, labels: Tensor, setting
     """Return (1 - a) CE(y, smoothed labels) + a T^2 KL(target / T || logits / T)   (Hinton et al., arXiv 1503.02531).
 
     `logits` and the teacher's `target` are (N, classes), `labels` (N,). The result is the batch mean; without a target, CE alone.
+    Probabilities work too; see `as_logits`.
     """
-    hard = F.cross_entropy(logits, labels, label_smoothing=settings.label_smoothing)
+    hard = F.cross_entropy(as_logits(logits), labels, label_smoothing=settings.label_smoothing)
     if target is None:
         return hard
     soft = distillation_loss(logits, target, settings.temperature)
@@ -227,9 +234,24 @@ def training_loss(logits: Tensor, target: Tensor | None, labels: Tensor, setting
 
 
 def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
-    """Return T^2 KL(target / T || logits / T), both (N, classes), mean over the batch (Hinton et al., arXiv 1503.02531)."""
-    soft = F.log_softmax(logits / temperature, 1), F.log_softmax(target / temperature, 1)
+    """Return T^2 KL(target / T || logits / T), both (N, classes), mean over the batch (Hinton et al., arXiv 1503.02531).
+
+    Probabilities work too; see `as_logits`.
+    """
+    soft = F.log_softmax(as_logits(logits) / temperature, 1), F.log_softmax(as_logits(target) / temperature, 1)
     return temperature**2 * F.kl_div(*soft, reduction="batchmean", log_target=True)
+
+
+def as_logits(outputs: Tensor) -> Tensor:
+    """Return the logarithms of `outputs`, (N, classes), if every row is a distribution; otherwise `outputs`.
+
+    A network may end with softmax, as many ONNX files do. The logarithms of its outputs are the same as its logits, except for a
+    number that is the same for all classes.
+    """
+    with torch.no_grad():
+        is_distribution = outputs.dim() == 2 and outputs.shape[1] > 1 and bool((outputs >= 0).all())
+        is_distribution = is_distribution and bool(((outputs.sum(1) - 1).abs() < PROBABILITY_ROUNDING).all())
+    return outputs.clamp_min(LEAST_PROBABILITY).log() if is_distribution else outputs
 
 
 def schedule(epoch: float, epochs: float) -> float:

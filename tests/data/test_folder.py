@@ -160,7 +160,7 @@ def test_the_file_beside_the_images_wins_over_the_dict_beside_the_model(image_fo
     [
         (
             "size: 8\ncolour: 3",
-            "yaml:2: unknown key 'colour'. Known keys: augment, exif_orientation, grey, mean, resize, size, std.",
+            "yaml:2: unknown key 'colour'. Known keys: augment, exif_orientation, grey, mean, resize, size, std, width.",
         ),
         ("size: 8\nsize: 9", "yaml:2: 'size' occurs twice; keep one"),
         ("size: '8'", "yaml:1: size: input should be a valid integer (got '8'). Write for example 'size: 224'."),
