@@ -6,11 +6,11 @@ from torch import Tensor, nn
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.restriction import NO_RESTRICTION, Restriction
 from pipeline.errors import NothingToPrune
-from pipeline.graph.export import export_trainable, stripped
+from pipeline.graph.export import export_trainable
 from pipeline.graph.labels.space import label_graph, name_nodes
 from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.match_weights import match_weights
-from pipeline.graph.metadata import constants_of
+from pipeline.graph.metadata import constants_of, strip_notes
 from pipeline.graph.prove import prove_groups
 from pipeline.graph.prunable_network import PrunableNetwork, pair_with_module
 from pipeline.graph.restrict import restrict
@@ -32,16 +32,18 @@ def analyse(
     """Return the network with its prunable groups, and the layers that are not prunable, each with a reason.
 
     `example` is one input as a batch, (1, C, H, W). `model` is the trainable graph of `module`; without it, the module is
-    exported. `grouped` says how channels leave grouped convolutions and GroupNorm, and `restriction` which layers may lose some.
+    exported. Its notes, from which the reasons take the names of modules, are removed. `grouped` says how channels leave grouped
+    convolutions and GroupNorm, and `restriction` which layers may lose some.
     Raises ModelError when the restriction does not fit the network, TraceError when the network cannot be exported or pruned, and
     NothingToPrune when no group can be pruned.
     """
     if model is None:
-        model = stripped(export_trainable(module, example, OPSET, IR_VERSION), IR_VERSION)
+        model = export_trainable(module, example, OPSET, IR_VERSION)
     tensors = match_weights(model, module.state_dict())
     name_nodes(model)
     progress(0, 0, "finding the channel groups")
     labelled = restrict(label_graph(model, grouped), restriction, constants_of(model) or ())
+    strip_notes(model)
     proven = prove_groups(model, labelled, progress)
     labelled = labelled.restricted({group.name for group in proven.groups}, proven.refused)
     progress(0, 0, "comparing pruned networks with their sliced graphs")

@@ -24,6 +24,7 @@ from pipeline.errors import one_line
 from pipeline.graph.attention import attention_of_four_axes
 from pipeline.graph.dropout import DROPOUT_TRANSLATION, keep_dropout
 from pipeline.graph.edit import free_name, names_in, rename_uses
+from pipeline.graph.module_names import note_scopes
 from pipeline.graph.optimise import optimise, optimise_trainable
 
 __all__ = ["EXPORTERS", "INPUT", "OUTPUT", "TRAINABLE_EXPORTERS", "Exporter", "Inputs", "NotExported", "as_tuple"]
@@ -85,6 +86,7 @@ def traced_trainable(module: nn.Module, example: Inputs, opset: int) -> onnx.Mod
             options = {"training": torch.onnx.TrainingMode.PRESERVE, "do_constant_folding": False}
             model = _trace(module, example, opset, **options)
         _separate_equal_weights(model, module)
+        note_scopes(model, dict(module.named_modules()))
         graph = onnx_ir.from_proto(model)
         optimise_trainable(graph, _parameter_names(module))
         return _named(onnx_ir.to_proto(graph))

@@ -1,6 +1,5 @@
 """Metadata: the facts that this program keeps in an ONNX file, and what it leaves out of files that are measured or shipped."""
 
-import ast
 import json
 from collections.abc import Mapping
 
@@ -14,31 +13,19 @@ __all__ = [
     "SCOPES",
     "constants_of",
     "exporter_of",
-    "innermost",
     "keep_only_own",
     "opset_of",
-    "scope_of",
     "stamp",
+    "strip_notes",
     "stripped",
 ]
 
 SCOPES = "pkg.torch.onnx.name_scopes"
-"""Metadata key under which the exporter stores the module that a node came from; slicing needs it."""
+"""Metadata key under which the exporter stores the module that a node came from; see `pipeline.graph.module_names`."""
 METADATA = "edge_compress."
 """Prefix of every key that this program writes into a file's metadata."""
 CONSTANTS = f"{METADATA}constants"
 """Metadata key of a trainable graph: the names of the float initializers that are not learnable, as a JSON list."""
-
-
-def scope_of(node: onnx.NodeProto) -> str:
-    """Return the innermost module that the node came from, according to the exporter; '' when it is not known."""
-    return innermost(next((entry.value for entry in node.metadata_props if entry.key == SCOPES), "[]"))
-
-
-def innermost(scopes: str) -> str:
-    """Return the innermost module of `scopes`, the value under SCOPES; for example 'layer1.0' of "['', 'layer1.0', 'conv2d']"."""
-    names = ast.literal_eval(scopes)
-    return names[-2] if len(names) >= 2 else ""
 
 
 def stamp(model: onnx.ModelProto, facts: Mapping[str, str]) -> None:
@@ -72,11 +59,16 @@ def opset_of(model: onnx.ModelProto) -> int:
 def stripped(model: onnx.ModelProto, ir_version: int) -> onnx.ModelProto:
     """Return a copy for measuring and shipping: without node metadata and inferred shapes, with the device's IR version."""
     copy = copy_of(model)
-    for node in copy.graph.node:
-        del node.metadata_props[:]
-    del copy.graph.value_info[:]
+    strip_notes(copy)
     copy.ir_version = ir_version
     return copy
+
+
+def strip_notes(model: onnx.ModelProto) -> None:
+    """Remove node metadata and inferred shapes from `model`, in place."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+    del model.graph.value_info[:]
 
 
 def keep_only_own(model: onnx.ModelProto) -> None:

@@ -95,8 +95,8 @@ def optimise_trainable(model: onnx_ir.Model, parameters: Container[str]) -> None
     fewer = [common.RemoveUnusedNodesPass(), common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)]
     with hidden_dropout(model):
         _run(model, FoldWeights(), [*fewer, RewritePass(_TRAINABLE_RULES)])
-    mark_constants(model, originals, parameters)
     name_weights(model, originals)
+    mark_constants(model, originals, parameters)
 
 
 def _run(model: onnx_ir.Model, fold: InPlacePass, rewrite: list[InPlacePass]) -> None:

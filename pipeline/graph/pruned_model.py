@@ -183,7 +183,7 @@ def start_builder(
         base = export_trainable(module, example, form.opset, form.ir_version, form.highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
     exporter, opset = exporter_of(base), opset_of(base)
-    base = stripped(base, form.ir_version)  # frees the graph with notes: a large network is in memory several times here
+    base.ir_version = form.ir_version
     network = analyse(module, example, base, progress, ranking.grouped, ranking.restriction)
     progress(0, 0, "ranking the channels of each group")
     ranked = rank(network.module, network.space, ranking.kind, ranking.batches)

@@ -12,7 +12,8 @@ from onnx_ir.passes import InPlacePass, PassResult
 from onnxscript import optimizer
 
 from pipeline.graph.edit import free_name
-from pipeline.graph.metadata import CONSTANTS, SCOPES, innermost
+from pipeline.graph.metadata import CONSTANTS, SCOPES
+from pipeline.graph.module_names import innermost
 
 __all__ = ["FoldWeights", "hidden_dropout", "mark_constants", "name_weights"]
 
@@ -25,7 +26,10 @@ ROLES = {
     "Conv": {1: "weight", 2: "bias"},
     "ConvTranspose": {1: "weight", 2: "bias"},
     "Gemm": {1: "weight", 2: "bias"},
-    "MatMul": {1: "weight"},
+    "MatMul": {0: "weight", 1: "weight"},
+    "LSTM": {1: "weight_ih", 2: "weight_hh", 3: "bias"},
+    "GRU": {1: "weight_ih", 2: "weight_hh", 3: "bias"},
+    "RNN": {1: "weight_ih", 2: "weight_hh", 3: "bias"},
 }
 """Operator -> what its inputs are called in torch."""
 
@@ -116,33 +120,40 @@ def name_weights(model: onnx_ir.Model, originals: Originals) -> None:
 
     The transposed weight of a linear layer 'head' is 'head.weight_T'. What is computed from one tensor of the state dict in
     another way is 'head.weight_folded'. What is computed from several, such as weight norm's, has the name that the layer's
-    own tensor would have: 'head.weight'.
+    own tensor would have: 'head.weight'. A constant of the network's code keeps its name, unless it is the weight of a layer.
     """
     graph = model.graph
     own = {id(value) for value in originals.values()}
     taken = {str(value.name) for node in graph.all_nodes() for value in node.outputs} | set(graph.initializers) | set(originals)
     taken |= {str(value.name) for value in graph.inputs}
     for node in graph:
-        for position, role in ROLES.get(node.op_type, {}).items():
-            value = node.inputs[position] if position < len(node.inputs) else None
+        for position, value in enumerate(node.inputs):
+            role = ROLES.get(node.op_type, {}).get(position)
             if value is None or id(value) in own or not value.is_initializer() or value.is_graph_output():
                 continue
-            own.add(id(value))
+            if role is None and not _is_array(value):
+                continue
             wanted = _name(value, role, innermost(node.metadata_props.get(SCOPES, "[]")), originals)
             if wanted is not None:
+                own.add(id(value))
                 value.name = free_name(wanted, taken)
                 taken.add(value.name)
 
 
-def _name(value: onnx_ir.Value, role: str, scope: str, originals: Originals) -> str | None:
+def _name(value: onnx_ir.Value, role: str | None, scope: str, originals: Originals) -> str | None:
     origins = value.meta.get(optimizer.FOLDED_FROM_KEY, set()) & set(originals)
     if len(origins) == 1:
         origin = originals[next(iter(origins))]
         transposed = len(value.shape or ()) == 2 and np.array_equal(_array(origin).T, _array(value))
         return f"{origin.name}_T" if transposed else f"{origin.name}_folded"
-    if not scope:
+    if not scope or not (role or origins):
         return None
+    role = role or "computed"
     return f"{scope}.{role}_folded" if f"{scope}.{role}" in originals else f"{scope}.{role}"
+
+
+def _is_array(value: onnx_ir.Value) -> bool:
+    return value.dtype is not None and value.dtype.is_floating_point() and _array(value).size > 1
 
 
 def _array(value: onnx_ir.Value) -> NDArray[np.generic]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers.families import FAMILIES
 from helpers.nets import EXAMPLE, ZOO, build
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -93,8 +94,8 @@ def test_channels_that_are_rearranged_can_still_be_removed(
     [
         (build(ZOO["chain"]), "head", "its channels are the network's output"),
         (small(lambda n, x: n.a(x), a=conv(3, 1)), "a", "it has a single channel to give"),
-        (small(lambda n, x: n.a(x).sort(1).values, a=conv(3, 4)), "a", "'node_"),
-        (small(lambda n, x: n.a(x).cumsum(1), a=conv(3, 4)), "a", "'node_"),
+        (small(lambda n, x: n.a(x).sort(1).values, a=conv(3, 4)), "a", "TopK in the network's own forward() mixes"),
+        (small(lambda n, x: n.a(x).cumsum(1), a=conv(3, 4)), "a", "CumSum in the network's own forward() mixes"),
     ],
     ids=["output", "single", "sort", "running sum"],
 )
@@ -103,6 +104,13 @@ def test_a_layer_that_cannot_be_pruned_is_listed_with_the_reason(module: nn.Modu
 
     assert {frozen.name: frozen.reason for frozen in space.frozen}[layer].startswith(reason)
     assert space.groups
+
+
+def test_a_layer_whose_outputs_can_only_leave_together_says_how_many_they_are() -> None:
+    """linear attention with one head: the channels of all three depend on each other"""
+    space = analyse(*FAMILIES["linear-attention"]()).space
+
+    assert {layer.name: layer.reason for layer in space.frozen}["qkv"] == "its 48 outputs can only leave together"
 
 
 def test_every_convolution_and_linear_layer_is_in_a_group_or_in_the_list() -> None:

@@ -14,6 +14,7 @@ from pipeline.graph.labels import rules_elementwise, rules_layers, rules_move, r
 from pipeline.graph.labels.fields import Value, resolve
 from pipeline.graph.labels.trace import RULES, Grouped, Node, Trace, attributes
 from pipeline.graph.metadata import opset_of
+from pipeline.graph.module_names import places_of
 from pipeline.graph.shapes import shapes_of
 
 __all__ = ["push"]
@@ -34,6 +35,7 @@ def push(model: onnx.ModelProto, grouped: Grouped = "evenly") -> tuple[Trace, tu
         if value.name not in constants:
             trace.values[value.name] = Value(shapes[value.name])
     nodes = []
+    places = places_of(model)
     for index, proto in enumerate(model.graph.node):
         node = Node(
             index,
@@ -43,8 +45,10 @@ def push(model: onnx.ModelProto, grouped: Grouped = "evenly") -> tuple[Trace, tu
             tuple(proto.output),
             attributes(proto),
             tuple(shapes.get(name, ()) for name in proto.output),
+            places[proto.name],
         )
         nodes.append(node)
+        trace.enter(node)
         if node.op_type == "Constant" and "value" in node.attributes:
             constants[node.outputs[0]] = numpy_helper.to_array(node.attributes["value"])
             continue
@@ -53,6 +57,7 @@ def push(model: onnx.ModelProto, grouped: Grouped = "evenly") -> tuple[Trace, tu
         for name, value in zip(node.outputs, found, strict=True):
             if name:
                 trace.values[name] = value
+    trace.enter(None)
     for output in model.graph.output:
         trace.freeze(trace.value(output.name), "its channels are the network's output")
     for name, value in trace.values.items():

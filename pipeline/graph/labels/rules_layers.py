@@ -61,7 +61,7 @@ def _read(node: Node, trace: Trace, channels: Labels | None, groups: int, place:
     read, made = trace.axis(weight, reads), trace.axis(weight, makes)
     over_inputs, over_outputs = (groups, 1) if node.op_type == "ConvTranspose" else (1, groups)
     if channels is None:
-        trace.unions.freeze(read, "its inputs keep their width")
+        trace.unions.freeze(read, f"the inputs of {node} keep their width")
     else:
         spread = channels.reshape(groups, -1)
         trace.unions.unite(read.reshape(over_inputs, -1), spread)
@@ -83,7 +83,7 @@ def _whole_groups(node: Node, trace: Trace, channels: Labels | None, groups: int
     first = trace.axis(weight, 0).reshape(groups, -1)
     trace.unions.unite(first, first[:, :1])
     if channels is None:
-        trace.unions.freeze(first, "its inputs keep their width")
+        trace.unions.freeze(first, f"the inputs of {node} keep their width")
         return np.repeat(first[:, 0], each)
     inputs = channels.reshape(groups, -1)
     trace.unions.unite(inputs, first[:, :1])
@@ -126,7 +126,7 @@ def _linear(node: Node, trace: Trace, x: Value, place: tuple[str, int, int], axi
     axis %= len(x.shape)
     channels = trace.vector(x, axis, f"{node} needs the same channels in every part of its input")
     if channels is None:
-        trace.unions.freeze(trace.axis(weight, reads), "its inputs keep their width")
+        trace.unions.freeze(trace.axis(weight, reads), f"the inputs of {node} keep their width")
     else:
         trace.unions.unite(trace.axis(weight, reads), channels)
     trace.producers.setdefault((weight, makes), node.index)
@@ -174,11 +174,11 @@ def recurrent(node: Node, trace: Trace) -> Sequence[Value]:
     """A recurrent layer reads channels, (time, batch, channels). Its own units keep their number."""
     x, weight = trace.value(node.inputs[0]), node.inputs[1]
     x = trace.constant(x, [0, 1], f"its channels are the time steps of {node}")
-    channels = trace.vector(x, 2, "")
+    channels = trace.vector(x, 2, f"{node} needs the same channels in every part of its input")
     if trace.is_weight(weight):
         trace.consumers.add((weight, 2))
         if channels is None:
-            trace.unions.freeze(trace.axis(weight, 2), "its inputs keep their width")
+            trace.unions.freeze(trace.axis(weight, 2), f"the inputs of {node} keep their width")
         else:
             trace.unions.unite(trace.axis(weight, 2), channels)
         trace.producers.setdefault((weight, 1), node.index)
@@ -233,7 +233,7 @@ def _follow(trace: Trace, initializer: str, outputs: Labels) -> None:
     if trace.is_weight(initializer):
         trace.unions.unite(trace.axis(initializer, 0), outputs)
     else:
-        trace.unions.freeze(outputs, "their bias is computed from the input")
+        trace.unions.freeze(outputs, f"a bias is computed from the input{trace.at}")
 
 
 def _made(shape: tuple[int, ...], axis: int, outputs: Labels, others: Sequence[Labels]) -> Value:

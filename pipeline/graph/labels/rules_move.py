@@ -48,7 +48,7 @@ def move(node: Node, trace: Trace) -> Sequence[Value]:
             _keep_last(node, moved, trace)
     made = [_value(shape, found, trace) for shape, found in zip(node.shapes, fields, strict=True)]
     if node.op_type == "DepthToSpace":  # a channel of the output is whole; rows and columns of a picture stay
-        return [trace.constant(made[0], [2, 3], "it has a single channel to give")]
+        return [trace.constant(made[0], [2, 3], f"{node} makes one channel of its channels")]
     return made
 
 

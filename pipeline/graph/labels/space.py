@@ -154,10 +154,12 @@ def _groups(trace: Trace, classes: dict[int, list[Place]]) -> tuple[list[Group],
         together[tuple(sorted(places))].append(root)
     found: list[tuple[int, int, Place, tuple[Place, ...], list[int]]] = []
     for key, roots in together.items():
-        if len(roots) < 2:
-            trace.unions.freeze(np.asarray(roots), "it has a single channel to give")
-            continue
         root_place = min((place for place in key if place in trace.producers), key=lambda place: trace.producers[place])
+        if len(roots) < 2:
+            outputs = len(trace.axes[root_place])
+            reason = f"its {outputs} outputs can only leave together" if outputs > 1 else "it has a single channel to give"
+            trace.unions.freeze(np.asarray(roots), reason)
+            continue
         positions = _positions(trace, root_place)
         first = min(positions[root] for root in roots)
         found.append((trace.producers[root_place], first, root_place, key, roots))
@@ -203,6 +205,12 @@ def layer_name(initializer: str) -> str:
     return head if dot and last in ("weight", "bias") else initializer
 
 
+def _module_of(initializer: str) -> str:
+    """The module of the user's network that an initializer belongs to: 'rnn.weight_ih_l0_folded' gives 'rnn'."""
+    head, dot, last = initializer.partition(".parametrizations.")[0].rpartition(".")
+    return head if dot and last.startswith(("weight", "bias")) else f"{head}{dot}{last}"
+
+
 def _unique(name: str, names: set[str]) -> str:
     made, number = name, 2
     while made in names:
@@ -219,7 +227,7 @@ def _not_prunable(trace: Trace, numbers: dict[int, int]) -> list[NotPrunable]:
         if any(root in numbers for root in roots):
             continue
         reasons = [reason for root in roots if (reason := trace.unions.reason(root))]
-        found.setdefault(layer_name(weight), reasons[0] if reasons else "its outputs are tied to a layer that keeps its width")
+        found.setdefault(_module_of(weight), reasons[0] if reasons else "its outputs are tied to a layer that keeps its width")
     return [NotPrunable(name, reason) for name, reason in found.items()]
 
 

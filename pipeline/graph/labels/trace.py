@@ -29,9 +29,11 @@ class Node:
     attributes: dict[str, Any]
     shapes: tuple[tuple[int, ...], ...]
     """Shape of each output."""
+    place: str
+    """Where the node is in the user's network, in words; see `pipeline.graph.module_names`."""
 
     def __str__(self) -> str:
-        return f"'{self.name}' ({self.op_type})" if self.name else self.op_type
+        return self.place
 
 
 @dataclass
@@ -54,6 +56,13 @@ class Trace:
 
     in_groups: list[Labels] = field(default_factory=list)
     """The channels that grouped layers read or make."""
+    at: str = ""
+    """The node whose rule runs, as the end of a sentence: " at Add in 'layer1.0'"."""
+
+    def enter(self, node: Node | None) -> None:
+        """Say which node's rule runs now; None after the last one. Reasons that are given now name it."""
+        self.at = f" at {node}" if node else ""
+        self.unions.fixed_reason = f"its channels meet a tensor that keeps its width{self.at}"
 
     def axis(self, initializer: str, axis: int) -> Labels:
         """The labels along one axis of an initializer. They are made at the first use."""
@@ -120,7 +129,7 @@ class Trace:
             vectors.append(along(one, axis))
         if len(vectors) > 1:
             for labels in vectors:
-                self.unions.freeze(labels, "two kinds of channels share an axis")
+                self.unions.freeze(labels, f"two kinds of channels share an axis{self.at}")
         return vectors[0] if vectors else None
 
     def resolved(self, value: Value, avoid: Sequence[int] = ()) -> Value:

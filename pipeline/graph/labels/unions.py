@@ -25,7 +25,9 @@ class Unions:
     def __init__(self) -> None:
         self._parent = np.zeros(1024, dtype=np.int64)
         self._count = 1
-        self._reasons: dict[int, str] = {FIXED: "its channels meet a tensor that keeps its width"}
+        self.fixed_reason = "its channels meet a tensor that keeps its width"
+        """Why a set that meets FIXED is frozen, unless `unite` is given a reason."""
+        self._reasons: dict[int, str] = {FIXED: self.fixed_reason}
 
     def new(self, count: int) -> Labels:
         """Return `count` new labels, each in a set of its own."""
@@ -60,7 +62,7 @@ class Unions:
             if low == high:
                 continue
             if low == FIXED:
-                self._reasons.setdefault(high, reason or self._reasons[FIXED])
+                self._reasons.setdefault(high, reason or self.fixed_reason)
                 continue
             self._parent[high] = low
             if high in self._reasons:
