@@ -12,6 +12,7 @@ __all__ = [
     "free_name",
     "keep_only",
     "names_in",
+    "outline_of",
     "remove_bypasses",
     "remove_unused",
     "rename_uses",
@@ -25,6 +26,31 @@ def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
+
+
+def outline_of(model: onnx.ModelProto, hidden: Container[str]) -> onnx.ModelProto:
+    """Return a copy of `model` in which the initializers of these names have a shape and no values. Their values are not copied."""
+    outline = onnx.ModelProto()
+    _copy_fields(model, outline, "graph")
+    _copy_fields(model.graph, outline.graph, "initializer")
+    for tensor in model.graph.initializer:
+        if tensor.name in hidden:
+            outline.graph.initializer.add(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        else:
+            outline.graph.initializer.append(tensor)
+    return outline
+
+
+def _copy_fields(source: Any, target: Any, but: str) -> None:
+    for field, value in source.ListFields():
+        if field.name == but:
+            continue
+        if hasattr(value, "extend"):
+            getattr(target, field.name).extend(value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            setattr(target, field.name, value)
 
 
 def attribute_of(node: onnx.NodeProto, name: str, default: int) -> int:

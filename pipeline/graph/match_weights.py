@@ -5,7 +5,7 @@ normalised weights. A name alone is never trusted: the values must be equal.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -16,6 +16,12 @@ from torch import Tensor
 from pipeline.graph.to_torch.places import TorchTensor
 
 __all__ = ["match_weights"]
+
+Key = tuple[tuple[int, ...], bytes]
+"""The shape of a tensor without axes of length 1, and its values."""
+
+Layout = tuple[str, tuple[int, ...]]
+"""A tensor of the state dict, and the order of its axes in the graph."""
 
 
 def match_weights(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> dict[str, TorchTensor]:
@@ -32,22 +38,30 @@ def match_weights(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> dict[s
             arrays[name] = tensor.detach().cpu().numpy()
             seen.add(memory)
     found: dict[str, TorchTensor] = {}
-    by_value: dict[tuple[object, ...], list[tuple[str, tuple[int, ...]]]] = defaultdict(list)
+    others: list[tuple[str, tuple[int, ...], Key]] = []
+    for tensor in model.graph.initializer:
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
+            values, own = numpy_helper.to_array(tensor), arrays.get(tensor.name)
+            if own is not None and own.dtype == values.dtype and np.array_equal(own, values):
+                found[tensor.name] = TorchTensor(tensor.name, tuple(range(own.ndim)))
+            else:
+                others.append((tensor.name, values.shape, _key(values)))
+    shapes = {key[0] for _, _, key in others}
+    by_value: dict[Key, list[Layout]] = defaultdict(list)
     for name, array in arrays.items():
         for axes in _layouts(array):
-            by_value[_key(array.transpose(axes))].append((name, axes))
+            if _without_one(array.transpose(axes).shape) in shapes:  # the values of a large network are looked at once if at all
+                by_value[_key(array.transpose(axes))].append((name, axes))
     taken = {tensor.name for tensor in model.graph.initializer} | {name for node in model.graph.node for name in node.output}
     renamed: dict[str, str] = {}
-    for tensor in model.graph.initializer:
-        if tensor.data_type not in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
-            continue
-        place = _place(tensor.name, numpy_helper.to_array(tensor), arrays, by_value)
+    for name, shape, key in others:
+        place = _place(name, shape, arrays, by_value.get(key, []))
         if place is None:
             continue
-        if place.name != tensor.name and place.name not in taken:
-            renamed[tensor.name] = place.name
+        if place.name != name and place.name not in taken:
+            renamed[name] = place.name
             taken.add(place.name)
-        found[renamed.get(tensor.name, tensor.name)] = place
+        found[renamed.get(name, name)] = place
     for tensor in model.graph.initializer:
         tensor.name = renamed.get(tensor.name, tensor.name)
     for node in model.graph.node:
@@ -64,24 +78,24 @@ def _layouts(array: NDArray[np.generic]) -> list[tuple[int, ...]]:
     return [own, own[::-1]] if array.ndim == 2 else [own]
 
 
-def _key(array: NDArray[np.generic]) -> tuple[object, ...]:
-    return tuple(size for size in array.shape if size != 1), np.ascontiguousarray(array).tobytes()
+def _key(array: NDArray[np.generic]) -> Key:
+    return _without_one(array.shape), np.ascontiguousarray(array).tobytes()
+
+
+def _without_one(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(size for size in shape if size != 1)
 
 
 def _place(
-    name: str,
-    values: NDArray[np.generic],
-    arrays: Mapping[str, NDArray[np.generic]],
-    by_value: Mapping[tuple[object, ...], list[tuple[str, tuple[int, ...]]]],
+    name: str, shape: tuple[int, ...], arrays: Mapping[str, NDArray[np.generic]], candidates: Sequence[Layout]
 ) -> TorchTensor | None:
-    candidates = by_value.get(_key(values), [])
     same = [candidate for candidate in candidates if candidate[0] == name]
     if not same and len({candidate[0] for candidate in candidates}) != 1:
         return None  # no tensor has these values, or several do
     tensor, order = (same or candidates)[0]
-    if arrays[tensor].ndim == values.ndim:
+    if arrays[tensor].ndim == len(shape):
         return TorchTensor(tensor, order)
-    axes = _without_ones(values.shape, arrays[tensor].shape)
+    axes = _without_ones(shape, arrays[tensor].shape)
     return TorchTensor(tensor, axes) if axes else None
 
 

@@ -1,5 +1,7 @@
 """Silence: the dense graph in which nobody reads the removed channels. It must answer like the graph without them."""
 
+from collections.abc import Iterator, Mapping
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
@@ -9,7 +11,10 @@ from pipeline.core.plan import Kept
 from pipeline.graph.edit import copy_of
 from pipeline.graph.labels.space import GraphSpace, Statistic
 
-__all__ = ["silence"]
+__all__ = ["silence", "silence_statistics", "unread"]
+
+WITHOUT_CHANNELS = ("MatMul", "Einsum")
+"""Operators whose result has no axis of the channels over which they take a statistic. The reductions are others."""
 
 
 def silence(model: onnx.ModelProto, labelled: GraphSpace, kept: Kept) -> onnx.ModelProto:
@@ -19,18 +24,31 @@ def silence(model: onnx.ModelProto, labelled: GraphSpace, kept: Kept) -> onnx.Mo
     ones: they are gathered before the node and put back in their places after it.
     """
     silenced = copy_of(model)
-    stays = labelled.stays(kept)
+    gone = dict(unread(labelled, kept))
     for tensor in silenced.graph.initializer:
-        axes = [axis for axis in range(len(tensor.dims)) if (tensor.name, axis) in labelled.reads & labelled.numbers.keys()]
-        if axes:
+        if tensor.name in gone:
             values = numpy_helper.to_array(tensor).copy()
-            for axis in axes:
-                gone = np.flatnonzero(~stays[labelled.numbers[tensor.name, axis]])
-                values[(slice(None),) * axis + (gone,)] = 0
+            for axis, positions in gone[tensor.name].items():
+                values[(slice(None),) * axis + (positions,)] = 0
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    for statistic in labelled.statistics:
-        _over_kept(silenced, statistic, stays, labelled)
+    silence_statistics(silenced, labelled, kept)
     return silenced
+
+
+def unread(labelled: GraphSpace, kept: Kept) -> Iterator[tuple[str, Mapping[int, NDArray[np.int64]]]]:
+    """Yield (initializer, {axis: positions}) of the entries of weights that read a channel which is not `kept`."""
+    stays = labelled.stays(kept)
+    found: dict[str, dict[int, NDArray[np.int64]]] = {}
+    for name, axis in sorted(labelled.reads & labelled.numbers.keys()):
+        found.setdefault(name, {})[axis] = np.flatnonzero(~stays[labelled.numbers[name, axis]])
+    yield from found.items()
+
+
+def silence_statistics(model: onnx.ModelProto, labelled: GraphSpace, kept: Kept) -> None:
+    """Let every statistic over channels in `model` be one over the `kept` channels, in place."""
+    stays = labelled.stays(kept)
+    for statistic in labelled.statistics:
+        _over_kept(model, statistic, stays, labelled)
 
 
 def _over_kept(model: onnx.ModelProto, statistic: Statistic, stays: NDArray[np.bool_], labelled: GraphSpace) -> None:
@@ -40,26 +58,27 @@ def _over_kept(model: onnx.ModelProto, statistic: Statistic, stays: NDArray[np.b
     kept = np.flatnonzero(alive)
     if len(kept) == len(alive):
         return
-    before, after = f"{node.name}/kept", f"{node.name}/places"
-    places = np.where(alive, np.cumsum(alive) - 1, 0)  # a removed position gets any kept one; nobody reads it
-    model.graph.initializer.append(numpy_helper.from_array(kept, before))
-    model.graph.initializer.append(numpy_helper.from_array(places, after))
-    gathered = f"{node.input[0]}/{before}"
-    model.graph.node.insert(index, helper.make_node("Gather", [node.input[0], before], [gathered], axis=statistic.axis))
-    node = model.graph.node[index + 1]
-    node.input[0] = gathered
-    for position, name in enumerate(node.input[1:], start=1):
-        for axis in range(3):
-            if (name, axis) in labelled.numbers:
-                cut = f"{name}/{before}"
-                tensor = next(tensor for tensor in model.graph.initializer if tensor.name == name)
-                stayed = np.flatnonzero(stays[labelled.numbers[name, axis]])
-                model.graph.initializer.append(
-                    numpy_helper.from_array(np.take(numpy_helper.to_array(tensor), stayed, axis=axis), cut)
-                )
-                node.input[position] = cut
-    if not node.op_type.startswith("Reduce"):
-        whole = node.output[0]
-        node.output[0] = f"{whole}/cut"
-        model.graph.node.insert(index + 2, helper.make_node("Gather", [node.output[0], after], [whole], axis=statistic.axis))
+    before: list[onnx.NodeProto] = []
+
+    def gathered(name: str, axis: int, positions: NDArray[np.int64]) -> str:
+        """The name of `name` with only these positions of an axis, for this node."""
+        made = f"{name}/{node.name}/{axis}"
+        model.graph.initializer.append(numpy_helper.from_array(positions, f"{made}/positions"))
+        before.append(helper.make_node("Gather", [name, f"{made}/positions"], [made], axis=axis))
+        return made
+
+    node.input[statistic.position] = gathered(node.input[statistic.position], statistic.axis, kept)
+    if not node.op_type.startswith("Reduce") and node.op_type not in WITHOUT_CHANNELS:
+        for position, name in enumerate(node.input[1:], start=1):  # scale and bias
+            for axis in range(3):
+                if (name, axis) in labelled.numbers:
+                    places = np.flatnonzero(stays[labelled.numbers[name, axis]])
+                    node.input[position] = gathered(node.input[position], axis, places)
+        whole, node.output[0] = node.output[0], f"{node.output[0]}/{statistic.axis}/cut"
+        places = np.where(alive, np.cumsum(alive) - 1, 0)  # a removed position gets any kept one; nobody reads it
+        model.graph.initializer.append(numpy_helper.from_array(places, f"{whole}/places"))
+        back = helper.make_node("Gather", [node.output[0], f"{whole}/places"], [whole], axis=statistic.axis)
+        model.graph.node.insert(index + 1, back)
+    for number, each in enumerate(before):
+        model.graph.node.insert(index + number, each)
     del model.graph.value_info[:]

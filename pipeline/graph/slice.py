@@ -1,6 +1,7 @@
 """Slice: make the ONNX graph of the kept channels from the dense graph in milliseconds, with numpy and onnx only."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -10,13 +11,13 @@ from onnx import helper, numpy_helper
 
 from pipeline.core.plan import Kept
 from pipeline.core.weight_slices import BaseWeights, Tensor, WeightSlices
-from pipeline.graph.edit import copy_of
+from pipeline.graph.edit import copy_of, outline_of
 from pipeline.graph.labels.follow import Follower
 from pipeline.graph.labels.space import GraphSpace
 from pipeline.graph.metadata import opset_of
 from pipeline.graph.weight_file import assembled
 
-__all__ = ["SliceableGraph", "prepare"]
+__all__ = ["SliceableGraph", "Weight", "prepare"]
 
 INPUTS = {
     "Reshape": {"shape": 1},
@@ -31,7 +32,7 @@ INPUTS = {
 
 
 @dataclass(frozen=True)
-class _Weight:
+class Weight:
     """One initializer: its values in the dense graph, and the channel numbers along each axis that is cut."""
 
     name: str
@@ -57,13 +58,18 @@ class SliceableGraph:
 
     labelled: GraphSpace
     skeleton: onnx.ModelProto
-    weights: tuple[_Weight, ...]
+    weights: tuple[Weight, ...]
     places: tuple[_Place, ...]
 
     @cached_property
     def base(self) -> BaseWeights:
         """The dense weights, from which all weight slices are cut."""
         return BaseWeights(tuple(Tensor(w.name, helper.np_dtype_to_tensor_dtype(w.values.dtype), w.values) for w in self.weights))
+
+    def with_weights(self, values: Mapping[str, NDArray[np.generic]]) -> "SliceableGraph":
+        """Return the same graph with other values of the weights that `values` names."""
+        changed = (replace(weight, values=values.get(weight.name, weight.values)) for weight in self.weights)
+        return replace(self, weights=tuple(changed))
 
     def weight_slices(self, kept: Kept) -> WeightSlices:
         """Return the weight slices of the graph in which every group has only its `kept` channels."""
@@ -93,7 +99,7 @@ class SliceableGraph:
 
 def prepare(model: onnx.ModelProto, labelled: GraphSpace) -> SliceableGraph:
     """Divide `model` into skeleton and weights. `labelled` is what `label_graph` found for it."""
-    skeleton = copy_of(model)
+    skeleton = outline_of(model, {tensor.name for tensor in model.graph.initializer})
     del skeleton.graph.initializer[:], skeleton.graph.value_info[:]
     opset = opset_of(model)
     nodes = {node.name: node for node in skeleton.graph.node}
@@ -113,7 +119,7 @@ def prepare(model: onnx.ModelProto, labelled: GraphSpace) -> SliceableGraph:
         written.append((name, "value", follower))
     used = {name for node in skeleton.graph.node for name in node.input} | {value.name for value in skeleton.graph.output}
     weights = tuple(
-        _Weight(tensor.name, numpy_helper.to_array(tensor), _cuts(labelled, tensor.name, len(tensor.dims)))
+        Weight(tensor.name, numpy_helper.to_array(tensor), _cuts(labelled, tensor.name, len(tensor.dims)))
         for tensor in model.graph.initializer
         if tensor.name in used
     )

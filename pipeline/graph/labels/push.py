@@ -1,5 +1,6 @@
 """Push: send the labels of all weights through a graph, node by node, and find which of them hang together."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from pipeline.graph.labels.fields import Value, resolve
 from pipeline.graph.labels.trace import RULES, Grouped, Node, Trace, attributes
 from pipeline.graph.metadata import opset_of
 from pipeline.graph.module_names import places_of
-from pipeline.graph.shapes import shapes_of
+from pipeline.graph.shapes import FEW, shapes_of
 
 __all__ = ["push"]
 
@@ -28,7 +29,7 @@ def push(model: onnx.ModelProto, grouped: Grouped = "evenly") -> tuple[Trace, tu
 
     Afterwards each field differs along one axis only. Raises TraceError when the shape of a value cannot be found.
     """
-    constants: dict[str, NDArray[Any]] = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    constants: dict[str, NDArray[Any]] = {tensor.name: _constant(tensor) for tensor in model.graph.initializer}
     trace = Trace(opset_of(model), constants, grouped)
     shapes = _shapes(model)
     for value in model.graph.input:
@@ -64,6 +65,14 @@ def push(model: onnx.ModelProto, grouped: Grouped = "evenly") -> tuple[Trace, tu
         fields = tuple(resolve(labels, trace.unions) for labels in value.fields)
         trace.values[name] = Value(value.shape, tuple(labels for labels in fields if labels.size > 1), value.initializer)
     return trace, tuple(nodes)
+
+
+def _constant(tensor: onnx.TensorProto) -> NDArray[Any]:
+    """The values of an initializer. No rule looks at those of a large weight, so that zeros without memory stand for them."""
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    if np.issubdtype(dtype, np.floating) and math.prod(tensor.dims) > FEW:
+        return np.broadcast_to(np.zeros((), dtype=dtype), tuple(tensor.dims))
+    return numpy_helper.to_array(tensor)
 
 
 def _unknown(node: Node, proto: onnx.NodeProto, trace: Trace) -> list[Value]:

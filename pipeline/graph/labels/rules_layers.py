@@ -163,6 +163,8 @@ def _product(node: Node, trace: Trace, one: Value, other: Value) -> Value:
     if left and right:
         for labels in (*left[1:], *right):
             trace.unions.unite(left[0], labels)
+        trace.statistics[node.index, 0, len(one.shape) - 1] = left[0]
+        trace.statistics[node.index, 1, len(other.shape) - 2] = left[0]
     elif sides[0].shape[-1] > 1:
         for labels in (*left, *right):
             trace.unions.freeze(labels, f"{node} multiplies its channels with a tensor that keeps its width")
@@ -222,6 +224,10 @@ def einsum(node: Node, trace: Trace) -> Sequence[Value]:
     for letter, found in letters.items():
         for labels in found[1:]:
             trace.unions.unite(found[0], labels, f"its channels meet a tensor that keeps its width at {node}")
+        readers = [position for position, term in enumerate(terms) if letter in term]
+        if letter not in out and not any(trace.is_weight(node.inputs[position]) for position in readers):
+            for position in readers:
+                trace.statistics[node.index, position, terms[position].index(letter)] = found[0]
         if letter in out:
             place = [1] * len(out)
             place[out.index(letter)] = len(found[0])

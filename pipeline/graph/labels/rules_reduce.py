@@ -18,11 +18,8 @@ __all__ = [
     "reduce",
 ]
 
-EXACT = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
-"""Reductions to which a channel of zeros adds nothing."""
 
-
-@rule(*EXACT, "ReduceMean", "ReduceMax", "ReduceMin")
+@rule("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceMean", "ReduceMax", "ReduceMin")
 def reduce(node: Node, trace: Trace) -> Sequence[Value]:
     """Labels along the reduced axes are gone after it. GroupNorm's (groups, channels / groups) loses the same of each group."""
     value, shape = trace.value(node.inputs[0]), node.shapes[0]
@@ -39,8 +36,8 @@ def reduce(node: Node, trace: Trace) -> Sequence[Value]:
         axis = next(iter(varying(labels)))
         if axis not in axes:
             kept.append(labels)
-        elif node.op_type not in EXACT:
-            trace.statistics[node.index, axis] = labels.ravel()
+        else:
+            trace.statistics[node.index, 0, axis] = labels.ravel()
     if not node.attributes.get("keepdims", 1):
         gone = [axis for axis in range(rank) if axis not in axes]
         kept = [labels.reshape([labels.shape[axis] for axis in gone]) for labels in kept]
@@ -101,7 +98,7 @@ def instance_normalisation(node: Node, trace: Trace) -> Sequence[Value]:
     for labels in value.fields:
         axis = next(iter(varying(labels)), 0)
         if axis > 1:
-            trace.statistics[node.index, axis] = labels.ravel()
+            trace.statistics[node.index, 0, axis] = labels.ravel()
     vectors = [_on_axis(trace.value(name), 1, len(value.shape)) for name in node.inputs[1:3]]
     return [merge([value, *vectors], value.shape, trace)]
 
@@ -127,7 +124,7 @@ def group_normalisation(node: Node, trace: Trace) -> Sequence[Value]:
         trace.unions.unite(each, each[:1])
         if each.shape[1] == 1:
             trace.unions.freeze(each, f"{node} has one channel in each group")
-        trace.statistics[node.index, 1] = channels
+        trace.statistics[node.index, 0, 1] = channels
     vectors = [] if per_group else [_on_axis(trace.value(name), 1, len(value.shape)) for name in node.inputs[1:3]]
     return [merge([value, *vectors], value.shape, trace)]
 
@@ -146,8 +143,8 @@ def layer_normalisation(node: Node, trace: Trace) -> Sequence[Value]:
     value = trace.resolved(value)
     for labels in value.fields:
         axis = next(iter(varying(labels)), -1)
-        if axis in axes and node.op_type != "LpNormalization":
-            trace.statistics[node.index, axis] = labels.ravel()
+        if axis in axes:
+            trace.statistics[node.index, 0, axis] = labels.ravel()
     merged = merge([value, *(trace.value(name) for name in node.inputs[1:3] if name)], value.shape, trace)
     return [merged, *(Value(shape) for shape in node.shapes[1:])]
 

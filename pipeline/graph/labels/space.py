@@ -26,9 +26,11 @@ ALWAYS = 0
 
 @dataclass(frozen=True, eq=False)
 class Statistic:
-    """A mean or another statistic over channels: the node's name, the axis of its input, and each position's channel number."""
+    """A mean, a product or another sum over channels: the node's name, the position of an input, an axis of that input, and the
+    channel number of each position of the axis."""
 
     node: str
+    position: int
     axis: int
     channels: NDArray[np.int64]
 
@@ -112,7 +114,8 @@ def label_graph(model: onnx.ModelProto, grouped: Grouped = "evenly") -> GraphSpa
         Follower(found.node, found.key, _numbered(found.terms, trace, numbers)) for found in followers(trace, nodes)
     )
     statistics = tuple(
-        Statistic(nodes[node].name, axis, _numbers(trace, labels, numbers)) for (node, axis), labels in trace.statistics.items()
+        Statistic(nodes[node].name, position, axis, _numbers(trace, labels, numbers))
+        for (node, position, axis), labels in trace.statistics.items()
     )
     return GraphSpace(
         space,

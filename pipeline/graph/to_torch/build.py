@@ -23,11 +23,14 @@ from pipeline.graph.to_torch.steps import FunctionStep, Step
 __all__ = ["network_of", "write_back"]
 
 
-def network_of(model: onnx.ModelProto, trainable: Container[str] | None = None) -> GraphNetwork:
+def network_of(
+    model: onnx.ModelProto, trainable: Container[str] | None = None, values: Mapping[str, Tensor] | None = None
+) -> GraphNetwork:
     """Rebuild a torch module from an ONNX graph of opset 7 or later. The module is in evaluation mode.
 
     `trainable` names the initializers that become trained parameters. Without it, the weights, biases and scales of layers are
-    trained, and other numbers in the graph are not.
+    trained, and other numbers in the graph are not. `values` are those of initializers that have none in the graph; the network
+    shares their memory where it keeps their layout.
 
     Raises TraceError, with the node's name, when an op has no counterpart in torch.
     """
@@ -35,7 +38,8 @@ def network_of(model: onnx.ModelProto, trainable: Container[str] | None = None) 
     opset = opset_of(model)
     if opset < 7:
         raise TraceError(f"the graph has opset {opset}, and 7 or later is needed; export it again with a newer opset")
-    initializers = {tensor.name: as_tensor(tensor) for tensor in graph.initializer}
+    given = values or {}
+    initializers = {tensor.name: given[tensor.name] if tensor.name in given else as_tensor(tensor) for tensor in graph.initializer}
     inputs = [value for value in graph.input if value.name not in initializers]
     precision = Precision(_float_kind(inputs))
     nodes = [node_of(proto, index, opset, precision) for index, proto in enumerate(graph.node) if check_op(proto, index)]

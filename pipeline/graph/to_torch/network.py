@@ -111,7 +111,12 @@ class GraphNetwork(nn.Module):
         values = self._start(inputs)
         for step, unused in zip(self._steps, self._unused, strict=True):
             given = arguments(step, values)
-            values.update(zip(step.outputs, step.run(given), strict=False))
+            try:
+                outputs = step.run(given)
+            except Exception as problem:
+                problem.add_note(step.node.name)  # the proof says where the sizes do not fit
+                raise
+            values.update(zip(step.outputs, outputs, strict=False))
             values[""] = None  # an output that nobody reads has this name too
             for name in unused:
                 del values[name]
