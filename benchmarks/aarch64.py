@@ -31,9 +31,9 @@ from pipeline.core.onnx_outputs import largest_difference, run_onnx
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan
 from pipeline.errors import DeviceSoftware, ProbeError
-from pipeline.graph.importance import Ranking
 from pipeline.graph.prunable_network import random_kept
 from pipeline.graph.pruned_model import PrunedModel, start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.probe.connection import CRASHING, Connection
 from pipeline.probe.interface import Graph, MeasurementOptions, Probe, Reference
 from pipeline.probe.ssh import SshProbe
@@ -91,7 +91,7 @@ class System:
         """The demo network, dense and at random widths."""
         module = load_model(find_model("digits"), None, None)
         path = self.folder / "dense.onnx"
-        builder = start_builder(module, self.example, FileFormat(18, 9), Ranking(), path)
+        builder = start_builder(module, self.example, FileFormat(18, 9), PruningSettings(), path)
         widths = {name: len(stays) for name, stays in random_kept(builder.space, seed=0).items()}
         return builder.make(builder.space.dense()), builder.make(ChannelPlan.of(widths))
 

@@ -27,8 +27,8 @@ from pipeline.core.measurement import Measurement
 from pipeline.core.plan import ChannelPlan, Group
 from pipeline.core.profile import Profile, load_profile
 from pipeline.core.statistics import Estimate
-from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.search.problem import SearchSpace
 from pipeline.stages.prepare import file_format
@@ -123,7 +123,7 @@ def _builder(network: str, profile: Profile) -> PrunedModelBuilder:
     randomise(module)
     with share_device(profile, print) as device, tempfile.TemporaryDirectory() as folder:
         form = file_format(device, ask=True)
-        return start_builder(module, torch.randn(1, 3, SIDE, SIDE), form, Ranking(), Path(folder, "dense.onnx"))
+        return start_builder(module, torch.randn(1, 3, SIDE, SIDE), form, PruningSettings(), Path(folder, "dense.onnx"))
 
 
 def _uniform(builder: PrunedModelBuilder, space: SearchSpace, dense_macs: int) -> ChannelPlan:

@@ -36,9 +36,9 @@ from torch import Tensor, nn
 from pipeline.core.measurement import Measurement
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.profile import Profile, load_profile
-from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder, start_builder
 from pipeline.graph.reconstruct import Reconstruction, start_reconstruction
+from pipeline.graph.settings import PruningSettings
 from pipeline.graph.shrink import shrink
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.local import LocalProbe
@@ -122,7 +122,7 @@ def measure(module: nn.Module, images: Tensor, profile: Profile, processes: int,
     with share_device(profile, print) as device:
         form = file_format(device, ask=True)
     with tempfile.TemporaryDirectory() as folder:
-        builder = start_builder(module, example, form, Ranking(), Path(folder, "dense.onnx"))
+        builder = start_builder(module, example, form, PruningSettings(), Path(folder, "dense.onnx"))
     step = profile.runtime.channel_step
     space = search_space(builder, 4 if step == "measured" else int(step))
     dense = builder.make(space.dense())

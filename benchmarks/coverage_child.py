@@ -25,8 +25,8 @@ from pipeline.core.onnx_outputs import largest_difference, run_onnx
 from pipeline.core.opsets import USUAL_IR_VERSION, USUAL_OPSET, FileFormat
 from pipeline.core.plan import ChannelPlan, PruneSpace
 from pipeline.errors import CompressError, NothingToPrune, one_line
-from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.graph.structure import load_graph
 from pipeline.search.problem import widths_of
 
@@ -53,7 +53,7 @@ def examine(name: str, folder: Path, limit_s: float) -> dict[str, Any]:
     dense, began, busy = folder / "dense.onnx", time.time(), _processor_s()
     steps = Steps(folder)
     try:
-        builder = start_builder(module, example, FORM, Ranking(), dense, steps)
+        builder = start_builder(module, example, FORM, PruningSettings(), dense, steps)
         seconds["analysis"], facts["processor_s"] = time.time() - began, round(_processor_s() - busy, 2)
         seconds["export"] = dense.stat().st_mtime - began  # it is written right after the export
         seconds |= steps.seconds()

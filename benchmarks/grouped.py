@@ -15,8 +15,8 @@ import torchvision
 from torch import nn
 
 from pipeline.core.profile import load_profile
-from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.stages.choose_grouped import faster_grouped
 from pipeline.stages.prepare import file_format
 from pipeline.stages.probe_adapter import reference_of
@@ -38,8 +38,8 @@ def main(networks: tuple[str, ...], target: str, side: int) -> None:
         module: nn.Module = torchvision.models.get_model(name, weights=None).eval()
         with share_device(profile, print) as device, tempfile.TemporaryDirectory() as folder:
             form, example, dense = file_format(device, ask=True), torch.randn(1, 3, side, side), Path(folder, "dense.onnx")
-            evenly = start_builder(module, example, form, Ranking(), dense)
-            whole = start_builder(module, example, form, Ranking(grouped="whole"), dense)
+            evenly = start_builder(module, example, form, PruningSettings(), dense)
+            whole = start_builder(module, example, form, PruningSettings(grouped="whole"), dense)
         probe = connect(profile, reference_of(evenly), print)
         try:
             _, text = faster_grouped(probe, evenly, whole, profile.probe.final_processes)

@@ -28,8 +28,8 @@ import torch
 
 from pipeline.core.measurement import Measurement
 from pipeline.core.opsets import FileFormat
-from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModel, start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.ssh import SshProbe
 from pipeline.stages.search_space import search_space
@@ -94,7 +94,8 @@ def measure(name: str, candidates: int, bits_per_s: float, pause_s: float, seed:
     """Measure candidates in both ways, in turn. The order alternates."""
     folder = Path(tempfile.mkdtemp(prefix="link-"))
     example = torch.randn(1, 3, SIDE, SIDE)
-    builder = start_builder(find_model(name).factory().eval(), example, FileFormat(18, 9), Ranking(), folder / "dense.onnx")
+    module = find_model(name).factory().eval()
+    builder = start_builder(module, example, FileFormat(18, 9), PruningSettings(), folder / "dense.onnx")
     space = search_space(builder, 4)
     board = Board(folder / "board")
     relay = f"{sys.executable} {HERE / 'relay.py'} %h %p {bits_per_s}"

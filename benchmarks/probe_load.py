@@ -32,8 +32,8 @@ from pipeline.core import statistics
 from pipeline.core.measurement import Measurement
 from pipeline.core.opsets import FileFormat
 from pipeline.core.profile import Profile, available_cores, load_profile
-from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.probe.interface import Graph, MeasurementOptions, Probe, Reference
 from pipeline.stages.search_space import search_space
 from pipeline.stages.shared_device import connect
@@ -124,7 +124,7 @@ def _files(name: str) -> dict[float, Graph]:
     example = torch.randn(*NETWORKS[name])
     with tempfile.TemporaryDirectory() as folder:
         builder = start_builder(
-            find_model(name).factory().eval(), example, FileFormat(18, 9), Ranking(), Path(folder, "dense.onnx")
+            find_model(name).factory().eval(), example, FileFormat(18, 9), PruningSettings(), Path(folder, "dense.onnx")
         )
         space = search_space(builder, 4)
         made = {fraction: builder.make(space.uniform(fraction)) for fraction in FRACTIONS}

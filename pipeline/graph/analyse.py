@@ -4,21 +4,22 @@ import onnx
 from torch import Tensor, nn
 
 from pipeline.core.progress import Progress, no_progress
-from pipeline.core.restriction import NO_RESTRICTION, Restriction
 from pipeline.errors import NothingToPrune
 from pipeline.graph.export import export_trainable
 from pipeline.graph.labels.space import label_graph, name_nodes
-from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.match_weights import match_weights
 from pipeline.graph.metadata import constants_of, strip_notes
 from pipeline.graph.prove import prove_groups
 from pipeline.graph.prunable_network import PrunableNetwork, pair_with_module
 from pipeline.graph.restrict import restrict
+from pipeline.graph.settings import PruningSettings
 
 __all__ = ["analyse"]
 
 OPSET, IR_VERSION = 18, 10
 """Of the graph that is made where the caller has none."""
+
+DEFAULT = PruningSettings()
 
 
 def analyse(
@@ -26,15 +27,14 @@ def analyse(
     example: Tensor,
     model: onnx.ModelProto | None = None,
     progress: Progress = no_progress,
-    grouped: Grouped = "evenly",
-    restriction: Restriction = NO_RESTRICTION,
+    settings: PruningSettings = DEFAULT,
 ) -> PrunableNetwork:
     """Return the network with its prunable groups, and the layers that are not prunable, each with a reason.
 
     `example` is one input as a batch, (1, C, H, W). `model` is the trainable graph of `module`; without it, the module is
-    exported. Its notes, from which the reasons take the names of modules, are removed. `grouped` says how channels leave grouped
-    convolutions and GroupNorm, and `restriction` which layers may lose some.
-    Raises ModelError when the restriction does not fit the network, TraceError when the network cannot be exported or pruned, and
+    exported. Its notes, from which the reasons take the names of modules, are removed. `settings` say how channels leave grouped
+    layers, and which layers may lose some.
+    Raises ModelError when a restriction does not fit the network, TraceError when the network cannot be exported or pruned, and
     NothingToPrune when no group can be pruned.
     """
     if model is None:
@@ -42,9 +42,9 @@ def analyse(
     tensors = match_weights(model, module.state_dict())
     name_nodes(model)
     progress(0, 0, "finding the channel groups")
-    labelled = restrict(label_graph(model, grouped), restriction, constants_of(model) or ())
-    strip_notes(model)
+    labelled = restrict(label_graph(model, settings.grouped), settings.restriction, constants_of(model) or ())
     proven = prove_groups(model, labelled, progress)
+    strip_notes(model)
     labelled = labelled.restricted({group.name for group in proven.groups}, proven.refused)
     progress(0, 0, "comparing pruned networks with their sliced graphs")
     network = pair_with_module(module, model, labelled, tensors, example) if labelled.space.groups else None

@@ -29,7 +29,7 @@ def copy_of(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def outline_of(model: onnx.ModelProto, hidden: Container[str]) -> onnx.ModelProto:
-    """Return a copy of `model` in which the initializers of these names have a shape and no values. Their values are not copied."""
+    """Return a copy of `model` in which the initializers of these names have shapes and no values."""
     outline = onnx.ModelProto()
     _copy_fields(model, outline, "graph")
     _copy_fields(model.graph, outline.graph, "initializer")

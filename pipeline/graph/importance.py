@@ -2,32 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.core.plan import Group, Importance, PruneSpace, Slot
-from pipeline.core.restriction import NO_RESTRICTION, Restriction
-from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.shrink import CONVS, NORMS
 
-__all__ = ["Batches", "Ranking", "rank"]
+__all__ = ["Batches", "rank"]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Pairs of images, (N, C, H, W), and labels, (N,)."""
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """The criterion that ranks channels, with the data that it needs, how channels leave grouped layers, and which must stay."""
-
-    kind: Importance = "l2"
-    batches: Batches = ()
-    """Used only for `taylor`."""
-    grouped: Grouped = "evenly"
-    """Evenly from each group of a grouped convolution or GroupNorm, or whole groups."""
-    restriction: Restriction = NO_RESTRICTION
 
 
 def rank(module: nn.Module, space: PruneSpace, kind: Importance, batches: Batches) -> dict[str, tuple[int, ...]]:

@@ -1,6 +1,6 @@
 """Module names: which module of the user's network a node of an exported graph comes from.
 
-torch's exporter notes it under SCOPES. TorchScript puts it into the names of the nodes, from which `note_scopes` makes the same notes.
+torch's exporter notes it under SCOPES. TorchScript puts it into the names of the nodes, and `note_scopes` makes notes of them.
 """
 
 import ast
@@ -81,4 +81,3 @@ def scopes_in_name(name: str) -> list[str]:
             path.append(part)
         scopes.append(".".join(path))
     return scopes
-

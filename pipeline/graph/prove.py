@@ -106,7 +106,7 @@ def _compared(trial: Trial, kept: Kept, places: Mapping[str, str]) -> tuple[str 
         small = trial.sliced(kept)
     except Exception as problem:
         place = next((places[note] for note in getattr(problem, "__notes__", ()) if note in places), None)
-        where = f"the sizes do not fit in {place}" if place else one_line(problem, 120)
+        where = f"the sizes do not fit at {place}" if place else one_line(problem, 120)
         return f"the network does not run without it ({where})", 0.0
     worst = 0.0
     for one, other in zip(small, trial.silenced(kept), strict=True):
@@ -114,6 +114,9 @@ def _compared(trial: Trial, kept: Kept, places: Mapping[str, str]) -> tuple[str 
             return "its channels are the network's output", worst
         difference = float(np.abs(one - other).max() / max(float(np.abs(other).max()), 1e-6))
         if not difference <= (EXACT if trial.precision == "double" else TOLERANCE):
-            return f"removing its channels changes more than they carry (by {100 * difference:.2g} % of the largest output)", worst
+            return (
+                f"removing its channels changes more than they carry (by {100 * difference:.2g} % of the largest output)",
+                worst,
+            )
         worst = max(worst, difference)
     return None, worst

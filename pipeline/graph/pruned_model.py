@@ -20,10 +20,11 @@ from pipeline.core.weight_slices import WeightSlices
 from pipeline.graph.analyse import analyse
 from pipeline.graph.counts import macs, params
 from pipeline.graph.export import export, export_trainable, exporter_of, opset_of, stripped
-from pipeline.graph.importance import Ranking, rank
+from pipeline.graph.importance import rank
 from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.prunable_network import PLANS, PrunableNetwork, rebuild_from_graph
 from pipeline.graph.rounding import agrees
+from pipeline.graph.settings import PruningSettings
 from pipeline.graph.shrink import keep_channels, shrink
 from pipeline.graph.structure import load_graph, structure
 from pipeline.graph.weight_file import assembled, file_size_bytes
@@ -168,7 +169,7 @@ def start_builder(
     module: nn.Module,
     example: Tensor,
     form: FileFormat,
-    ranking: Ranking,
+    settings: PruningSettings,
     dense_path: Path,
     progress: Progress = no_progress,
 ) -> PrunedModelBuilder:
@@ -184,9 +185,9 @@ def start_builder(
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
     exporter, opset = exporter_of(base), opset_of(base)
     base.ir_version = form.ir_version
-    network = analyse(module, example, base, progress, ranking.grouped, ranking.restriction)
+    network = analyse(module, example, base, progress, settings)
     progress(0, 0, "ranking the channels of each group")
-    ranked = rank(network.module, network.space, ranking.kind, ranking.batches)
+    ranked = rank(network.module, network.space, settings.importance, settings.batches)
     return PrunedModelBuilder(network, ranked, example, opset, form.ir_version, exporter, _proof(network, exporter))
 
 

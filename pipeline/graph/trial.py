@@ -1,6 +1,7 @@
 """Trial: the sliced graph and the silenced graph of one network, with random weights, on one random input."""
 
 import gc
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
@@ -40,10 +41,10 @@ Precision = Literal["double", "single"]
 def start_trial(model: onnx.ModelProto, labelled: GraphSpace, first: Kept) -> "Trial":
     """A trial in double precision with sloped activations if the network bears both, otherwise with its own, then in single.
 
-    Whether it bears them is tried with the channels of `first`. Activations that are constant on a range, such as ReLU, get a slope
-    there: a network whose values all fall into that range would answer zero for every plan, and a wrong group would pass. Which
-    channels belong together does not depend on it. A network that needs positive values, for example for a root, or that limits
-    integers does not run with it.
+    Whether it bears them is tried with the channels of `first`. Activations that are constant on a range, such as ReLU, get a
+    slope there: a network whose values all fall into that range would answer zero for every plan, and a wrong group would pass.
+    Which channels belong together does not depend on it. A network that needs positive values, for example for a root, or that
+    limits integers does not run with it.
     """
     sliceable = prepare(model, labelled)
     weights = _random_weights(sliceable)
@@ -168,8 +169,8 @@ def _random_weights(sliceable: SliceableGraph) -> dict[str, NDArray[np.generic]]
             weights[weight.name] = np.array(weight.values)
             continue
         if sum(size > 1 for size in shape) > 1:
-            values = generator.standard_normal(shape, dtype=np.float32)
-            values /= np.sqrt(max(np.prod(shape[1:]), 1))
+            values: NDArray[np.float32] = generator.standard_normal(shape, dtype=np.float32)
+            values /= math.sqrt(max(math.prod(shape[1:]), 1))
         else:
             values = generator.random(shape, dtype=np.float32)
             values += 0.5
@@ -183,5 +184,3 @@ def _filled(outline: onnx.ModelProto, weights: Mapping[str, Tensor]) -> onnx.Mod
         if tensor.name in weights:
             tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name].numpy(), tensor.name))
     return model
-
-

@@ -20,9 +20,9 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.unlabelled import load_unlabelled, with_unlabelled
 from pipeline.errors import DataError, ModelError, TraceError, one_line
 from pipeline.graph.given.read import GivenNetwork
-from pipeline.graph.importance import Ranking
 from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.probe.cached import CachedProbe, cache_folder
 from pipeline.probe.calibrated import CalibratedProbe
 from pipeline.probe.connection import Notify
@@ -168,7 +168,7 @@ def start_building(
         loaded.module,
         task.example(),
         form,
-        Ranking(job.importance, task.calibration(), grouped, job.restriction),
+        PruningSettings(job.importance, task.calibration(), grouped, job.restriction),
         dense_path,
         progress,
     )

@@ -15,8 +15,8 @@ from pipeline.core.plan import PruneSpace
 from pipeline.core.profile import Profile
 from pipeline.core.progress import NullCallback
 from pipeline.graph.analyse import analyse
-from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.probe.simulated import LANES, SimulatedProbe
 from pipeline.stages.search_space import search_space
 from pipeline.stages.width_sweep import conv_pairs, find_alignment
@@ -123,7 +123,7 @@ def test_the_search_is_never_offered_a_dominated_width(tmp_path: Path) -> None:
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 64, 3), torch.nn.Conv2d(64, 48, 3), torch.nn.Flatten(), torch.nn.Linear(48 * 16, 5)
     )
-    builder = start_builder(net.eval(), torch.randn(1, 3, 8, 8), FileFormat(18, 9), Ranking(), tmp_path / "dense.onnx")
+    builder = start_builder(net.eval(), torch.randn(1, 3, 8, 8), FileFormat(18, 9), PruningSettings(), tmp_path / "dense.onnx")
     found = Alignment((sweep({width: 100.0 if width == 32 else width for width in WIDTHS}),))
     space = search_space(builder, found.step, found)
     offered = {choice.channels: choice.widths for choice in space.choices}

@@ -14,8 +14,8 @@ from pipeline.core.onnx_outputs import largest_difference, run_onnx
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan
 from pipeline.graph.export import exporter_of
-from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.graph.structure import load_graph, structure
 
 CLOSE = 1e-5
@@ -27,7 +27,7 @@ def dense(tmp_path: Path) -> Path:
 
 
 def drafts_of(module: nn.Module, dense: Path, ir_version: int = 9) -> PrunedModelBuilder:
-    return start_builder(module, EXAMPLE, FileFormat(18, ir_version), Ranking(), dense)
+    return start_builder(module, EXAMPLE, FileFormat(18, ir_version), PruningSettings(), dense)
 
 
 def shapes(data: bytes, *layers: str) -> Mapping[str, tuple[int, ...]]:

@@ -10,12 +10,14 @@ from pipeline.core.restriction import Restriction, matches
 from pipeline.errors import ModelError, NothingToPrune
 from pipeline.graph.analyse import analyse
 from pipeline.graph.pruned_model import PrunedModelBuilder
+from pipeline.graph.settings import PruningSettings
 from pipeline.stages.job import Job
 from pipeline.stages.search_space import search_space
 
 
 def space(net: str, **patterns: object) -> PruneSpace:
-    return analyse(build(ZOO[net]), EXAMPLE, restriction=Restriction(**patterns)).space  # type: ignore[arg-type]
+    settings = PruningSettings(restriction=Restriction(**patterns))  # type: ignore[arg-type]
+    return analyse(build(ZOO[net]), EXAMPLE, settings=settings).space
 
 
 def names(found: PruneSpace) -> list[str]:
@@ -54,7 +56,8 @@ def test_with_only_all_other_layers_keep_their_channels(net: str, only: tuple[st
 
 
 def test_a_plan_keeps_at_least_the_smallest_width_of_each_group() -> None:
-    network = analyse(build(ZOO["chain"]), EXAMPLE, restriction=Restriction(min_width=(("a", 0.5), ("*", 0.3), ("b", 1.0))))
+    restriction = Restriction(min_width=(("a", 0.5), ("*", 0.3), ("b", 1.0)))
+    network = analyse(build(ZOO["chain"]), EXAMPLE, settings=PruningSettings(restriction=restriction))
     builder = PrunedModelBuilder(
         network, {g.name: tuple(range(g.channels)) for g in network.space.groups}, EXAMPLE, 18, 9, "", ""
     )

@@ -18,9 +18,9 @@ from pipeline.core.onnx_outputs import largest_difference, run_onnx
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan, PruneSpace
 from pipeline.graph.analyse import analyse
-from pipeline.graph.importance import Ranking
 from pipeline.graph.prunable_network import PrunableNetwork, random_kept
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.graph.shrink import shrink
 from pipeline.graph.silence import silence
 from pipeline.graph.slice import SliceableGraph
@@ -174,7 +174,7 @@ def test_equal_weights_that_the_exporter_stores_once_are_cut_apart() -> None:
 
 
 def drafts_of(module: nn.Module, folder: Path, example: torch.Tensor = EXAMPLE) -> PrunedModelBuilder:
-    return start_builder(module, example, FileFormat(18, 9), Ranking(), folder / "dense.onnx")
+    return start_builder(module, example, FileFormat(18, 9), PruningSettings(), folder / "dense.onnx")
 
 
 def test_an_expand_follows_the_widths_of_the_plan(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from pipeline.graph.labels.space import label_graph
 from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.prove import prove_groups
 from pipeline.graph.prunable_network import PrunableNetwork, random_kept, rebuild_from_graph
+from pipeline.graph.settings import PruningSettings
 from pipeline.graph.shrink import layer_groups_of, shrink
 from pipeline.graph.slice import prepare
 from pipeline.packaging.pack import load_compressed, plan_json, weights_bytes
@@ -137,7 +138,7 @@ def network(request: pytest.FixtureRequest) -> PrunableNetwork:
         if isinstance(layer, nn.GroupNorm):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
             nn.init.normal_(layer.bias)
-    return analyse(module, EXAMPLE, grouped="whole")
+    return analyse(module, EXAMPLE, settings=PruningSettings(grouped="whole"))
 
 
 def test_the_module_loses_groups_and_answers_like_its_slice(network: PrunableNetwork) -> None:
@@ -154,7 +155,7 @@ def test_the_module_loses_groups_and_answers_like_its_slice(network: PrunableNet
 
 @pytest.mark.parametrize(("name", "origin"), [("resnext", "own"), ("shuffle", "rebuilt")])
 def test_the_users_own_module_is_kept_unless_its_code_repeats_the_number_of_groups(name: str, origin: str) -> None:
-    assert analyse(build(NETS[name]), EXAMPLE, grouped="whole").origin == origin
+    assert analyse(build(NETS[name]), EXAMPLE, settings=PruningSettings(grouped="whole")).origin == origin
 
 
 def test_the_rebuilt_module_loses_groups_and_answers_like_the_slice(network: PrunableNetwork) -> None:
@@ -169,7 +170,7 @@ def test_the_rebuilt_module_loses_groups_and_answers_like_the_slice(network: Pru
 def test_an_artifact_says_how_many_groups_are_left() -> None:
     """the shapes of weights do not: half of the groups, or half of the outputs of each group"""
     module = build(Next)
-    network = analyse(module, EXAMPLE, grouped="whole")
+    network = analyse(module, EXAMPLE, settings=PruningSettings(grouped="whole"))
     kept = {group.name: tuple(range(max(1, group.channels // 2))) for group in network.space.groups}
     plan = ChannelPlan(tuple((name, len(channels)) for name, channels in kept.items()))
     small = shrink(module, network.space, kept).eval()
@@ -180,7 +181,7 @@ def test_an_artifact_says_how_many_groups_are_left() -> None:
 
 def test_an_artifact_with_fewer_groups_is_loaded(tmp_path: Path) -> None:
     module = build(Next)
-    network = analyse(module, EXAMPLE, grouped="whole")
+    network = analyse(module, EXAMPLE, settings=PruningSettings(grouped="whole"))
     kept = {group.name: tuple(range(max(1, group.channels // 2))) for group in network.space.groups}
     plan = ChannelPlan(tuple((name, len(channels)) for name, channels in kept.items()))
     small = shrink(module, network.space, kept).eval()

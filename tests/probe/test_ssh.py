@@ -22,8 +22,8 @@ from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.profile import Profile
 from pipeline.errors import DeviceBusy, DeviceSoftware, DeviceUnreachable, HostKeyRefused, ProbeError, ThreadsError
-from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference
 from pipeline.probe.ssh import SshProbe
 
@@ -360,7 +360,7 @@ def test_a_disk_that_is_full_when_slices_are_joined_is_named_too(small_disk: Pat
     net = nn.Sequential(
         nn.Conv2d(3, 48, 3), nn.ReLU(), nn.Conv2d(48, 48, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 2)
     )
-    builder = start_builder(net.eval(), torch.from_numpy(INPUT), FileFormat(18, 9), Ranking(), tmp_path / "dense.onnx")
+    builder = start_builder(net.eval(), torch.from_numpy(INPUT), FileFormat(18, 9), PruningSettings(), tmp_path / "dense.onnx")
     dense, half = (builder.make(ChannelPlan.of(dict.fromkeys(("0", "2"), width))) for width in (48, 24))
     graphs = [Graph(lambda pruned=pruned: pruned.data, pruned.structure, None, pruned.weight_slices) for pruned in (dense, half)]
     probe = connect(against=Reference(graphs[0], INPUT))

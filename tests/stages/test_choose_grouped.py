@@ -12,9 +12,9 @@ from torch import nn
 from pipeline import Job, compress
 from pipeline.core.opsets import FileFormat
 from pipeline.core.profile import load_profile
-from pipeline.graph.importance import Ranking
 from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.probe.simulated import SimulatedProbe
 from pipeline.stages.choose_grouped import faster_grouped
 from pipeline.stages.probe_adapter import reference_of
@@ -39,7 +39,7 @@ def wide_groups() -> nn.Module:
 
 def built(net: nn.Module, folder: Path, grouped: Grouped) -> PrunedModelBuilder:
     example = torch.ones(1, 3, 32, 32)
-    return start_builder(net, example, FileFormat(18, 9), Ranking(grouped=grouped), folder / "dense.onnx")
+    return start_builder(net, example, FileFormat(18, 9), PruningSettings(grouped=grouped), folder / "dense.onnx")
 
 
 @pytest.mark.parametrize(("make", "faster"), [(one_output_each, "whole"), (wide_groups, "evenly")])

@@ -19,8 +19,8 @@ from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.run import Trial, read_trials
 from pipeline.errors import ModelError
-from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.search.problem import NAMED_REWARDS, Layer, Reward
 from pipeline.search.searchers import SEARCHERS
 from pipeline.stages.job import Job
@@ -168,7 +168,7 @@ def test_each_searcher_has_the_reward_it_was_made_for_unless_told_otherwise(name
 def test_agents_are_told_the_shape_of_a_groups_first_layer(tmp_path: Path) -> None:
     """x -> conv 3x3 (8) -> conv 3x3 (12) -> mean -> linear(5)"""
     net = build(Chain)
-    builder = start_builder(net, EXAMPLE, FileFormat(18, 9), Ranking(), tmp_path / "dense.onnx")
+    builder = start_builder(net, EXAMPLE, FileFormat(18, 9), PruningSettings(), tmp_path / "dense.onnx")
 
     assert [choice.layer for choice in search_space(builder, 4).choices] == [
         Layer(3, (3, 3), (1, 1), (1, 1)),

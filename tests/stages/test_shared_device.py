@@ -10,8 +10,8 @@ from helpers.workers import until
 from torch import nn
 
 from pipeline.core.measurement import Measurement
-from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder, start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.probe.interface import MeasurementOptions
 from pipeline.stages.prepare import file_format, start_probe
 from pipeline.stages.probe_adapter import graph_of
@@ -25,7 +25,7 @@ def built(device: SharedDevice, folder: Path, *, ask: bool = True) -> PrunedMode
     """conv(8) -> relu -> conv(4), in the file format that the device reads"""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(4 * 4 * 4, 2)).eval()
-    return start_builder(net, torch.randn(1, 3, 8, 8), file_format(device, ask=ask), Ranking(), folder / "dense.onnx")
+    return start_builder(net, torch.randn(1, 3, 8, 8), file_format(device, ask=ask), PruningSettings(), folder / "dense.onnx")
 
 
 def dense(builder: PrunedModelBuilder) -> PrunedModel:

@@ -22,8 +22,8 @@ from pipeline.core.progress import Notices, NullCallback
 from pipeline.core.run import open_run, read_trials
 from pipeline.errors import ShipError
 from pipeline.graph.export import export, stripped
-from pipeline.graph.importance import Ranking
 from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder, start_builder
+from pipeline.graph.settings import PruningSettings
 from pipeline.packaging.ort import CONFIG, MODEL, ort_files
 from pipeline.probe.calibrated import CalibratedProbe
 from pipeline.probe.interface import MeasurementOptions, Probe
@@ -182,7 +182,7 @@ class Difficult:
             self.module.b[0].weight[:, 0] = 1000.0
             self.right = self.module(IMAGES).argmax(1)
         self.builder: PrunedModelBuilder = start_builder(
-            self.module, IMAGES[:1], FileFormat(18, 9), Ranking(), folder / "dense.onnx"
+            self.module, IMAGES[:1], FileFormat(18, 9), PruningSettings(), folder / "dense.onnx"
         )
         self.fp32: PrunedModel = self.builder.make(self.builder.space.dense())
         self.task = OwnTask(IMAGES, self.evaluate, lambda module: module)

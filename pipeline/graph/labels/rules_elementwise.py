@@ -133,7 +133,7 @@ def merge(values: Sequence[Value], shape: tuple[int, ...], trace: Trace) -> Valu
             met = {axis for axis in varying(labels) if size[axis] > 1}
             known = {axis for part in found for axis in varying(compact(part, trace.unions))}
             if met - known:
-                left = constant_along(labels, met - known, trace.unions, f"its channels meet a tensor that keeps its width{trace.at}")
+                left = constant_along(labels, met - known, trace.unions, trace.unions.fixed_reason)
                 if left is None:  # a field that cannot be removed would freeze other fields that share an axis with it later
                     break
                 labels = left  # noqa: PLW2901

@@ -52,8 +52,8 @@ class Trace:
     consumers: set[tuple[str, int]] = field(default_factory=set)
     """(weight, input axis) of every layer that reads channels."""
     statistics: dict[tuple[int, int, int], Labels] = field(default_factory=dict)
-    """(node, position of an input, axis of it) -> labels: a mean, a product or another sum over channels. It is computed over those
-    that are left."""
+    """(node, position of an input, axis of it) -> labels: a mean, a product or another sum over channels, which is taken over
+    those that are left."""
 
     in_groups: list[Labels] = field(default_factory=list)
     """The channels that grouped layers read or make."""

@@ -39,7 +39,9 @@ def network_of(
     if opset < 7:
         raise TraceError(f"the graph has opset {opset}, and 7 or later is needed; export it again with a newer opset")
     given = values or {}
-    initializers = {tensor.name: given[tensor.name] if tensor.name in given else as_tensor(tensor) for tensor in graph.initializer}
+    initializers = {
+        tensor.name: given[tensor.name] if tensor.name in given else as_tensor(tensor) for tensor in graph.initializer
+    }
     inputs = [value for value in graph.input if value.name not in initializers]
     precision = Precision(_float_kind(inputs))
     nodes = [node_of(proto, index, opset, precision) for index, proto in enumerate(graph.node) if check_op(proto, index)]
