@@ -135,6 +135,23 @@ class Artifact:
     """All compared files, where int8 was tried."""
     forecasts: tuple[Forecast, ...] = ()
     """How long the run was expected to take. Its actual time is the sum of `phase_seconds`."""
+    network: Literal["own", "rebuilt"] | None = None
+    """Whose module has the weights in this folder: the user's own, or one that is rebuilt from the exported graph. Null in
+    artifacts of older versions."""
+    network_reason: str = ""
+    """Why it is not the user's own module, if it is not."""
+
+    @property
+    def network_text(self) -> str:
+        """Whose module it is, in sentences for people; empty where it is not known."""
+        if self.network == "own":
+            return "The weights are those of your own module with fewer channels. load_compressed returns that module."
+        if self.network == "rebuilt":
+            return (
+                "The weights are those of a module that is rebuilt from the exported graph, not of your own module. "
+                f"The reason: {self.network_reason}. load_compressed returns the rebuilt module."
+            )
+        return ""
 
 
 _ARTIFACT = TypeAdapter(Artifact)

@@ -9,7 +9,7 @@ import onnx
 
 from pipeline.graph.counts import layer_macs
 from pipeline.graph.edit import attribute_of
-from pipeline.graph.labels.space import GraphSpace, layer_name
+from pipeline.graph.labels.space import GraphSpace, layer_name, module_of
 from pipeline.graph.restrict import layers_of
 from pipeline.graph.shapes import shapes_of
 
@@ -57,6 +57,7 @@ def layer_facts(model: onnx.ModelProto, labelled: GraphSpace) -> tuple[LayerFact
         if (weight or node.name) not in counted:
             continue
         name = layer_name(weight) if weight else node.name
+        reason = reasons.get(module_of(weight), "it keeps its width") if weight else "it has no channels of its own"
         own = tuple(dict.fromkeys(groups.get(name, ())))
         found.append(
             LayerFacts(
@@ -66,7 +67,11 @@ def layer_facts(model: onnx.ModelProto, labelled: GraphSpace) -> tuple[LayerFact
                 sum(sizes[each] for each in node.input if each in sizes),
                 counted.pop(weight or node.name),
                 own,
-                "" if own else reasons.get(name, "it has no channels of its own" if not weight else "it keeps its width"),
+                ""
+                if own
+                else reasons.get(
+                    module_of(weight) if weight else name, "it has no channels of its own" if not weight else "it keeps its width"
+                ),
             )
         )
     return tuple(found)

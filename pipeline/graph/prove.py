@@ -23,6 +23,7 @@ __all__ = ["Proven", "prove_groups"]
 EXACT = 1e-9
 """Largest difference that counts as rounding in double precision, as a share of the largest output."""
 
+
 @dataclass(frozen=True)
 class Proven:
     """The groups that passed, the groups that failed with reasons, and the precision of the trial."""

@@ -21,13 +21,14 @@ from pipeline.core.plan import Kept, NotPrunable, PruneSpace, Slot
 from pipeline.errors import TraceError, one_line
 from pipeline.graph.edit import keep_only
 from pipeline.graph.fold import fold
-from pipeline.graph.labels.space import GraphSpace, label_graph
+from pipeline.graph.labels.space import GraphSpace, label_graph, module_of
 from pipeline.graph.metadata import CONSTANTS, constants_of
 from pipeline.graph.move_weights import move_weights
 from pipeline.graph.rounding import agrees
 from pipeline.graph.shrink import shrink
 from pipeline.graph.slice import SliceableGraph, prepare
 from pipeline.graph.to_torch import GraphNetwork, TorchTensor, network_of
+from pipeline.system.user_files import own_line
 
 __all__ = [
     "PLANS",
@@ -86,11 +87,13 @@ def pair_with_module(
     folded = _deployed(model)
     labelled, deployed = _in_both(labelled, label_graph(folded, labelled.grouped))
     graphs = prepare(model, labelled), prepare(folded, deployed)
-    reason: str | None = "some of its weights are computed from others"
     space = _torch_space(labelled, tensors, constants_of(model) or ())
+    reason: str | None
     if isinstance(module, GraphNetwork):
         reason = "it is given as an ONNX file"
-    elif space is not None:
+    elif isinstance(space, str):
+        reason = f"the weights of '{space}' are computed from other tensors"
+    else:
         own = PrunableNetwork(module, "own", space, *graphs, tensors)
         reason, worst = _misfit(own, example)
         if reason is None:
@@ -115,10 +118,8 @@ def _rebuilt(
     network.labelled = labelled
     network.node_indices = {node.name: index for index, node in enumerate(model.graph.node)}
     space = _torch_space(labelled, network.tensors)
-    if space is None:
-        raise TraceError(
-            "the network cannot be rebuilt from its exported graph: a weight that channels belong to is missing there"
-        )
+    if isinstance(space, str):
+        raise TraceError(f"the network cannot be rebuilt from its exported graph: the weights of '{space}' are missing there")
     rebuilt = PrunableNetwork(network, "rebuilt", space, *graphs, network.tensors, reason=reason)
     failure, worst = _misfit(rebuilt, example)
     if failure is not None:
@@ -177,8 +178,8 @@ def _in_both(trainable: GraphSpace, deployed: GraphSpace) -> tuple[GraphSpace, G
     return trainable.restricted(names, lost), deployed.restricted(names, ())
 
 
-def _torch_space(labelled: GraphSpace, tensors: Mapping[str, TorchTensor], constants: Container[str] = ()) -> PruneSpace | None:
-    """The groups with slots on the tensors of a state dict; None when an initializer has no tensor of its own.
+def _torch_space(labelled: GraphSpace, tensors: Mapping[str, TorchTensor], constants: Container[str] = ()) -> PruneSpace | str:
+    """The groups with slots on the tensors of a state dict; or the layer whose initializer has no tensor of its own.
 
     `constants` are initializers that the user's code makes, such as the ones and zeros of GroupNorm. They need no tensor.
     """
@@ -190,7 +191,7 @@ def _torch_space(labelled: GraphSpace, tensors: Mapping[str, TorchTensor], const
             if place is None and slot.tensor in constants:
                 continue  # the user's code makes it; the comparison shows whether with the right length
             if place is None or place.axes[slot.axis] < 0:
-                return None
+                return module_of(slot.tensor)
             slots.append(Slot(place.name, place.axes[slot.axis], slot.entries, slot.channels))
         groups.append(replace(group, slots=tuple(slots)))
     return PruneSpace(tuple(groups), labelled.space.frozen)
@@ -211,7 +212,9 @@ def _misfit(found: PrunableNetwork, example: Tensor) -> tuple[str | None, float]
             with torch.no_grad():
                 expected = small(example)
         except Exception as problem:  # the user's own code may raise anything
-            return f"it does not run with fewer channels: {one_line(problem, 120)}", worst
+            line = own_line(problem)
+            where = f" ({line})" if line else ""
+            return f"it does not run with fewer channels: {one_line(problem, 120)}{where}", worst
         model = found.trained(small, kept) if number == PLANS - 1 else found.deployed.slice(kept)
         try:
             answer = run_onnx(model.SerializeToString(), example.numpy())

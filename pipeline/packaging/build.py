@@ -141,6 +141,8 @@ def ship(
         precision=final.precision,
         precisions=final.rows,
         forecasts=context.run.forecasts,
+        network=builder.network.origin,
+        network_reason=builder.network.reason,
     )
     step("writing the report and the artifact")
     report, artifact = _reported(artifact, page, context.callback)

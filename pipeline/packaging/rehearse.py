@@ -21,7 +21,7 @@ from pipeline.core.artifact import Artifact
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.progress import no_progress
 from pipeline.core.run import Trial, open_run
-from pipeline.errors import NetworkError, ShipError, TraceError
+from pipeline.errors import NetworkError, ShipError, TraceError, one_line
 from pipeline.graph.move_weights import move_weights
 from pipeline.graph.prunable_network import Origin
 from pipeline.packaging.build import final_file, ship
@@ -34,6 +34,7 @@ from pipeline.stages.probe_adapter import graph_of, reference_of
 from pipeline.stages.probes import FinalProbe
 from pipeline.stages.sequential_measurement import candidate_of
 from pipeline.system.files import sha256_bytes, sha256_file, temporary_beside, write_atomically
+from pipeline.system.user_files import own_line
 from pipeline.training.execution_mode import ExecutionMode, execution_mode_of, set_execution_mode
 from pipeline.training.finetune import Finetuned
 from pipeline.training.scoring import BATCH
@@ -54,6 +55,8 @@ class _Outcome:
     channels_last: bool
     whole_training: bool
     notices: tuple[str, ...]
+    reason: str = REASON
+    """Why the network is rebuilt, if it was rebuilt in the rehearsal."""
 
 
 _OUTCOME = TypeAdapter(_Outcome)
@@ -76,7 +79,7 @@ def rehearse(context: RunContext, seed: int) -> RunContext:
             outcome = _rehearsed(context, seed, key)
         write_atomically(kept, _OUTCOME.dump_json(outcome))
     if outcome.origin != context.builder.network.origin:
-        context = _with_rebuilt(context, REASON)
+        context = _with_rebuilt(context, outcome.reason)
     set_execution_mode(context.builder.module, ExecutionMode(outcome.channels_last, outcome.whole_training))
     context.notices.add(*outcome.notices)
     return context
@@ -84,6 +87,7 @@ def rehearse(context: RunContext, seed: int) -> RunContext:
 
 def _rehearsed(context: RunContext, seed: int, key: str) -> _Outcome:
     notices: list[str] = []
+    reason = REASON
     space = context.builder.space
     plan = ChannelPlan(tuple((group.name, max(1, group.channels // 2)) for group in space.groups))
     context = replace(context, task=context.task.rehearsal())
@@ -95,7 +99,8 @@ def _rehearsed(context: RunContext, seed: int, key: str) -> _Outcome:
             if context.builder.network.origin == "rebuilt":
                 raise
             try:
-                context = _with_rebuilt(context, REASON)
+                reason = _reason(problem)
+                context = _with_rebuilt(context, reason)
                 mode = _whole_way(context, plan, seed, scratch)
             except (NetworkError, ShipError, TraceError):
                 raise problem from None
@@ -108,7 +113,13 @@ def _rehearsed(context: RunContext, seed: int, key: str) -> _Outcome:
         context.callback.progress(2, 2, "rehearsal: done")
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return _Outcome(key, context.builder.network.origin, mode.channels_last, mode.whole_training, tuple(notices))
+    return _Outcome(key, context.builder.network.origin, mode.channels_last, mode.whole_training, tuple(notices), reason)
+
+
+def _reason(problem: Exception) -> str:
+    cause = problem.__cause__ or problem
+    line = own_line(cause)
+    return f"{REASON}: {one_line(cause, 120)}{f' ({line})' if line else ''}"
 
 
 def _whole_way(context: RunContext, plan: ChannelPlan, seed: int, scratch: Path) -> ExecutionMode:

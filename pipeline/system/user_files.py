@@ -2,9 +2,10 @@
 
 import functools
 import sysconfig
+import traceback
 from pathlib import Path
 
-__all__ = ["is_installed", "is_program", "is_users"]
+__all__ = ["is_installed", "is_program", "is_users", "own_line"]
 
 _PROGRAM = Path(__file__).resolve().parents[1]
 
@@ -26,6 +27,13 @@ def is_users(file: str | Path) -> bool:
     (True, False)
     """
     return not is_program(file) and not is_installed(file)
+
+
+def own_line(problem: BaseException) -> str | None:
+    """Return the innermost line of the user's code in the traceback of `problem`, such as 'net.py:12', or None."""
+    lines = traceback.extract_tb(problem.__traceback__)
+    own = [frame for frame in lines if is_users(frame.filename)]
+    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else None
 
 
 @functools.cache

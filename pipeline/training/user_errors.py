@@ -1,21 +1,12 @@
 """User errors: report an error in the network's own code as NetworkError, with the line that raised it."""
 
-import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from pipeline.errors import CompressError, NetworkError, one_line
-from pipeline.system.user_files import is_users
+from pipeline.system.user_files import own_line
 
-__all__ = ["network_errors", "own_line"]
-
-
-def own_line(problem: BaseException) -> str | None:
-    """Return the innermost line of the user's code in the traceback of `problem`, such as 'net.py:12', or None."""
-    lines = traceback.extract_tb(problem.__traceback__)
-    own = [frame for frame in lines if is_users(frame.filename)]
-    return f"{Path(own[-1].filename).name}:{own[-1].lineno}" if own else None
+__all__ = ["network_errors"]
 
 
 @contextmanager

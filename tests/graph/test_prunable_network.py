@@ -1,5 +1,6 @@
 """The pair of graph and torch module: whose module it is, and that both stay one network while it is trained."""
 
+import inspect
 from collections.abc import Callable
 
 import numpy as np
@@ -60,6 +61,12 @@ def plain() -> nn.Module:
     ).eval()
 
 
+def line_of(function: Callable[..., object], words: str) -> int:
+    """The number of the first line of a function that has these words, in this file."""
+    lines, first = inspect.getsourcelines(function)
+    return first + next(number for number, line in enumerate(lines) if words in line)
+
+
 def difference(module: nn.Module, model: onnx.ModelProto) -> float:
     """How far the answers of torch and of ONNX Runtime are from each other, as a share of the largest."""
     with torch.no_grad():
@@ -80,6 +87,7 @@ def test_a_network_whose_code_repeats_the_widths_is_rebuilt_and_the_reason_says_
 
     assert found.origin == "rebuilt"
     assert found.reason.startswith("it does not run with fewer channels: split_with_sizes expects")
+    assert found.reason.endswith(f"(test_prunable_network.py:{line_of(halves, 'split(')})")
 
 
 def test_a_network_whose_weights_are_computed_is_rebuilt_and_the_reason_says_so() -> None:
@@ -87,7 +95,7 @@ def test_a_network_whose_weights_are_computed_is_rebuilt_and_the_reason_says_so(
     module = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 1)), nn.ReLU(), nn.Conv2d(8, 5, 1)).eval()
     found = analyse(module, EXAMPLE)
 
-    assert (found.origin, found.reason) == ("rebuilt", "some of its weights are computed from others")
+    assert (found.origin, found.reason) == ("rebuilt", "the weights of '0' are computed from other tensors")
 
 
 def test_a_weight_that_does_not_reach_the_graph_is_noticed() -> None:

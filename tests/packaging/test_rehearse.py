@@ -15,10 +15,10 @@ from pipeline.compress import compress
 from pipeline.core.progress import NullCallback
 from pipeline.packaging.pack import load_compressed
 from pipeline.stages.job import Job
+from pipeline.system.user_files import own_line
 from pipeline.training.adapt_network import adapt, plain
 from pipeline.training.execution_mode import execution_mode_of, layout_of, set_execution_mode, train_mode
 from pipeline.training.settings import FinetuneSettings
-from pipeline.training.user_errors import own_line
 
 BUDGET = {"latency_p50": "100%", "params": "90%"}
 HEADER = """
@@ -89,6 +89,9 @@ def test_code_that_fails_in_training_only_is_named_with_its_line_and_the_rebuilt
         for notice in notices
     )
     assert json.loads((tmp_path / "run" / "artifact" / "plan.json").read_text())["network"] == "rebuilt"
+    facts = json.loads((tmp_path / "run" / "artifact" / "artifact.json").read_text())
+    assert facts["network"] == "rebuilt"
+    assert facts["network_reason"] == f"its own code failed in the rehearsal: no training today (n.py:{line})"
     assert plain(load_compressed(nn.Identity(), tmp_path / "run" / "artifact"))(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 

@@ -1,13 +1,17 @@
 """The report of a run: names in it are only names, and a part that cannot be made costs nothing else."""
 
+import json
 from dataclasses import replace
+from typing import Literal
 from xml.etree import ElementTree
 
 import pytest
 from helpers.readers import artifact, candidate
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import TypeAdapter
 
+from pipeline.core.artifact import Artifact, dump_artifact
 from pipeline.core.plan import NotPrunable
 from pipeline.core.run import Trial
 from pipeline.packaging.report.page import report_page
@@ -50,6 +54,33 @@ def test_a_name_cannot_turn_the_direction_of_the_page_s_text() -> None:
 
     assert "\u202e" not in page
     assert r"<code>layer\u202egnp</code>: &lt;b&gt;why\u202e&lt;/b&gt;" in page
+
+
+@pytest.mark.parametrize(
+    ("network", "reason", "sentence"),
+    [
+        ("own", "", "The weights are those of your own module with fewer channels."),
+        (
+            "rebuilt",
+            "it does not run with fewer channels: split_with_sizes expects 11 <b> (nets.py:41)",
+            "rebuilt from the exported graph, not of your own module. The reason: it does not run with fewer channels: "
+            "split_with_sizes expects 11 &lt;b&gt; (nets.py:41).",
+        ),
+    ],
+)
+def test_the_page_says_whose_module_has_the_weights(network: Literal["own", "rebuilt"], reason: str, sentence: str) -> None:
+    page = report_page(replace(FOUND, network=network, network_reason=reason), [], [], ()).decode()
+
+    assert sentence in page
+
+
+def test_the_page_of_an_older_artifact_says_nothing_of_the_module() -> None:
+    """artifact.json without the two fields"""
+    facts = json.loads(dump_artifact(FOUND))
+    found = TypeAdapter(Artifact).validate_python({name: facts[name] for name in facts if not name.startswith("network")})
+
+    assert found.network is None
+    assert "your own module" not in report_page(found, [], [], ()).decode()
 
 
 def test_a_plot_that_cannot_be_drawn_costs_the_plots_and_nothing_else() -> None:

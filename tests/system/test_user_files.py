@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.system.user_files import is_users
-from pipeline.training.user_errors import own_line
+from pipeline.system.user_files import is_users, own_line
 
 SOURCES = sorted(Path(pipeline.__file__ or "").parent.rglob("*.py"))
 

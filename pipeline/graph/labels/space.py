@@ -15,7 +15,7 @@ from pipeline.graph.labels.push import push
 from pipeline.graph.labels.trace import Grouped, Trace
 from pipeline.graph.labels.unions import Labels
 
-__all__ = ["GraphSpace", "Statistic", "label_graph", "name_nodes"]
+__all__ = ["GraphSpace", "Statistic", "label_graph", "module_of", "name_nodes"]
 
 Place = tuple[str, int]
 """An initializer and one of its axes."""
@@ -208,10 +208,10 @@ def layer_name(initializer: str) -> str:
     return head if dot and last in ("weight", "bias") else initializer
 
 
-def _module_of(initializer: str) -> str:
+def module_of(initializer: str) -> str:
     """The module of the user's network that an initializer belongs to: 'rnn.weight_ih_l0_folded' gives 'rnn'."""
     head, dot, last = initializer.partition(".parametrizations.")[0].rpartition(".")
-    return head if dot and last.startswith(("weight", "bias")) else f"{head}{dot}{last}"
+    return head if dot and last.startswith(("weight", "bias", "computed")) else f"{head}{dot}{last}"
 
 
 def _unique(name: str, names: set[str]) -> str:
@@ -230,7 +230,7 @@ def _not_prunable(trace: Trace, numbers: dict[int, int]) -> list[NotPrunable]:
         if any(root in numbers for root in roots):
             continue
         reasons = [reason for root in roots if (reason := trace.unions.reason(root))]
-        found.setdefault(_module_of(weight), reasons[0] if reasons else "its outputs are tied to a layer that keeps its width")
+        found.setdefault(module_of(weight), reasons[0] if reasons else "its outputs are tied to a layer that keeps its width")
     return [NotPrunable(name, reason) for name, reason in found.items()]
 
 
