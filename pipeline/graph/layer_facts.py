@@ -57,7 +57,8 @@ def layer_facts(model: onnx.ModelProto, labelled: GraphSpace) -> tuple[LayerFact
         if (weight or node.name) not in counted:
             continue
         name = layer_name(weight) if weight else node.name
-        reason = reasons.get(module_of(weight), "it keeps its width") if weight else "it has no channels of its own"
+        other = "it keeps its width" if weight else "it has no channels of its own"
+        reason = reasons.get(name) or reasons.get(module_of(weight)) or other
         own = tuple(dict.fromkeys(groups.get(name, ())))
         found.append(
             LayerFacts(
@@ -67,11 +68,7 @@ def layer_facts(model: onnx.ModelProto, labelled: GraphSpace) -> tuple[LayerFact
                 sum(sizes[each] for each in node.input if each in sizes),
                 counted.pop(weight or node.name),
                 own,
-                ""
-                if own
-                else reasons.get(
-                    module_of(weight) if weight else name, "it has no channels of its own" if not weight else "it keeps its width"
-                ),
+                "" if own else reason,
             )
         )
     return tuple(found)
