@@ -132,7 +132,8 @@ def test_one_wrong_group_of_sixteen_is_found_in_nine_trials(wrong: str) -> None:
     )
 
     assert names(proven)[1] == [wrong]
-    assert len(reports) == 9 + 1  # one report before each trial, and one at the end
+    # one report before each trial, one in its middle unless it fails before, and one at the end; four trials succeed
+    assert 9 + 4 + 1 <= len(reports) <= 2 * 9 + 1
 
 
 def test_a_group_without_one_of_its_readers_fails() -> None:
@@ -192,7 +193,7 @@ def test_a_network_that_does_not_run_in_double_precision_is_tried_in_single() ->
     assert (wrong.precision, *names(wrong)) == ("single", [], ["w0"])
 
 
-def test_progress_is_reported_before_each_trial_and_at_the_end() -> None:
+def test_progress_is_reported_before_each_trial_in_its_middle_and_at_the_end() -> None:
     model = chain(2)
     reports: list[tuple[int, int]] = []
     prove_groups(
@@ -201,7 +202,7 @@ def test_progress_is_reported_before_each_trial_and_at_the_end() -> None:
         lambda done, total, text: reports.append((done, total)),
     )
 
-    assert reports == [(0, 2), (0, 2), (1, 2), (2, 2)]  # both, w0 alone, w1 alone, the end
+    assert reports == [(0, 4), (0, 4), (2, 4), (3, 4), (4, 4)]  # both, w0 alone, w1 alone and the middle of it, the end
 
 
 def test_a_network_without_a_group_has_nothing_to_prove() -> None:
