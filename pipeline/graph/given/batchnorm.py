@@ -1,8 +1,10 @@
-"""BatchNorm: put a BatchNormalization back behind each convolution from which an exporter folded one away.
+"""BatchNorm: put a BatchNormalization back behind each convolution from which an exporter folded one away, and base all of them
+on the statistics of real images.
 
-The new layer normalises by the mean and variance that its input has on real images, and undoes it with its scale and bias. So the
-network computes what it computed before, but the statistics can be re-estimated after pruning, and it trains like any network
-with BatchNorm. When the deployed graph is made, the layer is folded away again.
+A layer then normalises by the mean and variance that its input has on these images, and its scale and bias make up for it. So the
+network computes what it computed before, also after its statistics are re-estimated on such images. A pruned network gets its own
+statistics in the same way, and it trains like any network with BatchNorm. When the deployed graph is made, the layers are folded
+away.
 """
 
 from collections.abc import Iterable, Iterator
@@ -30,28 +32,37 @@ def with_batchnorms(model: onnx.ModelProto, batches: Iterable[Tensor]) -> onnx.M
     """Return `model`, a trainable graph, with a BatchNormalization behind each convolution that may have had one.
 
     That is a convolution with a bias and a weight of its own, whose maps have more than one pixel, and whose output no other
-    BatchNormalization reads. `batches` of real inputs, (N, C, H, W), give the statistics. Without such a convolution, `model`
-    itself is returned.
+    BatchNormalization reads. `batches` of real inputs, (N, C, H, W), give the statistics of all these layers, also of those that
+    were in `model` before. The result computes what `model` computes.
     """
     normed = copy_of(model)
-    layers = dict(_insert(normed))
-    if not layers:
-        return model
+    _insert(normed)
     network = network_of(normed)
     modules = dict(network.named_modules())
-    found: dict[str, _Moments] = {}
-    for layer, names in layers.items():
-        module = modules[network.tensors[names[2]].name.rpartition(".")[0]]
-        found[layer] = _Moments(module)
+    layers = list(_layers(normed))
+    moments = [_Moments(modules[network.tensors[node.input[3]].name.rpartition(".")[0]]) for node in layers]
     with torch.no_grad():
         for pixels in batches:
             network(pixels)
     tensors = {tensor.name: tensor for tensor in normed.graph.initializer}
-    for layer, names in layers.items():
-        mean, variance = found[layer].read()
-        for name, values in zip(names, (np.sqrt(variance + EPSILON), mean, mean, variance), strict=True):
-            tensors[name].CopyFrom(numpy_helper.from_array(values.astype(np.float32), name))
+    for node, found in zip(layers, moments, strict=True):
+        names = node.input[1:5]
+        scale, bias, mean, variance = (numpy_helper.to_array(tensors[name]).astype(np.float64) for name in names)
+        epsilon = next((float(entry.f) for entry in node.attribute if entry.name == "epsilon"), EPSILON)
+        slope = scale / np.sqrt(variance + epsilon)
+        new_mean, new_variance = found.read()
+        values = (slope * np.sqrt(new_variance + epsilon), bias + (new_mean - mean) * slope, new_mean, new_variance)
+        for name, array in zip(names, values, strict=True):
+            tensors[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
     return normed
+
+
+def _layers(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """The BatchNormalization nodes whose tensors are initializers of their own."""
+    tensors, uses = {tensor.name for tensor in model.graph.initializer}, uses_of(model.graph)
+    for node in model.graph.node:
+        if node.op_type == "BatchNormalization" and all(name in tensors and uses[name] == 1 for name in node.input[1:5]):
+            yield node
 
 
 class _Moments:
@@ -76,8 +87,8 @@ class _Moments:
         return mean.numpy(), (self.squares / self.count - mean.square()).clamp_min(0).numpy()
 
 
-def _insert(model: onnx.ModelProto) -> Iterator[tuple[str, list[str]]]:
-    """Insert layers that change nothing, in place. Yields each name of a layer with the names of its four tensors."""
+def _insert(model: onnx.ModelProto) -> None:
+    """Insert layers that change nothing, in place."""
     graph = model.graph
     taken, nodes = names_in(graph), []
     wanted = {node.output[0]: node for node in _convolutions(model)}
@@ -98,7 +109,6 @@ def _insert(model: onnx.ModelProto) -> Iterator[tuple[str, list[str]]]:
             graph.initializer.append(numpy_helper.from_array(values, name))
         node.output[0] = inner
         nodes.append(helper.make_node("BatchNormalization", [inner, *names], [output], name=layer, epsilon=EPSILON))
-        yield layer, names
     del graph.node[:]
     graph.node.extend(nodes)
 

@@ -13,6 +13,7 @@ from pipeline.graph.given.batchnorm import with_batchnorms
 from pipeline.graph.given.prepare import prepare
 from pipeline.graph.structure import structure
 from pipeline.graph.to_torch import network_of
+from pipeline.training.scoring import recalibrate
 
 
 def graph_of(data: bytes) -> onnx.ModelProto:
@@ -56,10 +57,26 @@ def test_statistics_are_those_of_the_images() -> None:
         torch.testing.assert_close(layer.running_var, read[layer].var((0, 2, 3), correction=0), rtol=1e-3, atol=1e-4)
 
 
-def test_a_network_that_still_has_its_batchnorm_layers_is_left_alone() -> None:
-    data = traced(build(ZOO["unfolded"]), (1, 3, 8, 8), 13, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)
-    model = graph_of(data)
+UNFOLDED = traced(build(ZOO["unfolded"]), (1, 3, 8, 8), 13, training=torch.onnx.TrainingMode.PRESERVE, do_constant_folding=False)
+
+
+def test_layers_that_the_file_still_has_get_the_statistics_of_the_images_too() -> None:
+    model = graph_of(UNFOLDED)
     normed = with_batchnorms(model, batches((3, 8, 8)))
+    pixels = torch.cat(batches((3, 8, 8))).numpy()
 
     assert operators(model).count("BatchNormalization") == 2
     assert operators(normed).count("BatchNormalization") == 3  # the first convolution has a bias, and a ReLU before its BatchNorm
+    np.testing.assert_allclose(answers(normed.SerializeToString(), pixels), answers(UNFOLDED, pixels), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("data", [*NETS.values(), UNFOLDED], ids=[*NETS, "unfolded"])
+def test_the_network_answers_as_before_after_its_statistics_are_re_estimated(data: bytes) -> None:
+    """Its images are not those that it was trained on. Re-estimation of the file's own statistics would change its answers."""
+    images = torch.cat(batches((3, 8, 8)))
+    network = network_of(with_batchnorms(graph_of(data), batches((3, 8, 8))))
+    recalibrate(network, [images])
+    with torch.no_grad():
+        found = network(images).numpy()
+
+    np.testing.assert_allclose(found, answers(data, images.numpy()), rtol=2e-2, atol=2e-2)
