@@ -41,6 +41,8 @@ def move(node: Node, trace: Trace) -> Sequence[Value]:
     if any(name and found is None for name, found in zip(node.inputs[1:], parameters, strict=True)):
         trace.freeze(value, f"its channels pass through {node}, which depends on the values of the input")
         return [Value(shape) for shape in node.shapes]
+    if node.op_type == "Slice":
+        value = _in_steps(node, trace, value)
     fields: list[list[Labels]] = [[] for _ in node.outputs]
     for labels in value.fields:
         for kept, moved in zip(fields, _run(node, trace, np.broadcast_to(labels, value.shape)), strict=True):
@@ -50,6 +52,20 @@ def move(node: Node, trace: Trace) -> Sequence[Value]:
     if node.op_type == "DepthToSpace":  # a channel of the output is whole; rows and columns of a picture stay
         return [trace.constant(made[0], [2, 3], f"{node} makes one channel of its channels")]
     return made
+
+
+def _in_steps(node: Node, trace: Trace, value: Value) -> Value:
+    """Make `value` equal along each axis of which a Slice takes only some positions, in steps. After some of them are removed, no
+    start and end give the rest.
+    """
+    starts, ends = trace.integers(node, 1, "starts") or [], trace.integers(node, 2, "ends") or []
+    axes = trace.integers(node, 3, "axes") or list(range(len(starts)))
+    steps = trace.integers(node, 4) or [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        size = value.shape[axis]
+        if step != 1 and len(range(*slice(start, end, step).indices(size))) < size:
+            value = trace.constant(value, [axis], f"{node} takes its channels in steps of {step}")
+    return value
 
 
 def _keep_last(node: Node, moved: Labels, trace: Trace) -> None:

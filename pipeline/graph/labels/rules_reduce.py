@@ -38,10 +38,13 @@ def reduce(node: Node, trace: Trace) -> Sequence[Value]:
             kept.append(labels)
         else:
             trace.statistics[node.index, 0, axis] = labels.ravel()
-    if not node.attributes.get("keepdims", 1):
-        gone = [axis for axis in range(rank) if axis not in axes]
-        kept = [labels.reshape([labels.shape[axis] for axis in gone]) for labels in kept]
-    return [Value(shape, tuple(kept))]
+    return [Value(shape, _over(kept, [] if node.attributes.get("keepdims", 1) else axes))]
+
+
+def _over(fields: Sequence[Labels], axes: Sequence[int]) -> tuple[Labels, ...]:
+    """`fields`, which do not differ along `axes`, without these axes."""
+    gone = {axis % labels.ndim for labels in fields for axis in axes}
+    return tuple(labels.reshape([size for axis, size in enumerate(labels.shape) if axis not in gone]) for labels in fields)
 
 
 @rule(
@@ -62,13 +65,18 @@ def along_an_axis(node: Node, trace: Trace) -> Sequence[Value]:
     """The positions of the axis depend on each other, so none of them can leave alone."""
     value = trace.value(node.inputs[0])
     default = 1 if node.op_type == "LRN" or (trace.opset < 13 and "oftmax" in node.op_type) else -1
-    axes = trace.integers(node, 1, "axes" if node.op_type.startswith("Reduce") else "axis") or [default]
+    reduces = node.op_type.startswith("Reduce")
+    axes = trace.integers(node, 1, "axes" if reduces else "axis") or (list(range(len(value.shape))) if reduces else [default])
     if node.op_type == "TopK":
         axes = [int(node.attributes.get("axis", -1))]
     if trace.opset < 13 and "oftmax" in node.op_type:
         axes = list(range(axes[0] % len(value.shape), len(value.shape)))
     value = trace.constant(value, axes, f"{node} mixes its channels")
-    return [Value(shape, value.fields if shape == value.shape else ()) for shape in node.shapes]
+    rank = len(value.shape)
+    if any(len(shape) not in (rank, rank - len(axes)) for shape in node.shapes):
+        trace.freeze(value, f"{node} mixes its channels")
+        return [Value(shape) for shape in node.shapes]
+    return [Value(shape, _over(value.fields, [] if len(shape) == rank else axes)) for shape in node.shapes]
 
 
 @rule("BatchNormalization")

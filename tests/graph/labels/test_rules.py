@@ -215,6 +215,33 @@ def test_heads_of_attention_leave_whole() -> None:
     assert misfit(model) < 1e-5
 
 
+def test_one_head_of_attention_loses_the_same_channels_of_queries_and_keys() -> None:
+    """the product of queries and keys is taken over the channels that are left"""
+    text = "q1 = MatMul(x, q) k1 = MatMul(x, k) k2 = Transpose<perm = [0, 2, 1]>(k1) s = MatMul(q1, k2) a = Softmax(s)"
+    model = graph(f"(float[1,5,8] x) => (float[1,5,8] y) {{ {text} y = MatMul(a, x) }}", q=(8, 6), k=(8, 6))
+    assert widths(model) == {"q": 6}
+    assert channels_of(label_graph(model), "k", 1) == [1, 2, 3, 4, 5, 6]
+    assert misfit(model) < 1e-5
+
+
+@pytest.mark.parametrize("norm", ["ReduceL2", "ReduceL1", "ReduceSumSquare", "ReduceSum"])
+def test_a_sum_over_channels_is_taken_over_those_that_are_left(norm: str) -> None:
+    text = f"s = Conv(x, a) t = Exp(s) n = {norm}<keepdims = 1>(t, over) h = Div(t, n)"
+    model = graph(f"({C}) => ({Y}) {{ {text} {HEAD} }}", a=(6, 3, 1, 1), head=(5, 6), over=[1])
+    assert widths(model) == {"a": 6}
+    assert misfit(model) < 1e-5
+
+
+def test_a_product_over_another_axis_lets_channels_pass() -> None:
+    """two halves of the channels, which are stacked and multiplied"""
+    text = (
+        "s = Conv(x, a) r = Reshape(s, halves) p = ReduceProd<keepdims = 0>(r, over) f = Flatten(p) y = Gemm<transB = 1>(f, head)"
+    )
+    model = graph(f"({C}) => ({Y}) {{ {text} }}", a=(6, 3, 8, 8), head=(5, 3), halves=[1, 2, 3, 1, 1], over=[1])
+    assert channels_of(label_graph(model), "a", 0) == [1, 2, 3, 1, 2, 3]
+    assert misfit(model) < 1e-5
+
+
 def test_layer_normalisation_is_taken_over_the_channels_that_are_left() -> None:
     text = "s = MatMul(x, a) n = LayerNormalization(s, scale, bias) y = MatMul(n, b)"
     model = graph(f"(float[1,5,8] x) => (float[1,5,4] y) {{ {text} }}", a=(8, 6), scale=(6,), bias=(6,), b=(6, 4))
