@@ -128,7 +128,7 @@ Examples:
     "--importance",
     type=click.Choice(IMPORTANCES),
     default=DEFAULTS.importance,
-    help=f"What ranks channels.  [default: {DEFAULTS.importance}]",
+    help="What ranks channels.  [default: l2, or reconstruction with few images]",
 )
 @restriction_options
 @click.option(

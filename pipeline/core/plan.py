@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 __all__ = ["IMPORTANCES", "ChannelPlan", "Group", "Importance", "Kept", "NotPrunable", "PruneSpace", "Slot", "layer_of"]
 
-Importance = Literal["l1", "l2", "bn", "taylor"]
+Importance = Literal["l1", "l2", "bn", "taylor", "reconstruction"]
 """How the channels of a group are ranked; see `pipeline.graph.importance.rank`."""
 IMPORTANCES: tuple[str, ...] = get_args(Importance)
 

@@ -22,6 +22,11 @@ MEMORY_LIMIT_BYTES = 2 * 2**30
 """Decoded images are kept in memory up to this size. Larger data sets are decoded batch by batch."""
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 5000
 TEST_SHARE = 0.1
+"""Share of the images that are held out for the test if there is no test folder."""
+FEW, TEST_SHARE_OF_FEW, VALIDATION_SHARE_OF_FEW = 1000, 0.3, 0.15
+"""The shares with fewer than FEW images and no test folder; the second one is of the rest. They are larger, because the test
+images alone decide how wide the interval of the result is, and a network is recovered from few images without labels.
+"""
 SPLITS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -60,13 +65,15 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_li
     fetch = fetch_files(paths, decoder, memory_limit_bytes)
     train = spans["train"]
     test = spans.get("test", spans.get("val"))
+    shares = TEST_SHARE, VALIDATION_SHARE
     if test is None:
-        train, test = carve(labels, train, TEST_SHARE, len(train), seed=0)
+        shares = (TEST_SHARE_OF_FEW, VALIDATION_SHARE_OF_FEW) if len(train) < FEW else shares
+        train, test = carve(labels, train, shares[0], len(train), seed=0)
         notices.append(f"{root} has no test folder, so {len(test)} of its images are held out as test images")
     if "test" in spans and "val" in spans:
         validation = spans["val"]
     else:
-        train, validation = carve(labels, train, VALIDATION_SHARE, VALIDATION_LIMIT, seed)
+        train, validation = carve(labels, train, shares[1], VALIDATION_LIMIT, seed)
     notices += _turned(paths, preprocessing)
     if preprocessing.size is None:
         preprocessing = preprocessing.model_copy(update={"size": size})

@@ -11,7 +11,13 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import EmptyData
 from pipeline.foreign_text import escape_text
 
-__all__ = ["Images", "Splits", "carve"]
+__all__ = ["Images", "Splits", "carve", "evaluation_size"]
+
+FEWEST_AT_ONCE, MOST_AT_ONCE = 4, 256
+"""Smallest and largest number of images in a batch for evaluation. BatchNorm statistics need several."""
+MOST_VALUES = 2**22
+"""Largest number of input values in such a batch, because the features of a network take about thirty times as much memory. With
+colour images, 256 fit up to 73 x 73 pixels, and 27 of 224 x 224."""
 
 Fetch = Callable[[Tensor], Tensor]
 """Indices -> a batch: uint8 pixels, (N, C, H, W), to be normalised, or float tensors that are ready for the network."""
@@ -59,9 +65,16 @@ class Images:
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return self.subset(order[:count])
 
-    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) in order, for evaluation: (N, C, H, W) float32, and (N,)."""
-        for chosen in self.indices.split(size):
+    @cached_property
+    def evaluation_size(self) -> int:
+        """The number of images in a batch for evaluation. It is smaller for large images, so that memory is bounded."""
+        return evaluation_size(self.fetch(self.indices[:1]).numel())
+
+    def batches(self, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield (images, labels) in order, for evaluation: (N, C, H, W) float32, and (N,). `size` is the number of images in a
+        batch; None: `evaluation_size`.
+        """
+        for chosen in self.indices.split(self.evaluation_size if size is None else size):
             yield self._normalised(self.fetch(chosen)), self.labels[chosen]
 
     def training_batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -147,6 +160,15 @@ class Splits:
         """Return the same images with `answers`, (all images,) of class indices, of the dense network as their labels."""
         train, validation, test = (replace(images, labels=answers) for images in (self.train, self.validation, self.test))
         return replace(self, train=train, validation=validation, test=test, classes=tuple(classes), labelled=False)
+
+
+def evaluation_size(values: int) -> int:
+    """Return the number of images in a batch for evaluation if each image has `values` input values.
+
+    >>> evaluation_size(3 * 32 * 32), evaluation_size(3 * 224 * 224)
+    (256, 27)
+    """
+    return min(max(MOST_VALUES // max(values, 1), FEWEST_AT_ONCE), MOST_AT_ONCE)
 
 
 def carve(labels: Tensor, indices: Tensor, share: float, limit: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,12 @@ __all__ = ["FEWEST", "load_unlabelled", "with_unlabelled"]
 
 FEWEST = 10
 """A data set without labels has at least this many images, because some are held out for validation and for the test."""
-HELD_OUT = 0.2
-"""Share of the images that are held out for validation, and share for the test."""
+TEST_SHARE = 0.3
+"""Share of the images that are held out for the test. They alone decide how wide the interval of the result is."""
+VALIDATION_SHARE, FEW_VALIDATION, MOST_VALIDATION_SHARE = 0.1, 10, 0.2
+"""Share of the images for validation, and a number that is held out if it is at most the larger share. Validation compares
+outputs, not only answers, so it needs fewer images than the test.
+"""
 UNKNOWN = -1
 
 
@@ -32,7 +36,7 @@ def with_unlabelled(splits: Splits, root: Path) -> Splits:
 
 
 def load_unlabelled(root: Path, declared: Preprocessing | None, seed: int) -> Splits:
-    """Load the folder `root` as a data set without labels: a fifth of the images is for validation, a fifth for the test.
+    """Load the folder `root` as a data set without labels. A tenth to a fifth of the images is for validation, 0.3 for the test.
 
     All labels are -1 until the dense network has answered; see `answered`. The test images are always the same. Raises DataError
     and its subclasses.
@@ -42,11 +46,13 @@ def load_unlabelled(root: Path, declared: Preprocessing | None, seed: int) -> Sp
     images, text, notices = _images(root, preprocessing)
     if len(images) < FEWEST:
         raise EmptyData(f"{root}: {len(images)} images; give at least {FEWEST}, because some are held out for the test")
-    held_out = max(round(HELD_OUT * len(images)), 1)
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
-    test, rest = order[:held_out], order[held_out:]
+    count = len(images)
+    tested = round(TEST_SHARE * count)
+    validated = max(round(VALIDATION_SHARE * count), min(FEW_VALIDATION, round(MOST_VALIDATION_SHARE * count)))
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
+    test, rest = order[:tested], order[tested:]
     rest = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))]
-    parts = tuple(part.sort().values for part in (rest[held_out:], rest[:held_out], test))
+    parts = tuple(part.sort().values for part in (rest[validated:], rest[:validated], test))
     splits = Splits.of(images.fetch, images.labels, (parts[0], parts[1], parts[2]), images.preprocessing, (), text)
     return replace(splits, notices=notices)
 

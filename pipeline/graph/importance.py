@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.plan import Group, Importance, PruneSpace, Slot
+from pipeline.graph.reconstruct import start_reconstruction
+from pipeline.graph.reconstruction_error import order_by_error
 from pipeline.graph.shrink import CONVS, NORMS
 
 __all__ = ["Batches", "rank"]
@@ -22,11 +24,18 @@ def rank(module: nn.Module, space: PruneSpace, kind: Importance, batches: Batche
                 coupled layers as in Fang et al., arXiv 2301.12900)
     bn          size of the normalisation scales (Liu et al., arXiv 1708.06519); l1 for a group that has none
     taylor      |sum of weight x gradient| over a channel, with the gradient of the loss over `batches`
-                (Molchanov et al., arXiv 1906.10771, group criterion); only this one uses `batches`
+                (Molchanov et al., arXiv 1906.10771, group criterion); uses `batches`
+    reconstruction
+                the error that is left after the other channels have replaced it by least squares, over `batches`; labels
+                are not used; see `pipeline.graph.reconstruction_error`
 
-    The scores of each coupled layer are divided by their mean before they are added, so that a wide layer does not
-    outweigh a narrow one. In a tie, the channel with the lower index comes first.
+    The scores of each coupled layer are divided by their mean before they are added, so that a wide layer does not outweigh a
+    narrow one; `reconstruction` has its own shares. In a tie, the channel with the lower index comes first.
     """
+    if kind == "reconstruction":
+        return order_by_error(
+            start_reconstruction(module, space, (images for images, _ in batches)), rank(module, space, "l2", ())
+        )
     gradients = _gradients(module, batches) if kind == "taylor" else {}
     order = {}
     for group in space.groups:

@@ -134,7 +134,8 @@ def _columns(layer: nn.Module, slots: list[Slot]) -> NDArray[np.int64] | None:
     size = int(layer.get_parameter("weight").shape[1])
     channels = np.asarray(slots[0].channels)
     each = len(channels) // max(len(set(slots[0].channels)), 1)
-    if len(slots) == 1 and len(channels) == size and each > 1:
+    # after a flatten, the entries of a channel are its pixels; the inputs of a convolution are channels of their own
+    if isinstance(layer, nn.Linear) and len(slots) == 1 and len(channels) == size and each > 1:
         order = np.argsort(channels, kind="stable")
         if (channels[order].reshape(-1, each) == channels[order].reshape(-1, each)[:, :1]).all():
             return np.asarray(slots[0].entries)[order].reshape(-1, each)

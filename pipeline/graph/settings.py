@@ -17,7 +17,7 @@ class PruningSettings:
     importance: Importance = "l2"
     """The criterion that ranks the channels of a group."""
     batches: Batches = ()
-    """Used only for `taylor`."""
+    """Used only for `taylor` and `reconstruction`."""
     grouped: Grouped = "evenly"
     """Evenly from each group of a grouped convolution or GroupNorm, or whole groups."""
     restriction: Restriction = NO_RESTRICTION

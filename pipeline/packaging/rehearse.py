@@ -37,7 +37,6 @@ from pipeline.system.files import sha256_bytes, sha256_file, temporary_beside, w
 from pipeline.system.user_files import own_line
 from pipeline.training.execution_mode import ExecutionMode, execution_mode_of, set_execution_mode
 from pipeline.training.finetune import Finetuned
-from pipeline.training.scoring import BATCH
 from pipeline.training.user_errors import network_errors
 
 __all__ = ["rehearse"]
@@ -147,7 +146,7 @@ def _trained(context: RunContext, plan: ChannelPlan, seed: int) -> tuple[Executi
                 set_execution_mode(module, mode)
             checkpoint = temporary_beside(context.run.folder / "rehearsal.safetensors")
             try:
-                with network_errors(f"scoring {len(context.task.inputs(BATCH))} images or fewer at once"):
+                with network_errors("scoring a batch of images"):
                     context.task.score(student)
                 with network_errors("a step of training"):
                     tuned = context.task.finetune(student, teacher, seed, checkpoint, no_progress)

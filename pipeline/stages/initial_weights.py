@@ -5,7 +5,7 @@ they are cut from a supernet.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import safetensors.torch
 from torch import nn
@@ -16,6 +16,8 @@ from pipeline.graph.shrink import shrink
 from pipeline.search.problem import SearchSpace
 from pipeline.stages.context import RunContext
 from pipeline.stages.supernet import IMAGES, Schedule, affordable_steps, middle_share, plans_around, train_supernet
+from pipeline.training.scoring import measure_shifts
+from pipeline.training.statistics_shift import Shifts, kept_shifts, set_shifts
 
 __all__ = ["InitialWeights", "cut_from_dense", "cut_from_supernet"]
 
@@ -33,22 +35,31 @@ class InitialWeights:
     reconstruction: Reconstruction
     supernet: nn.Module | None = None
     """The network that the weights are cut from; None for the dense network."""
+    shifts: Shifts = field(default_factory=dict)
+    """How estimated BatchNorm statistics are corrected. None with many pictures."""
 
     def of(self, plan: ChannelPlan) -> nn.Module:
         """The network of `plan`, in evaluation mode. It is a new module, and the caller may change it."""
         builder = self.context.builder
         kept = builder.kept(plan)
         if self.supernet and plan != builder.space.dense():
-            return shrink(self.supernet, builder.space, kept).eval()
-        module = shrink(builder.module, builder.space, kept).eval()
-        self.reconstruction.apply(module, kept)
+            module = shrink(self.supernet, builder.space, kept).eval()
+        else:
+            module = shrink(builder.module, builder.space, kept).eval()
+            self.reconstruction.apply(module, kept)
+        set_shifts(module, kept_shifts(self.shifts, builder.space, kept))
         return module
 
 
 def cut_from_dense(context: RunContext) -> InitialWeights:
-    """Initial weights that are cut from the dense network. Runs the network once over the task's statistics batches."""
-    inputs = (batch for batch, _ in context.task.calibration(context.callback.progress))
-    return InitialWeights(context, start_reconstruction(context.builder.module, context.builder.space, inputs))
+    """Initial weights that are cut from the dense network. Runs the network once over the task's statistics batches, and with few
+    pictures once more.
+    """
+    dense, task, progress = context.builder.module, context.task, context.callback.progress
+    inputs = (batch for batch, _ in task.calibration(progress))
+    reconstruction = start_reconstruction(dense, context.builder.space, inputs)
+    shifts = measure_shifts(dense, task.statistics_images()) if task.few_pictures else {}
+    return InitialWeights(context, reconstruction, shifts=shifts)
 
 
 def cut_from_supernet(

@@ -79,7 +79,8 @@ class Job:
     """A file from `calibrate`. The search then runs here with predicted latencies, and measures once on the device at the end."""
     shape: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """Input -> its shape, where an ONNX file leaves sizes free. The name "" stands for the only input."""
-    importance: Importance = "l2"
+    importance: Importance | None = None
+    """What ranks channels. None: "l2", and "reconstruction" with few pictures."""
     freeze: tuple[str, ...] = ()
     """Patterns of layers that keep all their channels, such as "backbone.layer1.*"."""
     only: tuple[str, ...] = ()
@@ -151,7 +152,7 @@ class Job:
             "seed": self.seed,
             "dry_run": self.dry_run,
             "calibration": sha256_file(self.calibration) if self.calibration and self.calibration.is_file() else None,
-            "importance": self.importance,
+            "importance": self.importance or "l2",  # a run with another usual importance notes it beside the data
             **self.restriction.facts(),
             "supernet_steps": self.supernet_steps,
             "finetuning": _finetuning(self.finetuning),

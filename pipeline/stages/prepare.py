@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.core.budget import Constraint, sample_size_notices
 from pipeline.core.latency_predictor import LatencyPredictor
 from pipeline.core.opsets import FileFormat
+from pipeline.core.plan import Importance
 from pipeline.core.profile import Profile
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.images import Splits
@@ -44,6 +45,7 @@ __all__ = [
     "LoadedModel",
     "emulated",
     "file_format",
+    "importance_of",
     "load_model_and_task",
     "start_building",
     "start_local",
@@ -130,6 +132,8 @@ def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_prog
         "torch": torch.__version__,
         "onnxruntime": importlib.metadata.version("onnxruntime"),
     }
+    if task.few_pictures:
+        facts["importance"] = importance_of(job, task)
     if isinstance(task, Classification):
         facts["preprocessing"] = task.splits.train.preprocessing.facts()
     return LoadedModel(module, task, facts, tuple(notices), score, image_s, given)
@@ -147,6 +151,11 @@ def _load_images(job: Job, declared: Preprocessing | None) -> Splits:
             "and std in preprocessing.yaml in the folder, or a PREPROCESSING beside the factory"
         )
     return splits
+
+
+def importance_of(job: Job, task: Task) -> Importance:
+    """What ranks the channels: the user's choice, or by default the usual one for so many pictures."""
+    return job.importance or ("reconstruction" if task.few_pictures else "l2")
 
 
 def start_building(
@@ -168,7 +177,7 @@ def start_building(
         loaded.module,
         task.example(),
         form,
-        PruningSettings(job.importance, task.calibration(), grouped, job.restriction),
+        PruningSettings(importance_of(job, task), task.calibration(), grouped, job.restriction),
         dense_path,
         progress,
     )

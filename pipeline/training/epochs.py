@@ -14,8 +14,9 @@ from pipeline.data.images import Images
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import reference_loss
 from pipeline.training.execution_mode import layout_of, train_mode
-from pipeline.training.scoring import BATCH, calibration_images, recalibrate
+from pipeline.training.scoring import calibration_images, recalibrate
 from pipeline.training.settings import FinetuneSettings
+from pipeline.training.statistics_shift import shifts_of
 
 __all__ = [
     "Learner",
@@ -81,9 +82,9 @@ class TrainingSetup:
     def validation_targets(self) -> list[Tensor | None]:
         """The teacher's logits for each batch of the validation images, (N, classes). None without a teacher."""
         if self.teacher is None:
-            return [None] * math.ceil(len(self.validation) / BATCH)
+            return [None] * math.ceil(len(self.validation) / self.validation.evaluation_size)
         with torch.inference_mode():
-            return [self.teacher(self.placed(pixels, self.teacher)) for pixels, _ in self.validation.batches(BATCH)]
+            return [self.teacher(self.placed(pixels, self.teacher)) for pixels, _ in self.validation.batches()]
 
     def placed(self, pixels: Tensor, module: nn.Module) -> Tensor:
         """Return `pixels` on `device`, in the memory layout of `module`."""
@@ -146,10 +147,11 @@ def validated_start(learner: Learner, setup: TrainingSetup) -> tuple[TrainingSet
     """Validate the network before training, and keep it as the best. Returns the setup with the better BatchNorm statistics.
 
     A network that was trained on augmented images needs the statistics of such images; only validation shows whether it was.
+    Statistics that are corrected by the dense network's own need no such trial.
     """
     found = validated(learner.module, setup)
     learner.keep_as_best()
-    if setup.calibration.preprocessing.augment:
+    if setup.calibration.preprocessing.augment and not shifts_of(learner.module):
         other = replace(setup, augmented=True)
         other_found = validated(learner.module, other)
         if other_found.is_better_than(found):
@@ -182,12 +184,12 @@ def validated(module: nn.Module, setup: TrainingSetup) -> Validation:
     Training uses the statistics of each batch, so the weights do not depend on this estimate.
     """
     images = setup.calibration
-    batches = images.training_batches(BATCH, setup.seed, 0) if setup.augmented else images.batches(BATCH)
+    batches = images.training_batches(images.evaluation_size, setup.seed, 0) if setup.augmented else images.batches()
     recalibrate(module, (pixels.to(setup.device) for pixels, _ in batches))
     module.eval()
     right, loss = 0, 0.0
     with torch.inference_mode():
-        for (pixels, labels), target in zip(setup.validation.batches(BATCH), setup.validation_targets, strict=True):
+        for (pixels, labels), target in zip(setup.validation.batches(), setup.validation_targets, strict=True):
             logits, classes = module(setup.placed(pixels, module)), labels.to(setup.device)
             right += int((logits.argmax(1) == classes).sum())
             loss += float(training_loss(logits, target, classes, setup.settings)) * len(labels)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ["ExecutionMode", "execution_mode_of", "layout_of", "set_execution_mode", "train_mode"]
+__all__ = ["ExecutionMode", "execution_mode_of", "layout_of", "set_execution_mode", "train_mode", "train_norms"]
 
 _ATTRIBUTE = "_compress_execution_mode"
 _LIBRARIES = ("torch.", "torchvision.ops.")
@@ -50,4 +51,15 @@ def train_mode(module: nn.Module) -> None:
     module.eval()
     for layer in module.modules():
         if f"{type(layer).__module__}.".startswith(_LIBRARIES):
+            layer.training = True
+
+
+def train_norms(module: nn.Module) -> None:
+    """Set training mode on the BatchNorm layers of `module`, and evaluation mode on everything else.
+
+    Dropout and stochastic depth are off. They would add noise that the features of the dense network do not have.
+    """
+    module.eval()
+    for layer in module.modules():
+        if isinstance(layer, _BatchNorm):
             layer.training = True

@@ -20,7 +20,7 @@ from pipeline.data.sources import load_digits, load_from_factory, load_torchvisi
 from pipeline.errors import CompressError, DataError, ModelError, WeightsError
 from pipeline.system.bundled import shipped_files, shipped_weights
 from pipeline.training.adapt_network import plain
-from pipeline.training.scoring import BATCH, accuracy
+from pipeline.training.scoring import accuracy
 from pipeline.training.user_code import UserCode, describe_error, import_file, is_code, load_code, refuse_arguments
 from pipeline.training.weights import fill
 
@@ -156,7 +156,7 @@ def answered(module: nn.Module, splits: Splits, progress: Progress = no_progress
     """
     everything = replace(splits.train, indices=torch.arange(len(splits.train.labels)))
     with torch.inference_mode():
-        counted = count_images(everything.batches(BATCH), len(everything), "answers of the dense network", progress)
+        counted = count_images(everything.batches(), len(everything), "answers of the dense network", progress)
         logits = torch.cat([module(pixels) for pixels, _ in counted])
     return splits.with_answers(logits.argmax(1), [str(number) for number in range(logits.shape[1])])
 

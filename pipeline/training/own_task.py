@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.core.paired_difference import Scores
 from pipeline.core.progress import Progress, count_images, no_progress
+from pipeline.data.images import evaluation_size
 from pipeline.errors import ModelError, one_line
 from pipeline.training.finetune import Finetuned
 from pipeline.training.scoring import BATCH, CALIBRATION_BATCHES, recalibrate
@@ -59,8 +60,17 @@ class OwnTask:
 
     def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Tensor, Tensor]]:
         """See `Task`. All labels are 0, so importance by Taylor expansion (`taylor`) is not possible."""
-        batches = ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self.all_inputs.split(BATCH))
+        batches = ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self._batches(len(self.all_inputs)))
         return count_images(batches, len(self.all_inputs), "statistics of the dense network", progress)
+
+    def statistics_images(self) -> Iterable[Tensor]:
+        """See `Task`."""
+        return self._batches(CALIBRATION_BATCHES * BATCH)
+
+    @property
+    def few_pictures(self) -> bool:
+        """See `Task`. False, because the user's own training decides what it can do with few."""
+        return False
 
     @property
     def score_name(self) -> str:
@@ -77,7 +87,7 @@ class OwnTask:
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """See `Task`."""
-        recalibrate(module, self.all_inputs[: CALIBRATION_BATCHES * BATCH].split(BATCH))
+        recalibrate(module, self.statistics_images())
         return self.evaluate(module)
 
     def validate(self, module: nn.Module, progress: Progress = no_progress) -> float:
@@ -135,3 +145,8 @@ class OwnTask:
 
         few = self.all_inputs[:BATCH]
         return replace(self, all_inputs=few, evaluate=evaluate, train=copy.deepcopy, evaluate_test=None, test_each_image=None)
+
+    def _batches(self, most: int) -> Iterable[Tensor]:
+        """The first inputs, at most `most`, in batches whose memory is bounded."""
+        size = evaluation_size(self.all_inputs[:1].numel())
+        return self.all_inputs[:most].split(size)

@@ -1,5 +1,6 @@
 """Scoring: the accuracy of a network or an ONNX file, and re-estimation of BatchNorm statistics."""
 
+import copy
 from collections.abc import Callable, Iterable
 
 import numpy as np
@@ -12,8 +13,18 @@ from pipeline.core.progress import Progress, count_images, no_progress
 from pipeline.data.images import Images
 from pipeline.system.thread_settings import computing_threads
 from pipeline.training.execution_mode import layout_of
+from pipeline.training.statistics_shift import Shifts, difference_of, norms_of, shift_statistics
 
-__all__ = ["BATCH", "CALIBRATION_BATCHES", "OnnxModule", "accuracy", "calibration_images", "hits", "recalibrate"]
+__all__ = [
+    "BATCH",
+    "CALIBRATION_BATCHES",
+    "OnnxModule",
+    "accuracy",
+    "calibration_images",
+    "hits",
+    "measure_shifts",
+    "recalibrate",
+]
 
 BATCH = 256
 CALIBRATION_BATCHES = 4
@@ -23,13 +34,14 @@ CALIBRATION_BATCHES = 4
 def accuracy(
     module: nn.Module,
     images: Images,
-    batch: int = BATCH,
+    batch: int | None = None,
     between: Callable[[], None] = lambda: None,
     progress: Progress = no_progress,
 ) -> float:
     """Return the top-1 accuracy of `module` in percent. Sets evaluation mode.
 
-    Calls `between` before each batch, and `progress` after it with the number of images so far.
+    Calls `between` before each batch, and `progress` after it with the number of images so far. `batch` is the number of
+    images in a batch; None: as many as memory allows, see `Images.evaluation_size`.
     """
     return 100.0 * float(hits(module, images, batch, between, progress).mean())
 
@@ -37,7 +49,7 @@ def accuracy(
 def hits(
     module: nn.Module,
     images: Images,
-    batch: int = BATCH,
+    batch: int | None = None,
     between: Callable[[], None] = lambda: None,
     progress: Progress = no_progress,
 ) -> NDArray[np.bool_]:
@@ -62,11 +74,10 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     """Re-estimate BatchNorm's running statistics from `batches` of (N, C, H, W), in place.
 
     The activations of a pruned network no longer have the statistics of training. Without this step, its accuracy is at
-    chance level, and all plans look alike (Li et al., EagleEye, arXiv 2007.02491, section 3.2).
+    chance level, and all plans look alike (Li et al., EagleEye, arXiv 2007.02491, section 3.2). The estimates are corrected by
+    the shifts that are stored in `module`, if there are any; see `pipeline.training.statistics_shift`.
     """
-    norms = [
-        layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.track_running_stats
-    ]
+    norms = list(norms_of(module).values())
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -86,6 +97,14 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+    shift_statistics(module)
+
+
+def measure_shifts(dense: nn.Module, batches: Iterable[Tensor]) -> Shifts:
+    """Estimate the statistics of a copy of `dense` from `batches`, (N, C, H, W), and return how its own ones differ from them."""
+    estimated = copy.deepcopy(dense)
+    recalibrate(estimated, batches)
+    return difference_of(dense, estimated)
 
 
 class OnnxModule(nn.Module):

@@ -19,7 +19,7 @@ from pipeline.training.learning_rates import fitting_batch_size
 from pipeline.training.own_task import REHEARSAL_IMAGES, BetweenBatches, OwnTask
 from pipeline.training.recover.methods import MethodName, methods_of
 from pipeline.training.recover.recover import recover
-from pipeline.training.scoring import BATCH, accuracy, calibration_images, hits, recalibrate
+from pipeline.training.scoring import accuracy, calibration_images, hits, recalibrate
 from pipeline.training.settings import FinetuneSettings, Recovery
 from pipeline.training.teacher import Teacher
 
@@ -47,9 +47,18 @@ class Task(Protocol):
     def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Tensor, Tensor]]:
         """Return a few batches of (inputs, labels) from the training data. `progress` is called when one of them was used."""
 
+    def statistics_images(self) -> Iterable[Tensor]:
+        """Return the batches of inputs, (N, C, H, W), from which `score` estimates BatchNorm statistics."""
+
     @property
     def chance_level(self) -> float:
         """Score of a network that has learned nothing."""
+
+    @property
+    def few_pictures(self) -> bool:
+        """Whether a network is recovered without labels, because there are few pictures to train with. Then channels are ranked
+        by the error of their reconstruction, and BatchNorm statistics are corrected by the dense network's own.
+        """
 
     @property
     def score_name(self) -> str:
@@ -118,7 +127,16 @@ class Classification:
     def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Tensor, Tensor]]:
         """See `Task`."""
         images = calibration_images(self.splits.train, self.seed)
-        return count_images(images.batches(BATCH), len(images), "statistics of the dense network", progress)
+        return count_images(images.batches(), len(images), "statistics of the dense network", progress)
+
+    def statistics_images(self) -> Iterable[Tensor]:
+        """See `Task`."""
+        return (pixels for pixels, _ in self._calibration_images().batches())
+
+    @property
+    def few_pictures(self) -> bool:
+        """See `Task`."""
+        return bool(self._methods())
 
     @property
     def score_name(self) -> str:
@@ -209,6 +227,6 @@ class Classification:
 
 
 def _pausing(images: Images, between: BetweenBatches) -> Iterable[tuple[Tensor, Tensor]]:
-    for batch in images.batches(BATCH):
+    for batch in images.batches():
         between()
         yield batch

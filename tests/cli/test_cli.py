@@ -165,7 +165,10 @@ def test_the_version_is_the_projects() -> None:
             "Error: --searcher: unknown searcher 'best'; choose one of ddpg-entropy, evolution, greedy, knapsack, ppo-lagrangian, ppo-lagrangian-faithful, random, tpe, uniform",
         ),
         (("--trials", "0"), "Error: Invalid value for '--trials': 0 is not in the range x>=1."),
-        (("--importance", "l3"), "Error: Invalid value for '--importance': 'l3' is not one of 'l1', 'l2', 'bn', 'taylor'."),
+        (
+            ("--importance", "l3"),
+            "Error: Invalid value for '--importance': 'l3' is not one of 'l1', 'l2', 'bn', 'taylor', 'reconstruction'.",
+        ),
         (("--calibratoin", "f"), "Error: No such option '--calibratoin'. Did you mean '--calibration'?"),
         (("again",), "Error: No such command 'again'."),
     ],

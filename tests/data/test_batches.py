@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pipeline.data.folder import memory_fetch
-from pipeline.data.images import Images, Splits
+from pipeline.data.images import MOST_VALUES, Images, Splits, evaluation_size
 from pipeline.data.preprocessing import Preprocessing
 
 
@@ -88,3 +88,21 @@ def test_a_sample_is_drawn_without_replacement_and_the_same_for_a_seed() -> None
 
     assert one == same != other
     assert len(set(one)) == 10
+
+
+@pytest.mark.parametrize(("side", "size"), [(8, 256), (64, 256), (224, 27), (1100, 4)])
+def test_a_batch_for_evaluation_holds_fewer_images_where_they_are_large(side: int, size: int) -> None:
+    large = torch.zeros(1, 3, side, side, dtype=torch.uint8)
+    images = Images(lambda chosen: large.expand(len(chosen), -1, -1, -1), torch.zeros(600), torch.arange(600), Preprocessing())
+    first, _ = next(images.subset(torch.arange(4)).batches())
+
+    assert images.evaluation_size == size
+    assert len(first) == 4
+    assert images.evaluation_size * large.numel() <= MOST_VALUES or size == 4
+
+
+def test_no_image_is_lost_between_batches_for_evaluation() -> None:
+    images = splits_of(600).train
+
+    assert [len(batch) for batch, _ in images.batches()] == [256, 256, 84]
+    assert evaluation_size(0) == 256

@@ -72,7 +72,7 @@ def test_carving_stops_at_the_limit() -> None:
         ({"train": 20, "test": 5}, [36, 4, 10]),  # validation is carved out of train/
         ({"train": 20, "val": 6}, [36, 4, 12]),  # val/ is the test split where there is no test/
         ({"train": 20, "val": 6, "test": 5}, [40, 12, 10]),  # all are given
-        ({"flat": 50}, [82, 8, 10]),  # both are carved out of the class folders
+        ({"flat": 50}, [60, 10, 30]),  # both are carved out of the class folders
     ],
     ids=["train-test", "train-val", "train-val-test", "flat"],
 )
@@ -91,7 +91,7 @@ def test_a_carved_test_split_is_the_same_for_every_seed_and_is_told(image_folder
 
     assert indices(one)[2] == indices(other)[2]
     assert indices(one)[1] != indices(other)[1]
-    assert one.notices == (f"{root} has no test folder, so 10 of its images are held out as test images",)
+    assert one.notices == (f"{root} has no test folder, so 30 of its images are held out as test images",)
 
 
 def test_names_of_files_need_not_be_utf_8(image_folder: ImageFolder) -> None:

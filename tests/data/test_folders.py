@@ -68,10 +68,10 @@ def test_test_images_without_labels_are_counted_and_others_are_held_out(image_fo
         picture(root / "test" / f"{number}.png")
     splits = load_folder(root, None, seed=0)
 
-    assert counts(splits) == [32, 4, 4]
+    assert counts(splits) == [24, 4, 12]
     assert splits.notices == (
         f"{root}/test: contains no class folders, so its 3 images have no labels and were skipped",
-        f"{root} has no test folder, so 4 of its images are held out as test images",
+        f"{root} has no test folder, so 12 of its images are held out as test images",
     )
 
 

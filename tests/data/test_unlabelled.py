@@ -36,12 +36,14 @@ def numbers(images: Images) -> list[int]:
     return [round(float(value)) for pixels, _ in images.batches(7) for value in (pixels[:, 0, 0, 0] * 0.5 + 0.5) * 255]
 
 
-def test_a_folder_without_labels_is_split_into_three_parts_without_overlap(tmp_path: Path) -> None:
-    splits = load_unlabelled(photos(tmp_path / "photos", 50), DECLARED, seed=0)
+@pytest.mark.parametrize(("count", "sizes"), [(10, [5, 2, 3]), (50, [25, 10, 15]), (150, [90, 15, 45])])
+def test_a_folder_without_labels_is_split_into_three_parts_without_overlap(tmp_path: Path, count: int, sizes: list[int]) -> None:
+    """Half of the images or more are for training; the test gets more than validation."""
+    splits = load_unlabelled(photos(tmp_path / "photos", count), DECLARED, seed=0)
     parts = [numbers(images) for images in (splits.train, splits.validation, splits.test)]
 
-    assert [len(part) for part in parts] == [30, 10, 10]
-    assert sorted(number for part in parts for number in part) == list(range(50))
+    assert [len(part) for part in parts] == sizes
+    assert sorted(number for part in parts for number in part) == list(range(count))
 
 
 def test_the_seed_changes_the_validation_images_and_not_the_test_images(tmp_path: Path) -> None:

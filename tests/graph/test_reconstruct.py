@@ -180,3 +180,21 @@ def test_moments_of_many_batches_are_those_of_all_images() -> None:
     assert torch.allclose(at_once.mean, in_parts.mean, atol=1e-6)
     read = torch.relu(network[0](inputs())).movedim(1, -1).reshape(-1, 4).detach().double()
     assert torch.allclose(at_once.covariance, torch.cov(read.T, correction=0), atol=1e-5)
+
+
+def test_the_channels_of_a_grouped_convolution_are_replaced_group_by_group() -> None:
+    """Each channel of the plan is one output of each group. The third and fourth output of a group repeat its first two."""
+    grouped = nn.Conv2d(8, 8, 3, groups=2)
+    with torch.no_grad():
+        for tensor in (grouped.weight, grouped.bias):
+            tensor[[2, 3, 6, 7]] = 2 * tensor[[0, 1, 4, 5]]
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.ReLU(), grouped, nn.ReLU(), nn.Conv2d(8, 6, 1), nn.Flatten(), nn.Linear(216, 5)
+    )
+    space = analyse(network, EXAMPLE).space
+    whole = {group.name: tuple(range(group.channels)) for group in space.groups}
+    plain, helped = narrowed(network, {**whole, "2": (0, 1)})
+
+    assert whole["2"] == (0, 1, 2, 3)
+    assert error(network, plain) > 0.01
+    assert error(network, helped) < 1e-3

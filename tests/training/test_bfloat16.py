@@ -111,3 +111,53 @@ def test_a_processor_without_bfloat16_is_not_asked_to_emulate_it(monkeypatch: py
         assert not _gains("cpu")
     finally:
         _gains.cache_clear()
+
+
+def depthwise(monkeypatch: pytest.MonkeyPatch, *, gains: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """What a depthwise convolution of 5 x 5 returns while it learns, its weight and its inputs."""
+    monkeypatch.setattr(bfloat16, "_gains", lambda device: True)
+    monkeypatch.setattr(bfloat16, "_depthwise_gains", lambda kernel, stride: gains)
+    torch.manual_seed(0)
+    layer, inputs = nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8), torch.randn(4, 8, 9, 9, requires_grad=True)
+    with mixed_precision(torch.device("cpu")):
+        answer = layer(inputs)
+    answer.float().square().sum().backward()
+    assert layer.weight.grad is not None
+    assert inputs.grad is not None
+    return answer, layer.weight.grad, inputs.grad
+
+
+def test_a_depthwise_layer_whose_gradients_are_slower_in_bfloat16_computes_them_in_float32(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next layer still gets bfloat16. Only the layer's own outputs and the incoming gradient are rounded."""
+    exact, rounded = (depthwise(monkeypatch, gains=gains) for gains in (False, True))
+    torch.manual_seed(0)
+    layer, inputs = nn.Conv2d(8, 8, 5, stride=2, padding=2, groups=8), torch.randn(4, 8, 9, 9)
+    true = layer(inputs)
+
+    assert exact[0].dtype == rounded[0].dtype == torch.bfloat16
+    assert torch.equal(exact[0], true.bfloat16())
+    assert not torch.equal(rounded[0], true.bfloat16())
+    for ours, theirs in zip(exact[1:], rounded[1:], strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, rtol=0.05, atol=0.5)
+
+
+def test_without_gradients_a_depthwise_layer_computes_in_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_trial(kernel: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+        raise AssertionError("nothing learns")
+
+    monkeypatch.setattr(bfloat16, "_gains", lambda device: True)
+    monkeypatch.setattr(bfloat16, "_depthwise_gains", no_trial)
+    with torch.no_grad(), mixed_precision(torch.device("cpu")):
+        assert nn.Conv2d(8, 8, 5, groups=8)(torch.randn(4, 8, 9, 9)).dtype == torch.bfloat16
+
+
+def test_the_trial_of_a_depthwise_layer_answers_and_leaves_no_trace() -> None:
+    bfloat16._depthwise_gains.cache_clear()
+    before, threads = torch.get_rng_state(), torch.get_num_threads()
+
+    assert bfloat16._depthwise_gains((5, 5), (2,)) in (True, False)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.get_num_threads() == threads

@@ -20,9 +20,10 @@ from pipeline.graph.analyse import analyse
 from pipeline.graph.prunable_network import rebuild_from_graph
 from pipeline.graph.shrink import shrink
 from pipeline.stages.finetune_chosen import kept_inputs_of
-from pipeline.training.epochs import Validation
+from pipeline.training.epochs import TrainingSetup, Validation
 from pipeline.training.finetune import Finetuned, Tracking, TrainingData, finetune
 from pipeline.training.recover.augment import varied
+from pipeline.training.recover.folds import folds
 from pipeline.training.recover.methods import AUTO, FEW, METHODS, MethodName, methods_of
 from pipeline.training.recover.recipe import RATES, Recipe, best_recipes
 from pipeline.training.recover.recover import recover
@@ -147,6 +148,27 @@ def test_student_and_teacher_are_not_changed(case: Case) -> None:
     assert all(parameter.requires_grad for parameter in found.parameters())
 
 
+class Noisy(Net):
+    """In training mode, a block is left out at random and outputs are dropped, as in EfficientNet."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn0(self.stem(x)))
+        kept = torch.rand(len(x), 1, 1, 1) < 0.5 if self.training else 1.0
+        x = x + kept * F.relu(self.bn1(self.inner(x)))
+        return self.head(F.dropout(F.relu(self.bn2(self.outer(x))).mean((2, 3)), 0.5, self.training))
+
+
+def test_a_network_learns_without_dropout_and_stochastic_depth_which_the_teacher_does_not_have(
+    case: Case, dense: nn.Module, digits: Splits
+) -> None:
+    noisy = Noisy()
+    noisy.load_state_dict(dense.state_dict())
+    ours, theirs = (run(each, "mimic") for each in (case_of(noisy, digits), case))
+
+    assert theirs.epoch == 1
+    assert all(torch.equal(a, b) for a, b in zip(ours.module.parameters(), theirs.module.parameters(), strict=True))
+
+
 # rounds
 
 
@@ -205,6 +227,9 @@ MINUTE = FinetuneSettings(minutes=1.0)
         (state(steps=[64, 128, 128], best_round=1, failures=2), MINUTE, 128),
         (state(steps=[64, 128, 128, 128, 128], best_round=1, failures=4), MINUTE, 0),
         (state(steps=[64], best_round=1, seconds=50.0, seconds_per_step=0.1), MINUTE, 100),
+        (state(steps=[64], best_round=1, seconds=30.0, seconds_per_step=0.1), MINUTE, 300),
+        (state(steps=[64], best_round=1, seconds=10.0, seconds_per_step=0.1), MINUTE, 128),
+        (state(seconds=18.0, seconds_per_step=0.5), MINUTE, 84),
         (state(steps=[64], best_round=1, seconds=59.5, seconds_per_step=0.1), MINUTE, 0),
         (state(seconds=61.0), MINUTE, 0),
         (state(steps=[64], best_round=1, ended=True), MINUTE, 0),
@@ -218,11 +243,14 @@ MINUTE = FinetuneSettings(minutes=1.0)
         "lower rates",
         "no gain",
         "cut by the time",
+        "as long as the time lasts",
+        "enough time for a longer one",
+        "one round",
         "too short",
         "no time",
         "diverged",
         "named epochs",
-        "one round",
+        "one round of named epochs",
     ],
 )
 def test_rounds_double_until_they_do_not_pay_or_the_time_is_over(
@@ -363,3 +391,36 @@ def test_a_task_with_many_pictures_trains_exactly_as_fine_tuning_does(dense: nn.
 
     assert len(digits.train) >= FEW
     assert all(torch.equal(a, b) for a, b in zip(by_task.module.parameters(), direct.module.parameters(), strict=True))
+
+
+# cross-validation
+
+
+def setup_of(case: Case, validation: int) -> TrainingSetup:
+    images = case.data.train, case.data.validation.sample(validation, 0)
+    return TrainingSetup.of(case.teacher.module, images, replace(SHORT, distillation=1.0), 20, 0)
+
+
+@pytest.mark.parametrize(("validation", "count"), [(4, 3), (15, 3), (19, 2), (20, 1), (40, 1)])
+def test_with_very_few_validation_pictures_others_are_held_out_in_turn(case: Case, validation: int, count: int) -> None:
+    """60 training pictures. Every fold has all pictures, and none of them twice."""
+    setup = setup_of(case, validation)
+    found = folds(setup)
+    held_out = [next(fold.validation.batches(100))[0] for fold in found]
+
+    assert found[0] is setup
+    assert len(found) == count
+    for fold, pixels in zip(found, held_out, strict=True):
+        every = torch.cat([pixels, *(batch for batch, _ in fold.train.batches(100))])
+        assert len(pixels) == validation
+        assert len(every.flatten(1).unique(dim=0)) == len(every) == 60 + validation
+    assert len(torch.cat(held_out).flatten(1).unique(dim=0)) == count * validation
+
+
+def test_a_recovery_with_very_few_validation_pictures_chooses_by_all_folds(case: Case) -> None:
+    """No training picture has a label."""
+    few = case._replace(data=TrainingData(case.data.train, case.data.validation.sample(3, 0)))
+    tuned = run(few, "distil", replace(SHORT, epochs=1, learning_rate=None))
+
+    assert "short trials chose" in tuned.choices[0]
+    assert math.isfinite(tuned.start or math.nan)

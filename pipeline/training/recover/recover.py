@@ -25,10 +25,11 @@ from pipeline.system.files import sha256_bytes
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import all_finite, has_diverged
 from pipeline.training.epochs import Learner, TrainingSetup, learner_of, validated, validated_start
-from pipeline.training.execution_mode import train_mode
+from pipeline.training.execution_mode import train_norms
 from pipeline.training.finetune import Finetuned, Tracking, TrainingData
 from pipeline.training.finetune_checkpoint import resume, save_state
 from pipeline.training.recover.augment import varied
+from pipeline.training.recover.folds import folds
 from pipeline.training.recover.methods import AUTO, METHODS, MethodName, methods_of
 from pipeline.training.recover.recipe import FIRST_BATCH, Recipe, best_recipes, first_recipe
 from pipeline.training.recover.state import RecoveryState, choices, finish_round, is_better, next_steps, outcome, retreat
@@ -76,8 +77,7 @@ class _Recovery:
         few = next(setup.train.batches(PLACES_PICTURES))[0]
         objective = METHODS[recipe.method](module, placed, setup.placed(few, module))
         generator = torch.Generator().manual_seed(1_000_003 * setup.seed + first_epoch)
-        torch.manual_seed(1_000_003 * setup.seed + first_epoch)  # for dropout
-        train_mode(module)
+        train_norms(module)
         for step, pixels in enumerate(islice(_batches(setup, recipe, first_epoch), steps)):
             done = step / steps
             for group in learner.optimizer.param_groups:
@@ -149,13 +149,13 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
     pictures = len(setup.train)
     setup, start = validated_start(learner, setup)
     state = RecoveryState([], 0, start.accuracy, start.loss, start.loss, setup.augmented)
-    limit_s, numbers = settings.minutes * 60 * TRIAL_SHARE, count(1)
+    limit_s, numbers, parts = settings.minutes * 60 * TRIAL_SHARE, count(1), folds(setup)
     trial_pictures = 0
     if settings.learning_rate is None:
-        trial_pictures, state.seconds_per_step = _trial_length(recovery, limit_s)
+        trial_pictures, state.seconds_per_step = _trial_length(recovery, limit_s / len(parts))
 
     def trial(recipe: Recipe) -> float:
-        trained, number = recovery.learner(recipe), next(numbers)
+        number = next(numbers)
         steps = max(trial_pictures // recipe.batch_size, 1)
         if settings.epochs is not None:
             steps = min(steps, settings.epochs * math.ceil(pictures / recipe.batch_size))
@@ -164,16 +164,20 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
             share = min((time.monotonic() - recovery.started) / limit_s, 1.0)
             recovery.progress(int(100 * TRIAL_SHARE * share), 100, f"trial {number}: {recipe}, step {step} of {steps}")
 
-        if not recovery.train(trained, recipe, steps, 0, report):
-            return math.inf
-        found = validated(trained.module, setup)
-        if not all_finite(trained.module):
-            return math.inf
-        if is_better(found, state):
-            state.best_loss = found.loss
-            learner.module.load_state_dict(trained.module.state_dict())
-            learner.keep_as_best()
-        return found.loss
+        losses = []
+        for part in parts:
+            trained = recovery.learner(recipe)
+            if not replace(recovery, setup=part).train(trained, recipe, steps, 0, report):
+                return math.inf
+            found = validated(trained.module, part)
+            if not all_finite(trained.module):
+                return math.inf
+            if part is setup and is_better(found, state):
+                state.best_loss = found.loss
+                learner.module.load_state_dict(trained.module.state_dict())
+                learner.keep_as_best()
+            losses.append(found.loss)
+        return sum(losses) / len(losses)
 
     def goes_on() -> bool:
         return time.monotonic() - recovery.started < limit_s
@@ -186,7 +190,9 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
 def _trial_length(recovery: _Recovery, limit_s: float) -> tuple[int, float]:
     """Pictures of each trial, so that eight trials fit into `limit_s`, and seconds per step, both from timing a few steps."""
     recipe = first_recipe(recovery.methods[0], recovery.setup.settings, len(recovery.setup.train))
-    learner, started = recovery.learner(recipe), time.monotonic()
+    learner = recovery.learner(recipe)
+    recovery.train(learner, recipe, 1, 0, lambda step: None)  # the first step is slower, because memory is allocated
+    started = time.monotonic()
     recovery.train(learner, recipe, TIMED_STEPS, 0, lambda step: None)
     step_s, started = (time.monotonic() - started) / TIMED_STEPS, time.monotonic()
     validated(learner.module, recovery.setup)

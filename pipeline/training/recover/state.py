@@ -21,6 +21,9 @@ CALMER = 0.3
 """Factor on the rate of a method after a round that did not pay."""
 MOST_STEPS = 8192
 """Largest number of steps of a round."""
+LAST = 3
+"""A round takes all steps for which there is time if these are fewer than so many times its own. What would be left after it pays
+less in a round of its own."""
 
 
 @dataclass
@@ -38,7 +41,7 @@ class RecoveryState:
     seconds: float = 0.0
     """Time spent so far, with the trials."""
     seconds_per_step: float = 0.0
-    """Of the last round, with its validation."""
+    """Of the last round, with its validation. Before the first round, of a few steps that were timed; 0 if none were."""
     steps: list[int] = field(default_factory=list)
     """Steps of each finished round."""
     history: list[float] = field(default_factory=list)
@@ -58,8 +61,8 @@ class RecoveryState:
 def next_steps(state: RecoveryState, settings: FinetuneSettings, pictures: int) -> int:
     """Return the steps of the next round, or 0 if there is none.
 
-    After a round that does not pay, the other method is tried with as many steps. When no method pays twice in succession, there
-    are no more rounds.
+    After a round that does not pay, the other method is tried with as many steps. The last round takes all the time that is left.
+    When no method pays twice in succession, there are no more rounds.
     """
     if state.ended:
         return 0
@@ -69,8 +72,9 @@ def next_steps(state: RecoveryState, settings: FinetuneSettings, pictures: int) 
         return 0
     left = settings.minutes * 60 - state.seconds
     steps = min(FIRST_STEPS * 2 ** (len(state.steps) - state.failures), MOST_STEPS)
-    if state.steps:
-        steps = min(steps, int(left / max(state.seconds_per_step, 1e-9)))
+    if state.seconds_per_step:
+        possible = int(left / state.seconds_per_step)
+        steps = possible if possible < LAST * steps else steps
     return steps if left > 0 and steps >= FEWEST_STEPS else 0
 
 
