@@ -40,7 +40,8 @@ class _Reader:
         """Return the squared error without each channel alone, as a share of the outputs' variance, (channels,)."""
         diagonal = self.precision.diagonal()
         each = np.where(diagonal > 0, self.gram.diagonal() / np.maximum(diagonal, 1e-300), 0.0) / self.scale
-        return np.bincount(self.rows[self.rows >= 0], each[self.rows >= 0], channels)
+        summed: Floats = np.bincount(self.rows[self.rows >= 0], each[self.rows >= 0], channels).astype(np.float64)
+        return summed
 
     def remove(self, channels: NDArray[np.int64]) -> None:
         """Remove the inputs of `channels`. The weights of the others are corrected by least squares."""
@@ -107,6 +108,6 @@ def _reader(reconstruction: Reconstruction, name: str, moments: Moments, channel
     if not (np.isfinite(covariance).all() and np.isfinite(gram).all() and scale > 0):
         return None
     ridge = RIDGE * float(covariance.diagonal().mean()) + 1e-12
-    precision = np.linalg.inv(covariance + ridge * np.eye(len(covariance)))
+    precision: Floats = np.linalg.inv(covariance + ridge * np.eye(len(covariance))).astype(np.float64)
     rows = np.asarray([channel_of.get(int(entry), -1) for entry in moments.columns[:, 0]])
     return _Reader(rows, precision, gram, scale)

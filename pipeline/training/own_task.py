@@ -148,5 +148,5 @@ class OwnTask:
 
     def _batches(self, most: int) -> Iterable[Tensor]:
         """The first inputs, at most `most`, in batches whose memory is bounded."""
-        size = evaluation_size(self.all_inputs[:1].numel())
-        return self.all_inputs[:most].split(size)
+        batches: tuple[Tensor, ...] = self.all_inputs[:most].split(evaluation_size(self.all_inputs[:1].numel()))
+        return batches
