@@ -5,9 +5,11 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.errors import ShipError, one_line
+from pipeline.graph.rounding import allowed_difference
 from pipeline.graph.simplify import Simplified, simplify
 from pipeline.graph.structure import load_graph
 from pipeline.training.scoring import OnnxModule
@@ -29,8 +31,9 @@ class Verified:
 def verified_file(module: nn.Module, data: bytes, inputs: Tensor) -> Verified:
     """Simplify `data`, the export of `module`, if that is safe; check it; and compare it with `module` on `inputs`.
 
-    `inputs`: real inputs, (N, C, H, W). Answers must agree within 1e-3 relative and 1e-4 of the largest. The proof says how many
-    decisions (the largest output) differ; only ties can. Raises ShipError, which names the first input that disagrees.
+    `inputs`: real inputs, (N, C, H, W). Answers must agree within 1e-3 relative and 1e-4 of the largest, or within what the
+    network's own rounding explains (`allowed_difference`). The proof says how many decisions (the largest output) differ; only
+    ties can. Raises ShipError, which names the first input that disagrees.
     """
     simplified = simplify(data, inputs[:1].numpy())
     try:
@@ -54,8 +57,14 @@ def _proofs(module: nn.Module, simplified: Simplified, inputs: Tensor) -> tuple[
     found = OnnxModule(simplified.data)(inputs).numpy()
     scale = float(np.abs(expected).max())
     off = np.abs(expected - found).reshape(len(inputs), -1)
-    allowed = RELATIVE * np.abs(expected).reshape(len(inputs), -1) + ABSOLUTE * scale
-    wrong = np.flatnonzero((off > allowed).any(axis=1) | ~np.isfinite(found.reshape(len(inputs), -1)).all(axis=1))
+
+    def wrong_by(share: float) -> NDArray[np.int64]:
+        allowed = RELATIVE * np.abs(expected).reshape(len(inputs), -1) + share * scale
+        return np.flatnonzero((off > allowed).any(axis=1) | ~np.isfinite(found.reshape(len(inputs), -1)).all(axis=1))
+
+    wrong = wrong_by(ABSOLUTE)
+    if len(wrong):  # a softmax of large numbers, for example, makes their rounding visible
+        wrong = wrong_by(allowed_difference(module, (inputs,)))
     if len(wrong):
         raise ShipError(
             f"the outputs of the ONNX file differ from the network's on {len(wrong)} of {len(inputs)} inputs, first on number "
