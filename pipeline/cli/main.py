@@ -23,7 +23,7 @@ from pipeline.errors import BUDGET_MISSED, BudgetError
 from pipeline.foreign_text import escape_text
 from pipeline.search.problem import NAMED_REWARDS
 from pipeline.search.searchers import SEARCHERS
-from pipeline.stages.job import Job
+from pipeline.stages.job import DEPTHS, Job
 from pipeline.system.memory_errors import watch_limited
 from pipeline.training.settings import RECOVERIES, FinetuneSettings
 
@@ -132,6 +132,12 @@ Examples:
 )
 @restriction_options
 @click.option(
+    "--depth",
+    type=click.Choice(DEPTHS),
+    default=DEFAULTS.depth,
+    help=f"Whether whole blocks may be dropped.  [default: {DEFAULTS.depth}]",
+)
+@click.option(
     "--seed",
     type=click.IntRange(0),
     default=DEFAULTS.seed,
@@ -208,6 +214,7 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
         freeze=flags["freeze"],
         only=flags["only"],
         min_width=flags["min_width"],
+        depth=flags["depth"],
         supernet_steps=flags["supernet_steps"],
         finetuning=FinetuneSettings(
             epochs=flags["epochs"],

@@ -35,6 +35,8 @@ def print_result(console: Console, finished: Finished) -> None:
         console.print()
         console.print(_precisions(artifact))
     console.print()
+    if artifact.blocks:
+        console.print(artifact.removed_text, highlight=False)
     console.print(Text(headline(artifact), style=VERDICT_COLOURS[artifact.verdict]))
     measured = artifact.shipped.measurement
     if measured:

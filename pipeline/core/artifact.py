@@ -1,7 +1,7 @@
 """Artifact: the shipped files and the evidence for them. The file artifact.json stores it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -122,7 +122,7 @@ class Artifact:
     """What was compared with what, and how large the difference was."""
     notices: tuple[str, ...]
     widths: Mapping[str, tuple[int, int, int]]
-    """Group -> (channels kept, channels before, outputs per channel)."""
+    """Group -> (channels kept, channels before, outputs per channel). A group inside a dropped block keeps no channel."""
     frozen: tuple[NotPrunable, ...]
     phase_seconds: Mapping[str, float]
     learning_rate: float | None = None
@@ -140,6 +140,8 @@ class Artifact:
     artifacts of older versions."""
     network_reason: str = ""
     """Why it is not the user's own module, if it is not."""
+    blocks: Mapping[str, bool] = field(default_factory=dict)
+    """Block -> whether it was dropped, also because it is inside a dropped one. Empty where the search kept all blocks."""
 
     @property
     def network_text(self) -> str:
@@ -152,6 +154,15 @@ class Artifact:
                 f"The reason: {self.network_reason}. load_compressed returns the rebuilt module."
             )
         return ""
+
+    @property
+    def removed_text(self) -> str:
+        """What was removed: '3 of 27 blocks and 41 % of the channels were removed'."""
+        kept = sum(width * bundle for width, _, bundle in self.widths.values())
+        before = sum(channels * bundle for _, channels, bundle in self.widths.values())
+        channels = f"{100 * (1 - kept / before) if before else 0:.0f} % of the channels"
+        blocks = f"{sum(self.blocks.values())} of {len(self.blocks)} blocks and " if self.blocks else ""
+        return f"{blocks}{channels} were removed"
 
 
 _ARTIFACT = TypeAdapter(Artifact)

@@ -1,4 +1,4 @@
-"""Restriction: which layers of a network may lose channels, and how many channels must be left."""
+"""Restriction: which layers of a network may lose channels, how many must be left, and whether blocks can be dropped."""
 
 import difflib
 import math
@@ -30,6 +30,8 @@ class Restriction:
     """If there are any, all other layers keep all their channels."""
     min_width: tuple[tuple[str, float], ...] = ()
     """(pattern, share): the smallest share of its channels that a layer keeps, above 0 and at most 1."""
+    depth: bool = False
+    """Whether whole blocks can be dropped."""
 
     def __post_init__(self) -> None:
         """Raises ModelError for a share that is out of range."""
@@ -38,9 +40,10 @@ class Restriction:
                 raise ModelError(f"min-width {pattern}: got {share:g}; give a share above 0 and at most 1, such as 0.5 or 50%")
 
     def facts(self) -> dict[str, object]:
-        """The patterns that are given, for the identity of a job. Empty without any."""
-        found = {"freeze": list(self.freeze), "only": list(self.only), "min_width": dict(self.min_width)}
-        return {name: patterns for name, patterns in found.items() if patterns}
+        """The patterns that are given, and whether blocks can be dropped, for the identity of a job. Empty by default."""
+        found: dict[str, object] = {"freeze": list(self.freeze), "only": list(self.only), "min_width": dict(self.min_width)}
+        found["depth"] = "auto" if self.depth else ""
+        return {name: given for name, given in found.items() if given}
 
     def reason_to_keep(self, layers: Iterable[str]) -> str | None:
         """Why a group of these layers keeps all its channels, or None if it may lose some.
@@ -57,6 +60,12 @@ class Restriction:
         if self.only and outside:
             return f"--only does not match {outside[0]}, which must be pruned with it"
         return None
+
+    def reason_to_keep_block(self, layers: Iterable[str]) -> str | None:
+        """Why a block of these layers cannot be dropped, or None. A layer with a smallest width keeps its block."""
+        layers = list(layers)
+        found = next(((pattern, layer) for pattern, _ in self.min_width for layer in layers if matches(pattern, layer)), None)
+        return self.reason_to_keep(layers) or (f"--min-width '{found[0]}' matches {found[1]}" if found else None)
 
     def fewest(self, layers: Iterable[str], channels: int) -> int:
         """The smallest number of its `channels` that a group of these layers may keep; the largest if several patterns match."""

@@ -9,7 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BaseWeights", "Tensor", "WeightSlices"]
+__all__ = ["BaseWeights", "Cuts", "Tensor", "WeightSlices"]
+
+
+Cuts = tuple[tuple[int, NDArray[np.int64]], ...]
+"""(axis, kept indices) of every cut of one tensor, in order."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +61,8 @@ class WeightSlices:
     """The serialised file without its graph."""
     graph: bytes
     """The serialised graph without its weights."""
-    cuts: tuple[tuple[tuple[int, NDArray[np.int64]], ...], ...]
-    """For each tensor of the base: (axis, kept indices) of every cut, in order."""
+    cuts: tuple[Cuts | None, ...]
+    """The cuts of each tensor of the base; None if the file has no such tensor."""
 
     @cached_property
     def blob(self) -> bytes:
@@ -69,8 +73,11 @@ class WeightSlices:
     def order(self) -> dict[str, Any]:
         """The rest, as a message: the kept indices of each axis as hexadecimal bit masks. Each mask is stored once."""
         masks: dict[tuple[int, bytes], int] = {}
-        cuts = []
+        cuts: list[list[list[int]] | None] = []
         for tensor, cut in zip(self.base.tensors, self.cuts, strict=True):
+            if cut is None:
+                cuts.append(None)
+                continue
             entry = []
             for axis, stays in cut:
                 size = tensor.values.shape[axis]

@@ -5,13 +5,14 @@ from torch import Tensor, nn
 
 from pipeline.core.progress import Progress, no_progress
 from pipeline.errors import NothingToPrune
+from pipeline.graph.blocks import find_blocks
 from pipeline.graph.export import export_trainable
 from pipeline.graph.labels.space import label_graph, name_nodes
 from pipeline.graph.match_weights import match_weights
 from pipeline.graph.metadata import constants_of, strip_notes
-from pipeline.graph.prove import prove_groups
+from pipeline.graph.prove import prove_blocks, prove_groups
 from pipeline.graph.prunable_network import PrunableNetwork, pair_with_module
-from pipeline.graph.restrict import restrict
+from pipeline.graph.restrict import restrict, restrict_blocks
 from pipeline.graph.settings import PruningSettings
 
 __all__ = ["analyse"]
@@ -29,7 +30,7 @@ def analyse(
     progress: Progress = no_progress,
     settings: PruningSettings = DEFAULT,
 ) -> PrunableNetwork:
-    """Return the network with its prunable groups, and the layers that are not prunable, each with a reason.
+    """Return the network with its prunable groups and blocks, and the layers that are not prunable, each with a reason.
 
     `example` is one input as a batch, (1, C, H, W). `model` is the trainable graph of `module`; without it, the module is
     exported. Its notes, from which the reasons take the names of modules, are removed. `settings` say how channels leave grouped
@@ -46,6 +47,10 @@ def analyse(
     proven = prove_groups(model, labelled, progress)
     strip_notes(model)
     labelled = labelled.restricted({group.name for group in proven.groups}, proven.refused)
+    if settings.restriction.depth:
+        progress(0, 0, "finding the blocks that can be dropped")
+        labelled = restrict_blocks(labelled.with_blocks(*find_blocks(model, labelled.space.groups)), settings.restriction)
+        labelled = labelled.with_blocks(*prove_blocks(model, labelled))
     progress(0, 0, "comparing pruned networks with their sliced graphs")
     network = pair_with_module(module, model, labelled, tensors, example) if labelled.space.groups else None
     if network is None or not network.space.groups:

@@ -11,14 +11,14 @@ import numpy as np
 import onnx
 
 from pipeline.core.onnx_outputs import TOLERANCE
-from pipeline.core.plan import Group, Kept, NotPrunable
+from pipeline.core.plan import Block, Group, Kept, NotPrunable
 from pipeline.core.progress import Progress, no_progress
 from pipeline.errors import one_line
 from pipeline.graph.labels.space import GraphSpace
 from pipeline.graph.module_names import places_of
 from pipeline.graph.trial import SEED, Trial, start_trial
 
-__all__ = ["Proven", "prove_groups"]
+__all__ = ["Proven", "prove_blocks", "prove_groups"]
 
 EXACT = 1e-9
 """Largest difference that counts as rounding in double precision, as a share of the largest output."""
@@ -70,6 +70,34 @@ def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progres
     progress(2 * total, 2 * total, "the channel groups are tested")
     precision = trial.precision if trial else "double"
     return Proven(tuple(sorted(good, key=lambda group: order[group.name])), tuple(refused), precision, worst)
+
+
+def prove_blocks(model: onnx.ModelProto, labelled: GraphSpace) -> tuple[tuple[Block, ...], tuple[NotPrunable, ...]]:
+    """Return the blocks of `labelled` that can be dropped, and those that cannot, with reasons.
+
+    The graph without a block must have the output of the graph whose branch is zero. All blocks are tried together, with half of the
+    channels of each group, and the set is halved where the trial fails.
+    """
+    places = places_of(model)
+    half = _plans(labelled.space.groups)[0]
+    good: list[Block] = []
+    refused: list[NotPrunable] = []
+    waiting = [list(labelled.space.blocks)] if labelled.space.blocks else []
+    trial = start_trial(model, labelled, half) if waiting else None
+    while waiting and trial:
+        blocks = waiting.pop()
+        reason: str | None = None
+        for number in (1, 2):  # all of them, and every second one, because a dropped block hides the blocks inside it
+            dropped = dict.fromkeys((block.name for block in [*good, *blocks][::number]), ())
+            reason = reason or _compared(trial, {**half, **dropped}, places)[0]
+        if reason is None:
+            good += blocks
+        elif len(blocks) == 1:
+            refused.append(NotPrunable(blocks[0].name, f"the block cannot be dropped: {reason}"))
+        else:
+            middle = len(blocks) // 2
+            waiting += [blocks[middle:], blocks[:middle]]
+    return tuple(good), tuple(refused)
 
 
 def _misfit(

@@ -6,7 +6,7 @@ from the graph.
 """
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,17 +17,20 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from pipeline.core.onnx_outputs import largest_difference, run_onnx
-from pipeline.core.plan import Kept, NotPrunable, PruneSpace, Slot
+from pipeline.core.plan import Block, Kept, NotPrunable, PruneSpace
 from pipeline.errors import TraceError, one_line
-from pipeline.graph.edit import keep_only
+from pipeline.graph.drop_blocks import drop_blocks
+from pipeline.graph.edit import keep_only, remove_unused
 from pipeline.graph.fold import fold
-from pipeline.graph.labels.space import GraphSpace, label_graph, module_of
+from pipeline.graph.labels.space import GraphSpace, label_graph
 from pipeline.graph.metadata import CONSTANTS, constants_of
 from pipeline.graph.move_weights import move_weights
 from pipeline.graph.rounding import agrees
-from pipeline.graph.shrink import shrink
+from pipeline.graph.shrink import all_channels, shrink
+from pipeline.graph.skip_block import ways_to_skip
 from pipeline.graph.slice import SliceableGraph, prepare
 from pipeline.graph.to_torch import GraphNetwork, TorchTensor, network_of
+from pipeline.graph.torch_space import in_both, torch_space
 from pipeline.system.user_files import own_line
 
 __all__ = [
@@ -68,8 +71,18 @@ class PrunableNetwork:
     """Why the user's own module is not the one that is pruned, if it is not."""
 
     def trained(self, module: nn.Module, kept: Kept) -> onnx.ModelProto:
-        """The deployed graph of the `kept` channels with the weights of `module`, a pruned and perhaps trained network."""
-        return _deployed(_filled(self.trainable.slice(kept), self.tensors, module.state_dict()))
+        """The deployed graph of `kept` with the weights of `module`, a pruned and perhaps trained network.
+
+        Dropped blocks are taken out last, because without them other normalisation layers could be folded than in the graph that
+        was measured.
+        """
+        whole = {name: channels for name, channels in kept.items() if channels}
+        model = _deployed(_filled(self.trainable.slice(whole), self.tensors, module.state_dict()))
+        dropped = self.deployed.labelled.space.dropped(kept)
+        if dropped:
+            drop_blocks(model.graph, dropped)
+            remove_unused(model.graph)
+        return model
 
 
 def pair_with_module(
@@ -85,20 +98,38 @@ def pair_with_module(
     TraceError when neither the user's module nor the rebuilt one answers like the graph.
     """
     folded = _deployed(model)
-    labelled, deployed = _in_both(labelled, label_graph(folded, labelled.grouped))
+    labelled, deployed = in_both(labelled, label_graph(folded, labelled.grouped), folded)
     graphs = prepare(model, labelled), prepare(folded, deployed)
-    space = _torch_space(labelled, tensors, constants_of(model) or ())
+    space = torch_space(labelled, tensors, constants_of(model) or ())
     reason: str | None
     if isinstance(module, GraphNetwork):
         reason = "it is given as an ONNX file"
     elif isinstance(space, str):
         reason = f"the weights of '{space}' are computed from other tensors"
     else:
-        own = PrunableNetwork(module, "own", space, *graphs, tensors)
+        own = PrunableNetwork(module, "own", replace(space, blocks=()), *graphs, tensors)
         reason, worst = _misfit(own, example)
+        if reason is None:
+            own, reason = _with_skips(own, space.blocks, example)
+        if reason is None and space.blocks:
+            reason, worst = _misfit(own, example)
         if reason is None:
             return replace(own, worst=worst)
     return _rebuilt(model, labelled, graphs, example, str(reason))
+
+
+def _with_skips(found: PrunableNetwork, blocks: tuple[Block, ...], example: Tensor) -> tuple[PrunableNetwork, str | None]:
+    """The network with `blocks`, and for each the modules to replace when it is dropped; and the reason if one has none."""
+    known = {place.name for place in found.tensors.values()}
+    for block in blocks:
+        for skipped in ways_to_skip(found.module, block, known):
+            trial = replace(found, space=replace(found.space, blocks=(*found.space.blocks, skipped)))
+            if _misfit_of(trial, {**all_channels(trial.space), block.name: ()}, example, moved=False)[0] is None:
+                found = trial
+                break
+        else:
+            return found, f"its code does not run without the block {block.name}"
+    return found, None
 
 
 def rebuild_from_graph(found: PrunableNetwork, example: Tensor, reason: str) -> PrunableNetwork:
@@ -117,11 +148,15 @@ def _rebuilt(
     network = network_of(model, learnable(model))
     network.labelled = labelled
     network.node_indices = {node.name: index for index, node in enumerate(model.graph.node)}
-    space = _torch_space(labelled, network.tensors)
+    space = torch_space(labelled, network.tensors)
     if isinstance(space, str):
         raise TraceError(f"the network cannot be rebuilt from its exported graph: the weights of '{space}' are missing there")
     rebuilt = PrunableNetwork(network, "rebuilt", space, *graphs, network.tensors, reason=reason)
     failure, worst = _misfit(rebuilt, example)
+    if failure is not None and space.blocks:
+        refused = tuple(NotPrunable(block.name, f"the block cannot be dropped: {failure}") for block in space.blocks)
+        rebuilt = replace(rebuilt, space=replace(space, blocks=(), frozen=(*space.frozen, *refused)))
+        failure, worst = _misfit(rebuilt, example)
     if failure is not None:
         raise TraceError(
             f"the pruned network does not have the output of its sliced graph: neither the network itself ({reason}) "
@@ -151,12 +186,16 @@ def learnable(model: onnx.ModelProto) -> set[str] | None:
 
 
 def random_kept(space: PruneSpace, seed: int) -> Kept:
-    """Return a random choice of channels in every group. The number of channels is also random, and at least one."""
+    """Return a random choice of channels in every group. The number of channels is also random, and at least one.
+
+    About half of the blocks are dropped.
+    """
     generator = np.random.default_rng(seed)
-    return {
+    kept = {
         group.name: tuple(sorted(generator.permutation(group.channels)[: generator.integers(1, group.channels + 1)].tolist()))
         for group in space.groups
     }
+    return kept | {block.name: () for block in space.blocks if generator.random() < 0.5}
 
 
 def _deployed(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -166,37 +205,6 @@ def _deployed(model: onnx.ModelProto) -> onnx.ModelProto:
     return folded
 
 
-def _in_both(trainable: GraphSpace, deployed: GraphSpace) -> tuple[GraphSpace, GraphSpace]:
-    """Both spaces with only the groups that are the same in both."""
-    widths = {group.name: group.channels for group in deployed.space.groups}
-    names = [group.name for group in trainable.space.groups if widths.get(group.name) == group.channels]
-    lost = tuple(
-        NotPrunable(group.name, "folding its normalisation layers couples it to others")
-        for group in trainable.space.groups
-        if group.name not in names
-    )
-    return trainable.restricted(names, lost), deployed.restricted(names, ())
-
-
-def _torch_space(labelled: GraphSpace, tensors: Mapping[str, TorchTensor], constants: Container[str] = ()) -> PruneSpace | str:
-    """The groups with slots on the tensors of a state dict; or the layer whose initializer has no tensor of its own.
-
-    `constants` are initializers that the user's code makes, such as the ones and zeros of GroupNorm. They need no tensor.
-    """
-    groups = []
-    for group in labelled.space.groups:
-        slots = []
-        for slot in group.slots:
-            place = tensors.get(slot.tensor)
-            if place is None and slot.tensor in constants:
-                continue  # the user's code makes it; the comparison shows whether with the right length
-            if place is None or place.axes[slot.axis] < 0:
-                return module_of(slot.tensor)
-            slots.append(Slot(place.name, place.axes[slot.axis], slot.entries, slot.channels))
-        groups.append(replace(group, slots=tuple(slots)))
-    return PruneSpace(tuple(groups), labelled.space.frozen)
-
-
 def _misfit(found: PrunableNetwork, example: Tensor) -> tuple[str | None, float]:
     """Why the pruned module does not answer like the deployed graph, or None, and the largest difference.
 
@@ -204,34 +212,41 @@ def _misfit(found: PrunableNetwork, example: Tensor) -> tuple[str | None, float]
     """
     worst = 0.0
     for number in range(PLANS):
-        kept = random_kept(found.space, number)
-        try:
-            small = shrink(found.module, found.space, kept).eval()
-            if number == PLANS - 1:
-                move_weights(small)
-            with torch.no_grad():
-                expected = small(example)
-        except Exception as problem:  # the user's own code may raise anything
-            line = own_line(problem)
-            where = f" ({line})" if line else ""
-            return f"it does not run with fewer channels: {one_line(problem, 120)}{where}", worst
-        model = found.trained(small, kept) if number == PLANS - 1 else found.deployed.slice(kept)
-        try:
-            answer = run_onnx(model.SerializeToString(), example.numpy())
-        except Exception as problem:
-            return f"ONNX Runtime does not run the sliced graph: {one_line(problem, 120)}", worst
-        difference = largest_difference(expected.numpy(), answer)
-        if not agrees(difference, small, (example,)):
-            return f"its answer differs by {100 * difference:.3g} % of the largest output", worst
+        failure, difference = _misfit_of(found, random_kept(found.space, number), example, moved=number == PLANS - 1)
+        if failure is not None:
+            return failure, worst
         worst = max(worst, difference)
     return None, worst
+
+
+def _misfit_of(found: PrunableNetwork, kept: Kept, example: Tensor, *, moved: bool) -> tuple[str | None, float]:
+    """The same for one plan. The weights are changed before the comparison if `moved`."""
+    try:
+        small = shrink(found.module, found.space, kept).eval()
+        if moved:
+            move_weights(small)
+        with torch.no_grad():
+            expected = small(example)
+    except Exception as problem:  # the user's own code may raise anything
+        line = own_line(problem)
+        where = f" ({line})" if line else ""
+        return f"it does not run with fewer channels: {one_line(problem, 120)}{where}", 0.0
+    model = found.trained(small, kept) if moved else found.deployed.slice(kept)
+    try:
+        answer = run_onnx(model.SerializeToString(), example.numpy())
+    except Exception as problem:
+        return f"ONNX Runtime does not run the sliced graph: {one_line(problem, 120)}", 0.0
+    difference = largest_difference(expected.numpy(), answer)
+    if not agrees(difference, small, (example,)):
+        return f"its answer differs by {100 * difference:.3g} % of the largest output", 0.0
+    return None, difference
 
 
 def _filled(model: onnx.ModelProto, tensors: Mapping[str, TorchTensor], state: Mapping[str, Tensor]) -> onnx.ModelProto:
     """`model`, in place, with the values of `state`."""
     for initializer in model.graph.initializer:
         place = tensors.get(initializer.name)
-        if place is not None:
+        if place is not None and place.name in state:  # the tensors of a dropped block are not
             values = state[place.name].detach().cpu()
             if values.dim() == len(place.axes) and -1 not in place.axes:
                 values = values.permute(place.axes)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pipeline.core.onnx_outputs import largest_difference, run_onnx
 from pipeline.core.opsets import FileFormat
-from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
+from pipeline.core.plan import Block, ChannelPlan, Kept, PruneSpace
 from pipeline.core.progress import Progress, no_progress
 from pipeline.core.weight_slices import WeightSlices
 from pipeline.graph.analyse import analyse
@@ -137,8 +137,13 @@ class PrunedModelBuilder:
         return self.network.trainable.labelled.in_groups & {group.name for group in self.space.groups}
 
     def kept(self, plan: ChannelPlan) -> Kept:
-        """Return the channels that `plan` keeps."""
+        """Return the channels that `plan` keeps, and the blocks that it drops."""
         return keep_channels(plan, self.ranking)
+
+    def dropped(self, plan: ChannelPlan) -> tuple[Block, ...]:
+        """Return the blocks that `plan` drops. Their tensors are those of `module` if it is the user's own, else initializers."""
+        space = self.space if self.network.origin == "own" else self.network.trainable.labelled.space
+        return space.dropped(self.kept(plan))
 
     def make(self, plan: ChannelPlan) -> PrunedModel:
         """Return the pruned model of `plan`."""
@@ -155,8 +160,12 @@ class PrunedModelBuilder:
         return stripped(export(module, self.example, self.opset, self.ir_version), self.ir_version)
 
     def skeleton(self, plan: ChannelPlan) -> bytes:
-        """The trainable graph of `plan` without weights, from which the torch network can be rebuilt."""
-        graph = assembled(self.network.trainable.weight_slices(self.kept(plan)), values=False)
+        """The trainable graph of `plan` without weights, from which the torch network can be rebuilt.
+
+        Dropped blocks are still in it, with all their channels: without them, layers could get other names.
+        """
+        kept = self.kept(replace(plan, dropped=()))
+        graph = assembled(self.network.trainable.weight_slices(kept), values=False)
         return bytes(graph.SerializeToString(deterministic=True))
 
     def rebuilt(self, reason: str) -> "PrunedModelBuilder":

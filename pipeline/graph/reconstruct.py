@@ -52,7 +52,8 @@ class Reconstruction:
         layers = dict(small.named_modules())
         with torch.no_grad():
             for name, moments in self.moments.items():
-                self._adapt(layers[name], name, moments, kept)
+                if name in layers:  # the layers of dropped blocks are not
+                    self._adapt(layers[name], name, moments, kept)
 
     def _adapt(self, layer: nn.Module, name: str, moments: Moments, kept: Kept) -> None:
         whole = self.module.get_submodule(name).get_parameter("weight").detach()

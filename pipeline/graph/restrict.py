@@ -8,7 +8,7 @@ from pipeline.core.restriction import Restriction, refuse_unmatched
 from pipeline.errors import NothingToPrune
 from pipeline.graph.labels.space import GraphSpace
 
-__all__ = ["layers_of", "restrict"]
+__all__ = ["layers_of", "restrict", "restrict_blocks"]
 
 _PARTS = ("weight", "bias", "running_mean", "running_var")
 """Last part of the names of tensors that belong to a layer."""
@@ -34,6 +34,20 @@ def restrict(labelled: GraphSpace, restriction: Restriction, constants: Containe
     groups = tuple(replace(group, fewest=restriction.fewest(layers[group.name], group.channels)) for group in space.groups)
     labelled = replace(labelled, space=replace(space, groups=groups))
     return labelled.restricted({name for name, reason in reasons.items() if not reason}, kept)
+
+
+def restrict_blocks(labelled: GraphSpace, restriction: Restriction) -> GraphSpace:
+    """Return `labelled` without the blocks of which the user wants to keep a layer."""
+    kept, refused = [], []
+    for block in labelled.space.blocks:
+        heads = (tensor.rpartition(".") for tensor in block.tensors)
+        layers = dict.fromkeys(head if last in _PARTS else f"{head}.{last}".strip(".") for head, _, last in heads)
+        reason = restriction.reason_to_keep_block(layers)
+        if reason is None:
+            kept.append(block)
+        else:
+            refused.append(NotPrunable(block.name, reason))
+    return labelled.with_blocks(kept, refused)
 
 
 def layers_of(group: Group, labelled: GraphSpace, constants: Container[str] = ()) -> tuple[str, ...]:

@@ -1,14 +1,15 @@
-"""Shrink: copy a module with only the kept channels. The original module is not changed."""
+"""Shrink: copy a module with only the kept channels and blocks. The original module is not changed."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
-from pipeline.errors import WeightsError
+from pipeline.core.plan import Block, ChannelPlan, Kept, PruneSpace
+from pipeline.errors import WeightsError, one_line
+from pipeline.graph.skip_block import replacements
 from pipeline.graph.to_torch import GraphNetwork
 
 __all__ = ["all_channels", "keep_channels", "layer_groups_of", "rebuild", "scatter_gradients", "shrink"]
@@ -23,15 +24,22 @@ def all_channels(space: PruneSpace) -> Kept:
 
 
 def keep_channels(plan: ChannelPlan, ranking: Mapping[str, tuple[int, ...]]) -> Kept:
-    """Return the channels that `plan` keeps: the most important ones of each group. `ranking` is sorted by importance."""
-    return {name: tuple(sorted(ranking[name][:width])) for name, width in plan}
+    """Return what `plan` keeps: the most important channels of each group. `ranking` is sorted by importance."""
+    return {name: tuple(sorted(ranking[name][:width])) for name, width in plan} | dict.fromkeys(plan.dropped, ())
 
 
 def shrink(module: nn.Module, space: PruneSpace, kept: Kept) -> nn.Module:
-    """Return a copy of `module` in which every group has only the `kept` channels. Weights are copied, not shared."""
+    """Return a copy of `module` in which every group has only the `kept` channels, without the dropped blocks.
+
+    Weights are copied, not shared.
+    """
+    dropped = space.dropped(kept)
+    gone = {name for block in dropped for name in block.tensors}
     tensors = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
-    smaller: dict[int, object] = {}
+    smaller = replacements(module, dropped)
     for name, axes in space.axes.items():
+        if name in gone:
+            continue
         tensor = tensors[name].detach()
         for axis in axes:
             index = space.remaining(name, axis, tensor.shape[axis], kept)
@@ -39,7 +47,7 @@ def shrink(module: nn.Module, space: PruneSpace, kept: Kept) -> nn.Module:
                 tensor = tensor.index_select(axis, torch.from_numpy(index).to(tensor.device))
         if tensor.shape != tensors[name].shape:
             smaller[id(tensors[name])] = _like(tensors[name], tensor)
-    # deepcopy uses the tensors in the memo instead of copying the originals, so no large tensor is copied whole
+    # deepcopy uses what is in the memo instead of copying the originals, so no large tensor is copied whole
     result = copy.deepcopy(module, smaller)
     _follow_shapes(result, _groups_left(module, space, kept))
     for inner in result.modules():
@@ -66,12 +74,26 @@ def scatter_gradients(small: nn.Module, whole: nn.Module, space: PruneSpace, kep
         target[torch.meshgrid(*index, indexing="ij")] += parameter.grad
 
 
-def rebuild(module: nn.Module, tensors: Mapping[str, Tensor], layer_groups: Mapping[str, int] | None = None) -> nn.Module:
+def rebuild(
+    module: nn.Module,
+    tensors: Mapping[str, Tensor],
+    layer_groups: Mapping[str, int] | None = None,
+    dropped: Iterable[Block] = (),
+) -> nn.Module:
     """Return a copy of `module`, as its factory made it, pruned to the shapes of `tensors`, a state dict, and filled with them.
 
     `layer_groups` is what `layer_groups_of` found for the pruned module; shapes alone do not say how many groups are left.
-    Raises WeightsError when a name is missing or unknown, or when a tensor is larger than in `module`.
+    `dropped` are the blocks that the copy does not have. Raises WeightsError when a name is missing or unknown, or when a tensor
+    is larger than in `module`.
     """
+    try:
+        without = replacements(module, dropped)
+    except AttributeError as problem:
+        raise WeightsError(
+            f"a dropped block is not in the network ({one_line(problem, 120)}); use the factory that was compressed"
+        ) from None
+    if without:
+        module = copy.deepcopy(module, without)
     state = module.state_dict()
     if set(state) != set(tensors):
         odd = sorted(set(state) ^ set(tensors))[0]

@@ -1,4 +1,4 @@
-"""Silence: the dense graph in which nobody reads the removed channels. It must answer like the graph without them."""
+"""Silence: the dense graph in which nobody reads the removed channels or blocks. It must answer like the graph without them."""
 
 from collections.abc import Iterator, Mapping
 
@@ -11,17 +11,18 @@ from pipeline.core.plan import Kept
 from pipeline.graph.edit import copy_of
 from pipeline.graph.labels.space import GraphSpace, Statistic
 
-__all__ = ["silence", "silence_statistics", "unread"]
+__all__ = ["silence", "silence_blocks", "silence_statistics", "unread"]
 
 WITHOUT_CHANNELS = ("MatMul", "Einsum")
 """Operators whose result has no axis of the channels over which they take a statistic. The reductions are others."""
 
 
 def silence(model: onnx.ModelProto, labelled: GraphSpace, kept: Kept) -> onnx.ModelProto:
-    """Return a copy of `model` of the same width that ignores all channels except the `kept` ones.
+    """Return a copy of `model` of the same width that ignores all channels except the `kept` ones, and the dropped blocks.
 
-    The weights that read a removed channel are zero. A statistic over channels, as in layer normalisation, is taken over the kept
-    ones: they are gathered before the node and put back in their places after it.
+    The branch of a dropped block is subtracted from itself, so that zeros are added to its entry. The weights that read a removed
+    channel are zero. A statistic over channels, as in layer normalisation, is taken over the kept ones: they are gathered before
+    the node and put back in their places after it.
     """
     silenced = copy_of(model)
     gone = dict(unread(labelled, kept))
@@ -31,6 +32,7 @@ def silence(model: onnx.ModelProto, labelled: GraphSpace, kept: Kept) -> onnx.Mo
             for axis, positions in gone[tensor.name].items():
                 values[(slice(None),) * axis + (positions,)] = 0
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    silence_blocks(silenced, labelled, kept)
     silence_statistics(silenced, labelled, kept)
     return silenced
 
@@ -49,6 +51,16 @@ def silence_statistics(model: onnx.ModelProto, labelled: GraphSpace, kept: Kept)
     stays = labelled.stays(kept)
     for statistic in labelled.statistics:
         _over_kept(model, statistic, stays, labelled)
+
+
+def silence_blocks(model: onnx.ModelProto, labelled: GraphSpace, kept: Kept) -> None:
+    """Let the branch of every dropped block give zeros, in place: it is subtracted from itself."""
+    for block in labelled.space.dropped(kept):
+        index = next(number for number, node in enumerate(model.graph.node) if node.name == block.node)
+        node, place = model.graph.node[index], 1 - block.entry
+        branch, zeros = node.input[place], f"{block.node}/zeros"
+        node.input[place] = zeros
+        model.graph.node.insert(index, helper.make_node("Sub", [branch, branch], [zeros], name=zeros))
 
 
 def _over_kept(model: onnx.ModelProto, statistic: Statistic, stays: NDArray[np.bool_], labelled: GraphSpace) -> None:

@@ -1,6 +1,6 @@
-"""Slice: make the ONNX graph of the kept channels from the dense graph in milliseconds, with numpy and onnx only."""
+"""Slice: make the ONNX graph of the kept channels and blocks from the dense graph in milliseconds, with numpy and onnx only."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from pipeline.core.plan import Kept
-from pipeline.core.weight_slices import BaseWeights, Tensor, WeightSlices
-from pipeline.graph.edit import copy_of, outline_of
+from pipeline.core.weight_slices import BaseWeights, Cuts, Tensor, WeightSlices
+from pipeline.graph.drop_blocks import drop_blocks
+from pipeline.graph.edit import copy_of, outline_of, uses_of
 from pipeline.graph.labels.follow import Follower
 from pipeline.graph.labels.space import GraphSpace
 from pipeline.graph.metadata import opset_of
@@ -72,11 +73,22 @@ class SliceableGraph:
         return replace(self, weights=tuple(changed))
 
     def weight_slices(self, kept: Kept) -> WeightSlices:
-        """Return the weight slices of the graph in which every group has only its `kept` channels."""
+        """Return the weight slices of the graph in which every group has only its `kept` channels, without the dropped blocks."""
         stays = self.labelled.stays(kept)
+        model = copy_of(self.skeleton)
+        for place in self.places:
+            _write(model.graph.node[place.node], place.attribute, place.follower.values(stays))
+        dropped = self.labelled.space.dropped(kept)
+        used: Container[str] | None = None
+        if dropped:
+            drop_blocks(model.graph, dropped)
+            used = uses_of(model.graph)
         known: dict[int, NDArray[np.int64]] = {}
-        cuts = []
+        cuts: list[Cuts | None] = []
         for weight in self.weights:
+            if used is not None and weight.name not in used:
+                cuts.append(None)
+                continue
             found = []
             for axis, numbers in weight.cuts:
                 index = known.get(id(numbers))
@@ -85,15 +97,12 @@ class SliceableGraph:
                 if len(index) < weight.values.shape[axis]:
                     found.append((axis, index))
             cuts.append(tuple(found))
-        model = copy_of(self.skeleton)
-        for place in self.places:
-            _write(model.graph.node[place.node], place.attribute, place.follower.values(stays))
         graph = model.graph.SerializeToString(deterministic=True)
         model.ClearField("graph")
         return WeightSlices(self.base, model.SerializeToString(deterministic=True), graph, tuple(cuts))
 
     def slice(self, kept: Kept) -> onnx.ModelProto:
-        """Return the graph in which every group has only its `kept` channels."""
+        """Return the graph in which every group has only its `kept` channels, without the dropped blocks."""
         return assembled(self.weight_slices(kept))
 
 

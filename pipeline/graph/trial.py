@@ -18,7 +18,7 @@ from pipeline.core.plan import Kept
 from pipeline.errors import TraceError
 from pipeline.graph.edit import copy_of, outline_of
 from pipeline.graph.labels.space import GraphSpace
-from pipeline.graph.silence import silence, silence_statistics, unread
+from pipeline.graph.silence import silence, silence_blocks, silence_statistics, unread
 from pipeline.graph.slice import SliceableGraph, prepare
 from pipeline.graph.to_torch import network_of
 from pipeline.graph.weight_file import assembled
@@ -85,7 +85,7 @@ class Trial:
             return self._single(assembled(slices))
         values = {}
         for tensor, cuts in zip(slices.base.tensors, slices.cuts, strict=True):
-            if tensor.name in self._weights:
+            if tensor.name in self._weights and cuts is not None:
                 small = self._weights[tensor.name]
                 for axis, index in cuts:
                     small = small.index_select(axis, torch.from_numpy(index))
@@ -93,7 +93,7 @@ class Trial:
         return self._double(assembled(slices, values=False), values)
 
     def silenced(self, kept: Kept) -> Answers:
-        """The answers of the graph of full width in which nobody reads the channels that are not `kept`."""
+        """The answers of the graph of full width in which nobody reads the channels and blocks that are not `kept`."""
         if self._last and self._last[0] == kept:
             return self._last[1]
         labelled = self._sliceable.labelled
@@ -110,6 +110,7 @@ class Trial:
             for axis, positions in gone.items():
                 self._dense[name].index_fill_(axis, torch.from_numpy(positions), 0)
         silenced = copy_of(self._outline)
+        silence_blocks(silenced, labelled, kept)
         silence_statistics(silenced, labelled, kept)
         self._last = kept, self._double(silenced, self._dense)
         return self._last[1]

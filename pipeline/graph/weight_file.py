@@ -19,6 +19,8 @@ def assembled(weight_slices: WeightSlices, *, values: bool = True) -> onnx.Model
     model = onnx.load_model_from_string(weight_slices.model)
     model.graph.ParseFromString(weight_slices.graph)
     for tensor, cuts in zip(weight_slices.base.tensors, weight_slices.cuts, strict=True):
+        if cuts is None:
+            continue
         array = tensor.values
         if values or array.dtype != np.float32 or array.size <= FEW:
             for axis, index in cuts:

@@ -15,6 +15,7 @@ from pipeline.core.budget import Constraint, Metric, Verdict, known_metrics, wor
 from pipeline.core.candidate import Candidate
 from pipeline.core.measurement import Failure
 from pipeline.core.paired_difference import images_to_decide, paired_drop
+from pipeline.core.plan import ChannelPlan, PruneSpace
 from pipeline.core.profile import Precision
 from pipeline.core.progress import Callback, begin_step
 from pipeline.errors import ShipError, one_line
@@ -100,6 +101,7 @@ def ship(
             builder.kept(chosen.plan),
             builder.network.origin,
             layer_groups_of(tuned.module) if builder.network.origin == "own" else None,
+            builder.dropped(chosen.plan),
         ),
     }
     if builder.network.origin == "rebuilt":
@@ -107,7 +109,7 @@ def ship(
     if profile.runtime.ort_format:
         others, shown = ort_files(pruned.data, final.precision, profile, task.inputs(PARITY_INPUTS))
         files, proofs = {**files, **others}, (*proofs, shown)
-    rows = tuple(budget_rows(constraints, dense, shipped, task.score_name))
+    rows, widths = tuple(budget_rows(constraints, dense, shipped, task.score_name)), dict(chosen.plan)
     artifact = Artifact(
         format=ARTIFACT_FORMAT,
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -133,7 +135,7 @@ def ship(
         },
         proofs=(builder.proof, *proofs),
         notices=context.notices.texts,
-        widths={group.name: (chosen.plan[group.name], group.channels, group.bundle) for group in builder.space.groups},
+        widths={group.name: (widths.get(group.name, 0), group.channels, group.bundle) for group in builder.space.groups},
         frozen=builder.space.frozen,
         phase_seconds=context.run.phase_seconds(),
         learning_rate=tuned.learning_rate,
@@ -143,12 +145,20 @@ def ship(
         forecasts=context.run.forecasts,
         network=builder.network.origin,
         network_reason=builder.network.reason,
+        blocks=_dropped_blocks(builder.space, chosen.plan),
     )
     step("writing the report and the artifact")
     report, artifact = _reported(artifact, page, context.callback)
     artifact = replace(artifact, files={**artifact.files, **file_facts({"report.html": report})})
     pack(context.run.artifact, artifact, {**files, "report.html": report})
     return artifact
+
+
+def _dropped_blocks(space: PruneSpace, plan: ChannelPlan) -> dict[str, bool]:
+    """Block -> whether `plan` drops it, or a block around it."""
+    gone = set(plan.dropped)
+    gone |= {name for block in space.blocks if block.name in gone for name in block.inside}
+    return {block.name: block.name in gone for block in space.blocks}
 
 
 def _reported(artifact: Artifact, page: Callable[[Artifact], bytes], callback: Callback) -> tuple[bytes, Artifact]:

@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from torch import nn
 
 from pipeline.core.artifact import Artifact, FileFacts, dump_artifact
-from pipeline.core.plan import ChannelPlan, Kept, layer_of
+from pipeline.core.plan import Block, ChannelPlan, Kept, layer_of
 from pipeline.errors import RunError, WeightsError, one_line
 from pipeline.graph.prunable_network import Origin, network_of_skeleton
 from pipeline.graph.shrink import rebuild
@@ -42,6 +42,8 @@ class _Plan:
     """Whose network the weights belong to. Artifacts of older versions do not say, and all have the user's own."""
     layer_groups: Mapping[str, int] = field(default_factory=dict)
     """Grouped layer -> its number of groups. In artifacts of older versions, only depthwise convolutions lost groups."""
+    dropped: tuple[Block, ...] = ()
+    """The blocks that the network does not have. In artifacts of older versions, it has all of them."""
 
 
 _PLAN = TypeAdapter(_Plan)
@@ -58,17 +60,19 @@ def plan_json(
     kept: Kept,
     network: Origin = "own",
     layer_groups: Mapping[str, int] | None = None,
+    dropped: tuple[Block, ...] = (),
 ) -> bytes:
     """The widths, the kept channels of the original network, and how that network is made, as JSON.
 
     `made` is the model and the arguments of its factory. `network` says whose module has the weights of the artifact.
-    `layer_groups` is the number of groups of each grouped layer of the pruned module.
+    `layer_groups` is the number of groups of each grouped layer of the pruned module, and `dropped` are the blocks of the plan.
     """
     model, model_args = made
     groups = {name: {"width": width, "channels": list(kept[name])} for name, width in plan}
     arguments = {"model_args": dict(model_args)} if model_args else {}
     grouped = {"layer_groups": dict(layer_groups)} if layer_groups else {}
-    facts = {"format": PLAN_FORMAT, "model": model, **arguments, "network": network, **grouped, "groups": groups}
+    blocks = {"dropped": [asdict(block) for block in dropped]} if dropped else {}
+    facts = {"format": PLAN_FORMAT, "model": model, **arguments, "network": network, **grouped, **blocks, "groups": groups}
     return json.dumps(facts, indent=1).encode()
 
 
@@ -101,8 +105,8 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
     if plan.format != PLAN_FORMAT:
         raise RunError(f"{artifact}/plan.json: format {plan.format}; this program reads {PLAN_FORMAT}")
     if plan.network == "rebuilt":
-        return _rebuilt(artifact, tensors)
-    network = rebuild(original, tensors, plan.layer_groups)
+        return _rebuilt(artifact, tensors, plan.dropped)
+    network = rebuild(original, tensors, plan.layer_groups, plan.dropped)
     layers = dict(network.named_modules())
     for name in plan.groups:
         if not isinstance(getattr(layers.get(layer_of(name)), "weight", None), torch.Tensor):
@@ -112,9 +116,11 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
     return network.eval()
 
 
-def _rebuilt(artifact: Path, tensors: Mapping[str, torch.Tensor]) -> nn.Module:
+def _rebuilt(artifact: Path, tensors: Mapping[str, torch.Tensor], dropped: tuple[Block, ...]) -> nn.Module:
     try:
         network = network_of_skeleton(load_graph(read_foreign(artifact / NETWORK_FILE, ONNX_LIMIT_BYTES)))
+        if dropped:
+            network.drop(dropped)
     except Exception as problem:  # protobuf's and onnx's own errors have no common class
         raise RunError(f"{artifact / NETWORK_FILE}: no readable network there ({one_line(problem, 120)})") from None
     try:

@@ -88,7 +88,8 @@ def _rehearsed(context: RunContext, seed: int, key: str) -> _Outcome:
     notices: list[str] = []
     reason = REASON
     space = context.builder.space
-    plan = ChannelPlan(tuple((group.name, max(1, group.channels // 2)) for group in space.groups))
+    halves = {group.name: max(1, group.channels // 2) for group in space.groups}
+    plan = space.plan(halves, [block.name for block in space.blocks[::2]])
     context = replace(context, task=context.task.rehearsal())
     scratch = temporary_beside(context.run.folder / "rehearsal")
     try:

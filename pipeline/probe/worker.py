@@ -347,6 +347,8 @@ def assemble(path, slices, blob, base, tensors):
         raise ValueError("%d tensors, cuts for %d" % (len(tensors), len(slices["cuts"])))
     parts, length = [], len(graph)
     for (name, kind, dtype, shape, offset), cuts in zip(tensors, slices["cuts"]):
+        if cuts is None:
+            continue  # the tensor belongs to a block that is dropped
         values = numpy.ndarray(shape, dtype, base, offset)
         for axis, mask in cuts:
             values = values.take(stays[mask], axis)

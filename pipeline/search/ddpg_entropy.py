@@ -35,12 +35,15 @@ from pipeline.search.acquisition import highest_acquisition
 from pipeline.search.environment import FEATURES, observe
 from pipeline.search.initial_design import initial_design
 from pipeline.search.problem import Evaluation, Problem, SearchSpace
-from pipeline.search.surrogate import Surrogate, fit
+from pipeline.search.surrogate import Surrogate, fit, fractions
 from pipeline.search.uniform import bisect
 
 __all__ = ["DDPGSettings", "ddpg_entropy"]
 
 Floats = NDArray[np.float64]
+
+KEEPING = 0.65
+"""The first action for a block. From one half on, a block is kept."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,9 @@ class _ActionBound:
         constants = np.asarray([curve.constant for curve in model.violations])
         cheapest = np.stack([cost.min(0) for cost in self._costs])
         later = np.concatenate([np.cumsum(cheapest[::-1], axis=0)[::-1][1:], np.zeros((1, cheapest.shape[1]))])
-        self._rest = later + constants  # per group: the cost when every later group is at its cheapest
+        self._rest = list(later + constants)  # per group: the cost when every later group is at its cheapest
+        if model.space.has_blocks:  # what is inside a dropped block costs what its full width costs
+            self._rest = _rest_with_blocks([len(choice.contents) for choice in model.space.choices], self._costs, constants)
         self._widths = [np.asarray(choice.widths) / choice.channels for choice in model.space.choices]
 
     def nearest_allowed(self, group: int, spent: Floats, wanted_fractions: Floats) -> tuple[Floats, Floats]:
@@ -89,6 +94,45 @@ class _ActionBound:
         allowed = worst <= 0
         pick = np.where(allowed.any(1), np.where(allowed, distance, np.inf).argmin(1), worst.argmin(1))
         return widths[pick], spent + costs[pick]
+
+    def full_cost(self, group: int) -> Floats:
+        """The cost of `group` at its full width, (constraints,)."""
+        cost: Floats = self._costs[group][-1]
+        return cost
+
+
+def _rest_with_blocks(contents: list[int], costs: list[Floats], constants: Floats) -> list[Floats]:
+    """For each choice, (widths, constraints): the cost when every later one is at its cheapest, for each of its own widths."""
+    full = [cost[-1] for cost in costs]
+
+    def cheapest(first: int, end: int) -> Floats:
+        total = np.zeros_like(constants)
+        while first < end:
+            after = first + 1 + contents[first]
+            if contents[first]:
+                kept = costs[first][1] + cheapest(first + 1, after)
+                total = total + np.minimum(kept, costs[first][0] + sum(full[first + 1 : after]))
+            else:
+                total = total + costs[first].min(0)
+            first = after
+        return total
+
+    def later(first: int, ends: list[int]) -> Floats:
+        total = constants
+        for end in ends:  # of the blocks around, the innermost first, and of the network
+            total = total + cheapest(first, end)
+            first = end
+        return total
+
+    rest = []
+    for number, cost in enumerate(costs):
+        around = [block for block in range(number - 1, -1, -1) if number <= block + contents[block]]
+        ends = [*(block + 1 + contents[block] for block in around), len(costs)]
+        after = number + 1 + contents[number]
+        kept = later(number + 1, [after, *ends])
+        dropped = later(after, ends) + sum(full[number + 1 : after])
+        rest.append(np.stack([dropped if contents[number] and not width else kept for width in range(len(cost))]))
+    return rest
 
 
 class _ReplayBuffer:
@@ -121,6 +165,14 @@ class _Agent:
         self._critic, self._target_critic = (_mlp(size + 1, settings.hidden, nn.Identity()) for _ in range(2))
         start = min(max(start, 0.01), 0.99)
         nn.init.constant_(self._actor[-2].bias, float(np.log(start / (1 - start))))  # type: ignore[arg-type]
+        self._raised = None
+        if space.has_blocks:
+            raised = float(np.log(KEEPING / (1 - KEEPING)) - np.log(start / (1 - start)))
+            self._raised = torch.tensor([raised if choice.is_block else 0.0 for choice in space.choices])
+        self._around = [
+            [block for block, around in enumerate(space.choices) if choice.name in around.contents] for choice in space.choices
+        ]
+        """For each choice, the blocks that it is inside."""
         self._target_actor.load_state_dict(self._actor.state_dict())
         self._target_critic.load_state_dict(self._critic.state_dict())
         self._actor_optimizer = torch.optim.Adam(self._actor.parameters(), settings.actor_rate)
@@ -137,10 +189,14 @@ class _Agent:
         for group in range(groups):
             states[:, group] = observe(self._space, kept[:, :group])
             with torch.no_grad():
-                observation = self._observation(torch.from_numpy(states[:, group]), torch.full((count,), group))
-                wanted_fractions = self._actor(observation).numpy()[:, 0].astype(np.float64)
+                place = torch.full((count,), group)
+                observation = self._observation(torch.from_numpy(states[:, group]), place)
+                wanted_fractions = self._act(self._actor, observation, place).numpy()[:, 0].astype(np.float64)
             wanted_fractions = _truncated_normal(wanted_fractions, noise, generator)
-            kept[:, group], spent = bound.nearest_allowed(group, spent, wanted_fractions)
+            kept[:, group], after = bound.nearest_allowed(group, spent, wanted_fractions)
+            hidden = (kept[:, self._around[group]] == 0).any(1)
+            kept[hidden, group] = 1.0
+            spent = np.where(hidden[:, None], spent + bound.full_cost(group), after) if hidden.any() else after
         return states, kept
 
     def learn(self, memory: _ReplayBuffer, generator: np.random.Generator) -> None:
@@ -155,14 +211,21 @@ class _Agent:
             now = self._observation(all_states[episode, step], step)
             then = self._observation(all_states[episode, following], following)
             with torch.no_grad():
-                future = self._target_critic(torch.cat([then, self._target_actor(then)], 1))[:, 0]
+                future = self._target_critic(torch.cat([then, self._act(self._target_actor, then, following)], 1))[:, 0]
                 td_target = all_rewards[episode] + torch.where(step == groups - 1, 0.0, future)
             q_value = self._critic(torch.cat([now, all_actions[episode, step, None]], 1))[:, 0]
             self._step(self._critic_optimizer, (q_value - td_target).square().mean())
-            self._step(self._actor_optimizer, -self._critic(torch.cat([now, self._actor(now)], 1)).mean())
+            self._step(self._actor_optimizer, -self._critic(torch.cat([now, self._act(self._actor, now, step)], 1)).mean())
             for target, online in ((self._target_actor, self._actor), (self._target_critic, self._critic)):
                 for target_parameter, online_parameter in zip(target.parameters(), online.parameters(), strict=True):
                     target_parameter.data.lerp_(online_parameter.data, settings.tau)
+
+    def _act(self, actor: nn.Module, observation: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
+        """The action, (n, 1). For a block, the actor's output is raised, so that the first policy keeps most blocks."""
+        action: torch.Tensor = actor(observation)
+        if self._raised is None:
+            return action
+        return torch.sigmoid(torch.logit(action, 1e-6) + self._raised[groups.long()][:, None])
 
     def _observation(self, states: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
         """The state and a one-hot index of the group."""
@@ -185,7 +248,7 @@ def ddpg_entropy(problem: Problem, settings: DDPGSettings | None = None) -> None
 
     def ask(plan: ChannelPlan) -> Evaluation:
         answers.append(found := problem.evaluate(plan))
-        kept = np.asarray([[width / choice.channels for (_, width), choice in zip(plan, space.choices, strict=True)]])
+        kept = fractions(space, plan)[None]
         states = np.stack([observe(space, kept[:, :group]) for group in range(len(space.choices))], axis=1)
         memory.add(states, kept, np.asarray([found.score]), np.asarray([found.violations]))
         return found

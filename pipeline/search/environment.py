@@ -1,4 +1,4 @@
-"""PruningEnv: an episode decides the width of every group, from input to output, and ends with one measured trial."""
+"""PruningEnv: an episode decides the width of every group, and whether each block stays, and ends with one measured trial."""
 
 from typing import Any
 
@@ -35,9 +35,10 @@ Removed are MACs and parameters. The cost of a plan on the device is measured on
 class PruningEnv(gymnasium.Env[Floats, Floats]):
     """Markov decision process of paper A (arXiv 2110.08558), with channels instead of single weights.
 
-    Action: (1,) in [0, 1], the fraction of channels that the current group keeps. Reward: 0 until the episode ends, then the
-    plan's score over 100, minus `violation_price` times its worst violation, for agents without constraints. At the end, `info`
-    holds the `evaluation`, an `Evaluation` whose violations are the costs, for agents with constraints.
+    Action: (1,) in [0, 1], the fraction of channels that the current group keeps. From 0.5 on, a block is kept. Reward: 0 until
+    the episode ends, then the plan's score over 100, minus `violation_price` times its worst violation, for agents without
+    constraints. At the end, `info` holds the `evaluation`, an `Evaluation` whose violations are the costs, for agents with
+    constraints.
     """
 
     def __init__(self, problem: Problem, violation_price: float = 0.0) -> None:
@@ -76,6 +77,9 @@ def observe(space: SearchSpace, fractions: NDArray[np.floating[Any]]) -> Floats:
     choice = choices[min(decided, len(choices) - 1)]
     macs, params = np.asarray([(each.macs_share, each.params_share) for each in choices]).T
     macs, params = (shares[:decided] / max(shares.sum(), 1.0) for shares in (macs, params))
+    if space.has_blocks:
+        blocks = np.asarray([each.is_block for each in choices[:decided]], dtype=bool)
+        fractions = np.where(blocks, fractions >= 0.5, fractions)
     removed = 1.0 - fractions
     features: Floats = np.empty((count, len(FEATURES)), dtype=np.float32)
     features[:, 0] = decided / len(choices)

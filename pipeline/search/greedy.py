@@ -1,4 +1,5 @@
-"""Greedy: narrow the group that costs least for what it saves, step by step, after NetAdapt (Yang et al., arXiv 1804.03230).
+"""Greedy: narrow the group, or drop the block, that costs least for what it saves, step by step, after NetAdapt (Yang et al.,
+arXiv 1804.03230).
 
 Differences from NetAdapt:
  1. The saving of a narrower group is measured on the whole network, not read from a table of layers.
@@ -68,7 +69,7 @@ def greedy(problem: Problem, settings: GreedySettings | None = None) -> None:
             plan = _narrower(problem, current.plan, int(group), target / ledger.saved[group])
             if plan is not None and plan not in ledger.asked and len(tried) < tries:
                 tried.append(ledger.ask(plan))
-                ledger.learn(int(group), _removed(problem, current.plan, plan), current, tried[-1])
+                ledger.learn(int(group), _removed(problem, int(group), current.plan, plan), current, tried[-1])
         if not tried:
             return  # every group is at its thinnest
         current = min(tried, key=lambda answer: _price(current, answer))
@@ -100,24 +101,33 @@ def _improve(problem: Problem, ledger: _Estimates, current: Evaluation) -> None:
 
 def _narrower(problem: Problem, plan: ChannelPlan, group: int, removed: float) -> ChannelPlan | None:
     """`plan` with `group` narrowed by the fraction `removed`, and by at least one width."""
-    choice = problem.space.choices[group]
-    target = plan[choice.name] - removed * choice.channels
-    narrower = [width for width in choice.widths if width < plan[choice.name]]
+    choice, width = problem.space.choices[group], problem.space.widths_in(plan)[group]
+    target = width - removed * choice.channels
+    narrower = [each for each in choice.widths if each < width]
     if not narrower:
         return None
-    fitting = [width for width in narrower if width <= target]
-    return ChannelPlan.of({**dict(plan), choice.name: fitting[-1] if fitting else narrower[0]})
+    fitting = [each for each in narrower if each <= target]
+    return _with(problem, plan, group, fitting[-1] if fitting else narrower[0])
 
 
 def _moved(problem: Problem, plan: ChannelPlan, group: int, by: int) -> ChannelPlan | None:
     """`plan` with `group` moved by `by` widths; None past the end."""
     choice = problem.space.choices[group]
-    index = choice.widths.index(plan[choice.name]) + by
-    return ChannelPlan.of({**dict(plan), choice.name: choice.widths[index]}) if 0 <= index < len(choice.widths) else None
+    index = choice.widths.index(problem.space.widths_in(plan)[group]) + by
+    return _with(problem, plan, group, choice.widths[index]) if 0 <= index < len(choice.widths) else None
 
 
-def _removed(problem: Problem, before: ChannelPlan, after: ChannelPlan) -> float:
-    return float((fractions(problem.space, before) - fractions(problem.space, after)).sum())
+def _with(problem: Problem, plan: ChannelPlan, group: int, width: int) -> ChannelPlan | None:
+    """`plan` with another width of `group`; None if `group` is inside a dropped block."""
+    widths = list(problem.space.widths_in(plan))
+    widths[group] = width
+    changed = problem.space.plan_of(widths)
+    return None if changed == plan else changed
+
+
+def _removed(problem: Problem, group: int, before: ChannelPlan, after: ChannelPlan) -> float:
+    """The fraction of `group` that is removed."""
+    return float(fractions(problem.space, before)[group] - fractions(problem.space, after)[group])
 
 
 def _price(before: Evaluation, after: Evaluation) -> float:

@@ -7,6 +7,8 @@ from pipeline.search.problem import Problem
 __all__ = ["initial_design"]
 
 SPREAD = 0.35
+DROPPED = 0.15
+"""Share of the plans in which a block is dropped."""
 
 
 def initial_design(problem: Problem, start: float, trials: int) -> None:
@@ -19,5 +21,8 @@ def initial_design(problem: Problem, start: float, trials: int) -> None:
     strata = np.stack([generator.permutation(trials) for _ in range(groups)], axis=1)
     places = (strata + 0.5) / max(trials, 1)
     low, high = max(0.0, start - SPREAD), min(1.0, start + SPREAD)
+    blocks = np.asarray([choice.is_block for choice in problem.space.choices])
     for row in places:
-        problem.evaluate(problem.space.plan((low + (high - low) * row).tolist()))
+        fractions = low + (high - low) * row
+        fractions[blocks] = row[blocks] >= DROPPED
+        problem.evaluate(problem.space.plan(fractions.tolist()))

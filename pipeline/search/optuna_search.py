@@ -5,7 +5,7 @@ import warnings
 import optuna
 
 from pipeline.core.plan import ChannelPlan
-from pipeline.search.problem import Evaluation, Problem
+from pipeline.search.problem import Choice, Evaluation, Problem
 from pipeline.search.uniform import bisect
 
 __all__ = ["evolution", "tpe"]
@@ -44,16 +44,23 @@ def _search(problem: Problem, sampler: optuna.samplers.BaseSampler) -> None:
     asking = Problem(problem.space, ask, problem.trials, problem.constraints, problem.seed)
     bisect(asking, min(BISECTION_TRIALS, problem.trials))
     study = optuna.create_study(direction="maximize", sampler=sampler)
+    choices = problem.space.choices
     for plan in answers:
-        study.enqueue_trial({choice.name: choice.widths.index(plan[choice.name]) for choice in problem.space.choices})
+        pairs = zip(choices, problem.space.widths_in(plan), strict=True)
+        study.enqueue_trial({choice.name: choice.widths.index(width) for choice, width in pairs})
     repeats = 0
     while asked < problem.trials and repeats < REPEATS:
         trial = study.ask()
-        plan = ChannelPlan(
-            tuple((c.name, c.widths[trial.suggest_int(c.name, 0, len(c.widths) - 1)]) for c in problem.space.choices)
-        )
+        plan = problem.space.plan_of([choice.widths[_suggested(trial, choice)] for choice in choices])
         repeats = repeats + 1 if plan in answers else 0
         answer = answers[plan] if plan in answers else ask(plan)
         for number, violation in enumerate(answer.violations):
             trial.set_constraint(f"violation{number}", violation)
         study.tell(trial, answer.score)
+
+
+def _suggested(trial: optuna.Trial, choice: Choice) -> int:
+    """An index of the choice's widths. A block is dropped or kept, which is a category and not a number."""
+    if choice.is_block:
+        return int(trial.suggest_categorical(choice.name, [0, 1]))
+    return trial.suggest_int(choice.name, 0, len(choice.widths) - 1)

@@ -15,6 +15,9 @@ __all__ = ["Agent", "AgentSettings", "Episodes"]
 
 Floats = NDArray[np.float32]
 
+KEEPING = 0.75
+"""The mean action for a block in the first policy. From one half on, a block is kept."""
+
 
 @dataclass(frozen=True)
 class AgentSettings:
@@ -57,11 +60,16 @@ class Agent:
         head = nn.Linear(settings.hidden, 2)
         self._actor = _mlp(settings.hidden, head)
         self._own = nn.Parameter(torch.zeros(groups, 2))
+        keeping = _logit(KEEPING) - _logit(start)
+        with torch.no_grad():
+            for number, choice in enumerate(space.choices):
+                if choice.is_block:
+                    self._own[number, 0] = keeping
         self._critics = nn.ModuleList(_mlp(settings.hidden, nn.Linear(settings.hidden, 1)) for _ in range(1 + constraints))
         self.multipliers = PIDMultipliers(constraints, settings.pid)
         with torch.no_grad():
             head.weight.mul_(0.01)
-            head.bias.copy_(torch.tensor([torch.logit(torch.tensor(min(max(start, 0.05), 0.95))), 0.0]))
+            head.bias.copy_(torch.tensor([_logit(start), 0.0]))
         self._parameters = [*self._actor.parameters(), self._own, *self._critics.parameters()]
         self._optimizer = torch.optim.Adam(self._parameters, settings.learning_rate, foreach=True)
 
@@ -137,6 +145,10 @@ class Agent:
             running = delta[..., step] + self.settings.gae_lambda * running
             advantages[..., step] = running
         return advantages, advantages + values
+
+
+def _logit(share: float) -> Tensor:
+    return torch.logit(torch.tensor(min(max(share, 0.05), 0.95)))
 
 
 def _mlp(hidden: int, head: nn.Linear) -> nn.Sequential:

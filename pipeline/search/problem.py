@@ -44,7 +44,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Choice:
-    """One group of channels, as a searcher sees it."""
+    """One group of channels, or one block of layers that can be dropped, as a searcher sees it."""
 
     name: str
     channels: int
@@ -55,34 +55,69 @@ class Choice:
     params_share: float
     """Share of the network's parameters that is saved then."""
     layer: Layer = Layer()
+    is_block: bool = False
+    """Whether it is a block of layers instead: 1 of 1 "channel" when it is kept, 0 when it is dropped."""
+    contents: tuple[str, ...] = ()
+    """For a block: the choices inside it. They follow it directly, and mean nothing when it is dropped."""
 
 
 @dataclass(frozen=True)
 class SearchSpace:
-    """All choices, from the network's input to its output."""
+    """All choices, from the network's input to its output. A block is followed by the choices inside it."""
 
     choices: tuple[Choice, ...]
 
     @property
     def size(self) -> int:
-        """Number of plans."""
+        """Number of plans. Plans that differ only inside dropped blocks are counted apart."""
         return math.prod(len(choice.widths) for choice in self.choices)
 
-    def plan(self, fractions: Sequence[float]) -> ChannelPlan:
-        """The plan whose widths are nearest to these fractions of each group's channels. Ties go to the wider width."""
-        pairs = zip(self.choices, fractions, strict=True)
-        return ChannelPlan(tuple((choice.name, nearest_width(choice, fraction)) for choice, fraction in pairs))
+    @property
+    def has_blocks(self) -> bool:
+        """Whether there are blocks that can be dropped."""
+        return any(choice.is_block for choice in self.choices)
 
-    def uniform(self, fraction: float) -> ChannelPlan:
-        """Every group at the same fraction."""
-        return self.plan([fraction] * len(self.choices))
+    def plan_of(self, widths: Sequence[int]) -> ChannelPlan:
+        """The plan with these widths, one per choice. The width of a block is 1, or 0 when it is dropped.
+
+        What is inside a dropped block is left out of the plan.
+        """
+        kept, dropped, nothing = [], [], set[str]()
+        for choice, width in zip(self.choices, widths, strict=True):
+            if choice.name in nothing:
+                continue
+            if not choice.is_block:
+                kept.append((choice.name, width))
+            elif not width:
+                dropped.append(choice.name)
+                nothing.update(choice.contents)
+        return ChannelPlan(tuple(kept), tuple(dropped))
+
+    def widths_in(self, plan: ChannelPlan) -> tuple[int, ...]:
+        """The width of each choice in `plan`: what `plan_of` takes. What is inside a dropped block has its full width."""
+        widths = dict(plan) | dict.fromkeys(plan.dropped, 0)
+        return tuple(widths.get(choice.name, choice.channels) for choice in self.choices)
+
+    def plan(self, fractions: Sequence[float]) -> ChannelPlan:
+        """The plan whose widths are nearest to these fractions of each group's channels. Ties go to the wider width.
+
+        A block is kept if its fraction is at least one half.
+        """
+        pairs = zip(self.choices, fractions, strict=True)
+        return self.plan_of([nearest_width(choice, fraction) for choice, fraction in pairs])
+
+    def uniform(self, fraction: float, depth: float = 1.0) -> ChannelPlan:
+        """Every group at the same fraction, with a share `depth` of the blocks, spread evenly from input to output."""
+        blocks = [number for number, choice in enumerate(self.choices) if choice.is_block]
+        kept = {block for place, block in enumerate(blocks) if math.floor((place + 1) * depth) > math.floor(place * depth)}
+        return self.plan([float(n in kept) if choice.is_block else fraction for n, choice in enumerate(self.choices)])
 
     def thinnest(self) -> ChannelPlan:
-        """Every group at its smallest width."""
-        return self.uniform(0.0)
+        """Every group at its smallest width, without any block."""
+        return self.plan([0.0] * len(self.choices))
 
     def dense(self) -> ChannelPlan:
-        """Every group at its full width."""
+        """Every group at its full width, with all blocks."""
         return self.uniform(1.0)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.problem import Evaluation, SearchSpace
 
-__all__ = ["Curve", "Prediction", "Surrogate", "fit", "fractions", "snap"]
+__all__ = ["Curve", "Prediction", "Surrogate", "fit", "fractions", "snap", "without_contents"]
 
 Floats = NDArray[np.float64]
 
@@ -153,18 +153,30 @@ def fit(space: SearchSpace, answers: Sequence[Evaluation], *, additive: bool = F
 
 
 def fractions(space: SearchSpace, plan: ChannelPlan) -> Floats:
-    """The kept fraction of each group, (groups,)."""
-    widths = dict(plan)
-    return np.asarray([widths[choice.name] / choice.channels for choice in space.choices], dtype=np.float64)
+    """The kept fraction of each group, (groups,). A dropped block has 0, and what is inside it has 1."""
+    pairs = zip(space.widths_in(plan), space.choices, strict=True)
+    return np.asarray([width / choice.channels for width, choice in pairs], dtype=np.float64)
 
 
 def snap(space: SearchSpace, fractions: Floats) -> Floats:
-    """The allowed fractions nearest to `fractions`, (n, groups) -> (n, groups). Ties go to the wider one, as in `plan`."""
+    """The allowed fractions nearest to `fractions`, (n, groups) -> (n, groups). Ties go to the wider one, as in `plan`.
+
+    What is inside a dropped block has 1.
+    """
     kept = np.empty_like(fractions)
     for group, choice in enumerate(space.choices):
         widths = np.asarray(choice.widths[::-1])
         nearest = np.abs(widths[None] - fractions[:, group, None] * choice.channels).argmin(1)
         kept[:, group] = widths[nearest] / choice.channels
+    return without_contents(space, kept)
+
+
+def without_contents(space: SearchSpace, kept: Floats) -> Floats:
+    """`kept` (n, groups) with 1 for all that is inside dropped blocks, as in `fractions`."""
+    for number, choice in enumerate(space.choices):
+        if choice.is_block:
+            inside = kept[:, number + 1 : number + 1 + len(choice.contents)]
+            inside[kept[:, number] == 0] = 1.0
     return kept
 
 

@@ -55,8 +55,9 @@ def measure_dense_and_thinnest(measurer: PlanMeasurer, space: SearchSpace, weigh
         figure = constraint.figure(thinnest, dense)
         if figure and constraint.verdict(thinnest, dense) == "over":
             kind = f"{constraint.metric.title}{', of dense' if constraint.relative else ''}"
+            without = " and without its blocks" if space.has_blocks else ""
             raise UnreachableBudget(
-                f"at minimum width this network needs {constraint.show(figure.value)} ({kind}), but the budget is "
+                f"at minimum width{without} this network needs {constraint.show(figure.value)} ({kind}), but the budget is "
                 f"{constraint.show(constraint.limit)}; raise the limit, or start from a smaller network"
             )
     return DenseAndThinnest(dense, thinnest)

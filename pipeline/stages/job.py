@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pipeline.core.budget import Limit
 from pipeline.core.plan import Importance
@@ -26,7 +26,11 @@ from pipeline.training.settings import FinetuneSettings
 if TYPE_CHECKING:
     from pipeline.training.task import OwnTask  # at run time this would import torch
 
-__all__ = ["Job"]
+__all__ = ["DEPTHS", "Depth", "Job"]
+
+Depth = Literal["auto", "off"]
+DEPTHS: tuple[str, ...] = get_args(Depth)
+"""Values of `Job.depth`."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,8 @@ class Job:
     """Patterns of the layers that may lose channels. Without any, all may."""
     min_width: Mapping[str, float] = field(default_factory=dict)
     """Pattern -> the smallest share of their channels that these layers keep."""
+    depth: Depth = "off"
+    """Whether the search may drop whole blocks ("auto") or only channels ("off")."""
     supernet_steps: int | None = None
     """Training steps of the supernet. By default as many as pay if the budget is tight; 0 for none."""
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
@@ -107,6 +113,18 @@ class Job:
             raise DataError(
                 f"{self.unlabelled}: images without labels are not used with a task of your own; leave one of them out"
             )
+        if self.depth not in DEPTHS:
+            raise ModelError(f"depth: got '{self.depth}'; choose one of {', '.join(DEPTHS)}")
+        if self.depth != "off" and self.calibration is not None:
+            raise ModelError(
+                "depth: predicted latencies are not valid for networks without some of their blocks; leave out --depth or "
+                "--calibration"
+            )
+        reward = self.search_reward()
+        if self.depth != "off" and isinstance(reward, str) and "entropy" in reward:
+            raise ModelError(
+                "depth: the entropy of a layer that was dropped is not defined; use --reward accuracy, or --depth off"
+            )
         for kind, asked, known in (("searcher", self.searcher, SEARCHERS), ("reward", self.reward, NAMED_REWARDS)):
             if isinstance(asked, str) and asked not in known:
                 raise ModelError(f"unknown {kind} '{asked}'; choose one of {', '.join(sorted(known))}, or pass a function")
@@ -125,7 +143,7 @@ class Job:
     @property
     def restriction(self) -> Restriction:
         """Which layers may lose channels, and how many. Raises ModelError for a share that is out of range."""
-        return Restriction(self.freeze, self.only, tuple(self.min_width.items()))
+        return Restriction(self.freeze, self.only, tuple(self.min_width.items()), self.depth != "off")
 
     def search_function(self) -> Searcher:
         """The searcher as a function."""

@@ -44,6 +44,8 @@ MOST_EPOCHS = 40
 """Limit on the passes over a small data set."""
 NARROWEST = 0.3
 """Mean width of the narrowest plans drawn, as a share of that of the uniform plan that just meets the budget."""
+MOST_DROPPED = 0.5
+"""Largest probability with which a block is dropped."""
 LEARNING_RATE = 0.05
 """Peak learning rate. It falls linearly to nearly zero."""
 WARMUP_STEPS = 50
@@ -71,14 +73,20 @@ def middle_share(share: float) -> float:
 def plans_around(space: SearchSpace, share: float, seed: int) -> Iterator[ChannelPlan]:
     """Endless random plans, from narrower than all groups at `share` up to the dense network. A quarter of them are uniform.
 
+    Blocks are dropped at random, with a probability that is drawn for each plan.
+
     Without the wide plans, narrow plans forget what they learnt, and all plans end up worse.
     """
     generator = np.random.default_rng(seed)
     count = len(space.choices)
+    blocks = np.asarray([choice.is_block for choice in space.choices])
     while True:
         mean = generator.uniform(NARROWEST * share, 1.0)
         shape = generator.uniform(0.5, 1.5, count) if generator.uniform() > 0.25 else np.ones(count)
-        yield space.plan(np.clip(mean * shape / shape.mean(), 0, 1).tolist())
+        fractions = np.clip(mean * shape / shape.mean(), 0, 1)
+        if blocks.any():
+            fractions[blocks] = generator.uniform(size=count)[blocks] >= generator.uniform(0, MOST_DROPPED)
+        yield space.plan(fractions.tolist())
 
 
 @dataclass(frozen=True)

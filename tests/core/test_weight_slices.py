@@ -16,9 +16,11 @@ from helpers.workers import WORKER, Worker, until
 
 from pipeline.core.onnx_outputs import run_onnx
 from pipeline.core.plan import PruneSpace
+from pipeline.core.restriction import Restriction
 from pipeline.core.weight_slices import WeightSlices
 from pipeline.graph.analyse import analyse
 from pipeline.graph.prunable_network import random_kept
+from pipeline.graph.settings import PruningSettings
 from pipeline.graph.slice import SliceableGraph
 from pipeline.graph.structure import structure
 from pipeline.graph.weight_file import assembled, file_size_bytes
@@ -67,6 +69,20 @@ def test_the_worker_makes_the_file_that_would_have_been_sent(name: str, seed: in
     assert structure(made) == structure(sent)
     assert len(data) == file_size_bytes(weight_slices, assembled(weight_slices, values=False)) == len(sent.SerializeToString())
     assert answers[0] == answers[1]
+
+
+def test_the_worker_leaves_out_the_tensors_of_a_dropped_block(tmp_path: Path) -> None:
+    prunable = analyse(build(ZOO["residual"]), EXAMPLE, settings=PruningSettings(restriction=Restriction(depth=True)))
+    kept = random_kept(prunable.space, 0) | {prunable.space.blocks[0].name: ()}
+    sent, weight_slices = prunable.deployed.slice(kept), prunable.deployed.weight_slices(kept)
+    worker_module().assemble(
+        str(tmp_path / "made.onnx"), weight_slices.order, weight_slices.blob, weight_slices.base.data(), weight_slices.base.index
+    )
+    data = (tmp_path / "made.onnx").read_bytes()
+
+    assert len(sent.graph.initializer) < len(weight_slices.base.tensors)
+    assert onnx.load_model_from_string(data) == sent
+    assert len(data) == file_size_bytes(weight_slices, assembled(weight_slices, values=False))
 
 
 def test_a_depthwise_convolution_has_as_many_groups_as_channels_in_the_made_file_too(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pipeline.core.plan import Group, Kept, NotPrunable, PruneSpace, Slot
+from pipeline.core.plan import Block, Group, Kept, NotPrunable, PruneSpace, Slot
 from pipeline.graph.labels.follow import Count, Follower, Places, followers
 from pipeline.graph.labels.push import push
 from pipeline.graph.labels.trace import Grouped, Trace
@@ -92,7 +92,11 @@ class GraphSpace:
     def restricted(self, names: Container[str], refused: Iterable[NotPrunable]) -> "GraphSpace":
         """The same graph with only the groups of these names, and further layers that are not prunable."""
         groups = tuple(group for group in self.space.groups if group.name in names)
-        return replace(self, space=PruneSpace(groups, (*self.space.frozen, *refused)))
+        return replace(self, space=replace(self.space, groups=groups, frozen=(*self.space.frozen, *refused)))
+
+    def with_blocks(self, blocks: Iterable[Block], refused: Iterable[NotPrunable] = ()) -> "GraphSpace":
+        """The same graph with these blocks that can be dropped, and further parts that are not prunable."""
+        return replace(self, space=replace(self.space, blocks=tuple(blocks), frozen=(*self.space.frozen, *refused)))
 
     def __deepcopy__(self, memo: object) -> "GraphSpace":
         return self  # nothing in it changes, and copies of a network share it

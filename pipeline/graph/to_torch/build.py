@@ -175,10 +175,6 @@ def _steps(nodes: list[Node], graph: Graph) -> Iterator[Step]:
 
 def _give_values(network: GraphNetwork, places: Places, values: Mapping[str, Tensor]) -> None:
     """Give the network the initializers and constants that functions read, and say after which step each value is unused."""
-    last: dict[str, int] = {}
-    for index, step in enumerate(network._steps):
-        for name in (*step.inputs, *step.outputs):
-            last[name] = index
     read = {name for step in network._steps for name in step.inputs} | set(network.output_names)
     for name in sorted(read & set(values)):
         if name in places.tensors:
@@ -189,8 +185,4 @@ def _give_values(network: GraphNetwork, places: Places, values: Mapping[str, Ten
             network._reads[name] = (network._precision, attribute, tuple(range(values[name].dim())))
         else:
             network._constants[name] = values[name]
-    kept = {"", *network._constants, *network.output_names}
-    network._unused = [() for _ in network._steps]
-    for name, index in last.items():
-        if name not in kept:
-            network._unused[index] += (name,)
+    network._note_last_uses()

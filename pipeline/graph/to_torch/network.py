@@ -1,19 +1,19 @@
 """Network: the torch module that is rebuilt from an ONNX graph."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.core.plan import Kept
+from pipeline.core.plan import Block, Kept
 from pipeline.foreign_text import clean_text
 from pipeline.graph.labels.space import GraphSpace
 from pipeline.graph.to_torch.batch import Call, NotSeparable, State, run_step
 from pipeline.graph.to_torch.batch.call import moved, repeated
 from pipeline.graph.to_torch.node import Precision
-from pipeline.graph.to_torch.places import TorchTensor, to_initializer
+from pipeline.graph.to_torch.places import TorchTensor, remove_layers, remove_tensor, to_initializer
 from pipeline.graph.to_torch.steps import CONSTANTS, LayerStep, Step, Value
 
 __all__ = ["GraphNetwork", "Read"]
@@ -84,12 +84,59 @@ class GraphNetwork(nn.Module):
             step.node.constants[position] = given
 
     def keep(self, kept: Kept) -> None:
-        """Let the constants of the graph follow the `kept` channels. `shrink` cuts the weights and calls this."""
+        """Let the constants of the graph follow the `kept` channels, and drop blocks. `shrink` cuts weights and calls this."""
         if self.labelled is None:
             return
         stays = self.labelled.stays(kept)
         for follower in self.labelled.followers:
             self.set_constants(self.node_indices[follower.node], {follower.key: follower.values(stays)})
+        dropped = self.labelled.space.dropped(kept)
+        if dropped:
+            self.drop(dropped)
+
+    def drop(self, blocks: Iterable[Block]) -> None:
+        """Take `blocks` out of the network, in place, with their layers and tensors. `tensors` of a block are initializers.
+
+        Raises KeyError when a block does not end at an addition of this network.
+        """
+        blocks = tuple(blocks)
+        ends = {step.node.name: step for step in self._steps if step.node.op in ("Add", "Sum")}
+        sources = {ends[block.node].outputs[0]: ends[block.node].inputs[block.entry] for block in blocks}
+
+        def entry_of(name: str) -> str:
+            while name in sources:
+                name = sources[name]
+            return name
+
+        for step in self._steps:
+            step.inputs = tuple(entry_of(name) for name in step.inputs)
+        needed, kept = set(self.output_names), list[Step]()
+        for step in reversed(self._steps):
+            if needed.intersection(step.outputs):
+                needed.update(step.inputs)
+                kept.append(step)
+        left = {id(step.layer) for step in kept if isinstance(step, LayerStep)}
+        remove_layers(self, [step.layer for step in self._steps if isinstance(step, LayerStep) and id(step.layer) not in left])
+        self._steps = kept[::-1]
+        self._reads = {name: read for name, read in self._reads.items() if name in needed}
+        self._constants = {name: value for name, value in self._constants.items() if name in needed}
+        gone = {name for block in blocks for name in block.tensors}
+        for name in gone & set(self.tensors):
+            remove_tensor(self, self.tensors[name].name)
+        self.tensors = {name: place for name, place in self.tensors.items() if name not in gone}
+        self._note_last_uses()
+
+    def _note_last_uses(self) -> None:
+        """Note after which step each value is unused."""
+        last: dict[str, int] = {}
+        for index, step in enumerate(self._steps):
+            for name in (*step.inputs, *step.outputs):
+                last[name] = index
+        kept = {"", *self._constants, *self.output_names}
+        self._unused = [() for _ in self._steps]
+        for name, index in last.items():
+            if name not in kept:
+                self._unused[index] += (name,)
 
     def _check(self, inputs: Sequence[Tensor]) -> None:
         if len(inputs) != len(self.input_names):

@@ -1,12 +1,12 @@
 """Places: where each initializer of the graph lives in the torch module, under which name and in which layout."""
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-__all__ = ["Places", "TorchTensor", "from_initializer", "to_initializer"]
+__all__ = ["Places", "TorchTensor", "from_initializer", "remove_layers", "remove_tensor", "to_initializer"]
 
 
 class TorchTensor(NamedTuple):
@@ -116,6 +116,25 @@ class Places:
             names.append(name)
             module = child
         return module, names
+
+
+def remove_layers(root: nn.Module, layers: Iterable[nn.Module]) -> None:
+    """Take `layers` out of `root`. Modules that a layer holds stay, and a part of the name that computes nothing holds them."""
+    gone = {id(layer) for layer in layers}
+    for path, module in list(root.named_modules(remove_duplicate=False)):
+        if id(module) in gone:
+            parent, _, last = path.rpartition(".")
+            holder = Holder()
+            holder._modules.update(module._modules)
+            root.get_submodule(parent)._modules[last] = holder
+
+
+def remove_tensor(root: nn.Module, name: str) -> None:
+    """Take the tensor with this name out of `root`, if it is still there."""
+    path, _, last = name.rpartition(".")
+    module = root.get_submodule(path)
+    module._parameters.pop(last, None)
+    module._buffers.pop(last, None)
 
 
 def _parts(name: str) -> list[str]:

@@ -1,0 +1,140 @@
+"""Searchers with blocks: each of them drops blocks as well as channels, and asks for plans in their one form."""
+
+import functools
+import itertools
+
+import numpy as np
+import pytest
+from helpers.toys import best_feasible
+from helpers.toys_depth import DeepToy
+
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.environment import observe
+from pipeline.search.initial_design import DROPPED, initial_design
+from pipeline.search.knapsack import fill
+from pipeline.search.problem import Problem
+from pipeline.search.searchers import SEARCHERS
+from pipeline.search.surrogate import fit, fractions, snap
+
+LEARNERS = ("ppo-lagrangian", "ddpg-entropy", "tpe")
+QUICK = ("knapsack", "greedy", "evolution", "uniform", "random")
+TOY = DeepToy()
+SPACE = TOY.space
+
+
+TRIALS = 10
+
+
+@functools.cache
+def asked_by(name: str) -> list[ChannelPlan]:
+    return [asked.plan for asked in TOY.solve(SEARCHERS[name], TRIALS, seed=1)]
+
+
+@pytest.mark.parametrize("name", SEARCHERS)
+def test_a_searcher_drops_blocks_and_asks_only_for_plans_that_exist(name: str) -> None:
+    plans = asked_by(name)
+
+    assert len(plans) <= TRIALS
+    assert set(plans) <= set(TOY.plans)
+    assert any(plan.dropped for plan in plans)
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_the_same_seed_drops_the_same_blocks(name: str) -> None:
+    assert [asked.plan for asked in TOY.solve(SEARCHERS[name], TRIALS, seed=1)] == asked_by(name)
+
+
+@pytest.mark.parametrize("name", ["knapsack", "greedy", *(pytest.param(name, marks=pytest.mark.slow) for name in LEARNERS)])
+def test_sixty_trials_find_a_plan_that_no_plan_with_all_blocks_reaches(name: str) -> None:
+    """The optimum of all plans drops blocks. With all blocks, the best plan is worse by a fifth."""
+    found = best_feasible(TOY.solve(SEARCHERS[name], trials=60, seed=0))
+
+    assert TOY.optimum(depth=False) < found
+    assert found >= 0.93 * TOY.optimum()
+
+
+def test_a_plan_has_no_width_for_what_is_inside_a_dropped_block() -> None:
+    plan = SPACE.plan_of([64, 0, 8, 1, 16, 1, 32, 48])
+
+    assert plan == ChannelPlan((("stem", 64), ("inner2", 16), ("inner3", 32), ("head", 48)), ("block1",))
+    assert SPACE.widths_in(plan) == (64, 0, 64, 1, 16, 1, 32, 48)
+    assert SPACE.plan_of(SPACE.widths_in(plan)) == plan
+
+
+def test_dense_keeps_all_blocks_thinnest_none_and_uniform_spreads_them() -> None:
+    blocks = ("block1", "block2", "block3")
+
+    assert (SPACE.dense().dropped, SPACE.thinnest().dropped, SPACE.uniform(0.1).dropped) == ((), blocks, ())
+    assert SPACE.uniform(1.0, depth=0.67).dropped == ("block1",)
+    assert SPACE.uniform(1.0, depth=0.0).dropped == blocks
+
+
+def test_plans_that_differ_only_inside_a_dropped_block_look_alike_to_a_surrogate() -> None:
+    rows = np.asarray([[1.0, 0.2, 0.1, 0.9, 0.5, 1.0, 0.5, 1.0], [1.0, 0.4, 0.9, 0.9, 0.5, 1.0, 0.5, 1.0]])
+    snapped = snap(SPACE, rows)
+
+    np.testing.assert_array_equal(snapped[0], snapped[1])
+    np.testing.assert_array_equal(snapped[0], fractions(SPACE, SPACE.plan(rows[0].tolist())))
+
+
+def test_each_block_is_missing_from_its_share_of_the_initial_design() -> None:
+    asked: list[ChannelPlan] = []
+
+    def evaluate(plan: ChannelPlan) -> object:
+        asked.append(plan)
+        return TOY.evaluation_of(plan)
+
+    initial_design(Problem(SPACE, evaluate, 20, constraints=1, seed=0), start=0.5, trials=20)  # type: ignore[arg-type]
+    for name in ("block1", "block2", "block3"):
+        assert sum(name in plan.dropped for plan in asked) == round(DROPPED * 20)
+
+
+def test_the_state_of_an_agent_counts_a_block_as_kept_or_dropped() -> None:
+    """An action of 0.6 keeps a block whole, and one of 0.4 drops it whole."""
+    kept, dropped = (observe(SPACE, np.asarray([[1.0, action]]))[0] for action in (0.6, 0.4))
+
+    assert kept[6] == 0
+    assert dropped[6] == pytest.approx(0.2 / 1.1)
+
+
+LIMIT = 110.0
+
+
+def test_knapsack_finds_the_best_sum_with_blocks_in_blocks() -> None:
+    """group, block (group, block (group), group): brute force over all choices, for random values and costs"""
+    contents, sizes = [0, 4, 0, 1, 0, 0], [3, 2, 3, 2, 3, 3]
+    generator = np.random.default_rng(0)
+    for _ in range(20):
+        values = [generator.random(size) for size in sizes]
+        costs = [np.sort(generator.integers(1, 30, size)).astype(np.float64) for size in sizes]
+        full = [size - 1 for size in sizes]
+        best = -np.inf
+        for picks in itertools.product(*(range(size) for size in sizes)):
+            chosen = list(picks)
+            if chosen[1] == 0:
+                chosen[2:] = full[2:]
+            elif chosen[3] == 0:
+                chosen[4] = full[4]
+            if chosen[1] == 0:
+                chosen[5] = full[5]
+            if sum(cost[pick] for cost, pick in zip(costs, chosen, strict=True)) <= LIMIT:
+                best = max(best, sum(value[pick] for value, pick in zip(values, chosen, strict=True)))
+        room = int(LIMIT - sum(cost.min() for cost in costs))
+        picks = fill(values, costs, LIMIT, room, contents)[0]
+
+        assert sum(value[pick] for value, pick in zip(values, picks, strict=True)) == pytest.approx(best)
+        assert sum(cost[pick] for cost, pick in zip(costs, picks, strict=True)) <= LIMIT
+
+
+def test_an_additive_surrogate_prices_the_absence_of_a_block() -> None:
+    """With costs that are sums, the table of a block says what its absence saves at full width."""
+    generator = np.random.default_rng(0)
+    rows = snap(SPACE, generator.random((60, len(SPACE.choices))))
+    model = fit(SPACE, [TOY.evaluation_of(SPACE.plan(row.tolist())) for row in rows], additive=True)
+    saved = {
+        choice.name: float(table[1][0] - table[0][0])
+        for choice, (_, table) in zip(SPACE.choices, model.tables, strict=True)
+        if choice.is_block
+    }
+
+    assert saved == pytest.approx(dict.fromkeys(saved, 0.26 / TOY.limit), rel=0.1)
