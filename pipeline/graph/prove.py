@@ -75,8 +75,8 @@ def prove_groups(model: onnx.ModelProto, labelled: GraphSpace, progress: Progres
 def prove_blocks(model: onnx.ModelProto, labelled: GraphSpace) -> tuple[tuple[Block, ...], tuple[NotPrunable, ...]]:
     """Return the blocks of `labelled` that can be dropped, and those that cannot, with reasons.
 
-    The graph without a block must have the output of the graph whose branch is zero. All blocks are tried together, with half of the
-    channels of each group, and the set is halved where the trial fails.
+    The graph without a block must have the output of the graph whose branch is zero. All blocks are tried together, with half of
+    the channels of each group, and the set is halved where the trial fails.
     """
     places = places_of(model)
     half = _plans(labelled.space.groups)[0]
