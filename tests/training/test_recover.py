@@ -26,7 +26,7 @@ from pipeline.training.recover.augment import varied
 from pipeline.training.recover.folds import folds
 from pipeline.training.recover.methods import AUTO, FEW, METHODS, MethodName, methods_of
 from pipeline.training.recover.recipe import RATES, Recipe, best_recipes
-from pipeline.training.recover.recover import recover
+from pipeline.training.recover.recover import _Recovery, recover
 from pipeline.training.recover.state import CALMER, RecoveryState, finish_round, is_better, next_steps
 from pipeline.training.scoring import recalibrate
 from pipeline.training.settings import FinetuneSettings, Recovery
@@ -169,6 +169,21 @@ def test_a_network_learns_without_dropout_and_stochastic_depth_which_the_teacher
     assert all(torch.equal(a, b) for a, b in zip(ours.module.parameters(), theirs.module.parameters(), strict=True))
 
 
+def test_with_fixed_statistics_a_network_learns_with_the_statistics_it_has(case: Case) -> None:
+    own = case._replace(student=case.teacher.module)
+    setup = setup_of(own, 40)
+    changed = []
+    for fixed in (True, False):
+        recovery = _Recovery(("mimic",), own.student, own.teacher, setup, lambda done, total, text: None)
+        learner = recovery.learner(recipe := Recipe("mimic", "SGD", 0.01, 20, fixed=fixed))
+        before = copy.deepcopy(learner.module.state_dict())
+        recovery.train(learner, recipe, 3, 0, lambda step: None)
+        now = learner.module.state_dict()
+        changed.append([name for name in now if name.endswith("running_mean") and not torch.equal(now[name], before[name])])
+
+    assert changed == [[], ["bn0.running_mean", "bn1.running_mean", "bn2.running_mean"]]
+
+
 # rounds
 
 
@@ -283,15 +298,20 @@ def valley(best: Recipe, recipe: Recipe) -> float:
     return (
         abs(math.log(recipe.rate / best.rate))
         + (recipe.strong != best.strong)
+        + (recipe.fixed != best.fixed)
         + abs(math.log(recipe.batch_size / best.batch_size))
         + 10 * (recipe.optimizer != best.optimizer)
         + 100 * (recipe.method != best.method)
     )
 
 
-@given(st.sampled_from(AUTO), st.sampled_from([(name, rate) for name in RATES for rate in RATES[name]]), st.booleans())
-def test_trials_find_the_best_recipe_of_a_smooth_loss(method: MethodName, optimizer: tuple[Any, float], strong: bool) -> None:
-    best = Recipe(method, *optimizer, 32, strong)
+@given(
+    st.sampled_from(AUTO), st.sampled_from([(name, rate) for name in RATES for rate in RATES[name]]), st.booleans(), st.booleans()
+)
+def test_trials_find_the_best_recipe_of_a_smooth_loss(
+    method: MethodName, optimizer: tuple[Any, float], strong: bool, fixed: bool
+) -> None:
+    best = Recipe(method, *optimizer, 32, strong, fixed)
     (found, other), _ = best_recipes(lambda recipe: valley(best, recipe), AUTO, FinetuneSettings(), 500, lambda: True)
 
     assert found == best

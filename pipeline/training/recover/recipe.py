@@ -35,21 +35,28 @@ class Recipe:
     batch_size: int
     strong: bool = False
     """Whether the pictures are varied strongly (`augment.py`), or only as their preprocessing declares."""
+    fixed: bool = False
+    """Whether BatchNorm layers keep their statistics during training, as the dense network's do. Otherwise they use those of each
+    batch, which differ from the dense network's if the batch is small.
+    """
 
     def __str__(self) -> str:
         variation = "strong variation" if self.strong else "declared variation"
-        return f"{self.method}, {self.optimizer}, peak rate {self.rate:g}, batch size {self.batch_size}, {variation}"
+        statistics = "fixed statistics" if self.fixed else "statistics of each batch"
+        return (
+            f"{self.method}, {self.optimizer}, peak rate {self.rate:g}, batch size {self.batch_size}, {variation}, {statistics}"
+        )
 
 
 def first_recipe(method: MethodName, settings: FinetuneSettings, pictures: int) -> Recipe:
     """Return the recipe of `method` that is tried first. A named rate is one of SGD, as with many pictures. The batch is at most
-    half of the pictures, and at least two.
+    half of the pictures, and at least two. Features are learned with fixed statistics first, because this is the safer way.
     """
     size = settings.batch_size or min(FIRST_BATCH, max(pictures // 2, 2))
     if settings.learning_rate is not None:
         return Recipe(method, "SGD", settings.learning_rate, size)
     optimizer = FIRST_OPTIMIZERS[method]
-    return Recipe(method, optimizer, FIRST_RATES[optimizer], size)
+    return Recipe(method, optimizer, FIRST_RATES[optimizer], size, fixed=method == "mimic")
 
 
 def best_recipes(
@@ -62,9 +69,9 @@ def best_recipes(
     """Return the best recipe of each method, the best of all first, and the number of trials.
 
     `trial` maps a recipe to the validation loss after a short training, which always starts from the same network. First each
-    method is tried. Then the rate of each is moved down and up as long as that helps, the better method first. Then variation,
-    batch size and optimizer of the best recipe are changed. What `settings` fix is not changed, and with a named rate there are
-    no trials. `goes_on` is asked before each trial after the first, so that trials can be ended by the clock.
+    method is tried. Then the rate of each is moved down and up as long as that helps, the better method first. Then statistics,
+    variation, batch size and optimizer of the best recipe are changed. What `settings` fix is not changed, and with a named rate
+    there are no trials. `goes_on` is asked before each trial after the first, so that trials can be ended by the clock.
     """
     firsts = [first_recipe(method, settings, pictures) for method in methods]
     if settings.learning_rate is not None:
@@ -81,6 +88,7 @@ def best_recipes(
 
     for recipe in sorted(firsts, key=tried):
         _climb(tried, recipe)
+    _climb(tried, replace(best(), fixed=not best().fixed))
     tried(replace(best(), strong=not best().strong))
     if settings.batch_size is None:
         for size in BATCHES:

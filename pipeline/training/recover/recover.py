@@ -38,7 +38,7 @@ from pipeline.training.teacher import Teacher
 
 __all__ = ["recover"]
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
 TRIALS = 8
 """Number of trials for which the time should suffice."""
 FEWEST_TRIAL_STEPS, MOST_TRIAL_STEPS = 8, 32
@@ -77,7 +77,10 @@ class _Recovery:
         few = next(setup.train.batches(PLACES_PICTURES))[0]
         objective = METHODS[recipe.method](module, placed, setup.placed(few, module))
         generator = torch.Generator().manual_seed(1_000_003 * setup.seed + first_epoch)
-        train_norms(module)
+        if recipe.fixed:
+            module.eval()
+        else:
+            train_norms(module)
         for step, pixels in enumerate(islice(_batches(setup, recipe, first_epoch), steps)):
             done = step / steps
             for group in learner.optimizer.param_groups:
