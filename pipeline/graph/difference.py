@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pipeline.core.onnx_outputs import TOLERANCE, open_session
 from pipeline.graph.edit import copy_of
 from pipeline.graph.exporters import Inputs, as_tuple
+from pipeline.graph.module_names import places_of
 
 __all__ = ["first_difference"]
 
@@ -33,7 +34,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def first_difference(module: nn.Module, model: onnx.ModelProto, inputs: Inputs) -> str:
-    """Return the first node of `model` from which on no output agrees with `module`, for example "'node_Conv_3' (Conv)".
+    """Return the first node of `model` from which on no output agrees with `module`, for example "Conv in 'features.3'".
 
     Every node's output is looked up among all results that torch computes. Exporters fuse and split operations, so a node counts
     as right when a later node that depends on it agrees. `inputs` is one batch, (1, C, H, W), or the module's inputs as a tuple.
@@ -50,7 +51,7 @@ def first_difference(module: nn.Module, model: onnx.ModelProto, inputs: Inputs) 
     for node in model.graph.node:
         outputs = [name for name in node.output if name in found]
         if node.op_type != "Constant" and outputs and not any(right[name] for name in outputs):
-            return f"'{node.name}' ({node.op_type})"
+            return places_of(model)[node.name]
     return "its end"
 
 

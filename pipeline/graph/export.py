@@ -141,7 +141,7 @@ def _wrong_answers(module: nn.Module, model: onnx.ModelProto, example: tuple[Ten
         difference = max(largest_difference(*pair) for pair in zip(expected, found, strict=True))
         if not agrees(difference, module, inputs):
             where = first_difference(module, model, inputs)
-            return f"the exported graph's answer is off by {100 * difference:.3g} % of the largest output, from node {where} on"
+            return f"the exported graph's answer is off by {100 * difference:.3g} % of the largest output, from {where} on"
     return None
 
 

@@ -74,7 +74,9 @@ def traced(module: nn.Module, example: Inputs, opset: int) -> onnx.ModelProto:
     values of the input is an error here, although TorchScript only warns: the graph would take the same branch for every input.
     """
     try:
-        return _named(_trace(module, example, opset))
+        model = _trace(module, example, opset)
+        note_scopes(model, dict(module.named_modules()))
+        return _named(model)
     except Exception as problem:
         raise NotExported(_reason(_origin(problem))) from None
 
