@@ -27,11 +27,12 @@ from pipeline.graph.rounding import agrees
 from pipeline.graph.settings import PruningSettings
 from pipeline.graph.shrink import keep_channels, shrink
 from pipeline.graph.structure import load_graph, structure
+from pipeline.graph.to_torch import GraphNetwork
 from pipeline.graph.weight_file import assembled, file_size_bytes
 from pipeline.system.files import write_atomically
 from pipeline.system.foreign_file import ONNX_LIMIT_BYTES, read_foreign
 
-__all__ = ["PrunedModel", "PrunedModelBuilder", "answers_like", "start_builder"]
+__all__ = ["PrunedModel", "PrunedModelBuilder", "start_builder"]
 
 
 class PrunedModel:
@@ -184,12 +185,14 @@ def start_builder(
 ) -> PrunedModelBuilder:
     """Export `module` to `dense_path` unless that file exists, find its groups, prove them and rank their channels.
 
+    If `module` is rebuilt from an ONNX file that the user gave, its graph must be in `dense_path`.
+
     `example` is one input as a batch, (1, C, H, W). The opset may go up to `form.highest_opset` if the network needs it.
     Raises ModelError for a restriction that does not fit, TraceError, NothingToPrune or StorageError.
     """
     progress(0, 0, "exporting the network")
     base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES)) if dense_path.is_file() else None
-    if base is None or not answers_like(base, module, example):
+    if base is None or not (isinstance(module, GraphNetwork) or _answers_like(base, module, example)):
         base = export_trainable(module, example, form.opset, form.ir_version, form.highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
     exporter, opset = exporter_of(base), opset_of(base)
@@ -200,7 +203,7 @@ def start_builder(
     return PrunedModelBuilder(network, ranked, example, opset, form.ir_version, exporter, _proof(network, exporter))
 
 
-def answers_like(model: onnx.ModelProto, module: nn.Module, example: Tensor) -> bool:
+def _answers_like(model: onnx.ModelProto, module: nn.Module, example: Tensor) -> bool:
     """Whether `model` is a graph of `module` with its weights."""
     with torch.no_grad():
         expected = module.eval()(example).numpy()

@@ -12,10 +12,9 @@ from pipeline.core.opsets import FileFormat, choose_format
 from pipeline.core.profile import Profile
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import ModelError, ProfileError, TraceError, WeightsError
-from pipeline.graph.given.batchnorm import with_batchnorms
+from pipeline.graph.given.batchnorm import has_weights_of, with_batchnorms
 from pipeline.graph.given.read import GivenNetwork, read_given
 from pipeline.graph.metadata import opset_of
-from pipeline.graph.pruned_model import answers_like
 from pipeline.graph.structure import load_graph
 from pipeline.graph.to_torch import network_of
 from pipeline.stages.job import Job
@@ -70,10 +69,10 @@ def onnx_source(spec: str, given: GivenNetwork) -> ModelSource:
     return ModelSource(spec, factory, preprocessing, None, needs_weights=False)
 
 
-def write_graph(given: GivenNetwork, module: nn.Module, task: Task, form: FileFormat, dense_path: Path) -> None:
+def write_graph(given: GivenNetwork, task: Task, form: FileFormat, dense_path: Path) -> None:
     """Write the trainable graph of `given`, with BatchNorm layers put back, to `dense_path`, unless it is there.
 
-    `module` is the one of `onnx_source`. Raises TraceError if the device cannot read the graph's opset, and StorageError.
+    Raises TraceError if the device cannot read the graph's opset, and StorageError.
     """
     opset, highest = opset_of(given.model), max(form.opset, form.highest_opset)
     if opset > highest:
@@ -81,7 +80,7 @@ def write_graph(given: GivenNetwork, module: nn.Module, task: Task, form: FileFo
             f"the network has ONNX opset {opset}, and the device reads {highest}; write the device's version as "
             "runtime.onnxruntime into the profile, so that the file is converted"
         )
-    if dense_path.is_file() and answers_like(load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES)), module, task.example()):
+    if dense_path.is_file() and has_weights_of(load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES)), given.model):
         return
     model = with_batchnorms(given.model, _few(task))
     write_atomically(dense_path, model.SerializeToString(deterministic=True))

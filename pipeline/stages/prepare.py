@@ -172,7 +172,7 @@ def start_building(
     """
     form, task = file_format(device, ask=not (job.dry_run or job.calibration)), loaded.task
     if loaded.given:
-        write_graph(loaded.given, loaded.module, task, form, dense_path)
+        write_graph(loaded.given, task, form, dense_path)
     return start_builder(
         loaded.module,
         task.example(),

@@ -1,9 +1,10 @@
 """Rounding: a deep network may differ from its graph by what single precision costs it, and not by more."""
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.core.onnx_outputs import TOLERANCE
+from pipeline.core.onnx_outputs import TOLERANCE, largest_difference
 from pipeline.graph.rounding import LARGEST, allowed_difference
 
 
@@ -37,3 +38,10 @@ def test_a_network_that_loses_digits_gets_more_and_one_that_loses_nearly_all_doe
 
 def test_a_network_that_does_not_run_in_double_precision_gets_the_usual_tolerance() -> None:
     assert allowed_difference(OnlySingle(), X) == TOLERANCE
+
+
+def test_outputs_near_zero_may_differ_by_the_rounding_of_a_sigmoid_but_not_by_more() -> None:
+    small = np.full((1, 4), 1e-7, dtype=np.float32)
+
+    assert largest_difference(small, small + np.float32(2e-8)) <= TOLERANCE
+    assert largest_difference(small, small + np.float32(2e-6)) > TOLERANCE

@@ -20,7 +20,7 @@ from pipeline.core.profile import load_profile
 from pipeline.errors import ModelError, TraceError, WeightsError
 from pipeline.stages.input_hashes import origins
 from pipeline.stages.job import Job
-from pipeline.stages.onnx_model import onnx_source, read_onnx, write_graph
+from pipeline.stages.onnx_model import read_onnx, write_graph
 from pipeline.training.own_task import OwnTask
 
 
@@ -85,15 +85,29 @@ def test_the_statistics_of_a_resumed_run_are_those_of_its_first_process(tmp_path
     """They could differ in the last bits, and the weights of the run with them."""
     (tmp_path / "net.onnx").write_bytes(as_keras())
     given = read_onnx(Job(target="raspberrypi", model=str(tmp_path / "net.onnx")), load_profile("raspberrypi"))
-    module, dense = onnx_source("net.onnx", given).factory(), tmp_path / "dense.onnx"
+    dense = tmp_path / "dense.onnx"
     form = FileFormat(18, 9, 18)
     written = []
     for seed in (0, 1):
         pixels = torch.randn(4, 3, 12, 12, generator=torch.Generator().manual_seed(seed))
-        write_graph(given, module, OwnTask(pixels, evaluate=lambda module: 0.0, train=lambda module: module), form, dense)
+        write_graph(given, OwnTask(pixels, evaluate=lambda module: 0.0, train=lambda module: module), form, dense)
         written.append(dense.read_bytes())
 
     assert written[0] == written[1]
+
+
+def test_the_graph_of_other_weights_is_written_again(tmp_path: Path) -> None:
+    dense, written = tmp_path / "dense.onnx", []
+    task = OwnTask(torch.rand(4, 3, 12, 12), evaluate=lambda module: 0.0, train=lambda module: module)
+    for number in (0, 1):
+        model = onnx.load_model_from_string(as_keras())
+        model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data) * [number])
+        (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+        given = read_onnx(Job(target="raspberrypi", model=str(tmp_path / "net.onnx")), load_profile("raspberrypi"))
+        write_graph(given, task, FileFormat(18, 9, 18), dense)
+        written.append(dense.read_bytes())
+
+    assert written[0] != written[1]
 
 
 @pytest.mark.parametrize(
@@ -138,4 +152,4 @@ def test_an_opset_that_the_device_cannot_read_is_refused_with_a_remedy(tmp_path:
     task = OwnTask(torch.zeros(2, 3, 12, 12), evaluate=lambda module: 0.0, train=lambda module: module)
 
     with pytest.raises(TraceError, match="opset 21, and the device reads 19; write the device's version as runtime"):
-        write_graph(given, torch.nn.Identity(), task, FileFormat(18, 9, 19), tmp_path / "dense.onnx")
+        write_graph(given, task, FileFormat(18, 9, 19), tmp_path / "dense.onnx")

@@ -22,7 +22,7 @@ from pipeline.graph.metadata import opset_of
 from pipeline.graph.shapes import shapes_of
 from pipeline.graph.to_torch import network_of
 
-__all__ = ["with_batchnorms"]
+__all__ = ["has_weights_of", "with_batchnorms"]
 
 EPSILON = 1e-5
 ROLES = ("weight", "bias", "running_mean", "running_var")
@@ -55,6 +55,15 @@ def with_batchnorms(model: onnx.ModelProto, batches: Iterable[Tensor]) -> onnx.M
         for name, array in zip(names, values, strict=True):
             tensors[name].CopyFrom(numpy_helper.from_array(array.astype(np.float32), name))
     return normed
+
+
+def has_weights_of(normed: onnx.ModelProto, model: onnx.ModelProto) -> bool:
+    """Whether `normed` can be what `with_batchnorms` made of `model`: all tensors but those of BatchNorm layers are equal."""
+    found = {tensor.name: tensor for tensor in normed.graph.initializer}
+    based = {name for node in model.graph.node if node.op_type == "BatchNormalization" for name in node.input[1:5]}
+    return all(
+        tensor.name in based or (tensor.name in found and found[tensor.name] == tensor) for tensor in model.graph.initializer
+    )
 
 
 def _layers(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
