@@ -1,5 +1,6 @@
 """Places: where each initializer of the graph lives in the torch module, under which name and in which layout."""
 
+import contextlib
 import re
 from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
@@ -124,17 +125,20 @@ def remove_layers(root: nn.Module, layers: Iterable[nn.Module]) -> None:
     for path, module in list(root.named_modules(remove_duplicate=False)):
         if id(module) in gone:
             parent, _, last = path.rpartition(".")
-            holder = Holder()
-            holder._modules.update(module._modules)
-            root.get_submodule(parent)._modules[last] = holder
+            siblings = root.get_submodule(parent)._modules
+            del siblings[last]
+            if module._modules:
+                siblings[last] = holder = Holder()
+                holder._modules.update(module._modules)
 
 
 def remove_tensor(root: nn.Module, name: str) -> None:
     """Take the tensor with this name out of `root`, if it is still there."""
     path, _, last = name.rpartition(".")
-    module = root.get_submodule(path)
-    module._parameters.pop(last, None)
-    module._buffers.pop(last, None)
+    with contextlib.suppress(AttributeError):  # its layer was removed
+        module = root.get_submodule(path)
+        module._parameters.pop(last, None)
+        module._buffers.pop(last, None)
 
 
 def _parts(name: str) -> list[str]:
