@@ -135,7 +135,7 @@ Examples:
     "--depth",
     type=click.Choice(DEPTHS),
     default=DEFAULTS.depth,
-    help=f"Whether whole blocks may be dropped.  [default: {DEFAULTS.depth}]",
+    help=f"Drop whole blocks too.  [default: {DEFAULTS.depth}]",
 )
 @click.option(
     "--seed",

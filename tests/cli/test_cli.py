@@ -51,10 +51,13 @@ Options:
   --recover METHOD                auto, distil, mimic, blocks or none.
   --learning-rate RATE            Peak rate.  [default: tried]  [x>0]
   --batch-size N                  Images per batch.  [default: auto]  [x>=2]
-  --importance [l1|l2|bn|taylor]  What ranks channels.  [default: l2]
+  --importance [l1|l2|bn|taylor|reconstruction]
+                                  What ranks channels.  [default: l2, or
+                                  reconstruction with few images]
   --freeze GLOB                   Keep these layers whole: 'layer1.*'.
   --only GLOB                     Prune only these layers.
   --min-width GROUP=SHARE         Smallest widths: 'layer4.*=50%'.
+  --depth [auto|off]              Drop whole blocks too.  [default: off]
   --seed N                        Random seed.  [default: 0]  [x>=0]
   --out DIR                       Run directory, new or to resume.  [default:
                                   in runs/]
