@@ -128,7 +128,8 @@ Examples:
     "--importance",
     type=click.Choice(IMPORTANCES),
     default=DEFAULTS.importance,
-    help="What ranks channels.  [default: l2, or reconstruction with few images]",
+    metavar="METHOD",
+    help=f"{', '.join(IMPORTANCES[:-1])} or {IMPORTANCES[-1]}.",
 )
 @restriction_options
 @click.option(

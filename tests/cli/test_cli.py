@@ -27,47 +27,44 @@ Usage: compress --target PROFILE [OPTIONS]
   device, and prove it.
 
 Options:
-  --target PROFILE                Device profile: file or name.  [required]
-  --model MODEL                   FILE.onnx, a name in models/,
-                                  torchvision:NAME, or FILE.py:F or MODULE:F,
-                                  which is run.  [default: digits]
-  --model-arg NAME=VALUE          Factory argument: width=0.5. Repeatable.
-  --shape NAME=SIZES              Input of an ONNX file: input=1x3x224x224.
-  --weights FILE                  A .safetensors file, or a saved state dict.
-  --data DATA                     An image folder, torchvision:NAME, or
-                                  FILE.py:F or MODULE:F, which is run.
-                                  [default: digits]
-  --unlabelled FOLDER             Images without labels.
-  --budget KEY=VALUE              Limit, such as latency_p50=40ms or
-                                  params=25%. Repeatable.
-  --searcher NAME                 docs/searchers.md  [default: ppo-lagrangian]
-  --reward NAME                   Reward: accuracy, accuracy-entropy, channel-
-                                  entropy, spatial-entropy, least-entropy.
-  --trials N                      Plans to measure.  [default: 60]  [x>=1]
-  --supernet N                    Training steps of the supernet.  [default:
-                                  auto]  [x>=0]
-  --epochs N                      Epochs of fine-tuning.  [default: auto]
-  --finetune-minutes MIN          Time of --epochs auto.  [default: 10]  [x>0]
-  --recover METHOD                auto, distil, mimic, blocks or none.
-  --learning-rate RATE            Peak rate.  [default: tried]  [x>0]
-  --batch-size N                  Images per batch.  [default: auto]  [x>=2]
-  --importance [l1|l2|bn|taylor|reconstruction]
-                                  What ranks channels.  [default: l2, or
-                                  reconstruction with few images]
-  --freeze GLOB                   Keep these layers whole: 'layer1.*'.
-  --only GLOB                     Prune only these layers.
-  --min-width GROUP=SHARE         Smallest widths: 'layer4.*=50%'.
-  --depth [auto|off]              Drop whole blocks too.  [default: off]
-  --seed N                        Random seed.  [default: 0]  [x>=0]
-  --out DIR                       Run directory, new or to resume.  [default:
-                                  in runs/]
-  --calibration FILE              A file of `compress calibrate`.
-  --allow-ssh-commands            Let the profile's ssh_config run programs.
-  --dry-run                       Simulate all measurements.
-  --quiet                         Print only the final table.
-  --json                          Print JSON to stdout, all else to stderr.
-  --version                       Show the version and exit.
-  -h, --help                      Show this message and exit.
+  --target PROFILE         Device profile: file or name.  [required]
+  --model MODEL            FILE.onnx, a name in models/, torchvision:NAME, or
+                           FILE.py:F or MODULE:F, which is run.  [default:
+                           digits]
+  --model-arg NAME=VALUE   Factory argument: width=0.5. Repeatable.
+  --shape NAME=SIZES       Input of an ONNX file: input=1x3x224x224.
+  --weights FILE           A .safetensors file, or a saved state dict.
+  --data DATA              An image folder, torchvision:NAME, or FILE.py:F or
+                           MODULE:F, which is run.  [default: digits]
+  --unlabelled FOLDER      Images without labels.
+  --budget KEY=VALUE       Limit, such as latency_p50=40ms or params=25%.
+                           Repeatable.
+  --searcher NAME          docs/searchers.md  [default: ppo-lagrangian]
+  --reward NAME            Reward: accuracy, accuracy-entropy, channel-
+                           entropy, spatial-entropy, least-entropy.
+  --trials N               Plans to measure.  [default: 60]  [x>=1]
+  --supernet N             Training steps of the supernet.  [default: auto]
+                           [x>=0]
+  --epochs N               Epochs of fine-tuning.  [default: auto]
+  --finetune-minutes MIN   Time of --epochs auto.  [default: 10]  [x>0]
+  --recover METHOD         auto, distil, mimic, blocks or none.
+  --learning-rate RATE     Peak rate.  [default: tried]  [x>0]
+  --batch-size N           Images per batch.  [default: auto]  [x>=2]
+  --importance METHOD      l1, l2, bn, taylor or reconstruction.
+  --freeze GLOB            Keep these layers whole: 'layer1.*'.
+  --only GLOB              Prune only these layers.
+  --min-width GROUP=SHARE  Smallest widths: 'layer4.*=50%'.
+  --depth [auto|off]       Drop whole blocks too.  [default: off]
+  --seed N                 Random seed.  [default: 0]  [x>=0]
+  --out DIR                Run directory, new or to resume.  [default: in
+                           runs/]
+  --calibration FILE       A file of `compress calibrate`.
+  --allow-ssh-commands     Let the profile's ssh_config run programs.
+  --dry-run                Simulate all measurements.
+  --quiet                  Print only the final table.
+  --json                   Print JSON to stdout, all else to stderr.
+  --version                Show the version and exit.
+  -h, --help               Show this message and exit.
 
 Commands:
   calibrate  Fit a predictor of a device's latency from this machine's.
