@@ -86,8 +86,8 @@ def shift_statistics(module: nn.Module) -> None:
     """Correct the estimated statistics of `module` in place, by the shifts that are stored in it."""
     norms = norms_of(module)
     for name, shift in shifts_of(module).items():
-        norm = norms[name]
-        if norm.running_mean is None or norm.running_var is None:
+        norm = norms.get(name)  # None in a dropped block
+        if norm is None or norm.running_mean is None or norm.running_var is None:
             continue
         placed = StatisticsShift(*(tensor.to(norm.running_mean.device) for tensor in (shift.mean, shift.variance)))
         mean, variance = placed.corrected(norm.running_mean, norm.running_var)
