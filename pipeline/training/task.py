@@ -223,7 +223,11 @@ class Classification:
         return calibration_images(self.splits.pictures, self.seed)
 
     def _scoring_images(self) -> Images:
-        return self.splits.validation.sample(SCORING_IMAGES, self.seed)
+        """Of few images whose labels are the dense network's answers, those for training score too: nothing is trained yet."""
+        images = self.splits.validation
+        if self.few_pictures and not self.splits.labelled:
+            images = images.joined(self.splits.train)
+        return images.sample(SCORING_IMAGES, self.seed)
 
 
 def _pausing(images: Images, between: BetweenBatches) -> Iterable[tuple[Tensor, Tensor]]:

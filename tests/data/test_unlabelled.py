@@ -71,6 +71,33 @@ def test_the_answers_of_the_dense_network_become_the_labels(tmp_path: Path) -> N
     assert (task.score_name, task.validate(Red())) == ("agreement", 100.0)
 
 
+class RedBelow(Red):
+    """The same answers, but always the last one from a limit on."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def forward(self, x: Tensor) -> Tensor:
+        high = (x[:, 0, 0, 0] * 0.5 + 0.5) * 255 > self.limit
+        return torch.where(high[:, None], torch.tensor([0.0, 0.0, 0.0, 1.0]), super().forward(x))
+
+
+def test_a_plan_is_scored_on_validation_and_training_images_where_the_answers_are_the_labels(tmp_path: Path) -> None:
+    """40 images, of which 12 are for the test. From image 17 on, only the answer 3 is right."""
+    splits = answered(Red(), load_unlabelled(photos(tmp_path / "photos", 40), DECLARED, seed=0))
+    task = Classification(splits, FinetuneSettings(), 0)
+    right = {}
+    for name, images in (("train", splits.train), ("validation", splits.validation)):
+        answers = images.labels[images.indices].tolist()
+        right[name] = [number < 17 or answer == 3 for number, answer in zip(numbers(images), answers, strict=True)]
+    both = right["train"] + right["validation"]
+
+    assert len(both) == 28
+    assert task.score(RedBelow(16.5)) == pytest.approx(100 * sum(both) / 28)
+    assert task.validate(RedBelow(16.5)) == pytest.approx(100 * sum(right["validation"]) / 8)
+
+
 def test_unlabelled_images_join_the_training_images_where_no_label_is_needed(image_folder: ImageFolder, tmp_path: Path) -> None:
     splits = with_unlabelled(load_folder(image_folder(train=10, test=2), DECLARED, 0), photos(tmp_path / "photos", 13))
     task = Classification(splits, FinetuneSettings(), 0)

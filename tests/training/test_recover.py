@@ -30,6 +30,7 @@ from pipeline.training.recover.recover import _Recovery, recover
 from pipeline.training.recover.state import CALMER, RecoveryState, finish_round, is_better, next_steps
 from pipeline.training.scoring import recalibrate
 from pipeline.training.settings import FinetuneSettings, Recovery
+from pipeline.training.statistics_shift import StatisticsShift, norms_of, set_shifts
 from pipeline.training.task import Classification
 from pipeline.training.teacher import Teacher
 
@@ -182,6 +183,29 @@ def test_with_fixed_statistics_a_network_learns_with_the_statistics_it_has(case:
         changed.append([name for name in now if name.endswith("running_mean") and not torch.equal(now[name], before[name])])
 
     assert changed == [[], ["bn0.running_mean", "bn1.running_mean", "bn2.running_mean"]]
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_statistics_are_corrected_unless_the_network_learned_with_those_of_each_batch(
+    case: Case, fixed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A correction that is far too large shows whether it was used."""
+    student = copy.deepcopy(case.student)
+    twice = {
+        name: StatisticsShift(torch.zeros(norm.num_features), torch.full((norm.num_features,), 2.0))
+        for name, norm in norms_of(student).items()
+    }
+    set_shifts(student, twice)
+    recipe = Recipe("mimic", "AdamW", 0.003, 20, fixed=fixed)
+    monkeypatch.setattr("pipeline.training.recover.recover.best_recipes", lambda *choices: ([recipe], 0))
+    tuned = run(case._replace(student=student), "mimic", replace(SHORT, learning_rate=None, epochs=12))
+    again = copy.deepcopy(tuned.module)
+    set_shifts(again, {})
+    recalibrate(again, (pixels for pixels, _ in case.data.train.batches(256)))
+    factor = float((tuned.module.bn2.running_var / again.bn2.running_var).median())
+
+    assert tuned.epoch == 1
+    assert factor == pytest.approx(2.0 if fixed else 1.0, rel=0.3)
 
 
 # rounds

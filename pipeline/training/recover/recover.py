@@ -34,6 +34,7 @@ from pipeline.training.recover.methods import AUTO, METHODS, MethodName, methods
 from pipeline.training.recover.recipe import FIRST_BATCH, Recipe, best_recipes, first_recipe
 from pipeline.training.recover.state import RecoveryState, choices, finish_round, is_better, next_steps, outcome, retreat
 from pipeline.training.settings import FinetuneSettings
+from pipeline.training.statistics_shift import set_shifts
 from pipeline.training.teacher import Teacher
 
 __all__ = ["recover"]
@@ -172,11 +173,13 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
             trained = recovery.learner(recipe)
             if not replace(recovery, setup=part).train(trained, recipe, steps, 0, report):
                 return math.inf
+            if not recipe.fixed:
+                set_shifts(trained.module, {})
             found = validated(trained.module, part)
             if not all_finite(trained.module):
                 return math.inf
             if part is setup and is_better(found, state):
-                state.best_loss = found.loss
+                state.best_loss, state.corrected = found.loss, recipe.fixed
                 learner.module.load_state_dict(trained.module.state_dict())
                 learner.keep_as_best()
             losses.append(found.loss)
@@ -215,12 +218,16 @@ def _run_round(recovery: _Recovery, learner: Learner, state: RecoveryState, step
         recovery.progress(int(100 * done), 100, f"round {number}, step {step} of {steps}: {recipe}")
 
     whole = recovery.train(trained, recipe, steps, 1000 * number, report)
+    corrected = recipe.fixed and state.corrected
+    if not corrected:
+        set_shifts(trained.module, {})
     found = validated(trained.module, recovery.setup) if whole else None
     if found is None or not all_finite(trained.module):
         retreat(state, number)
         return
     state.seconds_per_step = (time.monotonic() - started) / steps
     if finish_round(state, steps, found):
+        state.corrected = corrected
         learner.module.load_state_dict(trained.module.state_dict())
         learner.keep_as_best()
 

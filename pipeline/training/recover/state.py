@@ -50,6 +50,10 @@ class RecoveryState:
     """Number of last rounds that were not better than the best before."""
     retreats: int = 0
     ended: bool = False
+    corrected: bool = True
+    """Whether the statistics of the best network are corrected by the dense network's own. Those of a network that learned with
+    the statistics of each batch are not: it learned to do without.
+    """
     notices: list[str] = field(default_factory=list)
 
     @property
