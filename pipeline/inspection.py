@@ -34,7 +34,7 @@ from pipeline.training.load import find_model, load_model
 from pipeline.training.own_task import OwnTask
 from pipeline.training.single_output import unwrap
 
-__all__ = ["GroupFacts", "Inspection", "PlanFacts", "inspect_network"]
+__all__ = ["BlockFacts", "GroupFacts", "Inspection", "PlanFacts", "inspect_network"]
 
 USUAL_STEP = 4
 """Channel step where the profile asks to measure it, which takes minutes."""
@@ -53,6 +53,18 @@ class GroupFacts:
     layers: tuple[str, ...]
     macs_share: float
     """Share of the network's operations that is saved when only this group is at its smallest width."""
+    params_share: float
+
+
+@dataclass(frozen=True)
+class BlockFacts:
+    """A block that can be dropped as a whole."""
+
+    name: str
+    groups: tuple[str, ...]
+    """The groups that exist only inside."""
+    macs_share: float
+    """Share of the network's operations that is saved without it."""
     params_share: float
 
 
@@ -89,6 +101,8 @@ class Inspection:
     scored: bool = False
     """Whether `trial_s` includes scoring."""
     trials: int = 0
+    blocks: tuple[BlockFacts, ...] = ()
+    """The blocks that can be dropped, if the job lets them be."""
     notices: tuple[str, ...] = ()
 
     @property
@@ -145,7 +159,12 @@ def _counted(job: Job, loaded: LoadedModel, builder: PrunedModelBuilder, profile
         model=job.model,
         input_shape=tuple(builder.example.shape),
         layers=layer_facts(load_graph(dense.data), labelled),
-        groups=tuple(_group(choice, groups[choice.name], labelled) for choice in space.choices),
+        groups=tuple(_group(choice, groups[choice.name], labelled) for choice in space.choices if not choice.is_block),
+        blocks=tuple(
+            BlockFacts(choice.name, choice.contents, choice.macs_share, choice.params_share)
+            for choice in space.choices
+            if choice.is_block
+        ),
         not_prunable=builder.space.frozen,
         dense=_plan(dense),
         thinnest=_plan(thinnest),

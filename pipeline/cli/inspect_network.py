@@ -9,6 +9,7 @@ import click
 from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors
 from pipeline.cli.options import MODEL_ARGS, SHAPE, restriction_options
 from pipeline.cli.terminal import make_console
+from pipeline.stages.job import DEPTHS
 
 __all__ = ["inspect"]
 
@@ -28,6 +29,12 @@ Examples:
 @click.option("--data", metavar="DATA", help="Images, as for compress. Without any, they are random.")
 @click.option("--unlabelled", type=click.Path(path_type=Path), metavar="FOLDER", help="Images without labels.")
 @restriction_options
+@click.option(
+    "--depth",
+    type=click.Choice(DEPTHS),
+    default="off",
+    help="Whether whole blocks may be dropped.  [default: off]",
+)
 @click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Trials of the search.  [default: 60]")
 @ALLOW_SSH_COMMANDS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, all else to stderr.")

@@ -19,6 +19,9 @@ def print_inspection(console: Console, found: Inspection) -> None:
     console.print(_layers(found))
     console.print()
     console.print(_groups(found))
+    if found.blocks:
+        console.print()
+        console.print(_blocks(found))
     if found.not_prunable:
         console.print()
         for layer in found.not_prunable:
@@ -74,6 +77,16 @@ def _groups(found: Inspection) -> Table:
     for group in found.groups:
         saved = (f"{100 * share:.1f} %" for share in (group.params_share, group.macs_share))
         table.add_row(group.name, str(group.channels), str(group.smallest), *saved, str(len(group.layers)))
+    return table
+
+
+def _blocks(found: Inspection) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("block that can be dropped", overflow="fold")
+    for title in ("saves params", "saves MACs"):
+        table.add_column(title, justify="right")
+    for block in found.blocks:
+        table.add_row(block.name, *(f"{100 * share:.1f} %" for share in (block.params_share, block.macs_share)))
     return table
 
 

@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.onnx_files import as_keras
+from helpers.nets import ZOO, build
+from helpers.onnx_files import as_keras, traced
 from helpers.profiles import command, here
 from PIL import Image
 
@@ -68,3 +69,12 @@ def test_a_network_from_code_needs_no_weights_and_no_images(tmp_path: Path) -> N
     assert [layer["name"] for layer in found["layers"]] == ["0", "1"]
     assert refused.exit_code == ModelError.exit_code
     assert refused.stderr.endswith("the size of its images is not known; give --data, or --shape 1x3x224x224\n")
+
+
+def test_blocks_that_can_be_dropped_are_listed_if_the_job_lets_them_be(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(traced(build(ZOO["residual"]), (1, 3, 8, 8), 13))
+    found = json.loads(command("inspect", "--model", tmp_path / "net.onnx", "--depth", "auto", "--json").stdout)
+
+    assert [block["groups"] for block in found["blocks"]] == [["inner.0"]]
+    assert 0 < found["blocks"][0]["macs_share"] < 1
+    assert {group["name"] for group in found["groups"]} == {"stem.0", "inner.0"}

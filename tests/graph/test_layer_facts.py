@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 import pytest
 from helpers.graphs import INPUT, conv_net
-from helpers.nets import EXAMPLE, ZOO, build
+from helpers.nets import EXAMPLE, ZOO, build, exported
 from helpers.profiles import here
 
 from pipeline.core.profile import load_profile
@@ -17,7 +17,7 @@ from pipeline.probe.node_times import node_times
 
 
 def facts(net: str) -> tuple[onnx.ModelProto, tuple[LayerFacts, ...]]:
-    deployed = analyse(build(ZOO[net]), EXAMPLE).deployed
+    deployed = analyse(build(ZOO[net]), EXAMPLE, onnx.load_model_from_string(exported(net))).deployed
     model = deployed.slice({})
     return model, layer_facts(model, deployed.labelled)
 

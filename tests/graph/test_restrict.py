@@ -1,8 +1,9 @@
 """Restrictions: the user says which layers keep their channels, and how many are left in the others."""
 
+import onnx
 import pytest
-from helpers.nets import EXAMPLE, ZOO, build
-from helpers.places import DIGITS, message
+from helpers.nets import EXAMPLE, ZOO, build, exported
+from helpers.places import Place, message
 from helpers.profiles import command
 
 from pipeline.core.plan import Group, PruneSpace
@@ -17,7 +18,7 @@ from pipeline.stages.search_space import search_space
 
 def space(net: str, **patterns: object) -> PruneSpace:
     settings = PruningSettings(restriction=Restriction(**patterns))  # type: ignore[arg-type]
-    return analyse(build(ZOO[net]), EXAMPLE, settings=settings).space
+    return analyse(build(ZOO[net]), EXAMPLE, onnx.load_model_from_string(exported(net)), settings=settings).space
 
 
 def names(found: PruneSpace) -> list[str]:
@@ -57,7 +58,8 @@ def test_with_only_all_other_layers_keep_their_channels(net: str, only: tuple[st
 
 def test_a_plan_keeps_at_least_the_smallest_width_of_each_group() -> None:
     restriction = Restriction(min_width=(("a", 0.5), ("*", 0.3), ("b", 1.0)))
-    network = analyse(build(ZOO["chain"]), EXAMPLE, settings=PruningSettings(restriction=restriction))
+    model = onnx.load_model_from_string(exported("chain"))
+    network = analyse(build(ZOO["chain"]), EXAMPLE, model, settings=PruningSettings(restriction=restriction))
     builder = PrunedModelBuilder(
         network, {g.name: tuple(range(g.channels)) for g in network.space.groups}, EXAMPLE, 18, 9, "", ""
     )
@@ -129,5 +131,7 @@ def test_a_malformed_smallest_width_is_a_wrong_command_line(text: str) -> None:
     assert "give GROUP=SHARE with a share above 0 and at most 1" in result.stderr
 
 
-def test_the_command_line_hands_the_patterns_on() -> None:
-    assert message((*DIGITS, "--freeze", "conv9"), ModelError).startswith("--freeze 'conv9': matches no layer of the network; ")
+def test_the_command_line_hands_the_patterns_on(place: Place) -> None:
+    assert message((*place.net(), "--freeze", "conv9"), ModelError).startswith(
+        "--freeze 'conv9': matches no layer of the network; "
+    )

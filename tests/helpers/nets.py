@@ -1,10 +1,13 @@
 """Tiny networks of many kinds, each with its drawing. BatchNorm statistics are random, so that wrong folding is visible."""
 
+import functools
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from pipeline.graph.export import export_trainable, stripped
 
 
 def conv(width: int, out: int, **options: int) -> nn.Sequential:
@@ -252,6 +255,12 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
 }
 
 EXAMPLE = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@functools.cache
+def exported(name: str) -> bytes:
+    """The trainable graph of `build(ZOO[name])`, exported once per process."""
+    return stripped(export_trainable(build(ZOO[name]), EXAMPLE, 18, 10), 10).SerializeToString()
 
 
 def build(factory: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
