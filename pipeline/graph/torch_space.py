@@ -30,10 +30,10 @@ def in_both(trainable: GraphSpace, deployed: GraphSpace, folded: onnx.ModelProto
         if block not in same
     )
     of_folded = [replace(block, tensors=ends[block.node, block.entry].tensors) for block in same]
-    return (
-        trainable.restricted(names, lost).with_blocks(same, changed),
-        deployed.restricted(names, ()).with_blocks(of_folded),
-    )
+    trainable = trainable.restricted(names, lost).with_blocks(same, changed)
+    deployed = deployed.restricted(names, ()).with_blocks(of_folded)
+    # the deployed graph has no notes on modules, and was not tried, so its own reasons say less
+    return trainable, replace(deployed, space=replace(deployed.space, frozen=trainable.space.frozen))
 
 
 def torch_space(labelled: GraphSpace, tensors: Mapping[str, TorchTensor], constants: Container[str] = ()) -> PruneSpace | str:

@@ -90,6 +90,15 @@ def test_a_network_whose_code_repeats_the_widths_is_rebuilt_and_the_reason_says_
     assert found.reason.endswith(f"(test_prunable_network.py:{line_of(halves, 'split(')})")
 
 
+def test_both_graphs_give_the_same_reasons_for_layers_that_are_not_prunable() -> None:
+    """the deployed graph has no notes on modules; efficient channel attention slides over the channels"""
+    found = analyse(*FAMILIES["eca"]())
+    reasons = {layer.name: layer.reason for layer in found.deployed.labelled.space.frozen}
+
+    assert reasons["body.1.0"] == "Conv in 'body.2.conv' slides over its channels"
+    assert found.deployed.labelled.space.frozen == found.trainable.labelled.space.frozen == found.space.frozen
+
+
 def test_a_network_whose_weights_are_computed_is_rebuilt_and_the_reason_says_so() -> None:
     """weight norm: the graph holds the product, and the network holds its two factors"""
     module = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 1)), nn.ReLU(), nn.Conv2d(8, 5, 1)).eval()
