@@ -8,10 +8,13 @@ import hypothesis
 import numpy as np
 import pytest
 import torch
+from helpers.cost import print_costs, pytest_runtest_makereport
 from helpers.image_folder import ImageFolder
 from helpers.places import NETS, Place
 from helpers.sshd import Board
 from PIL import Image
+
+__all__ = ["pytest_runtest_makereport"]
 
 torch.set_num_threads(1)  # tests run side by side, and one thread gives the same bits everywhere
 
@@ -87,7 +90,8 @@ def board(tmp_path: Path) -> Iterator[Board]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """How much of the fault matrix held; cells that were skipped cannot apply here."""
+    """The processor time, and how much of the fault matrix held; cells that were skipped cannot apply here."""
+    print_costs(terminalreporter)
     passed, failed = (
         sum("test_fault_matrix.py::test_cell[" in report.nodeid for report in terminalreporter.getreports(each))
         for each in ("passed", "failed")

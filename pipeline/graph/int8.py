@@ -19,7 +19,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from pipeline.core.onnx_outputs import open_session
 from pipeline.errors import one_line
-from pipeline.graph.export import stamp
+from pipeline.graph.metadata import stamp
 from pipeline.graph.structure import load_graph
 from pipeline.system.scratch import scratch_folder
 from pipeline.system.thread_settings import computing_threads

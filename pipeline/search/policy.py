@@ -78,7 +78,8 @@ class Agent:
         mean, concentration = (self._actor(states) + self._own[groups]).unbind(-1)
         mean = torch.sigmoid(mean).clamp(0.01, 0.99)
         total = 2.0 + (self.settings.concentration - 2.0) * torch.exp(concentration.clamp(-2.0, 4.0))
-        return torch.distributions.Beta(mean * total, (1 - mean) * total)
+        # checking the arguments takes longer than everything else here
+        return torch.distributions.Beta(mean * total, (1 - mean) * total, validate_args=False)
 
     def play(self, count: int, generator: np.random.Generator) -> Episodes:
         """Play `count` episodes at once. The caller computes their rewards."""

@@ -1,9 +1,11 @@
 """Which widths are fast: from sweeps with a known answer, from the cost model, and never offered when dominated."""
 
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.analysed import space_of
 from helpers.graphs import profile, reference
 from helpers.nets import ZOO
 from hypothesis import given
@@ -11,7 +13,6 @@ from hypothesis import strategies as st
 
 from pipeline.core.alignment import Alignment, ConvPair, Sweep
 from pipeline.core.opsets import FileFormat
-from pipeline.core.plan import PruneSpace
 from pipeline.core.profile import Profile
 from pipeline.core.progress import NullCallback
 from pipeline.graph.analyse import analyse
@@ -68,8 +69,9 @@ def test_the_widest_is_never_dominated_and_the_step_is_one_of_four(cost: dict[in
 # ---------------------------------------------------------------- found on a probe
 
 
-def found_in(folder: Path, target: Profile | None = None) -> tuple[Alignment, PruneSpace]:
-    """What the cost model's device is found to be good at, for a chain of convolutions."""
+@cache
+def chain() -> PrunedModelBuilder:
+    """Three convolutions."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 64, 3, padding=1),
@@ -81,16 +83,19 @@ def found_in(folder: Path, target: Profile | None = None) -> tuple[Alignment, Pr
         torch.nn.Flatten(),
     )
     example = torch.randn(1, 3, 16, 16)
-    network = analyse(net, example)
+    return PrunedModelBuilder(analyse(net, example), {}, example, 18, 9, "", "")
+
+
+def found_in(folder: Path, target: Profile | None = None) -> Alignment:
+    """What the cost model's device is found to be good at."""
     probe = SimulatedProbe(target or profile(), reference())
     kept = folder / "run" / "alignment.json"
     kept.parent.mkdir(exist_ok=True)
-    builder = PrunedModelBuilder(network, {}, example, 18, 9, "", "")
-    return find_alignment(probe, builder, kept, folder / "cache", 0, NullCallback()), network.space
+    return find_alignment(probe, chain(), kept, folder / "cache", 0, NullCallback())
 
 
 def test_a_sweep_finds_the_vectors_of_the_cost_model(tmp_path: Path) -> None:
-    found, _ = found_in(tmp_path)
+    found = found_in(tmp_path)
 
     assert found.step == LANES
     assert [sweep.pair.channels for sweep in found.sweeps] == [64, 64]
@@ -98,15 +103,15 @@ def test_a_sweep_finds_the_vectors_of_the_cost_model(tmp_path: Path) -> None:
 
 def test_it_is_measured_once_for_a_device_and_once_for_a_run(tmp_path: Path) -> None:
     """what is kept is believed, even if it says something else"""
-    found, _ = found_in(tmp_path)
+    found = found_in(tmp_path)
     (cached,) = (tmp_path / "cache").iterdir()
     kept = tmp_path / "run" / "alignment.json"
 
     assert cached.read_bytes() == kept.read_bytes()
     cached.write_text("torn")
-    assert found_in(tmp_path)[0] == found
+    assert found_in(tmp_path) == found
     kept.write_text("torn")
-    assert found_in(tmp_path)[0] == found
+    assert found_in(tmp_path) == found
 
 
 def test_another_device_s_is_not_taken(tmp_path: Path) -> None:
@@ -140,7 +145,7 @@ def test_every_network_s_pairs_are_its_own(name: str) -> None:
     net = ZOO[name]().eval()
     example = torch.randn(1, 3, 16, 16)
     layers = dict(net.named_modules())
-    for pair in conv_pairs(net, analyse(net, example).space, example):
+    for pair in conv_pairs(net, space_of(ZOO[name]), example):
         first = layers[pair.name]
         assert (pair.in_channels, pair.channels) == (first.in_channels, first.out_channels)
         assert pair.kernels[0] == first.kernel_size[0]

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from helpers.nets import EXAMPLE, ZOO, build
+from helpers.analysed import analysed
+from helpers.nets import EXAMPLE, ZOO
 from helpers.workers import WORKER, Worker, until
 
 from pipeline.core.onnx_outputs import run_onnx
 from pipeline.core.plan import PruneSpace
 from pipeline.core.restriction import Restriction
 from pipeline.core.weight_slices import WeightSlices
-from pipeline.graph.analyse import analyse
 from pipeline.graph.prunable_network import random_kept
 from pipeline.graph.settings import PruningSettings
 from pipeline.graph.slice import SliceableGraph
@@ -40,9 +40,8 @@ def worker_module() -> ModuleType:
     return module
 
 
-@cache
 def prepared(name: str) -> tuple[PruneSpace, SliceableGraph]:
-    prunable = analyse(build(ZOO[name]), EXAMPLE)
+    prunable = analysed(ZOO[name])
     return prunable.space, prunable.deployed
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from helpers.analysed import space_of
 from helpers.families import FAMILIES
 from helpers.nets import EXAMPLE, ZOO, build
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ from pipeline.graph.analyse import analyse
     ],
 )
 def test_groups_are_the_channels_that_must_be_removed_together(name: str, expected: dict[str, tuple[int, int]]) -> None:
-    space = analyse(build(ZOO[name]), EXAMPLE).space
+    space = space_of(ZOO[name])
 
     assert {group.name: (group.channels, group.bundle) for group in space.groups} == expected
 
@@ -115,8 +116,7 @@ def test_a_layer_whose_outputs_can_only_leave_together_says_how_many_they_are() 
 
 def test_every_convolution_and_linear_layer_is_in_a_group_or_in_the_list() -> None:
     for factory in ZOO.values():
-        module = build(factory)
-        space = analyse(module, EXAMPLE).space
+        module, space = build(factory), space_of(factory)
         grouped = {slot.tensor.rpartition(".")[0] for group in space.groups for slot in group.slots}
         layers = {name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)}
 
@@ -157,7 +157,7 @@ def test_a_network_without_layers_is_refused_with_the_reason() -> None:
 
 
 def test_remaining_entries_follow_the_kept_channels() -> None:
-    space = PruneSpace(analyse(build(ZOO["flatten"]), EXAMPLE).space.groups)
+    space = PruneSpace(space_of(ZOO["flatten"]).groups)
 
     assert space.remaining("hidden.weight", 1, 96, {"a.0": (1,), "hidden": tuple(range(10))}).tolist() == list(range(16, 32))
     assert space.remaining("a.0.weight", 0, 6, {"a.0": (1, 4), "hidden": ()}).tolist() == [1, 4]

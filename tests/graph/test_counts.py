@@ -5,6 +5,7 @@ import math
 import onnx
 import pytest
 import torch
+from helpers.analysed import exported, exported_trainable
 from helpers.families import FAMILIES
 from helpers.graphs import HEAD, with_weights
 from helpers.nets import EXAMPLE, ZOO, build
@@ -14,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline.errors import TraceError
 from pipeline.graph.counts import layer_macs, macs, params
-from pipeline.graph.export import export, export_trainable
+from pipeline.graph.export import export_trainable
 from pipeline.graph.fold import fold
 from pipeline.graph.int8 import SCHEMES, Quantiser
 from pipeline.graph.metadata import stamp
@@ -116,7 +117,7 @@ def test_a_network_counts_as_many_operations_as_by_torch_s_own_counter(name: str
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), counter, sdpa_kernel(SDPBackend.MATH):
         module(example)
-    trainable = export_trainable(module, example, 18, 9)
+    trainable = exported_trainable(ZOO[name]) if name in ZOO else export_trainable(module, example, 18, 9)
 
     assert macs(trainable) == macs(fold(trainable).model) == counter.get_total_flops() // 2 > 0
 
@@ -134,7 +135,7 @@ def test_operations_are_listed_by_weight_and_products_of_activations_by_node() -
 
 
 def test_weights_may_lack_their_values() -> None:
-    model = export(build(ZOO["residual"]), EXAMPLE, 18, 9)
+    model = exported(ZOO["residual"])
     expected = macs(model), params(model)
     for tensor in model.graph.initializer:
         if tensor.data_type == onnx.TensorProto.FLOAT:
@@ -166,17 +167,16 @@ def test_an_operator_that_runs_only_sometimes_is_an_error() -> None:
 
 
 def test_parameters_of_the_trainable_graph_are_the_module_s() -> None:
-    module = build(ZOO["unfolded"])
+    learnable = sum(tensor.numel() for tensor in build(ZOO["unfolded"]).parameters())
 
-    assert params(export_trainable(module, EXAMPLE, 18, 9)) == sum(tensor.numel() for tensor in module.parameters())
+    assert params(exported_trainable(ZOO["unfolded"])) == learnable
 
 
 def test_a_batchnorm_that_is_folded_counts_as_a_bias_and_one_that_stays_as_scale_and_shift() -> None:
     """conv(3 -> 6) with a bias, BatchNorm(6), conv(6 -> 8) and its folded BatchNorm, linear(8 -> 5)"""
-    module = build(ZOO["unfolded"])
     expected = 3 * 6 * 9 + 6 + 2 * 6 + 6 * 8 * 9 + 8 + 8 * 5 + 5
 
-    assert params(fold(export_trainable(module, EXAMPLE, 18, 9)).model) == params(export(module, EXAMPLE, 18, 9)) == expected
+    assert params(fold(exported_trainable(ZOO["unfolded"])).model) == params(exported(ZOO["unfolded"])) == expected
 
 
 def test_weights_that_never_reach_the_file_and_constants_are_not_parameters() -> None:

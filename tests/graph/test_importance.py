@@ -1,9 +1,11 @@
 """Importance: which channels go first, held against sums done by hand and gradients done by differences."""
 
 import copy
+from functools import cache
 
 import pytest
 import torch
+from helpers.analysed import space_of
 from helpers.nets import EXAMPLE, ZOO, build
 from torch import Tensor, nn
 
@@ -36,10 +38,16 @@ class Two(nn.Module):
         return self.b(self.norm(self.a(x)))
 
 
-def order(module: nn.Module, kind: Importance) -> tuple[int, ...]:
-    module.eval()
-    space = analyse(module, torch.ones(1, 2, 4, 4)).space
-    return rank(module, space, kind, [])["a"]
+@cache
+def space_of_two(*, with_norm: bool) -> PruneSpace:
+    """It does not depend on the weights."""
+    module = Two([[1, 1]] * 3, [1, 1, 1], [1.0] * 3 if with_norm else None)
+    return analyse(module.eval(), torch.ones(1, 2, 4, 4)).space
+
+
+def order(module: Two, kind: Importance) -> tuple[int, ...]:
+    space = space_of_two(with_norm=isinstance(module.norm, nn.BatchNorm2d))
+    return rank(module.eval(), space, kind, [])["a"]
 
 
 def test_l1_adds_up_sizes_and_l2_squares_them_first() -> None:
@@ -94,7 +102,7 @@ def test_all_weights_zero_is_a_tie_too() -> None:
 def test_taylor_is_what_a_little_less_of_a_channel_does_to_the_loss(name: str, seed: int) -> None:
     """each layer's share of a channel is scaled by 1 + h and by 1 - h: central differences in double precision"""
     module = build(ZOO[name], seed).double()
-    space = analyse(copy.deepcopy(module).float(), EXAMPLE).space
+    space = space_of(ZOO[name])
     data = [(images.double(), labels) for images, labels in batches()]
     expected = {group.name: _by_differences(module, group, data) for group in space.groups}
     found = rank(module, space, "taylor", data)
@@ -129,8 +137,7 @@ def _loss_with(module: nn.Module, tensor: str, axis: int, entries: Tensor, facto
 @pytest.mark.parametrize("kind", IMPORTANCES)
 @pytest.mark.parametrize("name", ZOO)
 def test_every_group_is_ranked_completely(name: str, kind: Importance) -> None:
-    module = build(ZOO[name])
-    space = analyse(module, EXAMPLE).space
+    module, space = build(ZOO[name]), space_of(ZOO[name])
     found = rank(module, space, kind, batches(1))
 
     assert {group: sorted(channels) for group, channels in found.items()} == {
@@ -143,8 +150,7 @@ def test_taylor_alone_reads_the_batches() -> None:
         def __iter__(self) -> "Untouchable":
             raise AssertionError("read")
 
-    module = build(ZOO["chain"])
-    space = analyse(module, EXAMPLE).space
+    module, space = build(ZOO["chain"]), space_of(ZOO["chain"])
 
     assert set(rank(module, space, "l2", Untouchable())) == {"a.0", "b.0"}  # type: ignore[arg-type]
     with pytest.raises(AssertionError, match="read"):
@@ -156,7 +162,7 @@ def test_taylor_leaves_no_gradient_and_the_flags_as_they_were() -> None:
     module = build(ZOO["residual"])
     module.stem.requires_grad_(False)
     before = {name: tensor.requires_grad for name, tensor in module.named_parameters()}
-    rank(module, analyse(module, EXAMPLE).space, "taylor", batches(1))
+    rank(module, space_of(ZOO["residual"]), "taylor", batches(1))
 
     assert {name: tensor.requires_grad for name, tensor in module.named_parameters()} == before
     assert all(tensor.grad is None for tensor in module.parameters())
@@ -166,7 +172,7 @@ def test_flags_are_restored_when_a_batch_does_not_fit() -> None:
     """a label that the network does not know"""
     module = build(ZOO["chain"])
     module.a.requires_grad_(False)
-    space = analyse(module, EXAMPLE).space
+    space = space_of(ZOO["chain"])
 
     with pytest.raises(IndexError):
         rank(module, space, "taylor", [(EXAMPLE, torch.tensor([99]))])
@@ -174,24 +180,21 @@ def test_flags_are_restored_when_a_batch_does_not_fit() -> None:
 
 
 def test_a_frozen_layer_is_ranked_by_its_gradient_all_the_same() -> None:
-    module = build(ZOO["residual"])
-    space = analyse(module, EXAMPLE).space
+    module, space = build(ZOO["residual"]), space_of(ZOO["residual"])
     free = rank(module, space, "taylor", batches(1))
 
     assert rank(module.requires_grad_(False), space, "taylor", batches(1)) == free
 
 
 def test_ranking_is_repeatable() -> None:
-    module = build(ZOO["squeeze-excite"])
-    space = analyse(module, EXAMPLE).space
+    module, space = build(ZOO["squeeze-excite"]), space_of(ZOO["squeeze-excite"])
 
     assert rank(module, space, "taylor", batches()) == rank(module, space, "taylor", batches())
 
 
 def test_batchnorm_statistics_survive_taylor() -> None:
     """a network handed over in training mode would move them with every batch"""
-    module = build(ZOO["chain"])
-    space = analyse(module, EXAMPLE).space
+    module, space = build(ZOO["chain"]), space_of(ZOO["chain"])
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     rank(module.train(), space, "taylor", batches())
 

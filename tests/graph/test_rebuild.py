@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pytest
 import torch
+from helpers.analysed import space_of
 from helpers.nets import EXAMPLE, ZOO, build
 from torch import Tensor, nn
 
@@ -24,9 +25,8 @@ def answer(module: nn.Module) -> np.ndarray:
 
 
 def shrunk(name: str, seed: int = 3) -> nn.Module:
-    module = build(ZOO[name])
-    space = analyse(module, EXAMPLE).space
-    return shrink(module, space, random_kept(space, seed))
+    space = space_of(ZOO[name])
+    return shrink(build(ZOO[name]), space, random_kept(space, seed))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -56,8 +56,7 @@ def test_layers_of_a_rebuilt_network_say_their_true_widths(name: str) -> None:
 
 def test_a_depthwise_convolution_stays_depthwise() -> None:
     """conv(8) -> depthwise(8), five channels kept: 5 groups of 1"""
-    module = build(ZOO["depthwise"])
-    space = analyse(module, EXAMPLE).space
+    module, space = build(ZOO["depthwise"]), space_of(ZOO["depthwise"])
     small = shrink(module, space, {**all_channels(space), "expand.0": (0, 2, 3, 6, 7)})
 
     assert (small.filter[0].groups, small.filter[0].in_channels, small.filter[0].out_channels) == (5, 5, 5)
@@ -65,8 +64,7 @@ def test_a_depthwise_convolution_stays_depthwise() -> None:
 
 def test_a_grouped_convolution_keeps_its_groups() -> None:
     """conv(8) -> conv(12) in 4 groups, one input and two outputs kept of each group"""
-    module = build(ZOO["grouped"])
-    space = analyse(module, EXAMPLE).space
+    module, space = build(ZOO["grouped"]), space_of(ZOO["grouped"])
     small = shrink(module, space, {**all_channels(space), "a.0": (1,), "b.0": (0, 2)})
 
     assert (small.b[0].groups, small.b[0].in_channels, small.b[0].out_channels) == (4, 4, 8)
@@ -97,8 +95,7 @@ def test_a_rebuilt_network_does_not_share_its_numbers() -> None:
 
 
 def test_a_shrunk_network_does_not_share_its_numbers_even_where_nothing_was_removed() -> None:
-    module = build(ZOO["chain"])
-    space = analyse(module, EXAMPLE).space
+    module, space = build(ZOO["chain"]), space_of(ZOO["chain"])
     copy = shrink(module, space, all_channels(space))
     with torch.no_grad():
         copy.a[0].weight.zero_()

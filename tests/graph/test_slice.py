@@ -1,12 +1,12 @@
 """Slicing, held against everything else that can say what the answer should be."""
 
-from functools import cache
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from helpers.analysed import analysed, builder_of
 from helpers.nets import EXAMPLE, ZOO, Unfolded, Unsliceable, build
 from helpers.witness import pruned_by_torch_pruning
 from hypothesis import given, settings
@@ -33,9 +33,8 @@ FREER = ("padded",)
 """Networks in which torch-pruning keeps a layer whole, or couples more than there is."""
 
 
-@cache
 def prepared(name: str) -> tuple[nn.Module, PruneSpace, SliceableGraph, PrunableNetwork]:
-    prunable = analyse(build(ZOO[name]), EXAMPLE)
+    prunable = analysed(ZOO[name])
     return prunable.module, prunable.space, prunable.deployed, prunable
 
 
@@ -177,15 +176,15 @@ def drafts_of(module: nn.Module, folder: Path, example: torch.Tensor = EXAMPLE) 
     return start_builder(module, example, FileFormat(18, 9), PruningSettings(), folder / "dense.onnx")
 
 
-def test_an_expand_follows_the_widths_of_the_plan(tmp_path: Path) -> None:
+def test_an_expand_follows_the_widths_of_the_plan() -> None:
     """an Expand in the graph repeats the dense network's width"""
-    pruned = drafts_of(build(Unsliceable), tmp_path).make(ChannelPlan.of({"a.0": 3, "b.0": 4}))
+    pruned = builder_of(Unsliceable).make(ChannelPlan.of({"a.0": 3, "b.0": 4}))
 
     assert largest_difference(pruned.answer, run_onnx(pruned.data, EXAMPLE.numpy())) < CLOSE
 
 
-def test_a_network_that_is_sliced_says_what_was_compared(tmp_path: Path) -> None:
-    builder = drafts_of(build(ZOO["chain"]), tmp_path)
+def test_a_network_that_is_sliced_says_what_was_compared() -> None:
+    builder = builder_of(ZOO["chain"])
 
     assert builder.proof.startswith("3 random plans sliced in ONNX and pruned in torch")
 

@@ -152,15 +152,14 @@ def test_json_is_the_only_thing_on_stdout_and_holds_all(tmp_path: Path, narrow: 
 # ---------------------------------------------------------------- two files
 
 
-def test_more_work_is_slower_and_less_is_faster(tmp_path: Path, narrow: Path, wide: Path) -> None:
-    profile = load_profile(here(tmp_path, final_processes=5))
-    answers = [measure_files(profile, paths).comparisons[0].answer for paths in ((narrow, wide), (wide, narrow))]
+def test_more_work_is_slower(tmp_path: Path, narrow: Path, wide: Path) -> None:
+    (comparison,) = measure_files(load_profile(here(tmp_path, final_processes=3)), [narrow, wide]).comparisons
 
-    assert answers == ["slower", "faster"]
+    assert comparison.answer == "slower"
 
 
 def test_who_is_faster_is_said_in_a_sentence(tmp_path: Path, narrow: Path, wide: Path) -> None:
-    result = command("measure", "--target", here(tmp_path, final_processes=5), wide, narrow)
+    result = command("measure", "--target", here(tmp_path, final_processes=3), wide, narrow)
 
     assert result.exit_code == 0
     assert re.search(
@@ -170,7 +169,7 @@ def test_who_is_faster_is_said_in_a_sentence(tmp_path: Path, narrow: Path, wide:
 
 def test_a_file_against_itself_gets_the_answer_that_its_interval_gives(tmp_path: Path, narrow: Path, file: Files) -> None:
     (comparison,) = measure_files(
-        load_profile(here(tmp_path, final_processes=5)), [narrow, file("same", conv_net(8))]
+        load_profile(here(tmp_path, final_processes=3)), [narrow, file("same", conv_net(8))]
     ).comparisons
     ratio = comparison.ratio_p50
 
@@ -187,7 +186,7 @@ def test_only_a_whole_interval_decides(low: float, high: float, answer: str) -> 
 
 
 def test_each_is_compared_with_the_first(tmp_path: Path, narrow: Path, wide: Path, file: Files) -> None:
-    found = measure_files(load_profile(here(tmp_path, final_processes=5)), [wide, narrow, file("other", conv_net(8, seed=1))])
+    found = measure_files(load_profile(here(tmp_path, final_processes=3)), [wide, narrow, file("other", conv_net(8, seed=1))])
 
     assert [(comparison.path.stem, comparison.answer) for comparison in found.comparisons] == [
         ("narrow", "faster"),

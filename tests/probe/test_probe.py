@@ -103,7 +103,7 @@ class ProbeContract:
     def test_below_64_runs_there_is_no_p90(self, probe: Probe) -> None:
         assert measured(probe.measure(NET, QUICK)).latency_p90_ms is None
         # more than enough: runs that other programs interrupt do not count
-        assert measured(probe.measure(NET, MeasurementOptions(24))).latency_p90_ms is not None
+        assert measured(probe.measure(NET, MeasurementOptions(16))).latency_p90_ms is not None
 
     def test_a_file_that_cannot_be_read_is_a_failure_and_the_next_one_is_measured(self, probe: Probe) -> None:
         failed = probe.measure(graph(not_onnx()), QUICK)

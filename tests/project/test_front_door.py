@@ -40,7 +40,10 @@ def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
         _ = pipeline.prune
 
 
-@pytest.mark.parametrize("name", pipeline.__all__)
+# the example of `load_compressed` is that of `compress` with one line more
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "load_compressed")) for name in pipeline.__all__]
+)
 def test_the_example_in_the_docstring_runs(name: str) -> None:
     examples = doctest.DocTestFinder(recurse=False).find(getattr(pipeline, name), name, globs={})
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)

@@ -107,28 +107,28 @@ FILES = [name for name in READERS if name != "answers"]
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_arbitrary_bytes_are_refused_by_name(folder: Path, name: str, data: st.DataObject) -> None:
     check_arbitrary_bytes(folder, name, data)
 
 
 @pytest.mark.parametrize("name", FILES)
-@settings(max_examples=60)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_file_with_some_bytes_changed_is_taken_or_refused_by_name(folder: Path, name: str, data: st.DataObject) -> None:
     check_changed_bytes(folder, name, data)
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if READERS[name].form != "bytes"])
-@settings(max_examples=100)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_file_with_another_value_somewhere_is_taken_or_refused_by_name(folder: Path, name: str, data: st.DataObject) -> None:
     check_changed_value(folder, name, data)
 
 
 @pytest.mark.parametrize("check", [check_arbitrary_bytes, check_changed_bytes, check_changed_value])
-@settings(max_examples=12)
+@settings(max_examples=5)
 @given(data=st.data())
 def test_what_another_program_answers_in_a_worker_s_place_is_refused_by_name(
     folder: Path, check: Callable[[Path, str, st.DataObject], None], data: st.DataObject

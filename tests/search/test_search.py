@@ -17,7 +17,7 @@ from pipeline.search.uniform import bisect
 
 
 def solve(
-    name: str, evaluation_of: Callable[[ChannelPlan], Evaluation], constraints: int = 1, trials: int = 12
+    name: str, evaluation_of: Callable[[ChannelPlan], Evaluation], constraints: int = 1, trials: int = 8
 ) -> list[Evaluation]:
     """What the searcher asked of an evaluator that judges as `assess` does."""
     asked: list[Evaluation] = []
@@ -35,8 +35,8 @@ def solve(
 
 @functools.cache
 def asked_by(name: str) -> list[Evaluation]:
-    """What the searcher asks on the smooth toy in twenty trials."""
-    return SMOOTH.solve(SEARCHERS[name], trials=20, seed=3)
+    """What the searcher asks on the smooth toy in ten trials, of which an agent plays half."""
+    return SMOOTH.solve(SEARCHERS[name], trials=10, seed=3)
 
 
 @pytest.mark.parametrize("name", SEARCHERS)
@@ -44,16 +44,16 @@ class TestSearcherContract:
     """What holds for every searcher; a new one inherits it by standing in the list."""
 
     def test_it_asks_no_more_than_its_trials(self, name: str) -> None:
-        assert 1 <= len(asked_by(name)) <= 20
+        assert 1 <= len(asked_by(name)) <= 10
 
     def test_the_same_seed_asks_the_same_plans(self, name: str) -> None:
-        again = SMOOTH.solve(SEARCHERS[name], trials=20, seed=3)
+        again = SMOOTH.solve(SEARCHERS[name], trials=10, seed=3)
 
         assert [asked.plan for asked in again] == [asked.plan for asked in asked_by(name)]
 
     def test_it_survives_a_limit_that_no_plan_keeps(self, name: str) -> None:
         """Every plan is far over: there is nothing to learn but that."""
-        asked = IMPOSSIBLE.solve(SEARCHERS[name], trials=12, seed=0)
+        asked = IMPOSSIBLE.solve(SEARCHERS[name], trials=8, seed=0)
 
         assert asked
         assert not any(found.feasible for found in asked)

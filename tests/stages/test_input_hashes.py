@@ -180,7 +180,9 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage", ["one bit", "empty", *(pytest.param(each, marks=pytest.mark.slow) for each in ("cut short", "garbage"))]
+)
 def test_a_damaged_dense_graph_of_a_finished_run_is_made_anew_and_the_run_says_so(finished: Path, damage: str) -> None:
     path = finished / "run" / "dense.onnx"
     before = path.read_bytes()
@@ -207,7 +209,10 @@ def test_a_damaged_artifact_is_made_anew_and_the_run_says_so(finished: Path) -> 
     assert (artifact / "model.onnx").read_bytes() == before
 
 
-@pytest.mark.parametrize(("name", "damage"), [("finetune.safetensors", "one bit"), ("supernet.safetensors", "empty")])
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [("finetune.safetensors", "one bit"), pytest.param("supernet.safetensors", "empty", marks=pytest.mark.slow)],
+)
 def test_damaged_weights_of_a_run_that_was_cut_off_are_made_anew_and_the_run_says_so(
     finished: Path, name: str, damage: str
 ) -> None:

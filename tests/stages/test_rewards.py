@@ -2,6 +2,7 @@
 
 import math
 import runpy
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -58,7 +59,29 @@ WORTH = {
 }
 
 
-@pytest.mark.parametrize("reward", WORTH)
+@pytest.mark.parametrize(
+    ("reward", "worth"),
+    [
+        ("accuracy", 80.0),
+        ("accuracy-entropy", 72.0),
+        ("channel-entropy", 60.0),
+        ("spatial-entropy", 90.0),
+        ("least-entropy", 30.0),
+    ],
+)
+def test_each_reward_is_made_of_its_own_figures(reward: Reward, worth: float) -> None:
+    candidate = Candidate(ChannelPlan((("conv", 4),)), 0, 0, 0, "", None, 80.0)
+    looked_at = replace(candidate, entropy=0.7, kept_entropy=0.9, kept_channel_entropy=0.6)
+
+    assert RewardFunction(reward, None, None, None).reward_of(looked_at) == pytest.approx(worth)  # type: ignore[arg-type]
+
+
+def few(*rewards: str, of: Iterable[str]) -> list[object]:
+    """A whole run with each of these in the default tests, with all others in the slow tests."""
+    return [each if each in rewards else pytest.param(each, marks=pytest.mark.slow) for each in of]
+
+
+@pytest.mark.parametrize("reward", few("accuracy-entropy", "channel-entropy", of=WORTH))
 def test_under_entropy_the_plan_that_keeps_most_or_has_least_is_shipped(tmp_path: Path, reward: str) -> None:
     artifact = compress(job(tmp_path / "run", reward=reward)).artifact
     trials = [trial for trial in read_trials(tmp_path / "run") if trial.role in ("dense", "thinnest", "search")]
@@ -144,7 +167,7 @@ def test_where_all_rewards_are_below_zero_a_plan_without_one_is_not_the_best(tmp
     assert artifact.shipped.plan == best.plan
 
 
-@pytest.mark.parametrize("reward", ["spatial-entropy", "channel-entropy", "accuracy-entropy"])
+@pytest.mark.parametrize("reward", few("spatial-entropy", "channel-entropy", of=WORTH))
 def test_where_no_map_has_two_pixels_there_is_no_entropy_to_look_for(tmp_path: Path, reward: str) -> None:
     """8x8 -> conv 8x8 -> 1x1 -> conv 1x1 -> classes"""
     net = tmp_path / "net.py"

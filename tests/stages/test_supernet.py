@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.nets import EXAMPLE, ZOO, Chain, build
+from helpers.analysed import space_of
+from helpers.nets import ZOO, Chain, build
 from torch import Tensor, nn
 
 from pipeline.core.plan import Kept, PruneSpace
 from pipeline.data.images import Images
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import TrainingDiverged
-from pipeline.graph.analyse import analyse
 from pipeline.graph.shrink import all_channels, scatter_gradients, shrink
 from pipeline.search.problem import Choice, SearchSpace
 from pipeline.stages.supernet import Schedule, affordable_steps, plans_around, train_supernet
@@ -34,7 +34,7 @@ def halves(space: PruneSpace) -> Kept:
 
 
 def trained(dense: nn.Module, checkpoint: Path, steps: int = 60, count: int = 512) -> nn.Module:
-    space = analyse(dense, EXAMPLE).space
+    space = space_of(type(dense))
     plans = iter([halves(space), all_channels(space)] * steps)
     return train_supernet(dense, space, Schedule(plans, steps), images(count), checkpoint)
 
@@ -69,8 +69,7 @@ NETS = {**ZOO, "gain": Gain}
 @pytest.mark.parametrize("name", NETS)
 def test_gradients_land_where_the_weights_came_from(name: str) -> None:
     """A weight of the whole network has moved exactly where the small one's has."""
-    whole = build(NETS[name])
-    space = analyse(whole, EXAMPLE).space
+    whole, space = build(NETS[name]), space_of(NETS[name])
     kept = halves(space)
     small = shrink(whole, space, kept)
     for parameter in small.parameters():
@@ -94,7 +93,7 @@ def test_narrow_plans_answer_more_like_the_dense_network_than_before(tmp_path: P
     dense = build(Chain)
     with torch.no_grad():
         dense.head.weight.mul_(10)
-    space = analyse(dense, EXAMPLE).space
+    space = space_of(Chain)
     supernet = trained(dense, tmp_path / "supernet.safetensors")
 
     assert distance(dense, shrink(supernet, space, halves(space))) < distance(dense, shrink(dense, space, halves(space))) / 2
@@ -118,7 +117,7 @@ def test_what_was_trained_is_taken_from_the_file(tmp_path: Path) -> None:
     first = trained(dense, tmp_path / "supernet.safetensors", steps=4)
     again = train_supernet(
         dense,
-        analyse(dense, EXAMPLE).space,
+        space_of(Chain),
         Schedule((none() for _ in range(1)), 4),
         images(64),
         tmp_path / "supernet.safetensors",
@@ -166,7 +165,7 @@ def test_training_that_always_diverges_ends_with_an_error_and_no_file(tmp_path: 
             dense.head.weight[0, 0] = torch.nan
     else:
         distillation_images = replace(distillation_images, fetch=lambda chosen: torch.full((len(chosen), 3, 16, 16), torch.nan))
-    space = analyse(build(Chain), EXAMPLE).space
+    space = space_of(Chain)
     plans = repeat(all_channels(space))
 
     with pytest.raises(TrainingDiverged, match=r"supernet's training diverged at step 1 of 4.* --supernet 0"):

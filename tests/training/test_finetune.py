@@ -4,6 +4,7 @@ import copy
 import itertools
 import math
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from pipeline.data.images import Images, Splits
 from pipeline.data.sources import load_digits
 from pipeline.errors import TrainingDiverged
 from pipeline.training.epochs import Validation, schedule, training_loss
-from pipeline.training.finetune import Tracking, TrainingData, finetune
+from pipeline.training.finetune import Finetuned, Tracking, TrainingData, finetune
 from pipeline.training.learning_rates import RATES
 from pipeline.training.scoring import accuracy, hits, recalibrate
 from pipeline.training.settings import FinetuneSettings
@@ -69,6 +70,13 @@ def run(
     return tuned.module.state_dict(), tuned.accuracies
 
 
+@pytest.fixture(scope="module")
+def never_killed(digits: Splits, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Tensor], tuple[float, ...], Path]:
+    """Weights and history of a training that was not killed, and its checkpoint."""
+    checkpoint = tmp_path_factory.mktemp("never-killed") / "state"
+    return *run(digits, checkpoint=checkpoint), checkpoint
+
+
 def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())
 
@@ -82,9 +90,11 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     [(3,), (5,), (6,), (12,), (20,), (7, 13)],
     ids=["in the first epoch", "before the first save", "after it", "in the middle", "at the very end", "twice"],
 )
-def test_killed_and_resumed_equals_never_killed(digits: Splits, tmp_path: Path, kills: tuple[int, ...]) -> None:
+def test_killed_and_resumed_equals_never_killed(
+    digits: Splits, tmp_path: Path, never_killed: tuple[dict[str, Tensor], tuple[float, ...], Path], kills: tuple[int, ...]
+) -> None:
     """4 epochs of 5 batches; bit by bit the same weights, momenta and dropout included."""
-    never, history = run(digits)
+    never, history, _ = never_killed
     for batch in kills:
         with pytest.raises(KeyboardInterrupt):
             run(digits, checkpoint=tmp_path / "state", kill_at=batch)
@@ -122,9 +132,13 @@ def test_a_resumed_training_does_only_what_is_left(digits: Splits, tmp_path: Pat
     ids=["epochs", "learning rate", "distillation", "seed"],
 )
 def test_a_checkpoint_of_another_training_is_ignored(
-    digits: Splits, tmp_path: Path, settings: FinetuneSettings, seed: int
+    digits: Splits,
+    tmp_path: Path,
+    never_killed: tuple[dict[str, Tensor], tuple[float, ...], Path],
+    settings: FinetuneSettings,
+    seed: int,
 ) -> None:
-    run(digits, checkpoint=tmp_path / "state")
+    shutil.copy(never_killed[2], tmp_path / "state")
     found, history = run(digits, settings, seed, tmp_path / "state")
     alone, history_alone = run(digits, settings, seed)
 
@@ -200,7 +214,7 @@ def test_progress_is_of_the_whole_training_also_while_rates_are_tried(digits: Sp
     assert trying[16] == (17, 9 * 16 + steps, "trying learning rate 0.02, 2 of at most 9")
 
 
-@pytest.mark.parametrize("images", [2, 17, 320])
+@pytest.mark.parametrize("images", [2, 320, pytest.param(17, marks=pytest.mark.slow)])
 def test_rates_are_tried_with_any_number_of_images(digits: Splits, images: int) -> None:
     few = replace(digits, train=digits.train.sample(images, 0))
     tried, taken = rates_tried(few, replace(UNNAMED, epochs=1, batch_size=None))
@@ -469,24 +483,31 @@ def test_a_checkpoint_that_cannot_be_used_is_made_anew_and_that_is_said(
 # what is learned, and from what
 
 
-def test_a_tiny_network_learns_the_digits() -> None:
-    digits = load_digits(None, seed=0)
-    tuned = finetune(tiny(), None, TrainingData(digits.train, digits.validation), LONGER, 0)
-
-    assert accuracy(tiny(), digits.test) < 30
-    assert accuracy(tuned.module, digits.test) > 80
-    assert len(tuned.accuracies) == 8
-    assert tuned.learning_rate == 0.2
+@pytest.fixture(scope="module")
+def all_digits() -> Splits:
+    return load_digits(None, seed=0)
 
 
-def test_a_teacher_alone_teaches() -> None:
+@pytest.fixture(scope="module")
+def learned(all_digits: Splits) -> Finetuned:
+    """A tiny network that was trained with all digits."""
+    return finetune(tiny(1), None, TrainingData(all_digits.train, all_digits.validation), LONGER, 0)
+
+
+def test_a_tiny_network_learns_the_digits(all_digits: Splits, learned: Finetuned) -> None:
+    assert accuracy(tiny(1), all_digits.test) < 30
+    assert accuracy(learned.module, all_digits.test) > 80
+    assert len(learned.accuracies) == 8
+    assert learned.learning_rate == 0.2
+
+
+def test_a_teacher_alone_teaches(all_digits: Splits, learned: Finetuned) -> None:
     """All labels are wrong, and count for nothing: the student follows the teacher, who knows."""
-    digits = load_digits(None, seed=0)
-    teacher = finetune(tiny(1), None, TrainingData(digits.train, digits.validation), LONGER, 0).module
-    wrong = replace(digits.train, labels=(digits.train.labels + 1) % 10)
-    student = finetune(tiny(), teacher, TrainingData(wrong, digits.validation), replace(LONGER, distillation=1.0), 0).module
+    wrong = replace(all_digits.train, labels=(all_digits.train.labels + 1) % 10)
+    data = TrainingData(wrong, all_digits.validation)
+    student = finetune(tiny(), learned.module, data, replace(LONGER, distillation=1.0), 0).module
 
-    assert accuracy(student, digits.test) > 70
+    assert accuracy(student, all_digits.test) > 70
 
 
 def test_the_best_validation_epoch_is_returned_and_not_the_last(digits: Splits) -> None:
