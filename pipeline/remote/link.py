@@ -135,7 +135,7 @@ class Link:
         if blob_size or size > _LIMIT_BYTES:
             raise self._lost("its answer is not in the expected format (does a shell start-up file print something?)")
         if size > limit_bytes:
-            raise self._lost(f"it announced an answer of {size} bytes, but the limit is {limit_bytes}")
+            raise self._lost(f"it announced an answer of {size} bytes, but the limit is {limit_bytes}", ending=False)
         text = self._read(size, deadline, renews=size > _SHORT_BYTES)
         with suppress(ValueError, RecursionError):
             answer = json.loads(text)
@@ -180,7 +180,7 @@ class Link:
         while len(parts) < count:
             left_s = deadline.left_s
             if left_s <= 0 or not select.select([self._out], [], [], left_s)[0]:
-                raise self._lost("it does not answer" if deadline.left_in_all_s > 0 else "it did not finish in time")
+                raise self._lost("it does not answer" if deadline.left_in_all_s > 0 else "it did not finish in time", ending=False)
             data = os.read(self._out.fileno(), min(count - len(parts), _PIECE_BYTES))
             if not data:
                 raise self._lost("its process ended")
@@ -190,11 +190,11 @@ class Link:
             self.received_bytes += len(data)
         return bytes(parts)
 
-    def _lost(self, what: str) -> LinkLost:
-        """Return the error for `what`, with the last error messages of the process, if any."""
+    def _lost(self, what: str, *, ending: bool = True) -> LinkLost:
+        """Return the error for `what`, with the last error messages of the process, if any. `ending`: the process may be ending."""
         status = None
         with suppress(subprocess.TimeoutExpired):
-            status = self._process.wait(2)
+            status = self._process.wait(2 if ending else 0.1)
         self._errors.seek(0)
         lines = [line for line in clean_lines(self._errors.read(1 << 16).decode(errors="replace")) if not set(line) <= {"@"}]
         return LinkLost(clean_text(" | ".join([what, *lines[-3:]]), 500), status)

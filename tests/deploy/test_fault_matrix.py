@@ -567,14 +567,33 @@ HELD_BY_OTHERS = {
     },
     **{f"disk read-only at {point}": [f"error=EIO at {point}", "disk read-only at switch"] for point in ("place", "commit")},
     **{
-        f"reboot at {point}": [f"agent killed at {point}", f"connection cut at {point}"] for point in ("verify", "place", "check")
+        f"reboot at {point}": [f"agent killed at {point}", f"connection cut at {point}"]
+        for point in ("upload", "verify", "place", "check", "rollback")
+    },
+    **{
+        f"shipper killed at {point}": [f"connection cut at {point}", "shipper killed at switch"]
+        for point in ("verify", "place", "check", "rollback")
     },
     **{
         f"connection stalls at {point}": [f"connection cut at {point}", "connection stalls at check"]
-        for point in ("verify", "place")
+        for point in ("upload", "verify", "place", "switch", "rollback")
     },
-    **{f"device hangs at {point}": [f"agent killed at {point}", "device hangs at check"] for point in ("verify", "place")},
-    **{f"two shippers at {point}": ["two shippers at switch"] for point in ("place", "commit")},
+    **{
+        f"device hangs at {point}": [f"agent killed at {point}", "device hangs at check"]
+        for point in ("upload", "verify", "place", "rollback")
+    },
+    **{f"two shippers at {point}": ["two shippers at switch"] for point in ("upload", "place", "commit")},
+    **{
+        f"file called {name!r} at verify": ["file called '../out' at verify", "file called '' at verify"]
+        for name in ("/etc/out", ".hidden", "-rf", "a;b", "$(id)", "a\nb")
+    },
+    # tests/deploy/test_manifest.py tries every signature and every set of files without a device
+    **{
+        f"{fault} at verify": ["wrong key at verify", "older version at verify"]
+        for fault in ("unsigned", "revoked key", "signature of another manifest", "expired", "other device's")
+    },
+    **{f"{fault} at verify": ["altered file at verify"] for fault in ("extra file", "missing file", "linked file")},
+    "segmentation fault at check": ["illegal instruction at check", "killed for memory at check"],
     **{f"fifo planted at {point}": [f"symlink planted at {point}", "fifo planted at verify"] for point in ("upload", "place")},
 }
 """A cell that is left to the slow tests, and the cells that have its fault or its point and run always."""

@@ -19,6 +19,7 @@ from pipeline.core.measurement import Measurement
 from pipeline.core.profile import load_profile
 from pipeline.core.statistics import Estimate
 from pipeline.errors import ModelError
+from pipeline.graph.intake import look
 from pipeline.measure import Comparison, measure_files
 
 Files = Callable[..., Path]
@@ -280,6 +281,15 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
+def test_what_is_no_file_to_be_measured_is_refused_with_the_reason(case: str) -> None:
+    data, complaint = BAD[case]
+
+    assert str(look(data)["refused"]).startswith(complaint)
+
+
+@pytest.mark.parametrize(
+    "case", [case if case in ("cut off", "two inputs") else pytest.param(case, marks=pytest.mark.slow) for case in BAD]
+)
 def test_what_is_no_file_to_be_measured_ends_with_20_and_one_line(tmp_path: Path, file: Files, case: str) -> None:
     data, complaint = BAD[case]
     path = file("bad", data)

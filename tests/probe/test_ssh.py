@@ -14,7 +14,7 @@ import torch
 from helpers.faults import can_mount
 from helpers.graphs import INPUT, conv_net, graph, reference
 from helpers.sshd import VCGENCMD, Board, needs_sshd
-from helpers.workers import gone, until
+from helpers.workers import children_of, gone, until
 from torch import nn
 
 from pipeline.core.measurement import Failure, Measurement
@@ -30,8 +30,8 @@ from pipeline.probe.ssh import SshProbe
 pytestmark = [pytest.mark.starts_first, needs_sshd]
 NET = graph(conv_net(8))
 QUICK = MeasurementOptions(1, memory=False)
-SLOW = {"runs": 100_000, "time_limit_s": 3.0}
-"""Three seconds for whatever is to happen in the middle of a measurement."""
+SLOW = {"runs": 100_000, "time_limit_s": 1.5}
+"""Time for whatever is to happen in the middle of a measurement."""
 
 Connect = Callable[..., SshProbe]
 
@@ -231,11 +231,11 @@ def test_an_interpreter_that_is_an_option_or_a_command_is_refused(board: Board, 
 
 def in_the_middle(board: Board, probe: SshProbe, happens: Callable[[], None]) -> Measurement | Failure:
     """Measure, and have it happen when the device is at work."""
-    workers = board.workers()
-    assert workers
+    (worker,) = board.workers()
 
     def strike() -> None:
-        time.sleep(1.0)
+        assert until(lambda: children_of(worker))
+        time.sleep(0.5)
         happens()
 
     thread = threading.Thread(target=strike)
@@ -266,12 +266,12 @@ def test_a_killed_worker_is_started_again(board: Board, connect: Connect) -> Non
 
 
 def test_a_device_that_reboots_is_waited_for(board: Board, connect: Connect, told: list[str]) -> None:
-    """gone with all that ran on it, and back after two seconds"""
+    """gone with all that ran on it, and back after a second"""
     probe = connect(board.profile(**SLOW))
 
     def reboot() -> None:
         board.stop()
-        time.sleep(2)
+        time.sleep(1)
         board.start()
 
     assert measured(in_the_middle(board, probe, reboot))
@@ -288,7 +288,7 @@ def test_a_device_that_stays_away_ends_the_run_to_be_resumed(board: Board, conne
 
 def test_a_hung_worker_is_noticed_and_replaced(board: Board, connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
     """stopped, not dead: its connection stands and nothing comes"""
-    monkeypatch.setattr("pipeline.probe.connection.SILENCE_S", 8.0)
+    monkeypatch.setattr("pipeline.probe.connection.SILENCE_S", 6.0)  # the worker says every five seconds that it is alive
     probe = connect(board.profile(**SLOW))
     hung: list[int] = []
 

@@ -49,10 +49,10 @@ def test_what_is_written_is_there(tmp_path: Path) -> None:
 
 
 def test_a_writer_killed_at_any_moment_leaves_the_old_file_or_the_new_one_and_never_a_part(tmp_path: Path) -> None:
-    """SIGKILL, 25 times, at moments drawn by chance: the file holds one letter, as often as it should"""
+    """SIGKILL, 12 times, at moments drawn by chance: the file holds one letter, as often as it should"""
     path, letters = tmp_path / "file", set()
     moments = random.Random(0)
-    for _ in range(25):
+    for _ in range(12):
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(MIB)], stdout=subprocess.PIPE)
         assert process.stdout is not None
         process.stdout.read(1)
