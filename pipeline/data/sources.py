@@ -7,7 +7,6 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-import torchvision
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
@@ -42,6 +41,8 @@ def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed
 
     Nothing is downloaded, and only the user unpacks archives.
     """
+    import torchvision  # noqa: PLC0415 - it takes seconds to import
+
     factory: Any = getattr(torchvision.datasets, name, None)
     if not _takes_root_and_train(factory):
         raise DataError(f"torchvision has no data set '{name}' with a train and a test part; try CIFAR10, CIFAR100 or MNIST")

@@ -180,7 +180,9 @@ class Link:
         while len(parts) < count:
             left_s = deadline.left_s
             if left_s <= 0 or not select.select([self._out], [], [], left_s)[0]:
-                raise self._lost("it does not answer" if deadline.left_in_all_s > 0 else "it did not finish in time", ending=False)
+                raise self._lost(
+                    "it does not answer" if deadline.left_in_all_s > 0 else "it did not finish in time", ending=False
+                )
             data = os.read(self._out.fileno(), min(count - len(parts), _PIECE_BYTES))
             if not data:
                 raise self._lost("its process ended")
@@ -191,7 +193,10 @@ class Link:
         return bytes(parts)
 
     def _lost(self, what: str, *, ending: bool = True) -> LinkLost:
-        """Return the error for `what`, with the last error messages of the process, if any. `ending`: the process may be ending."""
+        """Return the error for `what`, with the last error messages of the process, if any.
+
+        `ending`: the process may have ended, or be about to.
+        """
         status = None
         with suppress(subprocess.TimeoutExpired):
             status = self._process.wait(2 if ending else 0.1)

@@ -1,5 +1,6 @@
 """Input hashes: hashes of the files that a job is made of. They show whether the files are still the same."""
 
+import functools
 import hashlib
 import os
 import sys
@@ -84,9 +85,14 @@ def code_files(model: str, data: str | None) -> list[Path]:
     if not specs:
         return []
     files |= {Path(place).resolve() for place in specs if place.endswith(".py")}
+    resolved = functools.cache(Path.resolve)  # thousands of modules lie in a few hundred folders
     for module in list(sys.modules.values()):
         file = getattr(module, "__file__", None)
-        if isinstance(file, str) and file.endswith(".py") and _is_users(path := Path(file).resolve(), root, specs):
+        if not isinstance(file, str) or not file.endswith(".py"):
+            continue
+        path = Path(file)
+        path = path.resolve() if path.is_symlink() else resolved(path.parent) / path.name
+        if _is_users(path, root, specs):
             files.add(path)
     return sorted(files)
 

@@ -8,7 +8,6 @@ from types import ModuleType
 from typing import Any, cast
 
 import torch
-import torchvision
 from pydantic import ValidationError
 from torch import nn
 
@@ -197,6 +196,8 @@ def _takes(factory: Factory, argument: str) -> bool:
 
 
 def _torchvision(spec: str) -> ModelSource:
+    import torchvision  # noqa: PLC0415 - it takes seconds to import
+
     name = spec.partition(":")[2]
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise ModelError(f"torchvision has no classification network '{name}'; see torchvision.models.list_models()")

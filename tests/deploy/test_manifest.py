@@ -140,7 +140,7 @@ def test_every_flipped_byte_of_every_file_is_refused(signed: Signed) -> None:
     assert signed.check() == signed.manifest
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(data=st.data())
 def test_every_cut_insertion_and_replacement_is_refused(kept: Signed, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted({*FILES, MANIFEST, SIGNATURE})), "file")
@@ -158,7 +158,7 @@ def test_every_cut_insertion_and_replacement_is_refused(kept: Signed, data: st.D
 
 
 @pytest.mark.parametrize("name", [MANIFEST, SIGNATURE])
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(raw=st.binary(max_size=300))
 def test_arbitrary_bytes_are_refused(kept: Signed, name: str, raw: bytes) -> None:
     with kept.with_bytes(name, raw), pytest.raises(ManifestError):

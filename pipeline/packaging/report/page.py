@@ -16,7 +16,6 @@ from pipeline.core.paired_difference import PairedDrop
 from pipeline.core.run import Trial
 from pipeline.errors import one_line
 from pipeline.foreign_text import escape_text
-from pipeline.packaging.report.plots import alignment_plot, latency_plot, search_plot, widths_plot
 from pipeline.search.problem import Evaluation
 from pipeline.system.units import format_bytes
 
@@ -83,14 +82,16 @@ def _plots(
     alignment: Alignment | None,
 ) -> dict[str, str]:
     """Maps each name in the template to an SVG."""
+    from pipeline.packaging.report import plots  # noqa: PLC0415 - matplotlib takes half a second to import
+
     limit = next((c.limit for c in constraints if c.metric.key == "latency_p50" and c.relative), None)
     chosen = next((t.candidate for t in trials if t.candidate.plan == artifact.shipped.plan), artifact.shipped)
     feasible = [evaluation.feasible for evaluation in evaluations]
     return {
-        "latency_svg": latency_plot(artifact.shipped),
-        "widths_svg": widths_plot(artifact.widths),
-        "search_svg": search_plot(trials, artifact.dense, feasible, limit, chosen) if trials else "",
-        "alignment_svg": alignment_plot(alignment) if alignment else "",
+        "latency_svg": plots.latency_plot(artifact.shipped),
+        "widths_svg": plots.widths_plot(artifact.widths),
+        "search_svg": plots.search_plot(trials, artifact.dense, feasible, limit, chosen) if trials else "",
+        "alignment_svg": plots.alignment_plot(alignment) if alignment else "",
     }
 
 
