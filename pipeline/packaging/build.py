@@ -191,8 +191,8 @@ def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate, *, simp
             "the exported file differs from the measured graph in operators or shapes; no artifact is written, because the "
             "measurements belong to another file"
         )
-    simplifying = "simplifying the file, and " if simplified else ""
-    context.callback.progress(0, 0, f"{simplifying}comparing {'it' if simplified else 'the file'} with torch on {PARITY_INPUTS} inputs")
+    doing = "simplifying the file, and comparing it" if simplified else "comparing the file"
+    context.callback.progress(0, 0, f"{doing} with torch on {PARITY_INPUTS} inputs")
     data, inputs = exported.SerializeToString(deterministic=True), context.task.inputs(PARITY_INPUTS)
     verified = verified_file(tuned, data, inputs, simplified=simplified)
     graph = load_graph(verified.data)

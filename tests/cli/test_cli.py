@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from helpers.places import TRAINED, without_heartbeat
+from helpers.small_net import SMALL_NET
 
 from pipeline.cli.main import compress
 from pipeline.foreign_text import clean_path
@@ -19,6 +20,8 @@ from pipeline.system.files import sha256_file
 from pipeline.system.units import format_bytes
 
 DRY = ("--target", "raspberrypi", "--dry-run", "--trials", "3", "--supernet", "2", *TRAINED, "--searcher", "random")
+
+SMALL = (*DRY, "--model", SMALL_NET, "--budget", "accuracy_drop=100")
 
 HELP = """\
 Usage: compress --target PROFILE [OPTIONS]
@@ -104,7 +107,7 @@ def run(*arguments: str) -> Result:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """A run within its budget, told as JSON, in a directory whose name looks like markup and is not UTF-8."""
     out = tmp_path_factory.mktemp("cli") / "[red]run[" / os.fsdecode(b"b] :boat: \xe9t\xe9")
-    return out, run(*DRY, "--budget", "accuracy_drop=100", "--json", "--out", str(out))
+    return out, run(*SMALL, "--json", "--out", str(out))
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +268,7 @@ def test_the_same_command_shows_the_table_again_and_quietly_nothing_else(finishe
     """Paths are printed as they are, whatever brackets and colons they hold."""
     out, _ = finished
     model = out / "artifact" / "model.onnx"
-    result = run(*DRY, "--budget", "accuracy_drop=100", "--quiet", "--out", str(out))
+    result = run(*SMALL, "--quiet", "--out", str(out))
     lines = result.stdout.splitlines()
 
     assert result.exit_code == 0
@@ -282,7 +285,7 @@ def test_the_same_command_shows_the_table_again_and_quietly_nothing_else(finishe
 
 
 def test_a_finished_run_says_that_it_is_done(finished: tuple[Path, Result]) -> None:
-    result = run(*DRY, "--budget", "accuracy_drop=100", "--out", str(finished[0]))
+    result = run(*SMALL, "--out", str(finished[0]))
 
     assert "note: already done:" in result.stdout
     assert "(after" not in result.stdout

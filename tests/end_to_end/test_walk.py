@@ -1,4 +1,4 @@
-"""The walk, end to end on real data: the demo network, the handwritten digits, a simulated probe."""
+"""The walk, end to end on real data: a small network, the handwritten digits, a simulated probe."""
 
 import functools
 import json
@@ -43,10 +43,15 @@ def job(out: Path, **changes: object) -> Job:
     return Job(**{**settings, **changes})  # type: ignore[arg-type]
 
 
+def digits(count: int) -> torch.Tensor:
+    """Training images."""
+    return next(load_data("digits", find_model(SMALL_NET).preprocessing, 0).train.sample(count, 0).batches(count))[0]
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Artifact]:
     out = tmp_path_factory.mktemp("walk") / "run"
-    return out, compress(job(out, model="digits", finetuning=FinetuneSettings(epochs=2))).artifact
+    return out, compress(job(out, finetuning=FinetuneSettings(epochs=2, learning_rate=0.05))).artifact
 
 
 def test_the_run_directory_holds_graph_journal_and_artifact(finished: tuple[Path, Artifact]) -> None:
@@ -110,7 +115,7 @@ def test_the_small_torch_network_is_rebuilt_from_the_artifact_and_answers_like_t
     finished: tuple[Path, Artifact],
 ) -> None:
     folder = finished[0] / "artifact"
-    source = find_model("digits")
+    source = find_model(SMALL_NET)
     network = load_compressed(source.factory(), folder)
     images, _ = next(load_data("digits", source.preprocessing, 0).validation.batches(64))
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
@@ -123,7 +128,7 @@ def test_the_small_torch_network_is_rebuilt_from_the_artifact_and_answers_like_t
 def test_the_widths_in_the_file_are_the_plans(finished: tuple[Path, Artifact]) -> None:
     folder, artifact = finished[0] / "artifact", finished[1]
     plan = json.loads((folder / "plan.json").read_text())["groups"]
-    network = load_compressed(find_model("digits").factory(), folder)
+    network = load_compressed(find_model(SMALL_NET).factory(), folder)
 
     for name, (kept, before, bundle) in artifact.widths.items():
         assert network.get_submodule(name).weight.shape[0] == kept * bundle == len(plan[name]["channels"]) * bundle
@@ -157,9 +162,8 @@ def test_a_plan_that_does_not_hold_when_measured_again_gives_way_to_one_with_mor
 
     metric = Metric("doubtful", "doubtful", "count", absolute=size, relative=None)
     out = tmp_path / "run"
-    artifact = compress(
-        job(out, model="digits", limits=(Limit(metric, 0.5, relative=False),), trials=8, searcher="uniform")
-    ).artifact
+    task = OwnTask(digits(64), lambda module: sum(each.numel() for each in module.parameters()) / 1e6, lambda module: module)
+    artifact = compress(job(out, task=task, limits=(Limit(metric, 0.5, relative=False),), trials=8, searcher="uniform")).artifact
     trials = [trial for trial in read_trials(out) if trial.role == "finalist"]
     shares = [trial.candidate.params / artifact.dense.params for trial in trials]
 
@@ -173,9 +177,15 @@ def test_a_plan_that_does_not_hold_when_measured_again_gives_way_to_one_with_mor
 def test_a_supernet_is_trained_where_the_cut_knows_too_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: str, needed: bool
 ) -> None:
-    monkeypatch.setattr("pipeline.stages.supernet.MOST_EPOCHS", 6)  # a hundred steps will do to see it happen
+    monkeypatch.setattr("pipeline.stages.supernet.MOST_EPOCHS", 1)  # a few steps will do to see it happen
     budget = {"params": params, "latency_p50": "100%"}
-    compress(job(tmp_path / "run", model="digits", supernet_steps=None, budget=budget, searcher="uniform"))
+
+    def interrupted(problem: Problem) -> None:
+        """What comes behind the supernet makes no difference."""
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        compress(job(tmp_path / "run", model="digits", supernet_steps=None, budget=budget, searcher=interrupted))
 
     lines = [json.loads(line) for line in (tmp_path / "run" / "journal.jsonl").read_text().splitlines()]
     (decided,) = (line["facts"]["supernet_steps"] for line in lines if line["kind"] == "weights")
@@ -259,8 +269,7 @@ def test_a_function_of_ones_own_is_a_budget_like_any_other(tmp_path: Path) -> No
 
 def test_a_task_of_ones_own_replaces_the_classification(tmp_path: Path) -> None:
     """Score: minus the squared distance from the dense network's answers; training: none."""
-    source = find_model("digits")
-    images, _ = next(load_data("digits", source.preprocessing, 0).train.sample(300, 0).batches(300))
+    images = digits(300)
     calls: list[str] = []
 
     def evaluate(module: torch.nn.Module) -> float:
@@ -283,8 +292,7 @@ def test_a_task_of_ones_own_replaces_the_classification(tmp_path: Path) -> None:
 
 def test_a_network_that_computes_no_number_is_the_worst_plan_and_not_the_end(tmp_path: Path) -> None:
     """Scores are negative, as losses are; that of the third plan is NaN."""
-    source = find_model("digits")
-    images, _ = next(load_data("digits", source.preprocessing, 0).train.sample(300, 0).batches(300))
+    images = digits(300)
     found: list[Evaluation] = []
     threads: list[int] = []
 
@@ -312,7 +320,7 @@ def test_a_network_that_computes_no_number_is_the_worst_plan_and_not_the_end(tmp
 
 
 def test_a_whole_network_without_a_score_ends_at_once(tmp_path: Path) -> None:
-    images, _ = next(load_data("digits", find_model("digits").preprocessing, 0).train.sample(64, 0).batches(64))
+    images = digits(64)
     with pytest.raises(ModelError, match="the dense network's score is not a finite number"):
         compress(job(tmp_path / "run", task=OwnTask(images, lambda module: float("inf"), lambda module: module)))
 

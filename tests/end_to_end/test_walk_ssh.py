@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.starts_first, needs_sshd]
 
 def run(board: Board, folder: Path, **probe: float) -> Result:
     """Three random plans of a small network."""
-    target = to_walk(folder, board, **probe)
+    target = to_walk(folder, board, final_processes=2, **probe)
     return command(
         "--target",
         target,

@@ -1,14 +1,18 @@
-"""int8 is tried and shipped, or not; and the file in onnxruntime's own format. With the demo network, or with one made to be difficult."""
+"""int8 is tried and shipped, or not; and the file in onnxruntime's own format. With a small network, or with one made to be difficult."""
 
 import json
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import onnx
 import onnxruntime
 import pytest
 import torch
 import yaml
+from helpers.analysed import exported
 from helpers.nets import ZOO, build
+from helpers.small_net import SMALL_NET
 
 from pipeline.compress import compress
 from pipeline.core.artifact import Artifact, read_artifact
@@ -21,7 +25,7 @@ from pipeline.core.profile import Profile, load_profile
 from pipeline.core.progress import Notices, NullCallback
 from pipeline.core.run import open_run, read_trials
 from pipeline.errors import ShipError
-from pipeline.graph.export import export, stripped
+from pipeline.graph.export import stripped
 from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder, start_builder
 from pipeline.graph.settings import PruningSettings
 from pipeline.packaging.ort import CONFIG, MODEL, ort_files
@@ -52,6 +56,7 @@ def profile_file(folder: Path, **runtime: object) -> Path:
 def job(folder: Path, accuracy_drop: float) -> Job:
     return Job(
         target=str(profile_file(folder, ort_format=True)),
+        model=SMALL_NET,
         dry_run=True,
         trials=3,
         supernet_steps=4,
@@ -152,7 +157,7 @@ def test_no_layout_of_this_machine_is_baked_in(tmp_path: Path, architecture: str
     path = profile_file(tmp_path, blocked_layout=True)
     path.write_text(path.read_text().replace("aarch64", architecture))
     images = torch.randn(4, 3, 8, 8)
-    data = stripped(export(build(ZOO["chain"]), images[:1], 18, 9), 9).SerializeToString()
+    data = stripped(exported(ZOO["chain"]), 9).SerializeToString()
     files, shown = ort_files(data, "fp32", load_profile(str(path)), images)
 
     assert b"nchwc" not in files[CONFIG]
@@ -169,6 +174,16 @@ def test_a_file_that_cannot_be_converted_is_told_with_what_to_write(tmp_path: Pa
 IMAGES = torch.randn(64, 3, 8, 8, generator=torch.Generator().manual_seed(3))
 
 
+@cache
+def difficult_builder() -> PrunedModelBuilder:
+    module = build(ZOO["chain"])
+    with torch.no_grad():
+        module.a[1].weight[0], module.a[1].bias[0] = 0.0, -1.0
+        module.b[0].weight[:, 0] = 1000.0
+    with TemporaryDirectory() as folder:
+        return start_builder(module, IMAGES[:1], FileFormat(18, 9), PruningSettings(), Path(folder) / "dense.onnx")
+
+
 class Difficult:
     """x -> conv(8) -> conv(12) -> mean -> linear(5). Channel 0 of the first convolution is always 0, and the second one multiplies it
     by 1000: next to that its other weights are rounded to 0. The score: on how many images the dense network decides the same.
@@ -176,14 +191,9 @@ class Difficult:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.module = build(ZOO["chain"])
+        self.builder = difficult_builder()
         with torch.no_grad():
-            self.module.a[1].weight[0], self.module.a[1].bias[0] = 0.0, -1.0
-            self.module.b[0].weight[:, 0] = 1000.0
-            self.right = self.module(IMAGES).argmax(1)
-        self.builder: PrunedModelBuilder = start_builder(
-            self.module, IMAGES[:1], FileFormat(18, 9), PruningSettings(), folder / "dense.onnx"
-        )
+            self.right = self.builder.module(IMAGES).argmax(1)
         self.fp32: PrunedModel = self.builder.make(self.builder.space.dense())
         self.task = OwnTask(IMAGES, self.evaluate, lambda module: module)
         self.profile: Profile = load_profile(str(profile_file(folder)))
