@@ -26,7 +26,7 @@ def faults():
 
 new_pages = []
 with torch.inference_mode():
-    for _ in range(10):
+    for _ in range(8):
         before = faults()
         answers = net(images)
         new_pages.append(faults() - before)
@@ -39,7 +39,7 @@ glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc
 def passes(*arguments: str) -> tuple[int, str]:
     """Pages that the kernel had to provide for a forward pass, and a hash of its answers.
 
-    The median of the last six of ten: what is free lies in pieces, and now and then a pass needs a block larger than any of them.
+    The median of the last four of eight: what is free lies in pieces, and now and then a pass needs a block larger than any of them.
     """
     command = [sys.executable, "-c", PASSES, *arguments]
     faults, digest = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()

@@ -204,10 +204,10 @@ def told_in(result: Result) -> str:
 def test_a_search_with_a_calibration_needs_the_device_only_at_its_end(tmp_path: Path, board: Board) -> None:
     """calibrate; search while the board is off: undecided; the same search with the board on: measured there, within"""
     target, kept = to_walk(tmp_path, board, final_processes=2), tmp_path / "kept.json"
-    done = command("calibrate", "--target", target, "--model", SMALL_NET, "--plans", 2, "--out", kept)
+    done = command("calibrate", "--target", target, "--model", SMALL_NET, "--plans", 4, "--out", kept)
     assert done.exit_code == 0, done.output
     calibrated = json.loads(kept.read_text())
-    assert len(calibrated["points"]) == 4
+    assert len(calibrated["points"]) == 6
     assert (board.folder / "sshd.log").read_text().count("Accepted publickey") == 1
     kept.write_text(json.dumps({**calibrated, "doubts": ["plan 2 is doubtful", "plan 3 is doubtful"]}))
     search = (

@@ -44,8 +44,8 @@ def narrow(file: Files) -> Path:
 
 @pytest.fixture
 def wide(file: Files) -> Path:
-    """a thousand times the arithmetic"""
-    return file("wide", conv_net(256))
+    """hundreds of times the arithmetic"""
+    return file("wide", conv_net(128))
 
 
 def text(inputs: str, body: str = "y = Relu (x)") -> bytes:
@@ -316,7 +316,11 @@ def test_a_wrong_command_line_ends_with_2(arguments: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize(
     ("data", "kind"),
-    [(unknown_op(), "load-error"), (fails_when_run(), "run-error"), (answers_nan(), "wrong-output")],
+    [
+        pytest.param(unknown_op(), "load-error", marks=pytest.mark.slow),
+        pytest.param(fails_when_run(), "run-error", marks=pytest.mark.slow),
+        (answers_nan(), "wrong-output"),
+    ],
     ids=["unknown op", "fails when run", "NaN"],
 )
 def test_a_file_that_does_not_run_ends_with_40_and_its_verdict_and_the_other_is_measured(

@@ -15,13 +15,9 @@ DEFAULT = (
     "resnet-option-a",
     "densenet",
     "shufflenet-v2",
-    "depth-multiplier",
-    "vit",
     "swin",
     "c2f-split",
-    "unet",
     "cnn-gru",
-    "maxout",
 )
 """Families that are tried in the default tests. The others are slow only because there are many."""
 
