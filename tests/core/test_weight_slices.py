@@ -12,13 +12,14 @@ import numpy as np
 import onnx
 import pytest
 from helpers.analysed import analysed
-from helpers.nets import EXAMPLE, ZOO
+from helpers.nets import EXAMPLE, ZOO, build
 from helpers.workers import WORKER, Worker, until
 
 from pipeline.core.onnx_outputs import run_onnx
 from pipeline.core.plan import PruneSpace
 from pipeline.core.restriction import Restriction
 from pipeline.core.weight_slices import WeightSlices
+from pipeline.graph.analyse import analyse
 from pipeline.graph.prunable_network import random_kept
 from pipeline.graph.settings import PruningSettings
 from pipeline.graph.slice import SliceableGraph

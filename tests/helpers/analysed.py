@@ -14,9 +14,9 @@ from pipeline.core.plan import PruneSpace
 from pipeline.graph.analyse import analyse
 from pipeline.graph.edit import copy_of
 from pipeline.graph.export import export, export_trainable
-from pipeline.graph.importance import Ranking
 from pipeline.graph.prunable_network import PrunableNetwork
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
+from pipeline.graph.settings import PruningSettings
 
 __all__ = ["analysed", "builder_of", "exported", "exported_trainable", "space_of"]
 
@@ -58,4 +58,4 @@ def _exported_trainable(factory: Factory) -> onnx.ModelProto:
 def builder_of(factory: Factory) -> PrunedModelBuilder:
     """A builder of pruned models of the network. All callers share it, so no test may change its module."""
     with TemporaryDirectory() as folder:
-        return start_builder(build(factory), EXAMPLE, FileFormat(18, 9), Ranking(), Path(folder) / "dense.onnx")
+        return start_builder(build(factory), EXAMPLE, FileFormat(18, 9), PruningSettings(), Path(folder) / "dense.onnx")
