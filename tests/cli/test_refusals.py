@@ -123,7 +123,7 @@ def torn_tiff(place: Place) -> tuple[str, ...]:
 
 @pytest.mark.parametrize(
     ("spoil", "code"),
-    [(scripted, 22), (torn_tiff, 33), (lambda place: place.net("Undecided"), 23)],
+    [(scripted, 22), pytest.param(torn_tiff, 33, marks=pytest.mark.slow), (lambda place: place.net("Undecided"), 23)],
     ids=["torch about TorchScript", "Pillow about a torn file", "the exporter about control flow"],
 )
 def test_no_library_adds_to_the_one_line(place: Place, spoil: Spoil, code: int) -> None:

@@ -104,10 +104,14 @@ def test_a_device_of_another_architecture_is_refused(board: Board, maker: Maker)
     [
         ({"model.onnx": conv_net(8, seed=3)}, r"wrong-output: golden input 0 is off by [\d.]+ % of the largest output"),
         ({"model.onnx": b"<html>404</html>"}, "load-error: InvalidProtobuf"),
-        ({"infer.py": b"import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"}, "illegal-instruction: it ended with SIGILL"),
+        pytest.param(
+            {"infer.py": b"import os, signal\nos.kill(os.getpid(), signal.SIGILL)\n"},
+            "illegal-instruction: it ended with SIGILL",
+            marks=pytest.mark.slow,  # a cell of the fault matrix
+        ),
         ({"infer.py": b"import os\nos._exit(3)\n"}, "crashed: it ended with status 3"),
         ({"serving.json": b'{"limits": {"latency_p90_ms": "fast"}}'}, "load-error: serving.json is malformed"),
-        ({"golden-outputs.npy": b"\x93NUMPY no such thing"}, "crashed: ValueError: "),
+        pytest.param({"golden-outputs.npy": b"\x93NUMPY no such thing"}, "crashed: ValueError: ", marks=pytest.mark.slow),
     ],
     ids=["other weights", "no model", "illegal instruction", "exit", "serving", "golden outputs"],
 )

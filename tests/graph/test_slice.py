@@ -44,7 +44,7 @@ def answer(module: nn.Module) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ZOO)
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10_000))
 def test_a_sliced_graph_answers_like_the_shrunk_network(name: str, seed: int) -> None:
     """random channels of every group, down to one"""
@@ -67,7 +67,7 @@ def test_the_shrunk_network_answers_like_torch_prunings_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ZOO)
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 10_000))
 def test_a_removed_channel_is_a_channel_that_nobody_reads(name: str, seed: int) -> None:
     """the whole network in which the weights that read removed channels are zero"""

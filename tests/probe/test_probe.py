@@ -153,6 +153,10 @@ class TestLocalProbe(RunningProbeContract):
 
 @needs_sshd
 class TestSshProbe(RunningProbeContract):
+    @pytest.mark.slow  # sixteen processes, and the figures are computed as those of the local probe are
+    def test_below_64_runs_there_is_no_p90(self, probe: Probe) -> None:
+        super().test_below_64_runs_there_is_no_p90(probe)
+
     @staticmethod
     def start(profile: Profile, reference: Reference, folder: Path) -> Probe:
         board = Board(folder / "board")

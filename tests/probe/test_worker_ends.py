@@ -86,8 +86,8 @@ def test_a_file_that_cannot_be_measured_is_told_why_and_the_next_one_is_measured
         (signal.SIGKILL, ["killed", "killed by the system, most likely for lack of memory"]),
         (signal.SIGILL, ["illegal-instruction", "this build of onnxruntime uses instructions that the processor lacks"]),
         (signal.SIGSEGV, ["segfault", "segmentation fault"]),
-        (signal.SIGBUS, ["segfault", "segmentation fault"]),
-        (signal.SIGTERM, ["crashed", "exit status -15"]),
+        pytest.param(signal.SIGBUS, ["segfault", "segmentation fault"], marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, ["crashed", "exit status -15"], marks=pytest.mark.slow),
     ],
 )
 def test_a_process_that_a_signal_ends_is_told_by_its_signal(worker: Worker, number: int, failure: list[str]) -> None:

@@ -151,7 +151,7 @@ def test_the_operators_for_a_reduced_build_are_listed_without_the_place_where_th
     assert "/" not in config
 
 
-@pytest.mark.parametrize("architecture", ["aarch64", "x86_64"])
+@pytest.mark.parametrize("architecture", ["x86_64", pytest.param("aarch64", marks=pytest.mark.slow)])
 def test_no_layout_of_this_machine_is_baked_in(tmp_path: Path, architecture: str) -> None:
     """ONNX Runtime would give convolutions of 16 channels to its blocked layout, com.microsoft.nchwc"""
     path = profile_file(tmp_path, blocked_layout=True)
