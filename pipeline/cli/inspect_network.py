@@ -36,10 +36,11 @@ Examples:
     help="Whether whole blocks may be dropped.  [default: off]",
 )
 @click.option("--trials", type=click.IntRange(1), default=60, metavar="N", help="Trials of the search.  [default: 60]")
+@click.option("--page", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with a picture of the network.")
 @ALLOW_SSH_COMMANDS
 @click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, all else to stderr.")
 @handle_errors()
-def inspect(as_json: bool, **flags: Any) -> None:
+def inspect(as_json: bool, page: Path | None, **flags: Any) -> None:
     """Show the layers of a network, which channels can be removed together, and why others cannot.
 
     With --target, the dense network, the thinnest plan and each layer are measured. With --data, the time of a search includes
@@ -59,10 +60,17 @@ def inspect(as_json: bool, **flags: Any) -> None:
     flags = {**flags, "target": flags["target"] or "", "data": data, "shape": shapes if is_file else {}}
     with Screen(make_console(stderr=True)) as screen:
         from pipeline.cli.screen_inspection import inspection_json, print_inspection  # noqa: PLC0415  (torch takes seconds)
-        from pipeline.inspection import inspect_network  # noqa: PLC0415
+        from pipeline.inspection.inspect_network import inspect_network  # noqa: PLC0415
 
         found = inspect_network(Job(**flags), screen, has_data=has_data, shape=sizes)
+    if page:
+        from pipeline.inspection.page import inspection_page  # noqa: PLC0415
+        from pipeline.system.files import write_atomically  # noqa: PLC0415
+
+        write_atomically(page, inspection_page(found))
     if as_json:
         click.echo(json.dumps(inspection_json(found)))
     else:
         print_inspection(console, found)
+        if page:
+            console.print(str(page), highlight=False, soft_wrap=True)

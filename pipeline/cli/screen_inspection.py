@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.inspection import Inspection, PlanFacts
+from pipeline.inspection.inspect_network import Inspection, PlanFacts
 from pipeline.system.units import format_bytes, format_count, format_duration
 
 __all__ = ["inspection_json", "print_inspection"]

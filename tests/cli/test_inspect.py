@@ -20,7 +20,7 @@ def net(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_table_names_layers_groups_and_what_cannot_be_pruned(net: Path) -> None:
-    result = command("inspect", "--model", net)
+    result = command("inspect", "--model", net, "--page", net.with_name("page.html"))
     told = " ".join(result.output.split())
 
     assert result.exit_code == 0, result.output
@@ -29,6 +29,7 @@ def test_the_table_names_layers_groups_and_what_cannot_be_pruned(net: Path) -> N
     assert "not prunable: model.head: its channels are the network's output" in told
     assert "note: the file takes images as 1x12x12x3; the compressed file takes 1x3x12x12" in told
     assert "latency" not in told
+    assert net.with_name("page.html").read_text().startswith("<!doctype html>")
 
 
 def test_with_a_target_and_images_the_plans_are_measured_and_the_search_is_estimated(net: Path, tmp_path: Path) -> None:

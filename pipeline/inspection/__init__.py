@@ -1,0 +1,1 @@
+"""What is known of a network before a run: its layers, its groups, and what they cost."""
