@@ -12,7 +12,6 @@ import sys
 import time
 import traceback
 import warnings
-from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.graph.settings import PruningSettings
 from pipeline.graph.structure import load_graph
 from pipeline.search.problem import widths_of
+from pipeline.stages.not_prunable import by_kind
 
 FORM = FileFormat(USUAL_OPSET, USUAL_IR_VERSION, 21)
 REASONS, NAMES = 12, 3
@@ -100,12 +100,9 @@ def _space(builder: PrunedModelBuilder) -> dict[str, Any]:
 
 
 def reasons(space: PruneSpace) -> list[tuple[str, int, list[str]]]:
-    """Each reason why layers are not prunable, with their number and the first of their names; the most frequent first."""
-    names: dict[str, list[str]] = defaultdict(list)
-    for layer in space.frozen:
-        names[layer.reason].append(layer.name)
-    ordered = sorted(names.items(), key=lambda entry: -len(entry[1]))
-    return [(reason, len(found), found[:NAMES]) for reason, found in ordered[:REASONS]]
+    """Each kind of reason why layers are not prunable, with their number and the first names; the most frequent first."""
+    kinds = sorted(by_kind(space), key=lambda layers: -len(layers))
+    return [(layers[0].reason, len(layers), [layer.name for layer in layers[:NAMES]]) for layers in kinds[:REASONS]]
 
 
 def _thinnest(builder: PrunedModelBuilder) -> dict[str, Any]:
