@@ -69,9 +69,10 @@ def best_recipes(
     """Return the best recipe of each method, the best of all first, and the number of trials.
 
     `trial` maps a recipe to the validation loss after a short training, which always starts from the same network. First each
-    method is tried. Then the rate of each is moved down and up as long as that helps, the better method first. Then statistics,
-    variation, batch size and optimizer of the best recipe are changed. What `settings` fix is not changed, and with a named rate
-    there are no trials. `goes_on` is asked before each trial after the first, so that trials can be ended by the clock.
+    method is tried, and features with both kinds of statistics. Then the rate of each is moved down and up as long as that helps,
+    the better method first. Then statistics, variation, batch size and optimizer of the best recipe are changed. What `settings`
+    fix is not changed, and with a named rate there are no trials. `goes_on` is asked before each trial after the first, so that
+    trials can be ended by the clock.
     """
     firsts = [first_recipe(method, settings, pictures) for method in methods]
     if settings.learning_rate is not None:
@@ -86,8 +87,12 @@ def best_recipes(
     def best(method: MethodName | None = None) -> Recipe:
         return min((recipe for recipe in losses if method in (None, recipe.method)), key=losses.__getitem__)
 
-    for recipe in sorted(firsts, key=tried):
-        _climb(tried, recipe)
+    for recipe in firsts:
+        tried(recipe)
+        if recipe.fixed:
+            tried(replace(recipe, fixed=False))
+    for method in sorted(methods, key=lambda method: losses[best(method)]):
+        _climb(tried, best(method))
     _climb(tried, replace(best(), fixed=not best().fixed))
     tried(replace(best(), strong=not best().strong))
     if settings.batch_size is None:
