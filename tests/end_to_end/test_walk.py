@@ -186,7 +186,8 @@ def test_a_plan_that_does_not_hold_when_measured_again_gives_way_to_one_with_mor
 def test_a_supernet_is_trained_where_the_cut_knows_too_little(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, params: str, needed: bool
 ) -> None:
-    monkeypatch.setattr("pipeline.stages.supernet.MOST_EPOCHS", 6)  # a hundred steps will do to see it happen
+    for name, steps in (("MOST_STEPS", 8), ("FEWEST_STEPS", 4)):  # a few will do to see it happen
+        monkeypatch.setattr(f"pipeline.stages.supernet.{name}", steps)
     budget = {"params": params, "latency_p50": "100%"}
 
     def interrupted(problem: Problem) -> None:

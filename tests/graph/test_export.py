@@ -108,7 +108,8 @@ def fingerprint(name: str) -> str:
     return hashlib.sha256(model.SerializeToString(deterministic=True)).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["squeeze-excite", pytest.param("concat", marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/cli/test_resume.py compares the files of two processes, too
+@pytest.mark.parametrize("name", ["squeeze-excite", "concat"])
 def test_two_processes_make_the_same_bytes(name: str) -> None:
     program = f"""
 sys.path.insert(0, "tests/graph")

@@ -85,7 +85,7 @@ def test_code_that_fails_in_training_only_is_named_with_its_line_and_the_rebuilt
     notices = run(tmp_path, REFUSING).notices
 
     assert any(
-        re.search(rf"fails in scoring .* at once: ValueError: no training today \(n\.py:{line}\); .* rebuilt", notice)
+        re.search(rf"fails in scoring a batch of images: ValueError: no training today \(n\.py:{line}\); .* rebuilt", notice)
         for notice in notices
     )
     assert json.loads((tmp_path / "run" / "artifact" / "plan.json").read_text())["network"] == "rebuilt"
