@@ -176,9 +176,8 @@ def _reported(artifact: Artifact, page: Callable[[Artifact], bytes], callback: C
         return text.encode("utf-8", "replace"), replace(artifact, notices=(*artifact.notices, notice))
 
 
-def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate, *, simplified: bool = True) -> Final:
-    """The exported, verified and, unless it is rehearsed, simplified float32 file of the trained network. It has the structure of
-    the measured candidate.
+def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate) -> Final:
+    """The exported, simplified and verified float32 file of the trained network. It has the structure of the measured candidate.
 
     The same network and job give the same bytes, because dates and measurements are in artifact.json, not in the file. Raises
     ShipError if the export is another graph than the measured one, or if it answers differently from `tuned`.
@@ -191,10 +190,8 @@ def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate, *, simp
             "the exported file differs from the measured graph in operators or shapes; no artifact is written, because the "
             "measurements belong to another file"
         )
-    doing = "simplifying the file, and comparing it" if simplified else "comparing the file"
-    context.callback.progress(0, 0, f"{doing} with torch on {PARITY_INPUTS} inputs")
-    data, inputs = exported.SerializeToString(deterministic=True), context.task.inputs(PARITY_INPUTS)
-    verified = verified_file(tuned, data, inputs, simplified=simplified)
+    context.callback.progress(0, 0, f"simplifying the file, and comparing it with torch on {PARITY_INPUTS} inputs")
+    verified = verified_file(tuned, exported.SerializeToString(deterministic=True), context.task.inputs(PARITY_INPUTS))
     graph = load_graph(verified.data)
     same = structure_of(graph) == chosen.structure
     proof = (

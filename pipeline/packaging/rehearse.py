@@ -1,8 +1,7 @@
 """Rehearsal: run all steps once with a pruned network before the search, so that failures are found early.
 
-A batch is scored, a step is trained, and the changed weights are exported, compared and packed by the same functions that end a
-run. Nothing is measured, no test data are read, and the written files are removed. The file is not simplified and there is no
-report, because a failure of either costs no run its artifact.
+A batch is scored, a step is trained, and the changed weights are exported, simplified, compared, reported and packed by the
+same functions that end a run. Nothing is measured, no test data are read, and the written files are removed.
 """
 
 import importlib.metadata
@@ -18,15 +17,18 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.core.artifact import Artifact
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.progress import no_progress
-from pipeline.core.run import open_run
+from pipeline.core.run import Trial, open_run
 from pipeline.errors import NetworkError, ShipError, TraceError, one_line
 from pipeline.graph.move_weights import move_weights
 from pipeline.graph.prunable_network import Origin
 from pipeline.packaging.build import final_file, ship
+from pipeline.packaging.report.page import report_page
 from pipeline.probe.interface import MeasurementOptions
 from pipeline.probe.simulated import SimulatedProbe
+from pipeline.search.problem import Evaluation
 from pipeline.stages.context import RunContext
 from pipeline.stages.probe_adapter import graph_of, reference_of
 from pipeline.stages.probes import FinalProbe
@@ -168,11 +170,15 @@ def _ship(context: RunContext, plan: ChannelPlan, tuned: Finetuned, scratch: Pat
     small, whole = builder.make(plan), builder.make(builder.space.dense())
     chosen, dense = (candidate_of(pruned, probe.measure(graph_of(pruned), OPTIONS), 0.0) for pruned in (small, whole))
 
+    def page(artifact: Artifact) -> bytes:
+        trial = Trial("search", 1, chosen, 0.0)
+        return report_page(artifact, [trial], [Evaluation(plan, 0.0, ())], context.constraints)
+
     with open_run(scratch, {"rehearsal": True}) as run:
         context = replace(context, run=run)
         with network_errors("the comparison with its ONNX file"):
-            final = final_file(context, tuned.module, chosen, simplified=False)
-        ship(context, tuned, chosen, final, FinalProbe(probe, dense), page=lambda artifact: b"")
+            final = final_file(context, tuned.module, chosen)
+        ship(context, tuned, chosen, final, FinalProbe(probe, dense), page)
     shutil.rmtree(scratch)
 
 

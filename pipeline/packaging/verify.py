@@ -28,14 +28,14 @@ class Verified:
     proofs: tuple[str, ...]
 
 
-def verified_file(module: nn.Module, data: bytes, inputs: Tensor, *, simplified: bool = True) -> Verified:
-    """Simplify `data`, the export of `module`, if that is safe and asked for; check it; and compare it with `module` on `inputs`.
+def verified_file(module: nn.Module, data: bytes, inputs: Tensor) -> Verified:
+    """Simplify `data`, the export of `module`, if that is safe; check it; and compare it with `module` on `inputs`.
 
     `inputs`: real inputs, (N, C, H, W). Answers must agree within 1e-3 relative and 1e-4 of the largest, or within what the
     network's own rounding explains (`allowed_difference`). The proof says how many decisions (the largest output) differ; only
     ties can. Raises ShipError, which names the first input that disagrees.
     """
-    smaller = simplify(data, inputs[:1].numpy()) if simplified else Simplified(data, "not simplified")
+    smaller = simplify(data, inputs[:1].numpy())
     try:
         return Verified(smaller.data, _proofs(module, smaller, inputs))
     except ShipError as problem:

@@ -55,12 +55,17 @@ class Noted(NullCallback):
     def __init__(self) -> None:
         self.notices: list[str] = []
         self.phases: list[str] = []
+        self.steps: list[tuple[str, str]] = []
+        """Stage and text of each progress report."""
 
     def notice(self, text: str) -> None:
         self.notices.append(text)
 
     def phase(self, name: str, detail: str) -> None:
         self.phases.append(name)
+
+    def progress(self, done: int, total: int, text: str) -> None:
+        self.steps.append((self.phases[-1], text))
 
 
 def run(folder: Path, forward: str) -> Noted:
@@ -118,6 +123,9 @@ def test_a_report_that_cannot_be_made_costs_no_artifact(tmp_path: Path, monkeypa
     monkeypatch.setattr(sys.modules["pipeline.compress"], "report_page", broken)
     callback = run(tmp_path, ANSWER)
 
+    rehearsed = [text for stage, text in callback.steps if stage == "rehearse"]
+    for step in ("exporting the trained network", "simplifying the file", "writing the report and the artifact"):
+        assert any(text.startswith(step) for text in rehearsed), step
     assert any("the report could not be written (ValueError: a <plot> failed)" in notice for notice in callback.notices)
     assert "a &lt;plot&gt; failed" in (tmp_path / "run" / "artifact" / "report.html").read_text()
     assert (tmp_path / "run" / "artifact" / "model.onnx").is_file()
