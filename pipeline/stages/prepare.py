@@ -232,9 +232,10 @@ def _check_output(module: nn.Module, images: torch.Tensor, classes: int | None, 
         with torch.no_grad():
             answer = module(images)
     except Exception as problem:
+        place = "preprocessing.yaml beside the images" if is_onnx(job.model) else "a PREPROCESSING beside the factory"
         raise TraceError(
             f"{job.model}: the network fails on an image batch of shape {tuple(images.shape)}: {one_line(problem)}; declare "
-            "size, mean and std (one value per channel) in a PREPROCESSING beside the factory"
+            f"size, mean and std (one value per channel) in {place}"
         ) from None
     if not isinstance(answer, torch.Tensor) or answer.dim() != 2:
         kind = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__

@@ -16,11 +16,11 @@ from PIL import Image
 
 from pipeline import load_compressed
 from pipeline.core.opsets import FileFormat
-from pipeline.core.profile import load_profile
 from pipeline.errors import ModelError, TraceError, WeightsError
+from pipeline.graph.given.prepare import prepare
+from pipeline.graph.given.read import GivenNetwork
 from pipeline.stages.input_hashes import origins
-from pipeline.stages.job import Job
-from pipeline.stages.onnx_model import read_onnx, write_graph
+from pipeline.stages.onnx_model import write_graph
 from pipeline.training.own_task import OwnTask
 
 
@@ -32,6 +32,12 @@ def photographs(folder: Path, count: int = 12) -> Path:
         Image.fromarray(generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)).save(folder / f"{number}.png")
     (folder / "preprocessing.yaml").write_text("mean: [0.5, 0.5, 0.5]\nstd: [0.25, 0.25, 0.25]\n")
     return folder
+
+
+def given_as(data: bytes) -> GivenNetwork:
+    """The network as the process that reads foreign files prepares it."""
+    made = prepare(data, {}, 18, 23)
+    return GivenNetwork(made.model, made.facts)
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +89,7 @@ def test_another_file_under_the_same_name_is_another_job(finished: tuple[Path, R
 
 def test_the_statistics_of_a_resumed_run_are_those_of_its_first_process(tmp_path: Path) -> None:
     """They could differ in the last bits, and the weights of the run with them."""
-    (tmp_path / "net.onnx").write_bytes(as_keras())
-    given = read_onnx(Job(target="raspberrypi", model=str(tmp_path / "net.onnx")), load_profile("raspberrypi"))
-    dense = tmp_path / "dense.onnx"
+    given, dense = given_as(as_keras()), tmp_path / "dense.onnx"
     form = FileFormat(18, 9, 18)
     written = []
     for seed in (0, 1):
@@ -102,9 +106,7 @@ def test_the_graph_of_other_weights_is_written_again(tmp_path: Path) -> None:
     for number in (0, 1):
         model = onnx.load_model_from_string(as_keras())
         model.graph.initializer[0].raw_data = bytes(len(model.graph.initializer[0].raw_data) * [number])
-        (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
-        given = read_onnx(Job(target="raspberrypi", model=str(tmp_path / "net.onnx")), load_profile("raspberrypi"))
-        write_graph(given, task, FileFormat(18, 9, 18), dense)
+        write_graph(given_as(model.SerializeToString()), task, FileFormat(18, 9, 18), dense)
         written.append(dense.read_bytes())
 
     assert written[0] != written[1]
@@ -138,6 +140,14 @@ def test_images_of_other_classes_are_refused(tmp_path: Path, image_folder: Image
     assert message((*DIGITS, "--model", str(tmp_path / "net.onnx"), "--data", str(data)), ModelError) == expected
 
 
+def test_images_of_another_size_are_refused_with_the_size_that_the_file_takes(tmp_path: Path) -> None:
+    (tmp_path / "net.onnx").write_bytes(as_keras(size=20))
+    told = message((*DIGITS, "--model", str(tmp_path / "net.onnx"), "--data", str(photographs(tmp_path / "photos"))), TraceError)
+
+    assert "has the shape (1, 3, 12, 12), and the graph takes (batch, 3, 20, 20); declare size, mean and std" in told
+    assert told.endswith("in preprocessing.yaml beside the images")
+
+
 @pytest.mark.parametrize("text", ["input", "input=", "1x3x", "input=1x3x0x8", "input=1x3x-1x8", "a=1xb"])
 def test_a_malformed_shape_is_a_wrong_command_line(text: str) -> None:
     result = command("--target", "raspberrypi", "--shape", text)
@@ -147,9 +157,7 @@ def test_a_malformed_shape_is_a_wrong_command_line(text: str) -> None:
 
 
 def test_an_opset_that_the_device_cannot_read_is_refused_with_a_remedy(tmp_path: Path) -> None:
-    (tmp_path / "net.onnx").write_bytes(as_keras(21))
-    given = read_onnx(Job(target="local", model=str(tmp_path / "net.onnx")), load_profile("local"))
     task = OwnTask(torch.zeros(2, 3, 12, 12), evaluate=lambda module: 0.0, train=lambda module: module)
 
     with pytest.raises(TraceError, match="opset 21, and the device reads 19; write the device's version as runtime"):
-        write_graph(given, task, FileFormat(18, 9, 19), tmp_path / "dense.onnx")
+        write_graph(given_as(as_keras(21)), task, FileFormat(18, 9, 19), tmp_path / "dense.onnx")
