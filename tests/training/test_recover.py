@@ -437,6 +437,16 @@ def test_a_task_with_many_pictures_trains_exactly_as_fine_tuning_does(dense: nn.
     assert all(torch.equal(a, b) for a, b in zip(by_task.module.parameters(), direct.module.parameters(), strict=True))
 
 
+def test_where_the_time_does_not_suffice_for_two_trials_there_are_none(case: Case) -> None:
+    """A hundredth of a second. The first recipes are taken, with a low rate for the features."""
+    tuned = run(case, "auto", replace(SHORT, learning_rate=None, epochs=1, minutes=0.01 / 60))
+
+    assert tuned.choices[0].startswith(
+        "recovered from 60 pictures, without labels; 0 short trials chose: mimic, AdamW, peak rate 0.0003, "
+    )
+    assert len(tuned.accuracies) == 1
+
+
 # cross-validation
 
 

@@ -45,7 +45,9 @@ TRIALS = 8
 FEWEST_TRIAL_STEPS, MOST_TRIAL_STEPS = 8, 32
 """Steps of a trial with the first batch size. Others see as many pictures."""
 TRIAL_SHARE = 0.3
-"""Share of the time that trials may take. The first one is always run."""
+"""Share of the time that trials may take. If not even two of them fit, there are none."""
+SLOW_RATE = 3e-4
+"""Rate of AdamW without trials. It improved EfficientNet-Lite0 with fixed statistics; see docs/decisions/0026-few-pictures.md."""
 TIMED_STEPS = 2
 PLACES_PICTURES = 4
 
@@ -188,7 +190,12 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
     def goes_on() -> bool:
         return time.monotonic() - recovery.started < limit_s
 
-    state.recipes, state.trials = best_recipes(trial, recovery.methods, settings, pictures, goes_on)
+    trial_s = state.seconds_per_step * trial_pictures / FIRST_BATCH
+    if settings.learning_rate is None and time.monotonic() - recovery.started + 2 * trial_s * len(parts) > limit_s:
+        firsts = (first_recipe(method, settings, pictures) for method in recovery.methods)
+        state.recipes = [replace(each, rate=SLOW_RATE) if each.optimizer == "AdamW" else each for each in firsts]
+    else:
+        state.recipes, state.trials = best_recipes(trial, recovery.methods, settings, pictures, goes_on)
     state.seconds = time.monotonic() - recovery.started
     return state
 
