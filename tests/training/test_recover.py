@@ -20,13 +20,13 @@ from pipeline.graph.analyse import analyse
 from pipeline.graph.prunable_network import rebuild_from_graph
 from pipeline.graph.shrink import shrink
 from pipeline.stages.finetune_chosen import kept_inputs_of
-from pipeline.training.epochs import TrainingSetup, Validation
+from pipeline.training.epochs import TrainingSetup, Validation, validated
 from pipeline.training.finetune import Finetuned, Tracking, TrainingData, finetune
 from pipeline.training.recover.augment import varied
 from pipeline.training.recover.folds import folds
 from pipeline.training.recover.methods import AUTO, FEW, METHODS, MethodName, methods_of
 from pipeline.training.recover.recipe import RATES, Recipe, best_recipes
-from pipeline.training.recover.recover import _Recovery, recover
+from pipeline.training.recover.recover import _Recovery, _validated, recover
 from pipeline.training.recover.state import CALMER, RecoveryState, finish_round, is_better, next_steps
 from pipeline.training.scoring import recalibrate
 from pipeline.training.settings import FinetuneSettings, Recovery
@@ -206,6 +206,21 @@ def test_statistics_are_corrected_unless_the_network_learned_with_those_of_each_
 
     assert tuned.epoch == 1
     assert factor == pytest.approx(2.0 if fixed else 1.0, rel=0.3)
+
+
+def test_statistics_that_are_not_corrected_are_those_of_varied_pictures(case: Case) -> None:
+    """The network learned with the statistics of batches of such pictures."""
+    plain = setup_of(case, 40)
+    preprocessing = plain.calibration.preprocessing.model_copy(update={"augment": ("flip",)})
+    setup = replace(plain, calibration=replace(plain.calibration, preprocessing=preprocessing))
+    found, varied_ones, same = (copy.deepcopy(case.student) for _ in range(3))
+
+    _validated(found, setup, corrected=False)
+    validated(varied_ones, replace(setup, augmented=True))
+    validated(same, setup)
+
+    assert torch.equal(found.bn2.running_mean, varied_ones.bn2.running_mean)
+    assert not torch.equal(found.bn2.running_mean, same.bn2.running_mean)
 
 
 # rounds

@@ -24,7 +24,7 @@ from pipeline.core.progress import Progress
 from pipeline.system.files import sha256_bytes
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import all_finite, has_diverged
-from pipeline.training.epochs import Learner, TrainingSetup, learner_of, validated, validated_start
+from pipeline.training.epochs import Learner, TrainingSetup, Validation, learner_of, validated, validated_start
 from pipeline.training.execution_mode import train_norms
 from pipeline.training.finetune import Finetuned, Tracking, TrainingData
 from pipeline.training.finetune_checkpoint import resume, save_state
@@ -175,9 +175,7 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
             trained = recovery.learner(recipe)
             if not replace(recovery, setup=part).train(trained, recipe, steps, 0, report):
                 return math.inf
-            if not recipe.fixed:
-                set_shifts(trained.module, {})
-            found = validated(trained.module, part)
+            found = _validated(trained.module, part, corrected=recipe.fixed)
             if not all_finite(trained.module):
                 return math.inf
             if part is setup and is_better(found, state):
@@ -198,6 +196,16 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
         state.recipes, state.trials = best_recipes(trial, recovery.methods, settings, pictures, goes_on)
     state.seconds = time.monotonic() - recovery.started
     return state
+
+
+def _validated(module: nn.Module, setup: TrainingSetup, *, corrected: bool) -> Validation:
+    """Validate a trained network. Statistics that are not corrected are those of varied pictures, if training varied them: the
+    network learned with the statistics of batches of these.
+    """
+    if not corrected:
+        set_shifts(module, {})
+    varied_pictures = bool(setup.calibration.preprocessing.augment) and not corrected
+    return validated(module, replace(setup, augmented=setup.augmented or varied_pictures))
 
 
 def _trial_length(recovery: _Recovery, limit_s: float) -> tuple[int, float]:
@@ -226,9 +234,7 @@ def _run_round(recovery: _Recovery, learner: Learner, state: RecoveryState, step
 
     whole = recovery.train(trained, recipe, steps, 1000 * number, report)
     corrected = recipe.fixed and state.corrected
-    if not corrected:
-        set_shifts(trained.module, {})
-    found = validated(trained.module, recovery.setup) if whole else None
+    found = _validated(trained.module, recovery.setup, corrected=corrected) if whole else None
     if found is None or not all_finite(trained.module):
         retreat(state, number)
         return
