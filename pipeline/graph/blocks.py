@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 
 from pipeline.core.plan import Block, Group, NotPrunable
-from pipeline.graph.edit import names_in, subgraphs
+from pipeline.graph.edit import names_in, subgraphs, unique_name
 from pipeline.graph.shapes import Shape, shapes_of
 
 __all__ = ["find_blocks"]
@@ -79,7 +79,7 @@ class _Finder:
         names = {group.name for group in self.groups}
         for end, node in enumerate(self.nodes):
             for made in self._ends(end, node):
-                name = _unique(made.name if isinstance(made, NotPrunable) else made.block.name, names)
+                name = unique_name(made.name if isinstance(made, NotPrunable) else made.block.name, names)
                 if isinstance(made, NotPrunable):
                     refused.append(replace(made, name=name))
                 elif any(made.branch & other.branch and not other.branch < made.branch for other in found):
@@ -194,11 +194,3 @@ def _common(modules: list[str]) -> str:
     """The innermost module that holds all of `modules`; '' if there is none."""
     parts = [module.split(".")[:-1] for module in modules if "." in module]  # a tensor that the code makes has no module
     return ".".join(first[0] for first in itertools.takewhile(lambda each: len(set(each)) == 1, zip(*parts, strict=False)))
-
-
-def _unique(name: str, names: set[str]) -> str:
-    made, number = name, 2
-    while made in names:
-        made, number = f"{name}#{number}", number + 1
-    names.add(made)
-    return made

@@ -17,6 +17,7 @@ __all__ = [
     "remove_unused",
     "rename_uses",
     "subgraphs",
+    "unique_name",
     "uses_of",
 ]
 
@@ -157,3 +158,12 @@ def keep_only(repeated: Any, wanted: Callable[[Any], bool]) -> None:
     for index in reversed(range(len(repeated))):
         if not wanted(repeated[index]):
             del repeated[index]
+
+
+def unique_name(name: str, names: set[str]) -> str:
+    """Return `name`, or `name#2` and so on if it is among `names`. The result is added to `names`."""
+    made, number = name, 2
+    while made in names:
+        made, number = f"{name}#{number}", number + 1
+    names.add(made)
+    return made

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Literal
@@ -79,18 +80,7 @@ class Toy:
 
     def solve(self, searcher: Searcher, trials: int, seed: int) -> list[Evaluation]:
         """The evaluations that `searcher` requested, in order."""
-        asked: list[Evaluation] = []
-
-        def evaluate(plan: ChannelPlan) -> Evaluation:
-            if len(asked) >= trials:
-                raise TrialsSpent
-            asked.append(self.evaluation_of(plan))
-            return asked[-1]
-
-        known = (self.evaluation_of(self.space.dense()), self.evaluation_of(self.space.thinnest()))
-        with contextlib.suppress(TrialsSpent):
-            searcher(Problem(self.space, evaluate, trials, constraints=1, seed=seed, known=known))
-        return asked
+        return requested(self.space, self.evaluation_of, searcher, trials, seed)
 
 
 @cache
@@ -163,3 +153,21 @@ def deep(shape: Literal["straight", "cliff", "ragged", "chain"], limit: float, g
 
 
 IMPOSSIBLE = Toy(value=(0.5, 0.5), curve=(2.0, 2.0), cost=(0.5, 0.5), limit=0.01)
+
+
+def requested(
+    space: SearchSpace, evaluation_of: Callable[[ChannelPlan], Evaluation], searcher: Searcher, trials: int, seed: int
+) -> list[Evaluation]:
+    """The evaluations that `searcher` requested of a toy, in order. It knows the dense and the thinnest plan."""
+    asked: list[Evaluation] = []
+
+    def evaluate(plan: ChannelPlan) -> Evaluation:
+        if len(asked) >= trials:
+            raise TrialsSpent
+        asked.append(evaluation_of(plan))
+        return asked[-1]
+
+    known = (evaluation_of(space.dense()), evaluation_of(space.thinnest()))
+    with contextlib.suppress(TrialsSpent):
+        searcher(Problem(space, evaluate, trials, constraints=1, seed=seed, known=known))
+    return asked

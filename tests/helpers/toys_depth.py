@@ -1,11 +1,11 @@
 """A toy problem with blocks: two groups outside, and blocks with one group each. Every plan is tried to find the optimum."""
 
-import contextlib
 import itertools
 from functools import cached_property
 
+from helpers.toys import requested
 from pipeline.core.plan import ChannelPlan
-from pipeline.search.problem import Choice, Evaluation, Problem, Searcher, SearchSpace, TrialsSpent
+from pipeline.search.problem import Choice, Evaluation, Searcher, SearchSpace
 
 WIDTHS = (8, 16, 32, 48, 64)
 CHANNELS = 64
@@ -54,15 +54,4 @@ class DeepToy:
 
     def solve(self, searcher: Searcher, trials: int, seed: int) -> list[Evaluation]:
         """The evaluations that `searcher` requested, in order."""
-        asked: list[Evaluation] = []
-
-        def evaluate(plan: ChannelPlan) -> Evaluation:
-            if len(asked) >= trials:
-                raise TrialsSpent
-            asked.append(self.evaluation_of(plan))
-            return asked[-1]
-
-        known = (self.evaluation_of(self.space.dense()), self.evaluation_of(self.space.thinnest()))
-        with contextlib.suppress(TrialsSpent):
-            searcher(Problem(self.space, evaluate, trials, constraints=1, seed=seed, known=known))
-        return asked
+        return requested(self.space, self.evaluation_of, searcher, trials, seed)

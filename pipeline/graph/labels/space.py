@@ -10,6 +10,7 @@ import onnx
 from numpy.typing import NDArray
 
 from pipeline.core.plan import Block, Group, Kept, NotPrunable, PruneSpace, Slot
+from pipeline.graph.edit import unique_name
 from pipeline.graph.labels.follow import Count, Follower, Places, followers
 from pipeline.graph.labels.push import push
 from pipeline.graph.labels.trace import Grouped, Trace
@@ -138,7 +139,7 @@ def name_nodes(model: onnx.ModelProto) -> None:
     """Give every node of `model` a name of its own, in place. Names that are unique already are kept."""
     names: set[str] = set()
     for index, node in enumerate(model.graph.node):
-        node.name = _unique(node.name or f"{node.op_type}_{index}", names)
+        node.name = unique_name(node.name or f"{node.op_type}_{index}", names)
 
 
 def _classes(trace: Trace) -> dict[int, list[Place]]:
@@ -177,7 +178,7 @@ def _groups(trace: Trace, classes: dict[int, list[Place]]) -> tuple[list[Group],
         order = sorted(roots, key=_positions(trace, root_place).__getitem__)
         channel = {root: number for number, root in enumerate(order)}
         slots = tuple(_slot(trace, place, channel) for place in key)
-        name = _unique(layer_name(root_place[0]), names)
+        name = unique_name(layer_name(root_place[0]), names)
         start = 1 + len(numbers)
         numbers.update({root: start + number for root, number in channel.items()})
         outputs = next(len(slot.entries) for slot in slots if (slot.tensor, slot.axis) == root_place)
@@ -216,14 +217,6 @@ def module_of(initializer: str) -> str:
     """The module of the user's network that an initializer belongs to: 'rnn.weight_ih_l0_folded' gives 'rnn'."""
     head, dot, last = initializer.partition(".parametrizations.")[0].rpartition(".")
     return head if dot and last.startswith(("weight", "bias", "computed")) else f"{head}{dot}{last}"
-
-
-def _unique(name: str, names: set[str]) -> str:
-    made, number = name, 2
-    while made in names:
-        made, number = f"{name}#{number}", number + 1
-    names.add(made)
-    return made
 
 
 def _not_prunable(trace: Trace, numbers: dict[int, int]) -> list[NotPrunable]:
