@@ -55,9 +55,7 @@ def ways_to_skip(module: nn.Module, block: Block, known: Collection[str]) -> Ite
         if owners:
             yield replace(block, bypassed=owners[:-1], silenced=owners[-1:])
         # the outermost modules may do more than the block does, so the modules that they hold are tried as well
-        inner = [
-            name for owner in owners for name, _ in module.get_submodule(owner).named_children() for name in (f"{owner}.{name}",)
-        ]
+        inner = [f"{owner}.{child}" for owner in owners for child, _ in module.get_submodule(owner).named_children()]
         owners = tuple(dict.fromkeys(name for tensor in block.tensors for name in inner if tensor.startswith(f"{name}.")))
 
 
