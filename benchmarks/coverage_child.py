@@ -19,11 +19,16 @@ from typing import Any
 import onnx
 import torch
 from coverage_networks import NotBuilt, build
+from torch import nn
 
 from pipeline.core.onnx_outputs import largest_difference, run_onnx
 from pipeline.core.opsets import USUAL_IR_VERSION, USUAL_OPSET, FileFormat
 from pipeline.core.plan import ChannelPlan, PruneSpace
 from pipeline.errors import CompressError, NothingToPrune, one_line
+from pipeline.graph.blocks import find_blocks
+from pipeline.graph.labels.space import name_nodes
+from pipeline.graph.match_weights import match_weights
+from pipeline.graph.prove import prove_blocks
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.graph.settings import PruningSettings
 from pipeline.graph.structure import load_graph
@@ -39,7 +44,10 @@ NO_MEMORY = ("allocate memory", "bad_alloc", "Cannot allocate")
 
 
 def examine(name: str, folder: Path, limit_s: float) -> dict[str, Any]:
-    """Build the network, analyse it and make the thinnest plan. `outcome` is one of those of coverage_page.OUTCOMES."""
+    """Build the network, analyse it and make the thinnest plan. `outcome` is one of those of coverage_page.OUTCOMES.
+
+    The facts are written to the folder before the blocks are tried, so that nothing is lost if that takes too long.
+    """
     _enter(folder, "build")
     started = time.monotonic()
     try:
@@ -62,10 +70,12 @@ def examine(name: str, folder: Path, limit_s: float) -> dict[str, Any]:
         began = time.time()
         facts |= _thinnest(builder)
         seconds["thinnest plan"] = time.time() - began
+        _write(folder, facts | {"seconds": _rounded(seconds)})
+        facts |= _blocks(builder, module, dense)
     except Exception as problem:
         facts |= failure(problem)
         facts.setdefault("processor_s", round(_processor_s() - busy, 2))
-    facts["seconds"] = {phase: round(value, 2) for phase, value in seconds.items()}
+    facts["seconds"] = _rounded(seconds)
     facts["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return facts
 
@@ -120,6 +130,20 @@ def _thinnest(builder: PrunedModelBuilder) -> dict[str, Any]:
     }
 
 
+def _blocks(builder: PrunedModelBuilder, module: nn.Module, dense: Path) -> dict[str, Any]:
+    """How many blocks can leave the network: the proof on the graph passed. `blocks_tried` counts the others too."""
+    try:
+        model = load_graph(dense.read_bytes())
+        match_weights(model, module.state_dict())
+        name_nodes(model)
+        labelled = builder.network.trainable.labelled
+        found, refused = find_blocks(model, labelled.space.groups)
+        proven, unproven = prove_blocks(model, labelled.with_blocks(found, refused))
+    except Exception as problem:
+        return {"blocks_failure": f"{type(problem).__name__}: {one_line(problem)}"}
+    return {"blocks": len(proven), "blocks_tried": len(proven) + len(unproven) + len(refused)}
+
+
 def thinnest(space: PruneSpace) -> ChannelPlan:
     """The narrowest width of each group: a thirty-second of its channels, and at least one."""
     return ChannelPlan.of({group.name: widths_of(group.channels, group.bundle, 1)[0] for group in space.groups})
@@ -156,6 +180,16 @@ def failure(problem: Exception) -> dict[str, Any]:
     return {"outcome": "traceback", "reason": f"{text} ({place})"}
 
 
+def _rounded(seconds: Mapping[str, float]) -> dict[str, float]:
+    return {phase: round(value, 2) for phase, value in seconds.items()}
+
+
+def _write(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write the result, so that a process that is ended leaves the old one or the new one."""
+    (folder / "result.new").write_text(json.dumps(facts))
+    (folder / "result.new").replace(folder / "result.json")
+
+
 def _enter(folder: Path, phase: str) -> None:
     (folder / "phase").write_text(phase)
 
@@ -183,8 +217,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    facts = examine(name, folder, limit_s)
-    (folder / "result.json").write_text(json.dumps(facts))
+    _write(folder, examine(name, folder, limit_s))
 
 
 if __name__ == "__main__":

@@ -35,7 +35,9 @@ operations that the thinnest plan leaves. The thinnest plan keeps a thirty-secon
 removed channels. And the sliced file has the output of the pruned network.
 
 The weights are random, with seed 0. The input is one image of the smallest size with which the network runs. Only the structure
-matters here, and it is the same with a larger image. Several outputs are concatenated; detectors are compressed without the
+matters here, and it is the same with a larger image. *Blocks that can leave* counts the parts that add their result to their own
+entry and can be dropped as a whole with `--depth auto`, of all such additions of layers; it is empty where it has not been counted
+yet. Several outputs are concatenated; detectors are compressed without the
 selection of boxes. *Time* is the processor time from the start of the export to the proven search space, on one thread.
 Each row is the last examination of its network; after a change of the analysis, those that had failed were examined again.
 """
@@ -115,7 +117,19 @@ def _history(lines: Sequence[Line], families: Sequence[str]) -> str:
 
 
 def _table(shown: list[Line]) -> str:
-    head = ("family", "network", "input", "groups", "layers prunable", "P", "M", "result", "time", "not prunable, and why")
+    head = (
+        "family",
+        "network",
+        "input",
+        "groups",
+        "layers prunable",
+        "blocks that can leave",
+        "P",
+        "M",
+        "result",
+        "time",
+        "not prunable, and why",
+    )
     rows = []
     for line in shown:
         layers = f"{line['deployed_layers_prunable']} of {line['deployed_layers']}" if "deployed_layers" in line else ""
@@ -129,13 +143,14 @@ def _table(shown: list[Line]) -> str:
             side,
             line.get("groups", ""),
             layers,
+            f"{line['blocks']} of {line['blocks_tried']}" if "blocks" in line else "",
             *left,
             line["outcome"],
             time,
             why,
         )
         rows.append(cells)
-    return _markdown(head, rows, "lllrrrrlrl")
+    return _markdown(head, rows, "lllrrrrrlrl")
 
 
 def _reasons(line: Line) -> str:

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from pipeline.errors import ProbeError, ProfileError
 from pipeline.graph.pruned_model import PrunedModel
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.search.problem import SearchSpace
+from pipeline.search.random_search import without_random_blocks
 from pipeline.stages.job import Job
 from pipeline.stages.prepare import load_model_and_task, start_building, start_local, start_probe
 from pipeline.stages.probe_adapter import graph_of
@@ -24,7 +25,7 @@ from pipeline.stages.shared_device import share_device
 from pipeline.system.files import write_atomically
 from pipeline.system.scratch import scratch_folder
 
-__all__ = ["Pair", "calibrate", "fitted"]
+__all__ = ["Pair", "calibrate", "fitted", "plans_to_measure"]
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,14 @@ def calibrate(job: Job, plans: int, path: Path, callback: Callback) -> LatencyPr
         with scratch_folder("calibrate") as folder:
             builder = start_building(job, loaded, folder / "dense.onnx", device)
         step = 4 if profile.runtime.channel_step == "measured" else int(profile.runtime.channel_step)
-        made = [builder.make(plan) for plan in _plans(search_space(builder, step), plans, job.seed)]
+        made = [builder.make(plan) for plan in plans_to_measure(search_space(builder, step), plans, job.seed)]
         with (
             contextlib.closing(start_probe(device, builder, dry_run=job.dry_run)) as there,
             contextlib.closing(start_local(profile, builder, callback.notice)) as here,
         ):
             callback.phase("measure", f"{len(made)} plans, on {profile.device.host} and here")
             pairs = _measured_on_both(there, here, made, profile.probe.final_processes, callback)
-            found = fitted(pairs, here.fingerprint, there.fingerprint)
+            found = replace(fitted(pairs, here.fingerprint, there.fingerprint), depth=job.depth != "off")
     for doubt in found.doubts:
         callback.notice(doubt)
     write_atomically(path, predictor_json(found))
@@ -104,13 +105,14 @@ def _measured_on_both(
     return tuple(pairs)
 
 
-def _plans(space: SearchSpace, count: int, seed: int) -> Iterator[ChannelPlan]:
-    """Yield the dense plan, the thinnest plan, and others spread between them."""
+def plans_to_measure(space: SearchSpace, count: int, seed: int) -> Iterator[ChannelPlan]:
+    """Yield the dense plan, the thinnest plan, and others spread between them. Some of their blocks are dropped at random."""
     yield space.dense()
     yield space.thinnest()
     generator = np.random.default_rng(seed)
     for level in np.linspace(0.15, 0.85, count):
-        yield space.plan(np.clip(generator.normal(level, 0.15, len(space.choices)), 0, 1).tolist())
+        fractions = np.clip(generator.normal(level, 0.15, len(space.choices)), 0, 1)
+        yield space.plan(without_random_blocks(space, fractions, generator).tolist())
 
 
 def _measured(probe: Probe, pruned: PrunedModel, processes: int) -> Measurement:

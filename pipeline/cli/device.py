@@ -13,6 +13,7 @@ from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors
 from pipeline.cli.options import MODEL_ARGS
 from pipeline.cli.terminal import make_console
 from pipeline.errors import ProbeError
+from pipeline.stages.job import DEPTHS
 from pipeline.system.units import parse_quantity
 
 if TYPE_CHECKING:
@@ -114,6 +115,12 @@ def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: fl
     metavar="N",
     help="Number of plans, besides the dense and the thinnest one.  [default: 8]",
 )
+@click.option(
+    "--depth",
+    type=click.Choice(DEPTHS),
+    default="off",
+    help="Also measure plans without some of their blocks, for searches with --depth auto.  [default: off]",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, metavar="N", help="Seed that chooses the plans.  [default: 0]")
 @click.option(
     "--out", type=click.Path(path_type=Path), metavar="FILE", help="File to write.  [default: PROFILE.calibration.json]"
@@ -148,7 +155,8 @@ def _search_command(job: "Job", path: Path) -> str:
     """The command that searches with the calibration at `path`."""
     arguments = [text for name, value in job.model_args.items() for text in ("--model-arg", f"{name}={json.dumps(value)}")]
     weights = ["--weights", str(job.weights)] if job.weights else []
-    network = ["--model", job.model, *arguments, *weights, "--data", job.data]
+    depth = ["--depth", job.depth] if job.depth != "off" else []
+    network = ["--model", job.model, *arguments, *weights, "--data", job.data, *depth]
     return shlex.join(["compress", "--target", job.target, *network, "--calibration", str(path)])
 
 

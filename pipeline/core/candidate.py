@@ -30,11 +30,12 @@ class Candidate:
     entropy: float | None = None
     """Spatial entropy of the activations, 0 to 1; null where the search does not use it."""
     kept_entropy: float | None = None
-    """Share of the dense network's spatial entropy that remains, 0 to 1."""
+    """Share of the dense network's spatial entropy that remains, 0 to 1; null for a plan without some of its blocks."""
     dead_share: float | None = None
     """Share of channels whose activations never change; computed with the spatial entropy."""
     kept_channel_entropy: float | None = None
-    """Share of the dense network's effective channels that remains, 0 to 1; null where the search does not use it."""
+    """Share of the dense network's effective channels that remains, 0 to 1; null where the search does not use it, and for a plan
+    without some of its blocks."""
     drop: PairedDrop | None = None
     """Score lost against the dense network on the same test images; null until both have been tested."""
 

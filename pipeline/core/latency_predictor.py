@@ -42,6 +42,8 @@ class LatencyPredictor:
     points: tuple[Point, ...]
     doubts: tuple[ForeignText, ...] = ()
     """What is doubtful about the measurements behind the points, as sentences for people. Older files have no such entry."""
+    depth: bool = False
+    """Whether plans without some of their blocks are among the points. Older files have no such entry."""
 
     @cached_property
     def line(self) -> tuple[float, float]:

@@ -3,10 +3,13 @@
 The inputs of a layer are correlated. Linear regression predicts the removed inputs x_R from the kept ones x_K as
 x_R = A x_K + b. The weights W become W_K + W_R A, which keeps the layer's output close to the original. This follows He et
 al., arXiv 1707.06168, section 3.1, step ii, with moments taken once and not per plan. It takes milliseconds and no labels.
+
+Without a block, the layers behind it read something else. They are fitted one after the other; see `reconstruct_in_turn.py`.
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.core.plan import Kept, PruneSpace, Slot
+from pipeline.graph.reconstruct_in_turn import DenseInputs, record_dense_inputs, room_for
 from pipeline.graph.shrink import CONVS
 
 __all__ = ["Reconstruction", "start_reconstruction"]
@@ -46,14 +50,25 @@ class Reconstruction:
     space: PruneSpace
     moments: Mapping[str, Moments]
     """Layer with prunable input channels -> moments of its inputs."""
+    pictures: Tensor | None = None
+    """Inputs, (N, C, H, W), if there are blocks that can be dropped."""
 
     def apply(self, small: nn.Module, kept: Kept) -> None:
         """Adapt the weights of `small`, the network pruned to `kept`, in place."""
+        if self.space.dropped(kept) and self._dense_inputs is not None:
+            self._dense_inputs.fit(small, self.space, kept)
+            return
         layers = dict(small.named_modules())
         with torch.no_grad():
             for name, moments in self.moments.items():
                 if name in layers:  # the layers of dropped blocks are not
                     self._adapt(layers[name], name, moments, kept)
+
+    @cached_property
+    def _dense_inputs(self) -> DenseInputs | None:
+        if self.pictures is None or len(self.pictures) < 2:  # one picture has no variance
+            return None
+        return record_dense_inputs(self.module, self.pictures, _all_columns(self.module, self.space), _rows, RIDGE)
 
     def _adapt(self, layer: nn.Module, name: str, moments: Moments, kept: Kept) -> None:
         whole = self.module.get_submodule(name).get_parameter("weight").detach()
@@ -86,13 +101,9 @@ def start_reconstruction(module: nn.Module, space: PruneSpace, inputs: Iterable[
     Layers whose weights do not require gradients are not adapted.
     """
     layers = dict(module.named_modules())
-    columns = {}
-    for name, slots in _readers(space).items():
-        layer = layers.get(name)  # None for the second name of a layer that has two names
-        if isinstance(layer, (*CONVS, nn.Linear)) and not getattr(layer, "transposed", False):
-            found = _columns(layer, slots)
-            if found is not None and getattr(layer, "groups", 1) == 1 and layer.weight.requires_grad:
-                columns[name] = found
+    readers = _readers(space)
+    columns = {name: found for name, found in _all_columns(module, space).items() if name in readers}
+    pictures: list[Tensor] = []
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}
 
     def add(name: str, read: tuple[Tensor, ...]) -> None:
@@ -109,6 +120,8 @@ def start_reconstruction(module: nn.Module, space: PruneSpace, inputs: Iterable[
         with torch.no_grad():
             for pixels in inputs:
                 module(pixels)
+                if space.blocks and (room := room_for(pictures, pixels)):
+                    pictures.append(pixels[:room])
     finally:
         for handle in handles:
             handle.remove()
@@ -116,7 +129,18 @@ def start_reconstruction(module: nn.Module, space: PruneSpace, inputs: Iterable[
     for name, (total, square, count) in sums.items():
         mean = total / count
         moments[name] = Moments(columns[name], mean, square / count - torch.outer(mean, mean))
-    return Reconstruction(module, space, moments)
+    return Reconstruction(module, space, moments, torch.cat(pictures) if pictures else None)
+
+
+def _all_columns(module: nn.Module, space: PruneSpace) -> dict[str, NDArray[np.int64]]:
+    """Layer that can be adapted -> `_columns`. Its input channels may be prunable or not."""
+    readers, columns = _readers(space), {}
+    for name, layer in module.named_modules():  # without the second name of a layer that has two names
+        if isinstance(layer, (*CONVS, nn.Linear)) and not getattr(layer, "transposed", False):
+            found = _columns(layer, readers.get(name, []))
+            if found is not None and getattr(layer, "groups", 1) == 1 and layer.weight.requires_grad:
+                columns[name] = found
+    return columns
 
 
 def _readers(space: PruneSpace) -> dict[str, list[Slot]]:
@@ -133,8 +157,8 @@ def _readers(space: PruneSpace) -> dict[str, list[Slot]]:
 def _columns(layer: nn.Module, slots: list[Slot]) -> NDArray[np.int64] | None:
     """Entries of the input axis by channel, (C, k). None when the layer has more than WIDEST inputs and no channels."""
     size = int(layer.get_parameter("weight").shape[1])
-    channels = np.asarray(slots[0].channels)
-    each = len(channels) // max(len(set(slots[0].channels)), 1)
+    channels = np.asarray(slots[0].channels if slots else range(size))
+    each = len(channels) // max(len(set(channels.tolist())), 1)
     # after a flatten, the entries of a channel are its pixels; the inputs of a convolution are channels of their own
     if isinstance(layer, nn.Linear) and len(slots) == 1 and len(channels) == size and each > 1:
         order = np.argsort(channels, kind="stable")

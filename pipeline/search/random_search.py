@@ -2,9 +2,11 @@
 
 import numpy as np
 
-from pipeline.search.problem import Problem
+from numpy.typing import NDArray
 
-__all__ = ["random_search"]
+from pipeline.search.problem import Problem, SearchSpace
+
+__all__ = ["random_search", "without_random_blocks"]
 
 SPREAD = 0.25
 MOST_DROPPED = 0.5
@@ -19,11 +21,22 @@ def random_search(problem: Problem) -> None:
     Without the common level, all trials of a deep network would have about the same size, whatever the budget.
     """
     generator = np.random.default_rng(problem.seed)
-    blocks = np.asarray([choice.is_block for choice in problem.space.choices])
     for _ in range(problem.trials):
         level = generator.random()
         fractions = level + SPREAD * generator.standard_normal(len(problem.space.choices))
-        fractions = np.clip(fractions, 0.0, 1.0)
-        if blocks.any():
-            fractions[blocks] = generator.random(len(fractions))[blocks] >= MOST_DROPPED * generator.random()
+        fractions = without_random_blocks(problem.space, np.clip(fractions, 0.0, 1.0), generator)
         problem.evaluate(problem.space.plan(fractions.tolist()))
+
+
+def without_random_blocks(
+    space: SearchSpace, fractions: NDArray[np.float64], generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return `fractions`, (choices,), with 1 for each block that is kept and 0 for each that is dropped at random.
+
+    Each is dropped with the same probability, which is drawn too. Without blocks, nothing is drawn.
+    """
+    blocks = np.asarray([choice.is_block for choice in space.choices], dtype=bool)
+    if not blocks.any():
+        return fractions
+    kept = generator.random(len(fractions)) >= MOST_DROPPED * generator.random()
+    return np.where(blocks, kept, fractions)

@@ -115,11 +115,6 @@ class Job:
             )
         if self.depth not in DEPTHS:
             raise ModelError(f"depth: got '{self.depth}'; choose one of {', '.join(DEPTHS)}")
-        if self.depth != "off" and self.calibration is not None:
-            raise ModelError(
-                "depth: predicted latencies are not valid for networks without some of their blocks; leave out --depth or "
-                "--calibration"
-            )
         reward = self.search_reward()
         if self.depth != "off" and isinstance(reward, str) and "entropy" in reward:
             raise ModelError(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from pipeline.core.alignment import Alignment
 from pipeline.core.candidate import Candidate
-from pipeline.core.latency_predictor import read_predictor
+from pipeline.core.latency_predictor import LatencyPredictor, read_predictor
 from pipeline.errors import ProbeError
 from pipeline.probe.cached import cache_folder
 from pipeline.probe.interface import Probe
@@ -20,7 +20,7 @@ from pipeline.stages.search_space import search_space
 from pipeline.stages.shared_device import SharedDevice
 from pipeline.stages.width_sweep import find_alignment
 
-__all__ = ["FinalProbe", "aligned_space", "final_probe", "search_probe"]
+__all__ = ["FinalProbe", "aligned_space", "final_probe", "refuse_without_blocks", "search_probe"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ def search_probe(job: Job, context: RunContext, device: SharedDevice) -> Iterato
     profile, builder, notify = context.profile, context.builder, context.callback.notice
     if job.calibration and not job.dry_run:
         predictor = read_predictor(job.calibration)
+        refuse_without_blocks(predictor, job)
         if predictor.doubts:
             first, more = predictor.doubts[0], len(predictor.doubts) - 1
             context.notices.add(
@@ -49,6 +50,18 @@ def search_probe(job: Job, context: RunContext, device: SharedDevice) -> Iterato
         probe = start_probe(device, builder, dry_run=job.dry_run)
     with contextlib.closing(probe):
         yield probe
+
+
+def refuse_without_blocks(predictor: LatencyPredictor, job: Job) -> None:
+    """Raise ProbeError if the job may drop blocks, and the predictor was fitted to networks with all of their blocks only.
+
+    Latencies of networks with fewer layers may lie on another line.
+    """
+    if job.depth != "off" and not predictor.depth:
+        raise ProbeError(
+            f"{job.calibration}: no network without some of its blocks was measured for it, so its predictions are not valid "
+            "with --depth auto; calibrate again: compress calibrate --depth auto"
+        )
 
 
 def aligned_space(context: RunContext, probe: Probe, seed: int) -> tuple[SearchSpace, Alignment | None]:

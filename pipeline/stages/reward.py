@@ -29,13 +29,18 @@ class RewardFunction:
     channels: ChannelEntropy | None
 
     def look(self, candidate: Candidate, module: nn.Module) -> Candidate:
-        """`candidate` with its entropies. Score `module` first, because scoring re-estimates its BatchNorm statistics."""
+        """`candidate` with its entropies. Score `module` first, because scoring re-estimates its BatchNorm statistics.
+
+        The kept shares are means over the dense network's layers. Without some of these, they are not defined.
+        """
         if candidate.score is None:
             return candidate
+        whole = not candidate.plan.dropped
         if self.spatial and self.spatial.whole:
             disorder = self.spatial.of(module, self.builder.kept(candidate.plan))
-            candidate = replace(candidate, entropy=disorder.entropy, kept_entropy=disorder.kept, dead_share=disorder.dead_share)
-        if self.channels and self.channels.whole:
+            candidate = replace(candidate, entropy=disorder.entropy, dead_share=disorder.dead_share)
+            candidate = replace(candidate, kept_entropy=disorder.kept if whole else None)
+        if self.channels and self.channels.whole and whole:
             candidate = replace(candidate, kept_channel_entropy=self.channels.kept(module))
         return candidate
 

@@ -38,6 +38,15 @@ def without(model: onnx.ModelProto, *names: str) -> onnx.ModelProto:
     return smaller
 
 
+def silence_of(model: onnx.ModelProto, *names: str) -> np.ndarray:
+    """The answer of the whole network in which the blocks whose first weights these are give zeros."""
+    labelled = label_graph(model)
+    labelled = labelled.with_blocks(*find_blocks(model, labelled.space.groups))
+    gone = {block.name: () for block in labelled.space.blocks if block.tensors[0] in names}
+    answer: np.ndarray = run_onnx(silence(model, labelled, gone).SerializeToString(), INPUT)
+    return answer
+
+
 def operators(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node]
 
@@ -65,6 +74,34 @@ def test_without_a_block_its_readers_read_its_entry() -> None:
     assert operators(without(model, "a")) == ["Conv", "Relu", "Conv", "Add", "Conv"]
     assert operators(without(model, "a", "b")) == ["Conv", "Relu", "Conv"]
     assert operators(without(model)) == operators(model)
+
+
+def test_a_relu_that_reads_the_result_of_a_relu_leaves_with_the_block_between_them() -> None:
+    """relu -> (+ a) -> relu -> (+ b) -> relu, as in a residual network; the last ReLU stays where its input can be negative"""
+    body = "r = Relu(e) p = Conv(r, a) f = Add(r, p) s = Relu(f) q = Conv(s, b) g = Add(s, q) z = Relu(g)"
+    model = net(body, a=SQUARE, b=SQUARE)
+
+    assert operators(without(model, "a", "b")) == ["Conv", "Relu", "Conv"]
+    assert operators(without(model, "a")) == ["Conv", "Relu", "Conv", "Add", "Relu", "Conv"]
+    assert operators(without(model, "b")) == ["Conv", "Relu", "Conv", "Add", "Relu", "Conv"]
+    for names in ("a", "b", "ab"):
+        silent = silence_of(model, *names)
+        assert np.allclose(run_onnx(without(model, *names).SerializeToString(), INPUT), silent, atol=1e-5)
+
+
+def test_a_maximum_of_results_of_a_relu_needs_no_other_relu() -> None:
+    """relu -> max pool -> (+ a) -> relu, as at the start of a residual network; an average of other values needs its ReLU"""
+    body = "r = Relu(e) m = {} <kernel_shape=[1,1]> ({}) p = Conv(m, a) f = Add(m, p) z = Relu(f)"
+
+    assert operators(without(net(body.format("MaxPool", "r"), a=SQUARE), "a")) == ["Conv", "Relu", "MaxPool", "Conv"]
+    assert operators(without(net(body.format("MaxPool", "e"), a=SQUARE), "a")) == ["Conv", "MaxPool", "Relu", "Conv"]
+
+
+def test_a_relu_that_reads_the_result_of_a_relu_without_a_dropped_block_is_left_as_it_is() -> None:
+    """the file without a block differs from the dense one only where the block was"""
+    model = net("r = Relu(e) s = Relu(r) p = Conv(s, a) z = Add(s, p)", a=SQUARE)
+
+    assert operators(without(model, "a")) == ["Conv", "Relu", "Relu", "Conv"]
 
 
 def test_neighbouring_blocks_leave_together() -> None:

@@ -1,7 +1,5 @@
 """Blocks that the user keeps: --freeze, --only and --min-width reach whole blocks too, and --depth refuses what it does not fit."""
 
-from pathlib import Path
-
 import pytest
 from helpers.onnx_text import graph
 
@@ -61,7 +59,6 @@ def test_depth_is_part_of_the_job_only_where_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        ({"calibration": Path("board.json")}, "predicted latencies are not valid"),
         ({"reward": "spatial-entropy"}, "entropy of a layer that was dropped"),
         ({"searcher": "ddpg-entropy"}, "entropy of a layer that was dropped"),
     ],

@@ -8,9 +8,11 @@ from tempfile import TemporaryDirectory
 import onnx
 from torch import nn
 
+from helpers.families import FAMILIES
 from helpers.nets import EXAMPLE, build
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import PruneSpace
+from pipeline.core.restriction import Restriction
 from pipeline.graph.analyse import analyse
 from pipeline.graph.edit import copy_of
 from pipeline.graph.export import export, export_trainable
@@ -18,7 +20,7 @@ from pipeline.graph.prunable_network import PrunableNetwork
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.graph.settings import PruningSettings
 
-__all__ = ["analysed", "builder_of", "exported", "exported_trainable", "space_of"]
+__all__ = ["analysed", "builder_of", "builder_with_blocks", "exported", "exported_trainable", "space_of"]
 
 Factory = Callable[[], nn.Module]
 
@@ -59,3 +61,12 @@ def builder_of(factory: Factory) -> PrunedModelBuilder:
     """A builder of pruned models of the network. All callers share it, so no test may change its module."""
     with TemporaryDirectory() as folder:
         return start_builder(build(factory), EXAMPLE, FileFormat(18, 9), PruningSettings(), Path(folder) / "dense.onnx")
+
+
+@cache
+def builder_with_blocks(family: str) -> PrunedModelBuilder:
+    """A builder of a small family whose blocks can be dropped. All callers share it, so no test may change its module."""
+    module, example = FAMILIES[family]()
+    settings = PruningSettings(restriction=Restriction(depth=True))
+    with TemporaryDirectory() as folder:
+        return start_builder(module, example, FileFormat(18, 10), settings, Path(folder) / "dense.onnx")

@@ -3,26 +3,18 @@
 from pathlib import Path
 
 import torch
+from helpers.analysed import builder_with_blocks
 from helpers.families import FAMILIES
 
 from pipeline.core.opsets import FileFormat
-from pipeline.core.restriction import Restriction
-from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
+from pipeline.graph.pruned_model import start_builder
 from pipeline.graph.settings import PruningSettings
 from pipeline.stages.search_space import search_space
 
 
-def builder_of(name: str, folder: Path, *, depth: bool) -> PrunedModelBuilder:
-    module, example = FAMILIES[name]()
-    return start_builder(
-        module, example, FileFormat(18, 10), PruningSettings(restriction=Restriction(depth=depth)), folder / "dense.onnx"
-    )
-
-
-def test_a_block_comes_before_the_groups_inside_it_and_costs_what_they_cost(tmp_path: Path) -> None:
+def test_a_block_comes_before_the_groups_inside_it_and_costs_what_they_cost() -> None:
     """stem -> block -> block with a projection shortcut -> block"""
-    builder = builder_of("resnet", tmp_path, depth=True)
-    space = search_space(builder, 1)
+    space = search_space(builder_with_blocks("resnet"), 1)
     names = [choice.name for choice in space.choices]
     block = space.choices[names.index("body.1")]
 
@@ -33,14 +25,16 @@ def test_a_block_comes_before_the_groups_inside_it_and_costs_what_they_cost(tmp_
 
 
 def test_without_depth_the_space_has_only_groups(tmp_path: Path) -> None:
-    space = search_space(builder_of("resnet", tmp_path, depth=False), 1)
+    module, example = FAMILIES["resnet"]()
+    builder = start_builder(module, example, FileFormat(18, 10), PruningSettings(), tmp_path / "dense.onnx")
+    space = search_space(builder, 1)
 
     assert not space.has_blocks
     assert not any(choice.contents for choice in space.choices)
 
 
-def test_the_network_of_a_plan_without_blocks_answers_like_its_file(tmp_path: Path) -> None:
-    builder = builder_of("resnet", tmp_path, depth=True)
+def test_the_network_of_a_plan_without_blocks_answers_like_its_file() -> None:
+    builder = builder_with_blocks("resnet")
     thinnest = builder.make(search_space(builder, 1).thinnest())
 
     assert set(thinnest.plan.dropped) == {"body.1", "body.3"}

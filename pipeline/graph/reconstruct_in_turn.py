@@ -1,0 +1,169 @@
+"""Reconstruct in turn: adapt the layers of a network without some of its blocks, one after the other, by least squares.
+
+Without a block, the layers behind it read other inputs than in the dense network. Linear regression predicts the dense network's
+inputs of a layer x from those of the pruned network x' as x = (E + A) x' + b, where E puts each kept channel in its place. The
+weights W become W (E + A), so the outputs of the layer stay close to those of the dense network. While a layer is fitted, the
+layers before it are finished. He et al., arXiv 1707.06168, section 3.1, fit the layers of a network without channels in this order.
+
+Both networks run on the same pictures, and BatchNorm uses the statistics of these pictures, because they are estimated again
+before a network is scored. So nothing changes before the first dropped block.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from pipeline.core.plan import Kept, PruneSpace
+
+__all__ = ["DenseInputs", "record_dense_inputs", "room_for"]
+
+Columns = NDArray[np.int64]
+Rows = Callable[[nn.Module, Tensor, Columns], Tensor]
+"""(layer, its input, columns) -> the input as samples of its channels, (samples, C)."""
+
+PICTURES = 512
+MOST_VALUES = 2**23
+"""Largest number of values of the pictures. All of them run at once, and features take about thirty times as much memory."""
+MOST_ROWS = 2**13
+"""Largest number of samples of a layer."""
+MOST_RECORDED = 2**26
+"""Largest number of values of all samples together: 256 MB."""
+
+
+@dataclass(frozen=True)
+class DenseInputs:
+    """What the layers of the dense network read, at some pixels of some pictures."""
+
+    module: nn.Module
+    pictures: Tensor
+    """(N, C, H, W)"""
+    columns: Mapping[str, Columns]
+    """Layer -> the entries of its weight's input axis that belong to each channel, (C, k)."""
+    samples: Mapping[str, Tensor]
+    """Layer -> its inputs, (samples, C)."""
+    limit: int
+    """Largest number of samples of a layer."""
+    rows: Rows
+    ridge: float
+
+    def fit(self, small: nn.Module, space: PruneSpace, kept: Kept) -> None:
+        """Adapt the weights of `small`, the network pruned to `kept`, in place."""
+
+        def adapt(name: str, layer: nn.Module, read: Tensor) -> None:
+            whole = self.module.get_submodule(name).get_parameter("weight").detach()
+            remaining = space.remaining(f"{name}.weight", 1, whole.shape[1], kept)
+            columns = self.columns[name]
+            stays = np.isin(columns[:, 0], remaining)
+            places = np.searchsorted(remaining, columns[stays])
+            now = _sampled(self.rows(layer, read, places), self.limit).double()
+            if len(now) != len(self.samples[name]):
+                return  # it is another call than in the dense network
+            outputs = torch.from_numpy(space.remaining(f"{name}.weight", 0, whole.shape[0], kept))
+            by_channel = whole[outputs].double()[:, torch.from_numpy(columns)]  # (outputs, C, k, kernel...)
+            _adapt(layer, by_channel, self.samples[name].double(), now, torch.from_numpy(stays), places, self.ridge)
+
+        with torch.no_grad():
+            _run_seen(small, self.samples, self.pictures, adapt)
+
+
+def room_for(pictures: list[Tensor], pixels: Tensor) -> int:
+    """How many of `pixels`, (N, C, H, W), can be added to `pictures`."""
+    most = min(PICTURES, MOST_VALUES // max(pixels[0].numel(), 1))
+    return max(most - sum(map(len, pictures)), 0)
+
+
+def record_dense_inputs(
+    module: nn.Module, pictures: Tensor, columns: Mapping[str, Columns], rows: Rows, ridge: float
+) -> DenseInputs:
+    """Run `module`, the dense network, on `pictures` and record what the layers in `columns` read.
+
+    Layers that run several times, or get their input by keyword, are left out.
+    """
+    limit = min(MOST_ROWS, max(MOST_RECORDED // max(sum(len(each) for each in columns.values()), 1), 1))
+    samples: dict[str, Tensor] = {}
+    calls: dict[str, int] = {}
+
+    def record(name: str, layer: nn.Module, read: Tensor) -> None:
+        calls[name] = calls.get(name, 0) + 1
+        samples[name] = _sampled(rows(layer, read, columns[name]), limit).clone()
+
+    with torch.no_grad():
+        _run_seen(module, columns, pictures, record)
+    once = {name: found for name, found in samples.items() if calls[name] == 1}
+    return DenseInputs(module, pictures, columns, once, limit, rows, ridge)
+
+
+def _adapt(
+    layer: nn.Module, weights: Tensor, dense: Tensor, now: Tensor, stays: Tensor, places: Columns, ridge: float
+) -> None:
+    """Fit `dense` (samples, C) by `now` (samples, kept C), and change the weights of `layer`, in place.
+
+    `weights` are those of the dense network, (outputs, C, k, kernel...); `places` (kept C, k) are the entries of the input axis.
+    """
+    target = dense.clone()
+    target[:, stays] -= now
+    if not torch.isfinite(target).all() or not bool(target.abs().max() > 0):
+        return
+    means = now.mean(0), target.mean(0)
+    centred = now - means[0]
+    gram = centred.T @ centred / len(now)
+    # with few samples, a regression follows their noise, and the weights are better left as they are
+    weight_of_ridge = (ridge + now.shape[1] / len(now)) * float(gram.diagonal().mean()) + 1e-12
+    gram = gram + weight_of_ridge * torch.eye(len(gram), dtype=gram.dtype)
+    change = torch.linalg.solve(gram, centred.T @ (target - means[1]) / len(now))  # (kept C, C)
+    added = torch.einsum("oc...,kc->ok...", weights, change)
+    if not torch.isfinite(added).all():
+        return
+    weight = layer.get_parameter("weight")
+    weight[:, torch.from_numpy(places)] = (weights[:, stays] + added).to(weight.dtype)
+    if getattr(layer, "bias", None) is not None:
+        layer.get_parameter("bias").add_((weights.flatten(2).sum(2) @ (means[1] - change.T @ means[0])).to(weight.dtype))
+
+
+def _sampled(rows: Tensor, count: int) -> Tensor:
+    """At most `count` of the rows, spread evenly. They are the same ones for every input of the same length."""
+    step = -(-len(rows) // count)
+    while step > 1 and math.gcd(step, len(rows)) > 1:  # a common divisor would sample only some columns of the features
+        step += 1
+    return rows[::step]
+
+
+def _run_seen(
+    module: nn.Module, names: Iterable[str], pictures: Tensor, see: Callable[[str, nn.Module, Tensor], None]
+) -> None:
+    """Run `module` with the statistics of `pictures`, and call `see` before each of the layers `names` that gets its input by
+    position.
+    """
+    layers = dict(module.named_modules())
+
+    def seeing(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda layer, read: see(name, layer, read[0].detach()) if read else None
+
+    with ExitStack() as stack:
+        stack.enter_context(_statistics_of_the_batch(module))
+        for name in names:
+            if name in layers:  # the layers of dropped blocks are not
+                stack.callback(layers[name].register_forward_pre_hook(seeing(name)).remove)
+        module(pictures)
+
+
+@contextmanager
+def _statistics_of_the_batch(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorm use the statistics of each batch inside the block, and keep its own. Sets evaluation mode for the rest."""
+    module.eval()
+    norms = [layer for layer in module.modules() if isinstance(layer, _BatchNorm)]
+    known = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.training, norm.momentum, norm.num_batches_tracked = True, 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, known, strict=True):
+            norm.training, norm.momentum, norm.num_batches_tracked = False, momentum, count
