@@ -35,10 +35,9 @@ operations that the thinnest plan leaves. The thinnest plan keeps a thirty-secon
 removed channels. And the sliced file has the output of the pruned network.
 
 The weights are random, with seed 0. The input is one image of the smallest size with which the network runs. Only the structure
-matters here, and it is the same with a larger image. *Blocks that can leave* counts the parts that add their result to their own
-entry and can be dropped as a whole with `--depth auto`, of all such additions of layers; it is empty where it has not been counted
-yet. Several outputs are concatenated; detectors are compressed without the
-selection of boxes. *Time* is the processor time from the start of the export to the proven search space, on one thread.
+matters here, and it is the same with a larger image. *Blocks that can leave* counts the parts whose result is added to their own
+entry and that `--depth auto` can drop, of all additions of layers. It is empty where the blocks have not been counted. Several
+outputs are concatenated; detectors are compressed without the selection of boxes. *Time* is the processor time from the start of the export to the proven search space, on one thread.
 Each row is the last examination of its network; after a change of the analysis, those that had failed were examined again.
 """
 

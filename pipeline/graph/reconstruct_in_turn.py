@@ -100,9 +100,7 @@ def record_dense_inputs(
     return DenseInputs(module, pictures, columns, once, limit, rows, ridge)
 
 
-def _adapt(
-    layer: nn.Module, weights: Tensor, dense: Tensor, now: Tensor, stays: Tensor, places: Columns, ridge: float
-) -> None:
+def _adapt(layer: nn.Module, weights: Tensor, dense: Tensor, now: Tensor, stays: Tensor, places: Columns, ridge: float) -> None:
     """Fit `dense` (samples, C) by `now` (samples, kept C), and change the weights of `layer`, in place.
 
     `weights` are those of the dense network, (outputs, C, k, kernel...); `places` (kept C, k) are the entries of the input axis.
@@ -135,9 +133,7 @@ def _sampled(rows: Tensor, count: int) -> Tensor:
     return rows[::step]
 
 
-def _run_seen(
-    module: nn.Module, names: Iterable[str], pictures: Tensor, see: Callable[[str, nn.Module, Tensor], None]
-) -> None:
+def _run_seen(module: nn.Module, names: Iterable[str], pictures: Tensor, see: Callable[[str, nn.Module, Tensor], None]) -> None:
     """Run `module` with the statistics of `pictures`, and call `see` before each of the layers `names` that gets its input by
     position.
     """

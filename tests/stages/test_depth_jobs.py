@@ -53,7 +53,10 @@ def test_a_plan_without_a_block_has_no_kept_entropy_and_one_with_all_has() -> No
     """A layer that is not there has no entropy. The user's own reward gets None, and not a share of 0."""
     builder = builder_with_blocks("resnet")
     inputs = torch.cat([builder.example, builder.example.flip(3)])
-    spatial, channels = start_spatial_entropy(builder.module, builder.space, inputs), start_channel_entropy(builder.module, inputs)
+    spatial, channels = (
+        start_spatial_entropy(builder.module, builder.space, inputs),
+        start_channel_entropy(builder.module, inputs),
+    )
     reward = RewardFunction(lambda candidate: candidate.entropy or 0.0, builder, spatial, channels)
     found = []
     for dropped in ((), ("body.1",)):
