@@ -37,7 +37,8 @@ removed channels. And the sliced file has the output of the pruned network.
 The weights are random, with seed 0. The input is one image of the smallest size with which the network runs. Only the structure
 matters here, and it is the same with a larger image. *Blocks that can leave* counts the parts whose result is added to their own
 entry and that `--depth auto` can drop, of all additions of layers. It is empty where the blocks have not been counted. Several
-outputs are concatenated; detectors are compressed without the selection of boxes. *Time* is the processor time from the start of the export to the proven search space, on one thread.
+outputs are concatenated; detectors are compressed without the selection of boxes. *Time* is the processor time from the start of
+the export to the proven search space, on one thread.
 Each row is the last examination of its network; after a change of the analysis, those that had failed were examined again.
 """
 

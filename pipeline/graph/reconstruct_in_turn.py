@@ -3,7 +3,8 @@
 Without a block, the layers behind it read other inputs than in the dense network. Linear regression predicts the dense network's
 inputs of a layer x from those of the pruned network x' as x = (E + A) x' + b, where E puts each kept channel in its place. The
 weights W become W (E + A), so the outputs of the layer stay close to those of the dense network. While a layer is fitted, the
-layers before it are finished. He et al., arXiv 1707.06168, section 3.1, fit the layers of a network without channels in this order.
+layers before it are finished. He et al., arXiv 1707.06168, section 3.1, fit the layers of a network with fewer channels in this
+order.
 
 Both networks run on the same pictures, and BatchNorm uses the statistics of these pictures, because they are estimated again
 before a network is scored. So nothing changes before the first dropped block.

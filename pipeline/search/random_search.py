@@ -1,7 +1,6 @@
 """Random: every group gets its own random fraction. Every other search has to beat this one."""
 
 import numpy as np
-
 from numpy.typing import NDArray
 
 from pipeline.search.problem import Problem, SearchSpace
