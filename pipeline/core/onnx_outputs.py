@@ -1,12 +1,14 @@
-"""Outputs of ONNX files, and the difference between two outputs."""
+"""Outputs of ONNX files, and the difference between the outputs of two files."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-__all__ = ["TOLERANCE", "all_outputs", "largest_difference", "open_session", "run_onnx"]
+from pipeline.core.feeds import Arrays, Feeds, arrays_of
+
+__all__ = ["TOLERANCE", "all_outputs", "feeds_of", "largest_difference", "open_session", "run_onnx"]
 
 TOLERANCE = 1e-4
 """Largest difference allowed, as a share of the largest absolute output."""
@@ -27,21 +29,44 @@ def open_session(data: bytes, *, threads: int, optimized: bool = True) -> onnxru
     return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
-def run_onnx(data: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the output of an ONNX file for one batch, computed by one thread."""
+def feeds_of(session: onnxruntime.InferenceSession, inputs: Feeds) -> dict[str, NDArray[Any]]:
+    """Return `inputs`, in the order of the file's inputs, by name. Raises ValueError for another number of inputs."""
+    names, arrays = [value.name for value in session.get_inputs()], arrays_of(inputs)
+    if len(names) != len(arrays):
+        raise ValueError(f"the file has {len(names)} inputs ({', '.join(names)}), got {len(arrays)}")
+    return dict(zip(names, arrays, strict=True))
+
+
+def run_onnx(data: bytes, inputs: Feeds) -> NDArray[Any]:
+    """Return the first output of an ONNX file for one batch, computed by one thread."""
+    return all_outputs(data, inputs)[0]
+
+
+def all_outputs(data: bytes, inputs: Feeds) -> Arrays:
+    """Return all outputs of an ONNX file for `inputs`, in the order of the file's outputs, computed by one thread."""
     session = open_session(data, threads=1)
-    return np.asarray(session.run(None, {session.get_inputs()[0].name: inputs})[0])
+    return tuple(np.asarray(value) for value in session.run(None, feeds_of(session, inputs)))
 
 
-def all_outputs(data: bytes, inputs: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-    """Return all outputs of an ONNX file for `inputs`, in the order of the file's inputs, computed by one thread."""
-    session = open_session(data, threads=1)
-    names = [value.name for value in session.get_inputs()]
-    return [np.asarray(value) for value in session.run(None, dict(zip(names, inputs, strict=True)))]
+def largest_difference(expected: Feeds, found: Feeds) -> float:
+    """Return max |expected - found| / max(|expected|, LEAST_OUTPUT), the largest of all outputs.
+
+    It is infinite when numbers of outputs or shapes differ, or values are not finite. For outputs of integers or booleans, such
+    as the positions of the largest values, it is the share of values that differ.
+    """
+    ours, theirs = arrays_of(expected), arrays_of(found)
+    if len(ours) != len(theirs):
+        return float("inf")
+    return float(np.max([0.0, *(_difference(*pair) for pair in zip(ours, theirs, strict=True))]))  # max may skip NaN
 
 
-def largest_difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """Return max |expected - found| / max(|expected|, LEAST_OUTPUT); infinite when shapes differ or values are not finite."""
-    if expected.shape != found.shape or not np.isfinite(found).all():
+def _difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    if expected.shape != found.shape:
+        return float("inf")
+    if not expected.size:
+        return 0.0
+    if expected.dtype.kind in "biu":
+        return float((expected != found).mean())
+    if not np.isfinite(found).all():
         return float("inf")
     return float(np.abs(expected - found).max() / max(float(np.abs(expected).max()), LEAST_OUTPUT))

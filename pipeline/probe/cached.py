@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from pipeline.core.feeds import arrays_of
 from pipeline.core.measurement import Failure, Fingerprint, Measurement
 from pipeline.errors import StorageError
 from pipeline.probe.interface import Graph, MeasurementOptions, Probe, Reference, Workload
@@ -35,7 +36,7 @@ def cache_folder() -> Path:
 class CachedProbe:
     """Wraps a probe and stores its measurements; see `Probe`.
 
-    The key contains the structures of the graph and its reference, the input's shape, the whole fingerprint (machine,
+    The key contains the structures of the graph and its reference, the inputs' shapes, the whole fingerprint (machine,
     runtime version, every setting), the number of processes and whether memory is measured. A stored measurement that
     cannot be read is taken again. Failures and measurements with remarks are not stored.
 
@@ -47,7 +48,9 @@ class CachedProbe:
         self._probe = probe
         self._folder = folder
         self._reference_ms = float("inf")
-        self._circumstances = f"{reference.graph.structure} {reference.inputs.shape} {probe.fingerprint}"
+        inputs = arrays_of(reference.inputs)
+        shapes = str(inputs[0].shape) if len(inputs) == 1 else str([(each.shape, each.dtype.name) for each in inputs])
+        self._circumstances = f"{reference.graph.structure} {shapes} {probe.fingerprint}"
 
     @property
     def fingerprint(self) -> Fingerprint:

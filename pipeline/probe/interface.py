@@ -4,9 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
+from pipeline.core.feeds import Feeds
 from pipeline.core.measurement import Failure, Fingerprint, Measurement
 from pipeline.core.weight_slices import WeightSlices
 
@@ -21,8 +19,8 @@ class Graph:
     """The file, or a function that makes it. The function is not called if `weight_slices` are sent instead."""
     structure: str
     """Hash of operators, attributes and shapes; see `pipeline.graph.structure`."""
-    expected: Callable[[], NDArray[np.float32]] | None = None
-    """Returns the right output for the reference input. Another output is a failure. It is called after the timed runs."""
+    expected: Callable[[], Feeds] | None = None
+    """Returns the right outputs for the reference inputs. Others are a failure. It is called after the timed runs."""
     weight_slices: WeightSlices | None = None
     """The file as cuts from base weights, for a probe whose worker keeps these."""
 
@@ -34,11 +32,11 @@ class Graph:
 
 @dataclass(frozen=True)
 class Reference:
-    """The graph that every file is timed against, and the input of all files."""
+    """The graph that every file is timed against, and the inputs of all files."""
 
     graph: Graph
-    inputs: NDArray[np.float32]
-    """One input as a batch, (1, C, H, W), float32."""
+    inputs: Feeds
+    """One sample as a batch, (1, C, H, W): an array, or one array per input in the order of the file's inputs."""
 
 
 @dataclass(frozen=True)
@@ -64,8 +62,8 @@ class Workload:
     """How long to keep the file running, regardless of the number of runs. 0: the number of runs in the profile."""
     reference: bool = True
     """Whether to time the reference in turn with the file."""
-    inputs: NDArray[np.float32] | None = None
-    """Input that replaces the reference's."""
+    inputs: Feeds | None = None
+    """Inputs that replace the reference's."""
     beside: Graph | None = None
     """Graph to time in turn with the file, in place of the reference."""
 

@@ -4,10 +4,10 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
-from numpy.typing import NDArray
 
+from pipeline.core.feeds import Feeds
+from pipeline.core.onnx_outputs import feeds_of
 from pipeline.core.profile import Profile
 
 __all__ = ["node_times"]
@@ -17,11 +17,11 @@ _LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended
 
 
 def node_times(
-    data: bytes, inputs: NDArray[np.float32], profile: Profile, folder: Path, runs: int = 20
+    data: bytes, inputs: Feeds, profile: Profile, folder: Path, runs: int = 20
 ) -> list[tuple[str, str, float]]:
     """Return (name, operator, milliseconds of the fastest run) of each node of the file `data`, as the runtime optimised it.
 
-    It runs with the settings of `profile`. `inputs` is one input as a batch. The profiler writes its file into `folder`. The
+    It runs with the settings of `profile`. `inputs` are those of one sample. The profiler writes its file into `folder`. The
     fastest run is the one that other programs disturbed least. The sum is not the latency, which a probe measures.
     """
     runtime, options = profile.runtime, onnxruntime.SessionOptions()
@@ -35,8 +35,9 @@ def node_times(
     options.enable_profiling, options.profile_file_prefix = True, str(folder / "profile")
     off = [] if runtime.blocked_layout else ["NchwcTransformer"]
     session = onnxruntime.InferenceSession(data, options, [runtime.execution_provider], disabled_optimizers=off)
+    feeds = feeds_of(session, inputs)
     for _ in range(runs):
-        session.run(None, {session.get_inputs()[0].name: inputs})
+        session.run(None, feeds)
     events = json.loads(Path(session.end_profiling()).read_text())
     durations: dict[tuple[str, str], list[float]] = defaultdict(list)
     for event in events:

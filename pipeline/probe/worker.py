@@ -16,14 +16,18 @@ arrive, it is {"alive": true, "received": N}, with the number of bytes so far. R
     {"do": "put", "name": SHA256} + bytes                  keep a file until the end
     {"do": "base", "name": SHA256, "tensors": [...]} + bytes   keep the base weights, which weight slices cut
     {"do": "make", "name": SHA256, "slices": {...}} + bytes    make an ONNX file from weight slices and keep it
-    {"do": "measure", "reference": SHA256 or null, "input": SHA256, "shape": [...], "slices": {...} or null,
-     "processes": N, "memory": true or false, "together": true or false, "settings": {...}, "seed": N,
-     "answer": N (send the output if it has at most N values), "more": true or false} + bytes of the model or the slices
+    {"do": "measure", "reference": SHA256 or null, "inputs": [{"name": SHA256, "dtype": "float32", "shape": [...]}],
+     "slices": {...} or null, "processes": N, "memory": true or false, "together": true or false, "settings": {...}, "seed": N,
+     "answer": N (send the outputs if they have at most N values), "more": true or false}
+     + bytes of the model or the slices
 
 Every measurement uses new processes: N that time the model in turn with the reference, and one that measures its
 memory. With "more", the processes for the next measurement are started after this answer, so that importing the
 runtime and loading the reference take no extra time. No process ever runs a second model. With "together", the
 processes load the model at the same time; they are always timed one after the other.
+
+The inputs are in the order of the model's inputs. Clients of older versions send one float32 input as "input": SHA256,
+"shape": [...]. The answer holds the values of all outputs, one output after the other.
 """
 
 import errno
@@ -396,10 +400,18 @@ def open_session(path, settings, beside=False):
     return onnxruntime.InferenceSession(path, options, providers=[settings["provider"]], disabled_optimizers=off)
 
 
-def load_input(job):
+def load_inputs(job):
     import numpy
 
-    return numpy.fromfile(job["input"], dtype=numpy.float32).reshape(job["shape"])
+    return [numpy.fromfile(each["path"], dtype=each["dtype"]).reshape(each["shape"]) for each in job["inputs"]]
+
+
+def feed_of(session, arrays):
+    """The inputs of a session by name."""
+    names = [each.name for each in session.get_inputs()]
+    if len(names) != len(arrays):
+        raise Failed("run-error", "the model has %d inputs (%s), got %d" % (len(names), ", ".join(names), len(arrays)))
+    return dict(zip(names, arrays))
 
 
 class Failed(Exception):
@@ -408,8 +420,8 @@ class Failed(Exception):
         self.kind = kind
 
 
-def first_steps(job, order, feed, beside=False):
-    """Create the session and run it once; time both steps."""
+def first_steps(job, order, arrays, beside=False):
+    """Create the session and run it once; time both steps. Returns the session, its feed, and what was found."""
     import numpy
 
     started = time.perf_counter()
@@ -418,19 +430,22 @@ def first_steps(job, order, feed, beside=False):
     except Exception as problem:
         raise Failed("load-error", str(problem)) from None
     created = time.perf_counter()
+    feed = feed_of(session, arrays)
     try:
-        answer = session.run(None, {session.get_inputs()[0].name: feed})[0]
+        answers = session.run(None, feed)
     except Exception as problem:
         raise Failed("run-error", str(problem)) from None
     ran = time.perf_counter()
-    if not numpy.isfinite(answer).all():
+    answers = [numpy.asarray(each) for each in answers]
+    if not all(numpy.isfinite(each).all() for each in answers if each.dtype.kind == "f"):
         raise Failed("wrong-output", "the output is not finite")
+    few = sum(each.size for each in answers) <= order["answer"]
     loaded = {
         "session_creation_ms": 1e3 * (created - started),
         "first_run_ms": 1e3 * (ran - created),
-        "answer": answer.ravel().tolist() if answer.size <= order["answer"] else None,
+        "answer": [float(value) for each in answers for value in each.ravel().tolist()] if few else None,
     }
-    return session, loaded
+    return session, feed, loaded
 
 
 class Losses:
@@ -485,10 +500,10 @@ def waits_to_losses(runs):
     return losses[::-1]
 
 
-def run_block(session, name, feed, runs, period_s, losses):
+def run_block(session, inputs, runs, period_s, losses):
     """Latencies in ms of `runs` runs. One run before them is not timed, because the other graph has filled the caches. With a
     period, runs start at this interval, as with a camera, and the machine idles in between. Runs are noted in `losses`."""
-    run, clock, spent, inputs = session.run, time.perf_counter_ns, losses.spent, {name: feed}
+    run, clock, spent = session.run, time.perf_counter_ns, losses.spent
     run(None, inputs)
     block, due = [], time.perf_counter()
     for _ in range(runs):
@@ -506,16 +521,18 @@ def run_block(session, name, feed, runs, period_s, losses):
 
 def latency_child(job, pause):
     settings = job["settings"]
-    feed = load_input(job)
+    arrays = load_inputs(job)
     reference = open_session(job["reference"], settings, beside=True) if job["reference"] else None
     order = pause("ready")
-    session, loaded = first_steps(job, order, feed, beside=reference is not None)
+    session, feed, loaded = first_steps(job, order, arrays, beside=reference is not None)
     pause("loaded", loaded)
-    names = {each: each.get_inputs()[0].name for each in (session, reference) if each}
+    feeds = {session: feed}
+    if reference:
+        feeds[reference] = feed_of(reference, arrays)
     began = time.perf_counter()
-    for each, name in names.items():
+    for each, inputs in feeds.items():
         for _ in range(settings["warmup_runs"]):
-            each.run(None, {name: feed})
+            each.run(None, inputs)
     import gc
 
     gc.disable()
@@ -527,11 +544,11 @@ def latency_child(job, pause):
     preempted = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
     started = time.perf_counter()
     while True:
-        turns = list(names)
+        turns = list(feeds)
         shuffle.shuffle(turns)
         for turn in turns:
             before = time.process_time()
-            block = run_block(turn, names[turn], feed, block_runs, period_s, losses)
+            block = run_block(turn, feeds[turn], block_runs, period_s, losses)
             of_reference += [turn is reference] * block_runs
             if turn is reference:
                 reference_blocks.append(block)
@@ -543,7 +560,7 @@ def latency_child(job, pause):
             # between the recorded blocks, a hundred of them, the model keeps running
             course.append([round(elapsed, 3), state()["temperature_c"]])
             while time.perf_counter() - started < min(sustain_s, len(blocks) * sustain_s / 100):
-                run_block(session, names[session], feed, 1, period_s, between)
+                run_block(session, feed, 1, period_s, between)
                 between.runs.clear()
             if time.perf_counter() - started >= sustain_s:
                 break
@@ -574,15 +591,15 @@ def latency_child(job, pause):
 
 
 def memory_child(job, pause):
-    feed = load_input(job)
+    arrays = load_inputs(job)
     import onnxruntime  # noqa: F401  (the baseline is a process that is ready to load a model)
 
     baseline = memory_bytes("VmHWM")
     order = pause("ready")
-    session, _ = first_steps(job, order, feed)
+    session, feed, _ = first_steps(job, order, arrays)
     after_session = memory_bytes("VmRSS")
     for _ in range(job["settings"]["warmup_runs"]):
-        session.run(None, {session.get_inputs()[0].name: feed})
+        session.run(None, feed)
     return {
         "baseline_bytes": baseline,
         "session_bytes": after_session,
@@ -720,6 +737,13 @@ class Child:
                 pass
 
 
+def inputs_of(request):
+    """The inputs of a request to measure, also of an older version's, which has one."""
+    if "inputs" in request:
+        return [{key: each[key] for key in ("name", "dtype", "shape")} for each in request["inputs"]]
+    return [{"name": request["input"], "dtype": "float32", "shape": request["shape"]}]
+
+
 class Supervisor:
     def __init__(self, folder):
         self.folder = folder
@@ -826,13 +850,13 @@ class Supervisor:
 
     def start_ahead(self, request):
         """Start the processes for such a request. Waiting processes for a different request are ended."""
-        key = {name: request[name] for name in ("reference", "input", "shape", "processes", "memory", "settings")}
+        key = {name: request[name] for name in ("reference", "processes", "memory", "settings")}
+        key["inputs"] = inputs_of(request)
         if key != self.key:
             self.stop()
             job = {
                 "reference": self.path(key["reference"]) if key["reference"] else None,
-                "input": self.path(key["input"]),
-                "shape": key["shape"],
+                "inputs": [dict(each, path=self.path(each["name"])) for each in key["inputs"]],
                 "settings": key["settings"],
             }
             roles = ["memory"] * key["memory"] + ["latency"] * key["processes"]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.device_state import DeviceState, throttled
+from pipeline.core.feeds import Arrays, arrays_of
 from pipeline.core.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
 from pipeline.core.profile import Profile
 from pipeline.core.remark import Remark, RemarkKind
@@ -133,8 +134,14 @@ class WorkerProbe:
             {
                 "do": "measure",
                 "reference": reference,
-                "input": self._connection.keep_bytes(inputs.tobytes()),
-                "shape": list(inputs.shape),
+                "inputs": [
+                    {
+                        "name": self._connection.keep_bytes(array.tobytes()),
+                        "dtype": array.dtype.name,
+                        "shape": list(array.shape),
+                    }
+                    for array in arrays_of(inputs)
+                ],
                 "slices": graph.weight_slices.order if graph.weight_slices else None,
                 "answer": ANSWER_LIMIT if graph.expected and not attempt else 0,
                 "processes": options.processes,
@@ -156,7 +163,7 @@ class WorkerProbe:
             )
         output = answer["processes"][0]["answer"]
         if graph.expected and output is not None:
-            difference = _difference(graph.expected(), np.asarray(output, dtype=np.float32))
+            difference = _difference(arrays_of(graph.expected()), np.asarray(output))
             if not difference <= TOLERANCE:
                 return Failure("wrong-output", f"off by {100 * difference:.3g} % of the largest output")
         timed = tuple(_timed_process(process) for process in answer["processes"])
@@ -242,11 +249,16 @@ def _throttling(measured: Measurement) -> Remark | None:
     return next((remark for remark in measured.remarks if remark.kind == RemarkKind.THROTTLED), None)
 
 
-def _difference(expected: NDArray[np.float32], found: NDArray[np.float32]) -> float:
-    """max |expected - found| / max |expected|; infinite when the sizes differ."""
-    if expected.size != found.size:
+def _difference(expected: Arrays, found: NDArray[np.float64]) -> float:
+    """The largest max |expected - found| / max |expected| of all outputs; infinite when the sizes differ. `found` has the values
+    of all outputs, one output after the other.
+    """
+    if sum(each.size for each in expected) != found.size:
         return float("inf")
-    return float(np.abs(expected.ravel() - found.ravel()).max() / max(float(np.abs(expected).max()), 1e-6))
+    parts = np.split(found, np.cumsum([each.size for each in expected[:-1]]))
+    pairs = ((one.ravel().astype(np.float64), other) for one, other in zip(expected, parts, strict=True) if one.size)
+    # np.max, because the built-in max may skip NaN
+    return float(np.max([0.0, *(np.abs(one - other).max() / max(np.abs(one).max(), 1e-6) for one, other in pairs)]))
 
 
 def _timed_process(answer: dict[str, Any]) -> TimedProcess:

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from pipeline.core.feeds import Feeds
 from pipeline.core.profile import Device, ProbeSettings, Profile, Runtime
 from pipeline.graph.structure import structure
 from pipeline.probe.interface import Graph, Reference
@@ -26,6 +26,23 @@ def conv_net(width: int = 8, out: int = 5, seed: int = 0) -> bytes:
         y = Gemm (e, w3)
     }}"""
     return with_weights(text, weights, seed)
+
+
+TWO_INPUTS = (INPUT, np.array([2], dtype=np.int64))
+
+
+def two_by_two(width: int = 8) -> bytes:
+    """picture -> conv 3x3 (width) -> relu -> conv 3x3 (4) -> map; mean of the map x count (int64) -> scaled"""
+    text = f"""{HEAD} net (float[1,3,16,16] picture, int64[1] count) => (float[1,4,16,16] map, float[1,4] scaled) {{
+        a = Conv <pads=[1,1,1,1]> (picture, w1)
+        b = Relu (a)
+        map = Conv <pads=[1,1,1,1]> (b, w2)
+        c = GlobalAveragePool (map)
+        d = Flatten (c)
+        e = Cast <to=1> (count)
+        scaled = Mul (d, e)
+    }}"""
+    return with_weights(text, {"w1": (width, 3, 3, 3), "w2": (4, width, 3, 3)}, seed=0)
 
 
 def heavy_net(megabytes: int) -> bytes:
@@ -79,7 +96,7 @@ def answers_nan() -> bytes:
     return onnx.parser.parse_model(text).SerializeToString()
 
 
-def graph(data: bytes, expected: Callable[[], NDArray[np.float32]] | None = None) -> Graph:
+def graph(data: bytes, expected: Callable[[], Feeds] | None = None) -> Graph:
     """`data` with the hash of its structure, or of its bytes if it has no structure."""
     try:
         return Graph(data, structure(onnx.load_model_from_string(data)), expected)

@@ -9,11 +9,24 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from helpers.graphs import INPUT, answers_nan, conv_net, fails_when_run, graph, not_onnx, profile, reference, unknown_op
+from helpers.graphs import (
+    INPUT,
+    TWO_INPUTS,
+    answers_nan,
+    conv_net,
+    fails_when_run,
+    graph,
+    not_onnx,
+    profile,
+    reference,
+    two_by_two,
+    unknown_op,
+)
 from helpers.sshd import Board, needs_sshd
 from pydantic import TypeAdapter
 
 from pipeline.core.measurement import Failure, Measurement
+from pipeline.core.onnx_outputs import all_outputs
 from pipeline.core.profile import Profile, Runtime, available_cores, load_profile
 from pipeline.errors import ProbeError
 from pipeline.probe.cached import CachedProbe
@@ -222,6 +235,19 @@ def probes() -> Iterator[Callable[..., LocalProbe]]:
     yield start
     for probe in started:
         probe.close()
+
+
+def test_each_of_several_outputs_must_be_right(probes: Callable[..., LocalProbe]) -> None:
+    """picture (float32), count (int64) -> map, scaled; both are compared, each with its own largest value"""
+    data = two_by_two()
+    right = all_outputs(data, TWO_INPUTS)
+    probe = probes(profile(), Reference(graph(data), TWO_INPUTS))
+
+    assert measured(probe.measure(graph(data, lambda: right), QUICK)).latency_p50_ms.value > 0
+    for wrong in ((right[0] * 1.01, right[1]), (right[0], right[1] * 1.01), right[:1], right[::-1], (right[0], right[1] * np.nan)):
+        failed = probe.measure(graph(data, lambda wrong=wrong: wrong), QUICK)
+        assert isinstance(failed, Failure)
+        assert failed.kind == "wrong-output"
 
 
 def test_figures_in_a_board_s_stead_are_stamped_so(probes: Callable[..., LocalProbe]) -> None:

@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from helpers.graphs import INPUT, conv_net
+from helpers.graphs import INPUT, TWO_INPUTS, conv_net, two_by_two
 from helpers.workers import FOREVER, WORKER, Worker, gone, until
 
+from pipeline.core.onnx_outputs import all_outputs
 from pipeline.system.files import sha256_bytes
 
 NET, OTHER = conv_net(8), conv_net(16)
@@ -154,6 +155,23 @@ def test_the_output_comes_back_where_it_is_small_enough(worker: Worker) -> None:
 
     np.testing.assert_allclose(answered, expected, rtol=1e-5)
     assert silent is None
+
+
+def test_several_inputs_are_fed_in_their_order_and_all_outputs_come_back(worker: Worker) -> None:
+    """picture (float32) and count (int64) -> map and scaled; the values of the outputs follow each other"""
+    sent = [{"name": worker.put(each.tobytes()), "dtype": each.dtype.name, "shape": each.shape} for each in TWO_INPUTS]
+    answer = worker.measure(two_by_two(), two_by_two(16), inputs=sent, answer=2000, memory=True)
+    expected = all_outputs(two_by_two(), TWO_INPUTS)
+
+    (process,) = answer["processes"]
+    np.testing.assert_allclose(process["answer"], np.concatenate([each.ravel() for each in expected]), rtol=1e-4, atol=1e-5)
+    assert np.shape(process["reference_latency_ms"]) == np.shape(process["latency_ms"])
+    assert answer["memory"]["peak_bytes"] > 0
+
+
+def test_another_number_of_inputs_is_a_failure_of_the_file(worker: Worker) -> None:
+    assert worker.measure(two_by_two()) == {"failure": ["run-error", "the model has 2 inputs (picture, count), got 1"]}
+    assert worker.answers()
 
 
 def test_the_time_limit_ends_the_runs_with_those_there_are(worker: Worker) -> None:
