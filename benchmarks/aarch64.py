@@ -174,7 +174,7 @@ def assembles(system: System) -> str:
     found = worker.measure(small.weight_slices.blob, slices=small.weight_slices.order, **inputs, **PATIENT)
     worker.close()
     assert "failure" not in found, found
-    off = max(_off(expected, found["processes"][0]["answer"]) for expected in (run_onnx(small.data, example), small.answer))
+    off = max(_off(expected, found["processes"][0]["answer"]) for expected in (run_onnx(small.data, example), small.answers[0]))
     return f"{len(small.weight_slices.blob)} bytes and a base of {len(base.data())} in place of {len(small.data)}; {_told(off)}"
 
 
@@ -282,7 +282,7 @@ def _connection(system: System) -> tuple[Connection, Path]:
 
 def _judged(probe: Probe, small: PrunedModel) -> Measurement:
     """The measurement of sound weight slices, after the failures that the probe must report."""
-    unlike = Graph(lambda: small.data, small.structure, lambda: small.answer + 1, small.weight_slices)
+    unlike = Graph(lambda: small.data, small.structure, lambda: small.answers[0] + 1, small.weight_slices)
     verdicts = {"wrong-output": unlike, "load-error": graph(not_onnx())}
     for verdict, each in verdicts.items():
         failed = probe.measure(each, QUICK)
@@ -294,7 +294,7 @@ def _judged(probe: Probe, small: PrunedModel) -> Measurement:
 
 
 def _graph(pruned: PrunedModel) -> Graph:
-    return Graph(lambda: pruned.data, pruned.structure, lambda: pruned.answer, pruned.weight_slices)
+    return Graph(lambda: pruned.data, pruned.structure, lambda: pruned.answers, pruned.weight_slices)
 
 
 def _reference(system: System) -> Reference:

@@ -149,7 +149,7 @@ def _ours(bench: Bench, plan: ChannelPlan, costs: Costs) -> None:
     costs.sessions_ms.append(measured_ms - timed_ms)
     costs.timed_ms.append(timed_ms)
     started = time.perf_counter()
-    pruned.answer  # noqa: B018 - computed when it is read; the probe compares the file's output with it
+    pruned.answers  # noqa: B018 - computed when it is read; the probe compares the file's output with it
     kept = builder.kept(plan)
     module = shrink(builder.module, builder.space, kept).eval()
     bench.reconstruction.apply(module, kept)

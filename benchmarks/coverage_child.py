@@ -21,7 +21,8 @@ import torch
 from coverage_networks import NotBuilt, build
 from torch import nn
 
-from pipeline.core.onnx_outputs import largest_difference, run_onnx
+from pipeline.core.batch import arrays_in
+from pipeline.core.onnx_outputs import all_outputs, largest_difference
 from pipeline.core.opsets import USUAL_IR_VERSION, USUAL_OPSET, FileFormat
 from pipeline.core.plan import ChannelPlan, PruneSpace
 from pipeline.errors import CompressError, NothingToPrune, one_line
@@ -126,7 +127,7 @@ def _thinnest(builder: PrunedModelBuilder) -> dict[str, Any]:
         "macs": whole.macs,
         "deployed_layers": len(before),
         "deployed_layers_prunable": len(pruned),
-        "difference": float(largest_difference(thin.answer, run_onnx(thin.data, builder.example.numpy()))),
+        "difference": float(largest_difference(thin.answers, all_outputs(thin.data, arrays_in(builder.example)))),
     }
 
 

@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Arrays", "Feeds", "arrays_of", "shapes_text"]
+__all__ = ["Arrays", "Feeds", "arrays_of", "output_difference", "shapes_text"]
+
+INTEGER_WEIGHT = 0.02
+"""With a tolerance of 1e-4, half a percent of integer values may differ."""
 
 Arrays = tuple[NDArray[Any], ...]
 """One array per input, in the order of the network's inputs."""
@@ -17,6 +20,19 @@ Feeds = NDArray[Any] | Sequence[NDArray[Any]]
 def arrays_of(feeds: Feeds) -> Arrays:
     """Return `feeds` as a tuple with one array per input."""
     return (feeds,) if isinstance(feeds, np.ndarray) else tuple(feeds)
+
+
+def output_difference(expected: NDArray[Any], found: NDArray[Any], least: float) -> float:
+    """Return max |expected - found| / max(|expected|, least), for arrays of one shape. NaN if a value is not a number.
+
+    For integers and booleans, such as the classes of pixels, it is the share of values that differ, times `INTEGER_WEIGHT`:
+    rounding may decide a few of them.
+    """
+    if not expected.size:
+        return 0.0
+    if expected.dtype.kind in "biu":
+        return INTEGER_WEIGHT * float((expected != found).mean())
+    return float(np.abs(expected - found).max() / max(float(np.abs(expected).max()), least))
 
 
 def shapes_text(shapes: Sequence[Sequence[int]]) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from pipeline.core.feeds import Arrays, Feeds, arrays_of
+from pipeline.core.feeds import Arrays, Feeds, arrays_of, output_difference
 
 __all__ = ["TOLERANCE", "all_outputs", "feeds_of", "largest_difference", "open_session", "run_onnx"]
 
@@ -51,8 +51,7 @@ def all_outputs(data: bytes, inputs: Feeds) -> Arrays:
 def largest_difference(expected: Feeds, found: Feeds) -> float:
     """Return max |expected - found| / max(|expected|, LEAST_OUTPUT), the largest of all outputs.
 
-    It is infinite when numbers of outputs or shapes differ, or values are not finite. For outputs of integers or booleans, such
-    as the positions of the largest values, it is the share of values that differ.
+    It is infinite when numbers of outputs or shapes differ, or values are not finite. For integers see `output_difference`.
     """
     ours, theirs = arrays_of(expected), arrays_of(found)
     if len(ours) != len(theirs):
@@ -63,10 +62,4 @@ def largest_difference(expected: Feeds, found: Feeds) -> float:
 def _difference(expected: NDArray[Any], found: NDArray[Any]) -> float:
     if expected.shape != found.shape:
         return float("inf")
-    if not expected.size:
-        return 0.0
-    if expected.dtype.kind in "biu":
-        return float((expected != found).mean())
-    if not np.isfinite(found).all():
-        return float("inf")
-    return float(np.abs(expected - found).max() / max(float(np.abs(expected).max()), LEAST_OUTPUT))
+    return output_difference(expected, found, LEAST_OUTPUT) if np.isfinite(found).all() else float("inf")

@@ -21,6 +21,7 @@ Progress = Callable[[int, int, str], None]
 """(done, total, text), as in `Callback.progress`. With a total of 0, the units of a step are not counted."""
 
 _Part = TypeVar("_Part", bound=Sized)
+_Inputs = TypeVar("_Inputs")
 
 
 class Callback(Protocol):
@@ -58,8 +59,8 @@ def begin_step(progress: Progress, name: str) -> Progress:
 
 
 def count_images(
-    batches: Iterable[tuple[_Part, _Part]], total: int, text: str, progress: Progress
-) -> Iterator[tuple[_Part, _Part]]:
+    batches: Iterable[tuple[_Inputs, _Part]], total: int, text: str, progress: Progress
+) -> Iterator[tuple[_Inputs, _Part]]:
     """Yield `batches` of (images, labels), and report after each of them how many of `total` images were used."""
     done = 0
     progress(0, total, text)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from pipeline.core.batch import Inputs
+
 __all__ = ["show_activations"]
 
 _FOLLOWING = frozenset(
@@ -21,7 +23,7 @@ Tell = Callable[[str, Tensor], None]
 """Called with the name of a layer and its activations, (N, C, H, W)."""
 
 
-def show_activations(module: nn.Module, inputs: Tensor, batch: int, tell: Tell) -> None:
+def show_activations(module: nn.Module, inputs: Inputs, batch: int, tell: Tell) -> None:
     """Run `module` in evaluation mode on `inputs`, (N, C, H, W), in batches of `batch`; call `tell` for each convolution."""
     module.eval()
     with torch.no_grad():

@@ -1,8 +1,9 @@
 """Analyse: find the groups of a network in its exported graph, prove each of them, and pair the graph with a torch module."""
 
 import onnx
-from torch import Tensor, nn
+from torch import nn
 
+from pipeline.core.batch import Inputs
 from pipeline.core.progress import Progress, no_progress
 from pipeline.errors import NothingToPrune
 from pipeline.graph.blocks import find_blocks
@@ -25,16 +26,16 @@ DEFAULT = PruningSettings()
 
 def analyse(
     module: nn.Module,
-    example: Tensor,
+    example: Inputs,
     model: onnx.ModelProto | None = None,
     progress: Progress = no_progress,
     settings: PruningSettings = DEFAULT,
 ) -> PrunableNetwork:
     """Return the network with its prunable groups and blocks, and the layers that are not prunable, each with a reason.
 
-    `example` is one input as a batch, (1, C, H, W). `model` is the trainable graph of `module`; without it, the module is
-    exported. Its notes, from which the reasons take the names of modules, are removed. `settings` say how channels leave grouped
-    layers, and which layers may lose some.
+    `example` is one sample as a batch, (1, C, H, W), or a `Batch`. `model` is the trainable graph of `module`; without it, the
+    module is exported. Its notes, from which the reasons take the names of modules, are removed. `settings` say how channels
+    leave grouped layers, and which layers may lose some.
     Raises ModelError when a restriction does not fit the network, TraceError when the network cannot be exported or pruned, and
     NothingToPrune when no group can be pruned.
     """

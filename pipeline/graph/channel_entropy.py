@@ -20,6 +20,7 @@ from statistics import harmonic_mean
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
 from pipeline.graph.activations import show_activations
 
 __all__ = ["ChannelEntropy", "effective_channels", "start_channel_entropy"]
@@ -33,7 +34,7 @@ _BATCH = 64
 class ChannelEntropy:
     """Measures pruned versions of one network on the same inputs."""
 
-    inputs: Tensor
+    inputs: Inputs
     """(N, C, H, W)"""
     whole: dict[str, float]
     """Layer -> effective channels of the dense network. Only convolutions with maps of more than one pixel are included."""
@@ -44,7 +45,7 @@ class ChannelEntropy:
         return harmonic_mean([min(1.0, found.get(name, 0.0) / whole) for name, whole in self.whole.items()])
 
 
-def start_channel_entropy(module: nn.Module, inputs: Tensor) -> ChannelEntropy:
+def start_channel_entropy(module: nn.Module, inputs: Inputs) -> ChannelEntropy:
     """Measure the effective channels of the dense `module` on `inputs`, (N, C, H, W)."""
     mixing = [name for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d) and not _depthwise(layer)]
     return ChannelEntropy(inputs, {name: count for name, count in _look(module, inputs, mixing).items() if count > 0})
@@ -63,7 +64,7 @@ def effective_channels(pixels: Tensor) -> float:
     return float(torch.special.entr(shares / shares.sum()).sum().exp())
 
 
-def _look(module: nn.Module, inputs: Tensor, names: Collection[str]) -> dict[str, float]:
+def _look(module: nn.Module, inputs: Inputs, names: Collection[str]) -> dict[str, float]:
     """Layer -> effective channels, for the layers in `names`."""
     seen: dict[str, list[Tensor]] = {}
 

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipeline.core.onnx_outputs import TOLERANCE, open_session
 from pipeline.graph.edit import copy_of
-from pipeline.graph.exporters import Inputs, as_tuple
+from pipeline.graph.exporters import Examples, as_tuple
 from pipeline.graph.module_names import places_of
 
 __all__ = ["first_difference"]
@@ -33,11 +33,11 @@ class _Recorder(TorchDispatchMode):
         return result
 
 
-def first_difference(module: nn.Module, model: onnx.ModelProto, inputs: Inputs) -> str:
+def first_difference(module: nn.Module, model: onnx.ModelProto, inputs: Examples) -> str:
     """Return the first node of `model` from which on no output agrees with `module`, for example "Conv in 'features.3'".
 
     Every node's output is looked up among all results that torch computes. Exporters fuse and split operations, so a node counts
-    as right when a later node that depends on it agrees. `inputs` is one batch, (1, C, H, W), or the module's inputs as a tuple.
+    as right when a later node that depends on it agrees. `inputs` is one sample, a batch of one.
     """
     arguments = as_tuple(inputs)
     with torch.no_grad(), _Recorder() as recorder:

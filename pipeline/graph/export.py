@@ -1,6 +1,7 @@
 """Export: convert a torch module to a single ONNX file, with the first exporter whose graph gives the right output."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -12,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from pipeline.core.onnx_outputs import all_outputs, largest_difference
 from pipeline.errors import TraceError, one_line
 from pipeline.graph.difference import first_difference
-from pipeline.graph.exporters import EXPORTERS, INPUT, OUTPUT, TRAINABLE_EXPORTERS, Exporter, Inputs, NotExported, as_tuple
+from pipeline.graph.exporters import EXPORTERS, INPUT, OUTPUT, TRAINABLE_EXPORTERS, Examples, Exporter, NotExported, as_tuple
 from pipeline.graph.metadata import METADATA, SCOPES, exporter_of, keep_only_own, opset_of, stamp, stripped
 from pipeline.graph.rounding import agrees
 
@@ -35,13 +36,13 @@ LIMIT_BYTES = 2**31 - 2**20
 
 def export(
     module: nn.Module,
-    example: Tensor,
+    example: Examples,
     opset: int,
     ir_version: int,
     highest_opset: int | None = None,
     exporters: Mapping[str, Exporter] = EXPORTERS,
 ) -> onnx.ModelProto:
-    """Export `module`, in evaluation mode, to an ONNX graph for inputs of exactly the shape of `example`, (N, C, H, W).
+    """Export `module`, in evaluation mode, to an ONNX graph for inputs of exactly the shapes of `example`, (N, C, H, W).
 
     The exporters are tried in turn until a graph gives the module's output; `exporter_of` returns which one made it. If the
     network needs a higher opset, up to `highest_opset` (default: `opset`) is accepted. Only `SCOPES` is kept of the exporter's
@@ -51,7 +52,7 @@ def export(
 
 
 def export_trainable(
-    module: nn.Module, example: Inputs, opset: int, ir_version: int, highest_opset: int | None = None
+    module: nn.Module, example: Examples, opset: int, ir_version: int, highest_opset: int | None = None
 ) -> onnx.ModelProto:
     """Export `module`, in evaluation mode, to a trainable graph: like `export`, but nothing is folded into the weights.
 
@@ -60,7 +61,8 @@ def export_trainable(
     `constants_of` returns which float initializers are not learnable. Layers of dropout that are not in torch.nn.functional,
     and dropout inside attention, are not in the graph.
 
-    `example` is one input, or a tuple of several. They are called input, input_1, ..., the outputs output, output_1, ...
+    `example` is one input, or several as a `Batch` or a tuple. Inputs that the network takes by name, and outputs that it returns
+    in a dict, keep their names. Others are called input, input_1, ..., output, output_1, ...
 
     Raises TraceError like `export`.
     """
@@ -68,7 +70,7 @@ def export_trainable(
 
 
 def _first_right(
-    module: nn.Module, example: Inputs, opsets: tuple[int, int], ir_version: int, exporters: Mapping[str, Exporter]
+    module: nn.Module, example: Examples, opsets: tuple[int, int], ir_version: int, exporters: Mapping[str, Exporter]
 ) -> onnx.ModelProto:
     """The graph of the first exporter whose graph gives the module's outputs. `opsets` are the wanted one and the highest."""
     _refuse_giants(module)
@@ -83,8 +85,6 @@ def _first_right(
             except NotExported as problem:
                 complaints.append(str(problem))
                 continue
-            if exporters is not TRAINABLE_EXPORTERS:
-                _refuse_other_doors(model)
             complaint = _wrong_operators(model, *opsets) or _wrong_answers(module, model, as_tuple(example))
             if complaint is None:
                 keep_only_own(model)
@@ -104,14 +104,6 @@ def _refuse_giants(module: nn.Module) -> None:
     if size > LIMIT_BYTES:
         raise TraceError(
             f"the network's weights take {size / 2**30:.1f} GiB, and one ONNX file holds less than 2; use a smaller one"
-        )
-
-
-def _refuse_other_doors(model: onnx.ModelProto) -> None:
-    if len(model.graph.input) != 1 or len(model.graph.output) != 1:
-        raise TraceError(
-            f"the network takes {len(model.graph.input)} inputs and gives {len(model.graph.output)} outputs; "
-            "wrap it so that one image batch goes in and one tensor comes out"
         )
 
 
@@ -138,14 +130,14 @@ def _wrong_answers(module: nn.Module, model: onnx.ModelProto, example: tuple[Ten
             return f"ONNX Runtime does not run the exported graph: {one_line(problem, 200)}"
         if len(found) != len(expected):
             return f"the exported graph gives {len(found)} outputs, and the network gives {len(expected)}"
-        difference = max(largest_difference(*pair) for pair in zip(expected, found, strict=True))
+        difference = largest_difference(expected, found)
         if not agrees(difference, module, inputs):
             where = first_difference(module, model, inputs)
             return f"the exported graph's answer is off by {100 * difference:.3g} % of the largest output, from {where} on"
     return None
 
 
-def _answers(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[NDArray[np.float32]]:
+def _answers(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[NDArray[Any]]:
     """The tensors that the module returns, in any nesting, in the order in which the exporters list them."""
     with torch.no_grad():
         outputs = module(*inputs)

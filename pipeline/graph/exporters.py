@@ -16,10 +16,12 @@ from typing import Any
 import onnx
 import onnx_ir
 import torch
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 
+from pipeline.core.batch import Inputs, tensors_of
+from pipeline.core.network_form import names_of
 from pipeline.errors import one_line
 from pipeline.graph.attention import attention_of_four_axes
 from pipeline.graph.dropout import DROPOUT_TRANSLATION, keep_dropout
@@ -27,15 +29,15 @@ from pipeline.graph.edit import free_name, names_in, rename_uses
 from pipeline.graph.module_names import note_scopes
 from pipeline.graph.optimise import optimise, optimise_trainable
 
-__all__ = ["EXPORTERS", "INPUT", "OUTPUT", "TRAINABLE_EXPORTERS", "Exporter", "Inputs", "NotExported", "as_tuple"]
+__all__ = ["EXPORTERS", "INPUT", "OUTPUT", "TRAINABLE_EXPORTERS", "Examples", "Exporter", "NotExported", "as_tuple"]
 
 INPUT = "input"
 OUTPUT = "output"
 
-Inputs = Tensor | tuple[Tensor, ...]
-"""The example inputs of a network, in the order of its parameters."""
+Examples = Inputs | tuple[Tensor, ...]
+"""The example inputs of a network, in order."""
 
-Exporter = Callable[[nn.Module, Inputs, int], onnx.ModelProto]
+Exporter = Callable[[nn.Module, Examples, int], onnx.ModelProto]
 """(module in evaluation mode, example, opset) -> the graph, whose opset may be a different one. Raises NotExported."""
 
 
@@ -43,45 +45,45 @@ class NotExported(Exception):
     """An exporter failed to export a module; the message gives the reason in one line."""
 
 
-def as_tuple(inputs: Inputs) -> tuple[Tensor, ...]:
+def as_tuple(inputs: Examples) -> tuple[Tensor, ...]:
     """Return `inputs` as the arguments of the module."""
-    return inputs if isinstance(inputs, tuple) else (inputs,)
+    return inputs if isinstance(inputs, tuple) else tensors_of(inputs)
 
 
-def captured(module: nn.Module, example: Inputs, opset: int) -> onnx.ModelProto:
+def captured(module: nn.Module, example: Examples, opset: int) -> onnx.ModelProto:
     """Export with torch.export and onnxscript. This exporter rejects code that depends on the values of the input."""
     try:
         program = _capture(module, example, opset)
         optimise(program.model)
-        return _named(program.model_proto)
+        return _named(program.model_proto, module)
     except Exception as problem:
         raise NotExported(_reason(problem)) from None
 
 
-def captured_trainable(module: nn.Module, example: Inputs, opset: int) -> onnx.ModelProto:
+def captured_trainable(module: nn.Module, example: Examples, opset: int) -> onnx.ModelProto:
     """Export like `captured`, as a trainable graph."""
     try:
         with keep_dropout():
             program = _capture(module, example, opset, custom_translation_table=DROPOUT_TRANSLATION)
         optimise_trainable(program.model, _parameter_names(module))
-        return _named(program.model_proto)
+        return _named(program.model_proto, module)
     except Exception as problem:
         raise NotExported(_reason(problem)) from None
 
 
-def traced(module: nn.Module, example: Inputs, opset: int) -> onnx.ModelProto:
+def traced(module: nn.Module, example: Examples, opset: int) -> onnx.ModelProto:
     """Export with TorchScript, which records the operations that the module runs on the example. A branch that depends on the
     values of the input is an error here, although TorchScript only warns: the graph would take the same branch for every input.
     """
     try:
         model = _trace(module, example, opset)
         note_scopes(model, dict(module.named_modules()))
-        return _named(model)
+        return _named(model, module)
     except Exception as problem:
         raise NotExported(_reason(_origin(problem))) from None
 
 
-def traced_trainable(module: nn.Module, example: Inputs, opset: int) -> onnx.ModelProto:
+def traced_trainable(module: nn.Module, example: Examples, opset: int) -> onnx.ModelProto:
     """Export like `traced`, as a trainable graph."""
     try:
         with keep_dropout():
@@ -91,7 +93,7 @@ def traced_trainable(module: nn.Module, example: Inputs, opset: int) -> onnx.Mod
         note_scopes(model, dict(module.named_modules()))
         graph = onnx_ir.from_proto(model)
         optimise_trainable(graph, _parameter_names(module))
-        return _named(onnx_ir.to_proto(graph))
+        return _named(onnx_ir.to_proto(graph), module)
     except Exception as problem:
         raise NotExported(_reason(_origin(problem))) from None
 
@@ -102,7 +104,7 @@ TRAINABLE_EXPORTERS: dict[str, Exporter] = dict(zip(EXPORTERS, (captured_trainab
 """The same exporters, for trainable graphs."""
 
 
-def _capture(module: nn.Module, example: Inputs, opset: int, **options: Any) -> Any:
+def _capture(module: nn.Module, example: Examples, opset: int, **options: Any) -> Any:
     with _silence(), attention_of_four_axes(), torch.no_grad():
         return torch.onnx.export(
             module,
@@ -118,7 +120,7 @@ def _capture(module: nn.Module, example: Inputs, opset: int, **options: Any) -> 
         )
 
 
-def _trace(module: nn.Module, example: Inputs, opset: int, **options: Any) -> onnx.ModelProto:
+def _trace(module: nn.Module, example: Examples, opset: int, **options: Any) -> onnx.ModelProto:
     with _silence(), _mute_stderr(), attention_of_four_axes(), torch.no_grad():
         warnings.simplefilter("error", TracerWarning)
         buffer = io.BytesIO()
@@ -137,21 +139,40 @@ def _trace(module: nn.Module, example: Inputs, opset: int, **options: Any) -> on
     return onnx.load_model_from_string(buffer.getvalue())
 
 
-def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Name the inputs and outputs: input, input_1, input_2; output, output_1. The exporter has named the first of each."""
+def _named(model: onnx.ModelProto, module: nn.Module) -> onnx.ModelProto:
+    """Name the inputs and outputs as the network does. Others are called input, input_1, ... and output, output_1, ..."""
     graph = model.graph
-    wanted = {value.name: f"{INPUT}_{number}" for number, value in enumerate(graph.input) if number}
-    wanted |= {value.name: f"{OUTPUT}_{number}" for number, value in enumerate(graph.output) if number}
+    _separate_outputs(graph)
+    inputs, outputs = names_of(module)
+    weights = {tensor.name for tensor in graph.initializer}
+    own = [name for names in (inputs, outputs) for name in names]
+    wanted: dict[str, str] = {}
+    for values, names, usual in ((graph.input, inputs, INPUT), (graph.output, outputs, OUTPUT)):
+        for number, value in enumerate(values):
+            name = names[number] if number < len(names) else f"{usual}_{number}" if number else usual
+            taken = weights | set(wanted.values()) | ({*own} if number >= len(names) else set())
+            wanted[value.name] = free_name(name, taken)
     wanted = {old: new for old, new in wanted.items() if old != new}
     if wanted:
         taken = names_in(graph)
-        wanted |= {name: free_name(f"{name}_value", taken) for name in set(wanted.values()) & taken}
+        wanted |= {name: free_name(f"{name}_value", taken) for name in set(wanted.values()) & taken - wanted.keys()}
         rename_uses(graph, wanted)
         for node in graph.node:
             node.output[:] = [wanted.get(name, name) for name in node.output]
         for value in (*graph.input, *graph.output, *graph.value_info, *graph.initializer):
             value.name = wanted.get(value.name, value.name)
     return model
+
+
+def _separate_outputs(graph: onnx.GraphProto) -> None:
+    """Give each output a value of its own, in place. A network may return one tensor twice, or one of its inputs."""
+    known = {value.name for value in graph.input}
+    for value in graph.output:
+        if value.name in known:
+            name = free_name(f"{value.name}_copy", names_in(graph))
+            graph.node.add().CopyFrom(helper.make_node("Identity", [value.name], [name], name=name))
+            value.name = name
+        known.add(value.name)
 
 
 def _separate_equal_weights(model: onnx.ModelProto, module: nn.Module) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
 from pipeline.core.plan import Group, Importance, PruneSpace, Slot
 from pipeline.graph.reconstruct import start_reconstruction
 from pipeline.graph.reconstruction_error import order_by_error
@@ -13,8 +14,8 @@ from pipeline.graph.shrink import CONVS, NORMS
 
 __all__ = ["Batches", "rank"]
 
-Batches = Iterable[tuple[Tensor, Tensor]]
-"""Pairs of images, (N, C, H, W), and labels, (N,)."""
+Batches = Iterable[tuple[Inputs, Tensor]]
+"""Pairs of inputs, (N, C, H, W), and labels, (N,)."""
 
 
 def rank(module: nn.Module, space: PruneSpace, kind: Importance, batches: Batches) -> dict[str, tuple[int, ...]]:

@@ -17,7 +17,8 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.registry import QDQRegistry, QLinearOpsRegistry
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from pipeline.core.onnx_outputs import open_session
+from pipeline.core.feeds import Arrays, Feeds, arrays_of
+from pipeline.core.onnx_outputs import feeds_of, open_session
 from pipeline.errors import one_line
 from pipeline.graph.metadata import stamp
 from pipeline.graph.structure import load_graph
@@ -69,16 +70,17 @@ class Quantiser:
     It works in this process and in temporary folders, which are deleted before a call returns.
     """
 
-    def __init__(self, data: bytes, inputs: NDArray[np.float32]) -> None:
-        """`data` is an ONNX file with batch size 1, and `inputs` are real inputs, (N, C, H, W). Raises NotQuantised when the file
-        cannot be read or prepared, or keeps weights in other files.
+    def __init__(self, data: bytes, inputs: Feeds) -> None:
+        """`data` is an ONNX file with batch size 1, and `inputs` are real inputs, (N, C, H, W), one array per input.
+
+        Raises NotQuantised when the file cannot be read or prepared, or keeps weights in other files.
         """
         try:
             self._source = load_graph(data)
             self._prepared = _prepared(self._source)
         except Exception as problem:  # onnx and the tools raise errors of many types
             raise NotQuantised(one_line(problem)) from None
-        self._inputs = inputs
+        self._inputs = arrays_of(inputs)
         self._ranges: dict[str, Any] = {}
 
     @property
@@ -92,23 +94,31 @@ class Quantiser:
         """Return the int8 file. It is run once here. Raises NotQuantised when it cannot be made or does not run."""
         data = bytes(self._made(scheme, only=()).SerializeToString(deterministic=True))
         try:
-            answers = _answers(data, self._inputs[:1])
+            answers = _answers(data, self._first(1))
         except Exception as problem:
             raise NotQuantised(f"{scheme.text}: ONNX Runtime does not run it: {one_line(problem)}") from None
-        if not np.isfinite(answers).all():
+        if not all(np.isfinite(answer).all() for answer in answers):
             raise NotQuantised(f"{scheme.text}: its answer is not finite")
         return data
 
     def errors(self, scheme: Scheme) -> dict[str, float]:
-        """Return the output error when only one layer is quantised, per layer: mean squared change over mean squared output."""
-        inputs = self._inputs[:ERROR_INPUTS]
+        """Return the output error when only one layer is quantised, per layer: mean squared change over mean squared output, the
+        mean of all outputs.
+        """
+        inputs = self._first(ERROR_INPUTS)
         whole = _answers(self._source.SerializeToString(), inputs)
-        power = max(float(np.square(whole).mean()), 1e-12)
         errors = {}
         for layer in self.layers:
             alone = _answers(self._made(scheme, only=(layer,)).SerializeToString(), inputs)
-            errors[layer] = float(np.square(alone - whole).mean()) / power
+            parts = (
+                float(np.square(one - other).mean()) / max(float(np.square(other).mean()), 1e-12)
+                for one, other in zip(alone, whole, strict=True)
+            )
+            errors[layer] = sum(parts) / len(whole)
         return errors
+
+    def _first(self, count: int) -> Arrays:
+        return tuple(array[:count] for array in self._inputs)
 
     def _made(self, scheme: Scheme, only: tuple[str, ...]) -> onnx.ModelProto:
         try:
@@ -149,9 +159,11 @@ class Quantiser:
                 _METHODS[method],
                 extra_options={"symmetric": False},  # after a ReLU, half of a symmetric range would be unused
             )
-            name = self._source.graph.input[0].name
-            feeds = ({name: row[None]} for row in self._inputs)
-            for _ in range(0, len(self._inputs), CHUNK):
+            names, count = [value.name for value in self._source.graph.input], len(self._inputs[0])
+            feeds = (
+                {name: array[row : row + 1] for name, array in zip(names, self._inputs, strict=True)} for row in range(count)
+            )
+            for _ in range(0, count, CHUNK):
                 calibrator.collect_data(_Reader(itertools.islice(feeds, CHUNK)))
             return calibrator.compute_data()
 
@@ -181,10 +193,10 @@ class Quantiser:
 class _Reader:
     """Passes the inputs to the calibrator one by one, then None."""
 
-    def __init__(self, feeds: Iterator[dict[str, NDArray[np.float32]]]) -> None:
+    def __init__(self, feeds: Iterator[dict[str, NDArray[Any]]]) -> None:
         self._feeds = feeds
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+    def get_next(self) -> dict[str, NDArray[Any]] | None:
         return next(self._feeds, None)
 
 
@@ -205,11 +217,12 @@ def _operators() -> list[str]:
     return sorted({*QLinearOpsRegistry, *QDQRegistry})
 
 
-def _answers(data: bytes, inputs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs of a file with batch size 1 for each of `inputs`."""
+def _answers(data: bytes, inputs: Arrays) -> Arrays:
+    """Outputs of a file with batch size 1 for each of `inputs`, each with the samples on its first axis."""
     session = open_session(data, threads=computing_threads())
-    name = session.get_inputs()[0].name
-    return np.concatenate([np.asarray(session.run(None, {name: row[None]})[0]) for row in inputs])
+    rows = (feeds_of(session, tuple(array[row : row + 1] for array in inputs)) for row in range(len(inputs[0])))
+    answers = zip(*(session.run(None, feed) for feed in rows), strict=True)
+    return tuple(np.concatenate([np.asarray(each, dtype=np.float32) for each in parts]) for parts in answers)
 
 
 @contextlib.contextmanager

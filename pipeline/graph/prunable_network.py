@@ -16,7 +16,8 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from pipeline.core.onnx_outputs import largest_difference, run_onnx
+from pipeline.core.batch import Inputs, arrays_in, outputs_of
+from pipeline.core.onnx_outputs import all_outputs, largest_difference
 from pipeline.core.plan import Block, Kept, NotPrunable, PruneSpace
 from pipeline.errors import TraceError, one_line
 from pipeline.graph.drop_blocks import drop_blocks
@@ -90,7 +91,7 @@ def pair_with_module(
     model: onnx.ModelProto,
     labelled: GraphSpace,
     tensors: Mapping[str, TorchTensor],
-    example: Tensor,
+    example: Inputs,
 ) -> PrunableNetwork:
     """Choose the torch module, and compare it with the deployed graph for random plans.
 
@@ -118,7 +119,7 @@ def pair_with_module(
     return _rebuilt(model, labelled, graphs, example, str(reason))
 
 
-def _with_skips(found: PrunableNetwork, blocks: tuple[Block, ...], example: Tensor) -> tuple[PrunableNetwork, str | None]:
+def _with_skips(found: PrunableNetwork, blocks: tuple[Block, ...], example: Inputs) -> tuple[PrunableNetwork, str | None]:
     """The network with `blocks`, and for each the modules to replace when it is dropped; and the reason if one has none."""
     known = {place.name for place in found.tensors.values()}
     for block in blocks:
@@ -132,7 +133,7 @@ def _with_skips(found: PrunableNetwork, blocks: tuple[Block, ...], example: Tens
     return found, None
 
 
-def rebuild_from_graph(found: PrunableNetwork, example: Tensor, reason: str) -> PrunableNetwork:
+def rebuild_from_graph(found: PrunableNetwork, example: Inputs, reason: str) -> PrunableNetwork:
     """The same network with the torch module rebuilt from the graph, because of `reason`. Raises TraceError."""
     labelled = found.trainable.labelled
     return _rebuilt(found.trainable.slice({}), labelled, (found.trainable, found.deployed), example, reason)
@@ -142,7 +143,7 @@ def _rebuilt(
     model: onnx.ModelProto,
     labelled: GraphSpace,
     graphs: tuple[SliceableGraph, SliceableGraph],
-    example: Tensor,
+    example: Inputs,
     reason: str,
 ) -> PrunableNetwork:
     network = network_of(model, learnable(model))
@@ -205,7 +206,7 @@ def _deployed(model: onnx.ModelProto) -> onnx.ModelProto:
     return folded
 
 
-def _misfit(found: PrunableNetwork, example: Tensor) -> tuple[str | None, float]:
+def _misfit(found: PrunableNetwork, example: Inputs) -> tuple[str | None, float]:
     """Why the pruned module does not answer like the deployed graph, or None, and the largest difference.
 
     Weights are changed before the comparison, so that a weight that does not reach the graph is noticed.
@@ -219,25 +220,25 @@ def _misfit(found: PrunableNetwork, example: Tensor) -> tuple[str | None, float]
     return None, worst
 
 
-def _misfit_of(found: PrunableNetwork, kept: Kept, example: Tensor, *, moved: bool) -> tuple[str | None, float]:
+def _misfit_of(found: PrunableNetwork, kept: Kept, example: Inputs, *, moved: bool) -> tuple[str | None, float]:
     """The same for one plan. The weights are changed before the comparison if `moved`."""
     try:
         small = shrink(found.module, found.space, kept).eval()
         if moved:
             move_weights(small)
         with torch.no_grad():
-            expected = small(example)
+            expected = arrays_in(outputs_of(small(example)))
     except Exception as problem:  # the user's own code may raise anything
         line = own_line(problem)
         where = f" ({line})" if line else ""
         return f"it does not run with fewer channels: {one_line(problem, 120)}{where}", 0.0
     model = found.trained(small, kept) if moved else found.deployed.slice(kept)
     try:
-        answer = run_onnx(model.SerializeToString(), example.numpy())
+        answer = all_outputs(model.SerializeToString(), arrays_in(example))
     except Exception as problem:
         return f"ONNX Runtime does not run the sliced graph: {one_line(problem, 120)}", 0.0
-    difference = largest_difference(expected.numpy(), answer)
-    if not agrees(difference, small, (example,)):
+    difference = largest_difference(expected, answer)
+    if not agrees(difference, small, example):
         return f"its answer differs by {100 * difference:.3g} % of the largest output", 0.0
     return None, difference
 

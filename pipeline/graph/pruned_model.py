@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
-from pipeline.core.onnx_outputs import largest_difference, run_onnx
+from pipeline.core.batch import Inputs, arrays_in, outputs_of
+from pipeline.core.feeds import Arrays
+from pipeline.core.onnx_outputs import all_outputs, largest_difference
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import Block, ChannelPlan, Kept, PruneSpace
 from pipeline.core.progress import Progress, no_progress
@@ -42,7 +42,7 @@ class PrunedModel:
         self,
         plan: ChannelPlan,
         graph: WeightSlices | onnx.ModelProto,
-        example: Tensor,
+        example: Inputs,
         make_module: Callable[[], nn.Module],
         exact: bool = True,
     ) -> None:
@@ -53,8 +53,8 @@ class PrunedModel:
         self._graph = assembled(graph, values=False) if isinstance(graph, WeightSlices) else graph
         self.structure = structure(self._graph)
         self.example, self._make_module = example, make_module
-        self._lock = threading.Lock()  # a probe may read `answer` from another thread
-        self._known: tuple[nn.Module, NDArray[np.float32]] | None = None
+        self._lock = threading.Lock()  # a probe may read `answers` from another thread
+        self._known: tuple[nn.Module, Arrays] | None = None
 
     @cached_property
     def data(self) -> bytes:
@@ -69,14 +69,14 @@ class PrunedModel:
 
     @property
     def module(self) -> nn.Module:
-        """The pruned torch network, in evaluation mode. `answer` is computed before it is returned, because training or scoring
+        """The pruned torch network, in evaluation mode. `answers` are computed before it is returned, because training or scoring
         changes it.
         """
         return self._settled()[0]
 
     @property
-    def answer(self) -> NDArray[np.float32]:
-        """Output of the new, unchanged module for the example. The ONNX file must give the same output."""
+    def answers(self) -> Arrays:
+        """Outputs of the new, unchanged module for the example. The ONNX file must give the same outputs."""
         return self._settled()[1]
 
     @cached_property
@@ -89,12 +89,12 @@ class PrunedModel:
         """Number of parameters in the file; see `pipeline.graph.counts.params`."""
         return params(self._graph)
 
-    def _settled(self) -> tuple[nn.Module, NDArray[np.float32]]:
+    def _settled(self) -> tuple[nn.Module, Arrays]:
         with self._lock:
             if self._known is None:
                 module = self._make_module().eval()
                 with torch.no_grad():
-                    self._known = module, module(self.example).numpy()
+                    self._known = module, arrays_in(outputs_of(module(self.example)))
             return self._known
 
 
@@ -104,7 +104,7 @@ class PrunedModelBuilder:
 
     network: PrunableNetwork
     ranking: Mapping[str, tuple[int, ...]]
-    example: Tensor
+    example: Inputs
     opset: int
     ir_version: int
     exporter: str
@@ -177,7 +177,7 @@ class PrunedModelBuilder:
 
 def start_builder(
     module: nn.Module,
-    example: Tensor,
+    example: Inputs,
     form: FileFormat,
     settings: PruningSettings,
     dense_path: Path,
@@ -187,8 +187,8 @@ def start_builder(
 
     If `module` is rebuilt from an ONNX file that the user gave, its graph must be in `dense_path`.
 
-    `example` is one input as a batch, (1, C, H, W). The opset may go up to `form.highest_opset` if the network needs it.
-    Raises ModelError for a restriction that does not fit, TraceError, NothingToPrune or StorageError.
+    `example` is one sample as a batch, (1, C, H, W), or a `Batch`. The opset may go up to `form.highest_opset` if the network
+    needs it. Raises ModelError for a restriction that does not fit, TraceError, NothingToPrune or StorageError.
     """
     progress(0, 0, "exporting the network")
     base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES)) if dense_path.is_file() else None
@@ -203,13 +203,13 @@ def start_builder(
     return PrunedModelBuilder(network, ranked, example, opset, form.ir_version, exporter, _proof(network, exporter))
 
 
-def _answers_like(model: onnx.ModelProto, module: nn.Module, example: Tensor) -> bool:
+def _answers_like(model: onnx.ModelProto, module: nn.Module, example: Inputs) -> bool:
     """Whether `model` is a graph of `module` with its weights."""
     with torch.no_grad():
-        expected = module.eval()(example).numpy()
+        expected = arrays_in(outputs_of(module.eval()(example)))
     try:
-        difference = largest_difference(expected, run_onnx(model.SerializeToString(), example.numpy()))
-        return agrees(difference, module, (example,))
+        difference = largest_difference(expected, all_outputs(model.SerializeToString(), arrays_in(example)))
+        return agrees(difference, module, example)
     except Exception:  # ONNX Runtime's own errors: the file is a graph of another network
         return False
 

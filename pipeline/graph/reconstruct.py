@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
 from pipeline.core.plan import Kept, PruneSpace, Slot
 from pipeline.graph.reconstruct_in_turn import DenseInputs, record_dense_inputs, room_for
 from pipeline.graph.shrink import CONVS
@@ -95,7 +96,7 @@ class Reconstruction:
             layer.get_parameter("bias").add_((weights[:, drop].flatten(2).sum(2) @ lost).to(weight.dtype))
 
 
-def start_reconstruction(module: nn.Module, space: PruneSpace, inputs: Iterable[Tensor]) -> Reconstruction:
+def start_reconstruction(module: nn.Module, space: PruneSpace, inputs: Iterable[Inputs]) -> Reconstruction:
     """Compute the moments from batches of `inputs`, (N, C, H, W). The network is set to evaluation mode.
 
     Layers whose weights do not require gradients are not adapted.

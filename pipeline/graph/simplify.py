@@ -3,11 +3,10 @@
 import sys
 from dataclasses import dataclass
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
-from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
+from pipeline.core.feeds import Feeds
+from pipeline.core.onnx_outputs import TOLERANCE, all_outputs, largest_difference
 from pipeline.errors import one_line
 from pipeline.graph.structure import load_graph
 from pipeline.system.child_process import run_child
@@ -32,14 +31,14 @@ class Simplified:
 
 def simplify(
     data: bytes,
-    inputs: NDArray[np.float32],
+    inputs: Feeds,
     command: tuple[str, ...] = COMMAND,
     time_limit_s: float = TIME_LIMIT_S,
 ) -> Simplified:
     """Fold constants and remove unused nodes in `data`, an ONNX file.
 
-    If onnxsim crashes, hangs, writes an unusable file or changes the output for `inputs`, (1, C, H, W), the result is
-    `data` itself with a note. A failure of onnxsim never raises an error.
+    If onnxsim crashes, hangs, writes an unusable file or changes an output for `inputs`, one sample, the result is `data`
+    itself with a note. A failure of onnxsim never raises an error.
     """
     with scratch_folder("simplify") as folder:
         source, target = folder / "in.onnx", folder / "out.onnx"
@@ -53,7 +52,7 @@ def simplify(
     try:
         before, after = load_graph(data), load_graph(smaller)
         onnx.checker.check_model(after, full_check=True)
-        difference = largest_difference(run_onnx(data, inputs), run_onnx(smaller, inputs))
+        difference = largest_difference(all_outputs(data, inputs), all_outputs(smaller, inputs))
     except Exception as problem:
         return Simplified(data, f"not simplified: its result is not a usable graph ({one_line(problem, 120)})")
     if not difference <= TOLERANCE:

@@ -27,6 +27,7 @@ from statistics import harmonic_mean
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
 from pipeline.core.plan import Kept, PruneSpace
 from pipeline.graph.activations import show_activations
 
@@ -71,7 +72,7 @@ class SpatialEntropy:
     """Measures pruned versions of one network on the same inputs, with the same ranges."""
 
     space: PruneSpace
-    inputs: Tensor
+    inputs: Inputs
     """(N, C, H, W)"""
     ranges: Ranges
     whole: dict[str, float] = field(default_factory=dict)
@@ -124,7 +125,7 @@ class SpatialEntropy:
         return max(1, min(images // _IMAGES, images * maps[0, 0].numel() // _PIXELS))
 
 
-def start_spatial_entropy(module: nn.Module, space: PruneSpace, inputs: Tensor) -> SpatialEntropy:
+def start_spatial_entropy(module: nn.Module, space: PruneSpace, inputs: Inputs) -> SpatialEntropy:
     """Measure the ranges and the entropy of the dense `module` on `inputs`, (N, C, H, W)."""
     ranges: Ranges = {}
 

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import torch
 
+from pipeline.core.batch import arrays_in
 from pipeline.core.measurement import Failure, Fingerprint, Measurement
+from pipeline.core.network_form import settle_form
 from pipeline.core.plan import Group, NotPrunable
 from pipeline.core.profile import Profile, available_cores, load_profile
 from pipeline.core.progress import Callback
@@ -32,7 +34,6 @@ from pipeline.system.scratch import scratch_folder
 from pipeline.training.adapt_network import adapt
 from pipeline.training.load import find_model, load_model
 from pipeline.training.own_task import OwnTask
-from pipeline.training.single_output import unwrap
 
 __all__ = ["BlockFacts", "GroupFacts", "Inspection", "PlanFacts", "inspect_network"]
 
@@ -85,7 +86,8 @@ class Inspection:
     """Everything that is known before a run. Figures in milliseconds are there only with a target."""
 
     model: str
-    input_shape: tuple[int, ...]
+    input_shapes: tuple[tuple[int, ...], ...]
+    """One per input."""
     layers: tuple[LayerFacts, ...]
     groups: tuple[GroupFacts, ...]
     not_prunable: tuple[NotPrunable, ...]
@@ -137,7 +139,7 @@ def _without_data(job: Job, profile: Profile, shape: tuple[int, ...]) -> LoadedM
     module = load_model(replace(source, needs_weights=False), job.weights, None, notices.append)
     shape = given.facts.door.shape if given else shape or _declared_shape(job.model, source.preprocessing)
     images = torch.rand((2, *shape[1:]), generator=torch.Generator().manual_seed(0))
-    unwrap(module, images[:1], job.model)
+    settle_form(module, images[:1], job.model)
     notices += adapt(module, images)
     task = OwnTask(images, evaluate=lambda module: 0.0, train=lambda module: module, description="random images")
     return LoadedModel(module, task, {}, tuple(notices), given=given)
@@ -157,7 +159,7 @@ def _counted(job: Job, loaded: LoadedModel, builder: PrunedModelBuilder, profile
     groups = {group.name: group for group in labelled.space.groups}
     return Inspection(
         model=job.model,
-        input_shape=tuple(builder.example.shape),
+        input_shapes=tuple(tuple(array.shape) for array in arrays_in(builder.example)),
         layers=layer_facts(load_graph(dense.data), labelled),
         groups=tuple(_group(choice, groups[choice.name], labelled) for choice in space.choices if not choice.is_block),
         blocks=tuple(
@@ -218,7 +220,7 @@ def _measured(
     if profile.device.host:
         return replace(found, notices=(*found.notices, "layers are timed only on this machine, not over ssh"))
     callback.phase("time", "each layer")
-    times = node_times(dense.data, builder.example.numpy(), profile, folder)
+    times = node_times(dense.data, arrays_in(builder.example), profile, folder)
     layers, others = times_by_layer(found.layers, times, load_graph(dense.data))
     return replace(found, layers=layers, others_ms=others)
 

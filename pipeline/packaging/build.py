@@ -7,10 +7,13 @@ import json
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
+from numpy.typing import NDArray
 from torch import nn
 
 from pipeline.core.artifact import Artifact, PrecisionRow, Row
+from pipeline.core.batch import Inputs, arrays_in, outputs_of
 from pipeline.core.budget import Constraint, Metric, Verdict, known_metrics, worst_verdict
 from pipeline.core.candidate import Candidate
 from pipeline.core.measurement import Failure
@@ -93,7 +96,7 @@ def ship(
     limits = device_limits(constraints, dense, shipped)
     files = {
         "model.onnx": pruned.data,
-        **serving_files(profile, golden.numpy(), OnnxModule(pruned.data)(golden).numpy(), limits, final.precision),
+        **serving_files(profile, *_golden(pruned.data, golden), limits, final.precision),
         "weights.safetensors": weights_bytes(tuned.module),
         "plan.json": plan_json(
             (provenance.model, provenance.job.get("model_args")),
@@ -152,6 +155,13 @@ def ship(
     artifact = replace(artifact, files={**artifact.files, **file_facts({"report.html": report})})
     pack(context.run.artifact, artifact, {**files, "report.html": report})
     return artifact
+
+
+def _golden(data: bytes, inputs: Inputs) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """`inputs` and the file's answers for them, by name."""
+    file = OnnxModule(data)
+    answers = arrays_in(outputs_of(file(inputs)))
+    return dict(zip(file.input_names, arrays_in(inputs), strict=True)), dict(zip(file.output_names, answers, strict=True))
 
 
 def _dropped_blocks(space: PruneSpace, plan: ChannelPlan) -> dict[str, bool]:

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -35,7 +36,11 @@ class Model:
         if release != self.release:
             self.session, self.release = load(release), release
 
-    def run(self, x: np.ndarray) -> np.ndarray:
-        """Run the network on `x`, float32 (1, C, H, W), and return its output."""
+    def run(self, *inputs: np.ndarray, **named: np.ndarray) -> Any:
+        """Run the network on one sample, such as float32 (1, C, H, W). Inputs are given in the file's order or by name.
+
+        Returns the output as an array. A network with several outputs returns a dict: name -> array.
+        """
         self.follow()
-        return np.asarray(self.session.run(None, {self.session.get_inputs()[0].name: x})[0])
+        found = self.session.run(None, {**dict(zip((each.name for each in self.session.get_inputs()), inputs)), **named})
+        return found[0] if len(found) == 1 else dict(zip((each.name for each in self.session.get_outputs()), found))

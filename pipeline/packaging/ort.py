@@ -2,8 +2,7 @@
 
 import sys
 
-from torch import Tensor
-
+from pipeline.core.batch import Inputs, arrays_in, outputs_of
 from pipeline.core.onnx_outputs import largest_difference
 from pipeline.core.profile import Precision, Profile
 from pipeline.errors import ShipError, one_line
@@ -23,7 +22,7 @@ differently from those that this machine would choose."""
 
 
 def ort_files(
-    data: bytes, precision: Precision, profile: Profile, inputs: Tensor, time_limit_s: float = TIME_LIMIT_S
+    data: bytes, precision: Precision, profile: Profile, inputs: Inputs, time_limit_s: float = TIME_LIMIT_S
 ) -> tuple[dict[str, bytes], str]:
     """MODEL and CONFIG for the ONNX file `data`, and the result of comparing them.
 
@@ -53,10 +52,10 @@ def ort_files(
     return {MODEL: ort, CONFIG: config}, _shown(data, ort, inputs, TOLERANCES[precision])
 
 
-def _shown(data: bytes, ort: bytes, inputs: Tensor, tolerance: float) -> str:
-    expected = OnnxModule(data)(inputs).numpy()
+def _shown(data: bytes, ort: bytes, inputs: Inputs, tolerance: float) -> str:
+    expected = arrays_in(outputs_of(OnnxModule(data)(inputs)))
     try:
-        found = OnnxModule(ort)(inputs).numpy()
+        found = arrays_in(outputs_of(OnnxModule(ort)(inputs)))
     except Exception as problem:
         raise ShipError(f"{MODEL} cannot be loaded on this machine: {one_line(problem)}; set runtime.ort_format: false") from None
     difference = largest_difference(expected, found)

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,23 +23,27 @@ GOLDEN_BYTES = 2 * 2**20
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-2, "int8": 5e-2}
 """Largest difference from an expected output, as a share of the largest. Other processors' kernels round differently."""
 _LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+Golden = Mapping[str, NDArray[Any]]
+"""Name of an input or output -> its values for all samples, (N, ...)."""
 _LIMITED = {"latency_p50": "latency_p50_ms", "latency_p90": "latency_p90_ms", "peak_memory": "peak_memory_bytes"}
 """Metrics that the health check can judge, and its names for them."""
 
 
 def serving_files(
     profile: Profile,
-    inputs: NDArray[np.float32],
-    outputs: NDArray[np.float32],
+    inputs: Golden,
+    outputs: Golden,
     limits: Mapping[str, float],
     precision: Precision = "fp32",
 ) -> dict[str, bytes]:
     """All of SERVED_FILES except the model.
 
-    `inputs`: real inputs, (N, C, H, W). `outputs`: the shipped file's answers, (N, ...). GOLDEN_INPUTS and GOLDEN_BYTES limit how
-    many are kept. `limits`: see `device_limits`.
+    `inputs`: real inputs, (N, C, H, W), by name. `outputs`: the shipped file's answers, (N, ...), by name. GOLDEN_INPUTS and
+    GOLDEN_BYTES limit how many are kept. `limits`: see `device_limits`.
     """
-    count = max(1, min(GOLDEN_INPUTS, len(inputs), GOLDEN_BYTES // max(1, inputs[:1].nbytes)))
+    arrays = list(inputs.values())
+    size = sum(array[:1].nbytes for array in arrays)
+    count = max(1, min(GOLDEN_INPUTS, len(arrays[0]), GOLDEN_BYTES // max(1, size)))
     runtime = profile.runtime
     serving = {
         "format": 1,
@@ -62,8 +67,8 @@ def serving_files(
     return {
         "serving.json": json.dumps(serving, indent=1).encode(),
         "infer.py": Path(__file__).with_name("infer.py").read_bytes(),
-        "golden-inputs.npy": _npy(inputs[:count]),
-        "golden-outputs.npy": _npy(outputs[:count]),
+        "golden-inputs.npy": _npy(inputs, count),
+        "golden-outputs.npy": _npy(outputs, count),
     }
 
 
@@ -90,7 +95,15 @@ def device_limits(constraints: tuple[Constraint, ...], dense: Candidate, shipped
     return limits
 
 
-def _npy(values: NDArray[np.float32]) -> bytes:
+def _npy(values: Golden, count: int) -> bytes:
+    """The first `count` samples as a .npy file. Several inputs or outputs become the fields of one structured array."""
+    arrays = {name: np.ascontiguousarray(array[:count]) for name, array in values.items()}
+    found = next(iter(arrays.values()))
+    if len(arrays) > 1:
+        fields = [(name, array.dtype, array.shape[1:]) for name, array in arrays.items()]
+        found = np.zeros(len(found), dtype=fields)
+        for name, array in arrays.items():
+            found[name] = array
     buffer = io.BytesIO()
-    np.save(buffer, np.ascontiguousarray(values, dtype=np.float32), allow_pickle=False)
+    np.save(buffer, found, allow_pickle=False)
     return buffer.getvalue()

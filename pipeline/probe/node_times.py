@@ -16,9 +16,7 @@ ENDING = "_kernel_time"
 _LEVELS = {"disabled": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
 
 
-def node_times(
-    data: bytes, inputs: Feeds, profile: Profile, folder: Path, runs: int = 20
-) -> list[tuple[str, str, float]]:
+def node_times(data: bytes, inputs: Feeds, profile: Profile, folder: Path, runs: int = 20) -> list[tuple[str, str, float]]:
     """Return (name, operator, milliseconds of the fastest run) of each node of the file `data`, as the runtime optimised it.
 
     It runs with the settings of `profile`. `inputs` are those of one sample. The profiler writes its file into `folder`. The

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.device_state import DeviceState, throttled
-from pipeline.core.feeds import Arrays, arrays_of
+from pipeline.core.feeds import Arrays, arrays_of, output_difference
 from pipeline.core.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
 from pipeline.core.profile import Profile
 from pipeline.core.remark import Remark, RemarkKind
@@ -256,9 +256,8 @@ def _difference(expected: Arrays, found: NDArray[np.float64]) -> float:
     if sum(each.size for each in expected) != found.size:
         return float("inf")
     parts = np.split(found, np.cumsum([each.size for each in expected[:-1]]))
-    pairs = ((one.ravel().astype(np.float64), other) for one, other in zip(expected, parts, strict=True) if one.size)
-    # np.max, because the built-in max may skip NaN
-    return float(np.max([0.0, *(np.abs(one - other).max() / max(np.abs(one).max(), 1e-6) for one, other in pairs)]))
+    found_of = (output_difference(one.ravel(), other, 1e-6) for one, other in zip(expected, parts, strict=True))
+    return float(np.max([0.0, *found_of]))  # the built-in max may skip NaN
 
 
 def _timed_process(answer: dict[str, Any]) -> TimedProcess:

@@ -5,9 +5,9 @@ import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from pipeline.core.batch import Inputs, joined
 from pipeline.core.opsets import FileFormat, choose_format
 from pipeline.core.profile import Profile
 from pipeline.data.preprocessing import Preprocessing
@@ -86,6 +86,6 @@ def write_graph(given: GivenNetwork, task: Task, form: FileFormat, dense_path: P
     write_atomically(dense_path, model.SerializeToString(deterministic=True))
 
 
-def _few(task: Task) -> Iterator[Tensor]:
-    images = torch.cat([pixels[:IMAGES] for pixels, _ in itertools.islice(task.calibration(), 1)])
-    yield from images.split(TOGETHER)
+def _few(task: Task) -> Iterator[Inputs]:
+    samples = joined(inputs[:IMAGES] for inputs, _ in itertools.islice(task.calibration(), 1))
+    yield from samples.split(TOGETHER)

@@ -11,6 +11,7 @@ from torch import nn
 
 from pipeline.core.budget import Constraint, sample_size_notices
 from pipeline.core.latency_predictor import LatencyPredictor
+from pipeline.core.network_form import Form, in_form, settle_form
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import Importance
 from pipeline.core.profile import Profile
@@ -19,7 +20,8 @@ from pipeline.data.images import Splits
 from pipeline.data.listing import is_flat
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.unlabelled import load_unlabelled, with_unlabelled
-from pipeline.errors import DataError, ModelError, TraceError, one_line
+from pipeline.errors import DataError
+from pipeline.foreign_text import clean_text
 from pipeline.graph.given.read import GivenNetwork
 from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
@@ -30,6 +32,7 @@ from pipeline.probe.connection import Notify
 from pipeline.probe.interface import Probe
 from pipeline.probe.local import LocalProbe
 from pipeline.probe.simulated import SimulatedProbe
+from pipeline.stages.check_network import check_classifier, check_samples
 from pipeline.stages.job import Job
 from pipeline.stages.onnx_model import is_onnx, known_format, onnx_source, read_onnx, write_graph
 from pipeline.stages.probe_adapter import reference_of
@@ -37,7 +40,6 @@ from pipeline.stages.shared_device import SharedDevice
 from pipeline.system.files import sha256_bytes
 from pipeline.training.adapt_network import adapt
 from pipeline.training.load import answered, find_model, load_data, load_model, settle_normalisation
-from pipeline.training.single_output import Form, answers_in, unwrap
 from pipeline.training.task import Classification, OwnTask, Task
 from pipeline.training.user_errors import network_errors
 
@@ -90,16 +92,17 @@ def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_prog
     task: Task
     if job.task is not None:
         module, task = load_model(source, job.weights, None, notices.append), job.task
-        form = unwrap(module, task.inputs(1), job.model)
+        form = settle_form(module, task.inputs(1), job.model, job.task.input_names)
         if form:
-            task = _with_output_form(job.task, form)
+            task = _in_form(job.task, form)
         with network_errors("first forward pass"):
             notices += adapt(module, task.inputs(2))
+        check_samples(module, task.inputs(2), job.model)
     else:
         splits = _load_images(job, source.preprocessing)
         module = load_model(source, job.weights, len(splits.classes) or None, notices.append)
-        form = unwrap(module, splits.train.sample(1, 0).batches(1).__next__()[0], job.model)
-        _check_output(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes) or None, job)
+        form = settle_form(module, splits.train.sample(1, 0).batches(1).__next__()[0], job.model)
+        check_classifier(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes) or None, job)
         with network_errors("first forward pass"):
             notices += adapt(module, splits.train.sample(2, 0).batches(2).__next__()[0])
         if splits.classes:
@@ -119,8 +122,9 @@ def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_prog
                 f"the network's validation accuracy is {score:.1f} %, close to the chance level of {chance:.1f} %; check that "
                 "weights, classes (folders in alphabetical order) and normalisation match"
             )
-    if form:
-        notices.append(f"the network returns a {form}; the shipped file outputs only this tensor")
+    if form and form.changes_outputs:
+        what = "outputs only this tensor" if len(form.places) == 1 else f"has the outputs {', '.join(form.outputs)}"
+        notices.append(clean_text(f"the network returns a {form}; the shipped file {what}"))
     if not profile.measures_its_device:
         notices.append(
             f"this machine measures in place of {profile.device.name}: its figures rank plans and judge relative budgets, but "
@@ -215,39 +219,16 @@ def emulated(profile: Profile) -> Profile:
     return profile.model_copy(update={"device": profile.device.model_copy(update={"host": None})})
 
 
-def _with_output_form(task: OwnTask, form: Form) -> OwnTask:
-    """The user's functions still get answers in the network's own form."""
+def _in_form(task: OwnTask, form: Form) -> OwnTask:
+    """The user's functions still see the network's own form of inputs and outputs."""
     test, each = task.evaluate_test, task.test_each_image
     return replace(
         task,
-        evaluate=answers_in(task.evaluate, form),
-        train=answers_in(task.train, form),
-        evaluate_test=answers_in(test, form) if test else None,
-        test_each_image=answers_in(each, form) if each else None,
+        evaluate=in_form(task.evaluate, form),
+        train=in_form(task.train, form),
+        evaluate_test=in_form(test, form) if test else None,
+        test_each_image=in_form(each, form) if each else None,
     )
-
-
-def _check_output(module: nn.Module, images: torch.Tensor, classes: int | None, job: Job) -> None:
-    try:
-        with torch.no_grad():
-            answer = module(images)
-    except Exception as problem:
-        place = "preprocessing.yaml beside the images" if is_onnx(job.model) else "a PREPROCESSING beside the factory"
-        raise TraceError(
-            f"{job.model}: the network fails on an image batch of shape {tuple(images.shape)}: {one_line(problem)}; declare "
-            f"size, mean and std (one value per channel) in {place}"
-        ) from None
-    if not isinstance(answer, torch.Tensor) or answer.dim() != 2:
-        kind = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
-        raise ModelError(
-            f"{job.model}: the network returns {kind}, but classification needs a tensor of (N, classes); use OwnTask for "
-            "other tasks"
-        )
-    if classes is not None and answer.shape[1] != classes:
-        raise ModelError(
-            f"{job.model}: the network has {answer.shape[1]} classes, but {job.data} has {classes}; give the images that it "
-            "was trained on"
-        )
 
 
 def _digest(module: nn.Module) -> str:

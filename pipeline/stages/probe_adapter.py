@@ -1,5 +1,6 @@
 """Adapter: turns a pruned model into a graph for a probe. The graph package and the probe package do not know each other."""
 
+from pipeline.core.batch import arrays_in
 from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder
 from pipeline.probe.interface import Graph, Reference
 
@@ -7,11 +8,11 @@ __all__ = ["graph_of", "reference_of"]
 
 
 def graph_of(pruned: PrunedModel) -> Graph:
-    """The file of `pruned`, its weight slices and, if it must be exact, the answer that it must give."""
-    return Graph(lambda: pruned.data, pruned.structure, (lambda: pruned.answer) if pruned.exact else None, pruned.weight_slices)
+    """The file of `pruned`, its weight slices and, if it must be exact, the answers that it must give."""
+    return Graph(lambda: pruned.data, pruned.structure, (lambda: pruned.answers) if pruned.exact else None, pruned.weight_slices)
 
 
 def reference_of(builder: PrunedModelBuilder) -> Reference:
     """The dense graph and the example input. Every pruned model is timed against them."""
     dense = builder.make(builder.space.dense())
-    return Reference(Graph(lambda: dense.data, dense.structure, None, dense.weight_slices), builder.example.numpy())
+    return Reference(Graph(lambda: dense.data, dense.structure, None, dense.weight_slices), arrays_in(builder.example))

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from torch import Tensor
-
 from pipeline.core.artifact import PrecisionRow
+from pipeline.core.batch import Inputs, arrays_in, outputs_of
 from pipeline.core.budget import Constraint, judge
 from pipeline.core.candidate import Candidate
 from pipeline.core.measurement import Failure, Measurement
@@ -77,13 +76,13 @@ def quantise(context: RunContext, fp32: PrunedModel, probe: Probe, dense: Candid
     complaint = _complaint(rows, ratio, constraints, sides[1][1], sides[3][1], dense)
     if complaint is not None:
         return Quantised(None, (f"int8 was tried ({found.scheme.text}) and is not shipped: {complaint}",), rows)
-    digest = hashlib.sha256(inputs.numpy().tobytes()).hexdigest()[:16]
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays_in(inputs))).hexdigest()[:16]
+    decisions = _agreement(found.pruned, fp32, context.task.inputs(AGREEMENT_INPUTS))
     said = (
         f"int8: {found.scheme.text}, calibrated with {len(inputs)} training inputs (SHA-256 {digest}…)",
         f"int8 against the proven float32 file: median latency {_percent(ratio)}, in turns; validation score "
         f"{rows[3].score:.2f} against {rows[1].score:.2f}, and {rows[0].score:.2f} of the dense network; its outputs may "
-        f"differ, and its decision is the same on {_agreement(found.pruned, fp32, context.task.inputs(AGREEMENT_INPUTS))} real "
-        "inputs",
+        f"differ{decisions}",
     )
     return Quantised(found.pruned, said, rows)
 
@@ -125,13 +124,13 @@ class _Bench:
         self._constraints, self._probe, self._settings = context.constraints, probe, context.profile.probe
 
     def search(
-        self, role: Literal["int8", "int8-dense"], source: PrunedModel, inputs: Tensor, whole: PrunedModel, steps: int
+        self, role: Literal["int8", "int8-dense"], source: PrunedModel, inputs: Inputs, whole: PrunedModel, steps: int
     ) -> _Asked:
         """The most accurate file that is faster and accurate enough; otherwise the most accurate of the faster files, or of all.
 
         Raises NotQuantised.
         """
-        quantiser = Quantiser(source.data, inputs.numpy())
+        quantiser = Quantiser(source.data, arrays_in(inputs))
         measured: dict[str, Measurement | Failure] = {}
         asked, refused = [], []
         for number, scheme in enumerate(SCHEMES, start=1):
@@ -264,10 +263,13 @@ def _least(constraints: tuple[Constraint, ...], dense_score: float, fp32_score: 
     return fp32_score - ALLOWED_DROP_POINTS if drop is None else dense_score - drop
 
 
-def _agreement(pruned: PrunedModel, source: PrunedModel, inputs: Tensor) -> str:
-    """On how many of `inputs` the largest output of both files is at the same index, as '251 of 256'."""
-    first, second = (OnnxModule(each.data)(inputs).reshape(len(inputs), -1).argmax(1) for each in (pruned, source))
-    return f"{int((first == second).sum())} of {len(inputs)}"
+def _agreement(pruned: PrunedModel, source: PrunedModel, inputs: Inputs) -> str:
+    """On how many of `inputs` the largest output of both files is at the same index. Empty for several outputs."""
+    first, second = (outputs_of(OnnxModule(each.data)(inputs)) for each in (pruned, source))
+    if len(first) > 1:
+        return ""
+    ours, theirs = (each[0].reshape(len(inputs), -1).argmax(1) for each in (first, second))
+    return f", and its decision is the same on {int((ours == theirs).sum())} of {len(inputs)} real inputs"
 
 
 def _int8_model(quantiser: Quantiser, scheme: Scheme, source: PrunedModel) -> PrunedModel:

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from pipeline.core.alignment import Alignment, ConvPair, Sweep
+from pipeline.core.batch import Inputs
 from pipeline.core.measurement import Failure
 from pipeline.core.plan import PruneSpace, layer_of
 from pipeline.core.progress import Callback
@@ -61,7 +62,7 @@ def find_alignment(
     return found
 
 
-def conv_pairs(module: nn.Module, space: PruneSpace, example: torch.Tensor) -> tuple[ConvPair, ...]:
+def conv_pairs(module: nn.Module, space: PruneSpace, example: Inputs) -> tuple[ConvPair, ...]:
     """The most costly convolutions with a width to choose, each with the first convolution that reads its output."""
     layers = dict(module.named_modules())
     sides: dict[nn.Module, tuple[int, int]] = {}

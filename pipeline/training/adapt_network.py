@@ -6,13 +6,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from pipeline.core.batch import Inputs, outputs_of, tensors_of
 from pipeline.training.execution_mode import ExecutionMode, set_execution_mode
 
 __all__ = ["adapt", "plain"]
 
 DEPENDENCE = 1e-2
 """Largest difference that counts as rounding, as a share of the largest output."""
+Shapes = list[tuple[int, ...]]
+"""Shapes of the outputs of a network."""
 _NORMS: dict[int, type[_BatchNorm]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}
 """Number of input dimensions -> BatchNorm class."""
 
@@ -37,12 +41,12 @@ def plain(module: nn.Module) -> nn.Module:
     return module
 
 
-def adapt(module: nn.Module, images: Tensor) -> tuple[str, ...]:
+def adapt(module: nn.Module, images: Inputs) -> tuple[str, ...]:
     """Change `module` in place so that it can be trained here, and store its execution mode. Returns notices for the user.
 
-    `images` are two real inputs, (2, C, H, W). The network must run on the first one alone. `requires_grad` is switched on
-    everywhere, because a pruned network must learn as a whole. `SyncBatchNorm` becomes an ordinary BatchNorm. A network
-    that does not accept batches is given its images one by one.
+    `images` are two real inputs, (2, C, H, W), or a `Batch` of two samples. The network must run on the first one alone.
+    `requires_grad` is switched on everywhere, because a pruned network must learn as a whole. `SyncBatchNorm` becomes an
+    ordinary BatchNorm. A network that does not accept batches is given its images one by one.
     """
     notices: list[str] = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -75,7 +79,7 @@ def _ordinary_batchnorm(tensor: Tensor) -> Tensor:
     return nn.Parameter(clone, requires_grad=clone.is_floating_point()) if isinstance(tensor, nn.Parameter) else clone
 
 
-def _replace_sync_batchnorm(module: nn.Module, image: Tensor) -> None:
+def _replace_sync_batchnorm(module: nn.Module, image: Inputs) -> None:
     """Replace each SyncBatchNorm, which trains only on several GPUs, by the BatchNorm class that fits its input."""
     names = [name for name, layer in module.named_modules() if isinstance(layer, nn.SyncBatchNorm)]
     dims: dict[str, int] = {}
@@ -100,47 +104,72 @@ def _replace_sync_batchnorm(module: nn.Module, image: Tensor) -> None:
         setattr(module.get_submodule(parent), child, norm)
 
 
-def _answers(module: nn.Module, images: Tensor, shape: tuple[int, ...]) -> bool:
-    """Whether `module` returns a tensor of this shape for `images`. Any exception counts as no."""
+def _answers(module: nn.Module, images: Inputs, shapes: Shapes) -> bool:
+    """Whether `module` returns tensors of these shapes for `images`. Any exception counts as no."""
     try:
-        answer = module(images)
+        return _shapes(outputs_of(module(images))) == shapes
     except Exception:
         return False
-    return isinstance(answer, Tensor) and tuple(answer.shape) == shape
 
 
-def _batch_problem(module: nn.Module, images: Tensor) -> str | None:
+def _shapes(tensors: tuple[Tensor, ...]) -> Shapes:
+    return [tuple(tensor.shape) for tensor in tensors]
+
+
+def _batch_problem(module: nn.Module, images: Inputs) -> str | None:
     """The reason why the network must get its images one by one, or None."""
-    alone = [module(image) for image in images.split(1)]
-    if len(alone) < 2 or not all(isinstance(answer, Tensor) for answer in alone):
+    try:
+        alone = [outputs_of(module(image)) for image in images.split(1)]
+        expected = tuple(torch.cat(parts) for parts in zip(*alone, strict=True))
+    except (TypeError, ValueError, RuntimeError):  # outputs of another form, which are reported elsewhere
         return None
-    expected = torch.cat(alone)
-    if not _answers(module, images, tuple(expected.shape)):
+    if len(alone) < 2:
+        return None
+    if not _answers(module, images, _shapes(expected)):
         return "the network does not accept batches"
-    difference = (module(images) - expected).abs().max()
-    if difference > DEPENDENCE * expected.abs().max():
+    if any(_depends(*pair) for pair in zip(outputs_of(module(images)), expected, strict=True)):
         return "the network's output for an image depends on the other images of the batch, as with batch statistics"
     return None
 
 
-def _supports_channels_last(module: nn.Module, images: Tensor) -> bool:
-    if images.dim() != 4:
+def _depends(together: Tensor, alone: Tensor) -> bool:
+    """Whether an output differs by more than rounding. Integers are positions or classes, which rounding may change."""
+    if not alone.numel() or not alone.is_floating_point():
+        return False
+    return bool((together - alone).abs().max() > DEPENDENCE * alone.abs().max())
+
+
+def _supports_channels_last(module: nn.Module, images: Inputs) -> bool:
+    if not any(tensor.dim() == 4 for tensor in tensors_of(images)):
         return False
     try:
         copied = copy.deepcopy(module).to(memory_format=torch.channels_last)
-        expected = module(images)
+        expected = outputs_of(module(images))
     except Exception:  # the steps that need the copy or the output report it
         return True
-    return _answers(copied, images.contiguous(memory_format=torch.channels_last), tuple(expected.shape))
+    return _answers(copied, images.contiguous(memory_format=torch.channels_last), _shapes(expected))
 
 
 def _run_one_by_one(module: nn.Module) -> None:
     """Give `module` its own class, which splits each batch. The names of its tensors do not change."""
     kind = type(module)
 
-    def forward(self: nn.Module, inputs: Tensor, *others: Any, **named: Any) -> Any:
-        if torch._C._get_tracing_state() or inputs.shape[0] == 1:
-            return kind.forward(self, inputs, *others, **named)
-        return torch.cat([kind.forward(self, each, *others, **named) for each in inputs.split(1)])
+    def forward(self: nn.Module, *inputs: Any, **named: Any) -> Any:
+        values = (*inputs, *named.values())
+        count = next((len(value) for value in values if isinstance(value, Tensor) and value.dim()), 1)
+        if torch._C._get_tracing_state() or count == 1:
+            return kind.forward(self, *inputs, **named)
+
+        def one(value: Any, number: int) -> Any:
+            batched = isinstance(value, Tensor) and value.dim() and len(value) == count
+            return value[number : number + 1] if batched else value
+
+        answers = [
+            kind.forward(self, *(one(value, i) for value in inputs), **{key: one(value, i) for key, value in named.items()})
+            for i in range(count)
+        ]
+        leaves = [tree_flatten(answer) for answer in answers]
+        parts = zip(*(values for values, _ in leaves), strict=True)
+        return tree_unflatten([torch.cat(each) if isinstance(each[0], Tensor) else each[0] for each in parts], leaves[0][1])
 
     module.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})

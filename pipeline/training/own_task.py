@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,10 +11,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from pipeline.core.batch import Batch, Inputs, tensors_of
 from pipeline.core.paired_difference import Scores
 from pipeline.core.progress import Progress, count_images, no_progress
 from pipeline.data.images import evaluation_size
-from pipeline.errors import ModelError, one_line
+from pipeline.errors import DataError, ModelError, one_line
 from pipeline.training.finetune import Finetuned
 from pipeline.training.scoring import BATCH, CALIBRATION_BATCHES, recalibrate
 from pipeline.training.teacher import Teacher
@@ -37,8 +38,10 @@ class OwnTask:
     torch.Size([1, 3, 32, 32])
     """
 
-    all_inputs: Tensor
-    """Real inputs, (N, C, H, W). The probe uses the first one, BatchNorm re-estimation and the final comparison more of them."""
+    all_inputs: Tensor | Sequence[Tensor] | Mapping[str, Tensor]
+    """Real inputs, (N, C, H, W). The probe uses the first one, BatchNorm re-estimation and the final comparison more of them.
+    Several inputs are a tuple, in the order of the network's arguments, or a dict of its arguments. The first axis of each is
+    the sample."""
     evaluate: Callable[[nn.Module], float]
     """Returns the score on validation data; higher is better."""
     train: Callable[[nn.Module], nn.Module]
@@ -50,20 +53,47 @@ class OwnTask:
     """Returns one value per test image, (N,), always in the same order. Booleans mean right or wrong. The mean is the test score,
     in place of `evaluate_test`, and the accuracy drop gets a confidence interval."""
 
-    def example(self) -> Tensor:
-        """See `Task`."""
-        return self.all_inputs[:1]
+    def __post_init__(self) -> None:
+        """Raises DataError if the inputs are not tensors with the same number of samples."""
+        given = self.all_inputs
+        named = given.items() if isinstance(given, Mapping) else enumerate([given] if isinstance(given, Tensor) else given)
+        counts: dict[str, int] = {}
+        for name, tensor in named:
+            if not isinstance(tensor, Tensor) or not tensor.dim() or not len(tensor):
+                got = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise DataError(f"OwnTask: input {name!r}: got {got}; give a tensor with at least one sample on its first axis")
+            counts[repr(name)] = len(tensor)
+        if len(set(counts.values())) != 1:
+            found = ", ".join(f"{count} of {name}" for name, count in counts.items()) or "none"
+            raise DataError(f"OwnTask: all inputs need the same number of samples (got {found})")
 
-    def inputs(self, count: int) -> Tensor:
-        """See `Task`."""
-        return self.all_inputs[:count]
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """Names by which the network takes its inputs. Empty: it takes them by position."""
+        return tuple(self.all_inputs) if isinstance(self.all_inputs, Mapping) else ()
 
-    def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Tensor, Tensor]]:
+    @property
+    def _samples(self) -> Inputs:
+        given = self.all_inputs
+        if isinstance(given, Tensor):
+            return given
+        return Batch(tuple(given.values() if isinstance(given, Mapping) else given))
+
+    def example(self) -> Inputs:
+        """See `Task`."""
+        return self.inputs(1)
+
+    def inputs(self, count: int) -> Inputs:
+        """See `Task`."""
+        return self._samples[:count]
+
+    def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Inputs, Tensor]]:
         """See `Task`. All labels are 0, so importance by Taylor expansion (`taylor`) is not possible."""
-        batches = ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self._batches(len(self.all_inputs)))
-        return count_images(batches, len(self.all_inputs), "statistics of the dense network", progress)
+        count = len(self._samples)
+        batches = ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self._batches(count))
+        return count_images(batches, count, "statistics of the dense network", progress)
 
-    def statistics_images(self) -> Iterable[Tensor]:
+    def statistics_images(self) -> Iterable[Inputs]:
         """See `Task`."""
         return self._batches(CALIBRATION_BATCHES * BATCH)
 
@@ -140,13 +170,21 @@ class OwnTask:
 
         def evaluate(module: nn.Module) -> float:
             with torch.no_grad():
-                module.eval()(self.all_inputs[:REHEARSAL_IMAGES])
+                module.eval()(self.inputs(REHEARSAL_IMAGES))
             return 0.0
 
-        few = self.all_inputs[:BATCH]
-        return replace(self, all_inputs=few, evaluate=evaluate, train=copy.deepcopy, evaluate_test=None, test_each_image=None)
+        few = tensors_of(self.inputs(BATCH))
+        kept = dict(zip(self.input_names, few, strict=True)) if self.input_names else few
+        return replace(
+            self,
+            all_inputs=few[0] if isinstance(self.all_inputs, Tensor) else kept,
+            evaluate=evaluate,
+            train=copy.deepcopy,
+            evaluate_test=None,
+            test_each_image=None,
+        )
 
-    def _batches(self, most: int) -> Iterable[Tensor]:
+    def _batches(self, most: int) -> Iterable[Inputs]:
         """The first inputs, at most `most`, in batches whose memory is bounded."""
-        batches: tuple[Tensor, ...] = self.all_inputs[:most].split(evaluation_size(self.all_inputs[:1].numel()))
+        batches: Iterable[Inputs] = self.inputs(most).split(evaluation_size(self.inputs(1).numel()))
         return batches

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
+from pipeline.core.network_form import TensorNetwork
 from pipeline.core.onnx_outputs import open_session
 from pipeline.core.progress import Progress, count_images, no_progress
 from pipeline.data.images import Images
@@ -70,8 +72,8 @@ def calibration_images(train: Images, seed: int) -> Images:
     return train.sample(CALIBRATION_BATCHES * BATCH, seed)
 
 
-def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Re-estimate BatchNorm's running statistics from `batches` of (N, C, H, W), in place.
+def recalibrate(module: nn.Module, batches: Iterable[Inputs]) -> None:
+    """Re-estimate BatchNorm's running statistics from `batches` of inputs, (N, C, H, W), in place.
 
     The activations of a pruned network no longer have the statistics of training. Without this step, its accuracy is at
     chance level, and all plans look alike (Li et al., EagleEye, arXiv 2007.02491, section 3.2). The estimates are corrected by
@@ -100,23 +102,29 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     shift_statistics(module)
 
 
-def measure_shifts(dense: nn.Module, batches: Iterable[Tensor]) -> Shifts:
-    """Estimate the statistics of a copy of `dense` from `batches`, (N, C, H, W), and return how its own ones differ from them."""
+def measure_shifts(dense: nn.Module, batches: Iterable[Inputs]) -> Shifts:
+    """Estimate the statistics of a copy of `dense` from `batches` of inputs, and return how its own ones differ from them."""
     estimated = copy.deepcopy(dense)
     recalibrate(estimated, batches)
     return difference_of(dense, estimated)
 
 
-class OnnxModule(nn.Module):
-    """An ONNX file with batch size 1, wrapped as an nn.Module that takes batches. For evaluation only."""
+class OnnxModule(TensorNetwork):
+    """An ONNX file with batch size 1, wrapped as a network that takes batches. For evaluation only."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__()
         self._session = open_session(data, threads=computing_threads())
-        self._input = self._session.get_inputs()[0].name
+        self.input_names = tuple(each.name for each in self._session.get_inputs())
+        self.output_names = tuple(each.name for each in self._session.get_outputs())
 
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Run the file on each of `inputs`, (N, C, H, W). Returns the outputs, (N, ...)."""
-        rows = inputs.contiguous().numpy()
-        answers = [np.asarray(self._session.run(None, {self._input: rows[i : i + 1]})[0]) for i in range(len(rows))]
-        return torch.from_numpy(np.concatenate(answers))
+    def forward(self, *inputs: Inputs, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Run the file on each sample of `inputs`, (N, C, H, W), which are given in order, by name, or as a `Batch`.
+
+        Returns the output, (N, ...), or a tuple if there are several.
+        """
+        rows = [tensor.detach().cpu().contiguous().numpy() for tensor in self.ordered(inputs, named)]
+        feeds = (dict(zip(self.input_names, (row[i : i + 1] for row in rows), strict=True)) for i in range(len(rows[0])))
+        answers = zip(*(self._session.run(None, feed) for feed in feeds), strict=True)
+        found = tuple(torch.from_numpy(np.concatenate([np.asarray(each) for each in parts])) for parts in answers)
+        return found[0] if len(found) == 1 else found

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
 from pipeline.core.paired_difference import Scores
 from pipeline.core.progress import Progress, count_images, no_progress
 from pipeline.data.images import Images, Splits
@@ -38,16 +39,16 @@ class Task(Protocol):
     def description(self) -> str:
         """Description of the data. It is part of a run's identity."""
 
-    def example(self) -> Tensor:
-        """Return one real input as a batch, (1, C, H, W)."""
+    def example(self) -> Inputs:
+        """Return one real sample as a batch, (1, C, H, W), or a `Batch` for a network with several inputs."""
 
-    def inputs(self, count: int) -> Tensor:
-        """Return at most `count` real inputs, (N, C, H, W). None of them are test data."""
+    def inputs(self, count: int) -> Inputs:
+        """Return at most `count` real samples, (N, C, H, W). None of them are test data."""
 
-    def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Tensor, Tensor]]:
+    def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Inputs, Tensor]]:
         """Return a few batches of (inputs, labels) from the training data. `progress` is called when one of them was used."""
 
-    def statistics_images(self) -> Iterable[Tensor]:
+    def statistics_images(self) -> Iterable[Inputs]:
         """Return the batches of inputs, (N, C, H, W), from which `score` estimates BatchNorm statistics."""
 
     @property

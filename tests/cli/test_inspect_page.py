@@ -23,7 +23,7 @@ def inspection(layers: tuple[LayerFacts, ...] = LAYERS) -> Inspection:
     dense = PlanFacts(160, 1010, 2**20, Estimate(4.0, 3.9, 4.1))
     groups = (GroupFacts("stem", 32, 4, ("stem", EVIL), 0.5, 0.25),)
     kept = (NotPrunable("head", "its channels are the network's output"),)
-    return Inspection("net.onnx", (1, 3, 8, 8), layers, groups, kept, dense, dense, 4, {"Softmax": 1.0}, None, 2.0, False, 30)
+    return Inspection("net.onnx", ((1, 3, 8, 8),), layers, groups, kept, dense, dense, 4, {"Softmax": 1.0}, None, 2.0, False, 30)
 
 
 class Tags(html.parser.HTMLParser):

@@ -179,15 +179,6 @@ def test_the_network_is_left_in_the_mode_it_was_in(training: bool) -> None:
     assert module.training is training
 
 
-def test_a_network_with_two_outputs_is_refused_with_what_to_do() -> None:
-    class Two(nn.Module):
-        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-            return x + 1, x + 2
-
-    with pytest.raises(TraceError, match=r"2 outputs; wrap it so that"):
-        export(Two(), EXAMPLE, 18, 9)
-
-
 def test_a_network_with_two_inputs_is_refused_with_what_is_missing() -> None:
     class Two(nn.Module):
         def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -49,7 +49,7 @@ def test_a_channel_of_a_grouped_convolution_is_one_output_of_each_group() -> Non
     expected = {"a.0": (4, 3, 3, 3), "b.0": (8, 1, 3, 3), "c.0": (5, 8, 3, 3), "head": (5, 5)}
 
     assert shapes(pruned.data, *expected) == expected
-    assert largest_difference(pruned.answer, run_onnx(pruned.data, EXAMPLE.numpy())) < CLOSE
+    assert largest_difference(pruned.answers, run_onnx(pruned.data, EXAMPLE.numpy())) < CLOSE
 
 
 def test_the_channels_that_stay_are_the_most_important(dense: Path) -> None:
@@ -94,14 +94,14 @@ def test_training_a_draft_changes_nothing_that_was_said_of_it() -> None:
     builder = builder_of(ZOO["chain"])
     plan = ChannelPlan.of({"a.0": 3, "b.0": 7})
     pruned = builder.make(plan)
-    before = pruned.data, pruned.answer.copy(), pruned.macs
+    before = pruned.data, pruned.answers[0].copy(), pruned.macs
     with torch.no_grad():
         for tensor in pruned.module.train().parameters():
             tensor.zero_()
 
     assert (pruned.data, pruned.macs) == (before[0], before[2])
-    assert (pruned.answer == before[1]).all()
-    assert (builder.make(plan).answer == before[1]).all()
+    assert (pruned.answers[0] == before[1]).all()
+    assert (builder.make(plan).answers[0] == before[1]).all()
 
 
 @pytest.mark.parametrize("name", ["chain", "expand"])
@@ -142,7 +142,7 @@ def test_an_expand_has_the_widths_of_the_plan_too() -> None:
     pruned = builder_of(Unsliceable).make(ChannelPlan.of({"a.0": 2, "b.0": 5}))
 
     assert shapes(pruned.data, "a.0", "b.0", "head") == {"a.0": (2, 3, 3, 3), "b.0": (5, 2, 3, 3), "head": (5, 5)}
-    assert largest_difference(pruned.answer, run_onnx(pruned.data, EXAMPLE.numpy())) < CLOSE
+    assert largest_difference(pruned.answers, run_onnx(pruned.data, EXAMPLE.numpy())) < CLOSE
 
 
 def test_the_graph_of_the_other_exporter_is_sliced_too(dense: Path) -> None:
@@ -150,4 +150,4 @@ def test_the_graph_of_the_other_exporter_is_sliced_too(dense: Path) -> None:
     pruned = builder.make(ChannelPlan.of({"a.0": 3, "b.0": 7}))
 
     assert builder.exporter == exporter_of(load_graph(dense.read_bytes())) == "torch.onnx.export(..., dynamo=False)"
-    assert largest_difference(pruned.answer, run_onnx(pruned.data, EXAMPLE.numpy())) < CLOSE
+    assert largest_difference(pruned.answers, run_onnx(pruned.data, EXAMPLE.numpy())) < CLOSE

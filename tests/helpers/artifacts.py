@@ -55,7 +55,7 @@ class Maker:
         folder = self.folder / name
         folder.mkdir(parents=True)
         model = conv_net(8, seed=seed)
-        files = {"model.onnx": model, **serving_files(profile, INPUTS, answers(model), limits or {})}
+        files = {"model.onnx": model, **serving_files(profile, {"x": INPUTS}, {"y": answers(model)}, limits or {})}
         for each, data in {**files, "weights.safetensors": b"not for the device", **(changes or {})}.items():
             (folder / each).write_bytes(data)
         self.sign(folder, version=version, days=days, devices=devices, key=key, architecture=architecture)

@@ -36,7 +36,7 @@ def test_what_serves_is_set_up_as_what_was_measured(tmp_path: Path, runtime: Run
     """infer.py and the probe's worker, given the same profile, hand the same options to ONNX Runtime"""
     told = profile(runtime=runtime)
     model = conv_net()
-    for name, data in {"model.onnx": model, **serving_files(told, INPUTS, answers(model), {})}.items():
+    for name, data in {"model.onnx": model, **serving_files(told, {"x": INPUTS}, {"y": answers(model)}, {})}.items():
         (tmp_path / name).write_bytes(data)
     settings = {
         **{key: getattr(runtime, key) for key in ("spinning", "arena", "memory_pattern", "prepacking", "blocked_layout")},
@@ -62,14 +62,14 @@ def test_what_serves_is_set_up_as_what_was_measured(tmp_path: Path, runtime: Run
 
 def test_large_golden_inputs_are_few() -> None:
     inputs = np.zeros((8, 3, 512, 512), np.float32)
-    files = serving_files(profile(), inputs, np.zeros((8, 5), np.float32), {})
+    files = serving_files(profile(), {"x": inputs}, {"y": np.zeros((8, 5), np.float32)}, {})
 
     assert len(files["golden-inputs.npy"]) == 3 * 512 * 512 * 4 + 128
     assert inputs[:1].nbytes > GOLDEN_BYTES
 
 
 def test_golden_inputs_hold_no_pickle() -> None:
-    files = serving_files(profile(), INPUTS, answers(conv_net()), {})
+    files = serving_files(profile(), {"x": INPUTS}, {"y": answers(conv_net())}, {})
 
     assert b"|O" not in files["golden-inputs.npy"][:128] + files["golden-outputs.npy"][:128]
 

@@ -244,7 +244,13 @@ def test_each_of_several_outputs_must_be_right(probes: Callable[..., LocalProbe]
     probe = probes(profile(), Reference(graph(data), TWO_INPUTS))
 
     assert measured(probe.measure(graph(data, lambda: right), QUICK)).latency_p50_ms.value > 0
-    for wrong in ((right[0] * 1.01, right[1]), (right[0], right[1] * 1.01), right[:1], right[::-1], (right[0], right[1] * np.nan)):
+    for wrong in (
+        (right[0] * 1.01, right[1]),
+        (right[0], right[1] * 1.01),
+        right[:1],
+        right[::-1],
+        (right[0], right[1] * np.nan),
+    ):
         failed = probe.measure(graph(data, lambda wrong=wrong: wrong), QUICK)
         assert isinstance(failed, Failure)
         assert failed.kind == "wrong-output"

@@ -39,4 +39,4 @@ def test_the_network_of_a_plan_without_blocks_answers_like_its_file() -> None:
 
     assert set(thinnest.plan.dropped) == {"body.1", "body.3"}
     assert thinnest.macs < builder.make(builder.space.plan(dict(builder.space.dense()), ["body.1"])).macs
-    assert torch.isfinite(torch.from_numpy(thinnest.answer)).all()
+    assert torch.isfinite(torch.from_numpy(thinnest.answers[0])).all()

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
 from pipeline.graph.edit import copy_of, free_name, names_in, uses_of
 from pipeline.graph.given.door import copied
 from pipeline.graph.metadata import opset_of
@@ -28,7 +29,7 @@ EPSILON = 1e-5
 ROLES = ("weight", "bias", "running_mean", "running_var")
 
 
-def with_batchnorms(model: onnx.ModelProto, batches: Iterable[Tensor]) -> onnx.ModelProto:
+def with_batchnorms(model: onnx.ModelProto, batches: Iterable[Inputs]) -> onnx.ModelProto:
     """Return `model`, a trainable graph, with a BatchNormalization behind each convolution that may have had one.
 
     That is a convolution with a bias and a weight of its own, whose maps have more than one pixel, and whose output no other

@@ -7,6 +7,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.core.batch import Batch
+from pipeline.core.network_form import TensorNetwork
 from pipeline.core.plan import Block, Kept
 from pipeline.foreign_text import clean_text
 from pipeline.graph.labels.space import GraphSpace
@@ -22,7 +24,7 @@ Read = tuple[nn.Module, str, tuple[int, ...]]
 """(module, attribute, layout) of an initializer that functions read."""
 
 
-class GraphNetwork(nn.Module):
+class GraphNetwork(TensorNetwork):
     """A torch module that computes what an ONNX graph computes. `network_of` makes it.
 
     It can be trained, copied with `copy.deepcopy`, and run in another float type or under autocast.
@@ -30,8 +32,6 @@ class GraphNetwork(nn.Module):
 
     tensors: Mapping[str, TorchTensor]
     """Initializer name -> its tensor in the state dict. All float initializers are there."""
-    input_names: tuple[str, ...]
-    output_names: tuple[str, ...]
 
     def __init__(self, precision: Precision) -> None:
         super().__init__()
@@ -48,11 +48,14 @@ class GraphNetwork(nn.Module):
         self.looped: tuple[str, ...] = ()
         self.one_by_one: str | None = None
 
-    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return the graph's output, or a tuple if it has several.
+    def forward(self, *inputs: Tensor | Batch, **named: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return the graph's output, or a tuple if it has several. Inputs are given in order, by name, or as a `Batch`.
 
         Raises ValueError when an input has another shape than in the graph. The batch may have any size.
         """
+        return self._answer(self.ordered(inputs, named))
+
+    def _answer(self, inputs: tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
         self._check(inputs)
         exported = self._shapes[0][0] if self._shapes and self._shapes[0] else None
         images = None if exported is None else len(inputs[0])
@@ -139,8 +142,6 @@ class GraphNetwork(nn.Module):
                 self._unused[index] += (name,)
 
     def _check(self, inputs: Sequence[Tensor]) -> None:
-        if len(inputs) != len(self.input_names):
-            raise ValueError(f"the network takes {len(self.input_names)} inputs, got {len(inputs)}")
         for name, shape, value in zip(self.input_names, self._shapes, inputs, strict=True):
             found = tuple(value.shape)
             if len(found) != len(shape) or any(a is not None and a != b for a, b in zip(shape[1:], found[1:], strict=True)):
