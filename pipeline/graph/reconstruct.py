@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.core.batch import Inputs
+from pipeline.core.batch import Inputs, joined
 from pipeline.core.plan import Kept, PruneSpace, Slot
 from pipeline.graph.reconstruct_in_turn import DenseInputs, record_dense_inputs, room_for
 from pipeline.graph.shrink import CONVS
@@ -51,7 +51,7 @@ class Reconstruction:
     space: PruneSpace
     moments: Mapping[str, Moments]
     """Layer with prunable input channels -> moments of its inputs."""
-    pictures: Tensor | None = None
+    pictures: Inputs | None = None
     """Inputs, (N, C, H, W), if there are blocks that can be dropped."""
 
     def apply(self, small: nn.Module, kept: Kept) -> None:
@@ -104,7 +104,7 @@ def start_reconstruction(module: nn.Module, space: PruneSpace, inputs: Iterable[
     layers = dict(module.named_modules())
     readers = _readers(space)
     columns = {name: found for name, found in _all_columns(module, space).items() if name in readers}
-    pictures: list[Tensor] = []
+    pictures: list[Inputs] = []
     sums: dict[str, tuple[Tensor, Tensor, int]] = {}
 
     def add(name: str, read: tuple[Tensor, ...]) -> None:
@@ -130,7 +130,7 @@ def start_reconstruction(module: nn.Module, space: PruneSpace, inputs: Iterable[
     for name, (total, square, count) in sums.items():
         mean = total / count
         moments[name] = Moments(columns[name], mean, square / count - torch.outer(mean, mean))
-    return Reconstruction(module, space, moments, torch.cat(pictures) if pictures else None)
+    return Reconstruction(module, space, moments, joined(pictures) if pictures else None)
 
 
 def _all_columns(module: nn.Module, space: PruneSpace) -> dict[str, NDArray[np.int64]]:

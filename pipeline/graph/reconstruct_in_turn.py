@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from pipeline.core.batch import Inputs
 from pipeline.core.plan import Kept, PruneSpace
 
 __all__ = ["DenseInputs", "record_dense_inputs", "room_for"]
@@ -43,7 +44,7 @@ class DenseInputs:
     """What the layers of the dense network read, at some pixels of some pictures."""
 
     module: nn.Module
-    pictures: Tensor
+    pictures: Inputs
     """(N, C, H, W)"""
     columns: Mapping[str, Columns]
     """Layer -> the entries of its weight's input axis that belong to each channel, (C, k)."""
@@ -74,14 +75,14 @@ class DenseInputs:
             _run_seen(small, self.samples, self.pictures, adapt)
 
 
-def room_for(pictures: list[Tensor], pixels: Tensor) -> int:
+def room_for(pictures: list[Inputs], pixels: Inputs) -> int:
     """How many of `pixels`, (N, C, H, W), can be added to `pictures`."""
-    most = min(PICTURES, MOST_VALUES // max(pixels[0].numel(), 1))
+    most = min(PICTURES, MOST_VALUES // max(pixels[:1].numel(), 1))
     return max(most - sum(map(len, pictures)), 0)
 
 
 def record_dense_inputs(
-    module: nn.Module, pictures: Tensor, columns: Mapping[str, Columns], rows: Rows, ridge: float
+    module: nn.Module, pictures: Inputs, columns: Mapping[str, Columns], rows: Rows, ridge: float
 ) -> DenseInputs:
     """Run `module`, the dense network, on `pictures` and record what the layers in `columns` read.
 
@@ -134,7 +135,7 @@ def _sampled(rows: Tensor, count: int) -> Tensor:
     return rows[::step]
 
 
-def _run_seen(module: nn.Module, names: Iterable[str], pictures: Tensor, see: Callable[[str, nn.Module, Tensor], None]) -> None:
+def _run_seen(module: nn.Module, names: Iterable[str], pictures: Inputs, see: Callable[[str, nn.Module, Tensor], None]) -> None:
     """Run `module` with the statistics of `pictures`, and call `see` before each of the layers `names` that gets its input by
     position.
     """
