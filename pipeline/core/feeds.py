@@ -35,7 +35,7 @@ def output_difference(expected: NDArray[Any], found: NDArray[Any], least: float)
     return float(np.abs(expected - found).max() / max(float(np.abs(expected).max()), least))
 
 
-def shapes_text(shapes: Sequence[Sequence[int]]) -> str:
+def shapes_text(shapes: Sequence[Sequence[int | str]]) -> str:
     """Return shapes as text for people.
 
     >>> shapes_text([(1, 3, 32, 32), (1, 5)])

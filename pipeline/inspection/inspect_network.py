@@ -5,7 +5,9 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.core.batch import arrays_in
 from pipeline.core.measurement import Failure, Fingerprint, Measurement
@@ -137,12 +139,22 @@ def _without_data(job: Job, profile: Profile, shape: tuple[int, ...]) -> LoadedM
     source = onnx_source(job.model, given) if given else find_model(job.model, job.model_args)
     notices = list(given.notices) if given else []
     module = load_model(replace(source, needs_weights=False), job.weights, None, notices.append)
-    shape = given.facts.door.shape if given else shape or _declared_shape(job.model, source.preprocessing)
-    images = torch.rand((2, *shape[1:]), generator=torch.Generator().manual_seed(0))
-    settle_form(module, images[:1], job.model)
-    notices += adapt(module, images)
-    task = OwnTask(images, evaluate=lambda module: 0.0, train=lambda module: module, description="random images")
+    if given:
+        samples: tuple[Tensor, ...] = tuple(_random(door.shape, door.type) for door in given.facts.doors)
+    else:
+        samples = (_random(shape or _declared_shape(job.model, source.preprocessing)),)
+    inputs = samples[0] if len(samples) == 1 else samples
+    task = OwnTask(inputs, evaluate=lambda module: 0.0, train=lambda module: module, description="random images")
+    settle_form(module, task.inputs(1), job.model)
+    notices += adapt(module, task.inputs(2))
     return LoadedModel(module, task, {}, tuple(notices), given=given)
+
+
+def _random(shape: tuple[int, ...], kind: str = "float32") -> Tensor:
+    """Two random images, or zeros of another type, which may be indices."""
+    if kind != "float32":
+        return torch.from_numpy(np.zeros((2, *shape[1:]), dtype=kind))
+    return torch.rand((2, *shape[1:]), generator=torch.Generator().manual_seed(0))
 
 
 def _declared_shape(model: str, declared: Preprocessing | None) -> tuple[int, ...]:

@@ -55,9 +55,8 @@ def read_onnx(job: Job, profile: Profile) -> GivenNetwork:
 
 def onnx_source(spec: str, given: GivenNetwork) -> ModelSource:
     """The torch module that is rebuilt from `given`, as the source of a network. Its images have the size of the file's input."""
-    shape = given.facts.door.shape
-    preprocessing = None
-    if len(shape) == 4:
+    shape, preprocessing = given.facts.doors[0].shape, None
+    if len(given.facts.doors) == 1 and len(shape) == 4:
         preprocessing = Preprocessing(size=shape[2], width=None if shape[3] == shape[2] else shape[3])
 
     def factory() -> nn.Module:

@@ -32,7 +32,7 @@ from pipeline.probe.connection import Notify
 from pipeline.probe.interface import Probe
 from pipeline.probe.local import LocalProbe
 from pipeline.probe.simulated import SimulatedProbe
-from pipeline.stages.check_network import check_classifier, check_samples
+from pipeline.stages.check_network import check_classifier, check_samples, fit_to_file
 from pipeline.stages.job import Job
 from pipeline.stages.onnx_model import is_onnx, known_format, onnx_source, read_onnx, write_graph
 from pipeline.stages.probe_adapter import reference_of
@@ -91,10 +91,10 @@ def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_prog
     score, image_s = None, None
     task: Task
     if job.task is not None:
-        module, task = load_model(source, job.weights, None, notices.append), job.task
-        form = settle_form(module, task.inputs(1), job.model, job.task.input_names)
-        if form:
-            task = _in_form(job.task, form)
+        own = fit_to_file(job.task, given, job.model) if given else job.task
+        module = load_model(source, job.weights, None, notices.append)
+        form = settle_form(module, own.inputs(1), job.model, own.input_names)
+        task = _in_form(own, form) if form else own
         with network_errors("first forward pass"):
             notices += adapt(module, task.inputs(2))
         check_samples(module, task.inputs(2), job.model)

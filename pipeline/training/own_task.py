@@ -73,6 +73,11 @@ class OwnTask:
         return tuple(self.all_inputs) if isinstance(self.all_inputs, Mapping) else ()
 
     @property
+    def count(self) -> int:
+        """Number of samples."""
+        return len(self._samples)
+
+    @property
     def _samples(self) -> Inputs:
         given = self.all_inputs
         if isinstance(given, Tensor):

@@ -1,21 +1,29 @@
 """A network may take several inputs and return tensors in a dict, a list or a tuple. The user's functions see its own form."""
 
 import copy
+import sys
 from collections import OrderedDict, namedtuple
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
+from helpers.graphs import TWO_INPUTS, profile, two_by_two
 from torch import Tensor, nn
 
+from pipeline import load_compressed
 from pipeline.compress import compress
 from pipeline.core.batch import Batch
 from pipeline.core.network_form import in_form, settle_form
+from pipeline.core.onnx_outputs import all_outputs
+from pipeline.deploy import agent
 from pipeline.errors import DataError, ModelError
 from pipeline.graph.export import export_trainable
 from pipeline.graph.exporters import EXPORTERS, TRAINABLE_EXPORTERS, Exporter
+from pipeline.packaging import infer
+from pipeline.packaging.serving import serving_files
 from pipeline.stages.job import Job
 from pipeline.training.adapt_network import adapt
 from pipeline.training.scoring import OnnxModule
@@ -136,40 +144,6 @@ def test_a_tensor_is_left_as_it_is() -> None:
 
     assert settle_form(net, IMAGES[:1], "net") is None
     assert not net._forward_hooks
-
-
-def test_a_whole_run_of_one_s_own_task_with_a_dict(tmp_path: Path) -> None:
-    """All functions take the dict, from the network and from the ONNX file; the file's name for its output is its own."""
-    (tmp_path / "nets.py").write_text(
-        "from test_network_form import Net\nimport torch\ndef net():\n    torch.manual_seed(0)\n    return Net('dict')\n"
-    )
-    seen: list[str] = []
-
-    def evaluate(module: nn.Module) -> float:
-        with torch.no_grad():
-            answer = module(IMAGES)
-        seen.append(type(answer).__name__)
-        return 100 - float(answer["out"].square().mean())
-
-    def train(module: nn.Module) -> nn.Module:
-        seen.append(type(module(IMAGES)).__name__)
-        return module
-
-    done = compress(
-        Job(
-            "raspberrypi",
-            model=f"{tmp_path}/nets.py:net",
-            task=OwnTask(IMAGES, evaluate, train, test_each_image=lambda module: [evaluate(module)] * 50),
-            budget={"latency_p50": "100%", "params": "90%", "accuracy_drop": 1000.0},
-            searcher="uniform",
-            trials=1,
-            dry_run=True,
-            out=tmp_path / "run",
-        )
-    )
-
-    assert set(seen) == {"dict"}
-    assert any("returns a dict with one tensor (at ['out'])" in notice for notice in done.artifact.notices)
 
 
 @dataclass
@@ -309,3 +283,78 @@ def test_a_network_that_takes_no_batches_gets_its_samples_one_by_one_whatever_it
     assert notice.startswith("the network does not accept batches")
     for ours, theirs in zip(net(NAMED), net.plain(IMAGES, KINDS), strict=True):
         torch.testing.assert_close(ours, theirs)
+
+
+@pytest.fixture
+def _imports(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The health check runs in a process of its own and changes it. Here the changes are undone."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", sys.dont_write_bytecode)
+    monkeypatch.delitem(sys.modules, "infer", raising=False)
+
+
+@pytest.mark.usefixtures("_imports")
+def test_a_whole_run_of_one_s_own_task_with_dicts_of_inputs_and_outputs(tmp_path: Path) -> None:
+    """All functions see the dict, from the network and from the ONNX file. The device gets files for all inputs and outputs."""
+    (tmp_path / "nets.py").write_text(
+        "from test_network_form import TwoByTwo\nimport torch\ndef net():\n    torch.manual_seed(0)\n    return TwoByTwo()\n"
+    )
+    seen: list[str] = []
+
+    def evaluate(module: nn.Module) -> float:
+        with torch.no_grad():
+            answer = module(IMAGES, kind=KINDS)
+        seen.append(f"{type(answer).__name__} of {type(module).__name__}")
+        return 100 - float(answer["scores"].square().mean() + answer["map"].square().mean())
+
+    def train(module: nn.Module) -> nn.Module:
+        seen.append(type(module(picture=IMAGES, kind=KINDS)).__name__)
+        return module
+
+    done = compress(
+        Job(
+            "raspberrypi",
+            model=f"{tmp_path}/nets.py:net",
+            task=OwnTask(
+                {"picture": IMAGES, "kind": KINDS},
+                evaluate,
+                train,
+                test_each_image=lambda module: [evaluate(module)] * 50,
+            ),
+            budget={"latency_p50": "100%", "params": "95%", "accuracy_drop": 1000.0},
+            searcher="uniform",
+            trials=1,
+            dry_run=True,
+            out=tmp_path / "run",
+        )
+    )
+    inputs, outputs = (np.load(done.folder / f"golden-{side}.npy") for side in ("inputs", "outputs"))
+    found = infer.Model(str(done.folder)).run(inputs["picture"][1:2], kind=inputs["kind"][1:2])
+    network = load_compressed(TwoByTwo(), done.folder)
+    with torch.no_grad():
+        own = network(IMAGES[1:2], kind=KINDS[1:2])
+    health = agent.examined(str(done.folder), runs=1)
+
+    assert set(seen) == {"dict of TwoByTwo", "dict of OnnxModule", "dict"}
+    assert any("the shipped file has the outputs map, scores" in notice for notice in done.artifact.notices)
+    for name in ("map", "scores"):
+        np.testing.assert_allclose(found[name], outputs[name][1:2], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(own[name].numpy(), outputs[name][1:2], rtol=1e-3, atol=1e-5)
+    assert health["golden_inputs"] == len(IMAGES)
+
+
+@pytest.mark.usefixtures("_imports")
+def test_the_health_check_on_a_device_names_the_output_that_is_wrong(tmp_path: Path) -> None:
+    """picture, count -> map, scaled; an expected value of scaled is changed"""
+    names, answers = ("map", "scaled"), all_outputs(two_by_two(), TWO_INPUTS)
+    inputs = dict(zip(("picture", "count"), TWO_INPUTS, strict=True))
+    for wrong in (1.0, 1.2):
+        expected = dict(zip(names, (answers[0], answers[1] * wrong), strict=True))
+        files = {"model.onnx": two_by_two(), **serving_files(profile(), inputs, expected, {})}
+        for name, data in files.items():
+            (tmp_path / name).write_bytes(data)
+        if wrong == 1.0:
+            assert agent.examined(str(tmp_path), runs=1)["golden_inputs"] == 1
+        else:
+            with pytest.raises(agent.Failed, match=r"output 'scaled': golden input 0 is off by 16\.7 %"):
+                agent.examined(str(tmp_path), runs=1)

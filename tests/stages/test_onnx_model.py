@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from click.testing import Result
+from helpers.graphs import two_by_two
 from helpers.image_folder import ImageFolder
 from helpers.onnx_files import answers, as_keras
 from helpers.places import DIGITS, message
@@ -15,10 +17,12 @@ from helpers.profiles import command
 from PIL import Image
 
 from pipeline import load_compressed
+from pipeline.core.batch import tensors_of
 from pipeline.core.opsets import FileFormat
-from pipeline.errors import ModelError, TraceError, WeightsError
+from pipeline.errors import DataError, ModelError, TraceError, WeightsError
 from pipeline.graph.given.prepare import prepare
 from pipeline.graph.given.read import GivenNetwork
+from pipeline.stages.check_network import fit_to_file
 from pipeline.stages.input_hashes import origins
 from pipeline.stages.onnx_model import write_graph
 from pipeline.training.own_task import OwnTask
@@ -126,6 +130,37 @@ def test_options_that_do_not_fit_a_file_are_refused(
     (tmp_path / "net.onnx").write_bytes(as_keras())
 
     assert message((*DIGITS, "--model", str(tmp_path / "net.onnx"), *options), error).endswith(expected)
+
+
+def own_task(inputs: Any) -> OwnTask:
+    return OwnTask(inputs, evaluate=lambda module: 0.0, train=lambda module: module)
+
+
+PICTURES, COUNTS = torch.rand(4, 3, 16, 16), torch.tensor([1, 2, 3, 4])
+
+
+def test_inputs_by_name_are_put_in_the_order_of_the_file() -> None:
+    """picture (float32), count (int64)"""
+    given = given_as(two_by_two())
+    found = fit_to_file(own_task({"count": COUNTS, "picture": PICTURES}), given, "net.onnx")
+
+    assert [tuple(tensor.shape) for tensor in tensors_of(found.inputs(2))] == [(2, 3, 16, 16), (2,)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "complaint"),
+    [
+        (PICTURES, "net.onnx: it has 2 inputs (picture, count), got 1; give one array for each"),
+        ({"picture": PICTURES, "n": COUNTS}, "net.onnx: its inputs are picture, count, and the task has picture, n; give one tensor for each"),
+        ((PICTURES, COUNTS.float()), "net.onnx: input 'count': got float32 N; the file takes int64 N"),
+        ((PICTURES[:, :1], COUNTS), "net.onnx: input 'picture': got float32 Nx1x16x16; the file takes float32 Nx3x16x16"),
+    ],
+)  # fmt: skip
+def test_inputs_that_do_not_fit_a_file_are_refused_with_what_it_takes(inputs: Any, complaint: str) -> None:
+    with pytest.raises(DataError) as caught:
+        fit_to_file(own_task(inputs), given_as(two_by_two()), "net.onnx")
+
+    assert str(caught.value) == complaint
 
 
 def test_a_shape_without_a_file_is_refused() -> None:

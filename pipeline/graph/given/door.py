@@ -1,7 +1,7 @@
-"""Door: the input becomes float32 of a fixed shape, (1, C, H, W), whatever a file has."""
+"""Door: images become float32 of a fixed shape, (1, C, H, W), whatever a file has. Other inputs get a fixed shape."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ from onnx import TensorProto, helper
 
 from pipeline.graph.edit import free_name, keep_only, names_in, rename_uses
 
-__all__ = ["Door", "Refused", "Shapes", "copied", "make_door", "real_inputs"]
+__all__ = ["Door", "Refused", "Shapes", "copied", "make_doors", "real_inputs"]
 
 MAX_INPUT_VALUES = 2**27
 """Half a gigabyte of float32; no image is that large."""
@@ -29,14 +29,15 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Door:
-    """What was done to the input and the output of a file."""
+    """What was done to one input of a file."""
 
-    input_name: str
-    output_name: str
+    name: str
     shape: tuple[int, ...]
     """Shape of the new input."""
     own_shape: tuple[int, ...]
-    """Shape of the file's input, with one image."""
+    """Shape of the file's input, with one sample."""
+    type: str
+    """Type of the new input, such as 'float32'."""
     own_type: str
     """Type of the file's input, such as 'uint8'."""
 
@@ -52,22 +53,35 @@ def real_inputs(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
     return [value for value in graph.input if value.name not in weights]
 
 
-def fix_shape(graph: onnx.GraphProto, given: Shapes) -> tuple[int, ...]:
-    """Give the only input of `graph` a fixed shape with one image, in place, and return the shape. Raises Refused."""
+def fix_shapes(graph: onnx.GraphProto, given: Shapes) -> None:
+    """Give each input of `graph` a fixed shape with one sample, in place. Raises Refused."""
     inputs = real_inputs(graph)
     names = [value.name for value in inputs]
+    if not inputs:
+        raise Refused("has no input")
     unknown = [name for name in given if name and name not in names]
     if unknown:
         raise Refused(f"has no input '{unknown[0]}' (--shape); its inputs are {', '.join(names)}")
-    if len(inputs) != 1:
-        raise Refused(f"has {len(inputs)} inputs ({', '.join(names[:5])}); only networks with one can be compressed")
-    value = inputs[0]
-    tensor = value.type.tensor_type
-    own = [dim.dim_value if dim.dim_value > 0 else 0 for dim in tensor.shape.dim]
-    wanted = given.get(value.name, given.get("", ()))
+    if "" in given and len(inputs) > 1:
+        raise Refused(f"has {len(inputs)} inputs ({', '.join(names[:5])}); name the one: --shape {names[0]}={_text(given[''])}")
+    for value in inputs:
+        shape = _fixed(value, given.get(value.name, given.get("", ())))
+        tensor = value.type.tensor_type
+        tensor.shape.ClearField("dim")
+        for size in shape:
+            tensor.shape.dim.add(dim_value=size)
+    kept = set(names)
+    keep_only(graph.input, lambda each: each.name in kept)
+
+
+def _fixed(value: onnx.ValueInfoProto, wanted: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of one input. `wanted` is what the user says; empty if nothing."""
+    own = [dim.dim_value if dim.dim_value > 0 else 0 for dim in value.type.tensor_type.shape.dim]
     shape = list(wanted) or [1, *own[1:]] if own else list(wanted)
     if wanted and own and (len(wanted) != len(own) or any(a and a != b for a, b in zip(own[1:], wanted[1:], strict=True))):
         raise Refused(f"its input '{value.name}' is {_text(own)}, which --shape {_text(shape)} does not fit")
+    if not shape and value.type.tensor_type.HasField("shape"):
+        raise Refused(f"its input '{value.name}' is a single value; give it a first axis for the sample, and export it again")
     if not shape or min(shape) < 1:
         free = _text(own) if own else "of unknown shape"
         example = "x".join(str(size or 224) for size in [1, *own[1:]]) if own else "1x3x224x224"
@@ -76,35 +90,46 @@ def fix_shape(graph: onnx.GraphProto, given: Shapes) -> tuple[int, ...]:
         raise Refused(f"--shape {_text(shape)}: the first size must be 1, for one image")
     if math.prod(shape) > MAX_INPUT_VALUES or len(shape) > 32:
         raise Refused(f"its input '{value.name}' of {_text(shape)} holds more than {MAX_INPUT_VALUES} values; is it an image?")
-    tensor.shape.ClearField("dim")
-    for size in shape:
-        tensor.shape.dim.add(dim_value=size)
-    keep_only(graph.input, lambda each: each is value or each.name == value.name)
     return tuple(shape)
 
 
-def make_door(model: onnx.ModelProto, given: Shapes) -> Door:
-    """Change `model`, in place, so that its input is float32 (1, C, H, W). The names of input and output stay. Raises Refused.
+def make_doors(model: onnx.ModelProto, given: Shapes) -> tuple[Door, ...]:
+    """Change `model`, in place, so that its inputs have fixed shapes, and images are float32 (1, C, H, W). Raises Refused.
 
-    An input of (1, H, W, C) gets a Transpose, and one of another type a Cast.
+    The names of inputs and outputs stay. An image has four axes. One of (1, H, W, C) gets a Transpose, and one of another type a
+    Cast. Other inputs of integers or booleans keep their type; all others become float32.
     """
     graph = model.graph
-    shape = fix_shape(graph, given)
-    if len(graph.output) != 1:
-        names = ", ".join(value.name for value in graph.output[:5])
-        raise Refused(f"has {len(graph.output)} outputs ({names}); only networks with one can be compressed")
-    name, output = graph.input[0].name, graph.output[0].name
-    kind = graph.input[0].type.tensor_type.elem_type
-    if kind not in (*FLOATS, *INTEGERS):
+    fix_shapes(graph, given)
+    computed = {name for node in graph.node for name in node.output}
+    for value in graph.output:
+        if value.name not in computed:
+            raise Refused(f"computes nothing: its output '{value.name}' is an input or a weight")
+    taken, nodes, doors = names_in(graph), list[onnx.NodeProto](), []
+    for value in graph.input:
+        door, made = _door(graph, value, taken)
+        doors.append(door)
+        nodes += made
+    whole = [*nodes, *(copied(node) for node in graph.node)]
+    del graph.node[:]
+    graph.node.extend(whole)
+    return tuple(doors)
+
+
+def _door(graph: onnx.GraphProto, value: onnx.ValueInfoProto, taken: set[str]) -> tuple[Door, list[onnx.NodeProto]]:
+    """What one input becomes, with the nodes behind it, which the others in `graph` read from now on."""
+    name, kind = value.name, value.type.tensor_type.elem_type
+    shape = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    image = len(shape) == 4
+    if kind not in (*FLOATS, *INTEGERS) and (image or kind != TensorProto.BOOL):
         known = TensorProto.DataType.Name(kind) if kind in TensorProto.DataType.values() else str(kind)
         raise Refused(f"its input '{name}' is {known}; only numbers can be images")
-    if not any(output in node.output for node in graph.node):
-        raise Refused(f"computes nothing: its output '{output}' is an input or a weight")
-    door = _channels_first(shape)
-    nodes, last, taken = [], name, names_in(graph)
+    new = TensorProto.FLOAT if image or kind in FLOATS else kind
+    door = _channels_first(shape) if image else shape
+    nodes, last = list[onnx.NodeProto](), name
     for op, options in (
         ("Transpose", {"perm": [0, *range(2, len(shape)), 1]} if door != shape else None),
-        ("Cast", {"to": kind} if kind != TensorProto.FLOAT else None),
+        ("Cast", {"to": kind} if kind != new else None),
     ):
         if options is not None:
             made = free_name(f"{name}_{op.lower()}", taken)
@@ -112,13 +137,12 @@ def make_door(model: onnx.ModelProto, given: Shapes) -> Door:
             nodes.append(helper.make_node(op, [last], [made], name=made, **options))
             last = made
     rename_uses(graph, {name: last})
-    if nodes:
-        nodes[0].input[0] = name
-    whole = [*nodes, *(copied(node) for node in graph.node)]
-    del graph.node[:]
-    graph.node.extend(whole)
-    graph.input[0].CopyFrom(helper.make_tensor_value_info(name, TensorProto.FLOAT, door))
-    return Door(name, output, door, shape, np.dtype(helper.tensor_dtype_to_np_dtype(kind)).name)
+    value.CopyFrom(helper.make_tensor_value_info(name, new, door))
+    return Door(name, door, shape, _type_name(new), _type_name(kind)), nodes
+
+
+def _type_name(kind: int) -> str:
+    return np.dtype(helper.tensor_dtype_to_np_dtype(kind)).name
 
 
 def copied(node: onnx.NodeProto) -> onnx.NodeProto:
@@ -129,10 +153,10 @@ def copied(node: onnx.NodeProto) -> onnx.NodeProto:
 
 
 def _channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if len(shape) == 4 and shape[3] in COLOURS and shape[1] not in COLOURS:
+    if shape[3] in COLOURS and shape[1] not in COLOURS:
         return shape[0], shape[3], shape[1], shape[2]
     return shape
 
 
-def _text(shape: list[int]) -> str:
+def _text(shape: Sequence[int]) -> str:
     return "x".join(str(size) if size else "?" for size in shape)

@@ -13,11 +13,12 @@ import onnx_ir
 from numpy.typing import NDArray
 from onnx import helper
 
+from pipeline.core.feeds import shapes_text
 from pipeline.core.onnx_outputs import largest_difference, open_session
 from pipeline.errors import one_line
 from pipeline.graph.bounded_child import limit_memory
 from pipeline.graph.edit import copy_of, keep_only, remove_bypasses, remove_unused
-from pipeline.graph.given.door import Door, Refused, Shapes, make_door
+from pipeline.graph.given.door import Door, Refused, Shapes, make_doors
 from pipeline.graph.given.floats import to_single
 from pipeline.graph.given.names import name_layers
 from pipeline.graph.given.rewrite import fuse_biases, lift_weights
@@ -40,7 +41,9 @@ QUANTISED = ("ConvInteger", "DequantizeLinear", "DynamicQuantizeLinear", "MatMul
 class Facts:
     """What was found and changed."""
 
-    door: Door
+    doors: tuple[Door, ...]
+    """One per input, in order."""
+    outputs: tuple[str, ...]
     opset: int
     """Opset of the file."""
     ends_with_softmax: bool
@@ -125,7 +128,7 @@ def _with_opset(model: onnx.ModelProto, opset: int, highest_opset: int) -> onnx.
 def _prepared(data: bytes, model: onnx.ModelProto, shapes: Shapes) -> Prepared:
     model = copy_of(model)
     opset = opset_of(load_graph(data))
-    door = make_door(model, shapes)
+    doors = make_doors(model, shapes)
     single = to_single(model)
     remove_bypasses(model.graph)
     lift_weights(model.graph)
@@ -137,10 +140,11 @@ def _prepared(data: bytes, model: onnx.ModelProto, shapes: Shapes) -> Prepared:
     keep_only(model.metadata_props, lambda entry: entry.key != CONSTANTS)  # the file does not say what is learnable
     stamp(model, {"exporter": EXPORTER})
     model.ir_version = 10
-    difference = _difference(data, model, door, HALF_TOLERANCE if single else TOLERANCE)
-    last = next(node for node in model.graph.node if door.output_name in node.output)
+    difference = _difference(data, model, doors, HALF_TOLERANCE if single else TOLERANCE)
+    outputs = tuple(value.name for value in model.graph.output)
+    last = next(node for node in model.graph.node if outputs[0] in node.output)
     norms = sum(node.op_type == "BatchNormalization" for node in model.graph.node)
-    return Prepared(model, Facts(door, opset, last.op_type == "Softmax", single, norms, difference))
+    return Prepared(model, Facts(doors, outputs, opset, last.op_type == "Softmax", single, norms, difference))
 
 
 def _optimised(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -154,7 +158,7 @@ def _optimised(model: onnx.ModelProto) -> onnx.ModelProto:
     return onnx_ir.to_proto(graph)
 
 
-def _difference(data: bytes, model: onnx.ModelProto, door: Door, allowed: float) -> float:
+def _difference(data: bytes, model: onnx.ModelProto, doors: tuple[Door, ...], allowed: float) -> float:
     """The largest difference of the answers of `model` from those of the file `data`. Raises Refused above `allowed`."""
     try:  # without optimisation, because fused operators round otherwise, and outputs for random numbers may be tiny
         session = open_session(data, threads=1, optimized=False)
@@ -163,32 +167,39 @@ def _difference(data: bytes, model: onnx.ModelProto, door: Door, allowed: float)
     ours = open_session(model.SerializeToString(), threads=1, optimized=False)
     worst = 0.0
     for number in range(TRIES):
-        image = _image(door, number)
-        own = image.transpose(0, *range(2, image.ndim), 1) if door.channels_last else image
+        feed = {door.name: _random_input(door, number) for door in doors}
+        own = {door.name: _as_the_file_takes(feed[door.name], door) for door in doors}
         try:
-            expected = np.asarray(session.run(None, {door.input_name: np.ascontiguousarray(own).astype(door.own_type)})[0])
+            expected = [np.asarray(answer) for answer in session.run(None, own)]
         except Exception as problem:
-            raise Refused(f"ONNX Runtime does not run it for an input of {own.shape} ({one_line(problem, 200)})") from None
-        found = np.asarray(ours.run(None, {door.input_name: image})[0])
-        _set_shape(model, found.shape)
-        if not np.isfinite(expected).all():
+            shapes = shapes_text([array.shape for array in own.values()])
+            raise Refused(f"ONNX Runtime does not run it for inputs of {shapes} ({one_line(problem, 200)})") from None
+        found = [np.asarray(answer) for answer in ours.run(None, feed)]
+        for value, answer in zip(model.graph.output, found, strict=True):
+            kind = value.type.tensor_type.elem_type
+            value.CopyFrom(helper.make_tensor_value_info(value.name, kind, answer.shape))
+        if not all(np.isfinite(answer).all() for answer in expected):
             raise Refused("gives an answer that is not finite for a random input; its weights may be damaged")
-        worst = max(worst, largest_difference(expected.astype(np.float32), found))
+        single = [answer.astype(np.float32) if answer.dtype.kind == "f" else answer for answer in expected]
+        worst = max(worst, largest_difference(single, found))
     if not worst <= allowed:
         raise ValueError(f"the prepared graph answers differently, by {100 * worst:.2g} % of the largest output")
     return worst
 
 
-def _image(door: Door, number: int) -> NDArray[np.float32]:
+def _random_input(door: Door, number: int) -> NDArray[Any]:
+    """A random image, or numbers. Integers that are no image may be indices or masks, so they are all `number`."""
     generator = np.random.default_rng(number)
+    if not np.issubdtype(np.dtype(door.type), np.floating):
+        return np.full(door.shape, number, dtype=door.type)
     if np.issubdtype(np.dtype(door.own_type), np.integer):
         return generator.integers(0, 128, door.shape).astype(np.float32)
     return generator.standard_normal(door.shape).astype(np.float32)
 
 
-def _set_shape(model: onnx.ModelProto, shape: tuple[int, ...]) -> None:
-    kind = model.graph.output[0].type.tensor_type.elem_type
-    model.graph.output[0].CopyFrom(helper.make_tensor_value_info(model.graph.output[0].name, kind, shape))
+def _as_the_file_takes(array: NDArray[Any], door: Door) -> NDArray[Any]:
+    own = array.transpose(0, *range(2, array.ndim), 1) if door.channels_last else array
+    return np.ascontiguousarray(own).astype(door.own_type)
 
 
 def _main() -> None:

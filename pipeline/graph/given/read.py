@@ -26,7 +26,7 @@ REFUSED = "not an ONNX file that can be compressed"
 
 @dataclass(frozen=True)
 class GivenNetwork:
-    """A trainable graph with one input, 'input', float32 (1, C, H, W), and one output, and where it comes from."""
+    """A trainable graph, whose images are float32 (1, C, H, W), and where it comes from."""
 
     model: onnx.ModelProto
     facts: Facts
@@ -34,11 +34,17 @@ class GivenNetwork:
     @property
     def notices(self) -> tuple[str, ...]:
         """What the user should know about the changes."""
-        door, found = self.facts.door, []
-        if door.channels_last:
-            found.append(f"the file takes images as {_text(door.own_shape)}; the compressed file takes {_text(door.shape)}")
-        if door.own_type != "float32":
-            found.append(f"the file takes {door.own_type} images; the compressed file takes float32 ones with the same values")
+        found = []
+        for door in self.facts.doors:
+            what = "images" if len(self.facts.doors) == 1 else f"'{door.name}'"
+            if door.channels_last:
+                found.append(f"the file takes {what} as {_text(door.own_shape)}; the compressed file takes {_text(door.shape)}")
+            if door.own_type != door.type and len(self.facts.doors) == 1:
+                found.append(
+                    f"the file takes {door.own_type} images; the compressed file takes float32 ones with the same values"
+                )
+            elif door.own_type != door.type:
+                found.append(f"the file takes {door.own_type} for {what}; the compressed file takes {door.type}, the same values")
         if self.facts.single:
             found.append("the file is not in single precision (float32); the compressed file is")
         if self.facts.opset != opset_of(self.model):
@@ -49,8 +55,8 @@ class GivenNetwork:
 def read_given(path: Path, shapes: Shapes, opset: int, highest_opset: int, limits: Limits = LIMITS) -> GivenNetwork:
     """Return the network in the ONNX file `path`, prepared for pruning; see `prepare`. No other file is opened.
 
-    Raises ModelError when the file cannot be read, keeps weights in other files, does not fit `shapes`, has several inputs or
-    outputs or operators that are not standard, or needs more memory or time than `limits`.
+    Raises ModelError when the file cannot be read, keeps weights in other files, does not fit `shapes`, has
+    operators that are not standard, or needs more memory or time than `limits`.
     """
     data = bytes_of(path, REFUSED)
     asked = {"shapes": {name: list(shape) for name, shape in shapes.items()}, "opset": opset, "highest_opset": highest_opset}
@@ -77,8 +83,8 @@ def _answer(data: bytes, asked: Mapping[str, Any], limits: Limits) -> tuple[dict
 
 
 def _facts(head: Mapping[str, Any]) -> Facts:
-    door = {**head["door"], "shape": tuple(head["door"]["shape"]), "own_shape": tuple(head["door"]["own_shape"])}
-    return Facts(**{**head, "door": Door(**door)})
+    doors = [{**door, "shape": tuple(door["shape"]), "own_shape": tuple(door["own_shape"])} for door in head["doors"]]
+    return Facts(**{**head, "doors": tuple(Door(**door) for door in doors), "outputs": tuple(head["outputs"])})
 
 
 def _text(shape: tuple[int, ...]) -> str:

@@ -4,12 +4,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from helpers.graphs import conv_net
+from helpers.graphs import TWO_INPUTS, conv_net, two_by_two
 from helpers.nets import ZOO, build
 from helpers.onnx_files import answers, as_keras, operators, traced
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from pipeline.core.onnx_outputs import all_outputs
 from pipeline.errors import TraceError
 from pipeline.graph.analyse import analyse
 from pipeline.graph.given.door import Refused
@@ -57,7 +58,7 @@ def test_keras_files_get_channels_first_and_lose_their_transposes(opset: int) ->
     made = prepared(data)
     pixels = images((1, 3, 12, 12))
 
-    assert made.facts.door.channels_last
+    assert made.facts.doors[0].channels_last
     assert operators(made.model) == ["Conv", "Relu", "Conv", "Relu", "Transpose", "ReduceMean", "MatMul", "Add"]
     assert opset_of(made.model) == max(opset, 18)
     expected = answers(data, pixels.transpose(0, 2, 3, 1))
@@ -75,8 +76,8 @@ def test_names_of_keras_layers_input_and_output_are_kept() -> None:
 def test_free_sizes_are_fixed_by_a_shape_in_the_files_own_layout() -> None:
     made = prepared(as_keras(size="side"), (1, 20, 20, 3))
 
-    assert made.facts.door.shape == (1, 3, 20, 20)
-    assert made.facts.door.own_shape == (1, 20, 20, 3)
+    assert made.facts.doors[0].shape == (1, 3, 20, 20)
+    assert made.facts.doors[0].own_shape == (1, 20, 20, 3)
 
 
 def test_an_input_of_bytes_becomes_floats_with_the_same_values() -> None:
@@ -86,6 +87,25 @@ def test_an_input_of_bytes_becomes_floats_with_the_same_values() -> None:
     found = answers(made.model.SerializeToString(), pixels.transpose(0, 3, 1, 2).astype(np.float32))
 
     np.testing.assert_allclose(found, answers(data, pixels), rtol=1e-4, atol=1e-3)
+
+
+def test_a_file_with_several_inputs_and_outputs_keeps_their_names_and_the_type_of_what_is_no_image() -> None:
+    """picture (float32, 1x3x16x16), count (int64, 1) -> map, scaled"""
+    made = prepared(two_by_two())
+    pictures, counts = np.concatenate([TWO_INPUTS[0], -TWO_INPUTS[0]]), np.array([2, 3])
+    network = network_of(made.model).eval()
+    with torch.no_grad():
+        together = network(torch.from_numpy(pictures), count=torch.from_numpy(counts))
+
+    assert [(door.name, door.type, door.shape) for door in made.facts.doors] == [
+        ("picture", "float32", (1, 3, 16, 16)),
+        ("count", "int64", (1,)),
+    ]
+    assert made.facts.outputs == ("map", "scaled")
+    for number in range(2):
+        expected = all_outputs(two_by_two(), (pictures[number : number + 1], counts[number : number + 1]))
+        for ours, theirs in zip(together, expected, strict=True):
+            np.testing.assert_allclose(ours[number : number + 1], theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_a_file_in_half_precision_becomes_one_in_single_precision() -> None:
@@ -120,7 +140,7 @@ class HardSwish(nn.Module):
 )
 def test_the_network_that_is_rebuilt_is_pruned_like_its_graph(data: bytes) -> None:
     made = prepared(data)
-    example = torch.from_numpy(images(made.facts.door.shape, 1))
+    example = torch.from_numpy(images(made.facts.doors[0].shape, 1))
     network = analyse(network_of(made.model), example, stripped(made.model, 9))
     kept = random_kept(network.space, seed=1)
     small = shrink(network.module, network.space, kept)
@@ -160,8 +180,8 @@ def parsed(text: str, opset: int = 18) -> bytes:
 @pytest.mark.parametrize(
     ("data", "shapes", "expected"),
     [
-        (parsed("(float[1,3,8,8] x, float[1] t) => (float[1,3,8,8] y) { y = Mul (x, t) }"), {}, "has 2 inputs (x, t); only "),
-        (parsed("(float[1,3,8,8] x) => (float[1,3,8,8] y, float[1,3,8,8] z) { y = Relu (x) z = Neg (x) }"), {}, "has 2 outputs (y, z)"),
+        (parsed("(float[1,3,8,8] x, float[1] t) => (float[1,3,8,8] y) { y = Mul (x, t) }"), {"": (1, 3, 8, 8)}, "has 2 inputs (x, t); name the one: --shape x=1x3x8x8"),
+        (parsed("(float[1,3,8,8] x, float t) => (float[1,3,8,8] y) { y = Mul (x, t) }"), {}, "its input 't' is a single value; give it a first axis for the sample"),
         (parsed("(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu (x) }"), {}, "its input 'x' is ?x3x?x?; give its free sizes: --shape x=1x3x224x224"),
         (parsed("(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu (x) }"), {"x": (1, 4, 8, 8)}, "its input 'x' is ?x3x?x?, which --shape 1x4x8x8 does not fit"),
         (parsed("(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu (x) }"), {"x": (2, 3, 8, 8)}, "--shape 2x3x8x8: the first size must be 1"),
@@ -173,7 +193,7 @@ def parsed(text: str, opset: int = 18) -> bytes:
         (parsed("(float[1,3,8,8] x) => (uint8[1,3,8,8] y) { y, s, z = DynamicQuantizeLinear (x) }"), {}, "is quantised (node "),
         (b"<html>404 not found</html>", {}, "not an ONNX file that can be compressed ("),
     ],
-    ids=["inputs", "outputs", "free", "other shape", "batch", "other name", "huge", "text", "old", "nothing", "int8", "html"],
+    ids=["which input", "scalar", "free", "other shape", "batch", "other name", "huge", "text", "old", "nothing", "int8", "html"],
 )  # fmt: skip
 def test_a_file_that_cannot_be_compressed_is_refused_with_the_reason(
     data: bytes, shapes: dict[str, tuple[int, ...]], expected: str
