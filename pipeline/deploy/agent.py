@@ -1094,28 +1094,22 @@ def examined(folder, runs):
         numpy.load(os.path.join(folder, "golden-%s.npy" % each), mmap_mode="r", allow_pickle=False)
         for each in ("inputs", "outputs")
     )
-    names = {"inputs": session.get_inputs(), "outputs": session.get_outputs()}
-    names = {side: [each.name for each in values] for side, values in names.items()}
-    for side, array in (("inputs", inputs), ("outputs", outputs)):
-        # several inputs or outputs are the fields of one structured array
-        fields = list(array.dtype.names or names[side][:1])
-        if sorted(fields) != sorted(names[side]):
-            raise Failed("run-error", "golden %s for %s, the model has %s" % (side, ", ".join(fields), ", ".join(names[side])))
 
-    def sample(array, name, index):
-        return numpy.array((array[name] if array.dtype.names else array)[index : index + 1])
+    def sample(array, values, index):
+        """One sample by name. Several inputs or outputs are the fields of one structured array."""
+        names = [each.name for each in values]
+        if sorted(array.dtype.names or names[:1]) != sorted(names):
+            raise Failed("run-error", "the golden files are not those of the model, which has %s" % ", ".join(names))
+        return {name: numpy.array((array[name] if array.dtype.names else array)[index : index + 1]) for name in names}
 
-    def feed(index):
-        return {name: sample(inputs, name, index) for name in names["inputs"]}
-
-    first = feed(0)
+    first = sample(inputs, session.get_inputs(), 0)
     for index in range(len(inputs)):
         try:
-            answers = session.run(None, feed(index))
+            answers = session.run(None, sample(inputs, session.get_inputs(), index))
         except Exception as problem:
             raise Failed("run-error", str(problem)) from None
-        for name, found in zip(names["outputs"], answers):
-            check_output(index, name if outputs.dtype.names else None, found, sample(outputs, name, index), tolerance)
+        for (name, expected), found in zip(sample(outputs, session.get_outputs(), index).items(), answers):
+            check_output("golden input %d" % index, name if outputs.dtype.names else None, found, expected, tolerance)
     peak = None
     try:
         with open("/proc/self/status") as file:
@@ -1136,20 +1130,17 @@ def examined(folder, runs):
     }
 
 
-def check_output(index, name, found, expected, tolerance):
-    """Compare one output for a golden input with the expected one. `name` is None if the model has only this output."""
-    import numpy
-
+def check_output(what, name, found, expected, tolerance):
+    """Compare one output with the expected one. `name` is None if the model has only this output."""
     where = "" if name is None else "output '%s': " % name
     if found.shape != expected.shape:
         raise Failed("wrong-output", "%sshape %s instead of %s" % (where, found.shape, expected.shape))
-    if found.dtype.kind in "biu":  # for example positions of the largest values, where a tie may differ
+    if found.dtype.kind in "biu":  # for example classes of pixels, where a tie may differ
         off = float((found != expected).mean()) if found.size else 0.0
     else:
-        wide = found.astype(expected.dtype)
-        off = float(numpy.abs(wide - expected).max() / max(float(numpy.abs(expected).max()), 1e-6)) if found.size else 0.0
+        off = float(abs(found - expected).max() / max(float(abs(expected).max()), 1e-6)) if found.size else 0.0
     if not off <= tolerance:
-        raise Failed("wrong-output", "%sgolden input %d is off by %.3g %% of the largest output" % (where, index, 100 * off))
+        raise Failed("wrong-output", "%s%s is off by %.3g %% of the largest output" % (where, what, 100 * off))
 
 
 # ---------------------------------------------------------------- requests
