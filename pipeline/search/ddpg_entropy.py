@@ -19,7 +19,7 @@ Differences from AMC's code:
  8. The default reward is the share of the dense network's spatial entropy that a plan keeps. Paper B's own reward, low entropy,
     is `--reward least-entropy`. It does not predict accuracy (docs/benchmarks/scoring.md).
  9. The state is that of environment.py plus the index of the group. AMC's state has kernel, stride and weights.
-10. The search starts from the best uniform plan, found by bisection, and from a sample of widths around it. AMC starts at random
+10. The search starts from the best uniform plan, found by bisection (start.py), and from a sample of widths around it. AMC starts at random
     plans; for a network of VGG's size nearly all of them are useless.
 """
 
@@ -35,8 +35,8 @@ from pipeline.search.acquisition import highest_acquisition
 from pipeline.search.environment import FEATURES, observe
 from pipeline.search.initial_design import initial_design
 from pipeline.search.problem import Evaluation, Problem, SearchSpace
+from pipeline.search.start import find_start
 from pipeline.search.surrogate import Surrogate, fit, fractions
-from pipeline.search.uniform import bisect
 
 __all__ = ["DDPGSettings", "ddpg_entropy"]
 
@@ -158,17 +158,19 @@ class _ReplayBuffer:
 
 
 class _Agent:
-    def __init__(self, space: SearchSpace, start: float, settings: DDPGSettings) -> None:
+    def __init__(self, space: SearchSpace, start: Floats, settings: DDPGSettings) -> None:
         self._space, self._settings = space, settings
         size = len(FEATURES) + len(space.choices)
         self._actor, self._target_actor = (_mlp(size, settings.hidden, nn.Sigmoid()) for _ in range(2))
         self._critic, self._target_critic = (_mlp(size + 1, settings.hidden, nn.Identity()) for _ in range(2))
-        start = min(max(start, 0.01), 0.99)
-        nn.init.constant_(self._actor[-2].bias, float(np.log(start / (1 - start))))  # type: ignore[arg-type]
+        blocks = np.asarray([choice.is_block for choice in space.choices])
+        middle = min(max(float(np.median(start[~blocks])), 0.01), 0.99)
+        nn.init.constant_(self._actor[-2].bias, float(np.log(middle / (1 - middle))))  # type: ignore[arg-type]
         self._raised = None
         if space.has_blocks:
-            raised = float(np.log(KEEPING / (1 - KEEPING)) - np.log(start / (1 - start)))
-            self._raised = torch.tensor([raised if choice.is_block else 0.0 for choice in space.choices])
+            wanted = np.where(blocks, np.where(start >= 0.5, KEEPING, 1 - KEEPING), np.clip(start, 0.01, 0.99))
+            raised = np.log(wanted / (1 - wanted)) - np.log(middle / (1 - middle))
+            self._raised = torch.from_numpy(raised).float()
         self._around = [
             [block for block, around in enumerate(space.choices) if choice.name in around.contents] for choice in space.choices
         ]
@@ -221,7 +223,7 @@ class _Agent:
                     target_parameter.data.lerp_(online_parameter.data, settings.tau)
 
     def _act(self, actor: nn.Module, observation: torch.Tensor, groups: torch.Tensor) -> torch.Tensor:
-        """The action, (n, 1). For a block, the actor's output is raised, so that the first policy keeps most blocks."""
+        """The action, (n, 1). With blocks, the actor's outputs are shifted, so that the first policy stays near the start."""
         action: torch.Tensor = actor(observation)
         if self._raised is None:
             return action
@@ -254,7 +256,7 @@ def ddpg_entropy(problem: Problem, settings: DDPGSettings | None = None) -> None
         return found
 
     asking, last = replace(problem, evaluate=ask), len(problem.known) + problem.trials
-    start = bisect(asking, min(settings.bisection_trials, problem.trials))
+    start = find_start(asking, min(settings.bisection_trials, problem.trials))
     initial_design(asking, start, min(round(settings.design_share * problem.trials), last - len(answers)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)

@@ -1,6 +1,7 @@
 """Initial design: plans that show how sensitive score and cost are to each group, before an agent starts to learn."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.search.problem import Problem
 
@@ -8,11 +9,13 @@ __all__ = ["initial_design"]
 
 SPREAD = 0.35
 DROPPED = 0.15
-"""Share of the plans in which a block is dropped."""
+"""Share of the plans in which a block is dropped that `start` keeps, or the other way round."""
 
 
-def initial_design(problem: Problem, start: float, trials: int) -> None:
-    """Evaluate `trials` plans around the uniform one at `start`, a Latin hypercube over the widths of the groups.
+def initial_design(problem: Problem, start: NDArray[np.float64], trials: int) -> None:
+    """Evaluate `trials` plans around the fractions `start`, (choices,): a Latin hypercube over the widths of the groups.
+
+    A block is kept or dropped as in `start`, except in a share of the plans.
 
     Varying one group at a time would take as many trials per group as this takes for all groups.
     """
@@ -20,9 +23,9 @@ def initial_design(problem: Problem, start: float, trials: int) -> None:
     groups = len(problem.space.choices)
     strata = np.stack([generator.permutation(trials) for _ in range(groups)], axis=1)
     places = (strata + 0.5) / max(trials, 1)
-    low, high = max(0.0, start - SPREAD), min(1.0, start + SPREAD)
+    low, high = np.maximum(0.0, start - SPREAD), np.minimum(1.0, start + SPREAD)
     blocks = np.asarray([choice.is_block for choice in problem.space.choices])
     for row in places:
         fractions = low + (high - low) * row
-        fractions[blocks] = row[blocks] >= DROPPED
+        fractions[blocks] = (row[blocks] >= DROPPED) == (start[blocks] >= 0.5)
         problem.evaluate(problem.space.plan(fractions.tolist()))

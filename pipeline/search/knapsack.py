@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.initial_design import initial_design
 from pipeline.search.problem import Evaluation, Problem
+from pipeline.search.start import find_start
 from pipeline.search.surrogate import Surrogate, fit
-from pipeline.search.uniform import bisect
 
 __all__ = ["KnapsackSettings", "fill", "knapsack"]
 
@@ -48,7 +48,7 @@ def knapsack(problem: Problem, settings: KnapsackSettings | None = None) -> None
         return answers[-1]
 
     asking = replace(problem, evaluate=ask)
-    start = bisect(asking, min(settings.bisection_trials, problem.trials))
+    start = find_start(asking, min(settings.bisection_trials, problem.trials))
     left = problem.trials + len(problem.known) - len(answers)
     initial_design(asking, start, min(left, round(settings.design_share * problem.trials)))
     while len(answers) < problem.trials + len(problem.known):

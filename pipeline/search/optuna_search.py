@@ -6,7 +6,7 @@ import optuna
 
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.problem import Choice, Evaluation, Problem
-from pipeline.search.uniform import bisect
+from pipeline.search.start import find_start
 
 __all__ = ["evolution", "tpe"]
 
@@ -30,7 +30,7 @@ def tpe(problem: Problem) -> None:
 
 
 def _search(problem: Problem, sampler: optuna.samplers.BaseSampler) -> None:
-    """Ask `sampler` for plans until the trials are spent. It starts from the best uniform plan, like the other searchers."""
+    """Ask `sampler` for plans until the trials are spent. It starts from the same simple plans as the other searchers."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the screen prints the line per trial
     answers = {answer.plan: answer for answer in problem.known}
     asked = 0
@@ -42,7 +42,7 @@ def _search(problem: Problem, sampler: optuna.samplers.BaseSampler) -> None:
         return answers[plan]
 
     asking = Problem(problem.space, ask, problem.trials, problem.constraints, problem.seed)
-    bisect(asking, min(BISECTION_TRIALS, problem.trials))
+    find_start(asking, min(BISECTION_TRIALS, problem.trials))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     choices = problem.space.choices
     for plan in answers:

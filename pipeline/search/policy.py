@@ -16,7 +16,7 @@ __all__ = ["Agent", "AgentSettings", "Episodes"]
 Floats = NDArray[np.float32]
 
 KEEPING = 0.75
-"""The mean action for a block in the first policy. From one half on, a block is kept."""
+"""The mean action for a block that the start keeps, in the first policy. From one half on, a block is kept."""
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,23 @@ class Episodes:
 class Agent:
     """Policy, one critic for the reward and one for each cost, their optimiser, and the multipliers."""
 
-    def __init__(self, space: SearchSpace, constraints: int, start: float, settings: AgentSettings) -> None:
+    def __init__(self, space: SearchSpace, constraints: int, start: NDArray[np.float64], settings: AgentSettings) -> None:
         self.settings = settings
         self._space = space
         groups = len(space.choices)
         head = nn.Linear(settings.hidden, 2)
         self._actor = _mlp(settings.hidden, head)
         self._own = nn.Parameter(torch.zeros(groups, 2))
-        keeping = _logit(KEEPING) - _logit(start)
+        middle = float(np.median([share for share, choice in zip(start, space.choices, strict=True) if not choice.is_block]))
         with torch.no_grad():
-            for number, choice in enumerate(space.choices):
-                if choice.is_block:
-                    self._own[number, 0] = keeping
+            for number, (choice, share) in enumerate(zip(space.choices, start, strict=True)):
+                wanted = (KEEPING if share >= 0.5 else 1 - KEEPING) if choice.is_block else float(share)
+                self._own[number, 0] = _logit(wanted) - _logit(middle)
         self._critics = nn.ModuleList(_mlp(settings.hidden, nn.Linear(settings.hidden, 1)) for _ in range(1 + constraints))
         self.multipliers = PIDMultipliers(constraints, settings.pid)
         with torch.no_grad():
             head.weight.mul_(0.01)
-            head.bias.copy_(torch.tensor([_logit(start), 0.0]))
+            head.bias.copy_(torch.tensor([_logit(middle), 0.0]))
         self._parameters = [*self._actor.parameters(), self._own, *self._critics.parameters()]
         self._optimizer = torch.optim.Adam(self._parameters, settings.learning_rate, foreach=True)
 

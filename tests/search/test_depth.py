@@ -2,9 +2,11 @@
 
 import functools
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from helpers.toys import best_feasible
 from helpers.toys_depth import DeepToy
 
@@ -12,9 +14,12 @@ from pipeline.core.plan import ChannelPlan
 from pipeline.search.environment import observe
 from pipeline.search.initial_design import DROPPED, initial_design
 from pipeline.search.knapsack import fill
+from pipeline.search.policy import Agent, AgentSettings
 from pipeline.search.problem import Problem
 from pipeline.search.searchers import SEARCHERS
+from pipeline.search.start import find_start
 from pipeline.search.surrogate import fit, fractions, snap
+from pipeline.search.uniform import bisect
 
 LEARNERS = ("ppo-lagrangian", "ddpg-entropy", "tpe")
 QUICK = ("knapsack", "greedy", "evolution", "uniform", "random")
@@ -84,9 +89,41 @@ def test_each_block_is_missing_from_its_share_of_the_initial_design() -> None:
         asked.append(plan)
         return TOY.evaluation_of(plan)
 
-    initial_design(Problem(SPACE, evaluate, 20, constraints=1, seed=0), start=0.5, trials=20)  # type: ignore[arg-type]
+    initial_design(Problem(SPACE, evaluate, 20, constraints=1, seed=0), start=np.full(len(SPACE.choices), 0.5), trials=20)  # type: ignore[arg-type]
     for name in ("block1", "block2", "block3"):
         assert sum(name in plan.dropped for plan in asked) == round(DROPPED * 20)
+
+
+def test_a_search_starts_from_the_better_of_fewer_channels_and_fewer_blocks() -> None:
+    """Blocks that are worth little and cost much: without most of them is better. Blocks worth most of the score: fewer channels."""
+    found = {}
+    for worth in ((2.0, 2.0, 2.0), (60.0, 60.0, 60.0)):
+        toy = DeepToy(worth)
+        start = find_start(Problem(SPACE, toy.evaluation_of, 12, constraints=1, seed=0), steps=12)
+        found[worth] = toy.space.plan(start.tolist())
+
+        assert toy.evaluation_of(found[worth]).feasible
+    few, many = found.values()
+
+    assert few.dropped
+    assert not many.dropped
+
+
+def test_without_blocks_a_search_starts_from_the_largest_uniform_share() -> None:
+    space = replace(SPACE, choices=tuple(choice for choice in SPACE.choices if not choice.is_block))
+    problem = Problem(space, lambda plan: TOY.evaluation_of(plan), 6, constraints=1, seed=0)
+
+    assert find_start(problem, 6).tolist() == [bisect(problem, 6)] * len(space.choices)
+
+
+def test_the_first_policy_of_an_agent_is_near_the_plan_that_the_search_starts_from() -> None:
+    """drops block2, keeps the others, and has narrow and wide groups"""
+    start = np.asarray([0.25, 1.0, 0.75, 0.0, 1.0, 1.0, 0.5, 0.25])
+    torch.manual_seed(0)
+    played = Agent(SPACE, 1, start, AgentSettings()).play(200, np.random.default_rng(0)).actions.mean(0)
+
+    assert ((played[[1, 3, 5]] >= 0.5) == (start[[1, 3, 5]] >= 0.5)).all()
+    np.testing.assert_allclose(played[[0, 2, 4, 6, 7]], start[[0, 2, 4, 6, 7]], atol=0.08)
 
 
 def test_the_state_of_an_agent_counts_a_block_as_kept_or_dropped() -> None:

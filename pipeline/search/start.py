@@ -1,0 +1,46 @@
+"""Start: the best plan of a few simple rows, from which a searcher goes on."""
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.problem import Evaluation, Problem, SearchSpace
+from pipeline.search.surrogate import fractions
+from pipeline.search.uniform import bisect
+
+__all__ = ["blocks_first", "find_start"]
+
+Floats = NDArray[np.float64]
+
+
+def find_start(problem: Problem, steps: int) -> Floats:
+    """Evaluate up to `steps` plans, and return the fractions of the best one within the budget, (choices,).
+
+    All plans keep the same share of every group, unless blocks can be dropped. Then half of the steps go to plans of
+    `blocks_first`. If no plan is within the budget, it is the last share that bisection reached.
+    """
+    space = problem.space
+    if not space.has_blocks:
+        return np.full(len(space.choices), bisect(problem, steps))
+    answers: list[Evaluation] = []
+
+    def ask(plan: ChannelPlan) -> Evaluation:
+        answers.append(problem.evaluate(plan))
+        return answers[-1]
+
+    asking = replace(problem, evaluate=ask)
+    bisect(asking, steps - steps // 2, lambda share: blocks_first(space, share))
+    share = bisect(asking, steps // 2)
+    feasible = [answer for answer in answers if answer.feasible]
+    best = max(feasible, key=lambda answer: answer.score).plan if feasible else space.uniform(share)
+    return fractions(space, best)
+
+
+def blocks_first(space: SearchSpace, share: float) -> ChannelPlan:
+    """The plan with a share of the blocks. Below one half, every group keeps twice that share of its channels.
+
+    A network with fewer layers is usually better than one with as many thin layers that takes the same time.
+    """
+    return space.uniform(min(1.0, 2 * share), share)
