@@ -1,90 +1,71 @@
-"""Depth beside width: how much of the saved arithmetic becomes speed when blocks are dropped, and when channels are removed.
+"""Depth beside width at equal trials, under a measured latency. Run: python benchmarks/depth.py --help
 
-Run: python benchmarks/depth.py --out depth.jsonl
-
-Uniform plans of the reference networks are timed in turn with the dense file. Weights play no part in latency. Each plan is one
-line of the file. A plan that is there already is not measured again.
+For each network and budget, three rows: the search over channels alone, the search over channels and blocks, and the blocks that
+PRACTISE chooses. The figures are agreement and accuracy after recovery. All rows get the same pictures without labels, the same
+compensation and the same recovery. A cell is one network, budget, row and seed. A finished cell is one line of JSON in the raw
+file and is not run again; an interrupted one resumes in the scratch folder. Cells are run one by one, those that tell most first.
+--table prints the tables of docs/benchmarks/depth.md.
 """
 
+import itertools
 import json
-import tempfile
 import warnings
 from pathlib import Path
 
 import click
 import torch
+from depth_bench import Bench, Skipped, Sources, start_bench
+from depth_cells import BUDGETS, NETWORKS, RESULTS, Settings, cells, finished, keep
+from depth_table import tables
 
-from pipeline.core.measurement import Failure
-from pipeline.core.profile import load_profile
-from pipeline.core.restriction import Restriction
-from pipeline.graph.pruned_model import start_builder
-from pipeline.graph.settings import PruningSettings
-from pipeline.probe.interface import MeasurementOptions
-from pipeline.stages.prepare import file_format
-from pipeline.stages.probe_adapter import graph_of, reference_of
-from pipeline.stages.search_space import search_space
-from pipeline.stages.shared_device import connect, share_device
-from pipeline.training.load import find_model
-
-NETWORKS = ("resnet20", "resnet56")
-PLANS = ((0.7, 1.0), (0.5, 1.0), (1.0, 0.5), (1.0, 0.25), (0.7, 0.7))
-"""(share of the channels, share of the blocks)"""
+from pipeline.system.malloc import keep_freed_memory
 
 
 @click.command()
-@click.option("--network", "networks", multiple=True, default=NETWORKS, help="A network of models/ for images of 32 pixels.")
-@click.option("--target", default="raspberrypi", help="Profile of the device.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="File of JSON lines; made, or continued.")
-def main(networks: tuple[str, ...], target: str, out: Path) -> None:
-    """Measure each plan that is not in the file yet, and print all of them."""
+@click.option("--network", "networks", multiple=True, type=click.Choice(NETWORKS), default=NETWORKS, help="[default: all]")
+@click.option("--budget", "budgets", multiple=True, type=int, default=BUDGETS, help="Percent of the latency.  [default: 50, 25]")
+@click.option("--seeds", default=3, show_default=True)
+@click.option("--cells", "most", default=0, help="Run at most so many cells.  [default: all]")
+@click.option("--cifar", type=click.Path(path_type=Path), default=Path("cifar10-jpeg"), show_default=True, help="train/, test/.")
+@click.option("--imagenet", type=click.Path(path_type=Path), help="Folder of images of 224 pixels, in sub-folders.")
+@click.option("--scratch", type=click.Path(path_type=Path), default=Path("runs/depth"), show_default=True)
+@click.option("--threads", default=1, show_default=True, help="For training and scoring.")
+@click.option("--out", type=click.Path(path_type=Path), default=RESULTS, help="Raw lines.  [default: those in results/]")
+@click.option("--table", is_flag=True, help="Run nothing; print the tables.")
+def main(
+    networks: tuple[str, ...],
+    budgets: tuple[int, ...],
+    seeds: int,
+    most: int,
+    cifar: Path,
+    imagenet: Path | None,
+    scratch: Path,
+    threads: int,
+    out: Path,
+    table: bool,
+) -> None:
+    """Run the cells that are missing, and print the tables."""
     warnings.filterwarnings("ignore")
-    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.is_file() else []
-    known = {(line["network"], line["width"], line["depth"]) for line in lines}
-    for name in networks:
-        if all((name, *plan) in known for plan in PLANS):
-            continue
-        lines += _measured(name, target, [plan for plan in PLANS if (name, *plan) not in known], out)
-    for line in lines:
-        share, low, high = line["latency"]
-        kept = f"{line['network']}, {line['width']:.0%} of the channels and {line['depth']:.0%} of the blocks"
-        figures = f"MACs {line['macs']:.1%}, latency {share:.1%} [{low:.1%}, {high:.1%}]"
-        print(f"{kept}: {figures}, speed-up over MAC reduction {line['macs'] / share:.2f}; {line['machine']}")
-
-
-def _measured(name: str, target: str, plans: list[tuple[float, float]], out: Path) -> list[dict[str, object]]:
-    profile = load_profile(target)
-    torch.manual_seed(0)
-    example, settings = torch.randn(1, 3, 32, 32), PruningSettings(restriction=Restriction(depth=True))
-    with share_device(profile, print) as device, tempfile.TemporaryDirectory() as folder:
-        form = file_format(device, ask=True)
-        builder = start_builder(find_model(name).factory(10).eval(), example, form, settings, Path(folder, "dense.onnx"))
-    space, lines = search_space(builder, 4), []
-    dense = builder.make(space.dense())
-    probe = connect(profile, reference_of(builder), print)
-    try:
-        for width, depth in plans:
-            pruned = builder.make(space.uniform(width, depth))
-            found = probe.measure(graph_of(pruned), MeasurementOptions(profile.probe.final_processes, memory=False))
-            if isinstance(found, Failure) or found.relative_p50 is None:
-                raise click.ClickException(f"{name}: {found.detail if isinstance(found, Failure) else 'it has no reference'}")
-            ratio = found.relative_p50
-            lines.append(
-                {
-                    "network": name,
-                    "width": width,
-                    "depth": depth,
-                    "dropped": list(pruned.plan.dropped),
-                    "macs": pruned.macs / dense.macs,
-                    "latency": [ratio.value, ratio.low, ratio.high],
-                    "doubts": [doubt.text for doubt in found.doubts],
-                    "machine": f"{probe.fingerprint.machine}, {probe.fingerprint.stamp}",
-                }
-            )
-            with out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(lines[-1]) + "\n")
-    finally:
-        probe.close()
-    return lines
+    settings, sources = Settings(), Sources(cifar, imagenet, scratch)
+    if not table:
+        keep_freed_memory()
+        torch.set_num_threads(threads)
+        missing = [cell for cell in cells(networks, budgets, seeds) if cell not in finished(out, settings)]
+        benches: dict[str, Bench | None] = {}
+        for cell in itertools.islice(missing, most or None):
+            if cell.network not in benches:
+                try:
+                    benches[cell.network] = start_bench(cell.network, sources, settings)
+                except Skipped as problem:
+                    benches[cell.network] = None
+                    print(f"{cell.network}: skipped: {problem}", flush=True)
+            bench = benches[cell.network]
+            if bench is not None:
+                found = bench.run(cell)
+                keep(out, cell, settings, found)
+                shown = ("agreement", "accuracy", "latency", "macs", "wall_s", "processor_s")
+                print(cell, json.dumps({name: found[name] for name in shown if name in found}), flush=True)
+    print(tables(finished(out, settings)))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from pipeline.packaging.build import final_file, ship, with_int8
 from pipeline.packaging.rehearse import rehearse
 from pipeline.packaging.report.page import report_page
 from pipeline.search.problem import TrialsSpent
+from pipeline.stages.block_losses import with_block_losses
 from pipeline.stages.choose_grouped import choose_grouped, known_grouped
 from pipeline.stages.context import Provenance, RunContext, open_stage
 from pipeline.stages.dense_and_thinnest import measure_dense_and_thinnest, score_thinnest, widest_uniform
@@ -112,6 +113,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
                 measurer = PlanMeasurer(context, probe, start_reward_function(job.search_reward(), context.builder, context.task))
                 weights = cut_from_dense(context)
             space, alignment = aligned_space(context, probe, job.seed)
+            space = with_block_losses(weights, space)
             with stage("measure", f"measure the dense and the thinnest plan, {probe.fingerprint.stamp}"):
                 ends = measure_dense_and_thinnest(measurer, space, weights)
 

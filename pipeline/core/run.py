@@ -65,6 +65,11 @@ class Run:
         return self.folder / "alignment.json"
 
     @property
+    def block_losses(self) -> Path:
+        """Path of what dropping each block alone costs."""
+        return self.folder / "blocks.json"
+
+    @property
     def supernet(self) -> Path:
         """Path of the weights that all plans share."""
         return self.folder / "supernet.safetensors"

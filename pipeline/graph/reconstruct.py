@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from pipeline.core.batch import Inputs, joined
 from pipeline.core.plan import Kept, PruneSpace, Slot
+from pipeline.core.progress import Progress, no_progress
 from pipeline.graph.reconstruct_in_turn import DenseInputs, record_dense_inputs, room_for
-from pipeline.graph.shrink import CONVS
+from pipeline.graph.shrink import CONVS, all_channels, shrink
 
 __all__ = ["Reconstruction", "start_reconstruction"]
 
@@ -64,6 +65,21 @@ class Reconstruction:
             for name, moments in self.moments.items():
                 if name in layers:  # the layers of dropped blocks are not
                     self._adapt(layers[name], name, moments, kept)
+
+    def block_errors(self, progress: Progress = no_progress) -> dict[str, float]:
+        """Return by name what dropping each block alone costs, after the layers behind it were adapted; see `DenseInputs.fit`.
+
+        Empty if there are no blocks, or too few pictures.
+        """
+        if self._dense_inputs is None:
+            return {}
+        whole = all_channels(self.space)
+        found = {}
+        for number, block in enumerate(self.space.blocks):
+            progress(number, len(self.space.blocks), f"dropping {block.name}")
+            kept = {**whole, block.name: ()}
+            found[block.name] = self._dense_inputs.fit(shrink(self.module, self.space, kept).eval(), self.space, kept)
+        return found
 
     @cached_property
     def _dense_inputs(self) -> DenseInputs | None:

@@ -35,6 +35,8 @@ MOST_VALUES = 2**23
 """Largest number of values of the pictures. All of them run at once, and features take about thirty times as much memory."""
 MOST_ROWS = 2**13
 """Largest number of samples of a layer."""
+WORST = 1e9
+"""The difference of outputs that are not finite."""
 MOST_RECORDED = 2**26
 """Largest number of values of all samples together: 256 MB."""
 
@@ -54,9 +56,14 @@ class DenseInputs:
     """Largest number of samples of a layer."""
     rows: Rows
     ridge: float
+    outputs: Tensor
+    """Of the dense network for the pictures."""
 
-    def fit(self, small: nn.Module, space: PruneSpace, kept: Kept) -> None:
-        """Adapt the weights of `small`, the network pruned to `kept`, in place."""
+    def fit(self, small: nn.Module, space: PruneSpace, kept: Kept) -> float:
+        """Adapt the weights of `small`, the network pruned to `kept`, in place.
+
+        Returns the mean squared difference of its outputs for the pictures, as a share of the variance of the dense network's.
+        """
 
         def adapt(name: str, layer: nn.Module, read: Tensor) -> None:
             whole = self.module.get_submodule(name).get_parameter("weight").detach()
@@ -72,7 +79,10 @@ class DenseInputs:
             _adapt(layer, by_channel, self.samples[name].double(), now, torch.from_numpy(stays), places, self.ridge)
 
         with torch.no_grad():
-            _run_seen(small, self.samples, self.pictures, adapt)
+            outputs = _run_seen(small, self.samples, self.pictures, adapt)
+        variance = max(float((self.outputs - self.outputs.mean(0)).square().mean()), 1e-12)
+        share = float((outputs - self.outputs).square().mean()) / variance
+        return share if math.isfinite(share) else WORST
 
 
 def room_for(pictures: list[Inputs], pixels: Inputs) -> int:
@@ -97,9 +107,9 @@ def record_dense_inputs(
         samples[name] = _sampled(rows(layer, read, columns[name]), limit).clone()
 
     with torch.no_grad():
-        _run_seen(module, columns, pictures, record)
+        outputs = _run_seen(module, columns, pictures, record)
     once = {name: found for name, found in samples.items() if calls[name] == 1}
-    return DenseInputs(module, pictures, columns, once, limit, rows, ridge)
+    return DenseInputs(module, pictures, columns, once, limit, rows, ridge, outputs)
 
 
 def _adapt(layer: nn.Module, weights: Tensor, dense: Tensor, now: Tensor, stays: Tensor, places: Columns, ridge: float) -> None:
@@ -135,9 +145,13 @@ def _sampled(rows: Tensor, count: int) -> Tensor:
     return rows[::step]
 
 
+<<<<<<< HEAD
 def _run_seen(module: nn.Module, names: Iterable[str], pictures: Inputs, see: Callable[[str, nn.Module, Tensor], None]) -> None:
+=======
+def _run_seen(module: nn.Module, names: Iterable[str], pictures: Tensor, see: Callable[[str, nn.Module, Tensor], None]) -> Tensor:
+>>>>>>> a2b6c42 (Depth benchmark with accuracy, resumable; blocks are dropped in the order of what each costs)
     """Run `module` with the statistics of `pictures`, and call `see` before each of the layers `names` that gets its input by
-    position.
+    position. Returns the outputs.
     """
     layers = dict(module.named_modules())
 
@@ -149,7 +163,8 @@ def _run_seen(module: nn.Module, names: Iterable[str], pictures: Inputs, see: Ca
         for name in names:
             if name in layers:  # the layers of dropped blocks are not
                 stack.callback(layers[name].register_forward_pre_hook(seeing(name)).remove)
-        module(pictures)
+        outputs: Tensor = module(pictures)
+    return outputs
 
 
 @contextmanager

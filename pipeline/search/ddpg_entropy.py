@@ -19,8 +19,8 @@ Differences from AMC's code:
  8. The default reward is the share of the dense network's spatial entropy that a plan keeps. Paper B's own reward, low entropy,
     is `--reward least-entropy`. It does not predict accuracy (docs/benchmarks/scoring.md).
  9. The state is that of environment.py plus the index of the group. AMC's state has kernel, stride and weights.
-10. The search starts from the best uniform plan, found by bisection (start.py), and from a sample of widths around it. AMC starts at random
-    plans; for a network of VGG's size nearly all of them are useless.
+10. The search starts from the best uniform plan, found by bisection (start.py), and from a sample of widths around it. AMC
+    starts at random plans; for a network of VGG's size nearly all of them are useless.
 """
 
 from dataclasses import dataclass, replace

@@ -59,6 +59,8 @@ class Choice:
     """Whether it is a block of layers instead: 1 of 1 "channel" when it is kept, 0 when it is dropped."""
     contents: tuple[str, ...] = ()
     """For a block: the choices inside it. They follow it directly, and mean nothing when it is dropped."""
+    loss: float | None = None
+    """For a block: what dropping it alone costs, in a unit that all blocks share. None if it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,21 @@ class SearchSpace:
         return self.plan_of([nearest_width(choice, fraction) for choice, fraction in pairs])
 
     def uniform(self, fraction: float, depth: float = 1.0) -> ChannelPlan:
-        """Every group at the same fraction, with a share `depth` of the blocks, spread evenly from input to output."""
+        """Every group at the same fraction, with a share `depth` of the blocks.
+
+        The blocks that lose least for the MACs that they save are dropped. If some losses are not known, the kept ones are spread
+        evenly from input to output.
+        """
         blocks = [number for number, choice in enumerate(self.choices) if choice.is_block]
         kept = {block for place, block in enumerate(blocks) if math.floor((place + 1) * depth) > math.floor(place * depth)}
+        if all(self.choices[block].loss is not None for block in blocks):
+            kept = set(sorted(blocks, key=self._price, reverse=True)[: len(kept)])
         return self.plan([float(n in kept) if choice.is_block else fraction for n, choice in enumerate(self.choices)])
+
+    def _price(self, block: int) -> float:
+        """What dropping a block costs for each share of the MACs that it saves."""
+        choice = self.choices[block]
+        return (choice.loss or 0.0) / max(choice.macs_share, 1e-6)
 
     def thinnest(self) -> ChannelPlan:
         """Every group at its smallest width, without any block."""

@@ -106,6 +106,20 @@ def test_neither_network_keeps_the_statistics_of_the_pictures() -> None:
     assert not any(layer.training or layer._forward_pre_hooks for layer in (*helped.modules(), *network().module.modules()))
 
 
+def test_dropping_the_block_that_can_be_made_up_for_costs_less() -> None:
+    """The first block is linear, and so is what its next layer does; the second one is not."""
+    first, second = reconstruction().block_errors().values()
+
+    assert 0 <= first < 0.1 * second
+
+
+def test_the_cost_of_a_block_is_the_difference_of_the_outputs_after_the_layers_were_fitted() -> None:
+    kept = {**all_channels(network().space), _blocks()[1]: ()}
+    _, helped = pruned(kept)
+
+    assert reconstruction().block_errors()[_blocks()[1]] == pytest.approx(error(helped), rel=0.05)
+
+
 @pytest.mark.parametrize("pictures", [1, 2])
 def test_with_hardly_any_pictures_the_network_stays_as_it_was_cut(pictures: int) -> None:
     kept = {**all_channels(network().space), _blocks()[0]: ()}

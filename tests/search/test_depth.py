@@ -20,6 +20,7 @@ from pipeline.search.searchers import SEARCHERS
 from pipeline.search.start import find_start
 from pipeline.search.surrogate import fit, fractions, snap
 from pipeline.search.uniform import bisect
+from pipeline.stages.block_losses import losses_in
 
 LEARNERS = ("ppo-lagrangian", "ddpg-entropy", "tpe")
 QUICK = ("knapsack", "greedy", "evolution", "uniform", "random")
@@ -74,6 +75,20 @@ def test_dense_keeps_all_blocks_thinnest_none_and_uniform_spreads_them() -> None
     assert SPACE.uniform(1.0, depth=0.0).dropped == blocks
 
 
+def test_blocks_that_lose_least_for_what_they_save_are_dropped_first() -> None:
+    """block1 loses most; block2 loses as much as block3, and saves twice as many MACs"""
+    losses = {"block1": 3.0, "block2": 1.0, "block3": 1.0}
+    space = losses_in(SPACE, losses)
+    space = replace(space, choices=tuple(replace(choice, macs_share=0.4) if choice.name == "block2" else choice for choice in space.choices))  # fmt: skip
+
+    assert [set(space.uniform(1.0, depth).dropped) for depth in (0.67, 0.34, 0.0)] == [
+        {"block2"},
+        {"block2", "block3"},
+        set(losses),
+    ]
+    assert space.uniform(1.0).dropped == ()
+
+
 def test_plans_that_differ_only_inside_a_dropped_block_look_alike_to_a_surrogate() -> None:
     rows = np.asarray([[1.0, 0.2, 0.1, 0.9, 0.5, 1.0, 0.5, 1.0], [1.0, 0.4, 0.9, 0.9, 0.5, 1.0, 0.5, 1.0]])
     snapped = snap(SPACE, rows)
@@ -111,7 +126,7 @@ def test_a_search_starts_from_the_better_of_fewer_channels_and_fewer_blocks() ->
 
 def test_without_blocks_a_search_starts_from_the_largest_uniform_share() -> None:
     space = replace(SPACE, choices=tuple(choice for choice in SPACE.choices if not choice.is_block))
-    problem = Problem(space, lambda plan: TOY.evaluation_of(plan), 6, constraints=1, seed=0)
+    problem = Problem(space, TOY.evaluation_of, 6, constraints=1, seed=0)
 
     assert find_start(problem, 6).tolist() == [bisect(problem, 6)] * len(space.choices)
 
