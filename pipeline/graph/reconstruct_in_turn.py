@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from pipeline.core.batch import Inputs
+from pipeline.core.batch import Inputs, outputs_of
 from pipeline.core.plan import Kept, PruneSpace
 
 __all__ = ["DenseInputs", "record_dense_inputs", "room_for"]
@@ -56,33 +56,35 @@ class DenseInputs:
     """Largest number of samples of a layer."""
     rows: Rows
     ridge: float
-    outputs: Tensor
+    outputs: tuple[Tensor, ...]
     """Of the dense network for the pictures."""
 
     def fit(self, small: nn.Module, space: PruneSpace, kept: Kept) -> float:
         """Adapt the weights of `small`, the network pruned to `kept`, in place.
 
-        Returns the mean squared difference of its outputs for the pictures, as a share of the variance of the dense network's.
+        Returns the mean squared difference of its outputs for the pictures, as a share of the variance of the dense network's: the
+        mean over the outputs.
         """
 
         def adapt(name: str, layer: nn.Module, read: Tensor) -> None:
             whole = self.module.get_submodule(name).get_parameter("weight").detach()
             remaining = space.remaining(f"{name}.weight", 1, whole.shape[1], kept)
             columns = self.columns[name]
-            stays = np.isin(columns[:, 0], remaining)
-            places = np.searchsorted(remaining, columns[stays])
+            kept_channels = np.isin(columns[:, 0], remaining)
+            places = np.searchsorted(remaining, columns[kept_channels])
             now = _sampled(self.rows(layer, read, places), self.limit).double()
             if len(now) != len(self.samples[name]):
                 return  # it is another call than in the dense network
             outputs = torch.from_numpy(space.remaining(f"{name}.weight", 0, whole.shape[0], kept))
             by_channel = whole[outputs].double()[:, torch.from_numpy(columns)]  # (outputs, C, k, kernel...)
-            _adapt(layer, by_channel, self.samples[name].double(), now, torch.from_numpy(stays), places, self.ridge)
+            missing, stays = self.samples[name].double(), torch.from_numpy(kept_channels)
+            missing[:, stays] -= now
+            _adapt(layer, by_channel, missing, now, (stays, places), self.ridge)
 
         with torch.no_grad():
             outputs = _run_seen(small, self.samples, self.pictures, adapt)
-        variance = max(float((self.outputs - self.outputs.mean(0)).square().mean()), 1e-12)
-        share = float((outputs - self.outputs).square().mean()) / variance
-        return share if math.isfinite(share) else WORST
+        shares = [_difference(dense, now) for dense, now in zip(self.outputs, outputs, strict=True)]
+        return sum(shares) / len(shares)
 
 
 def room_for(pictures: list[Inputs], pixels: Inputs) -> int:
@@ -112,13 +114,20 @@ def record_dense_inputs(
     return DenseInputs(module, pictures, columns, once, limit, rows, ridge, outputs)
 
 
-def _adapt(layer: nn.Module, weights: Tensor, dense: Tensor, now: Tensor, stays: Tensor, places: Columns, ridge: float) -> None:
-    """Fit `dense` (samples, C) by `now` (samples, kept C), and change the weights of `layer`, in place.
+def _difference(dense: Tensor, now: Tensor) -> float:
+    """The mean squared difference of an output, as a share of the variance over pictures."""
+    variance = max(float((dense.double() - dense.double().mean(0)).square().mean()), 1e-12)
+    share = float((now.double() - dense.double()).square().mean()) / variance
+    return min(share, WORST) if math.isfinite(share) else WORST
 
-    `weights` are those of the dense network, (outputs, C, k, kernel...); `places` (kept C, k) are the entries of the input axis.
+
+def _adapt(layer: nn.Module, weights: Tensor, missing: Tensor, now: Tensor, kept: tuple[Tensor, Columns], ridge: float) -> None:
+    """Fit `missing` (samples, C), what the inputs lack, by `now` (samples, kept C), and change the weights of `layer`, in place.
+
+    `weights` are those of the dense network, (outputs, C, k, kernel...). `kept` says which channels are kept, (C,), and the entries
+    of the input axis that belong to each of them, (kept C, k).
     """
-    target = dense.clone()
-    target[:, stays] -= now
+    (stays, places), target = kept, missing
     if not torch.isfinite(target).all() or not bool(target.abs().max() > 0):
         return
     means = now.mean(0), target.mean(0)
@@ -145,11 +154,9 @@ def _sampled(rows: Tensor, count: int) -> Tensor:
     return rows[::step]
 
 
-<<<<<<< HEAD
-def _run_seen(module: nn.Module, names: Iterable[str], pictures: Inputs, see: Callable[[str, nn.Module, Tensor], None]) -> None:
-=======
-def _run_seen(module: nn.Module, names: Iterable[str], pictures: Tensor, see: Callable[[str, nn.Module, Tensor], None]) -> Tensor:
->>>>>>> a2b6c42 (Depth benchmark with accuracy, resumable; blocks are dropped in the order of what each costs)
+def _run_seen(
+    module: nn.Module, names: Iterable[str], pictures: Inputs, see: Callable[[str, nn.Module, Tensor], None]
+) -> tuple[Tensor, ...]:
     """Run `module` with the statistics of `pictures`, and call `see` before each of the layers `names` that gets its input by
     position. Returns the outputs.
     """
@@ -163,7 +170,7 @@ def _run_seen(module: nn.Module, names: Iterable[str], pictures: Tensor, see: Ca
         for name in names:
             if name in layers:  # the layers of dropped blocks are not
                 stack.callback(layers[name].register_forward_pre_hook(seeing(name)).remove)
-        outputs: Tensor = module(pictures)
+        outputs = outputs_of(module(pictures))
     return outputs
 
 

@@ -1,4 +1,4 @@
-"""Block losses: what dropping each block alone costs, found once before the search. It is the order in which blocks are dropped."""
+"""Block losses: what dropping each block alone costs. It is found once before the search, and blocks are dropped in its order."""
 
 import json
 from collections.abc import Mapping
