@@ -12,7 +12,7 @@ before a network is scored. So nothing changes before the first dropped block.
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,8 +62,8 @@ class DenseInputs:
     def fit(self, small: nn.Module, space: PruneSpace, kept: Kept) -> float:
         """Adapt the weights of `small`, the network pruned to `kept`, in place.
 
-        Returns the mean squared difference of its outputs for the pictures, as a share of the variance of the dense network's: the
-        mean over the outputs.
+        Returns the mean squared difference of its outputs for the pictures, as a share of the variance of the dense network's. With
+        several outputs, it is the mean of theirs.
         """
 
         def adapt(name: str, layer: nn.Module, read: Tensor) -> None:
@@ -124,8 +124,8 @@ def _difference(dense: Tensor, now: Tensor) -> float:
 def _adapt(layer: nn.Module, weights: Tensor, missing: Tensor, now: Tensor, kept: tuple[Tensor, Columns], ridge: float) -> None:
     """Fit `missing` (samples, C), what the inputs lack, by `now` (samples, kept C), and change the weights of `layer`, in place.
 
-    `weights` are those of the dense network, (outputs, C, k, kernel...). `kept` says which channels are kept, (C,), and the entries
-    of the input axis that belong to each of them, (kept C, k).
+    `weights` are those of the dense network, (outputs, C, k, kernel...). `kept` says which channels are kept, (C,), and which
+    entries of the input axis belong to each of them, (kept C, k).
     """
     (stays, places), target = kept, missing
     if not torch.isfinite(target).all() or not bool(target.abs().max() > 0):
@@ -165,13 +165,15 @@ def _run_seen(
     def seeing(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         return lambda layer, read: see(name, layer, read[0].detach()) if read else None
 
-    with ExitStack() as stack:
-        stack.enter_context(_statistics_of_the_batch(module))
-        for name in names:
-            if name in layers:  # the layers of dropped blocks are not
-                stack.callback(layers[name].register_forward_pre_hook(seeing(name)).remove)
-        outputs = outputs_of(module(pictures))
-    return outputs
+    present = [name for name in names if name in layers]  # the layers of dropped blocks are not
+    hooks = [layers[name].register_forward_pre_hook(seeing(name)) for name in present]
+    try:
+        with _statistics_of_the_batch(module):
+            answer = module(pictures)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return outputs_of(answer)
 
 
 @contextmanager
