@@ -62,8 +62,8 @@ class DenseInputs:
     def fit(self, small: nn.Module, space: PruneSpace, kept: Kept) -> float:
         """Adapt the weights of `small`, the network pruned to `kept`, in place.
 
-        Returns the mean squared difference of its outputs for the pictures, as a share of the variance of the dense network's. With
-        several outputs, it is the mean of theirs.
+        Returns the mean squared difference of its outputs for the pictures, as a share of the variance of the dense network's. It
+        is the mean over the outputs if there are several.
         """
 
         def adapt(name: str, layer: nn.Module, read: Tensor) -> None:
