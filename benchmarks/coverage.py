@@ -48,7 +48,8 @@ def main(which: str, only: str, failed: bool, limit_s: float, memory_gib: float,
         pool.shutdown(cancel_futures=True)  # after Ctrl-C it waits for what has begun
     if results == RESULTS:
         lines = lines_of(results)
-        write_atomically(PAGE, page(lines, [each.name for each in families(known=[line["network"] for line in lines])]).encode())
+        shown = [each.name for each in families(known=[line["network"] for line in lines])]
+        write_atomically(PAGE, page(lines, shown, [each.name for each in architectures()]).encode())
 
 
 def _told(network: Network, line: Line) -> str:

@@ -8,6 +8,7 @@ import fnmatch
 import importlib
 import importlib.util
 import json
+import random
 import warnings
 from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
@@ -101,9 +102,13 @@ def families(pattern: str = "*", known: Container[str] = ()) -> tuple[Network, .
 
 
 def architectures(pattern: str = "*") -> tuple[Network, ...]:
-    """All architectures of timm with at most `LARGEST` parameters whose name matches `pattern`, the smallest first."""
-    entries = sorted(_index().items(), key=lambda entry: (entry[1][1], entry[0]))
-    return _matching([Network(f"timm:{name}", f"timm {file}") for name, (file, params) in entries if params <= LARGEST], pattern)
+    """All architectures of timm with at most `LARGEST` parameters whose name matches `pattern`.
+
+    The order is random, and always the same, so that the first of them are a sample of all.
+    """
+    networks = [Network(f"timm:{name}", f"timm {file}") for name, (file, params) in sorted(_index().items()) if params <= LARGEST]
+    random.Random(SEED).shuffle(networks)
+    return _matching(networks, pattern)
 
 
 def _matching(networks: list[Network], pattern: str) -> tuple[Network, ...]:

@@ -1,9 +1,11 @@
 """The coverage benchmark for readers: docs/coverage.md, made from the raw lines alone. coverage.py writes it."""
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pipeline.core.paired_difference import wilson
 from pipeline.foreign_text import clean_text
 from pipeline.system.units import format_duration
 
@@ -25,6 +27,8 @@ FAMILIES_LEFT, ALL_LEFT = 0.10, 0.25
 FAMILIES_GOAL, ALL_GOAL = 0.90, 0.80
 """Goals: smallest shares of the networks that must reach them."""
 SECONDS_GOAL = 60.0
+LEAST_SAMPLE = 50
+"""Least number of architectures of which a share is shown."""
 REASONS_SHOWN = 3
 
 HEAD = """# Coverage
@@ -43,15 +47,23 @@ Each row is the last examination of its network; after a change of the analysis,
 """
 
 
-def page(lines: Sequence[Line], families: Sequence[str]) -> str:
-    """The whole page. `lines` are all raw lines, the oldest first; `families` are the names of one network for each family."""
+def page(lines: Sequence[Line], families: Sequence[str], architectures: Sequence[str] = ()) -> str:
+    """The whole page.
+
+    `lines` are all raw lines, the oldest first; `families` are the names of one network for each family; `architectures` are the
+    names of all architectures of timm in the order in which they are examined.
+    """
     last = {line["network"]: line for line in lines}
     shown = [last[name] for name in families if name in last]
     missing = len(families) - len(shown)
     parts = [HEAD, _goal(shown, missing), "## Families\n", _history(lines, families), _table(shown), _causes(shown)]
-    timm = [line for line in last.values() if line["network"].startswith("timm:") and line.get("params", 0) <= 30_000_000]
-    if len(timm) > len(families):
-        parts += ["## All architectures of timm with at most 30 M parameters\n", _all(timm), _causes(timm)]
+    sample = [last[name] for name in itertools.takewhile(last.__contains__, architectures)]
+    if len(sample) > LEAST_SAMPLE:
+        parts += [
+            "## All architectures of timm with at most 30 M parameters\n",
+            _all(sample, len(architectures)),
+            _causes(sample),
+        ]
     parts += ["## How to repeat this\n", _repeat(last.values())]
     return "\n".join(part for part in parts if part).rstrip() + "\n"
 
@@ -170,12 +182,14 @@ def _causes(lines: list[Line]) -> str:
     return "### Not proven\n\n" + _markdown(("result", "networks", "reason", "which"), rows, "lrll") if rows else ""
 
 
-def _all(lines: list[Line]) -> str:
+def _all(lines: list[Line], total: int) -> str:
     known = counted(lines)
-    good, share = reached(known, ALL_LEFT), reached(known, ALL_LEFT) / max(len(known), 1)
+    good = reached(known, ALL_LEFT)
+    low, high = wilson(good / len(known), len(known))
+    sample = f" They are the first {len(lines)} of {total} in a random order; 95 % interval: {low:.1%} to {high:.1%}."
     text = (
-        f"**{good} of {len(known)} ({share:.1%}) are proven with M <= {ALL_LEFT:.0%}.** The goal is {ALL_GOAL:.0%}. "
-        "The best figure published for timm is 585 of 945 (61.9 %), by torch-dag, for all sizes.\n"
+        f"**{good} of {len(known)} ({good / len(known):.1%}) are proven with M <= {ALL_LEFT:.0%}.**{sample if len(lines) < total else ''} "
+        f"The goal is {ALL_GOAL:.0%}. The best figure published for timm is 585 of 945 (61.9 %), by torch-dag, for all sizes.\n"
     )
     files: dict[str, list[Line]] = defaultdict(list)
     for line in known:

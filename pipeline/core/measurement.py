@@ -213,7 +213,7 @@ class Measurement:
         return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.PERCENTILE_90))
 
     def _on_the_device(self, local: Estimate | None) -> Estimate | None:
-        local = self.samples.allow(local)
+        local = self.samples.allow(statistics.allow_drift(local) if local else None)
         return self.calibration.relative(local) if local and self.calibration else local
 
     @cached_property

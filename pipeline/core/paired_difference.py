@@ -21,6 +21,7 @@ __all__ = [
     "newcombe",
     "no_drop",
     "paired_drop",
+    "wilson",
 ]
 
 Floats = NDArray[np.float64]
@@ -110,7 +111,7 @@ def newcombe(hits: HitCounts) -> Estimate:
     """
     images = hits.images
     first, second = (hits.both + hits.only_dense) / images, (hits.both + hits.only_after) / images
-    (low_1, high_1), (low_2, high_2) = _wilson(first, images), _wilson(second, images)
+    (low_1, high_1), (low_2, high_2) = wilson(first, images), wilson(second, images)
     product = hits.both * hits.neither - hits.only_dense * hits.only_after
     corrected = max(product - images / 2, 0.0) if product > 0 else product
     scale = math.sqrt(first * (1 - first) * second * (1 - second)) * images**2
@@ -174,8 +175,12 @@ def _fewest(enough: Callable[[int], bool]) -> int | None:
     return -(-many // digit) * digit
 
 
-def _wilson(share: float, images: float) -> tuple[float, float]:
-    """Return Wilson's score interval of one proportion."""
+def wilson(share: float, images: float) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval of one proportion. Source: Wilson, 1927.
+
+    >>> wilson(0.9, 10)
+    (0.5958499732047615, 0.9821237869049271)
+    """
     square = NormalDist().inv_cdf((1 + LEVEL) / 2) ** 2
     middle = (share + square / (2 * images)) / (1 + square / images)
     half = math.sqrt(square * (share * (1 - share) / images + square / (4 * images**2))) / (1 + square / images)

@@ -15,6 +15,7 @@ __all__ = [
     "Blocks",
     "Estimate",
     "Statistic",
+    "allow_drift",
     "disagreement",
     "early_stopping_discards",
     "estimate",
@@ -58,6 +59,9 @@ LEVEL = 0.95
 """Confidence level of every interval."""
 FEW_PROCESSES = 3
 """Least number of processes whose spread gives a usable interval."""
+DRIFT = 0.008
+"""Standard deviation of a ratio between minutes of a quiet machine, as a share of the ratio. It is the median of 16 pairs of
+files, measured 12 to 13 times each with one thread; see docs/benchmarks/probe.md."""
 DISAGREEMENT = 0.10
 """Processes that differ by more than this are reported."""
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)
@@ -120,6 +124,17 @@ def ratio_estimate(blocks: Blocks, reference: Blocks, statistic: Statistic) -> E
     left_out = _without_each(blocks, statistic) / _without_each(reference, statistic)
     disagree = statistic.of_each_process and disagreement(process_ratios(blocks, reference)) > DISAGREEMENT
     return _widened(found, left_out, 2 if disagree else FEW_PROCESSES)
+
+
+def allow_drift(ratio: Estimate) -> Estimate:
+    """Return the ratio of two latencies with an interval that holds for other minutes, too.
+
+    The processes of one measurement run within seconds of each other, so their spread does not show how a ratio changes from
+    minute to minute. Both variances are added.
+    """
+    drift = NORMAL * DRIFT * ratio.value
+    low, high = math.hypot(ratio.value - ratio.low, drift), math.hypot(ratio.high - ratio.value, drift)
+    return Estimate(ratio.value, max(0.0, ratio.value - low), ratio.value + high)
 
 
 def student(degrees: int) -> float:

@@ -1,5 +1,6 @@
 """Which timed runs count, and that no verdict rests on those that were preempted."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.core.device_state import DeviceState
 from pipeline.core.measurement import Measurement, Memory, TimedProcess
 from pipeline.core.remark import Remark, RemarkKind
 from pipeline.core.samples import ALLOWANCE, PROCESSOR_ALLOWANCE
+from pipeline.core.statistics import DRIFT
 from pipeline.measure import Comparison
 from pipeline.probe import worker
 from pipeline.probe.stability import remarks_on
@@ -129,7 +131,7 @@ def test_a_shared_core_widens_the_interval_of_a_ratio_on_both_sides() -> None:
 def test_delays_in_any_runs_never_turn_over_into_within(
     seed: int, ratio: float, share: float, dense_share: float, delay_ms: float, threads: int
 ) -> None:
-    """whatever subsets of the runs of both are delayed, and by how much, under every limit that the file exceeds by 1 % or more"""
+    """whatever subsets of the runs of both are delayed, and by how much, under every limit that the file exceeds by 3 % or more"""
     generator = np.random.default_rng(seed)
     quiet = [10.0 * scale * (1 + 0.003 * generator.standard_normal((5, 4, 8))) for scale in (ratio, 1.0)]
     lost = [delay_ms * (generator.random((5, 4, 8)) < stopped) for stopped in (share, dense_share)]
@@ -146,7 +148,7 @@ def test_delays_in_any_runs_never_turn_over_into_within(
         for factor in (0.0, 1.0)
     )
 
-    for limit in (0.99 * ratio, 0.9 * ratio, 0.5 * ratio):
+    for limit in (0.97 * ratio, 0.9 * ratio, 0.5 * ratio):
         assert verdict(calm, limit) == "over"
         assert verdict(stopped, limit) != "within"
 
@@ -225,7 +227,7 @@ def test_two_processes_that_disagree_decide_nothing_and_five_have_a_wider_interv
     assert verdict(two, 0.9) == "undecided"
     assert five.doubts == ()
     assert five.relative_p50 is not None
-    assert five.relative_p50.high == pytest.approx(0.52 + 2.776 * 0.0447 / 5**0.5, abs=0.003)
+    assert five.relative_p50.high == pytest.approx(0.52 + math.hypot(2.776 * 0.0447 / 5**0.5, 1.96 * DRIFT * 0.52), abs=0.003)
 
 
 def test_a_p90_is_not_known_where_one_run_in_ten_was_pre_empted_though_the_p50_is() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from coverage_child import failure, layer_widths, reasons, thinnest
 from coverage_heads import concatenated
-from coverage_networks import Network, families, randomise
+from coverage_networks import Network, architectures, families, randomise
 from coverage_page import page, reached
 from coverage_runs import PAGE, RESULTS, Limits, append, ended_early, examined, is_due, lines_of
 from helpers.families import FAMILIES
@@ -37,7 +37,8 @@ def line(network: str, outcome: str = "proven", **facts: Any) -> dict[str, Any]:
 def test_the_page_is_made_of_the_raw_lines() -> None:
     lines = lines_of(RESULTS)
 
-    assert PAGE.read_text() == page(lines, [each.name for each in families(known=[line["network"] for line in lines])])
+    names = [each.name for each in families(known=[line["network"] for line in lines])]
+    assert PAGE.read_text() == page(lines, names, [each.name for each in architectures()])
 
 
 def test_each_file_of_timm_has_one_family_and_it_is_not_one_of_its_test_networks() -> None:
@@ -69,6 +70,27 @@ def test_only_proven_networks_with_few_operations_left_reach_the_goal() -> None:
     lines = [line("a:one"), line("a:two", macs_left=0.11), line("a:three", "every candidate exported")]
 
     assert reached(lines, 0.10) == 1
+
+
+def test_the_first_architectures_in_a_random_order_are_a_sample_of_all() -> None:
+    """60 of 100 are examined, and a later one, which is no part of the sample: 45 of 60 reach the goal"""
+    order = [f"timm:{number}" for number in range(100)]
+    lines = [line(name, macs_left=0.02 if number % 4 else 0.9) for number, name in enumerate(order[:60])] + [line(order[70])]
+
+    text = page(lines, [], order)
+
+    assert "**45 of 60 (75.0 %) are proven with M <= 25%.** They are the first 60 of 100 in a random order" in text.replace(
+        "75.0%", "75.0 %"
+    )
+    assert "95 % interval: 62.8% to 84.2%" in text
+
+
+def test_the_architectures_come_in_the_same_random_order_always() -> None:
+    names = [each.name for each in architectures()]
+
+    assert names == [each.name for each in architectures()]
+    assert names != sorted(names)
+    assert len(names) == len(set(names)) > 600
 
 
 @pytest.mark.parametrize(
