@@ -12,7 +12,7 @@ from pipeline.core.measurement import Fingerprint, Measurement
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.profile import load_profile
 from pipeline.core.progress import Callback
-from pipeline.errors import ProbeError, ProfileError
+from pipeline.errors import ProfileError
 from pipeline.graph.pruned_model import PrunedModel
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.search.problem import SearchSpace
@@ -20,6 +20,7 @@ from pipeline.search.random_search import without_random_blocks
 from pipeline.stages.job import Job
 from pipeline.stages.prepare import load_model_and_task, start_building, start_local, start_probe
 from pipeline.stages.probe_adapter import graph_of
+from pipeline.stages.provider_check import not_measured
 from pipeline.stages.search_space import search_space
 from pipeline.stages.shared_device import share_device
 from pipeline.system.files import write_atomically
@@ -118,5 +119,5 @@ def plans_to_measure(space: SearchSpace, count: int, seed: int) -> Iterator[Chan
 def _measured(probe: Probe, pruned: PrunedModel, processes: int) -> Measurement:
     found = probe.measure(graph_of(pruned), MeasurementOptions(processes, memory=False))
     if not isinstance(found, Measurement):
-        raise ProbeError(f"a plan could not be measured: {found.kind}: {found.detail}")
+        raise not_measured("a plan", found)
     return found

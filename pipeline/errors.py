@@ -21,7 +21,8 @@
     │   ├── DeviceUnreachable   41  the device does not answer, or the connection was lost
     │   ├── HostKeyRefused      42  the device's host key is unknown, or has changed
     │   ├── DeviceSoftware      43  the device has no Python with working numpy and onnxruntime
-    │   └── DeviceBusy          44  another job is measuring on the device
+    │   ├── DeviceBusy          44  another job is measuring on the device
+    │   └── ProviderFallback    45  the execution provider leaves nodes to another one
     ├── RunError                50  the run directory cannot be used
     │   ├── OtherJob            51  the run directory holds another job's results
     │   ├── RunLocked           52  another process uses the run directory
@@ -84,6 +85,7 @@ __all__ = [
     "OutOfMemory",
     "ProbeError",
     "ProfileError",
+    "ProviderFallback",
     "RevokedKey",
     "RunError",
     "RunLocked",
@@ -249,6 +251,12 @@ class DeviceBusy(ProbeError):
     """Another job is measuring on the device."""
 
     exit_code = 44
+
+
+class ProviderFallback(ProbeError):
+    """The execution provider of the profile does not run every node, and the profile does not allow another one to."""
+
+    exit_code = 45
 
 
 class RunError(CompressError):

@@ -1,105 +1,23 @@
-"""The commands that examine a device: measure, calibrate, doctor. They turn flags into a page of results."""
+"""The commands that examine a device: calibrate and doctor. They turn flags into a page of results."""
 
 import json
 import shlex
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors
-from pipeline.cli.options import MODEL_ARGS
+from pipeline.cli.options import JSON, MODEL_ARGS, TARGET
 from pipeline.cli.terminal import make_console
 from pipeline.errors import ProbeError
 from pipeline.stages.job import DEPTHS
-from pipeline.system.units import parse_quantity
 
 if TYPE_CHECKING:
     from pipeline.stages.job import Job  # at run time this would import torch
 
-__all__ = ["calibrate", "doctor", "measure"]
-
-TARGET = click.option(
-    "--target", required=True, metavar="PROFILE", help="Device profile: a YAML file, or a name in hw_profiles/."
-)
-JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, all else to stderr.")
-
-EXAMPLES = """\b
-Examples:
-  compress measure --target board.yaml model.onnx
-  compress measure --target board.yaml dense.onnx pruned.onnx
-"""
-
-
-def _quantity(unit: str) -> Callable[[click.Context, click.Parameter, str | None], float]:
-    """A callback that reads an option in `unit`. A missing option is 0."""
-
-    def read(_context: click.Context, _option: click.Parameter, text: str | None) -> float:
-        if text is None:
-            return 0.0
-        try:
-            value = parse_quantity(text, unit)
-        except ValueError as problem:
-            raise click.BadParameter(str(problem)) from None
-        if not 0 < value < 1e6:
-            raise click.BadParameter(f"{text!r} is out of range")
-        return value
-
-    return read
-
-
-@click.command(epilog=EXAMPLES, short_help="Measure latency and memory of ONNX files, and compare them.")
-@TARGET
-@click.argument("models", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="MODEL.onnx ...")
-@click.option(
-    "--duty",
-    "duty_hz",
-    metavar="RATE",
-    callback=_quantity("hz"),
-    help="Start one run at a time at this rate, such as 10Hz for a camera.  [default: without pauses]",
-)
-@click.option(
-    "--sustained",
-    "sustain_s",
-    metavar="TIME",
-    callback=_quantity("s"),
-    help="Keep the file running for this long, such as 10min, to see the effect of heat.",
-)
-@ALLOW_SSH_COMMANDS
-@JSON
-@handle_errors()
-def measure(target: str, models: tuple[Path, ...], duty_hz: float, sustain_s: float, **flags: bool) -> None:
-    """Measure latency and memory of ONNX files on a device.
-
-    Each further file is compared with the first. Compared files run in turns.
-    """
-    from pipeline.cli.screen import Screen  # noqa: PLC0415
-    from pipeline.core.measurement import Failure  # noqa: PLC0415
-    from pipeline.core.profile import load_profile  # noqa: PLC0415
-
-    if sustain_s and len(models) > 1:
-        raise click.UsageError("--sustained takes one file, because the heat of one would slow the next")
-    console = make_console(stderr=flags["as_json"])
-    profile = load_profile(target, allow_ssh_commands=flags["allow_ssh_commands"])
-    period_ms = 1e3 / duty_hz if duty_hz else 0.0
-
-    with Screen(make_console(stderr=True), "measure") as screen:
-        from pipeline.cli.screen_device import measured_json, print_measured  # noqa: PLC0415  (torch takes seconds)
-        from pipeline.measure import measure_files  # noqa: PLC0415
-
-        def notify(text: str) -> None:
-            with screen.printing():
-                console.print(f"note: {text}", soft_wrap=True)
-
-        found = measure_files(profile, models, period_ms, sustain_s, notify)
-    if flags["as_json"]:
-        click.echo(json.dumps(measured_json(found)))
-    else:
-        print_measured(console, found)
-    if any(isinstance(each.measured, Failure) for each in found.files):
-        sys.exit(ProbeError.exit_code)
+__all__ = ["calibrate", "doctor"]
 
 
 @click.command(short_help="Fit a predictor of a device's latency from this machine's.")

@@ -12,10 +12,11 @@ import click
 from rich.console import Console
 
 from pipeline.cli.deploy import rollback, ship, status
-from pipeline.cli.device import calibrate, doctor, measure
+from pipeline.cli.device import calibrate, doctor
 from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors, handle_interrupts
 from pipeline.cli.inspect_network import inspect
 from pipeline.cli.keys import keys, sign
+from pipeline.cli.measure import measure
 from pipeline.cli.options import EPOCHS, MODEL_ARGS, SHAPE, restriction_options
 from pipeline.cli.terminal import make_console, run_command
 from pipeline.core.plan import IMPORTANCES

@@ -7,7 +7,7 @@ import click
 
 from pipeline.training.model_args import Argument, read_arguments
 
-__all__ = ["EPOCHS", "MODEL_ARGS", "SHAPE", "restriction_options"]
+__all__ = ["EPOCHS", "JSON", "MODEL_ARGS", "SHAPE", "TARGET", "restriction_options"]
 
 
 def _arguments(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Argument]:
@@ -53,6 +53,10 @@ def _epochs(_context: click.Context, _option: click.Parameter, text: str) -> int
     return int(text)
 
 
+TARGET = click.option(
+    "--target", required=True, metavar="PROFILE", help="Device profile: a YAML file, or a name in hw_profiles/."
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON to stdout, all else to stderr.")
 EPOCHS = click.option(
     "--epochs",
     default="auto",

@@ -26,6 +26,7 @@ FailureKind = Literal[
     "wrong-output",
     "not-proven",
     "lost",
+    "fallback",
 ]
 
 

@@ -18,11 +18,22 @@ from pipeline.system.ssh_config import refuse_commands
 from pipeline.system.strict_yaml import load_yaml
 from pipeline.system.units import parse_bytes
 
-__all__ = ["BudgetText", "Device", "Precision", "ProbeSettings", "Profile", "Runtime", "available_cores", "load_profile"]
+__all__ = [
+    "BudgetText",
+    "Device",
+    "Precision",
+    "ProbeSettings",
+    "Profile",
+    "Provider",
+    "Runtime",
+    "available_cores",
+    "load_profile",
+]
 
 ByteCount = Annotated[int, BeforeValidator(parse_bytes)]
 BudgetText = str | float
 Precision = Literal["fp32", "int8"]
+Provider = Literal["CPUExecutionProvider", "XnnpackExecutionProvider", "OpenVINOExecutionProvider"]
 
 
 class _Strict(BaseModel):
@@ -85,9 +96,9 @@ class Runtime(_Strict):
     """ONNX Runtime settings on the device. The same settings are measured and shipped."""
 
     onnxruntime: str | None = Field(None, pattern=r"^\d+\.\d+(\.\d+)?$", examples=['"1.22.1"'])
-    execution_provider: Literal["CPUExecutionProvider", "XnnpackExecutionProvider"] = Field(
-        "CPUExecutionProvider", examples=["CPUExecutionProvider"]
-    )
+    execution_provider: Provider = Field("CPUExecutionProvider", examples=["CPUExecutionProvider"])
+    allow_fallback: bool = False
+    """Whether the CPU provider may run nodes that `execution_provider` does not. Otherwise such a network is refused."""
     threads: int | Literal["all"] = Field("all", examples=[4])
     graph_optimization: Literal["disabled", "basic", "extended", "all"] = Field("all", examples=["all"])
     spinning: bool = True

@@ -1,18 +1,19 @@
 """Bounded child: run a module of this package on the bytes of an untrusted ONNX file, with limited memory and time."""
 
+import contextlib
 import errno
 import os
 import resource
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import ModelError
 from pipeline.system.foreign_file import ONNX_LIMIT_BYTES, read_foreign
 
-__all__ = ["Limits", "bytes_of", "limit_memory", "run_bounded"]
+__all__ = ["Limits", "bytes_of", "limit_memory", "refusing", "run_bounded"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,19 @@ def bytes_of(path: Path, what: str) -> bytes:
         if problem.errno == errno.EFBIG:
             raise ModelError(f"{path}: {what} ({problem.strerror})") from None
         raise ModelError(f"{path}: cannot be read ({problem.strerror})") from None
+
+
+@contextlib.contextmanager
+def refusing(path: Path, what: str, size: int, limits: Limits) -> Iterator[None]:
+    """Around `run_bounded` and the reading of its answer: raise ModelError, which calls `path` not `what`, for a child that took
+    too much time or memory. A child without memory gives no answer, which its reader reports as ValueError.
+    """
+    try:
+        yield
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"{path}: {what} (no end of it after {limits.time_s:.0f} s)") from None
+    except ValueError:
+        raise ModelError(f"{path}: {what} (reading it takes more than {limits.memory_bytes(size) // 2**20} MiB)") from None
 
 
 def run_bounded(module: str, arguments: Sequence[str], data: bytes, limits: Limits) -> bytes:

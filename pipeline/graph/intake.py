@@ -1,60 +1,58 @@
 """Intake: inspect an untrusted ONNX file in a separate process with limited memory and time."""
 
 import json
-import math
-import subprocess
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-import onnx
-
+from pipeline.core.network_input import NetworkInput
 from pipeline.errors import ModelError, one_line
-from pipeline.graph.bounded_child import Limits, bytes_of, limit_memory, run_bounded
+from pipeline.graph.bounded_child import Limits, bytes_of, limit_memory, refusing, run_bounded
+from pipeline.graph.fixed_inputs import fix_inputs
+from pipeline.graph.given.door import Refused, Shapes
 from pipeline.graph.structure import load_graph, structure
 
 __all__ = ["Network", "look", "read_network"]
 
-MAX_INPUT_VALUES = 2**27
-"""Half a gigabyte of float32; no image is that large."""
 BASE_MEMORY_BYTES = 2 * 2**30
 MEMORY_PER_BYTE = 4
 """Address space of the inspecting process; see `Limits`."""
 TIME_LIMIT_S = 60.0
 REFUSED = "not an ONNX file that can be measured"
+NO_SHAPES: Shapes = {}
 
 
 @dataclass(frozen=True)
 class Network:
-    """An ONNX file that holds all its weights, with one float32 input of a fixed shape."""
+    """An ONNX file that holds all its weights, and takes tensors of numbers."""
 
     data: bytes
     structure: str
-    shape: tuple[int, ...]
-    """Shape of the input, with 1 for a free batch size."""
+    inputs: tuple[NetworkInput, ...]
+    """In the order of the file. Free sizes are those that were given, and 1 for a free batch size."""
 
 
-def read_network(path: Path, time_limit_s: float = TIME_LIMIT_S) -> Network:
+def read_network(path: Path, shapes: Shapes = NO_SHAPES, option: str = "--shape", time_limit_s: float = TIME_LIMIT_S) -> Network:
     """Read the network in `path`. The network is not run, no other file is opened, and this process never parses the file.
 
-    Raises ModelError when the file cannot be read, is not an ONNX file, keeps weights in other files, does not have exactly one
-    float32 input of fixed shape, or needs more memory or time to inspect than the limits.
+    `shapes` are sizes of inputs by name, and `option` says where they come from; see `fix_inputs`. Raises ModelError when the
+    file cannot be read, is not an ONNX file, keeps weights in other files, has an input without a size or of no number, or needs
+    more memory or time to inspect than the limits.
     """
     data = bytes_of(path, REFUSED)
     limits = Limits(BASE_MEMORY_BYTES, MEMORY_PER_BYTE, time_limit_s)
-    try:
-        answer = json.loads(run_bounded("pipeline.graph.intake", (), data, limits))
-    except subprocess.TimeoutExpired:
-        raise ModelError(f"{path}: {REFUSED} (no end of it after {time_limit_s:.0f} s)") from None
-    except ValueError:
-        limit_bytes = limits.memory_bytes(len(data))
-        raise ModelError(f"{path}: {REFUSED} (reading it takes more than {limit_bytes // 2**20} MiB)") from None
+    question = json.dumps({"given": {name: list(shape) for name, shape in shapes.items()}, "option": option})
+    with refusing(path, REFUSED, len(data), limits):
+        answer = json.loads(run_bounded("pipeline.graph.intake", (question,), data, limits))
     if "refused" in answer:
         raise ModelError(f"{path}: {answer['refused']}")
-    return Network(data, answer["structure"], tuple(answer["shape"]))
+    inputs = tuple(NetworkInput(each["name"], each["type"], tuple(each["shape"])) for each in answer["inputs"])
+    return Network(data, answer["structure"], inputs)
 
 
-def look(data: bytes) -> dict[str, object]:
+def look(data: bytes, given: Mapping[str, Any] = NO_SHAPES, option: str = "--shape") -> dict[str, object]:
     """Return the facts about an ONNX file, or the reason why it is refused. Runs in the separate process."""
     try:
         model = load_graph(data)
@@ -63,29 +61,16 @@ def look(data: bytes) -> dict[str, object]:
         return {"refused": f"{REFUSED} ({one_line(problem, 120)})"}
     if any(size < 0 for tensor in model.graph.initializer for size in tensor.dims):
         return {"refused": f"{REFUSED} (a weight has a dimension below zero)"}
-    weights = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in weights]
-    if len(inputs) != 1:
-        return {"refused": f"has {len(inputs)} inputs; only networks with one can be measured"}
-    kind, name = inputs[0].type.tensor_type, inputs[0].name
-    if kind.elem_type != onnx.TensorProto.FLOAT:
-        known = kind.elem_type in onnx.TensorProto.DataType.values()
-        found = onnx.TensorProto.DataType.Name(kind.elem_type) if known else f"of type {kind.elem_type}"
-        return {"refused": f"its input '{name}' is {found}; only float32 can be measured"}
-    shape = [dim.dim_value for dim in kind.shape.dim]
-    if shape and shape[0] < 1:
-        shape[0] = 1  # a free batch size becomes one image, as on a device
-    if not shape or min(shape) < 1:
-        free = [dim.dim_param or "?" if dim.dim_value < 1 else dim.dim_value for dim in kind.shape.dim]
-        return {
-            "refused": f"its input '{name}' has no fixed shape ({free}); fix it: python -m "
-            "onnxruntime.tools.make_dynamic_shape_fixed"
-        }
-    if math.prod(shape) > MAX_INPUT_VALUES or len(shape) > 32:
-        return {"refused": f"its input '{name}' of shape {shape} holds more than {MAX_INPUT_VALUES} values; is it an image?"}
-    return {"structure": hashed, "shape": shape}
+    if not model.graph.output:
+        return {"refused": f"{REFUSED} (it has no outputs)"}
+    try:
+        inputs = fix_inputs(model.graph, {name: tuple(shape) for name, shape in given.items()}, option)
+    except Refused as reason:
+        return {"refused": str(reason)}
+    # sizes that were free change the latency, so the hash includes them
+    return {"structure": structure(model) if given else hashed, "inputs": [asdict(each) for each in inputs]}
 
 
 if __name__ == "__main__":
     limit_memory(int(sys.argv[1]))
-    print(json.dumps(look(sys.stdin.buffer.read())))  # noqa: T201 - the parent process reads it
+    print(json.dumps(look(sys.stdin.buffer.read(), **json.loads(sys.argv[2]))))  # noqa: T201 - the parent process reads it

@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 
 import onnx
 
+from pipeline.core.node_times import NodeTime
 from pipeline.graph.counts import layer_macs
 from pipeline.graph.edit import attribute_of
 from pipeline.graph.labels.space import GraphSpace, layer_name, module_of
 from pipeline.graph.restrict import layers_of
 from pipeline.graph.shapes import shapes_of
 
-__all__ = ["LayerFacts", "NodeTime", "layer_facts", "times_by_layer"]
+__all__ = ["LayerFacts", "layer_facts", "times_by_layer"]
 
-NodeTime = tuple[str, str, float]
-"""(name that a runtime gives a node, its operator, milliseconds)."""
 PREFIX, SUFFIX = "fused ", "_nchwc"
 """ONNX Runtime adds these to the name of a node that it fuses, and of a value that it computes in blocks of channels."""
 
@@ -88,15 +87,15 @@ def times_by_layer(
     nodes = {node.name: node for node in model.graph.node}
     summed: dict[str, float] = defaultdict(float)
     others: dict[str, float] = defaultdict(float)
-    for name, operator, ms in times:
-        start = name.removeprefix(PREFIX).removesuffix(SUFFIX)
+    for time in times:
+        start = time.name.removeprefix(PREFIX).removesuffix(SUFFIX)
         node = nodes.get(start) or makers.get(start)
-        fused = operator.removeprefix("Fused")
+        fused = time.operator.removeprefix("Fused")
         owner = _nearest(node, owners, makers, fused) if node is not None else None
         if owner is None:
-            others[operator] += ms
+            others[time.operator] += time.ms
         else:
-            summed[owner] += ms
+            summed[owner] += time.ms
     timed = tuple(replace(layer, latency_ms=summed.get(layer.name, 0.0)) for layer in layers)
     return timed, dict(sorted(others.items(), key=lambda item: -item[1]))
 

@@ -3,7 +3,6 @@
 import contextlib
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,19 +16,19 @@ from pipeline.core.profile import Profile, available_cores, load_profile
 from pipeline.core.progress import Callback
 from pipeline.core.statistics import Estimate
 from pipeline.data.preprocessing import Preprocessing
-from pipeline.errors import ModelError, ProbeError
+from pipeline.errors import ModelError
 from pipeline.graph.labels.space import GraphSpace
 from pipeline.graph.layer_facts import LayerFacts, layer_facts, times_by_layer
 from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder
 from pipeline.graph.restrict import layers_of
 from pipeline.graph.structure import load_graph
 from pipeline.probe.interface import MeasurementOptions, Probe
-from pipeline.probe.node_times import node_times
 from pipeline.search.problem import Choice
 from pipeline.stages.job import Job
 from pipeline.stages.onnx_model import is_onnx, onnx_source, read_onnx
 from pipeline.stages.prepare import LoadedModel, load_model_and_task, start_building, start_probe
 from pipeline.stages.probe_adapter import graph_of
+from pipeline.stages.provider_check import not_measured
 from pipeline.stages.search_space import search_space
 from pipeline.stages.shared_device import SharedDevice, share_device
 from pipeline.system.scratch import scratch_folder
@@ -130,7 +129,7 @@ def inspect_network(job: Job, callback: Callback, *, has_data: bool = True, shap
     with share_device(profile, callback.notice) as device, scratch_folder("inspect") as folder:
         builder = start_building(job, loaded, folder / "dense.onnx", device, callback.progress)
         found = _counted(job, loaded, builder, profile)
-        return _measured(found, builder, loaded, device, callback, folder) if job.target else found
+        return _measured(found, builder, loaded, device, callback) if job.target else found
 
 
 def _without_data(job: Job, profile: Profile, shape: tuple[int, ...]) -> LoadedModel:
@@ -204,7 +203,6 @@ def _measured(
     loaded: LoadedModel,
     device: SharedDevice,
     callback: Callback,
-    folder: Path,
 ) -> Inspection:
     profile = device.profile
     dense = builder.make(builder.space.dense())
@@ -229,11 +227,8 @@ def _measured(
         trial_s=trial_s,
         scored=scored_s is not None,
     )
-    if profile.device.host:
-        return replace(found, notices=(*found.notices, "layers are timed only on this machine, not over ssh"))
     callback.phase("time", "each layer")
-    times = node_times(dense.data, arrays_in(builder.example), profile, folder)
-    layers, others = times_by_layer(found.layers, times, load_graph(dense.data))
+    layers, others = times_by_layer(found.layers, device.node_times(dense, builder), load_graph(dense.data))
     return replace(found, layers=layers, others_ms=others)
 
 
@@ -242,7 +237,7 @@ def _timed(probe: Probe, pruned: PrunedModel, processes: int) -> tuple[Measureme
     started = time.monotonic()
     measured = probe.measure(graph_of(pruned), MeasurementOptions(processes, memory=False))
     if isinstance(measured, Failure):
-        raise ProbeError(f"the network could not be measured: {measured.kind}: {measured.detail}")
+        raise not_measured("the network", measured)
     return measured, time.monotonic() - started
 
 

@@ -1,5 +1,6 @@
 """Runs the model that serves: Model("~/compress/current").run(x). Needs numpy and onnxruntime; shipped with each release."""
 
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,31 @@ def load(folder: Path) -> ort.InferenceSession:
     options.enable_cpu_mem_arena, options.enable_mem_pattern = settings["arena"], settings["memory_pattern"]
     for key, value in settings["config"].items():
         options.add_session_config_entry(key, value)
-    off = settings["disabled_optimizers"]
-    return ort.InferenceSession(str(folder / "model.onnx"), options, [settings["provider"]], disabled_optimizers=off)
+    provider, provider_options = settings["provider"], settings.get("provider_options", {})
+    if provider != "CPUExecutionProvider" and not settings.get("allow_fallback"):
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    chosen: Any = {"providers": [(provider, provider_options)]}
+    if "plugin" in settings and provider not in ort.get_available_providers():
+        options.add_provider_for_devices([plugin_processor(provider, settings["plugin"])], provider_options)
+        chosen = {}
+    path, off = str(folder / "model.onnx"), settings["disabled_optimizers"]
+    # otherwise a provider that fails is silently replaced by another one
+    session = ort.InferenceSession(path, options, disabled_optimizers=off, enable_fallback=0, **chosen)
+    if provider not in session.get_providers():
+        raise RuntimeError(f"onnxruntime {ort.__version__} does not use {provider}")
+    return session
+
+
+def plugin_processor(provider: str, module: str) -> Any:
+    """The processor for a provider that `module` brings. Its library is registered once."""
+    for registered in (False, True):
+        found = [each for each in ort.get_ep_devices() if each.ep_name == provider]
+        found = [each for each in found if each.device.type == ort.OrtHardwareDeviceType.CPU]
+        if found:
+            return found[0]
+        if not registered:
+            ort.register_execution_provider_library(provider, importlib.import_module(module).get_library_path())
+    raise RuntimeError(f"{provider} supports no processor of this machine")
 
 
 class Model:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pipeline.core.budget import Constraint
 from pipeline.core.candidate import Candidate
 from pipeline.core.profile import Precision, Profile
+from pipeline.core.providers import PLUGINS, provider_settings
 
 __all__ = ["GOLDEN_INPUTS", "SERVED_FILES", "device_limits", "serving_files"]
 
@@ -50,6 +51,7 @@ def serving_files(
         "device": profile.device.name,
         "session": {
             "provider": runtime.execution_provider,
+            **_of_the_provider(profile),
             "threads": profile.threads,
             "graph_optimization": _LEVELS[runtime.graph_optimization],
             "arena": runtime.arena,
@@ -93,6 +95,13 @@ def device_limits(constraints: tuple[Constraint, ...], dense: Candidate, shipped
             if whole:
                 limits[_LIMITED[key]] = constraint.limit * whole.value
     return limits
+
+
+def _of_the_provider(profile: Profile) -> dict[str, Any]:
+    """What only this provider needs: its options, and the module that brings it. Nothing for the CPU provider."""
+    provider = profile.runtime.execution_provider
+    settings = provider_settings(provider, profile.threads, allow_fallback=profile.runtime.allow_fallback)
+    return {**settings, **({"plugin": PLUGINS[provider]} if provider in PLUGINS else {})}
 
 
 def _npy(values: Golden, count: int) -> bytes:

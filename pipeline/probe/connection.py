@@ -20,7 +20,8 @@ HELLO_S = 180.0
 SLOWEST_BYTES_PER_S = 1000
 """A link that is slower than this counts as lost."""
 MEASURED_BYTES, OTHER_BYTES = 64 * 2**20, 2**20
-"""Largest accepted answers: to a measurement, which contains the latency of every run, and to any other request."""
+"""Largest accepted answers: to a measurement, which contains the latency of every run, or a profile, which contains every node;
+and to any other request."""
 SAME = ("cpu", "machine", "architecture", "onnxruntime", "system")
 """Facts about the machine that must not change during a run."""
 CRASHING = {"1.21.0": "does so on ARM cores before version 8.2, as in a Raspberry Pi 4 and older; 1.22 does not"}
@@ -99,7 +100,7 @@ class Connection:
             blob,
             limit_s or SILENCE_S,
             whole_s=_longest_s(message, len(blob)),
-            limit_bytes=MEASURED_BYTES if message["do"] == "measure" else OTHER_BYTES,
+            limit_bytes=MEASURED_BYTES if message["do"] in ("measure", "profile") else OTHER_BYTES,
         )
         answer = checked(answer, message["do"], self.where)
         if "failure" in answer:

@@ -50,6 +50,8 @@ class MeasurementOptions:
     fresh: bool = True
     """Whether to measure again even if a stored measurement exists. The processes then load the file one by one, so that the time
     of session creation is not shared."""
+    ahead: bool = True
+    """Whether a similar measurement follows. The processes for it are started after this one."""
 
 
 @dataclass(frozen=True)

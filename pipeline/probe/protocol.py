@@ -20,7 +20,7 @@ Latency = Annotated[float, Field(ge=1e-5, le=1e9, allow_inf_nan=False)]
 """Latency in ms. No run takes less than ten nanoseconds, and zero would make ratios infinite."""
 Latencies = Annotated[list[Latency], Field(min_length=1)]
 FileFailureKind = Literal[
-    "timeout", "killed", "illegal-instruction", "segfault", "crashed", "load-error", "run-error", "wrong-output"
+    "timeout", "killed", "illegal-instruction", "segfault", "crashed", "load-error", "run-error", "wrong-output", "fallback"
 ]
 """Failures of a file; they are kept in the journal."""
 MachineFailureKind = Literal["not-kept", "busy", "not-installed"]
@@ -48,6 +48,7 @@ class _Hello(_Answer):
     numpy: Text
     onnxruntime: Text
     providers: list[Text]
+    unusable: dict[Text, Text] = Field(default_factory=dict)
     wheel: Text | None
 
 
@@ -104,13 +105,17 @@ class _Measured(_Answer):
     after: _State
 
 
+class _Profiled(_Answer):
+    nodes: list[Annotated[tuple[Text, Text, Text, Figure], Strict(False)]] = Field(max_length=1_000_000)
+
+
 class _Failed(_Answer):
     failure: Annotated[tuple[FileFailureKind | MachineFailureKind, Text], Strict(False)]
     interpreter: Text | None = None
     onnxruntime: Text | None = None
 
 
-_FORMS: dict[str, type[BaseModel]] = {"hello": _Hello, "state": _State, "measure": _Measured}
+_FORMS: dict[str, type[BaseModel]] = {"hello": _Hello, "state": _State, "measure": _Measured, "profile": _Profiled}
 
 
 def checked(answer: dict[str, Any], asked: str, where: str) -> dict[str, Any]:

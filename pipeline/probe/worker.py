@@ -20,6 +20,8 @@ arrive, it is {"alive": true, "received": N}, with the number of bytes so far. R
      "slices": {...} or null, "processes": N, "memory": true or false, "together": true or false, "settings": {...}, "seed": N,
      "answer": N (send the outputs if they have at most N values), "more": true or false}
      + bytes of the model or the slices
+    {"do": "profile", "inputs": [...], "slices": {...} or null, "runs": N, "settings": {...}}
+     + bytes of the model or the slices               how long each node takes, in a process and in runs of its own
 
 Every measurement uses new processes: N that time the model in turn with the reference, and one that measures its
 memory. With "more", the processes for the next measurement are started after this answer, so that importing the
@@ -30,6 +32,7 @@ The inputs are in the order of the model's inputs. Clients of older versions sen
 "shape": [...]. The answer holds the values of all outputs, one output after the other.
 """
 
+import bisect
 import errno
 import fcntl
 import glob
@@ -52,9 +55,11 @@ import zlib
 
 HEADER = struct.Struct(">IQ")
 CHUNK = 1 << 20
+CPU = "CPUExecutionProvider"
 STARTUP_LIMIT_S = 120.0
 BEAT_S = 5.0
 LONGEST_TEXT_BYTES = 64 << 20
+PLUGINS = {"OpenVINOExecutionProvider": "onnxruntime_ep_openvino"}  # packages that bring a provider as a library of its own
 LONGEST_DETAIL = 20000  # characters of a library's message; the client shortens it and keeps both its ends
 MALFORMED = (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError, zlib.error)
 
@@ -217,6 +222,15 @@ def versions():
 
     facts = {"numpy": numpy.__version__, "onnxruntime": onnxruntime.__version__}
     facts["providers"] = onnxruntime.get_available_providers()
+    facts["unusable"] = {}
+    for provider in PLUGINS:
+        try:
+            if plugin_device(provider) and provider not in facts["providers"]:
+                facts["providers"].append(provider)
+        except ImportError:
+            pass  # the package is not installed
+        except Exception as problem:
+            facts["unusable"][provider] = str(problem).strip().split("\n")[0][:LONGEST_DETAIL]
     facts["wheel"] = distribution("onnxruntime")["wheel"]
     print(json.dumps(facts))
 
@@ -372,8 +386,49 @@ def assemble(path, slices, blob, base, tensors):
 # ---------------------------------------------------------------- one measurement, in its own process
 
 
-def open_session(path, settings, beside=False):
-    """Create a session. `beside`: another session in this process is timed in turn with it."""
+class Failed(Exception):
+    def __init__(self, kind, detail):
+        super().__init__(detail)
+        self.kind = kind
+
+
+def plugin_device(provider):
+    """The processor on which the provider of a plugin package computes. Its library is registered once in a process. Raises
+    ImportError if the package is not installed."""
+    import importlib
+
+    package = importlib.import_module(PLUGINS[provider])
+    import onnxruntime
+
+    def processors():
+        kind = onnxruntime.OrtHardwareDeviceType.CPU
+        return [each for each in onnxruntime.get_ep_devices() if each.ep_name == provider and each.device.type == kind]
+
+    if not processors():
+        onnxruntime.register_execution_provider_library(provider, package.get_library_path())
+    found = processors()
+    if not found:
+        raise Failed("load-error", "%s supports no processor of this machine" % provider)
+    return found[0]
+
+
+def open_session(path, settings, beside=False, profile=None):
+    """Create a session, or raise Failed. `beside`: another session in this process is timed in turn with it. `profile`: beginning
+    of the name of the file into which the runtime writes how long each node takes."""
+    try:
+        session = new_session(path, settings, beside, profile)
+    except Failed:
+        raise
+    except Exception as problem:
+        if "fallback to CPU EP has been explicitly disabled" in str(problem):
+            raise Failed("fallback", "%s does not run every node" % settings["provider"]) from None
+        raise Failed("load-error", str(problem)) from None
+    if settings["provider"] not in session.get_providers():
+        raise Failed("fallback", "the runtime does not use %s" % settings["provider"])
+    return session
+
+
+def new_session(path, settings, beside, profile):
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -396,8 +451,21 @@ def open_session(path, settings, beside=False):
     options.add_session_config_entry("session.force_spinning_stop", str(int(settings["spinning"] and beside)))
     options.add_session_config_entry("session.disable_prepacking", str(int(not settings["prepacking"])))
     options.add_session_config_entry("session.set_denormal_as_zero", str(int(settings["denormal_as_zero"])))
+    if profile:
+        options.enable_profiling, options.profile_file_prefix = True, profile
+    provider = settings["provider"]
+    if provider != CPU and not settings.get("allow_fallback"):
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    if provider in PLUGINS and provider not in onnxruntime.get_available_providers():
+        options.add_provider_for_devices([plugin_device(provider)], settings.get("provider_options", {}))
+        providers = None
+    else:
+        providers = [(provider, settings.get("provider_options", {}))]
     off = [] if settings["blocked_layout"] else ["NchwcTransformer"]
-    return onnxruntime.InferenceSession(path, options, providers=[settings["provider"]], disabled_optimizers=off)
+    # otherwise a provider that fails is silently replaced by another one, here and in later runs
+    session = onnxruntime.InferenceSession(path, options, providers=providers, disabled_optimizers=off, enable_fallback=0)
+    session.disable_fallback()
+    return session
 
 
 def load_inputs(job):
@@ -414,21 +482,12 @@ def feed_of(session, arrays):
     return dict(zip(names, arrays))
 
 
-class Failed(Exception):
-    def __init__(self, kind, detail):
-        super().__init__(detail)
-        self.kind = kind
-
-
-def first_steps(job, order, arrays, beside=False):
+def first_steps(job, order, arrays, beside=False, profile=None):
     """Create the session and run it once; time both steps. Returns the session, its feed, and what was found."""
     import numpy
 
     started = time.perf_counter()
-    try:
-        session = open_session(order["model"], job["settings"], beside)
-    except Exception as problem:
-        raise Failed("load-error", str(problem)) from None
+    session = open_session(order["model"], job["settings"], beside, profile)
     created = time.perf_counter()
     feed = feed_of(session, arrays)
     try:
@@ -459,7 +518,7 @@ class Losses:
     def __init__(self, settings):
         """Call this after all threads were started."""
         # other providers compute in another thread or on another processor
-        self.alone = settings["threads"] == 1 and settings["provider"] == "CPUExecutionProvider"
+        self.alone = settings["threads"] == 1 and settings["provider"] == CPU
         self.files, self.runs = [], []
         if not self.alone:
             try:
@@ -608,6 +667,62 @@ def memory_child(job, pause):
     }
 
 
+def profile_child(job, pause):
+    """Run the model with the runtime's profiler. It slows the runs, so they are no latencies."""
+    arrays = load_inputs(job)
+    order = pause("ready")
+    started, prefix = time.perf_counter(), os.path.join(job["folder"], "profile")
+    session, feed, _ = first_steps(job, order, arrays, profile=prefix)
+    for _ in range(order["runs"] - 1):
+        if time.perf_counter() - started > job["settings"]["time_limit_s"]:
+            break
+        session.run(None, feed)
+    path = session.end_profiling()
+    with open(path, encoding="utf-8", errors="replace") as file:
+        nodes = node_times(profiled(file))
+    os.unlink(path)
+    return {"nodes": nodes}
+
+
+def profiled(lines):
+    """Yield the events in a file of onnxruntime's profiler. It has one event on each line, and can be too large to be read as a
+    whole on a small device."""
+    for line in lines:
+        event = line.strip().strip(",[]")
+        if event:
+            yield json.loads(event)
+
+
+def node_times(events):
+    """[name, operator, provider, ms] of each node in the order of its first run. The time is that of the fastest run, which other
+    programs disturbed least. It includes no nodes that ran inside, such as those of a loop.
+
+    `events`: those of onnxruntime's profiler, with times in us."""
+    starts, spans = [], []
+    for each in events:
+        name = each.get("name", "")
+        if name == "model_run":
+            starts.append(each["ts"])
+        elif each.get("cat") == "Node" and name.endswith("_kernel_time"):
+            facts = each.get("args", {})
+            key = (name[: -len("_kernel_time")], facts.get("op_name", ""), facts.get("provider", ""))
+            spans.append((each["ts"], -each["dur"], key))
+    starts.sort()
+    spans.sort()  # a node comes before those that run inside
+    totals, around = {}, []
+    for start, minus, key in spans:
+        while around and around[-1][0] <= start:
+            around.pop()
+        run = bisect.bisect_right(starts, start)
+        runs = totals.setdefault(key, {})
+        runs[run] = runs.get(run, 0) - minus
+        if around:
+            outer, outer_run = around[-1][1:]
+            outer[outer_run] += minus
+        around.append((start - minus, runs, run))
+    return [[name, op, provider, max(0, min(runs.values())) / 1e3] for (name, op, provider), runs in totals.items()]
+
+
 def end_with_parent():
     """Let the kernel kill this process when the supervisor ends, for whatever reason."""
     try:
@@ -639,7 +754,7 @@ def child(role):
     if job["settings"]["cores"] and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, job["settings"]["cores"])
     try:
-        result = {"latency": latency_child, "memory": memory_child}[role](job, pause)
+        result = {"latency": latency_child, "memory": memory_child, "profile": profile_child}[role](job, pause)
     except Failed as failure:
         result = {"failure": [failure.kind, str(failure).strip().split("\n")[0][:LONGEST_DETAIL]]}
     say(result)
@@ -814,12 +929,31 @@ class Supervisor:
                 os.unlink(path)
             raise Failed("not-kept", problem.strerror) from None
 
-    def measure(self, request, stream, size):
-        model = os.path.join(self.folder, "model.onnx")
+    def model(self, request, stream, size):
+        """Write the model of the request to a file, and return its path."""
+        path = os.path.join(self.folder, "model.onnx")
         if request["slices"]:
-            self.assemble(model, request["slices"], b"".join(arriving(stream, size)))
+            self.assemble(path, request["slices"], b"".join(arriving(stream, size)))
         else:
-            self.receive(model, stream, size)
+            self.receive(path, stream, size)
+        return path
+
+    def profile(self, request, stream, size):
+        model = self.model(request, stream, size)
+        self.stop()  # no other process may run meanwhile
+        job = {"inputs": self.placed(inputs_of(request)), "settings": request["settings"], "folder": self.folder}
+        child = Child("profile", job, self.folder)
+        self.finished = [("profile", child)]
+        child.wait_until_ready()
+        child.send({"model": model, "answer": 0, "runs": request["runs"]})
+        return child.hear(request["settings"]["timeout_s"])
+
+    def placed(self, inputs):
+        """The inputs with the paths of their files."""
+        return [dict(each, path=self.path(each["name"])) for each in inputs]
+
+    def measure(self, request, stream, size):
+        model = self.model(request, stream, size)
         self.start_ahead(request)
         if any(each.process.poll() is not None for _, each in self.waiting):
             self.stop()  # one died while it waited, so this model is not the cause
@@ -856,7 +990,7 @@ class Supervisor:
             self.stop()
             job = {
                 "reference": self.path(key["reference"]) if key["reference"] else None,
-                "inputs": [dict(each, path=self.path(each["name"])) for each in key["inputs"]],
+                "inputs": self.placed(key["inputs"]),
                 "settings": key["settings"],
             }
             roles = ["memory"] * key["memory"] + ["latency"] * key["processes"]
@@ -983,6 +1117,8 @@ def serve(client=None, extra=None):
                     answer = supervisor.make(request["name"], request["slices"], requests, blob_size)
                 elif request["do"] == "measure":
                     answer = supervisor.measure(request, requests, blob_size)
+                elif request["do"] == "profile":
+                    answer = supervisor.profile(request, requests, blob_size)
                 else:
                     answer = {"failure": ["run-error", "unknown request %r" % request["do"]]}
             except Failed as failure:
@@ -1009,7 +1145,7 @@ if __name__ == "__main__":
         serve(*sys.argv[2:4])
     elif sys.argv[1:] == ["versions"]:
         versions()
-    elif sys.argv[1:2] == ["child"] and sys.argv[2:] in (["latency"], ["memory"]):
+    elif sys.argv[1:2] == ["child"] and sys.argv[2:] in (["latency"], ["memory"], ["profile"]):
         child(sys.argv[2])
     else:
         sys.exit("usage: worker.py serve")

@@ -3,22 +3,25 @@
 import copy
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pipeline.core.device_state import DeviceState, throttled
-from pipeline.core.feeds import Arrays, arrays_of, output_difference
-from pipeline.core.measurement import Failure, Fingerprint, Measurement, Memory, TimedProcess
+from pipeline.core.feeds import Feeds, arrays_of
+from pipeline.core.measurement import Failure, Fingerprint, Measurement, Memory
+from pipeline.core.node_times import NodeTime
 from pipeline.core.profile import Profile
+from pipeline.core.providers import PLUGINS
 from pipeline.core.remark import Remark, RemarkKind
 from pipeline.errors import ProbeError, ThreadsError
 from pipeline.foreign_text import shorten
+from pipeline.probe.answers import outputs_difference, timed_process
 from pipeline.probe.connection import Connection, Notify
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference, Workload
+from pipeline.probe.session_settings import session_settings
 from pipeline.probe.stability import remarks_on
 from pipeline.remote.link import LinkLost
 
@@ -36,6 +39,10 @@ ALLOWED_LOST_CONNECTIONS = 3
 DETAIL_LIMIT = 400
 """Longest detail of a failure in the journal, in characters."""
 COOL_POLL_S = 5.0
+PROFILED_RUNS = 20
+"""Runs with the profiler. The fastest one of each node counts."""
+
+Result = TypeVar("Result")
 
 
 class WorkerProbe:
@@ -49,12 +56,7 @@ class WorkerProbe:
         try:
             self.machine = connection.open()
             self._cores = tuple(self._chosen_cores(self.machine["cores"]))
-            provider = profile.runtime.execution_provider
-            if provider not in self.machine["providers"]:
-                raise ProbeError(
-                    f"onnxruntime {self.machine['onnxruntime']} on {connection.where} has no {provider} "
-                    f"(available: {', '.join(self.machine['providers'])}); change runtime.execution_provider"
-                )
+            self._refuse_missing(profile.runtime.execution_provider)
         except BaseException:
             self.close()
             raise
@@ -64,6 +66,23 @@ class WorkerProbe:
         other = copy.copy(self)
         other._reference = reference
         return other
+
+    def with_runtime(self, provider: str, threads: int, *, allow_fallback: bool) -> Self:
+        """A probe on the same connection with another provider and number of threads. Closing one of the two closes both.
+
+        Raises ProbeError and ThreadsError if the machine does not have them.
+        """
+        self._refuse_missing(provider)
+        changes = {"execution_provider": provider, "threads": threads, "allow_fallback": allow_fallback}
+        other = copy.copy(self)
+        other._profile = self._profile.model_copy(update={"runtime": self._profile.runtime.model_copy(update=changes)})
+        other._cores = tuple(other._chosen_cores(self.machine["cores"]))
+        return other
+
+    @property
+    def profile(self) -> Profile:
+        """The profile whose settings are used."""
+        return self._profile
 
     @property
     def closed(self) -> bool:
@@ -89,11 +108,23 @@ class WorkerProbe:
         """See `Probe.measure`. A measurement with remarks is repeated, after a pause to cool down if the device throttled. The
         last one is returned with its remarks. If the link is lost, it is reopened and the measurement starts again.
         """
+        return self._while_linked(lambda: self._measure_steadily(graph, options, load or Workload()))
+
+    def node_times(self, graph: Graph, inputs: Feeds | None = None, runs: int = PROFILED_RUNS) -> tuple[NodeTime, ...] | Failure:
+        """Return the time and the provider of each node of `graph`, in the order of the first run, from the runtime's profiler.
+
+        The file runs in a process of its own, with the profile's settings, except that nodes may run on other providers. `inputs`
+        replaces the reference's. Returns a Failure like `measure`, and raises ProbeError and its subclasses.
+        """
+        return self._while_linked(lambda: self._node_times(graph, inputs, runs))
+
+    def _while_linked(self, work: Callable[[], Result]) -> Result | Failure:
+        """Do `work`. If the link is lost, reopen it and start again."""
         with self._lock:
             lost = 0
             while True:
                 try:
-                    return self._measure_steadily(graph, options, load or Workload())
+                    return work()
                 except LinkLost as loss:
                     lost += 1
                     self._connection.reopen(loss)
@@ -122,34 +153,22 @@ class WorkerProbe:
 
     def _measure_once(self, graph: Graph, options: MeasurementOptions, load: Workload, attempt: int) -> Measurement | Failure:
         self._seed += 1
-        settings = self._settings(load)
+        settings = session_settings(self._profile, self._cores, load)
         beside = load.beside or (self._reference.graph if self._reference and load.reference else None)
         reference = self._connection.keep(beside) if beside else None
-        if graph.weight_slices:
-            self._connection.keep_base(graph.weight_slices.base)
-        inputs = load.inputs if load.inputs is not None else self._reference.inputs if self._reference else None
-        if inputs is None:
-            raise ProbeError("there is no input for the network")
         answer = self._connection.ask(
             {
                 "do": "measure",
                 "reference": reference,
-                "inputs": [
-                    {
-                        "name": self._connection.keep_bytes(array.tobytes()),
-                        "dtype": array.dtype.name,
-                        "shape": list(array.shape),
-                    }
-                    for array in arrays_of(inputs)
-                ],
-                "slices": graph.weight_slices.order if graph.weight_slices else None,
+                "inputs": self._kept_inputs(load.inputs),
+                "slices": self._kept_slices(graph),
                 "answer": ANSWER_LIMIT if graph.expected and not attempt else 0,
                 "processes": options.processes,
                 "memory": options.memory,
                 "together": not options.fresh,
                 "settings": settings,
                 "seed": self._seed,
-                "more": True,
+                "more": options.ahead,
             },
             graph.weight_slices.blob if graph.weight_slices else graph.data,
         )
@@ -163,10 +182,10 @@ class WorkerProbe:
             )
         output = answer["processes"][0]["answer"]
         if graph.expected and output is not None:
-            difference = _difference(arrays_of(graph.expected()), np.asarray(output))
+            difference = outputs_difference(arrays_of(graph.expected()), np.asarray(output))
             if not difference <= TOLERANCE:
                 return Failure("wrong-output", f"off by {100 * difference:.3g} % of the largest output")
-        timed = tuple(_timed_process(process) for process in answer["processes"])
+        timed = tuple(timed_process(process) for process in answer["processes"])
         memory = answer["memory"] or {}
         before, after = DeviceState(**answer["before"]), DeviceState(**answer["after"])
         fingerprint = self._fingerprint(load)
@@ -182,6 +201,52 @@ class WorkerProbe:
             before=before,
             after=after,
         )
+
+    def _node_times(self, graph: Graph, inputs: Feeds | None, runs: int) -> tuple[NodeTime, ...] | Failure:
+        answer = self._connection.ask(
+            {
+                "do": "profile",
+                "inputs": self._kept_inputs(inputs),
+                "slices": self._kept_slices(graph),
+                "runs": runs,
+                "settings": {**session_settings(self._profile, self._cores, Workload()), "allow_fallback": True},
+            },
+            graph.weight_slices.blob if graph.weight_slices else graph.data,
+        )
+        if "failure" in answer:
+            kind, detail = answer["failure"]
+            return Failure(kind, shorten(detail, DETAIL_LIMIT))
+        return tuple(NodeTime(name, operator, ms, provider) for name, operator, provider, ms in answer["nodes"])
+
+    def _kept_inputs(self, inputs: Feeds | None) -> list[dict[str, Any]]:
+        """The inputs, or else those of the reference, for a request. The worker keeps them."""
+        if inputs is None and self._reference is None:
+            raise ProbeError("there is no input for the network")
+        arrays = arrays_of(inputs if inputs is not None else self._reference.inputs if self._reference else ())
+        return [
+            {"name": self._connection.keep_bytes(array.tobytes()), "dtype": array.dtype.name, "shape": list(array.shape)}
+            for array in arrays
+        ]
+
+    def _kept_slices(self, graph: Graph) -> dict[str, Any] | None:
+        """The weight slices of `graph` for a request, if it has any. The worker keeps their base."""
+        if graph.weight_slices is None:
+            return None
+        self._connection.keep_base(graph.weight_slices.base)
+        return graph.weight_slices.order
+
+    def _refuse_missing(self, provider: str) -> None:
+        """Raise ProbeError if the machine does not have `provider`."""
+        machine, where = self.machine, self._connection.where
+        if provider in machine["providers"]:
+            return
+        if provider in machine.get("unusable", {}):
+            reason = f"cannot use {provider}: {machine['unusable'][provider]}"
+        else:
+            reason = f"has no {provider} (available: {', '.join(machine['providers'])})"
+        package = PLUGINS.get(provider, "").replace("_", "-")
+        install = f"install {package} there, or " if package and provider not in machine.get("unusable", {}) else ""
+        raise ProbeError(f"onnxruntime {machine['onnxruntime']} on {where} {reason}; {install}change runtime.execution_provider")
 
     def _cool_down(self, measured: Measurement) -> None:
         """Wait until the machine no longer throttles and is 5 degrees cooler than after the runs, for at most `cooldown_s`."""
@@ -206,7 +271,7 @@ class WorkerProbe:
         return available[-threads:]
 
     def _fingerprint(self, load: Workload) -> Fingerprint:
-        settings = self._settings(load)
+        settings = session_settings(self._profile, self._cores, load)
         return Fingerprint(
             mode="device" if self._profile.measures_its_device else "host-emulated",
             device=self._profile.device.name,
@@ -221,61 +286,6 @@ class WorkerProbe:
             wheel=self.machine.get("wheel"),
         )
 
-    def _settings(self, load: Workload) -> dict[str, Any]:
-        """Settings of one measuring process: the profile's runtime options, numbers of runs and time limits."""
-        runtime, probe = self._profile.runtime, self._profile.probe
-        return {
-            "provider": runtime.execution_provider,
-            "threads": len(self._cores),
-            "cores": list(self._cores),
-            "graph_optimization": runtime.graph_optimization,
-            "spinning": runtime.spinning,
-            "arena": runtime.arena,
-            "memory_pattern": runtime.memory_pattern,
-            "prepacking": runtime.prepacking,
-            "blocked_layout": runtime.blocked_layout,
-            "denormal_as_zero": runtime.denormal_as_zero,
-            "warmup_runs": probe.warmup_runs,
-            "runs": probe.runs,
-            "block_runs": probe.block_runs,
-            "time_limit_s": probe.time_limit_s,
-            "timeout_s": probe.timeout_s + load.sustain_s,
-            "period_ms": load.period_ms,
-            "sustain_s": load.sustain_s,
-        }
-
 
 def _throttling(measured: Measurement) -> Remark | None:
     return next((remark for remark in measured.remarks if remark.kind == RemarkKind.THROTTLED), None)
-
-
-def _difference(expected: Arrays, found: NDArray[np.float64]) -> float:
-    """The largest max |expected - found| / max |expected| of all outputs; infinite when the sizes differ. `found` has the values
-    of all outputs, one output after the other.
-    """
-    if sum(each.size for each in expected) != found.size:
-        return float("inf")
-    parts = np.split(found, np.cumsum([each.size for each in expected[:-1]]))
-    found_of = (output_difference(one.ravel(), other, 1e-6) for one, other in zip(expected, parts, strict=True))
-    return float(np.max([0.0, *found_of]))  # the built-in max may skip NaN
-
-
-def _timed_process(answer: dict[str, Any]) -> TimedProcess:
-    return TimedProcess(
-        latency_ms=_rounded(answer["latency_ms"]),
-        reference_latency_ms=_rounded(answer["reference_latency_ms"]),
-        session_creation_ms=round(answer["session_creation_ms"], 3),
-        first_run_ms=round(answer["first_run_ms"], 3),
-        cpu_ms_per_run=round(answer["cpu_ms_per_run"], 4),
-        preemptions=answer["preemptions"],
-        timed_ms=round(answer["timed_ms"], 1),
-        course=tuple((seconds, temperature) for seconds, temperature in answer["course"]),
-        lost_ms=_rounded(answer.get("lost_ms", ()), 3),
-        reference_lost_ms=_rounded(answer.get("reference_lost_ms", ()), 3),
-        foreign_ms=answer.get("foreign_ms"),
-        stolen_ms=answer.get("stolen_ms"),
-    )
-
-
-def _rounded(blocks: Sequence[Sequence[float]], digits: int = 5) -> tuple[tuple[float, ...], ...]:
-    return tuple(tuple(round(each, digits) for each in block) for block in blocks)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pipeline.core.budget import violations
 from pipeline.core.candidate import Candidate
 from pipeline.core.plan import ChannelPlan
-from pipeline.errors import BudgetError, ModelError, ProbeError, UnreachableBudget
+from pipeline.errors import BudgetError, ModelError, UnreachableBudget
 from pipeline.search.problem import Evaluation, Problem, SearchSpace
 from pipeline.search.uniform import bisect
 from pipeline.stages.context import RunContext
 from pipeline.stages.initial_weights import InitialWeights
 from pipeline.stages.measure_plans import PlanMeasurer
+from pipeline.stages.provider_check import not_measured
 
 __all__ = ["DenseAndThinnest", "measure_dense_and_thinnest", "score_thinnest", "widest_uniform"]
 
@@ -37,7 +38,7 @@ def measure_dense_and_thinnest(measurer: PlanMeasurer, space: SearchSpace, weigh
     context.callback.progress(0, 2, "measuring and scoring the dense network")
     dense = measurer.dense(space.dense(), weights)
     if dense.failure:
-        raise ProbeError(f"the dense network could not be measured: {dense.failure.kind}: {dense.failure.detail}")
+        raise not_measured("the dense network", dense.failure)
     if dense.score is None:
         raise ModelError(
             "the dense network's score is not a finite number; check what `evaluate` returns for it, then choose another out, "

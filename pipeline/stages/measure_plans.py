@@ -13,12 +13,13 @@ from pipeline.core.measurement import Failure, Measurement
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.profile import available_cores
 from pipeline.core.run import Role, Trial
-from pipeline.errors import ProbeError, RunError
+from pipeline.errors import RunError
 from pipeline.graph.pruned_model import PrunedModel
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.stages.context import RunContext
 from pipeline.stages.initial_weights import InitialWeights
 from pipeline.stages.probe_adapter import graph_of
+from pipeline.stages.provider_check import not_measured
 from pipeline.stages.reward import RewardFunction, finite
 from pipeline.stages.sequential_measurement import candidate_of, measure_sequentially
 from pipeline.training.threads import confined
@@ -133,5 +134,5 @@ def measure_dense_with(probe: Probe, context: RunContext, dense: Candidate) -> C
     pruned = context.builder.make(dense.plan)
     measured = measure_sequentially(probe, pruned, context.profile.probe.final_processes, (), dense)
     if isinstance(measured, Failure):
-        raise ProbeError(f"the dense network could not be measured: {measured.kind}: {measured.detail}")
+        raise not_measured("the dense network", measured)
     return replace(dense, measurement=measured)

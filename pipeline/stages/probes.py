@@ -16,6 +16,7 @@ from pipeline.stages.context import RunContext, open_stage
 from pipeline.stages.job import Job
 from pipeline.stages.measure_plans import measure_dense_with
 from pipeline.stages.prepare import start_local, start_probe
+from pipeline.stages.provider_check import check_provider_runs_all
 from pipeline.stages.search_space import search_space
 from pipeline.stages.shared_device import SharedDevice
 from pipeline.stages.width_sweep import find_alignment
@@ -49,6 +50,8 @@ def search_probe(job: Job, context: RunContext, device: SharedDevice) -> Iterato
     else:
         probe = start_probe(device, builder, dry_run=job.dry_run)
     with contextlib.closing(probe):
+        if not job.dry_run and not job.calibration and (notice := check_provider_runs_all(device, builder)):
+            context.notices.add(notice)
         yield probe
 
 

@@ -3,15 +3,18 @@
 import contextlib
 from collections.abc import Iterator
 
+from pipeline.core.measurement import Failure
+from pipeline.core.node_times import NodeTime
 from pipeline.core.profile import Profile
-from pipeline.graph.pruned_model import PrunedModelBuilder
+from pipeline.errors import ProbeError
+from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder
 from pipeline.probe.cached import CachedProbe, cache_folder
 from pipeline.probe.connection import Notify
 from pipeline.probe.interface import Probe, Reference
 from pipeline.probe.local import LocalProbe
 from pipeline.probe.ssh import SshProbe
 from pipeline.probe.worker_probe import WorkerProbe
-from pipeline.stages.probe_adapter import reference_of
+from pipeline.stages.probe_adapter import graph_of, reference_of
 
 __all__ = ["SharedDevice", "connect", "share_device"]
 
@@ -36,6 +39,13 @@ class SharedDevice:
         """A probe whose reference is the dense network of `builder`. Raises ProbeError and its subclasses."""
         reference = reference_of(builder)
         return CachedProbe(self._connect().with_reference(reference), reference, cache_folder())
+
+    def node_times(self, pruned: PrunedModel, builder: PrunedModelBuilder) -> tuple[NodeTime, ...]:
+        """The time of each node of `pruned` on the device, with the inputs of `builder`. Raises ProbeError or a subclass."""
+        found = self._connect().with_reference(reference_of(builder)).node_times(graph_of(pruned))
+        if isinstance(found, Failure):
+            raise ProbeError(f"the layers could not be timed: {found.kind}: {found.detail}")
+        return found
 
     def close(self) -> None:
         """Close the connection, if there is one. All probes that share it end."""

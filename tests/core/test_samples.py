@@ -16,7 +16,7 @@ from pipeline.core.measurement import Measurement, Memory, TimedProcess
 from pipeline.core.remark import Remark, RemarkKind
 from pipeline.core.samples import ALLOWANCE, PROCESSOR_ALLOWANCE
 from pipeline.core.statistics import DRIFT
-from pipeline.measure import Comparison
+from pipeline.measuring.measure_files import Comparison
 from pipeline.probe import worker
 from pipeline.probe.stability import remarks_on
 from pipeline.stages.sequential_measurement import put_together

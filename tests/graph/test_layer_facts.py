@@ -4,16 +4,18 @@ from pathlib import Path
 
 import onnx
 import pytest
-from helpers.graphs import INPUT, conv_net
+from helpers.graphs import conv_net, graph, reference
 from helpers.nets import EXAMPLE, ZOO, build, exported
 from helpers.profiles import here
 
+from pipeline.core.measurement import Failure
+from pipeline.core.node_times import NodeTime
 from pipeline.core.profile import load_profile
 from pipeline.graph.analyse import analyse
 from pipeline.graph.counts import macs, params
 from pipeline.graph.labels.space import name_nodes
 from pipeline.graph.layer_facts import LayerFacts, layer_facts, times_by_layer
-from pipeline.probe.node_times import node_times
+from pipeline.probe.local import LocalProbe
 
 
 def facts(net: str) -> tuple[onnx.ModelProto, tuple[LayerFacts, ...]]:
@@ -63,11 +65,11 @@ def test_the_time_of_a_fused_node_goes_to_the_layer_in_it() -> None:
         model.graph.initializer.add(name=name, dims=[1], data_type=onnx.TensorProto.FLOAT)
     layers = [LayerFacts(name, "", (), 0, 0) for name in ("w1", "w2", "w3")]
     times = [
-        ("b_nchwc", "Conv", 1.0),
-        ("e_nchwc", "Conv", 2.0),
-        ("fused third", "FusedGemm", 4.0),
-        ("ReorderInput_token_3", "ReorderInput", 0.25),
-        ("m_nchwc", "GlobalAveragePool", 0.5),
+        NodeTime("b_nchwc", "Conv", 1.0),
+        NodeTime("e_nchwc", "Conv", 2.0),
+        NodeTime("fused third", "FusedGemm", 4.0),
+        NodeTime("ReorderInput_token_3", "ReorderInput", 0.25),
+        NodeTime("m_nchwc", "GlobalAveragePool", 0.5),
     ]
     timed, others = times_by_layer(layers, times, model)
 
@@ -78,7 +80,10 @@ def test_the_time_of_a_fused_node_goes_to_the_layer_in_it() -> None:
 def test_every_node_of_a_file_is_timed(tmp_path: Path) -> None:
     model = onnx.load_model_from_string(conv_net())
     name_nodes(model)
-    profile = load_profile(here(tmp_path, {"graph_optimization": "disabled"}))
-    found = node_times(model.SerializeToString(), INPUT, profile, tmp_path, runs=2)
+    probe = LocalProbe(load_profile(here(tmp_path, {"graph_optimization": "disabled"})), reference())
+    found = probe.node_times(graph(model.SerializeToString()), runs=2)
+    probe.close()
 
-    assert {name: operator for name, operator, _ in found} == {node.name: node.op_type for node in model.graph.node}
+    assert not isinstance(found, Failure)
+    assert {node.name: node.operator for node in found} == {node.name: node.op_type for node in model.graph.node}
+    assert {node.provider for node in found} == {"CPUExecutionProvider"}

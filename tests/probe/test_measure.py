@@ -16,11 +16,12 @@ from helpers.sshd import Board, needs_sshd
 from helpers.workers import until
 
 from pipeline.core.measurement import Measurement
+from pipeline.core.network_input import NetworkInput
 from pipeline.core.profile import load_profile
 from pipeline.core.statistics import Estimate
 from pipeline.errors import ModelError
 from pipeline.graph.intake import look
-from pipeline.measure import Comparison, measure_files
+from pipeline.measuring.measure_files import Comparison, measure_files
 
 Files = Callable[..., Path]
 
@@ -92,7 +93,11 @@ def test_from_python_the_raw_runs_are_there(tmp_path: Path, narrow: Path) -> Non
     (only,) = found.files
 
     assert isinstance(only.measured, Measurement)
-    assert (only.path, only.size_bytes, only.shape) == (narrow, narrow.stat().st_size, (1, 3, 16, 16))
+    assert (only.path, only.size_bytes, only.inputs) == (
+        narrow,
+        narrow.stat().st_size,
+        (NetworkInput("x", "float32", (1, 3, 16, 16)),),
+    )
     assert only.measured.structure == graph(narrow.read_bytes()).structure
     assert [np.shape(process.latency_ms) for process in only.measured.processes] == [(2, 4), (2, 4)]
     assert [process.reference_latency_ms for process in only.measured.processes] == [(), ()]
@@ -102,7 +107,7 @@ def test_from_python_the_raw_runs_are_there(tmp_path: Path, narrow: Path) -> Non
 def test_a_free_batch_size_is_one_image(tmp_path: Path, file: Files) -> None:
     found = measure_files(load_profile(here(tmp_path)), [file("free", text("float[batch,3,4,4] x"))])
 
-    assert found.files[0].shape == (1, 3, 4, 4)
+    assert found.files[0].shapes == "1x3x4x4"
     assert isinstance(found.files[0].measured, Measurement)
 
 
@@ -271,12 +276,17 @@ def test_a_duration_that_is_none_is_a_wrong_command_line(duration: str) -> None:
 BAD = {
     "no ONNX": (not_onnx(), "not an ONNX file that can be measured (Error parsing message"),
     "cut off": (conv_net(8)[:-100], "not an ONNX file that can be measured (Error parsing message"),
-    "empty": (b"", "has 0 inputs; only networks with one can be measured"),
+    "empty": (b"", "not an ONNX file that can be measured (it has no outputs)"),
     "external data": (external(), "not an ONNX file that can be measured (the ONNX file keeps weights in other files;"),
-    "two inputs": (text("float[1,3] x, float[1,3] z", "y = Add (x, z)"), "has 2 inputs; only networks with one can be measured"),
-    "no fixed shape": (text("float[1,3,h,w] x"), "its input 'x' has no fixed shape ([1, 3, 'h', 'w']); fix it: python -m"),
-    "no shape": (text("float[] x"), "its input 'x' has no fixed shape ([]); fix it: python -m"),
-    "integers": (text("int64[1,3] x", "y = Cast <to=1> (x)"), "its input 'x' is INT64; only float32 can be measured"),
+    "no fixed shape": (
+        text("float[1,3,h,w] x"),
+        "its input 'x' is 1x3x?x?; give its free sizes: --shape x=1x3x224x224",
+    ),
+    "no shape": (text("float[] x"), "its input 'x' has no shape; give one: --shape x=1x3x224x224"),
+    "text": (
+        text("string[1,3] x", "y = StringConcat (x, x)"),
+        "its input 'x' is STRING; only float16, float32, float64, bool, int8,",
+    ),
 }
 
 
@@ -288,7 +298,7 @@ def test_what_is_no_file_to_be_measured_is_refused_with_the_reason(case: str) ->
 
 
 @pytest.mark.parametrize(
-    "case", [case if case in ("cut off", "two inputs") else pytest.param(case, marks=pytest.mark.slow) for case in BAD]
+    "case", [case if case in ("cut off", "no fixed shape") else pytest.param(case, marks=pytest.mark.slow) for case in BAD]
 )
 def test_what_is_no_file_to_be_measured_ends_with_20_and_one_line(tmp_path: Path, file: Files, case: str) -> None:
     data, complaint = BAD[case]

@@ -1,7 +1,6 @@
 """Read: a network that the user gives as an ONNX file, prepared in a child process with limited memory and time."""
 
 import json
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import onnx
 
 from pipeline.errors import ModelError
 from pipeline.foreign_text import clean_text
-from pipeline.graph.bounded_child import Limits, bytes_of, run_bounded
+from pipeline.graph.bounded_child import Limits, bytes_of, refusing, run_bounded
 from pipeline.graph.given.door import Door, Shapes
 from pipeline.graph.given.prepare import Facts
 from pipeline.graph.metadata import opset_of
@@ -60,13 +59,8 @@ def read_given(path: Path, shapes: Shapes, opset: int, highest_opset: int, limit
     """
     data = bytes_of(path, REFUSED)
     asked = {"shapes": {name: list(shape) for name, shape in shapes.items()}, "opset": opset, "highest_opset": highest_opset}
-    try:
+    with refusing(path, REFUSED, len(data), limits):
         head, body = _answer(data, asked, limits)
-    except subprocess.TimeoutExpired:
-        raise ModelError(f"{path}: {REFUSED} (no end of it after {limits.time_s:.0f} s)") from None
-    except ValueError:
-        limit_bytes = limits.memory_bytes(len(data))
-        raise ModelError(f"{path}: {REFUSED} (reading it takes more than {limit_bytes // 2**20} MiB)") from None
     if "refused" in head:
         raise ModelError(f"{path}: {head['refused']}")
     return GivenNetwork(load_graph(body), _facts(head))

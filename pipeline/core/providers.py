@@ -1,0 +1,31 @@
+"""Providers: the execution providers of ONNX Runtime, and what each needs besides its name."""
+
+import json
+from typing import Any
+
+__all__ = ["CPU", "OPENVINO", "PLUGINS", "REMOTE", "XNNPACK", "provider_settings"]
+
+CPU = "CPUExecutionProvider"
+"""It runs every node that the provider that was asked for does not run."""
+OPENVINO = "OpenVINOExecutionProvider"
+XNNPACK = "XnnpackExecutionProvider"
+PLUGINS = {OPENVINO: "onnxruntime_ep_openvino"}
+"""Provider -> the module that brings it, as a library beside onnxruntime. Other builds of onnxruntime contain it."""
+REMOTE = ("AzureExecutionProvider",)
+"""Providers that send inputs to a server. Their latency is not this machine's."""
+
+
+def provider_settings(provider: str, threads: int, *, allow_fallback: bool) -> dict[str, Any]:
+    """Settings of a session that only this provider needs; none for the CPU provider.
+
+    OpenVINO and XNNPACK have threads of their own. OpenVINO would compute in bfloat16 where the processor can.
+    """
+    if provider == CPU:
+        return {}
+    options: dict[str, str] = {}
+    if provider == OPENVINO:
+        own = {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"}
+        options = {"device_type": "CPU", "load_config": json.dumps({"CPU": own})}
+    elif provider == XNNPACK:
+        options = {"intra_op_num_threads": str(threads)}
+    return {"provider_options": options, **({"allow_fallback": True} if allow_fallback else {})}

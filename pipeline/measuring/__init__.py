@@ -1,0 +1,1 @@
+"""Measuring: ONNX files from anywhere, with inputs that are given or made up."""
