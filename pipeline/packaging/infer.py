@@ -20,31 +20,24 @@ def load(folder: Path) -> ort.InferenceSession:
     options.enable_cpu_mem_arena, options.enable_mem_pattern = settings["arena"], settings["memory_pattern"]
     for key, value in settings["config"].items():
         options.add_session_config_entry(key, value)
-    provider, provider_options = settings["provider"], settings.get("provider_options", {})
-    if provider != "CPUExecutionProvider" and not settings.get("allow_fallback"):
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    chosen: Any = {"providers": [(provider, provider_options)]}
+    provider, chosen = settings["provider"], settings.get("provider_options", {})
     if "plugin" in settings and provider not in ort.get_available_providers():
-        options.add_provider_for_devices([plugin_processor(provider, settings["plugin"])], provider_options)
-        chosen = {}
-    path, off = str(folder / "model.onnx"), settings["disabled_optimizers"]
-    # otherwise a provider that fails is silently replaced by another one
-    session = ort.InferenceSession(path, options, disabled_optimizers=off, enable_fallback=0, **chosen)
+        options.add_provider_for_devices([processor(provider, settings["plugin"])], chosen)
+    providers = None if "plugin" in settings and options.has_providers() else [(provider, chosen)]
+    # without enable_fallback=0, a provider that fails is silently replaced by another one
+    others = {"disabled_optimizers": settings["disabled_optimizers"], "enable_fallback": 0}
+    session = ort.InferenceSession(str(folder / "model.onnx"), options, providers, **others)
     if provider not in session.get_providers():
         raise RuntimeError(f"onnxruntime {ort.__version__} does not use {provider}")
     return session
 
 
-def plugin_processor(provider: str, module: str) -> Any:
-    """The processor for a provider that `module` brings. Its library is registered once."""
-    for registered in (False, True):
-        found = [each for each in ort.get_ep_devices() if each.ep_name == provider]
-        found = [each for each in found if each.device.type == ort.OrtHardwareDeviceType.CPU]
-        if found:
-            return found[0]
-        if not registered:
-            ort.register_execution_provider_library(provider, importlib.import_module(module).get_library_path())
-    raise RuntimeError(f"{provider} supports no processor of this machine")
+def processor(provider: str, module: str) -> Any:
+    """The processor for the provider that `module` brings, whose library is registered once."""
+    if provider not in [each.ep_name for each in ort.get_ep_devices()]:
+        ort.register_execution_provider_library(provider, importlib.import_module(module).get_library_path())
+    kind = ort.OrtHardwareDeviceType.CPU
+    return next(each for each in ort.get_ep_devices() if each.ep_name == provider and each.device.type == kind)
 
 
 class Model:

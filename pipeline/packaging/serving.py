@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipeline.core.budget import Constraint
 from pipeline.core.candidate import Candidate
 from pipeline.core.profile import Precision, Profile
-from pipeline.core.providers import PLUGINS, provider_settings
+from pipeline.core.providers import CPU, PLUGINS, provider_settings
 
 __all__ = ["GOLDEN_INPUTS", "SERVED_FILES", "device_limits", "serving_files"]
 
@@ -61,6 +61,7 @@ def serving_files(
                 "session.intra_op.allow_spinning": str(int(runtime.spinning)),
                 "session.disable_prepacking": str(int(not runtime.prepacking)),
                 "session.set_denormal_as_zero": str(int(runtime.denormal_as_zero)),
+                **_no_fallback(profile),
             },
         },
         "tolerance": TOLERANCES[precision],
@@ -102,6 +103,12 @@ def _of_the_provider(profile: Profile) -> dict[str, Any]:
     provider = profile.runtime.execution_provider
     settings = provider_settings(provider, profile.threads, allow_fallback=profile.runtime.allow_fallback)
     return {**settings, **({"plugin": PLUGINS[provider]} if provider in PLUGINS else {})}
+
+
+def _no_fallback(profile: Profile) -> dict[str, str]:
+    """The setting that lets a session fail where the CPU provider would run nodes without permission."""
+    allowed = profile.runtime.allow_fallback or profile.runtime.execution_provider == CPU
+    return {} if allowed else {"session.disable_cpu_ep_fallback": "1"}
 
 
 def _npy(values: Golden, count: int) -> bytes:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -32,6 +33,7 @@ from pipeline.probe.simulated import SimulatedProbe
 from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.remote.link import Link
 from pipeline.system.files import sha256_bytes
+from pipeline.system.npz_file import read_npz
 from pipeline.system.strict_yaml import load_yaml
 from pipeline.training.checkpoints import read_checkpoint
 
@@ -274,6 +276,9 @@ READERS = {
         "net.safetensors", lambda path: safetensors.torch.save_file(network().state_dict(), path), read_checkpoint, ModelError
     ),
     "checkpoint": Reader("net.pt", write_checkpoint, read_checkpoint, ModelError),
+    "arrays": Reader(
+        "inputs.npz", lambda path: np.savez_compressed(path, x=np.eye(3, dtype=np.float32), n=np.int64(1)), read_npz, DataError
+    ),
     "network": Reader("model.onnx", lambda path: path.write_bytes(conv_net()), read_onnx, ModelError),
     "answers": Reader("answers", lambda path: path.write_bytes(json_lines(ANSWERS)), read_answers, ProbeError, "json lines"),
 }

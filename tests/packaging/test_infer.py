@@ -74,7 +74,7 @@ def test_a_program_that_runs_survives_a_switch_and_a_roll_back(tmp_path: Path, p
 
 
 def test_infer_is_short_enough_to_be_read() -> None:
-    """without its first line, imports and docstrings, some thirty lines"""
+    """without its first line, imports and docstrings, some forty lines"""
     lines = Path(infer.__file__).read_text().splitlines()
 
-    assert len([line for line in lines if line.strip() and '"""' not in line]) <= 30
+    assert len([line for line in lines if line.strip() and '"""' not in line]) <= 45

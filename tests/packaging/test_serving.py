@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from helpers.artifacts import INPUTS, answers
 from helpers.graphs import conv_net, profile
+from helpers.providers import IDLE, needs_idle, needs_openvino
 
 from pipeline.core.budget import Constraint, known_metrics
 from pipeline.core.candidate import Candidate
 from pipeline.core.measurement import Fingerprint, Measurement, Memory, Mode, TimedProcess
 from pipeline.core.profile import Runtime
+from pipeline.core.providers import CPU, OPENVINO, provider_settings
 from pipeline.core.statistics import p90_estimate
 from pipeline.deploy import agent as device
 from pipeline.packaging import infer
@@ -23,15 +25,17 @@ RUNTIMES = [
     Runtime(threads=1),
     Runtime(threads=1, spinning=False, arena=False, memory_pattern=False, prepacking=False, denormal_as_zero=True),
     Runtime(threads=1, graph_optimization="basic", blocked_layout=False),
+    pytest.param(Runtime(threads=1, execution_provider=OPENVINO), marks=needs_openvino),
 ]
 CONFIG = (
     "session.intra_op.allow_spinning",
     "session.disable_prepacking",
     "session.set_denormal_as_zero",
 )
+STRICT = "session.disable_cpu_ep_fallback"
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES, ids=["usual", "all off", "basic"])
+@pytest.mark.parametrize("runtime", RUNTIMES, ids=["usual", "all off", "basic", "OpenVINO"])
 def test_what_serves_is_set_up_as_what_was_measured(tmp_path: Path, runtime: Runtime) -> None:
     """infer.py and the probe's worker, given the same profile, hand the same options to ONNX Runtime"""
     told = profile(runtime=runtime)
@@ -44,20 +48,50 @@ def test_what_serves_is_set_up_as_what_was_measured(tmp_path: Path, runtime: Run
         "graph_optimization": runtime.graph_optimization,
         "provider": runtime.execution_provider,
         "threads": told.threads,
+        **provider_settings(runtime.execution_provider, told.threads, allow_fallback=False),
     }
     measured = worker.open_session(str(tmp_path / "model.onnx"), settings)
     serving = infer.load(tmp_path)
+
+    config = (*CONFIG, *([STRICT] if runtime.execution_provider == OPENVINO else []))
 
     def facts(session: object) -> dict[str, object]:
         options = session.get_session_options()  # type: ignore[attr-defined]
         names = [name for name in dir(options) if not name.startswith("_") and not callable(getattr(options, name))]
         ours = {name: getattr(options, name) for name in names if name not in ("log_severity_level", "logid")}
-        return {**ours, **{key: options.get_session_config_entry(key) for key in CONFIG}}
+        return {**ours, **{key: options.get_session_config_entry(key) for key in config}}
 
     assert facts(serving) == facts(measured)
     assert serving.get_providers() == measured.get_providers()
     off = json.loads((tmp_path / "serving.json").read_text())["session"]["disabled_optimizers"]
     assert off == ([] if runtime.blocked_layout else ["NchwcTransformer"])
+
+
+@pytest.mark.parametrize(("provider", "allowed"), [(OPENVINO, False), (OPENVINO, True), (CPU, False)])
+def test_what_serves_falls_back_to_the_cpu_provider_only_if_the_profile_allows_it(provider: str, allowed: bool) -> None:
+    told = profile(runtime=Runtime(threads=1, execution_provider=provider, allow_fallback=allowed))  # type: ignore[arg-type]
+    session = json.loads(serving_files(told, {"x": INPUTS}, {"y": INPUTS}, {})["serving.json"])["session"]
+
+    assert session["config"].get(STRICT) == (None if allowed or provider == CPU else "1")
+    assert session.get("plugin") == (None if provider == CPU else "onnxruntime_ep_openvino")
+
+
+@pytest.mark.parametrize("settings", [{}, {STRICT: "1"}], ids=["a provider that is not there", "a provider that runs no node"])
+@pytest.mark.filterwarnings("ignore:Specified provider")
+@needs_idle
+def test_what_serves_does_not_load_with_another_provider_than_it_was_measured_with(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    model = conv_net()
+    for name, data in {"model.onnx": model, **serving_files(profile(), {"x": INPUTS}, {"y": answers(model)}, {})}.items():
+        (tmp_path / name).write_bytes(data)
+    serving = json.loads((tmp_path / "serving.json").read_text())
+    serving["session"]["provider"] = IDLE if settings else "XnnpackExecutionProvider"
+    serving["session"]["config"].update(settings)
+    (tmp_path / "serving.json").write_text(json.dumps(serving))
+
+    with pytest.raises(Exception, match=r"does not use Xnnpack|fallback to CPU EP has been explicitly disabled"):
+        infer.load(tmp_path)
 
 
 def test_large_golden_inputs_are_few() -> None:
