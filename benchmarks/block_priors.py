@@ -133,8 +133,10 @@ def table_of(lines: list[Line]) -> str:
             found.sort(key=lambda line: line["seed"])
             if found:
                 each = ", ".join(f"{line['after']:.1f}" for line in found)
-                before, after, took = (mean(line[name] for line in found) for name in ("before", "after", "processor_s"))
-                rows.append(f"| {network} | {order} | {len(found)} | {before:.1f} % | {each} | {after:.1f} % | {took:.0f} |")
+                after, took = (mean(line[name] for line in found) for name in ("after", "processor_s"))
+                known = [line["before"] for line in found if "before" in line]  # the first lines had another figure
+                before = f"{mean(known):.1f} %" if known else ""
+                rows.append(f"| {network} | {order} | {len(found)} | {before} | {each} | {after:.1f} % | {took:.0f} |")
     return "\n".join(rows)
 
 

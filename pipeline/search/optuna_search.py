@@ -8,7 +8,7 @@ from pipeline.core.plan import ChannelPlan
 from pipeline.search.problem import Choice, Evaluation, Problem
 from pipeline.search.start import find_start
 
-__all__ = ["evolution", "tpe"]
+__all__ = ["evolution", "suggested", "tpe"]
 
 BISECTION_TRIALS = 6
 POPULATION = 10
@@ -51,7 +51,7 @@ def _search(problem: Problem, sampler: optuna.samplers.BaseSampler) -> None:
     repeats = 0
     while asked < problem.trials and repeats < REPEATS:
         trial = study.ask()
-        plan = problem.space.plan_of([choice.widths[_suggested(trial, choice)] for choice in choices])
+        plan = problem.space.plan_of([choice.widths[suggested(trial, choice)] for choice in choices])
         repeats = repeats + 1 if plan in answers else 0
         answer = answers[plan] if plan in answers else ask(plan)
         for number, violation in enumerate(answer.violations):
@@ -59,7 +59,7 @@ def _search(problem: Problem, sampler: optuna.samplers.BaseSampler) -> None:
         study.tell(trial, answer.score)
 
 
-def _suggested(trial: optuna.Trial, choice: Choice) -> int:
+def suggested(trial: optuna.Trial, choice: Choice) -> int:
     """An index of the choice's widths. A block is dropped or kept, which is a category and not a number."""
     if choice.is_block:
         return int(trial.suggest_categorical(choice.name, [0, 1]))

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from block_priors import RESULTS as PRIORS
+from block_priors import lines_of, table_of
 from depth_cells import RESULTS, ROWS, Cell, Settings, cells, finished, keep, packed, unpacked
 from depth_table import tables
 
@@ -20,6 +22,14 @@ def test_the_tables_of_the_page_are_made_of_the_raw_lines() -> None:
     made = [line for line in tables(finished(RESULTS, Settings())).splitlines() if line]
     page = PAGE.read_text().splitlines()
 
+    assert [line for line in made if line not in page] == []
+
+
+def test_the_table_of_orders_is_made_of_the_raw_lines() -> None:
+    page = (PAGE.parents[1] / "decisions" / "0034-which-blocks-leave-first.md").read_text().splitlines()
+    made = table_of(lines_of(PRIORS)).splitlines()
+
+    assert len(made) > 4
     assert [line for line in made if line not in page] == []
 
 

@@ -5,6 +5,7 @@ import itertools
 from dataclasses import replace
 
 import numpy as np
+import optuna
 import pytest
 import torch
 from helpers.toys import best_feasible
@@ -14,6 +15,7 @@ from pipeline.core.plan import ChannelPlan
 from pipeline.search.environment import observe
 from pipeline.search.initial_design import DROPPED, initial_design
 from pipeline.search.knapsack import fill
+from pipeline.search.optuna_search import suggested
 from pipeline.search.policy import Agent, AgentSettings
 from pipeline.search.problem import Problem
 from pipeline.search.searchers import SEARCHERS
@@ -190,3 +192,34 @@ def test_an_additive_surrogate_prices_the_absence_of_a_block() -> None:
     }
 
     assert saved == pytest.approx(dict.fromkeys(saved, 0.26 / TOY.limit), rel=0.1)
+
+
+def test_tpe_and_evolution_draw_a_block_from_a_category_and_a_width_from_a_range() -> None:
+    trial = optuna.create_study().ask()
+    for choice in SPACE.choices:
+        suggested(trial, choice)
+    kinds = {name: type(distribution) for name, distribution in trial.distributions.items()}
+
+    assert kinds["block1"] is kinds["block2"] is kinds["block3"] is optuna.distributions.CategoricalDistribution
+    assert kinds["stem"] is kinds["inner1"] is optuna.distributions.IntDistribution
+
+
+def test_uniform_has_a_row_with_all_blocks_and_a_row_with_a_share_of_them() -> None:
+    plans = asked_by("uniform")
+
+    whole = {SPACE.uniform(number / 64) for number in range(65)}
+    fewer = {SPACE.uniform(number / 64, number / 64) for number in range(65)}
+
+    assert set(plans) <= whole | fewer
+    assert set(plans) & whole - fewer
+    assert set(plans) & fewer - whole
+
+
+def test_knapsack_drops_the_block_that_costs_least_for_what_it_saves() -> None:
+    """Three blocks that save the same; the third is worth least, then the second. Prices are found from evaluations alone."""
+    toy = DeepToy(worth=(30.0, 12.0, 3.0), limit=0.85)
+    asked = toy.solve(SEARCHERS["knapsack"], trials=30, seed=0)
+    best = max((found for found in asked if found.feasible), key=lambda found: found.score)
+
+    assert best.plan.dropped == ("block3",)
+    assert best.score >= 0.98 * toy.optimum()
