@@ -66,7 +66,8 @@ def figures_line(fingerprint: Fingerprint, period_ms: float, *, of_one_place: bo
     duty = f", one run every {period_ms:g} ms" if period_ms else ""
     provider = dict(fingerprint.settings).get("provider", CPU)
     other = "" if provider == CPU else f" with {provider}"
-    place = f"{other}, {fingerprint.threads} threads" if of_one_place else ""
+    threads = f"{fingerprint.threads} thread{'s' if fingerprint.threads > 1 else ''}"
+    place = f"{other}, {threads}" if of_one_place else ""
     stamp = fingerprint.stamp if of_one_place else fingerprint.mode
     return f"\nfigures: {stamp} ({fingerprint.machine}, {fingerprint.system}), onnxruntime {fingerprint.onnxruntime}{place}{duty}"
 

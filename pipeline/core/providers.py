@@ -25,7 +25,7 @@ def provider_settings(provider: str, threads: int, *, allow_fallback: bool) -> d
     options: dict[str, str] = {}
     if provider == OPENVINO:
         own = {"INFERENCE_NUM_THREADS": str(threads), "NUM_STREAMS": "1", "INFERENCE_PRECISION_HINT": "f32"}
-        options = {"device_type": "CPU", "load_config": json.dumps({"CPU": own})}
+        options = {"load_config": json.dumps({"CPU": own})}
     elif provider == XNNPACK:
         options = {"intra_op_num_threads": str(threads)}
     return {"provider_options": options, **({"allow_fallback": True} if allow_fallback else {})}

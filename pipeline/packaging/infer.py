@@ -21,20 +21,25 @@ def load(folder: Path) -> ort.InferenceSession:
     for key, value in settings["config"].items():
         options.add_session_config_entry(key, value)
     provider, chosen = settings["provider"], settings.get("provider_options", {})
-    if "plugin" in settings and provider not in ort.get_available_providers():
+    plugin = "plugin" in settings and (provider not in ort.get_available_providers() or provider in registered())
+    if plugin:
         options.add_provider_for_devices([processor(provider, settings["plugin"])], chosen)
-    providers = None if "plugin" in settings and options.has_providers() else [(provider, chosen)]
     # without enable_fallback=0, a provider that fails is silently replaced by another one
     others = {"disabled_optimizers": settings["disabled_optimizers"], "enable_fallback": 0}
-    session = ort.InferenceSession(str(folder / "model.onnx"), options, providers, **others)
+    session = ort.InferenceSession(str(folder / "model.onnx"), options, None if plugin else [(provider, chosen)], **others)
     if provider not in session.get_providers():
         raise RuntimeError(f"onnxruntime {ort.__version__} does not use {provider}")
     return session
 
 
+def registered() -> Any:
+    """The providers that are libraries beside onnxruntime, of which the process has loaded some before."""
+    return [each.ep_name for each in ort.get_ep_devices()] if hasattr(ort, "get_ep_devices") else []
+
+
 def processor(provider: str, module: str) -> Any:
     """The processor for the provider that `module` brings, whose library is registered once."""
-    if provider not in [each.ep_name for each in ort.get_ep_devices()]:
+    if provider not in registered():
         ort.register_execution_provider_library(provider, importlib.import_module(module).get_library_path())
     kind = ort.OrtHardwareDeviceType.CPU
     return next(each for each in ort.get_ep_devices() if each.ep_name == provider and each.device.type == kind)

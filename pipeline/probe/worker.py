@@ -392,6 +392,17 @@ class Failed(Exception):
         self.kind = kind
 
 
+def is_plugin(provider):
+    """Whether this provider comes from a package beside onnxruntime. One that was registered before is among the available
+    providers, too, but a session cannot be created with its name."""
+    import onnxruntime
+
+    if provider not in PLUGINS:
+        return False
+    registered = [each.ep_name for each in onnxruntime.get_ep_devices()] if hasattr(onnxruntime, "get_ep_devices") else []
+    return provider in registered or provider not in onnxruntime.get_available_providers()
+
+
 def plugin_device(provider):
     """The processor on which the provider of a plugin package computes. Its library is registered once in a process. Raises
     ImportError if the package is not installed."""
@@ -456,7 +467,7 @@ def new_session(path, settings, beside, profile):
     provider = settings["provider"]
     if provider != CPU and not settings.get("allow_fallback"):
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    if provider in PLUGINS and provider not in onnxruntime.get_available_providers():
+    if is_plugin(provider):
         options.add_provider_for_devices([plugin_device(provider)], settings.get("provider_options", {}))
         providers = None
     else:
