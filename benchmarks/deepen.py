@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.vgg import STAGES, VGG
+from pipeline.core.batch import tensors_of
 from pipeline.system.files import write_atomically
 from pipeline.training.load import find_model, load_data, load_model
 from pipeline.training.scoring import accuracy
@@ -31,7 +32,7 @@ def main(weights: Path, data: str, out: Path) -> None:
     splits = load_data(data, source.preprocessing, seed=0)
     shallow = VGG(16, len(splits.classes)).eval()
     shallow.load_state_dict(load_model(source, weights, len(splits.classes)).state_dict())
-    deep = deepened(shallow, next(splits.train.sample(IMAGES, seed=0).batches(IMAGES))[0])
+    deep = deepened(shallow, tensors_of(next(splits.train.sample(IMAGES, seed=0).batches(IMAGES))[0])[0])
     write_atomically(out, safetensors.torch.save(deep.state_dict()))
     for name, network in (("shallow", shallow), ("deep", deep)):
         print(f"{name}: validation {accuracy(network, splits.validation):.2f} %")

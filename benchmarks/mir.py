@@ -43,7 +43,7 @@ def mir(student: nn.Module, teacher: Teacher, train: Images, steps: int, seed: i
     for step, (pixels, _) in enumerate(islice(chain.from_iterable(epochs), steps)):
         for group in optimizer.param_groups:
             group["lr"] = RATE * 0.1 ** int(step / max(LOWERED_AFTER * steps, 1))
-        placed = pixels.to(memory_format=layout_of(student))
+        placed = pixels.contiguous(memory_format=layout_of(student))
         with mixed_precision(torch.device("cpu")):
             with torch.no_grad():
                 dense = run_until(teacher.module, place, placed).float()

@@ -62,7 +62,8 @@ Examples:
 @click.option(
     "--data",
     metavar="DATA",
-    help=f"An image folder, torchvision:NAME, or FILE.py:F or MODULE:F, which is run.  [default: {DEFAULTS.data}]",
+    help=f"An image folder, FILE.npy or FILE.npz, torchvision:NAME, or FILE.py:F or MODULE:F, which is run.  "
+    f"[default: {DEFAULTS.data}]",
 )
 @click.option(
     "--unlabelled",

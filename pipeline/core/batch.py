@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.core.feeds import Arrays
 
-__all__ = ["Batch", "Inputs", "arrays_in", "joined", "outputs_of", "tensors_of"]
+__all__ = ["Batch", "Inputs", "Outputs", "arrays_in", "joined", "outputs_of", "tensors_of"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Batch:
             )
         )
 
-    def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> "Batch":
+    def to(self, device: torch.device | str, memory_format: torch.memory_format = torch.preserve_format) -> "Batch":
         """Return the same values on `device`. The memory format changes images only."""
         return Batch(
             tuple(
@@ -59,12 +59,16 @@ Inputs = Tensor | Batch
 """What a network gets: a tensor, (N, C, H, W), or a `Batch` if it has several inputs."""
 
 
+Outputs = Tensor | tuple[Tensor, ...]
+"""What a network returns: a tensor, (N, ...), or a tuple if it has several outputs."""
+
+
 def tensors_of(inputs: Inputs) -> tuple[Tensor, ...]:
     """Return one tensor per input."""
     return inputs.tensors if isinstance(inputs, Batch) else (inputs,)
 
 
-def arrays_in(values: Inputs | tuple[Tensor, ...]) -> Arrays:
+def arrays_in(values: Inputs | Outputs) -> Arrays:
     """Return inputs or outputs as arrays, one per input or output."""
     tensors = values if isinstance(values, tuple) else tensors_of(values)
     return tuple(tensor.detach().cpu().numpy() for tensor in tensors)

@@ -7,11 +7,12 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from pipeline.core.batch import Inputs, joined
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import EmptyData
 from pipeline.foreign_text import escape_text
 
-__all__ = ["Images", "Splits", "carve", "evaluation_size"]
+__all__ = ["Images", "Splits", "carve", "evaluation_size", "normalised"]
 
 FEWEST_AT_ONCE, MOST_AT_ONCE = 4, 256
 """Smallest and largest number of images in a batch for evaluation. BatchNorm statistics need several."""
@@ -19,8 +20,8 @@ MOST_VALUES = 2**22
 """Largest number of input values in such a batch, because the features of a network take about thirty times as much memory. With
 colour images, 256 fit up to 73 x 73 pixels, and 27 of 224 x 224."""
 
-Fetch = Callable[[Tensor], Tensor]
-"""Indices -> a batch: uint8 pixels, (N, C, H, W), to be normalised, or float tensors that are ready for the network."""
+Fetch = Callable[[Tensor], Inputs]
+"""Indices -> a batch: uint8 pixels, (N, C, H, W), to be normalised, or inputs that are ready for the network."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +49,14 @@ class Images:
         """Return these images followed by those of `other`. If these are ready for the network, the others are normalised too."""
         count, ready = len(self.labels), self._is_ready() and not other._is_ready()
 
-        def fetch(chosen: Tensor) -> Tensor:
+        def fetch(chosen: Tensor) -> Inputs:
             ours = chosen < count
             parts = [self.fetch(chosen[ours])] if ours.any() else []
             if not ours.all():
                 pixels = other.fetch(chosen[~ours] - count)
                 parts.append(other._normalised(pixels) if ready else pixels)
             order = torch.cat([ours.nonzero(), (~ours).nonzero()]).flatten()
-            return torch.cat(parts)[order.argsort()]
+            return joined(parts)[order.argsort()]
 
         labels, indices = torch.cat([self.labels, other.labels]), torch.cat([self.indices, other.indices + count])
         return Images(fetch, labels, indices, self.preprocessing)
@@ -70,14 +71,15 @@ class Images:
         """The number of images in a batch for evaluation. It is smaller for large images, so that memory is bounded."""
         return evaluation_size(self.fetch(self.indices[:1]).numel())
 
-    def batches(self, size: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) in order, for evaluation: (N, C, H, W) float32, and (N,). `size` is the number of images in a
-        batch; None: `evaluation_size`.
+    def batches(self, size: int | None = None) -> Iterator[tuple[Inputs, Tensor]]:
+        """Yield (images, labels) in order, for evaluation: (N, C, H, W) float32 or a `Batch`, and (N,).
+
+        `size` is the number of images in a batch; None: `evaluation_size`.
         """
         for chosen in self.indices.split(self.evaluation_size if size is None else size):
             yield self._normalised(self.fetch(chosen)), self.labels[chosen]
 
-    def training_batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def training_batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield shuffled and augmented batches, which depend only on the seed and the epoch. A last batch of one image is left
         out, because BatchNorm cannot learn from it.
         """
@@ -86,21 +88,19 @@ class Images:
         for chosen in order.split(size):
             if len(chosen) > 1 or len(self) == 1:
                 pixels = self.fetch(chosen)
-                if pixels.dtype == torch.uint8:
+                if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8:
                     pixels = _augmented(pixels, self.preprocessing.augment, generator)
                 yield self._normalised(pixels), self.labels[chosen]
 
     def _is_ready(self) -> bool:
-        """Whether the images are floats that are ready for the network, and not pixels."""
-        return self.fetch(self.indices[:1]).dtype != torch.uint8
+        """Whether the images are ready for the network, and not pixels."""
+        found = self.fetch(self.indices[:1])
+        return not isinstance(found, Tensor) or found.dtype != torch.uint8
 
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        if pixels.dtype != torch.uint8:
-            return pixels.float()
-        channels = pixels.shape[1]
-        mean = torch.tensor(self.preprocessing.mean or (0.0,) * channels).view(1, -1, 1, 1)
-        std = torch.tensor(self.preprocessing.std or (1.0,) * channels).view(1, -1, 1, 1)
-        return (pixels.float() / 255 - mean) / std
+    def _normalised(self, pixels: Inputs) -> Inputs:
+        if not isinstance(pixels, Tensor):
+            return pixels
+        return normalised(pixels, self.preprocessing) if pixels.dtype == torch.uint8 else pixels.float()
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,8 @@ class Splits:
     """More training images. Their labels are -1."""
     labelled: bool = True
     """False: the labels are the dense network's answers, so accuracy is agreement with it."""
+    input_names: tuple[str, ...] = ()
+    """Names of the inputs, if there are several, or if they are no images."""
 
     @cached_property
     def pictures(self) -> Images:
@@ -160,6 +162,14 @@ class Splits:
         """Return the same images with `answers`, (all images,) of class indices, of the dense network as their labels."""
         train, validation, test = (replace(images, labels=answers) for images in (self.train, self.validation, self.test))
         return replace(self, train=train, validation=validation, test=test, classes=tuple(classes), labelled=False)
+
+
+def normalised(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
+    """Return `pixels`, uint8 (N, C, H, W), as floats with the mean and standard deviation of `preprocessing`."""
+    channels = pixels.shape[1]
+    mean = torch.tensor(preprocessing.mean or (0.0,) * channels).view(1, -1, 1, 1)
+    std = torch.tensor(preprocessing.std or (1.0,) * channels).view(1, -1, 1, 1)
+    return (pixels.float() / 255 - mean) / std
 
 
 def evaluation_size(values: int) -> int:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.core.batch import arrays_in
 from pipeline.data.decode import Decoder
 from pipeline.data.folder import VALIDATION_LIMIT, VALIDATION_SHARE, memory_fetch
 from pipeline.data.images import Fetch, Splits, carve
@@ -109,7 +110,7 @@ def load_from_factory(made: object, where: str, declared: Preprocessing | None, 
     train, validation = spans["train"], spans.get("validation")
     if validation is None:
         train, validation = carve(labels, train, VALIDATION_SHARE, VALIDATION_LIMIT, seed)
-    shape = tuple(fetch(torch.tensor([0])).shape[1:])
+    shape = tuple(arrays_in(fetch(torch.tensor([0])))[0].shape[1:])
     classes = [str(label) for label in range(int(labels.max()) + 1)]
     description = f"{where}: {len(labels)} images, {'x'.join(str(side) for side in shape)}"
     return Splits.of(fetch, labels, (train, validation, spans["test"]), declared or Preprocessing(), classes, description)

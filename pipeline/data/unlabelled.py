@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from pipeline.data.decode import Decoder
 from pipeline.data.folder import MEMORY_LIMIT_BYTES, digest_of, fetch_files, shape_of
@@ -13,7 +14,7 @@ from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import DataError, EmptyData
 from pipeline.system.strict_yaml import load_yaml
 
-__all__ = ["FEWEST", "load_unlabelled", "with_unlabelled"]
+__all__ = ["FEWEST", "load_unlabelled", "split_unlabelled", "with_unlabelled"]
 
 FEWEST = 10
 """A data set without labels has at least this many images, because some are held out for validation and for the test."""
@@ -46,15 +47,18 @@ def load_unlabelled(root: Path, declared: Preprocessing | None, seed: int) -> Sp
     images, text, notices = _images(root, preprocessing)
     if len(images) < FEWEST:
         raise EmptyData(f"{root}: {len(images)} images; give at least {FEWEST}, because some are held out for the test")
-    count = len(images)
+    splits = Splits.of(images.fetch, images.labels, split_unlabelled(len(images), seed), images.preprocessing, (), text)
+    return replace(splits, notices=notices)
+
+
+def split_unlabelled(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the indices of the training, validation and test samples among `count`. The test samples are always the same."""
     tested = round(TEST_SHARE * count)
     validated = max(round(VALIDATION_SHARE * count), min(FEW_VALIDATION, round(MOST_VALIDATION_SHARE * count)))
     order = torch.randperm(count, generator=torch.Generator().manual_seed(0))
     test, rest = order[:tested], order[tested:]
     rest = rest[torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))]
-    parts = tuple(part.sort().values for part in (rest[validated:], rest[:validated], test))
-    splits = Splits.of(images.fetch, images.labels, (parts[0], parts[1], parts[2]), images.preprocessing, (), text)
-    return replace(splits, notices=notices)
+    return rest[validated:].sort().values, rest[:validated].sort().values, test.sort().values
 
 
 def _images(root: Path, preprocessing: Preprocessing) -> tuple[Images, str, tuple[str, ...]]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pipeline.core.run import Run
 from pipeline.data.listing import Skipped, image_files
+from pipeline.system.array_file import ARRAY_SUFFIXES
 from pipeline.system.bundled import shipped_weights
 from pipeline.system.foreign_file import WEIGHTS_LIMIT_BYTES, open_foreign
 from pipeline.system.user_files import is_users
@@ -47,7 +48,11 @@ def origins(model: str, weights: Path | None, data: str | None, code: list[Path]
         found["model"] = _file_digest(Path(model))
     if weights is not None:
         found["weights"] = _file_digest(weights)
-    if data is not None and Path(data).is_dir():
+    if data is not None and data.lower().endswith(ARRAY_SUFFIXES):
+        found["data"] = _file_digest(Path(data))
+        if (declared := Path(data).parent / "preprocessing.yaml").exists():
+            found["preprocessing"] = _file_digest(declared)
+    elif data is not None and Path(data).is_dir():
         try:
             found["data"] = _folder_digest(Path(data))
         except OSError:  # an unreadable folder inside: loading reports which one

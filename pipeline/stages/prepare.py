@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pipeline.core.batch import Outputs
 from pipeline.core.budget import Constraint, sample_size_notices
 from pipeline.core.latency_predictor import LatencyPredictor
 from pipeline.core.network_form import Form, in_form, settle_form
@@ -17,10 +18,8 @@ from pipeline.core.plan import Importance
 from pipeline.core.profile import Profile
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.images import Splits
-from pipeline.data.listing import is_flat
-from pipeline.data.preprocessing import Preprocessing
-from pipeline.data.unlabelled import load_unlabelled, with_unlabelled
-from pipeline.errors import DataError
+from pipeline.data.unlabelled import with_unlabelled
+from pipeline.errors import ModelError
 from pipeline.foreign_text import clean_text
 from pipeline.graph.given.read import GivenNetwork
 from pipeline.graph.labels.trace import Grouped
@@ -32,14 +31,17 @@ from pipeline.probe.connection import Notify
 from pipeline.probe.interface import Probe
 from pipeline.probe.local import LocalProbe
 from pipeline.probe.simulated import SimulatedProbe
-from pipeline.stages.check_network import check_classifier, check_samples, fit_to_file
+from pipeline.stages.check_network import argument_names, check_classifier, check_runs, check_samples, fit_to_file
 from pipeline.stages.job import Job
+from pipeline.stages.load_splits import load_splits
 from pipeline.stages.onnx_model import is_onnx, known_format, onnx_source, read_onnx, write_graph
 from pipeline.stages.probe_adapter import reference_of
 from pipeline.stages.shared_device import SharedDevice
 from pipeline.system.files import sha256_bytes
 from pipeline.training.adapt_network import adapt
-from pipeline.training.load import answered, find_model, load_data, load_model, settle_normalisation
+from pipeline.training.agreement import Agreement, agreement_with
+from pipeline.training.load import answered, find_model, load_model, settle_normalisation
+from pipeline.training.relative_error import is_classifier
 from pipeline.training.task import Classification, OwnTask, Task
 from pipeline.training.user_errors import network_errors
 
@@ -96,28 +98,30 @@ def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_prog
         form = settle_form(module, own.inputs(1), job.model, own.input_names)
         task = _in_form(own, form) if form else own
         with network_errors("first forward pass"):
+            check_samples(module, task.inputs(1), job.model)
             notices += adapt(module, task.inputs(2))
-        check_samples(module, task.inputs(2), job.model)
     else:
-        splits = _load_images(job, source.preprocessing)
+        splits = load_splits(job, source.preprocessing, given)
         module = load_model(source, job.weights, len(splits.classes) or None, notices.append)
-        form = settle_form(module, splits.train.sample(1, 0).batches(1).__next__()[0], job.model)
-        check_classifier(module, splits.train.sample(1, 0).batches(1).__next__()[0], len(splits.classes) or None, job)
-        with network_errors("first forward pass"):
-            notices += adapt(module, splits.train.sample(2, 0).batches(2).__next__()[0])
+        one, two = (next(splits.train.sample(count, 0).batches(count))[0] for count in (1, 2))
+        form = settle_form(module, one, job.model, argument_names(module, splits, job))
+        outputs = check_runs(module, one, job)
         if splits.classes:
-            splits = settle_normalisation(module, splits, progress)
-        else:
-            splits = answered(module, splits, progress)
-            notices.append("there are no labels: agreement with the dense network is judged in place of accuracy")
-        if job.unlabelled and splits.labelled:
-            splits = with_unlabelled(splits, job.unlabelled)
-        notices += splits.notices
-        task = Classification(splits, job.finetuning, job.seed)
+            check_classifier(outputs, len(splits.classes), job)
+        check_samples(module, one, job.model)
+        with network_errors("first forward pass"):
+            notices += adapt(module, two)
+        task = _task_of(job, module, splits, outputs, progress)
+        notices += task.splits.notices
         started = time.monotonic()
-        score, chance = task.validate(module, progress), 100 / len(splits.classes)
-        image_s = (time.monotonic() - started) / len(splits.validation)
-        if score < 2 * chance:
+        score = task.validate(module, progress)
+        image_s = (time.monotonic() - started) / len(task.splits.validation)
+        if not splits.classes:
+            notices.append(
+                "there are no labels: agreement with the dense network is judged in place of accuracy"
+                + (", as the mean relative error of its outputs" if isinstance(task, Agreement) else "")
+            )
+        elif score < 2 * (chance := 100 / len(splits.classes)):
             notices.append(
                 f"the network's validation accuracy is {score:.1f} %, close to the chance level of {chance:.1f} %; check that "
                 "weights, classes (folders in alphabetical order) and normalisation match"
@@ -143,18 +147,19 @@ def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_prog
     return LoadedModel(module, task, facts, tuple(notices), score, image_s, given)
 
 
-def _load_images(job: Job, declared: Preprocessing | None) -> Splits:
-    """The images of the job. A folder without class folders has no labels, and the classes are not known yet."""
-    folder = job.unlabelled if job.data == "none" else Path(job.data) if is_flat(Path(job.data)) else None
-    if folder is None:
-        return load_data(job.data, declared, job.seed)
-    splits = load_unlabelled(folder, declared, job.seed)
-    if splits.train.preprocessing.mean is None:
-        raise DataError(
-            f"{folder}: the normalisation of pixels is not declared, and it cannot be tried without labels; declare mean "
-            "and std in preprocessing.yaml in the folder, or a PREPROCESSING beside the factory"
-        )
-    return splits
+def _task_of(job: Job, module: nn.Module, splits: Splits, outputs: Outputs, progress: Progress) -> Classification:
+    """The task of the command line. `outputs` are those of the network for one sample."""
+    if job.importance == "taylor" and not is_classifier(outputs):
+        raise ModelError("importance: 'taylor' needs a network that returns one tensor of (N, classes); choose another one")
+    if splits.classes:
+        splits = settle_normalisation(module, splits, progress)
+    elif is_classifier(outputs):
+        splits = answered(module, splits, progress)
+    else:
+        return agreement_with(module, splits, job.finetuning, job.seed)
+    if job.unlabelled and splits.labelled:
+        splits = with_unlabelled(splits, job.unlabelled)
+    return Classification(splits, job.finetuning, job.seed)
 
 
 def importance_of(job: Job, task: Task) -> Importance:

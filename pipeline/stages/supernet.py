@@ -19,6 +19,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from pipeline.core.batch import Inputs
 from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.images import Images
@@ -156,13 +157,13 @@ def _step(
     supernet: nn.Module,
     optimizer: torch.optim.SGD,
     pruning: tuple[PruneSpace, Kept],
-    pixels: torch.Tensor,
+    pixels: Inputs,
     answers: torch.Tensor,
 ) -> float:
     """Train the weights that `pruning` keeps for one step towards the teacher's `answers`. Returns the loss before it."""
     small = shrink(supernet, *pruning).to(memory_format=layout_of(supernet))
     train_mode(small)
-    with mixed_precision(pixels.device):
+    with mixed_precision(answers.device):
         logits = small(pixels)
     loss = distillation_loss(logits.float(), answers, TEMPERATURE)
     loss.backward()
@@ -182,9 +183,7 @@ def _from_checkpoint(dense: nn.Module, checkpoint: Path) -> nn.Module:
     return supernet.eval()
 
 
-def _with_teacher_outputs(
-    teacher: nn.Module, images: Images, device: torch.device
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def _with_teacher_outputs(teacher: nn.Module, images: Images, device: torch.device) -> Iterator[tuple[Inputs, torch.Tensor]]:
     """Endless batches with the teacher's answers. The teacher computes each batch once."""
     known: list[torch.Tensor] = []
     # whole batches only: BatchNorm in training mode cannot learn from a last batch of a single image

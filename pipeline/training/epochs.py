@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pipeline.core.batch import Inputs, Outputs, outputs_of
 from pipeline.data.images import Images
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import reference_loss
 from pipeline.training.execution_mode import layout_of, train_mode
+from pipeline.training.relative_error import as_floats, imitation_loss, is_classifier, sample_agreement, spreads_of
 from pipeline.training.scoring import calibration_images, recalibrate
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.statistics_shift import shifts_of
@@ -79,14 +81,19 @@ class TrainingSetup:
         return math.ceil(len(self.train) / self.batch_size)
 
     @cached_property
-    def validation_targets(self) -> list[Tensor | None]:
-        """The teacher's logits for each batch of the validation images, (N, classes). None without a teacher."""
+    def validation_targets(self) -> list[Outputs | None]:
+        """The teacher's outputs for each batch of the validation images, such as logits, (N, classes). None without a teacher."""
         if self.teacher is None:
             return [None] * math.ceil(len(self.validation) / self.validation.evaluation_size)
         with torch.inference_mode():
             return [self.teacher(self.placed(pixels, self.teacher)) for pixels, _ in self.validation.batches()]
 
-    def placed(self, pixels: Tensor, module: nn.Module) -> Tensor:
+    @cached_property
+    def validation_spreads(self) -> tuple[float, ...]:
+        """The spread of each of the teacher's outputs; see `pipeline.training.relative_error`."""
+        return spreads_of(target for target in self.validation_targets if target is not None)
+
+    def placed(self, pixels: Inputs, module: nn.Module) -> Inputs:
         """Return `pixels` on `device`, in the memory layout of `module`."""
         return pixels.to(self.device, memory_format=layout_of(module))
 
@@ -96,7 +103,7 @@ class Validation:
     """How well a network does on the validation images."""
 
     accuracy: float
-    """In percent."""
+    """In percent. Of outputs that are no scores of classes, it is the agreement with the teacher."""
     loss: float
     """Mean of `training_loss`. Infinite if it is not a number."""
 
@@ -187,14 +194,17 @@ def validated(module: nn.Module, setup: TrainingSetup) -> Validation:
     batches = images.training_batches(images.evaluation_size, setup.seed, 0) if setup.augmented else images.batches()
     recalibrate(module, (pixels.to(setup.device) for pixels, _ in batches))
     module.eval()
-    right, loss = 0, 0.0
+    score, loss = 0.0, 0.0
     with torch.inference_mode():
         for (pixels, labels), target in zip(setup.validation.batches(), setup.validation_targets, strict=True):
             logits, classes = module(setup.placed(pixels, module)), labels.to(setup.device)
-            right += int((logits.argmax(1) == classes).sum())
+            if is_classifier(logits) or target is None:
+                score += int((logits.argmax(1) == classes).sum()) * 100.0
+            else:
+                score += float(sample_agreement(logits, target, setup.validation_spreads).sum())
             loss += float(training_loss(logits, target, classes, setup.settings)) * len(labels)
     count = len(setup.validation)
-    return Validation(100.0 * (right / count), loss / count if math.isfinite(loss) else math.inf)
+    return Validation(score / count, loss / count if math.isfinite(loss) else math.inf)
 
 
 def initial_reference_loss(module: nn.Module, setup: TrainingSetup) -> float:
@@ -206,28 +216,34 @@ def initial_reference_loss(module: nn.Module, setup: TrainingSetup) -> float:
     with torch.no_grad():
         logits, target = _answers(learning, setup, images)
         labels = labels.to(setup.device)
-        start, chance_level = (
-            float(training_loss(each, target, labels, setup.settings)) for each in (logits, torch.zeros_like(logits))
-        )
+        start = float(training_loss(logits, target, labels, setup.settings))
+        if not isinstance(logits, Tensor) or not is_classifier(logits):
+            return reference_loss(start, 1.0, 2)  # outputs that are always the mean have a loss of 1
+        chance_level = float(training_loss(torch.zeros_like(logits), target, labels, setup.settings))
     return reference_loss(start, chance_level, logits.shape[1])
 
 
-def _answers(module: nn.Module, setup: TrainingSetup, images: Tensor) -> tuple[Tensor, Tensor | None]:
-    """Logits of `module` and of the teacher, (N, classes), as float32. They are computed in bfloat16 where that is faster."""
+def _answers(module: nn.Module, setup: TrainingSetup, images: Inputs) -> tuple[Outputs, Outputs | None]:
+    """Outputs of `module` and of the teacher, such as logits, (N, classes), as float32. They are computed in bfloat16 where that
+    is faster.
+    """
     pixels = setup.placed(images, module)
     with mixed_precision(setup.device):
-        logits: Tensor = module(pixels)
+        outputs: Outputs = module(pixels)
         with torch.no_grad():
             target = setup.teacher(pixels) if setup.teacher else None
-    return logits.float(), None if target is None else target.float()
+    return as_floats(outputs), None if target is None else as_floats(target)
 
 
-def training_loss(logits: Tensor, target: Tensor | None, labels: Tensor, settings: FinetuneSettings) -> Tensor:
+def training_loss(logits: Outputs, target: Outputs | None, labels: Tensor, settings: FinetuneSettings) -> Tensor:
     """Return (1 - a) CE(y, smoothed labels) + a T^2 KL(target / T || logits / T)   (Hinton et al., arXiv 1503.02531).
 
     `logits` and the teacher's `target` are (N, classes), `labels` (N,). The result is the batch mean; without a target, CE alone.
-    Probabilities work too; see `as_logits`.
+    Probabilities work too; see `as_logits`. For other outputs, labels are not used, and it is the `imitation_loss`.
     """
+    if target is not None and not is_classifier(target):
+        return imitation_loss(logits, target)
+    logits = outputs_of(logits)[0]
     hard = F.cross_entropy(as_logits(logits), labels, label_smoothing=settings.label_smoothing)
     if target is None:
         return hard
@@ -235,11 +251,13 @@ def training_loss(logits: Tensor, target: Tensor | None, labels: Tensor, setting
     return (1 - settings.distillation) * hard + settings.distillation * soft
 
 
-def distillation_loss(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+def distillation_loss(logits: Outputs, target: Outputs, temperature: float) -> Tensor:
     """Return T^2 KL(target / T || logits / T), both (N, classes), mean over the batch (Hinton et al., arXiv 1503.02531).
 
-    Probabilities work too; see `as_logits`.
+    Probabilities work too; see `as_logits`. For other outputs, it is the `imitation_loss`.
     """
+    if not isinstance(target, Tensor) or not isinstance(logits, Tensor) or not is_classifier(target):
+        return imitation_loss(logits, target)
     soft = F.log_softmax(as_logits(logits) / temperature, 1), F.log_softmax(as_logits(target) / temperature, 1)
     return temperature**2 * F.kl_div(*soft, reduction="batchmean", log_target=True)
 

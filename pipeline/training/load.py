@@ -156,7 +156,7 @@ def answered(module: nn.Module, splits: Splits, progress: Progress = no_progress
     everything = replace(splits.train, indices=torch.arange(len(splits.train.labels)))
     with torch.inference_mode():
         counted = count_images(everything.batches(), len(everything), "answers of the dense network", progress)
-        logits = torch.cat([module(pixels) for pixels, _ in counted])
+        logits: torch.Tensor = torch.cat([module(pixels) for pixels, _ in counted])
     return splits.with_answers(logits.argmax(1), [str(number) for number in range(logits.shape[1])])
 
 
@@ -164,8 +164,9 @@ def settle_normalisation(module: nn.Module, splits: Splits, progress: Progress =
     """If no mean and std are declared, choose the usual values with the highest training accuracy, and add a notice."""
     preprocessing = splits.train.preprocessing
     images, _ = next(splits.train.sample(1, 0).batches(1))
-    raw_pixels = splits.train.fetch(splits.train.indices[:1]).dtype == torch.uint8
-    if preprocessing.mean is not None or not raw_pixels:
+    raw = splits.train.fetch(splits.train.indices[:1])
+    raw_pixels = isinstance(raw, torch.Tensor) and raw.dtype == torch.uint8
+    if preprocessing.mean is not None or not raw_pixels or not isinstance(images, torch.Tensor):
         return splits
     channels = images.shape[1]
     tried = {}

@@ -117,20 +117,20 @@ class Classification:
         """Description of the images."""
         return self.splits.description
 
-    def example(self) -> Tensor:
+    def example(self) -> Inputs:
         """See `Task`."""
         return self.inputs(1)
 
-    def inputs(self, count: int) -> Tensor:
+    def inputs(self, count: int) -> Inputs:
         """See `Task`."""
         return next(self.splits.train.sample(count, seed=0).batches(count))[0]
 
-    def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Tensor, Tensor]]:
+    def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Inputs, Tensor]]:
         """See `Task`."""
         images = calibration_images(self.splits.train, self.seed)
         return count_images(images.batches(), len(images), "statistics of the dense network", progress)
 
-    def statistics_images(self) -> Iterable[Tensor]:
+    def statistics_images(self) -> Iterable[Inputs]:
         """See `Task`."""
         return (pixels for pixels, _ in self._calibration_images().batches())
 
@@ -231,7 +231,7 @@ class Classification:
         return images.sample(SCORING_IMAGES, self.seed)
 
 
-def _pausing(images: Images, between: BetweenBatches) -> Iterable[tuple[Tensor, Tensor]]:
+def _pausing(images: Images, between: BetweenBatches) -> Iterable[tuple[Inputs, Tensor]]:
     for batch in images.batches():
         between()
         yield batch

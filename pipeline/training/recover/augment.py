@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from pipeline.core.batch import Inputs
+
 __all__ = ["varied"]
 
 SMALLEST_CROP = 0.35
@@ -20,8 +22,13 @@ MIXED = 0.5
 """Share of the batches that are mixed; half of them by mixup and half by cutmix."""
 
 
-def varied(pixels: Tensor, generator: torch.Generator, colour: float = COLOUR) -> Tensor:
-    """Return a variation of each of `pixels`, (N, C, H, W), normalised floats. `generator` is on the CPU."""
+def varied(pixels: Inputs, generator: torch.Generator, colour: float = COLOUR) -> Inputs:
+    """Return a variation of each of `pixels`, (N, C, H, W), normalised floats. `generator` is on the CPU.
+
+    Inputs that are no images, or several, stay as they are.
+    """
+    if not isinstance(pixels, Tensor) or pixels.dim() != 4 or not pixels.is_floating_point():
+        return pixels
     pixels = _coloured(_cropped(pixels, generator), generator, colour)
     if len(pixels) < 2 or float(torch.rand((), generator=generator)) >= MIXED:
         return pixels

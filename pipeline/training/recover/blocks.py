@@ -10,10 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
 from pipeline.training.epochs import distillation_loss
 from pipeline.training.recover.distil import TEMPERATURE
 from pipeline.training.recover.features import Place, difference, find_places, parameters_before, run_until
 from pipeline.training.recover.objective import Objective, warm_cosine
+from pipeline.training.relative_error import as_floats
 from pipeline.training.teacher import Teacher
 
 __all__ = ["blocks"]
@@ -27,7 +29,7 @@ class _Blocks:
     parameters: tuple[tuple[nn.Parameter, ...], ...]
     """The parameters of each block, and last those after all places."""
 
-    def loss(self, pixels: Tensor, done: float) -> Tensor:
+    def loss(self, pixels: Inputs, done: float) -> Tensor:
         number = min(int(done * len(self.parameters)), len(self.parameters) - 1)
         learning = {id(parameter) for parameter in self.parameters[number]}
         for parameter in self.student.parameters():
@@ -35,7 +37,7 @@ class _Blocks:
         if number == len(self.places):
             with torch.no_grad():
                 target = self.teacher(pixels)
-            return distillation_loss(self.student(pixels).float(), target.float(), TEMPERATURE)
+            return distillation_loss(as_floats(self.student(pixels)), as_floats(target), TEMPERATURE)
         place = self.places[number]
         with torch.no_grad():
             theirs = run_until(self.teacher, place, pixels)
@@ -45,7 +47,7 @@ class _Blocks:
         return warm_cosine(done * len(self.parameters) % 1.0)
 
 
-def blocks(student: nn.Module, teacher: Teacher, pictures: Tensor) -> Objective:
+def blocks(student: nn.Module, teacher: Teacher, pictures: Inputs) -> Objective:
     """Return the objective. See `pipeline.training.recover.objective.Method`."""
     places = find_places(student, teacher, pictures)
     return _Blocks(student, teacher.module, places, parameters_before(student, places, pictures))

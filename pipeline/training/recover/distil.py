@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
 from pipeline.training.epochs import distillation_loss
 from pipeline.training.recover.objective import Objective, warm_cosine
+from pipeline.training.relative_error import as_floats
 from pipeline.training.teacher import Teacher
 
 __all__ = ["TEMPERATURE", "distil"]
@@ -23,15 +25,15 @@ class _Distil:
     student: nn.Module
     teacher: nn.Module
 
-    def loss(self, pixels: Tensor, done: float) -> Tensor:
+    def loss(self, pixels: Inputs, done: float) -> Tensor:
         with torch.no_grad():
             target = self.teacher(pixels)
-        return distillation_loss(self.student(pixels).float(), target.float(), TEMPERATURE)
+        return distillation_loss(as_floats(self.student(pixels)), as_floats(target), TEMPERATURE)
 
     def rate(self, done: float) -> float:
         return warm_cosine(done)
 
 
-def distil(student: nn.Module, teacher: Teacher, pictures: Tensor) -> Objective:
+def distil(student: nn.Module, teacher: Teacher, pictures: Inputs) -> Objective:
     """Return the objective. See `pipeline.training.recover.objective.Method`."""
     return _Distil(student, teacher.module)

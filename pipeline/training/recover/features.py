@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from pipeline.core.batch import Inputs, Outputs
 from pipeline.training.teacher import Teacher
 
 __all__ = ["Place", "difference", "find_places", "parameters_before", "run_recorded", "run_until"]
@@ -74,7 +75,7 @@ def _pixels(tensor: Tensor) -> int:
     return math.prod(tensor.shape[2:])
 
 
-def find_places(student: nn.Module, teacher: Teacher, pictures: Tensor) -> tuple[Place, ...]:
+def find_places(student: nn.Module, teacher: Teacher, pictures: Inputs) -> tuple[Place, ...]:
     """Return the places in the order in which the network runs. The last one is before the last layers.
 
     `pictures` are two or more inputs, (N, C, H, W). A place is left out if the two networks do not agree about it, for example
@@ -90,16 +91,16 @@ def find_places(student: nn.Module, teacher: Teacher, pictures: Tensor) -> tuple
     return tuple(found.values())
 
 
-def run_recorded(module: nn.Module, places: Sequence[Place], pixels: Tensor) -> tuple[Tensor, list[Tensor]]:
+def run_recorded(module: nn.Module, places: Sequence[Place], pixels: Inputs) -> tuple[Outputs, list[Tensor]]:
     """Run `module` on `pixels`. Returns its outputs, and its features at each of `places`, (N, C, ...)."""
     calls: list[_Call] = []
     with _recorded(module, [place.layer for place in places], calls):
-        outputs: Tensor = module(pixels)
+        outputs: Outputs = module(pixels)
     seen = {call.layer: call for call in calls}
     return outputs, [_known(seen[place.layer].features(place.pooled)) for place in places]
 
 
-def run_until(module: nn.Module, place: Place, pixels: Tensor) -> Tensor:
+def run_until(module: nn.Module, place: Place, pixels: Inputs) -> Tensor:
     """Run `module` on `pixels` up to `place`. Returns the features there, (N, C, ...)."""
     calls: list[_Call] = []
     try:
@@ -118,7 +119,7 @@ def difference(place: Place, pruned: Tensor, dense: Tensor) -> Tensor:
     return F.mse_loss(pruned.float(), dense) / dense.var().clamp(min=LEAST_VARIANCE)
 
 
-def parameters_before(module: nn.Module, places: Sequence[Place], pictures: Tensor) -> tuple[tuple[nn.Parameter, ...], ...]:
+def parameters_before(module: nn.Module, places: Sequence[Place], pictures: Inputs) -> tuple[tuple[nn.Parameter, ...], ...]:
     """Return the parameters that `module` uses before each of `places` and after the one before, and last those after all."""
     known: set[int] = set()
     found = []
@@ -129,7 +130,7 @@ def parameters_before(module: nn.Module, places: Sequence[Place], pictures: Tens
     return tuple(found)
 
 
-def _used_until(module: nn.Module, place: Place, pictures: Tensor) -> list[nn.Parameter]:
+def _used_until(module: nn.Module, place: Place, pictures: Inputs) -> list[nn.Parameter]:
     """The parameters with a gradient at `place`."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     with torch.enable_grad():
@@ -161,7 +162,7 @@ def _agree(dense: Tensor | None, pruned: Tensor | None, kept: tuple[int, ...] | 
     return pruned.shape[1] == channels and pruned.shape[2:] == dense.shape[2:] and max(kept or (0,)) < dense.shape[1]
 
 
-def _calls(module: nn.Module, pictures: Tensor) -> list[_Call]:
+def _calls(module: nn.Module, pictures: Inputs) -> list[_Call]:
     """The calls of all layers that mix all channels, in order."""
     calls: list[_Call] = []
     names = [name for name, layer in module.named_modules() if isinstance(layer, _READERS) and getattr(layer, "groups", 1) == 1]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
 from pipeline.training.recover.distil import distil
 from pipeline.training.recover.features import Place, difference, find_places, run_recorded
 from pipeline.training.recover.objective import Objective, warm_cosine
@@ -25,7 +26,7 @@ class _Mimic:
     teacher: nn.Module
     places: tuple[Place, ...]
 
-    def loss(self, pixels: Tensor, done: float) -> Tensor:
+    def loss(self, pixels: Inputs, done: float) -> Tensor:
         with torch.no_grad():
             _, dense = run_recorded(self.teacher, self.places, pixels)
         _, pruned = run_recorded(self.student, self.places, pixels)
@@ -36,7 +37,7 @@ class _Mimic:
         return warm_cosine(done)
 
 
-def mimic(student: nn.Module, teacher: Teacher, pictures: Tensor) -> Objective:
+def mimic(student: nn.Module, teacher: Teacher, pictures: Inputs) -> Objective:
     """Return the objective. See `pipeline.training.recover.objective.Method`."""
     places = find_places(student, teacher, pictures)
     return _Mimic(student, teacher.module, places) if places else distil(student, teacher, pictures)

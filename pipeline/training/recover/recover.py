@@ -20,6 +20,7 @@ from itertools import chain, count, islice
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
 from pipeline.core.progress import Progress
 from pipeline.system.files import sha256_bytes
 from pipeline.training.bfloat16 import mixed_precision
@@ -245,7 +246,7 @@ def _run_round(recovery: _Recovery, learner: Learner, state: RecoveryState, step
         learner.keep_as_best()
 
 
-def _batches(setup: TrainingSetup, recipe: Recipe, first_epoch: int) -> Iterator[Tensor]:
+def _batches(setup: TrainingSetup, recipe: Recipe, first_epoch: int) -> Iterator[Inputs]:
     """Endless batches of training pictures. A last batch of less than half the size is left out if there are others."""
     size = recipe.batch_size
     epochs = (setup.train.training_batches(size, setup.seed, epoch) for epoch in count(first_epoch))
