@@ -17,6 +17,7 @@ from itertools import chain, count, islice
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
 from pipeline.core.plan import Block
 from pipeline.data.images import Images
 from pipeline.graph.pruned_model import PrunedModelBuilder
@@ -65,7 +66,7 @@ def _recoverability(student: nn.Module, builder: PrunedModelBuilder, block: Bloc
     return sum(size * value for size, value in parts) / sum(size for size, _ in parts)
 
 
-def _difference(student: nn.Module, dense: nn.Module, place: Place, pixels: Tensor) -> Tensor:
+def _difference(student: nn.Module, dense: nn.Module, place: Place, pixels: Inputs) -> Tensor:
     with mixed_precision(torch.device("cpu")):
         with torch.no_grad():
             wanted = run_until(dense, place, pixels).float()
