@@ -6,11 +6,10 @@ import optuna
 
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.problem import Choice, Evaluation, Problem
-from pipeline.search.start import find_start
+from pipeline.search.start import BISECTION_TRIALS, find_start
 
 __all__ = ["evolution", "suggested", "tpe"]
 
-BISECTION_TRIALS = 6
 POPULATION = 10
 REPEATS = 200
 """Number of known plans in a row after which a sampler is considered exhausted."""

@@ -29,18 +29,16 @@ Differences from the paper's code, which ppo_faithful.py keeps:
 17. Measured episodes reach the policy through the surrogate that is fitted to them. The policy itself learns from rollouts.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.core.plan import ChannelPlan
 from pipeline.search.acquisition import highest_acquisition
-from pipeline.search.initial_design import initial_design
 from pipeline.search.policy import Agent, AgentSettings
-from pipeline.search.problem import Evaluation, Problem
-from pipeline.search.start import find_start
+from pipeline.search.problem import Problem
+from pipeline.search.start import Beginning, begin
 from pipeline.search.surrogate import fit, snap
 
 __all__ = ["PPOLagrangianSettings", "ppo_lagrangian", "train"]
@@ -52,11 +50,7 @@ Floats = NDArray[np.float64]
 class PPOLagrangianSettings:
     """How trials and model-based rollouts are spent."""
 
-    bisection_trials: int = 6
-    """Trials that find the best uniform plan."""
-    design_share: float = 0.2
-    """Share of the trials that go to the initial design."""
-    fewest_trials_for_design: int = 30
+    beginning: Beginning = field(default_factory=Beginning)
     updates_per_trial: int = 4
     episodes_per_update: int = 64
     """Model-based rollouts."""
@@ -71,16 +65,7 @@ def ppo_lagrangian(problem: Problem) -> None:
 
 def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
     """Search, and return the trained agent."""
-    answers = list(problem.known)
-
-    def ask(plan: ChannelPlan) -> Evaluation:
-        answers.append(problem.evaluate(plan))
-        return answers[-1]
-
-    asking = replace(problem, evaluate=ask)
-    start = find_start(asking, min(settings.bisection_trials, problem.trials))
-    if problem.trials >= settings.fewest_trials_for_design:
-        initial_design(asking, start, round(settings.design_share * problem.trials))
+    asking, answers, start = begin(problem, settings.beginning)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
         agent = Agent(problem.space, problem.constraints, start, settings.agent)
@@ -96,5 +81,5 @@ def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
             rewards = ((predicted.score - low) / span).astype(np.float32)
             agent.learn(episodes, rewards, predicted.violations.astype(np.float32), generator)
         kept = snap(problem.space, agent.play(settings.proposals, generator).actions.astype(np.float64))
-        ask(problem.space.plan(kept[highest_acquisition(model, kept, answers)].tolist()))
+        asking.evaluate(problem.space.plan(kept[highest_acquisition(model, kept, answers)].tolist()))
     return agent

@@ -36,11 +36,13 @@ SEARCHERS: Mapping[str, Searcher] = _Searchers(
         DEFAULT_SEARCHER: "ppo_lagrangian:ppo_lagrangian",
         "ppo-lagrangian-faithful": "ppo_faithful:ppo_lagrangian_faithful",
         "ddpg-entropy": "ddpg_entropy:ddpg_entropy",
+        "surrogate": "surrogate_search:surrogate_search",
         "greedy": "greedy:greedy",
         "knapsack": "knapsack:knapsack",
         "evolution": "optuna_search:evolution",
         "tpe": "optuna_search:tpe",
         "uniform": "uniform:uniform",
+        "uniform-top-up": "uniform_top_up:uniform_top_up",
         "random": "random_search:random_search",
     }
 )

@@ -1,18 +1,51 @@
-"""Start: the best plan of a few simple rows, from which a searcher goes on."""
+"""Start: the best plan of a few simple rows, and plans around it, from which a searcher goes on."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.plan import ChannelPlan
+from pipeline.search.initial_design import initial_design
 from pipeline.search.problem import Evaluation, Problem, SearchSpace
 from pipeline.search.surrogate import fractions
 from pipeline.search.uniform import bisect
 
-__all__ = ["blocks_first", "find_start"]
+__all__ = ["BISECTION_TRIALS", "Beginning", "begin", "blocks_first", "find_start"]
 
 Floats = NDArray[np.float64]
+
+BISECTION_TRIALS = 6
+"""Trials that find the best uniform plan."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """How the first trials of a search with a surrogate are spent."""
+
+    bisection_trials: int = BISECTION_TRIALS
+    design_share: float = 0.2
+    """Share of the trials that go to the initial design."""
+    fewest_trials_for_design: int = 30
+
+
+def begin(problem: Problem, beginning: Beginning = Beginning()) -> tuple[Problem, list[Evaluation], Floats]:
+    """Spend the first trials.
+
+    Returns a problem that keeps its evaluations, their list, which begins with the known ones, and the fractions of the best
+    plan, (choices,).
+    """
+    answers = list(problem.known)
+
+    def ask(plan: ChannelPlan) -> Evaluation:
+        answers.append(problem.evaluate(plan))
+        return answers[-1]
+
+    asking = replace(problem, evaluate=ask)
+    start = find_start(asking, min(beginning.bisection_trials, problem.trials))
+    if problem.trials >= beginning.fewest_trials_for_design:
+        initial_design(asking, start, round(beginning.design_share * problem.trials))
+    return asking, answers, start
 
 
 def find_start(problem: Problem, steps: int) -> Floats:

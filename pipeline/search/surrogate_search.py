@@ -1,0 +1,57 @@
+"""Surrogate search: Bayesian optimisation with mutated plans as proposals. It is the control of the agents.
+
+It has everything that ppo_lagrangian.py has except the agent: the start, the initial design, the surrogate and the acquisition
+function are the same. What it proposes are mutations of the best plans so far. An agent earns its place where it beats this.
+
+Source: constrained expected improvement over candidates near the best points, as in SCBO (Eriksson and Poloczek, AISTATS 2021)
+without its trust region.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.search.acquisition import highest_acquisition
+from pipeline.search.problem import Evaluation, Problem, SearchSpace
+from pipeline.search.start import begin
+from pipeline.search.surrogate import fit, fractions, snap
+
+__all__ = ["surrogate_search"]
+
+Floats = NDArray[np.float64]
+
+PROPOSALS = 512
+PARENTS = 8
+"""Number of the best plans that are mutated."""
+CHANGED_GROUPS = 3
+"""Mean number of groups that a mutation changes."""
+REACH = 0.2
+"""Standard deviation of a change, as a share of a group's channels."""
+
+
+def surrogate_search(problem: Problem) -> None:
+    """Search with `problem.trials` evaluations; see `Searcher`."""
+    asking, answers, _ = begin(problem)
+    generator = np.random.default_rng(problem.seed)
+    last = len(problem.known) + problem.trials
+    while len(answers) < last and len({answer.plan for answer in answers}) < problem.space.size:
+        model = fit(problem.space, answers)
+        kept = mutations(problem.space, _best(answers), generator)
+        asking.evaluate(problem.space.plan(kept[highest_acquisition(model, kept, answers)].tolist()))
+
+
+def mutations(space: SearchSpace, parents: Sequence[Evaluation], generator: np.random.Generator) -> Floats:
+    """PROPOSALS mutations of `parents`, as kept fractions, (n, choices). A block is kept or dropped; a group changes by REACH."""
+    origins = np.stack([fractions(space, parent.plan) for parent in parents])
+    origin = origins[generator.integers(len(origins), size=PROPOSALS)]
+    changed = generator.random(origin.shape) < CHANGED_GROUPS / origin.shape[1]
+    moved = np.clip(origin + REACH * generator.standard_normal(origin.shape), 0.0, 1.0)
+    blocks = np.asarray([choice.is_block for choice in space.choices])
+    moved[:, blocks] = 1.0 - origin[:, blocks]
+    return snap(space, np.where(changed, moved, origin))
+
+
+def _best(answers: Sequence[Evaluation]) -> list[Evaluation]:
+    """The feasible plans with the highest scores; after them, those that violate the constraints least."""
+    return sorted(answers, key=lambda answer: (max((0.0, *answer.violations)), -answer.score))[:PARENTS]
