@@ -506,14 +506,15 @@ def first_steps(job, order, arrays, beside=False, profile=None):
     except Exception as problem:
         raise Failed("run-error", str(problem)) from None
     ran = time.perf_counter()
-    answers = [numpy.asarray(each) for each in answers]
-    if not all(numpy.isfinite(each).all() for each in answers if each.dtype.kind == "f"):
+    # other outputs, such as sequences and texts, are not compared
+    numbers = [each for each in answers if isinstance(each, numpy.ndarray) and each.dtype.kind in "fiub"]
+    if not all(numpy.isfinite(each).all() for each in numbers if each.dtype.kind == "f"):
         raise Failed("wrong-output", "the output is not finite")
-    few = sum(each.size for each in answers) <= order["answer"]
+    few = len(numbers) == len(answers) and sum(each.size for each in numbers) <= order["answer"]
     loaded = {
         "session_creation_ms": 1e3 * (created - started),
         "first_run_ms": 1e3 * (ran - created),
-        "answer": [float(value) for each in answers for value in each.ravel().tolist()] if few else None,
+        "answer": [float(value) for each in numbers for value in each.ravel().tolist()] if few else None,
     }
     return session, feed, loaded
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from helpers.nets import ZOO, build
 from helpers.onnx_files import as_keras, traced
-from helpers.profiles import command, here
+from helpers.profiles import command, here, there
+from helpers.sshd import Board, needs_sshd
 from PIL import Image
 
 from pipeline.errors import ModelError
@@ -47,6 +48,17 @@ def test_with_a_target_and_images_the_plans_are_measured_and_the_search_is_estim
     assert found["search_s"] == pytest.approx(7 * found["trial_s"])
     assert found["scored"]
     assert found["fingerprint"]["mode"] == "device"
+
+
+@needs_sshd
+@pytest.mark.slow
+def test_over_ssh_the_device_times_the_layers(net: Path, tmp_path: Path, board: Board) -> None:
+    target = there(tmp_path, board, {"channel_step": 8})
+    found = json.loads(command("inspect", "--model", net, "--target", target, "--json").stdout)
+
+    assert found["fingerprint"]["mode"] == "device"
+    assert sum(layer["latency_ms"] for layer in found["layers"]) > 0
+    assert not [notice for notice in found["notices"] if "ssh" in notice]
 
 
 def test_without_a_target_nothing_is_measured(net: Path) -> None:

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
-from helpers.graphs import TWO_INPUTS, two_by_two
+from helpers.graphs import HEAD, TWO_INPUTS, two_by_two
 from helpers.places import one_line
 from helpers.profiles import command, here, there
 from helpers.providers import IDLE, needs_idle, needs_openvino, openvino_problem
@@ -104,6 +105,16 @@ def test_options_that_exclude_each_other_are_a_wrong_command_line(options: tuple
     result = command("measure", "--target", "local", *options)
 
     assert (result.exit_code, result.stderr.splitlines()[-1]) == (2, f"Error: {reason}")
+
+
+def test_outputs_of_any_kind_are_no_obstacle(tmp_path: Path) -> None:
+    """x, z -> a sequence of two arrays of different lengths"""
+    path = tmp_path / "sequence.onnx"
+    text = f"{HEAD} net (float[2] x, float16[3] z) => (seq(float[N]) y) {{ a = Cast <to=1> (z) y = SequenceConstruct (x, a) }}"
+    path.write_bytes(onnx.parser.parse_model(text).SerializeToString())
+    (found,) = measure_files(load_profile(here(tmp_path, final_processes=1)), [path]).files
+
+    assert isinstance(found.measured, Measurement)
 
 
 def idle(profile: Profile) -> Profile:
