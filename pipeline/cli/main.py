@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
 from pipeline.cli.deploy import rollback, ship, status
@@ -32,6 +33,8 @@ __all__ = ["main"]
 
 DEFAULTS = Job(target="")
 """The defaults of all options. They are defined only in `Job`."""
+REPLACED_BY_TASK = {"data", "unlabelled", "epochs", "finetune_minutes", "recover", "learning_rate", "batch_size"}
+"""Options that have no effect with --task."""
 
 EXAMPLES = """\b
 Examples:
@@ -65,6 +68,7 @@ Examples:
     help=f"An image folder, FILE.npy or FILE.npz, torchvision:NAME, or FILE.py:F or MODULE:F, which is run.  "
     f"[default: {DEFAULTS.data}]",
 )
+@click.option("--task", metavar="TASK", help="FILE.py:F or MODULE:F, which is run: your own task.")
 @click.option(
     "--unlabelled",
     type=click.Path(path_type=Path),
@@ -102,7 +106,7 @@ Examples:
     "supernet_steps",
     type=click.IntRange(0),
     metavar="N",
-    help="Training steps of the supernet.  [default: auto]",
+    help="Steps of the supernet.  [default: auto]",
 )
 @EPOCHS
 @click.option(
@@ -172,6 +176,8 @@ def compress(context: click.Context, /, **flags: Any) -> None:
         return
     if flags["target"] is None:
         raise click.UsageError("Missing option '--target'. Try --target raspberrypi, or --target local for this machine.")
+    if flags["task"] is not None:
+        _refuse_beside_task(context)
     sys.exit(_run(flags, make_console(stderr=flags["as_json"])))
 
 
@@ -204,6 +210,7 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
         weights=flags["weights"],
         data=flags["data"] or ("none" if flags["unlabelled"] else DEFAULTS.data),
         unlabelled=flags["unlabelled"],
+        task=flags["task"],
         budget=budget,
         searcher=flags["searcher"],
         reward=flags["reward"],
@@ -250,6 +257,15 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
     if flags["as_json"]:
         click.echo(json.dumps(result_json(finished)))
     return 0 if finished.artifact.verdict == "within" else BUDGET_MISSED
+
+
+def _refuse_beside_task(context: click.Context) -> None:
+    """Refuse options that a task of the user's own replaces."""
+    for option in context.command.params:
+        if option.name in REPLACED_BY_TASK and context.get_parameter_source(option.name) is not ParameterSource.DEFAULT:
+            raise click.UsageError(
+                f"{option.opts[0]} is not used with --task, which has its own data and training; leave one out."
+            )
 
 
 def _budget(text: str) -> tuple[str, str]:

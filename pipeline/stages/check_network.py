@@ -57,8 +57,8 @@ def check_classifier(outputs: Outputs, classes: int, job: Job) -> None:
     if not isinstance(outputs, Tensor) or outputs.dim() != 2:
         kind = str(tuple(outputs.shape)) if isinstance(outputs, Tensor) else f"{len(outputs)} tensors"
         raise ModelError(
-            f"{job.model}: the network returns {kind}, but classification needs one tensor of (N, classes); use OwnTask for "
-            "other tasks, or give images without labels"
+            f"{job.model}: the network returns {kind}, but classification needs one tensor of (N, classes); for another "
+            "task, give --task, or images without labels"
         )
     if outputs.shape[1] != classes:
         raise ModelError(

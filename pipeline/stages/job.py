@@ -64,8 +64,8 @@ class Job:
     """With "none" there are no labels: `unlabelled` is the data set, and agreement with the dense network is judged."""
     unlabelled: Path | None = None
     """A folder of images without labels. They are used wherever the dense network gives the answers."""
-    task: OwnTask | None = None
-    """Replaces `data`."""
+    task: OwnTask | str | None = None
+    """Replaces `data`. A text such as "tasks.py:task" is a function that returns the task; it is called when the run loads."""
     budget: Mapping[str, BudgetText] = field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
     """Limits on the user's own functions."""
@@ -126,19 +126,27 @@ class Job:
 
     @property
     def data_source(self) -> str | None:
-        """Where images come from; None for the user's own task."""
-        return None if self.task else self.data
+        """Where images come from: `data`, or the file of the user's own task. None for a task that was made in Python."""
+        if self.task is None:
+            return self.data
+        return self.task if isinstance(self.task, str) else None
 
     @property
     def data_words(self) -> str:
         """The sources of the images, for the screen."""
-        sources = [self.data] if self.data != "none" or self.task else []
+        sources = [self._data_name] if self.data != "none" or self.task else []
         return ", ".join([*sources, *([f"{self.unlabelled} without labels"] if self.unlabelled else [])])
 
     @property
     def restriction(self) -> Restriction:
         """Which layers may lose channels, and how many. Raises ModelError for a share that is out of range."""
         return Restriction(self.freeze, self.only, tuple(self.min_width.items()), self.depth != "off")
+
+    @property
+    def _data_name(self) -> str:
+        if self.task is None:
+            return self.data
+        return self.task if isinstance(self.task, str) else self.task.description
 
     def search_function(self) -> Searcher:
         """The searcher as a function."""
@@ -157,7 +165,7 @@ class Job:
             **({"model_args": dict(self.model_args)} if self.model_args else {}),  # older runs have no such entry
             **({"shape": {name: list(sizes) for name, sizes in self.shape.items()}} if self.shape else {}),
             "weights": escape_text(self.weights.name) if self.weights else None,
-            "data": escape_text(self.task.description if self.task else self.data),
+            "data": escape_text(self._data_name),
             **({"unlabelled": escape_text(self.unlabelled.name)} if self.unlabelled else {}),
             "searcher": self.searcher if isinstance(self.searcher, str) else _name(self.searcher),
             "reward": reward if isinstance(reward := self.search_reward(), str) else _name(reward),

@@ -40,7 +40,7 @@ from pipeline.stages.shared_device import SharedDevice
 from pipeline.system.files import sha256_bytes
 from pipeline.training.adapt_network import adapt
 from pipeline.training.agreement import Agreement, agreement_with
-from pipeline.training.load import answered, find_model, load_model, settle_normalisation
+from pipeline.training.load import answered, find_model, load_model, load_task, settle_normalisation
 from pipeline.training.relative_error import is_classifier
 from pipeline.training.task import Classification, OwnTask, Task
 from pipeline.training.user_errors import network_errors
@@ -93,7 +93,8 @@ def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_prog
     score, image_s = None, None
     task: Task
     if job.task is not None:
-        own = fit_to_file(job.task, given, job.model) if given else job.task
+        wanted = load_task(job.task) if isinstance(job.task, str) else job.task
+        own = fit_to_file(wanted, given, job.model) if given else wanted
         module = load_model(source, job.weights, None, notices.append)
         form = settle_form(module, own.inputs(1), job.model, own.input_names)
         task = _in_form(own, form) if form else own

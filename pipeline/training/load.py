@@ -19,6 +19,7 @@ from pipeline.data.sources import load_digits, load_from_factory, load_torchvisi
 from pipeline.errors import CompressError, DataError, ModelError, WeightsError
 from pipeline.system.bundled import shipped_files, shipped_weights
 from pipeline.training.adapt_network import plain
+from pipeline.training.own_task import USUAL_DESCRIPTION, OwnTask
 from pipeline.training.scoring import accuracy
 from pipeline.training.user_code import UserCode, describe_error, import_file, is_code, load_code, refuse_arguments
 from pipeline.training.weights import fill
@@ -31,6 +32,7 @@ __all__ = [
     "find_model",
     "load_data",
     "load_model",
+    "load_task",
     "settle_normalisation",
 ]
 
@@ -146,6 +148,25 @@ def load_data(spec: str, declared: Preprocessing | None, seed: int) -> Splits:
     raise DataError(
         f"unknown data '{spec}'; give a folder of images, torchvision:<name>, file.py:factory or package.module:factory"
     )
+
+
+def load_task(spec: str) -> OwnTask:
+    """Call the user's function that returns an OwnTask. `spec` is file.py:factory or package.module:factory.
+
+    A task without a description of its own is described by `spec`. Raises DataError.
+    """
+    if not is_code(spec):
+        raise DataError(f"task '{spec}': give file.py:factory or package.module:factory, a function that returns an OwnTask")
+    code = load_code(spec, "--task", DataError)
+    try:
+        made = code.found()
+    except CompressError:
+        raise
+    except (Exception, SystemExit) as problem:
+        raise DataError(f"{spec}: the factory failed with {describe_error(problem, code.module)}") from None
+    if not isinstance(made, OwnTask):
+        raise DataError(f"{spec}: the factory returned {type(made).__name__}; it must return a pipeline.OwnTask")
+    return replace(made, description=spec) if made.description == USUAL_DESCRIPTION else made
 
 
 def answered(module: nn.Module, splits: Splits, progress: Progress = no_progress) -> Splits:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,16 +16,19 @@ from pipeline.core.batch import Batch, Inputs, tensors_of
 from pipeline.core.paired_difference import Scores
 from pipeline.core.progress import Progress, count_images, no_progress
 from pipeline.data.images import evaluation_size
-from pipeline.errors import DataError, ModelError, one_line
+from pipeline.errors import CompressError, DataError, ModelError, NetworkError, one_line
+from pipeline.system.user_files import own_line
 from pipeline.training.finetune import Finetuned
 from pipeline.training.scoring import BATCH, CALIBRATION_BATCHES, recalibrate
 from pipeline.training.teacher import Teacher
 
-__all__ = ["REHEARSAL_IMAGES", "BetweenBatches", "OwnTask"]
+__all__ = ["REHEARSAL_IMAGES", "USUAL_DESCRIPTION", "BetweenBatches", "OwnTask"]
 
 REHEARSAL_IMAGES = 16
+USUAL_DESCRIPTION = "the user's own task"
 
 BetweenBatches = Callable[[], None]
+Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,12 @@ class OwnTask:
     """Returns the trained network; it may train in place. Its argument has re-estimated BatchNorm statistics."""
     evaluate_test: Callable[[nn.Module], float] | None = None
     """Returns the score on test data. Without it, the report shows the validation score, labelled as such."""
-    description: str = "the user's own task"
+    description: str = USUAL_DESCRIPTION
     test_each_image: Callable[[nn.Module], ArrayLike] | None = None
     """Returns one value per test image, (N,), always in the same order. Booleans mean right or wrong. The mean is the test score,
     in place of `evaluate_test`, and the accuracy drop gets a confidence interval."""
+    score_name: str = "accuracy"
+    """What the score is called in the results, such as mIoU or mAP."""
 
     def __post_init__(self) -> None:
         """Raises DataError if the inputs are not tensors with the same number of samples."""
@@ -108,11 +114,6 @@ class OwnTask:
         return False
 
     @property
-    def score_name(self) -> str:
-        """See `Task`."""
-        return "accuracy"
-
-    @property
     def chance_level(self) -> float:
         """See `Task`. It is unknown, so 0."""
         return 0.0
@@ -123,18 +124,20 @@ class OwnTask:
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """See `Task`."""
         recalibrate(module, self.statistics_images())
-        return self.evaluate(module)
+        return _score("evaluate", self.evaluate, module)
 
     def validate(self, module: nn.Module, progress: Progress = no_progress) -> float:
         """See `Task`. The user's own function does not report its progress."""
-        return self.evaluate(module)
+        return _score("evaluate", self.evaluate, module)
 
     def test(self, module: nn.Module, progress: Progress = no_progress) -> Scores:
         """See `Task`. The user's own function does not report its progress."""
         if self.test_each_image is None:
-            return Scores((self.evaluate_test or self.evaluate)(module))
+            name = "evaluate_test" if self.evaluate_test else "evaluate"
+            return Scores(_score(name, self.evaluate_test or self.evaluate, module))
+        values = _called("test_each_image", self.test_each_image, module)
         try:
-            found = np.asarray(self.test_each_image(module))
+            found = np.asarray(values)
             each = found.astype(np.float64) * (100.0 if found.dtype == bool else 1.0)
         except (TypeError, ValueError, RuntimeError) as problem:
             raise ModelError(f"OwnTask.test_each_image: expected one number per image, (N,) ({one_line(problem)})") from None
@@ -160,8 +163,10 @@ class OwnTask:
         """See `Task`. If the user's training makes the network worse, the untrained network is returned."""
         start = copy.deepcopy(student)
         before = self.score(start)
-        trained = self.train(copy.deepcopy(start))
-        after = self.evaluate(trained)
+        trained = _called("train", self.train, copy.deepcopy(start))
+        if not isinstance(trained, nn.Module):
+            raise ModelError(f"OwnTask.train: expected the trained network, got {type(trained).__name__}; return the module")
+        after = _score("evaluate", self.evaluate, trained)
         if after >= before or not math.isfinite(before):
             return Finetuned(trained, accuracies=(after,), start=before, epoch=1)
         notice = (
@@ -193,3 +198,27 @@ class OwnTask:
         """The first inputs, at most `most`, in batches whose memory is bounded."""
         batches: Iterable[Inputs] = self.inputs(most).split(evaluation_size(self.inputs(1).numel()))
         return batches
+
+
+def _called(name: str, function: Callable[[nn.Module], Answer], module: nn.Module) -> Answer:
+    """The answer of the user's `function`. Raises NetworkError, with the line of the user's code, if it fails."""
+    try:
+        return function(module)
+    except (CompressError, MemoryError):
+        raise
+    except Exception as problem:
+        line = own_line(problem)
+        forms = "with fewer channels" if name == "train" else "with fewer channels, and on the ONNX file as a module"
+        raise NetworkError(
+            f"OwnTask.{name} failed: {type(problem).__name__}: {one_line(problem)}{f' ({line})' if line else ''}; it must work "
+            f"on networks {forms}"
+        ) from problem
+
+
+def _score(name: str, function: Callable[[nn.Module], float], module: nn.Module) -> float:
+    """The score from the user's `function`. Raises ModelError if it is no number."""
+    value = _called(name, function, module)
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError) as problem:
+        raise ModelError(f"OwnTask.{name}: expected a number, got {type(value).__name__} ({one_line(problem)})") from None

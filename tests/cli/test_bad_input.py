@@ -144,7 +144,7 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
         errors.ModelError,
         lambda place: place.net("Map"),
         "{0}/nets.py:Map: the network returns (1, 8, 6, 6), but",
-        "but classification needs a tensor of (N, classes); use OwnTask for other tasks",
+        "but classification needs one tensor of (N, classes); for another task, give --task, or images without labels",
     ),
     "network for nine classes": (
         errors.ModelError,

@@ -39,6 +39,7 @@ Options:
   --weights FILE           A .safetensors file, or a saved state dict.
   --data DATA              An image folder, torchvision:NAME, or FILE.py:F or
                            MODULE:F, which is run.  [default: digits]
+  --task TASK              FILE.py:F or MODULE:F, which is run: your own task.
   --unlabelled FOLDER      Images without labels.
   --budget KEY=VALUE       Limit, such as latency_p50=40ms or params=25%.
                            Repeatable.
@@ -46,8 +47,7 @@ Options:
   --reward NAME            Reward: accuracy, accuracy-entropy, channel-
                            entropy, spatial-entropy, least-entropy.
   --trials N               Plans to measure.  [default: 60]  [x>=1]
-  --supernet N             Training steps of the supernet.  [default: auto]
-                           [x>=0]
+  --supernet N             Steps of the supernet.  [default: auto]  [x>=0]
   --epochs N               Epochs of fine-tuning.  [default: auto]
   --finetune-minutes MIN   Time of --epochs auto.  [default: 10]  [x>0]
   --recover METHOD         auto, distil, mimic, blocks or none.
@@ -171,6 +171,13 @@ def test_the_version_is_the_projects() -> None:
         (
             ("--importance", "l3"),
             "Error: Invalid value for '--importance': 'l3' is not one of 'l1', 'l2', 'bn', 'taylor', 'reconstruction'.",
+        ),
+        *(
+            (
+                ("--task", "t.py:task", *option),
+                f"Error: {option[0]} is not used with --task, which has its own data and training; leave one out.",
+            )
+            for option in (("--data", "digits"), ("--unlabelled", "images"), ("--epochs", "auto"), ("--learning-rate", "0.1"))
         ),
         (("--calibratoin", "f"), "Error: No such option '--calibratoin'. Did you mean '--calibration'?"),
         (("again",), "Error: No such command 'again'."),

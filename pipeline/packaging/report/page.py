@@ -128,7 +128,7 @@ def _page(
         machine=fingerprint.machine,
         fingerprint=fingerprint,
         headline=headline(artifact),
-        score_name=next((row.title for row in artifact.rows if row.key == "accuracy_drop"), "accuracy").partition(" ")[0],
+        score_name=next((row.title for row in artifact.rows if row.key == "accuracy_drop"), "accuracy").removesuffix(" (test)"),
         drop_basis=_drop_basis(artifact.shipped.drop),
         runs=sum(len(block) for process in measured.processes for block in process.latency_ms),
         processes=len(measured.processes),
