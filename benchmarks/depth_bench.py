@@ -41,6 +41,7 @@ from pipeline.stages.reevaluate import reevaluate
 from pipeline.stages.reward import RewardFunction
 from pipeline.stages.search_space import search_space
 from pipeline.stages.shared_device import connect, share_device
+from pipeline.training.finetune import Finetuned
 from pipeline.training.load import answered, find_model, load_data, load_model
 from pipeline.training.scoring import hits
 from pipeline.training.settings import FinetuneSettings
@@ -108,12 +109,13 @@ class Bench:
                 with contextlib.suppress(TrialsSpent), compute_threads(1):
                     SEARCHERS[DEFAULT_SEARCHER](evaluator.problem(space, cell.seed))
                 chosen = reevaluate(evaluator)
-            tuned = finetune_chosen(weights, chosen, cell.seed)
+            tuned = self._recovered(weights, chosen, task, cell.seed)
             seconds = {"wall_s": round(time.monotonic() - started), "processor_s": round(time.process_time() - used)}
             start = weights.of(chosen.plan)
             task.score(start)  # it estimates the statistics
             found = self._figures(chosen, ends.dense, tuned.module, task, builder)
             found |= {"before": 100 * float(hits(start, task.splits.test).mean()), "helped": bool(tuned.epoch)}
+            found["learning_rate"] = tuned.learning_rate
             return {**found, **seconds, "machine": f"{probe.fingerprint.machine}, {probe.fingerprint.stamp}"}
 
     def of_seed(self, seed: int) -> tuple[PrunedModelBuilder, Classification]:
@@ -123,13 +125,22 @@ class Bench:
             tuning = FinetuneSettings(
                 settings.epochs,
                 settings.batch_size,
-                settings.learning_rate,
+                settings.learning_rates[0],
                 recover=settings.recover,  # type: ignore[arg-type]
             )
             task = Classification(drawn(self.splits, settings, seed), tuning, seed)
             ranking = rank(self.builder.module, self.builder.space, RANKED_BY, task.calibration())
             self._known[seed] = replace(self.builder, ranking=ranking), task
         return self._known[seed]
+
+    def _recovered(self, weights: InitialWeights, chosen: Candidate, task: Classification, seed: int) -> Finetuned:
+        """Recover the network with each of the rates, and return the one that is best on the validation pictures."""
+        found = []
+        for rate in self.settings.learning_rates:
+            with_rate = replace(task, settings=replace(task.settings, learning_rate=rate))
+            tuned = finetune_chosen(replace(weights, context=replace(weights.context, task=with_rate)), chosen, seed)
+            found.append((task.validate(tuned.module), tuned))
+        return max(found, key=lambda each: each[0])[1]
 
     def _practise(
         self, measurer: PlanMeasurer, space: SearchSpace, dense: Candidate, weights: InitialWeights, cell: Cell

@@ -29,7 +29,8 @@ class Settings:
     test: int = 2000
     epochs: int = 16
     """Of recovery, over the training pictures."""
-    learning_rate: float = 0.02
+    learning_rates: tuple[float, ...] = (0.02, 0.002)
+    """Of recovery. Each cell is recovered with each of them, and the validation pictures decide."""
     batch_size: int = 64
     recover: str = "mimic"
     threads: int = 1
@@ -59,14 +60,20 @@ def keep(path: Path, cell: Cell, settings: Settings, found: Facts) -> None:
     """Append a finished cell to the raw lines."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**asdict(cell), "settings": asdict(settings), **found}) + "\n")
+        file.write(json.dumps({**asdict(cell), "settings": _plain(settings), **found}) + "\n")
 
 
 def finished(path: Path, settings: Settings) -> dict[Cell, Facts]:
     """The cells with these settings that have a raw line. If a cell has several, the last one counts."""
     texts = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    lines = [line for line in map(json.loads, texts) if line["settings"] == asdict(settings)]
+    lines = [line for line in map(json.loads, texts) if line["settings"] == _plain(settings)]
     return {Cell(*(line[name] for name in Cell.__dataclass_fields__)): line for line in lines}
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """The settings as JSON gives them back."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(settings)))
+    return found
 
 
 def packed(hits: NDArray[np.bool_]) -> str:
