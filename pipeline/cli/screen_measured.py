@@ -17,7 +17,7 @@ from pipeline.core.statistics import Estimate
 from pipeline.measuring.measure_files import Comparison, FileMeasurement, Measured
 from pipeline.system.units import format_bytes, format_duration
 
-__all__ = ["figures_line", "file_facts", "measured_json", "print_measured", "show_failure", "show_interval"]
+__all__ = ["figures_line", "file_facts", "measured_json", "print_measured", "show_failure"]
 
 _COLOURS = {"faster": "green", "slower": "bold red", "undecided": "yellow"}
 
@@ -135,7 +135,7 @@ def _cells(each: FileMeasurement) -> dict[str, str]:
         return {**cells, "failure": measured.kind}
     memory = measured.memory
     above = memory.peak_bytes - memory.baseline_bytes if memory.peak_bytes and memory.baseline_bytes else None
-    cells["latency p50"] = show_interval(measured.latency_p50_ms)
+    cells["latency p50"] = _interval(measured.latency_p50_ms)
     p90 = measured.latency_p90_ms
     cells["latency p90"] = f"{p90.value:.3f} ms" if p90 else "too few runs"
     cells["session creation"] = f"{_middle([process.session_creation_ms for process in measured.processes]):.1f} ms"
@@ -201,8 +201,7 @@ def _percent(ratio: Estimate) -> str:
     return f"{100 * ratio.value:.1f} % [{100 * ratio.low:.1f}, {100 * ratio.high:.1f}]"
 
 
-def show_interval(estimate: Estimate) -> str:
-    """The figure in ms, with its interval."""
+def _interval(estimate: Estimate) -> str:
     return f"{estimate.value:.3f} ms [{estimate.low:.3f}, {estimate.high:.3f}]"
 
 

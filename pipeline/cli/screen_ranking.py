@@ -8,10 +8,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pipeline.cli.screen_layers import short
-from pipeline.cli.screen_measured import figures_line, file_facts, show_failure, show_interval
+from pipeline.cli.screen_measured import figures_line, file_facts, show_failure
 from pipeline.core.profile import Provider
 from pipeline.measuring.everywhere import Ranked, Ranking
-from pipeline.system.units import format_bytes
 
 __all__ = ["print_ranking", "ranking_json"]
 
@@ -19,17 +18,16 @@ __all__ = ["print_ranking", "ranking_json"]
 def print_ranking(console: Console, found: Ranking, *, random_inputs: bool) -> None:
     """Print a table with a row for each place, the reasons of those that failed, and what to write into the profile."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for title in ("", "provider", "threads", "latency p50", "p90", "memory", "times the row above"):
-        table.add_column(title, justify="left" if title in ("provider", "times the row above") else "right", no_wrap=True)
+    for title in ("", "provider", "threads", "p50 in ms", "p90 in ms", "times the row above"):
+        table.add_column(title, justify="left" if title in ("provider", "times the row above") else "right")
     for number, each in enumerate(found.ranked, start=1):
-        p90, peak = each.measured.latency_p90_ms, each.measured.memory.peak_bytes
+        p50, p90 = each.measured.latency_p50_ms, each.measured.latency_p90_ms
         table.add_row(
             str(number),
             short(each.place.provider),
             str(each.place.threads),
-            show_interval(each.measured.latency_p50_ms),
-            f"{p90.value:.3f} ms" if p90 else "few runs",
-            format_bytes(peak) if peak else "?",
+            f"{_ms(p50.value)} [{_ms(p50.low)}, {_ms(p50.high)}]",
+            _ms(p90.value) if p90 else "few runs",
             _against(each),
         )
     console.print(table)
@@ -70,6 +68,11 @@ def _ranked_json(each: Ranked) -> dict[str, Any]:
         "fingerprint": {**asdict(measured.fingerprint), "settings": dict(measured.fingerprint.settings)},
         "processes": [asdict(process) for process in measured.processes],
     }
+
+
+def _ms(value: float) -> str:
+    """A latency with digits to the microsecond, or to the tenth of a millisecond if it is long."""
+    return f"{value:.3f}" if value < 100 else f"{value:.1f}"
 
 
 def _against(each: Ranked) -> Text:

@@ -37,11 +37,14 @@ def fix_inputs(graph: onnx.GraphProto, given: Shapes, option: str = "--shape") -
     for value in inputs:
         if value.name not in shapes:
             shapes[value.name] = _completed(value, free)
-    if sum(math.prod(shape) for shape in shapes.values()) > MAX_INPUT_VALUES or any(
-        len(shape) > MAX_DIMENSIONS for shape in shapes.values()
-    ):
-        largest = max(shapes, key=lambda name: math.prod(shapes[name]))
-        raise Refused(f"its input '{largest}' of {_text(shapes[largest])} makes more than {MAX_INPUT_VALUES} values of input")
+    deep = [name for name, shape in shapes.items() if len(shape) > MAX_DIMENSIONS]
+    if deep:
+        raise Refused(f"its input '{deep[0]}' has {len(shapes[deep[0]])} dimensions; at most {MAX_DIMENSIONS} can be measured")
+    if sum(math.prod(shape) for shape in shapes.values()) > MAX_INPUT_VALUES:
+        name, shape = max(shapes.items(), key=lambda item: math.prod(item[1]))
+        raise Refused(
+            f"its inputs have more than {MAX_INPUT_VALUES} values together; the largest is '{name}' with {_text(shape)}"
+        )
     for value in inputs:
         dims = value.type.tensor_type.shape.dim
         del dims[:]
@@ -72,7 +75,7 @@ def _kind(value: onnx.ValueInfoProto) -> str:
         raise Refused(f"its input '{value.name}' is a {(what or 'value of unknown type').removesuffix('_type')}, not a tensor")
     number = value.type.tensor_type.elem_type
     known = number in TensorProto.DataType.values()
-    name = TensorProto.DataType.Name(number) if known else f"type {number}"
+    name = TensorProto.DataType.Name(number) if known else f"of type {number}"
     numpy_name = {"FLOAT": "float32", "DOUBLE": "float64"}.get(name, name.lower())
     if numpy_name not in NUMBERS:
         raise Refused(f"its input '{value.name}' is {name}; only {', '.join(NUMBERS)} can be measured")

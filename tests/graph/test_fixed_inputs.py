@@ -72,7 +72,11 @@ REFUSED = {
         "its dimension 'batch' is 2 in one input and 3 in 'ids' (--shape)",
     ),
     "a size is missing": (TWO, {"ids": (1, 5)}, "its input 'image' is ?x3x?x?; give its free sizes: --shape image=1x3x224x224"),
-    "too large": ("float[n,m] x", {"x": (2**20, 2**20)}, "its input 'x' of 1048576x1048576 makes more than"),
+    "too large": (
+        "float[n,m] x",
+        {"x": (2**20, 2**20)},
+        "its inputs have more than 134217728 values together; the largest is 'x' with 1048576x1048576",
+    ),
     "text": ("string[1] x", {}, "its input 'x' is STRING; only float16, float32,"),
     "bfloat16": ("bfloat16[1] x", {}, "its input 'x' is BFLOAT16; only float16, float32,"),
     "a sequence": ("seq(float[1]) x", {}, "its input 'x' is a sequence, not a tensor"),

@@ -169,11 +169,14 @@ def weight_of(dims: list[int]) -> bytes:
 
 
 HEAVY: dict[str, tuple[Callable[[], bytes], str]] = {
-    "an input of a terabyte": (lambda: shaped(1, 512, 512, 1_000_000), "holds more than 134217728 values; is it an image?"),
-    "an input beyond every number": (lambda: shaped(2**62, 2**62, 2**62), "holds more than 134217728 values"),
-    "an input of 40 dimensions": (lambda: of_rank(40), "holds more than 134217728 values"),
-    "an input below nothing": (lambda: shaped(1, -5, 4), "has no fixed shape"),
-    "an input of no known type": (of_no_known_type, "is of type 99; only float32 can be measured"),
+    "an input of a terabyte": (
+        lambda: shaped(1, 512, 512, 1_000_000),
+        "more than 134217728 values together; the largest is 'x' with 1x512x512x1000000",
+    ),
+    "an input beyond every number": (lambda: shaped(2**62, 2**62, 2**62), "more than 134217728 values together"),
+    "an input of 40 dimensions": (lambda: of_rank(40), "its input 'x' has 40 dimensions; at most 32 can be measured"),
+    "an input below nothing": (lambda: shaped(1, -5, 4), "its input 'x' is 1x?x4; give its free sizes: --shape x=1x224x4"),
+    "an input of no known type": (of_no_known_type, "its input 'x' is of type 99; only float16,"),
     "a weight of minus five": (lambda: weight_of([-5]), "not an ONNX file that can be measured"),
     "a hundred graphs in each other": (
         lambda: nested(100),
