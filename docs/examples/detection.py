@@ -60,7 +60,7 @@ class Settings:
     group: int = 25
     """Test scenes that share one value of the score, because the mAP of a single scene says little."""
     epochs: int = 5
-    finetuning_epochs: int = 4
+    finetuning_epochs: int = 2
 
 
 @dataclass(frozen=True)
