@@ -155,7 +155,7 @@ Examples:
     "--out",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Run directory, new or to resume.  [default: in runs/]",
+    help="Run directory, also to resume.  [default: runs/]",
 )
 @click.option(
     "--calibration",

@@ -37,8 +37,9 @@ Options:
   --model-arg NAME=VALUE   Factory argument: width=0.5. Repeatable.
   --shape NAME=SIZES       Input of an ONNX file: input=1x3x224x224.
   --weights FILE           A .safetensors file, or a saved state dict.
-  --data DATA              An image folder, torchvision:NAME, or FILE.py:F or
-                           MODULE:F, which is run.  [default: digits]
+  --data DATA              An image folder, FILE.npy or FILE.npz,
+                           torchvision:NAME, or FILE.py:F or MODULE:F, which
+                           is run.  [default: digits]
   --task TASK              FILE.py:F or MODULE:F, which is run: your own task.
   --unlabelled FOLDER      Images without labels.
   --budget KEY=VALUE       Limit, such as latency_p50=40ms or params=25%.
@@ -59,8 +60,7 @@ Options:
   --min-width GROUP=SHARE  Smallest widths: 'layer4.*=50%'.
   --depth [auto|off]       Drop whole blocks too.  [default: off]
   --seed N                 Random seed.  [default: 0]  [x>=0]
-  --out DIR                Run directory, new or to resume.  [default: in
-                           runs/]
+  --out DIR                Run directory, also to resume.  [default: runs/]
   --calibration FILE       A file of `compress calibrate`.
   --allow-ssh-commands     Let the profile's ssh_config run programs.
   --dry-run                Simulate all measurements.
