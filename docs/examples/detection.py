@@ -55,12 +55,14 @@ class Settings:
     size: int = 96
     """Height and width of the scenes, in pixels."""
     train: int = 12000
-    validation: int = 400
-    test: int = 1000
+    finetuning: int = 2500
+    """The first scenes of the training, with which a pruned network is fine-tuned."""
+    validation: int = 200
+    test: int = 500
     group: int = 25
     """Test scenes that share one value of the score, because the mAP of a single scene says little."""
     epochs: int = 5
-    finetuning_epochs: int = 2
+    finetuning_epochs: int = 6
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,8 @@ class Found:
 
 def task(settings: Settings = Settings()) -> OwnTask:
     """Return the task. The score is COCO's mAP, averaged over IoU thresholds from 0.5 to 0.95, in percent."""
-    train, validation, test = (
-        make_scenes(count, settings.size, seed) for seed, count in enumerate((settings.train, settings.validation, settings.test))
-    )
+    counts = (settings.finetuning, settings.validation, settings.test)
+    train, validation, test = (make_scenes(count, settings.size, seed) for seed, count in enumerate(counts))
     groups = torch.arange(len(test)).split(settings.group)
     return OwnTask(
         train.images(slice(1024)),

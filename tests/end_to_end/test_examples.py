@@ -104,7 +104,7 @@ def segment():
     return segmenter.task(segmenter.Settings(size=32, train=40, validation=4, test=8, finetuning_epochs=1))
 
 def detect():
-    return detection.task(detection.Settings(size=32, train=40, validation=4, test=8, group=4, finetuning_epochs=1))
+    return detection.task(detection.Settings(size=32, finetuning=40, validation=4, test=8, group=4, finetuning_epochs=1))
 """
 
 
