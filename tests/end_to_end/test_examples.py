@@ -1,9 +1,12 @@
 """The worked examples of the documentation in small: their data, their parts, and whole runs by the command line."""
 
 from pathlib import Path
+from types import ModuleType
 
+import detection as detection_example
 import pytest
 import safetensors.torch
+import segmenter as segmenter_example
 import torch
 from click.testing import CliRunner, Result
 from detection import (
@@ -158,3 +161,27 @@ def test_the_detector_is_pruned_by_the_command_of_its_page(tmp_path: Path) -> No
 
     assert artifact.shipped.macs < artifact.dense.macs
     assert "mAP (test)" in result.output
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(5400)
+@pytest.mark.parametrize(
+    ("example", "network", "budget", "least"),
+    [(segmenter_example, "segmenter.py:segmenter", "3", 45.0), (detection_example, "detector.py:detector", "5", 45.0)],
+    ids=["segmenter", "detector"],
+)
+def test_the_real_setting_is_pruned_to_half_its_latency(
+    tmp_path: Path, example: ModuleType, network: str, budget: str, least: float
+) -> None:
+    """The commands of the pages. At most ten points are lost; the pages have the figures."""
+    safetensors.torch.save_file(example.train_from_scratch(example.Settings(), 0).state_dict(), tmp_path / "net.safetensors")
+    files = ("--model", f"{EXAMPLES / network}", "--weights", f"{tmp_path}/net.safetensors", "--task", f"{example.__file__}:task")
+    budgets = ("--budget", "latency_p50=50%", "--budget", f"accuracy_drop={budget}")
+    search = ("--searcher", "uniform", "--trials", "8", "--out", f"{tmp_path}/run")
+    artifact = finished(CliRunner().invoke(compress, ["--target", "local", *files, *budgets, *search]), tmp_path)
+    dense, after = artifact.dense.score, artifact.shipped.score
+
+    assert dense is not None
+    assert after is not None
+    assert dense > least
+    assert after > dense - 10
