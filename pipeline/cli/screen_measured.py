@@ -61,15 +61,16 @@ def show_failure(failure: Failure, *, random_inputs: bool) -> str:
     return f"{failure.kind}: {failure.detail}{advice}"
 
 
-def figures_line(fingerprint: Fingerprint, period_ms: float, *, of_one_place: bool = True) -> str:
-    """Where and how the figures were measured. `of_one_place`: all with the same provider and number of threads."""
+def figures_line(fingerprint: Fingerprint, period_ms: float, *, of_one_configuration: bool = True) -> str:
+    """Where and how the figures were measured. `of_one_configuration`: all with the same provider and number of threads."""
     duty = f", one run every {period_ms:g} ms" if period_ms else ""
     provider = dict(fingerprint.settings).get("provider", CPU)
+    machine = f"{fingerprint.machine}, {fingerprint.system}"
+    if not of_one_configuration:
+        return f"\nfigures: {fingerprint.mode} ({machine}), onnxruntime {fingerprint.onnxruntime}{duty}"
     other = "" if provider == CPU else f" with {provider}"
     threads = f"{fingerprint.threads} thread{'s' if fingerprint.threads > 1 else ''}"
-    place = f"{other}, {threads}" if of_one_place else ""
-    stamp = fingerprint.stamp if of_one_place else fingerprint.mode
-    return f"\nfigures: {stamp} ({fingerprint.machine}, {fingerprint.system}), onnxruntime {fingerprint.onnxruntime}{place}{duty}"
+    return f"\nfigures: {fingerprint.stamp} ({machine}), onnxruntime {fingerprint.onnxruntime}{other}, {threads}{duty}"
 
 
 def measured_json(found: Measured) -> dict[str, Any]:

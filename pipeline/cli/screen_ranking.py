@@ -16,7 +16,7 @@ __all__ = ["print_ranking", "ranking_json"]
 
 
 def print_ranking(console: Console, found: Ranking, *, random_inputs: bool) -> None:
-    """Print a table with a row for each place, the reasons of those that failed, and what to write into the profile."""
+    """Print a table with a row for each configuration, the reasons of those that failed, and what to write into the profile."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in ("", "provider", "threads", "p50 in ms", "p90 in ms", "times the row above"):
         table.add_column(title, justify="left" if title in ("provider", "times the row above") else "right")
@@ -24,15 +24,15 @@ def print_ranking(console: Console, found: Ranking, *, random_inputs: bool) -> N
         p50, p90 = each.measured.latency_p50_ms, each.measured.latency_p90_ms
         table.add_row(
             str(number),
-            short(each.place.provider),
-            str(each.place.threads),
+            short(each.configuration.provider),
+            str(each.configuration.threads),
             f"{_ms(p50.value)} [{_ms(p50.low)}, {_ms(p50.high)}]",
             _ms(p90.value) if p90 else "few runs",
             _against(each),
         )
     console.print(table)
-    told = {f"{each.place.provider}: {each.fallback}" for each in found.ranked if each.fallback}
-    told |= {f"{each.place}: {remark.text}" for each in found.ranked for remark in each.measured.doubts}
+    told = {f"{each.configuration.provider}: {each.fallback}" for each in found.ranked if each.fallback}
+    told |= {f"{each.configuration}: {remark.text}" for each in found.ranked for remark in each.measured.doubts}
     for text in sorted(told):
         console.print(Text(text, style="bold yellow"), soft_wrap=True)
     for where, failure in found.failed:
@@ -40,7 +40,7 @@ def print_ranking(console: Console, found: Ranking, *, random_inputs: bool) -> N
         console.print(Text(text, style="bold red"), soft_wrap=True)
     if found.ranked:
         console.print(_advice(found), soft_wrap=True)
-    console.print(Text(figures_line(found.fingerprint, found.period_ms, of_one_place=False), style="dim"))
+    console.print(Text(figures_line(found.fingerprint, found.period_ms, of_one_configuration=False), style="dim"))
 
 
 def ranking_json(found: Ranking) -> dict[str, Any]:
@@ -49,15 +49,15 @@ def ranking_json(found: Ranking) -> dict[str, Any]:
         **file_facts(found.path, found.size_bytes, found.inputs),
         "period_ms": found.period_ms,
         "ranked": [_ranked_json(each) for each in found.ranked],
-        "failed": [{"place": where, **asdict(failure)} for where, failure in found.failed],
+        "failed": [{"configuration": where, **asdict(failure)} for where, failure in found.failed],
     }
 
 
 def _ranked_json(each: Ranked) -> dict[str, Any]:
     measured = each.measured
     return {
-        "provider": each.place.provider,
-        "threads": each.place.threads,
+        "provider": each.configuration.provider,
+        "threads": each.configuration.threads,
         "latency_p50_ms": asdict(measured.latency_p50_ms),
         "latency_p90_ms": asdict(measured.latency_p90_ms) if measured.latency_p90_ms else None,
         "ratio_to_the_one_above": asdict(each.above) if each.above else None,
@@ -83,15 +83,15 @@ def _against(each: Ranked) -> Text:
 
 
 def _advice(found: Ranking) -> str:
-    """Which place to choose. Places that are not decidedly slower than the fastest are named with it."""
+    """Which configuration to choose. Those that are not decidedly slower than the fastest are named with it."""
     first = found.ranked[0]
     equal = 1
     while equal < len(found.ranked) and not found.ranked[equal].slower:
         equal += 1
-    provider, threads = first.place.provider, first.place.threads
-    text = f"\nfastest: {first.place}"
+    provider, threads = first.configuration.provider, first.configuration.threads
+    text = f"\nfastest: {first.configuration}"
     if equal > 1:
-        text = f"\nfastest: undecided between the first {equal} rows; the first is {first.place}"
+        text = f"\nfastest: undecided between the first {equal} rows; the first is {first.configuration}"
     if provider in get_args(Provider):
         text += f"; in a profile: runtime: {{execution_provider: {provider}, threads: {threads}}}"
     return text

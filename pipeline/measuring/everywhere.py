@@ -18,14 +18,14 @@ from pipeline.probe.interface import MeasurementOptions, Reference, Workload
 from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.stages.shared_device import connect
 
-__all__ = ["Place", "Ranked", "Ranking", "compare_neighbours", "measure_everywhere", "thread_counts"]
+__all__ = ["Configuration", "Ranked", "Ranking", "compare_neighbours", "measure_everywhere", "thread_counts"]
 
 EACH_UP_TO = 4
 """Every number of threads is tried up to this one. Above it, each is half as large again as the one before, or less."""
 
 
 @dataclass(frozen=True)
-class Place:
+class Configuration:
     """A provider with a number of threads."""
 
     provider: str
@@ -37,36 +37,36 @@ class Place:
 
 @dataclass(frozen=True)
 class Ranked:
-    """The measurement of one place."""
+    """The measurement of one configuration."""
 
-    place: Place
+    configuration: Configuration
     measured: Measurement
     fallback: str | None
     """Which nodes other providers ran; None if there were none."""
     above: Estimate | None = None
-    """Latency divided by that of the next faster place; None for the fastest."""
+    """Latency divided by that of the next faster configuration; None for the fastest."""
     doubted: bool = False
     """Whether one of the two has a remark that forbids a verdict."""
 
     @property
     def slower(self) -> bool:
-        """Whether this place is slower than the one above it. If not, the order of the two is undecided."""
+        """Whether this configuration is slower than the one above it. If not, the order of the two is undecided."""
         return self.above is not None and self.above.low > 1 and not self.doubted
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The places, the fastest first."""
+    """The configurations, the fastest first."""
 
     path: Path
     size_bytes: int
     inputs: tuple[NetworkInput, ...]
     fingerprint: Fingerprint
-    """Of the fastest place, or of the profile's if no place can run the file."""
+    """Of the fastest configuration, or of the profile's if no configuration can run the file."""
     period_ms: float
     ranked: tuple[Ranked, ...]
     failed: tuple[tuple[str, Failure], ...]
-    """Places or providers that cannot run the file, with the reason."""
+    """Configurations or providers that cannot run the file, with the reason."""
 
 
 def measure_everywhere(
@@ -78,7 +78,7 @@ def measure_everywhere(
 ) -> Ranking:
     """Measure the file with every provider and number of threads on the profile's device, and rank them.
 
-    Each place is measured in `probe.final_processes` rounds of one process. All places take part in each round, in random order,
+    Each configuration is measured in `probe.final_processes` rounds of one process. All take part in each round, in random order,
     so that slow minutes slow all of them. A provider that leaves nodes to others fails unless that is allowed. Raises the errors
     of `measure_files`.
     """
@@ -87,28 +87,37 @@ def measure_everywhere(
     base = connect(_on_the_cpu(profile), Reference(file.graph, file.feeds), notify)
     try:
         probes, fallbacks, failed = _usable(base, profile, file, progress)
-        rounds = profile.probe.final_processes
-        found: dict[Place, Measurement] = {}
-        order = random.Random(0)  # noqa: S311 - the order of turns is no secret
-        for number in range(rounds):
-            places = list(probes)
-            order.shuffle(places)
-            total = rounds * len(places)
-            for position, place in enumerate(places):
-                progress(number * len(places) + position, total, str(place))
-                load = Workload(how.period_ms, reference=False)
-                measured = probes[place].measure(file.graph, MeasurementOptions(1, memory=not number, ahead=False), load)
-                if isinstance(measured, Failure):
-                    failed.append((str(place), measured))
-                    del probes[place]
-                    found.pop(place, None)
-                else:
-                    found[place] = found[place].joined(measured) if place in found else measured
+        load = Workload(how.period_ms, reference=False)
+        found, failures = _in_rounds(probes, file, load, profile.probe.final_processes, progress)
         ranked = compare_neighbours(found, fallbacks)
         fingerprint = ranked[0].measured.fingerprint if ranked else base.fingerprint
     finally:
         base.close()
-    return Ranking(path, file.size_bytes, file.inputs, fingerprint, how.period_ms, ranked, tuple(failed))
+    return Ranking(path, file.size_bytes, file.inputs, fingerprint, how.period_ms, ranked, (*failed, *failures))
+
+
+def _in_rounds(
+    probes: dict[Configuration, WorkerProbe], file: GivenFile, load: Workload, rounds: int, progress: Progress
+) -> tuple[dict[Configuration, Measurement], list[tuple[str, Failure]]]:
+    """Measure the file with each probe in so many processes, and return the measurements and the failures."""
+    found: dict[Configuration, Measurement] = {}
+    failed: dict[Configuration, Failure] = {}
+    generator = random.Random(0)  # noqa: S311 - the order of turns is no secret
+    for number in range(rounds):
+        options = MeasurementOptions(1, memory=not number, ahead=False)
+        turns = [configuration for configuration in probes if configuration not in failed]
+        generator.shuffle(turns)
+        for turn, configuration in enumerate(turns):
+            progress(number * len(turns) + turn, rounds * len(turns), str(configuration))
+            measured = probes[configuration].measure(file.graph, options, load)
+            if isinstance(measured, Failure):
+                failed[configuration] = measured
+            elif configuration in found:
+                found[configuration] = found[configuration].joined(measured)
+            else:
+                found[configuration] = measured
+    whole = {configuration: measured for configuration, measured in found.items() if configuration not in failed}
+    return whole, [(str(configuration), failure) for configuration, failure in failed.items()]
 
 
 def thread_counts(cores: int) -> list[int]:
@@ -124,19 +133,19 @@ def thread_counts(cores: int) -> list[int]:
     return counts
 
 
-def compare_neighbours(found: dict[Place, Measurement], fallbacks: dict[str, str | None]) -> tuple[Ranked, ...]:
-    """Return the places, the fastest first, each compared with the next faster one. The processes of each round form a pair."""
-    order = sorted(found, key=lambda place: found[place].latency_p50_ms.value)
+def compare_neighbours(found: dict[Configuration, Measurement], fallbacks: dict[str, str | None]) -> tuple[Ranked, ...]:
+    """Return the configurations, the fastest first, each compared with the next faster one. Processes of a round form a pair."""
+    order = sorted(found, key=lambda configuration: found[configuration].latency_p50_ms.value)
     ranked = []
-    for number, place in enumerate(order):
-        this, others = found[place], fallbacks.get(place.provider)
+    for number, configuration in enumerate(order):
+        this, others = found[configuration], fallbacks.get(configuration.provider)
         if not number:
-            ranked.append(Ranked(place, this, others))
+            ranked.append(Ranked(configuration, this, others))
             continue
         above = found[order[number - 1]]
         ratio = ratio_estimate(this.samples.runs, above.samples.runs, MEDIAN)
         ratio = this.samples.allow(above.samples.allow(allow_drift(ratio) if ratio else None))
-        ranked.append(Ranked(place, this, others, ratio, bool(this.doubts or above.doubts)))
+        ranked.append(Ranked(configuration, this, others, ratio, bool(this.doubts or above.doubts)))
     return tuple(ranked)
 
 
@@ -148,16 +157,16 @@ def _on_the_cpu(profile: Profile) -> Profile:
 
 def _usable(
     base: WorkerProbe, profile: Profile, file: GivenFile, progress: Progress
-) -> tuple[dict[Place, WorkerProbe], dict[str, str | None], list[tuple[str, Failure]]]:
-    """A probe for each place, the fallbacks of each provider, and the providers that cannot run the file."""
+) -> tuple[dict[Configuration, WorkerProbe], dict[str, str | None], list[tuple[str, Failure]]]:
+    """A probe for each configuration, the fallbacks of each provider, and the providers that cannot run the file."""
     counts = _counts(profile, len(base.machine["cores"]))
-    probes: dict[Place, WorkerProbe] = {}
+    probes: dict[Configuration, WorkerProbe] = {}
     fallbacks: dict[str, str | None] = {}
     failed = [(name, Failure("load-error", reason)) for name, reason in base.machine.get("unusable", {}).items()]
     allow = profile.runtime.allow_fallback
     for provider in _offered(base.machine["providers"]):
         progress(0, 0, f"which nodes {provider} runs")
-        here = {Place(provider, count): base.with_runtime(provider, count, allow_fallback=allow) for count in counts}
+        here = {Configuration(provider, count): base.with_runtime(provider, count, allow_fallback=allow) for count in counts}
         if provider != CPU:
             one = next(iter(here.values()))
             nodes, fallbacks[provider] = check_provider(one, file, one.profile.runtime)

@@ -593,7 +593,10 @@ def run_block(session, inputs, runs, period_s, losses):
 def latency_child(job, pause):
     settings = job["settings"]
     arrays = load_inputs(job)
-    reference = open_session(job["reference"], settings, beside=True) if job["reference"] else None
+    try:
+        reference = open_session(job["reference"], settings, beside=True) if job["reference"] else None
+    except Failed as failure:
+        raise Failed(failure.kind, "the reference: %s" % failure) from None
     order = pause("ready")
     session, feed, loaded = first_steps(job, order, arrays, beside=reference is not None)
     pause("loaded", loaded)

@@ -17,11 +17,11 @@ from pipeline.core.measurement import Measurement, TimedProcess
 from pipeline.core.profile import available_cores
 from pipeline.core.providers import CPU, OPENVINO, REMOTE
 from pipeline.core.remark import Remark, RemarkKind
-from pipeline.measuring.everywhere import Place, compare_neighbours, thread_counts
+from pipeline.measuring.everywhere import Configuration, compare_neighbours, thread_counts
 from pipeline.probe.interface import MeasurementOptions
 from pipeline.probe.simulated import SimulatedProbe
 
-FAST, LIKE_IT, SLOW = Place(CPU, 2), Place(CPU, 1), Place("Other", 1)
+FAST, LIKE_IT, SLOW = Configuration(CPU, 2), Configuration(CPU, 1), Configuration("Other", 1)
 
 
 @given(st.integers(1, 300))
@@ -51,8 +51,8 @@ def test_neighbours_that_differ_clearly_are_ranked_and_others_are_undecided() ->
     found = {SLOW: measured(2.0, 0.02, 0), LIKE_IT: measured(1.001, 0.02, 1), FAST: measured(1.0, 0.02, 2)}
     ranked = compare_neighbours(found, {SLOW.provider: "CPU ran 1 node"})
 
-    assert ranked[2].place == SLOW
-    assert {ranked[0].place, ranked[1].place} == {FAST, LIKE_IT}
+    assert ranked[2].configuration == SLOW
+    assert {ranked[0].configuration, ranked[1].configuration} == {FAST, LIKE_IT}
     assert [each.slower for each in ranked] == [False, False, True]
     assert ranked[2].above is not None
     assert ranked[2].above.low < 2.0 < 1.05 * ranked[2].above.high

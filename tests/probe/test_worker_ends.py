@@ -115,11 +115,12 @@ def test_a_process_that_does_not_answer_is_ended(worker: Worker) -> None:
     assert "failure" not in worker.measure(NET)
 
 
-def test_a_reference_that_does_not_load_is_a_crash_with_its_last_words(worker: Worker) -> None:
-    failed = worker.measure(NET, not_onnx())["failure"]
+def test_a_reference_that_does_not_load_is_named(worker: Worker) -> None:
+    kind, detail = worker.measure(NET, not_onnx())["failure"]
 
-    assert failed[0] == "crashed"
-    assert "InvalidProtobuf" in failed[1]
+    assert kind == "load-error"
+    assert detail.startswith("the reference: ")
+    assert "INVALID_PROTOBUF" in detail
     assert worker.answers()
 
 
