@@ -1,4 +1,4 @@
-"""Array file: the arrays of a .npy file, or of a .npz file that is not compressed, mapped into memory. Nothing is unpickled."""
+"""Array file: the arrays of a .npy or .npz file, mapped into memory if they are not compressed. Nothing is unpickled."""
 
 import os
 import struct
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pipeline.errors import DataError
 from pipeline.foreign_text import clean_text
 from pipeline.system.foreign_file import open_foreign
+from pipeline.system.npz_file import read_npz
 
 __all__ = ["ARRAY_SUFFIXES", "map_arrays"]
 
@@ -33,9 +34,10 @@ class _Unfit(Exception):
 
 
 def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
-    """Return the arrays in `path` by name; that of a .npy file is called "". They are read-only, and read as they are used.
+    """Return the arrays in `path` by name; that of a .npy file is called "". They are read-only, and read as they are used. Only
+    those of a compressed file are read at once, with the limits of `read_npz`.
 
-    Raises DataError when the file cannot be read, is compressed, cut off, or holds Python objects.
+    Raises DataError when the file cannot be read, is cut off, or holds anything other than numbers.
     """
     try:
         with open_foreign(path, LIMIT_BYTES) as file:
@@ -43,12 +45,28 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
             if path.name.lower().endswith(".npy"):
                 return {"": _mapped(file, 0, size, "the array")}
             return _members(file)
+    except _Compressed:
+        return _unpacked(path)
     except _Unfit as reason:
         raise DataError(f"{path}: {clean_text(str(reason), 200)}") from None
     except OSError as problem:
         raise DataError(f"{path}: cannot be read ({problem.strerror or 'it is damaged'})") from None
     except _BROKEN:
         raise DataError(f"{path}: not a file of arrays; {ADVICE}") from None
+
+
+class _Compressed(Exception):
+    """The arrays cannot be mapped."""
+
+
+def _unpacked(path: Path) -> dict[str, NDArray[Any]]:
+    arrays = read_npz(path)
+    for name, array in arrays.items():
+        if array.dtype.kind not in "biuf" or not array.size:
+            raise DataError(
+                f"{path}: array '{clean_text(name, 80)}' holds {array.dtype} {array.shape}; only numbers are accepted"
+            )
+    return arrays
 
 
 def _members(file: BufferedReader) -> dict[str, NDArray[Any]]:
@@ -62,7 +80,7 @@ def _members(file: BufferedReader) -> dict[str, NDArray[Any]]:
         if name == member.filename or name in found:
             raise _Unfit(f"'{member.filename}' is not an array of its own; {ADVICE}")
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
-            raise _Unfit(f"array '{name}' is compressed, so it cannot be mapped into memory; write the file with numpy.savez")
+            raise _Compressed
         file.seek(member.header_offset)
         magic, name_bytes, extra_bytes = LOCAL_HEADER.unpack(file.read(LOCAL_HEADER.size))
         if magic != b"PK\3\4":

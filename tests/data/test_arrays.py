@@ -49,6 +49,14 @@ def test_what_numpy_saved_is_mapped_and_not_read(tmp_path_factory: pytest.TempPa
         np.testing.assert_array_equal(found[name], expected)
 
 
+def test_compressed_arrays_are_read_within_limits(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", x=PICTURES, n=COUNTS)
+    found = map_arrays(tmp_path / "a.npz")
+
+    assert list(found) == ["x", "n"]
+    np.testing.assert_array_equal(found["x"], PICTURES)
+
+
 def test_an_array_that_is_stored_by_columns_keeps_its_values(tmp_path: Path) -> None:
     assert map_arrays(saved(tmp_path, np.asfortranarray(np.arange(6).reshape(2, 3))))[""].tolist() == [[0, 1, 2], [3, 4, 5]]
 
@@ -81,12 +89,13 @@ def pickled() -> bytes:
         ("a.npy", npy("(0, 3)", b""), "the array is empty or cut off (shape (0, 3))"),
         ("a.npy", b"<html>404 not found</html>", "not a file of arrays; write it with numpy.save"),
         ("a.npz", b"PK\3\4 cut off", "not a file of arrays; write it with numpy.save"),
-        ("a.npz", archive("x.npy", npy("(2,)", bytes(8)), zipfile.ZIP_DEFLATED), "array 'x' is compressed, so it cannot be mapped"),
+        ("a.npz", archive("x.npy", npy("(2,)", bytes(8), "<U1"), zipfile.ZIP_DEFLATED), "array 'x' holds <U1 (2,); only numbers"),
+        ("a.npz", archive("x.npy", npy("(9,)", bytes(8)), zipfile.ZIP_DEFLATED), "array 'x' is cut off, or its shape is wrong"),
         ("a.npz", archive("x.txt", b"text"), "'x.txt' is not an array of its own"),
         ("a.npz", archive("x.npy", npy("(9,)", bytes(8))), "array 'x' is cut off, or its shape is wrong"),
         ("a.npz", archive("x.npy", b""), "not a file of arrays"),
     ],
-    ids=["pickle", "cut off", "negative", "huge", "empty", "html", "broken zip", "compressed", "text", "longer", "no array"],
+    ids=["pickle", "cut off", "negative", "huge", "empty", "html", "broken zip", "packed text", "packed and longer", "text", "longer", "no array"],
 )  # fmt: skip
 def test_a_file_that_is_not_plain_arrays_is_refused_in_one_line(tmp_path: Path, name: str, data: bytes, complaint: str) -> None:
     (tmp_path / name).write_bytes(data)
