@@ -10,6 +10,7 @@ from pipeline.core.measurement import Failure
 from pipeline.core.profile import Profile
 from pipeline.core.providers import CPU
 from pipeline.errors import ProbeError, ProviderFallback
+from pipeline.stages.job import Job
 from pipeline.stages.provider_check import check_provider_runs_all, not_measured
 from pipeline.stages.shared_device import share_device
 
@@ -46,3 +47,11 @@ def test_the_cpu_provider_is_not_asked() -> None:
 def test_a_session_that_would_fall_back_ends_a_run_with_the_same_code() -> None:
     assert type(not_measured("the dense network", Failure("fallback", "X does not run every node"))) is ProviderFallback
     assert type(not_measured("the dense network", Failure("load-error", "no"))) is ProbeError
+
+
+def test_a_run_of_an_earlier_version_is_the_same_job_unless_the_fall_back_is_allowed_now() -> None:
+    """A job's folder depends on its profile, so a new key must not move the runs that were begun before."""
+    plain, allowing = (Job(target="here", model="digits").identity(on(CPU, allowed=allowed), {}) for allowed in (False, True))
+
+    assert "allow_fallback" not in plain["profile"]["runtime"]
+    assert allowing["profile"]["runtime"] == {**plain["profile"]["runtime"], "allow_fallback": True}
