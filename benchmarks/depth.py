@@ -4,7 +4,7 @@ For each network and budget, three rows: the search over channels alone, the sea
 PRACTISE chooses. The figures are agreement and accuracy after recovery. All rows get the same pictures without labels, the same
 compensation and the same recovery. A cell is one network, budget, row and seed. A finished cell is one line of JSON in the raw
 file and is not run again; an interrupted one resumes in the scratch folder. Cells are run one by one, those that tell most first.
---table prints the tables of docs/benchmarks/depth.md.
+The tables of docs/benchmarks/depth.md are written after each cell.
 """
 
 import itertools
@@ -16,9 +16,12 @@ import click
 import torch
 from depth_bench import Bench, Skipped, Sources, start_bench
 from depth_cells import BUDGETS, NETWORKS, RESULTS, Settings, cells, finished, keep
-from depth_table import tables
+from depth_table import tables, with_tables
 
+from pipeline.system.files import write_atomically
 from pipeline.system.malloc import keep_freed_memory
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "depth.md"
 
 
 @click.command()
@@ -63,9 +66,16 @@ def main(
             if bench is not None:
                 found = bench.run(cell)
                 keep(out, cell, settings, found)
+                _write_page(out, settings)
                 shown = ("agreement", "accuracy", "latency", "macs", "wall_s", "processor_s")
                 print(cell, json.dumps({name: found[name] for name in shown if name in found}), flush=True)
+    _write_page(out, settings)
     print(tables(finished(out, settings)))
+
+
+def _write_page(out: Path, settings: Settings) -> None:
+    if out == RESULTS:
+        write_atomically(PAGE, with_tables(PAGE.read_text(encoding="utf-8"), finished(out, settings)).encode())
 
 
 if __name__ == "__main__":
