@@ -194,17 +194,17 @@ def validated(module: nn.Module, setup: TrainingSetup) -> Validation:
     batches = images.training_batches(images.evaluation_size, setup.seed, 0) if setup.augmented else images.batches()
     recalibrate(module, (pixels.to(setup.device) for pixels, _ in batches))
     module.eval()
-    score, loss = 0.0, 0.0
+    right, loss = 0.0, 0.0
     with torch.inference_mode():
         for (pixels, labels), target in zip(setup.validation.batches(), setup.validation_targets, strict=True):
             logits, classes = module(setup.placed(pixels, module)), labels.to(setup.device)
             if is_classifier(logits) or target is None:
-                score += int((logits.argmax(1) == classes).sum()) * 100.0
+                right += int((logits.argmax(1) == classes).sum())
             else:
-                score += float(sample_agreement(logits, target, setup.validation_spreads).sum())
+                right += float(sample_agreement(logits, target, setup.validation_spreads).sum()) / 100.0
             loss += float(training_loss(logits, target, classes, setup.settings)) * len(labels)
     count = len(setup.validation)
-    return Validation(score / count, loss / count if math.isfinite(loss) else math.inf)
+    return Validation(100.0 * (right / count), loss / count if math.isfinite(loss) else math.inf)
 
 
 def initial_reference_loss(module: nn.Module, setup: TrainingSetup) -> float:

@@ -10,11 +10,12 @@ import onnx
 import pytest
 import torch
 from helpers.analysed import exported
+from helpers.graphs import two_by_two
 from helpers.nets import EXAMPLE, ZOO, build
 from helpers.processes import said_by_another_process
 from numpy.typing import NDArray
 
-from pipeline.core.onnx_outputs import run_onnx
+from pipeline.core.onnx_outputs import all_outputs, run_onnx
 from pipeline.graph.export import export, stripped
 from pipeline.graph.int8 import SCHEMES, NotQuantised, Quantiser, Scheme
 from pipeline.graph.structure import load_graph
@@ -40,6 +41,19 @@ def test_every_scheme_answers_nearly_like_float32(name: str, scheme: Scheme) -> 
     rounded = answers(Quantiser(fp32(name), INPUTS).make(scheme))
 
     assert 0 < np.abs(rounded - whole).max() < 0.2 * np.abs(whole).max()
+
+
+def test_a_file_with_several_inputs_and_outputs_is_calibrated_with_all_of_them() -> None:
+    """picture (float32), count (int64) -> map, scaled"""
+    generator = np.random.default_rng(0)
+    inputs = generator.standard_normal((16, 3, 16, 16)).astype(np.float32), generator.integers(1, 4, 16)
+    quantiser = Quantiser(two_by_two(), inputs)
+    first = tuple(array[:1] for array in inputs)
+    rounded, whole = (all_outputs(data, first) for data in (quantiser.make(TENSOR), two_by_two()))
+
+    for ours, theirs in zip(rounded, whole, strict=True):
+        assert 0 < np.abs(ours - theirs).max() < 0.1 * np.abs(theirs).max()
+    assert all(0 < error < 0.1 for error in quantiser.errors(TENSOR).values())
 
 
 def test_weights_are_whole_numbers_with_a_scale_for_all_or_for_every_channel() -> None:

@@ -331,3 +331,14 @@ def test_the_middle_of_a_large_image_is_not_read_and_its_ends_and_size_are(tmp_p
         seen.add(origins("digits", None, str(tmp_path), [])["data"])
 
     assert len(seen) == 4
+
+
+def test_other_arrays_under_the_same_name_are_another_job(tmp_path: Path) -> None:
+    path, found = tmp_path / "inputs.npz", []
+    for seed in (0, 0, 1):
+        np.savez(path, x=np.random.default_rng(seed).standard_normal((12, 3)))
+        found.append(origins("digits", None, str(path), []))
+    (tmp_path / "preprocessing.yaml").write_text("mean: [0.5]\nstd: [0.5]\n")
+
+    assert found[0] == found[1] != found[2]
+    assert set(origins("digits", None, str(path), [])) == {"data", "preprocessing"}
