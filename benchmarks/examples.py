@@ -59,6 +59,8 @@ def run(example: str, seed: int, folder: Path) -> dict[str, Any]:
         weights=weights,
         task=code.task(),
         budget=BUDGETS[example],
+        searcher="uniform",
+        trials=8,
         seed=seed,
         out=folder / f"{example}-{seed}",
     )

@@ -2,7 +2,8 @@
 
 python docs/examples/detection.py                       # trains the network of detector.py: detector.safetensors
 compress --target local --model docs/examples/detector.py:detector --weights detector.safetensors \\
-  --task docs/examples/detection.py:task --budget latency_p50=50% --budget accuracy_drop=5
+  --task docs/examples/detection.py:task --budget latency_p50=50% --budget accuracy_drop=5 \\
+  --searcher uniform --trials 8
 """
 
 import argparse

@@ -2,7 +2,8 @@
 
 python docs/examples/segmenter.py                       # trains the network: segmenter.safetensors
 compress --target local --model docs/examples/segmenter.py:segmenter --weights segmenter.safetensors \\
-  --task docs/examples/segmenter.py:task --budget latency_p50=50% --budget accuracy_drop=3
+  --task docs/examples/segmenter.py:task --budget latency_p50=50% --budget accuracy_drop=3 \\
+  --searcher uniform --trials 8
 """
 
 import argparse
