@@ -53,5 +53,6 @@ def mir(student: nn.Module, teacher: Teacher, train: Images, steps: int, seed: i
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    recalibrate(learner, (pixels for pixels, _ in train.batches()))
+    varied = train.training_batches(train.evaluation_size, seed, 0)  # the weights were learned with statistics of such pictures
+    recalibrate(learner, (pixels for pixels, _ in varied))
     return learner.eval()

@@ -7,6 +7,7 @@ do better in epoch 0. If accuracies are equal, the lower loss is better.
 
 import json
 import math
+import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, count, islice
@@ -57,6 +58,9 @@ class Tracking:
     """None: the state is not kept."""
     progress: Progress = no_progress
     """Called after each step of training."""
+    clock: Callable[[], float] = time.monotonic
+    """Seconds, from which the time of a training with a time limit is computed. `time.process_time` does not count the work of
+    other programs."""
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ these rightly as round 0. Hits alone would decide by a picture or two.
 
 import json
 import math
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, count, islice
 
 import torch
@@ -62,7 +61,8 @@ class _Recovery:
     teacher: Teacher
     setup: TrainingSetup
     progress: Progress
-    started: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float]
+    started: float
 
     def learner(self, recipe: Recipe, state: dict[str, Tensor] | None = None) -> Learner:
         """A copy of the student on the device, with a new optimizer. `state` replaces its tensors."""
@@ -120,7 +120,8 @@ def recover(
     tracking, methods = tracking or Tracking(), AUTO if settings.recover == "auto" else methods_of(settings, 0)
     settings = replace(settings, distillation=1.0)
     setup = TrainingSetup.of(teacher.module, (data.train, data.validation), settings, settings.batch_size or 0, seed)
-    recovery = _Recovery(methods, student, teacher, setup, tracking.progress)
+    clock = tracking.clock
+    recovery = _Recovery(methods, student, teacher, setup, tracking.progress, clock, clock())
     shapes = [(name, list(tensor.shape)) for name, tensor in student.state_dict().items()]
     asked = [CHECKPOINT_FORMAT, asdict(settings), seed, len(data.train), len(data.validation), shapes]
     identity = sha256_bytes(json.dumps(asked).encode())
@@ -131,11 +132,11 @@ def recover(
         state = _begin(recovery, learner)
         state.notices.extend([notice] if notice else [])
         save_state(tracking.checkpoint, learner, state, identity)
-    spent = state.seconds - (time.monotonic() - recovery.started)
+    spent = state.seconds - (recovery.clock() - recovery.started)
     recovery = replace(recovery, setup=replace(setup, augmented=state.augmented_statistics))
     while (steps := next_steps(state, settings, len(data.train))) > 0:
         _run_round(recovery, learner, state, steps)
-        state.seconds = spent + time.monotonic() - recovery.started
+        state.seconds = spent + recovery.clock() - recovery.started
         save_state(tracking.checkpoint, learner, state, identity)
     for ours, theirs in zip(learner.module.parameters(), student.parameters(), strict=True):
         ours.requires_grad_(theirs.requires_grad)
@@ -168,7 +169,7 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
             steps = min(steps, settings.epochs * math.ceil(pictures / recipe.batch_size))
 
         def report(step: int) -> None:
-            share = min((time.monotonic() - recovery.started) / limit_s, 1.0)
+            share = min((recovery.clock() - recovery.started) / limit_s, 1.0)
             recovery.progress(int(100 * TRIAL_SHARE * share), 100, f"trial {number}: {recipe}, step {step} of {steps}")
 
         losses = []
@@ -187,15 +188,15 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
         return sum(losses) / len(losses)
 
     def goes_on() -> bool:
-        return time.monotonic() - recovery.started < limit_s
+        return recovery.clock() - recovery.started < limit_s
 
     trial_s = state.seconds_per_step * trial_pictures / FIRST_BATCH
-    if settings.learning_rate is None and time.monotonic() - recovery.started + 2 * trial_s * len(parts) > limit_s:
+    if settings.learning_rate is None and recovery.clock() - recovery.started + 2 * trial_s * len(parts) > limit_s:
         firsts = (first_recipe(method, settings, pictures) for method in recovery.methods)
         state.recipes = [replace(each, rate=SLOW_RATE) if each.optimizer == "AdamW" else each for each in firsts]
     else:
         state.recipes, state.trials = best_recipes(trial, recovery.methods, settings, pictures, goes_on)
-    state.seconds = time.monotonic() - recovery.started
+    state.seconds = recovery.clock() - recovery.started
     return state
 
 
@@ -214,18 +215,18 @@ def _trial_length(recovery: _Recovery, limit_s: float) -> tuple[int, float]:
     recipe = first_recipe(recovery.methods[0], recovery.setup.settings, len(recovery.setup.train))
     learner = recovery.learner(recipe)
     recovery.train(learner, recipe, 1, 0, lambda step: None)  # the first step is slower, because memory is allocated
-    started = time.monotonic()
+    started = recovery.clock()
     recovery.train(learner, recipe, TIMED_STEPS, 0, lambda step: None)
-    step_s, started = (time.monotonic() - started) / TIMED_STEPS, time.monotonic()
+    step_s, started = (recovery.clock() - started) / TIMED_STEPS, recovery.clock()
     validated(learner.module, recovery.setup)
-    steps = int((limit_s / TRIALS - (time.monotonic() - started)) / step_s)
+    steps = int((limit_s / TRIALS - (recovery.clock() - started)) / step_s)
     return min(max(steps, FEWEST_TRIAL_STEPS), MOST_TRIAL_STEPS) * FIRST_BATCH, step_s
 
 
 def _run_round(recovery: _Recovery, learner: Learner, state: RecoveryState, steps: int) -> None:
     """Train for one round from the best state, and keep the result if it is better. Raises TrainingDiverged."""
     number, settings, recipe = len(state.steps) + 1, recovery.setup.settings, state.recipe
-    trained, started = recovery.learner(recipe, learner.best), time.monotonic()
+    trained, started = recovery.learner(recipe, learner.best), recovery.clock()
 
     def report(step: int) -> None:
         share = state.seconds / (60 * settings.minutes) if settings.epochs is None else TRIAL_SHARE
@@ -239,7 +240,7 @@ def _run_round(recovery: _Recovery, learner: Learner, state: RecoveryState, step
     if found is None or not all_finite(trained.module):
         retreat(state, number)
         return
-    state.seconds_per_step = (time.monotonic() - started) / steps
+    state.seconds_per_step = (recovery.clock() - started) / steps
     if finish_round(state, steps, found):
         state.corrected = corrected
         learner.module.load_state_dict(trained.module.state_dict())
