@@ -22,7 +22,7 @@ PREPROCESSING = {
     "grey": "convert",
     "augment": ("crop", "flip"),
 }
-"""The packages name these values of mean and std."""
+"""Mean and std are those of the TensorFlow code that the weights come from: (127, 128) of 255."""
 
 
 def missing_packages() -> list[str]:

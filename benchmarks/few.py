@@ -57,7 +57,7 @@ def main(
     inputs, started = Inputs(cifar, imagenet, vgg16_weights), time.monotonic()
     chosen = [] if only_table else list(usable([NETWORKS[name] for name in networks], inputs))
     for network in chosen:
-        add_plans(network, inputs, results)
+        add_plans(network, inputs, results, only["budgets"])
     for cell in in_order(chosen, seeds):
         known = finished(results, cell.network)
         wanted = {"budgets": cell.budget, "rows": cell.row, "amounts": str(cell.amount)}
@@ -119,10 +119,11 @@ def bench_of(network: str, inputs: Inputs, amount: Amount, seed: int) -> Bench:
     return Bench(NETWORKS[network], inputs, amount, seed)
 
 
-def add_plans(network: Network, inputs: Inputs, results: Path) -> None:
-    """Make the plans of `network` that are missing, and store them."""
+def add_plans(network: Network, inputs: Inputs, results: Path, budgets: tuple[object, ...]) -> None:
+    """Make the plans of `network` that are missing, of all its budgets or only of `budgets`, and store them."""
     known = plans_in(results)
-    missing = sorted({budget for _, budget in network.settings} - {int(budget) for budget in known.get(network.name, {})})
+    wanted = {budget for _, budget in network.settings if not budgets or budget in budgets}
+    missing = sorted(wanted - {int(budget) for budget in known.get(network.name, {})})
     if not missing:
         return
     found = make_plans(Bench(network, inputs, PLAN_PICTURES, PLAN_SEED), tuple(missing))

@@ -73,7 +73,7 @@ class Bench:
 
     def __init__(self, network: Network, inputs: Inputs, amount: Amount, seed: int) -> None:
         source, folder = find_model(network.model), inputs.pictures(network)
-        module = load_model(source, inputs.weights if network.needs_weights else None, None)
+        module = load_model(source, inputs.weights if network.needs_weights else network.weights_file, None)
         assert folder is not None
         if source.preprocessing is None or source.preprocessing.size is None or source.preprocessing.mean is None:
             raise click.ClickException(f"{network.model}: declares no PREPROCESSING with size and mean")
@@ -88,7 +88,7 @@ class Bench:
         self.splits = answered(module, splits)
         loaded = LoadedModel(module, Classification(self.splits, FinetuneSettings(), seed), {}, ())
         profile = load_profile("local")
-        job = Job(target="local", model=network.model, data="none", importance="reconstruction", seed=seed)
+        job = Job("local", network.model, data="none", unlabelled=folder, importance="reconstruction", seed=seed)
         with tempfile.TemporaryDirectory() as scratch, share_device(profile, print) as device:
             self.builder: PrunedModelBuilder = start_building(job, loaded, Path(scratch) / "dense.onnx", device)
         self.task = Classification(self.splits, FinetuneSettings(), seed)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MODELS = Path(__file__).parents[1] / "models"
 RESULTS = Path(__file__).parent / "results" / "few"
 ROWS = ("none", "statistics", "before", "distil", "mimic", "blocks", "mir", "auto")
 """`none`: the channels are removed, and nothing else. `statistics`: least-squares reconstruction and BatchNorm statistics; all
@@ -51,8 +52,15 @@ class Network:
     """Processor time for `auto` and for each method."""
     settings: tuple[tuple[Amount, int], ...]
     """(pictures, budget in percent of the dense network's latency), the most telling one first."""
+    weights: str | None = None
+    """Name of a file in models/. None: the factory fills in the weights, or they are not in the repository."""
     needs_weights: bool = False
     """Whether its weights are not in the repository."""
+
+    @property
+    def weights_file(self) -> Path | None:
+        """The file in models/."""
+        return MODELS / self.weights if self.weights else None
 
 
 _CIFAR = (
@@ -67,9 +75,9 @@ NETWORKS = {
     network.name: network
     for network in (
         Network("efficientnet_lite0", f"{Path(__file__).parent}/efficientnet_lite0.py:make", "imagenet", 20.0, _IMAGENET),
-        Network("resnet20", "resnet20", "cifar", 1.0, _CIFAR),
-        Network("mobilenet_v2", "mobilenet_v2", "cifar", 4.0, _CIFAR),
-        Network("resnet56", "resnet56", "cifar", 3.0, _CIFAR),
+        Network("resnet20", "resnet20", "cifar", 1.0, _CIFAR, "resnet20-cifar10.safetensors"),
+        Network("mobilenet_v2", "mobilenet_v2", "cifar", 4.0, _CIFAR, "mobilenet_v2-cifar10.safetensors"),
+        Network("resnet56", "resnet56", "cifar", 3.0, _CIFAR, "resnet56-cifar10.safetensors"),
         Network("vgg16_bn", "vgg16_bn", "cifar", 4.0, _CIFAR, needs_weights=True),
     )
 }

@@ -33,6 +33,7 @@ from pipeline.stages.prepare import load_model_and_task, start_building
 from pipeline.stages.probes import aligned_space, final_probe, search_probe
 from pipeline.stages.reevaluate import reevaluate
 from pipeline.stages.reward import start_reward_function
+from pipeline.stages.sensitivity import sensitivity_path
 from pipeline.stages.shared_device import share_device
 from pipeline.stages.try_int8 import quantise
 from pipeline.system.versions import UNSAFE_BELOW, installed_versions, refuse_unsafe
@@ -126,9 +127,10 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
                 )
 
             evaluator = Evaluator(measurer, ends, weights, job.trials)
+            path = sensitivity_path(context, space, weights) if job.starts_on_path else None
             searching = stage("search", f"{identity['searcher']}, {job.trials} trials")
             with searching, contextlib.suppress(TrialsSpent), compute_threads(1):
-                job.search_function()(evaluator.problem(space, job.seed))
+                job.search_function()(evaluator.problem(space, job.seed, path))
 
             with stage("confirm", "measure the best plans again"):
                 chosen = reevaluate(evaluator)

@@ -25,7 +25,7 @@ from pipeline.core.plausible import implausible_candidate
 __all__ = ["FACTS", "FORMAT", "Damage", "Journal", "OtherFormat", "Role", "Trial", "digest_of", "read_journal", "sealed"]
 
 FORMAT = 2
-FACTS = ("job", "inputs", "device", "weights", "sources", "grouped")
+FACTS = ("job", "inputs", "device", "weights", "sources", "grouped", "sensitivity")
 """What a run directory is bound to: job, loaded network and data, device, initial weights, source files, how channels
 leave grouped layers."""
 KINDS = (*FACTS, "trial", "phase", "file", "choice", "forecast")

@@ -198,6 +198,8 @@ class Problem:
     seed: int
     known: tuple[Evaluation, ...] = ()
     """Evaluations from before the search: the dense and the thinnest plan. They do not count as trials."""
+    path: Callable[[float], ChannelPlan] | None = None
+    """Maps a share, 0 to 1, to a plan that is expected to lose little for its size; 1 is the dense plan. None: uniform plans."""
 
 
 Searcher = Callable[[Problem], None]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 
 from pipeline.search.problem import Reward, Searcher
 
-__all__ = ["DEFAULT_SEARCHER", "SEARCHERS", "usual_reward"]
+__all__ = ["DEFAULT_SEARCHER", "SEARCHERS", "starts_on_path", "usual_reward"]
 
 DEFAULT_SEARCHER = "ppo-lagrangian"
 
@@ -46,6 +46,11 @@ SEARCHERS: Mapping[str, Searcher] = _Searchers(
         "random": "random_search:random_search",
     }
 )
+
+
+def starts_on_path(searcher: str) -> bool:
+    """Whether a searcher evaluates plans of `Problem.path` first, if there is one."""
+    return searcher in (DEFAULT_SEARCHER, "knapsack", "evolution", "tpe")
 
 
 def usual_reward(searcher: str) -> Reward:

@@ -51,10 +51,13 @@ def begin(problem: Problem, beginning: Beginning = Beginning()) -> tuple[Problem
 def find_start(problem: Problem, steps: int) -> Floats:
     """Evaluate up to `steps` plans, and return the fractions of the best one within the budget, (choices,).
 
-    All plans keep the same share of every group, unless blocks can be dropped. Then half of the steps go to plans of
-    `blocks_first`. If no plan is within the budget, it is the last share that bisection reached.
+    They are plans of `problem.path` if there is one. Otherwise all plans keep the same share of every group, unless blocks can be
+    dropped. Then half of the steps go to plans of `blocks_first`. If no plan is within the budget, it is the last share that
+    bisection reached.
     """
     space = problem.space
+    if problem.path:
+        return fractions(space, problem.path(bisect(problem, steps, problem.path)))
     if not space.has_blocks:
         return np.full(len(space.choices), bisect(problem, steps))
     answers: list[Evaluation] = []

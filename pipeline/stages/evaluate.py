@@ -1,5 +1,6 @@
 """Evaluator: the black box that a searcher asks. It takes a plan, and it returns the measured and scored evaluation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -53,10 +54,10 @@ class Evaluator:
         context.callback.trial(progress.count, self.trials, candidate, self.ends.dense, verdict, progress.best)
         return evaluation
 
-    def problem(self, space: SearchSpace, seed: int) -> Problem:
+    def problem(self, space: SearchSpace, seed: int, path: Callable[[float], ChannelPlan] | None = None) -> Problem:
         """The problem for a searcher. The evaluations of the dense and the thinnest plan are part of it from the start."""
         known = self.evaluation_of(self.ends.dense), self.evaluation_of(self.ends.thinnest)
-        return Problem(space, self, self.trials, len(self.measurer.context.searched_constraints), seed, known)
+        return Problem(space, self, self.trials, len(self.measurer.context.searched_constraints), seed, known, path)
 
     def evaluation_of(self, candidate: Candidate) -> Evaluation:
         """The reward, and the upper ends of the violations' intervals. A failed candidate violates every limit by 100 %."""

@@ -18,7 +18,7 @@ from pipeline.core.restriction import Restriction
 from pipeline.errors import DataError, ModelError
 from pipeline.foreign_text import escape_text
 from pipeline.search.problem import NAMED_REWARDS, Reward, Searcher
-from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS, usual_reward
+from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS, starts_on_path, usual_reward
 from pipeline.system.files import sha256_file
 from pipeline.training.model_args import Argument
 from pipeline.training.settings import FinetuneSettings
@@ -155,6 +155,11 @@ class Job:
     def search_reward(self) -> Reward:
         """The reward of the search: `reward`, or the searcher's usual one."""
         return self.reward or (usual_reward(self.searcher) if isinstance(self.searcher, str) else "accuracy")
+
+    @property
+    def starts_on_path(self) -> bool:
+        """Whether the search starts from the sensitivity of each group, where this is measured."""
+        return isinstance(self.searcher, str) and starts_on_path(self.searcher) and self.search_reward() == "accuracy"
 
     def identity(self, profile: Profile, budget: Mapping[str, str]) -> dict[str, Any]:
         """Everything that the results depend on, as far as it is known before anything is loaded."""

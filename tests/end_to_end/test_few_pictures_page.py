@@ -21,7 +21,7 @@ from pipeline.core.artifact import read_artifact
 PAGE = (Path(pipeline.__file__).parent.parent / "docs" / "few-pictures.md").read_text()
 COMMANDS = re.findall(r"^```\n(compress .*)\n```$", PAGE, re.MULTILINE)
 (NETWORK,) = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)
-QUICK = ("--dry-run", "--trials", "1", "--supernet", "0", "--finetune-minutes", "0.02", "--searcher", "uniform")
+QUICK = ("--dry-run", "--trials", "1", "--supernet", "0", "--finetune-minutes", "0.02", "--searcher", "knapsack")
 
 
 @pytest.fixture
@@ -52,11 +52,14 @@ def test_the_commands_of_the_page_ship_a_file(folder: Path, number: int, judged:
     artifact = read_artifact(folder / "run" / "artifact")
     lines = [json.loads(line) for line in (folder / "run" / "journal.jsonl").read_text().splitlines()]
     chosen = [line["text"] for line in lines if line["kind"] == "choice"]
+    (sensitivity,) = [line["facts"]["distances"] for line in lines if line["kind"] == "sensitivity"]
     session = onnxruntime.InferenceSession(folder / "run" / "artifact" / "model.onnx")
 
     assert result.exception is None or isinstance(result.exception, SystemExit)
     assert [row.title for row in artifact.rows if row.key == "accuracy_drop"] == [f"{judged} (test)"]
     assert f"Validation {judged}: dense " in (folder / "run" / "artifact" / "report.html").read_text()
+    assert len(sensitivity) == 4  # two plans for each of the two groups
+    assert min(sensitivity) > 0
     assert chosen[0].startswith(f"recovered from {pictures} pictures, without labels; ")
     assert " ".join(chosen[0].split()[:6]) in " ".join(result.output.split())
     assert session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, 16, 16), np.float32)})[0].shape == (1, 2)

@@ -7,10 +7,8 @@ import pytest
 from few import in_order
 from few_bench import drawn
 from few_cells import NETWORKS, RESULTS, ROWS, Amount, Cell, Facts, cells_of, finished, keep, packed, unpacked
-from few_plans import cheapest, plans_in
+from few_plans import plans_in
 from few_table import table_of
-
-from pipeline.search.problem import Choice, SearchSpace
 
 ROOT = Path(__file__).parents[2]
 CELL = Cell("resnet20", 200, False, 70, 1.0, 0, "auto")
@@ -99,16 +97,6 @@ def test_test_pictures_are_never_trained_on_and_the_same_for_every_amount(split:
     assert not {path for train, _ in draws for path in train} & set(draws[0][1])
     assert sorted(path.parent.name for path in draws[2][0]) == ["cat"] * 3 + ["dog"] * 3
     assert drawn(tmp_path, Amount(5), 2) != draws[0]
-
-
-def test_the_cheapest_plan_takes_channels_from_the_group_that_loses_least() -> None:
-    widths = tuple(range(8, 65, 8))
-    space = SearchSpace(tuple(Choice(name, 64, widths, macs_share=0.35, params_share=0.35) for name in ("robust", "fragile")))
-    distances = {"robust": np.asarray([0.1, 0.05, 0.01, 0.0]), "fragile": np.asarray([9.0, 5.0, 2.0, 0.0])}
-    plan = cheapest(space, distances, macs=0.75)
-
-    assert plan["fragile"] == 64
-    assert plan["robust"] < 32
 
 
 def test_every_stored_plan_saves_macs_and_latency() -> None:

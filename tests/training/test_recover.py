@@ -2,6 +2,7 @@
 
 import copy
 import math
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -175,7 +176,7 @@ def test_with_fixed_statistics_a_network_learns_with_the_statistics_it_has(case:
     setup = setup_of(own, 40)
     changed = []
     for fixed in (True, False):
-        recovery = _Recovery(("mimic",), own.student, own.teacher, setup, lambda done, total, text: None)
+        recovery = _Recovery(("mimic",), own.student, own.teacher, setup, lambda done, total, text: None, time.monotonic, 0.0)
         learner = recovery.learner(recipe := Recipe("mimic", "SGD", 0.01, 20, fixed=fixed))
         before = copy.deepcopy(learner.module.state_dict())
         recovery.train(learner, recipe, 3, 0, lambda step: None)

@@ -1,0 +1,79 @@
+"""Sensitivity: plans in the order of what is expected to change the outputs least."""
+
+from collections.abc import Mapping
+
+import pytest
+
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.problem import Choice, Evaluation, Problem, SearchSpace
+from pipeline.search.searchers import SEARCHERS
+from pipeline.search.sensitivity import path_of, probing_plans
+
+WIDTHS = tuple(range(8, 65, 8))
+SPACE = SearchSpace(tuple(Choice(name, 64, WIDTHS, macs_share=0.4, params_share=0.4) for name in ("robust", "fragile")))
+BLOCK = Choice("block", 1, (0, 1), macs_share=0.4, params_share=0.4, is_block=True, contents=("inside",))
+DEEP = SearchSpace((SPACE.choices[0], BLOCK, Choice("inside", 64, WIDTHS, macs_share=0.3, params_share=0.3)))
+
+
+def distances(space: SearchSpace, of: Mapping[str, float]) -> dict[ChannelPlan, float]:
+    """A distance that grows with the square of the removed share, times `of`."""
+    return {
+        plan: of[name] * (1 - dict(plan.widths).get(name, 0) / choice.channels) ** 2
+        for choice, (name, plans) in zip(space.choices, probing_plans(space).items(), strict=True)
+        for plan in plans
+    }
+
+
+def test_each_probing_plan_changes_one_group_or_drops_one_block() -> None:
+    plans = probing_plans(DEEP)
+
+    assert [dict(plan.widths) for plan in plans["robust"]] == [{"robust": 48, "inside": 64}, {"robust": 32, "inside": 64}]
+    assert [plan.dropped for plan in plans["block"]] == [("block",)]
+
+
+def test_channels_are_taken_from_the_group_that_changes_the_outputs_least() -> None:
+    path = path_of(SPACE, distances(SPACE, {"robust": 1.0, "fragile": 100.0}))
+
+    assert path(0.6)["fragile"] > path(0.6)["robust"]
+    assert path(1.0) == SPACE.dense()
+    assert path(0.0) == SPACE.thinnest()
+
+
+def test_equal_groups_keep_equal_widths_because_distances_grow_faster_than_savings() -> None:
+    path = path_of(SPACE, distances(SPACE, {"robust": 1.0, "fragile": 1.0}))
+
+    assert abs(path(0.5)["fragile"] - path(0.5)["robust"]) <= 8
+
+
+def test_a_larger_share_saves_less() -> None:
+    path = path_of(SPACE, distances(SPACE, {"robust": 1.0, "fragile": 7.0}))
+    kept = [sum(dict(path(step / 10).widths).values()) for step in range(11)]
+
+    assert kept == sorted(kept)
+
+
+def test_a_block_that_changes_little_is_dropped_before_channels_are_removed() -> None:
+    path = path_of(DEEP, distances(DEEP, {"robust": 9.0, "block": 0.01, "inside": 9.0}))
+
+    assert path(0.5).dropped == ("block",)
+    assert path(1.0).dropped == ()
+
+
+def test_groups_whose_outputs_do_not_move_at_all_are_the_first_to_lose_channels() -> None:
+    path = path_of(SPACE, distances(SPACE, {"robust": 0.0, "fragile": 1.0}))
+
+    assert dict(path(0.55).widths) == {"robust": 8, "fragile": 64}
+
+
+@pytest.mark.parametrize("name", ["knapsack", "ppo-lagrangian", "evolution", "tpe"])
+def test_a_search_with_a_path_starts_on_it(name: str) -> None:
+    asked: list[ChannelPlan] = []
+    path = path_of(SPACE, distances(SPACE, {"robust": 1.0, "fragile": 100.0}))
+
+    def evaluate(plan: ChannelPlan) -> Evaluation:
+        asked.append(plan)
+        return Evaluation(plan, sum(dict(plan.widths).values()), (sum(dict(plan.widths).values()) / 128 - 0.7,))
+
+    SEARCHERS[name](Problem(SPACE, evaluate, 3, constraints=1, seed=0, path=path))
+
+    assert asked[:2] == [path(0.5), path(0.75) if asked[0]["robust"] + asked[0]["fragile"] <= 0.7 * 128 else path(0.25)]
