@@ -27,7 +27,7 @@ class _Blocks:
     teacher: nn.Module
     places: tuple[Place, ...]
     parameters: tuple[tuple[nn.Parameter, ...], ...]
-    """The parameters of each block, and last those after all places."""
+    """The parameters of each block, and last those after all places if there are any. Each has some."""
 
     def loss(self, pixels: Inputs, done: float) -> Tensor:
         number = min(int(done * len(self.parameters)), len(self.parameters) - 1)
@@ -49,5 +49,8 @@ class _Blocks:
 
 def blocks(student: nn.Module, teacher: Teacher, pictures: Inputs) -> Objective:
     """Return the objective. See `pipeline.training.recover.objective.Method`."""
-    places = find_places(student, teacher, pictures)
-    return _Blocks(student, teacher.module, places, parameters_before(student, places, pictures))
+    found = find_places(student, teacher, pictures)
+    *before, after = parameters_before(student, found, pictures)
+    learning = [(place, parameters) for place, parameters in zip(found, before, strict=True) if parameters]
+    places = tuple(place for place, _ in learning)
+    return _Blocks(student, teacher.module, places, (*(parameters for _, parameters in learning), *([after] if after else [])))

@@ -1,10 +1,10 @@
 """Recover: train a pruned network from few pictures, in rounds of steps; resumable by round.
 
-With few pictures an epoch is only a few steps, so the schedule counts steps. Short trials choose the recipe. Then rounds of 64,
-128, 256, ... steps follow, each with a whole schedule (Loshchilov & Hutter, arXiv 1608.03983), from the best network so far.
-After a round that does not improve it, its method gets a lower rate, and the other method has a turn. Rounds end when no method
-improves it in two turns, or when the time is over. Round 0 is the network as it was scored. BatchNorm statistics are estimated
-again before each validation.
+With few pictures an epoch is only a few steps, so the schedule counts steps. Short trials choose the recipe of each method. If
+there are several methods, each has a first round from the start, and the better one continues. Rounds of 64, 128, 256, ... steps
+follow, each with a whole schedule (Loshchilov & Hutter, arXiv 1608.03983), from the best network so far. After a round that does
+not improve it, its method gets a lower rate, and the other method has a turn. Rounds end when no method improves it in two turns,
+or when the time is over. Round 0 is the network as it was scored. BatchNorm statistics are estimated again before each validation.
 
 A network is better if its outputs are closer to the teacher's on the validation pictures, and if it answers at least as many of
 these rightly as round 0. Hits alone would decide by a picture or two.
@@ -32,7 +32,16 @@ from pipeline.training.recover.augment import varied
 from pipeline.training.recover.folds import folds
 from pipeline.training.recover.methods import AUTO, METHODS, MethodName, methods_of
 from pipeline.training.recover.recipe import FIRST_BATCH, Recipe, best_recipes, first_recipe
-from pipeline.training.recover.state import RecoveryState, choices, finish_round, is_better, next_steps, outcome, retreat
+from pipeline.training.recover.state import (
+    RecoveryState,
+    choices,
+    competes,
+    finish_round,
+    is_better,
+    next_steps,
+    outcome,
+    retreat,
+)
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.statistics_shift import set_shifts
 from pipeline.training.teacher import Teacher
@@ -226,7 +235,8 @@ def _trial_length(recovery: _Recovery, limit_s: float) -> tuple[int, float]:
 def _run_round(recovery: _Recovery, learner: Learner, state: RecoveryState, steps: int) -> None:
     """Train for one round from the best state, and keep the result if it is better. Raises TrainingDiverged."""
     number, settings, recipe = len(state.steps) + 1, recovery.setup.settings, state.recipe
-    trained, started = recovery.learner(recipe, learner.best), recovery.clock()
+    compared = competes(state, settings)
+    trained, started = recovery.learner(recipe, None if compared else learner.best), recovery.clock()
 
     def report(step: int) -> None:
         share = state.seconds / (60 * settings.minutes) if settings.epochs is None else TRIAL_SHARE
@@ -235,13 +245,13 @@ def _run_round(recovery: _Recovery, learner: Learner, state: RecoveryState, step
         recovery.progress(int(100 * done), 100, f"round {number}, step {step} of {steps}: {recipe}")
 
     whole = recovery.train(trained, recipe, steps, 1000 * number, report)
-    corrected = recipe.fixed and state.corrected
+    corrected = recipe.fixed and (compared or state.corrected)
     found = _validated(trained.module, recovery.setup, corrected=corrected) if whole else None
     if found is None or not all_finite(trained.module):
         retreat(state, number)
         return
     state.seconds_per_step = (recovery.clock() - started) / steps
-    if finish_round(state, steps, found):
+    if finish_round(state, steps, found, compared=compared):
         state.corrected = corrected
         learner.module.load_state_dict(trained.module.state_dict())
         learner.keep_as_best()

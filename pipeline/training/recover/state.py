@@ -9,7 +9,7 @@ from pipeline.training.epochs import Validation
 from pipeline.training.recover.recipe import Recipe
 from pipeline.training.settings import FinetuneSettings
 
-__all__ = ["RecoveryState", "choices", "finish_round", "is_better", "next_steps", "outcome", "retreat"]
+__all__ = ["RecoveryState", "choices", "competes", "finish_round", "is_better", "next_steps", "outcome", "retreat"]
 
 FIRST_STEPS = 64
 """Steps of the first round. After a round that pays, the next one has twice as many."""
@@ -19,6 +19,11 @@ TURNS = 2
 """Number of turns of each method without an improvement after which training ends."""
 CALMER = 0.3
 """Factor on the rate of a method after a round that did not pay."""
+COMPARED_SHARE = 0.4
+"""Share of the time after the trials that the first rounds take, one for each method. Short trials cannot tell which method is
+better in the end: outputs are learned sooner, features better."""
+MOST_COMPARED_STEPS = 512
+"""Largest number of steps of such a round."""
 MOST_STEPS = 8192
 """Largest number of steps of a round."""
 LAST = 3
@@ -46,6 +51,8 @@ class RecoveryState:
     """Steps of each finished round."""
     history: list[float] = field(default_factory=list)
     """Score after each round."""
+    compared: list[float] = field(default_factory=list)
+    """Loss after the first round of each method."""
     failures: int = 0
     """Number of last rounds that were not better than the best before."""
     retreats: int = 0
@@ -65,8 +72,9 @@ class RecoveryState:
 def next_steps(state: RecoveryState, settings: FinetuneSettings, pictures: int) -> int:
     """Return the steps of the next round, or 0 if there is none.
 
-    After a round that does not pay, the other method is tried with as many steps. The last round takes all the time that is left.
-    When no method pays twice in succession, there are no more rounds.
+    The first rounds, one of each method, have the same number of steps. After a later round that does not pay, the other method
+    is tried with as many steps. The last round takes all the time that is left. When no method pays twice in succession, there
+    are no more rounds.
     """
     if state.ended:
         return 0
@@ -75,6 +83,11 @@ def next_steps(state: RecoveryState, settings: FinetuneSettings, pictures: int) 
     if state.failures == TURNS * len(state.recipes):
         return 0
     left = settings.minutes * 60 - state.seconds
+    if competes(state, settings):
+        possible = left / state.seconds_per_step if state.seconds_per_step else math.inf
+        steps = state.steps[0] if state.steps else int(min(COMPARED_SHARE * possible / len(state.recipes), MOST_COMPARED_STEPS))
+        if left > 0 and steps >= FEWEST_STEPS:
+            return steps
     steps = min(FIRST_STEPS * 2 ** (len(state.steps) - state.failures), MOST_STEPS)
     if state.seconds_per_step:
         possible = int(left / state.seconds_per_step)
@@ -82,22 +95,35 @@ def next_steps(state: RecoveryState, settings: FinetuneSettings, pictures: int) 
     return steps if left > 0 and steps >= FEWEST_STEPS else 0
 
 
+def competes(state: RecoveryState, settings: FinetuneSettings) -> bool:
+    """Whether the next round is the first one of a method, which starts from the network before training."""
+    return settings.epochs is None and len(state.steps) == len(state.compared) < len(state.recipes) > 1
+
+
 def is_better(found: Validation, state: RecoveryState) -> bool:
     """Whether `found` is closer to the teacher than the best so far, and no worse than the start in accuracy."""
     return found.loss < state.best_loss and found.accuracy >= state.start_score
 
 
-def finish_round(state: RecoveryState, steps: int, found: Validation) -> bool:
+def finish_round(state: RecoveryState, steps: int, found: Validation, *, compared: bool = False) -> bool:
     """Add a round of `steps` steps to `state`. Returns whether it is the best so far.
 
-    Otherwise the next method has its turn, and this one continues with a lower rate when its turn comes again.
+    Otherwise the next method has its turn, and this one continues with a lower rate when its turn comes again. After the first
+    round of each method, which are `compared`, the method with the smallest loss continues.
     """
     better = is_better(found, state)
     state.steps.append(steps)
     state.history.append(found.accuracy)
     if better:
         state.best_loss, state.best_round, state.failures = found.loss, len(state.steps), 0
-    else:
+    if compared:
+        state.compared.append(found.loss)
+        first, *others = state.recipes
+        state.recipes = [*others, first]
+        if len(state.compared) == len(state.recipes):
+            order = sorted(range(len(state.recipes)), key=state.compared.__getitem__)
+            state.recipes = [state.recipes[number] for number in order]
+    elif not better:
         state.failures += 1
         first, *others = state.recipes
         state.recipes = [*others, replace(first, rate=first.rate * CALMER)]
