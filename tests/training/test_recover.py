@@ -28,7 +28,7 @@ from pipeline.training.recover.folds import folds
 from pipeline.training.recover.methods import AUTO, FEW, METHODS, MethodName, methods_of
 from pipeline.training.recover.recipe import RATES, Recipe, best_recipes
 from pipeline.training.recover.recover import _Recovery, _validated, recover
-from pipeline.training.recover.state import CALMER, RecoveryState, finish_round, is_better, next_steps
+from pipeline.training.recover.state import CALMER, RecoveryState, competes, finish_round, is_better, next_steps
 from pipeline.training.scoring import recalibrate
 from pipeline.training.settings import FinetuneSettings, Recovery
 from pipeline.training.statistics_shift import StatisticsShift, norms_of, set_shifts
@@ -131,6 +131,19 @@ def test_a_network_that_is_rebuilt_from_its_graph_is_recovered_as_well(
     case = case_of(dense, digits, rebuilt=True)
 
     assert agreement(run(case, method).module, case) > agreement(statistics_only(case), case) + 5
+
+
+def test_blocks_that_have_nothing_to_learn_are_skipped(case: Case) -> None:
+    """Between the two places of this network, all layers are frozen, like a shortcut that selects channels."""
+    student = copy.deepcopy(case.student)
+    frozen = [*student.outer.parameters(), *student.bn2.parameters()]  # type: ignore[union-attr]
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    before = [parameter.clone() for parameter in frozen]
+    found = run(case._replace(student=student), "blocks").module
+
+    assert all(map(torch.equal, before, [*found.outer.parameters(), *found.bn2.parameters()]))  # type: ignore[union-attr]
+    assert agreement(found, case) > agreement(statistics_only(case), case)
 
 
 def test_networks_whose_features_cannot_be_compared_learn_the_outputs(case: Case) -> None:
@@ -284,7 +297,11 @@ MINUTE = FinetuneSettings(minutes=1.0)
         (state(steps=[64], best_round=1, seconds=50.0, seconds_per_step=0.1), MINUTE, 100),
         (state(steps=[64], best_round=1, seconds=30.0, seconds_per_step=0.1), MINUTE, 300),
         (state(steps=[64], best_round=1, seconds=10.0, seconds_per_step=0.1), MINUTE, 128),
-        (state(seconds=18.0, seconds_per_step=0.5), MINUTE, 84),
+        (state(seconds=18.0, seconds_per_step=0.1), MINUTE, 84),
+        (state(seconds=30.0, seconds_per_step=0.1, steps=[84], compared=[0.5]), MINUTE, 84),
+        (state(seconds=1.0, seconds_per_step=0.01), MINUTE, 512),
+        (state(seconds=18.0, seconds_per_step=1.0), MINUTE, 42),
+        (state(recipes=BOTH[:1], seconds=18.0, seconds_per_step=0.5), MINUTE, 84),
         (state(steps=[64], best_round=1, seconds=59.5, seconds_per_step=0.1), MINUTE, 0),
         (state(seconds=61.0), MINUTE, 0),
         (state(steps=[64], best_round=1, ended=True), MINUTE, 0),
@@ -300,6 +317,10 @@ MINUTE = FinetuneSettings(minutes=1.0)
         "cut by the time",
         "as long as the time lasts",
         "enough time for a longer one",
+        "methods are compared",
+        "the second method has as many steps as the first",
+        "methods are compared by no more steps",
+        "too slow to compare methods",
         "one round",
         "too short",
         "no time",
@@ -319,6 +340,23 @@ def test_a_network_is_better_if_its_outputs_are_closer_and_it_answers_no_worse_t
     assert is_better(Validation(50.0, 0.9), state())
     assert not is_better(Validation(49.0, 0.5), state())
     assert not is_better(Validation(60.0, 1.0), state())
+
+
+@pytest.mark.parametrize(("losses", "winner"), [((0.9, 0.8), 1), ((0.8, 0.9), 0), ((1.2, 1.1), 1)])
+def test_the_method_whose_first_round_ends_closer_to_the_teacher_continues(losses: tuple[float, ...], winner: int) -> None:
+    found = state()
+    for loss in losses:
+        assert competes(found, MINUTE)
+        finish_round(found, 64, Validation(55.0, loss), compared=True)
+
+    assert not competes(found, MINUTE)
+    assert found.recipes == [BOTH[winner], BOTH[1 - winner]]
+    assert found.failures == 0
+
+
+def test_one_method_and_named_epochs_need_no_comparison() -> None:
+    assert not competes(state(recipes=BOTH[:1]), MINUTE)
+    assert not competes(state(), FinetuneSettings(epochs=3))
 
 
 def test_after_a_round_that_does_not_pay_the_other_method_has_a_turn_and_the_first_one_a_lower_rate() -> None:

@@ -84,8 +84,12 @@ def next_steps(state: RecoveryState, settings: FinetuneSettings, pictures: int) 
         return 0
     left = settings.minutes * 60 - state.seconds
     if competes(state, settings):
-        possible = left / state.seconds_per_step if state.seconds_per_step else math.inf
-        steps = state.steps[0] if state.steps else int(min(COMPARED_SHARE * possible / len(state.recipes), MOST_COMPARED_STEPS))
+        steps = FIRST_STEPS
+        if state.steps:
+            steps = state.steps[0]
+        elif state.seconds_per_step:
+            possible = COMPARED_SHARE * left / state.seconds_per_step / len(state.recipes)
+            steps = min(int(possible), MOST_COMPARED_STEPS)
         if left > 0 and steps >= FEWEST_STEPS:
             return steps
     steps = min(FIRST_STEPS * 2 ** (len(state.steps) - state.failures), MOST_STEPS)
