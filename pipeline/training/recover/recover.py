@@ -4,7 +4,7 @@ With few pictures an epoch is only a few steps, so the schedule counts steps. Sh
 there are several methods, each has a first round from the start, and the better one continues. Rounds of 64, 128, 256, ... steps
 follow, each with a whole schedule (Loshchilov & Hutter, arXiv 1608.03983), from the best network so far. After a round that does
 not improve it, its method gets a lower rate, and the other method has a turn. Rounds end when no method improves it in two turns,
-or when the time is over. Round 0 is the network as it was scored. BatchNorm statistics are estimated again before each validation.
+or when the time is over. Round 0 is the network as it was scored. Before each validation, BatchNorm statistics are re-estimated.
 
 A network is better if its outputs are closer to the teacher's on the validation pictures, and if it answers at least as many of
 these rightly as round 0. Hits alone would decide by a picture or two.
