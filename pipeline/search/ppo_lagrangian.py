@@ -14,8 +14,9 @@ Differences from the paper's code, which ppo_faithful.py keeps:
  6. Between two measured episodes the agent plays many model-based rollouts on a surrogate that is fitted to all evaluations so
     far (surrogate.py). A trial costs a measurement here; the paper spends thousands. Only measured plans are ever kept.
  7. The measured episode is the one with the highest acquisition value of many (acquisition.py). The paper takes one sample.
- 8. The search starts from the best uniform plan, found by bisection, or from a plan without some of its blocks (start.py). With
-    thirty trials or more, a sample of widths around it follows (initial_design.py).
+ 8. The search starts from the best uniform plan, found by bisection, from a plan without some of its blocks (start.py), or with
+    few pictures from one by the sensitivity of each group (sensitivity.py). With thirty trials or more, a sample of widths around
+    it follows (initial_design.py).
  9. Each group has its own bias in the policy. The paper's policy tells layers apart only by their shape.
 10. gamma = 1, because episodes are short and the reward comes at their end.
 11. Cost advantages are standardised and clipped like the reward's, so a multiplier means the same for every budget.

@@ -27,14 +27,15 @@ BINS = 1000
 
 
 def probing_plans(space: SearchSpace) -> dict[str, tuple[ChannelPlan, ...]]:
-    """Return the plans whose distances are measured: for each group, those in which it alone loses `REMOVED` of its channels; for
-    a block, that in which it alone is dropped. A group without such widths has fewer plans.
+    """Return the plans whose distances are measured: for each group, those in which it alone loses `REMOVED` of its channels.
+
+    A group without such widths has fewer plans. There must be no blocks.
     """
     dense = space.dense()
     whole = space.widths_in(dense)
     found = {}
     for number, choice in enumerate(space.choices):
-        widths = [0] if choice.is_block else [_nearest(choice.widths, (1 - removed) * choice.channels) for removed in REMOVED]
+        widths = [_nearest(choice.widths, (1 - removed) * choice.channels) for removed in REMOVED]
         plans = [space.plan_of([*whole[:number], width, *whole[number + 1 :]]) for width in dict.fromkeys(widths)]
         found[choice.name] = tuple(plan for plan in plans if plan != dense)
     return found
@@ -48,15 +49,14 @@ def path_of(space: SearchSpace, distances: Mapping[ChannelPlan, float]) -> Calla
     values, costs = [], []
     for choice, plans in zip(space.choices, probing_plans(space).values(), strict=True):
         kept = np.asarray(choice.widths) / choice.channels
-        measured = [(1 - _width(choice.name, plan, choice.is_block) / choice.channels, distances[plan]) for plan in plans]
+        measured = [(1 - plan[choice.name] / choice.channels, distances[plan]) for plan in plans]
         values.append(-_curve(1 - kept, measured))
         costs.append(-choice.macs_share * (1 - kept) / (1 - kept[0]) if kept[0] < 1 else np.zeros(len(kept)))
-    contents = [len(choice.contents) for choice in space.choices]
     all_saved = sum(float(cost.min()) for cost in costs)
     rounding = -all_saved * len(costs) / BINS  # `fill` rounds each cost up by at most one bin
 
     def path(share: float) -> ChannelPlan:
-        picks = fill(values, costs, (1 - share) * all_saved + rounding, BINS, contents)[0]
+        picks = fill(values, costs, (1 - share) * all_saved + rounding, BINS)[0]
         return space.plan_of([choice.widths[pick] for choice, pick in zip(space.choices, picks, strict=True)])
 
     return path
@@ -72,10 +72,6 @@ def _curve(removed: Floats, measured: list[tuple[float, float]]) -> Floats:
     if len(seen) > 1 and seen[0][0] < share:
         power = math.log(distance / seen[0][1]) / math.log(share / seen[0][0])
     return distance * (removed / share) ** min(max(power, LEAST_POWER), MOST_POWER)
-
-
-def _width(name: str, plan: ChannelPlan, is_block: bool) -> int:
-    return 0 if is_block else plan[name]
 
 
 def _nearest(widths: tuple[int, ...], width: float) -> int:

@@ -24,13 +24,14 @@ DIGITS = 6
 
 
 def sensitivity_path(context: RunContext, space: SearchSpace, weights: InitialWeights) -> Callable[[float], ChannelPlan] | None:
-    """Return the plans from which a search starts, by share of the MACs; None with many pictures, where uniform plans suffice.
+    """Return the plans from which a search starts, by share of the MACs.
 
-    The journal keeps the distances for a resumed run. A run whose search an older version began has none.
+    None with many pictures, where uniform plans suffice, and where blocks can be dropped, which have a start of their own. The
+    journal keeps the distances for a resumed run. A run whose search an older version began has none.
     """
     run = context.run
     known = run.facts("sensitivity")
-    if not context.task.few_pictures or (known is None and _has_searched(run)):
+    if space.has_blocks or not context.task.few_pictures or (known is None and _has_searched(run)):
         return None
     plans = [plan for each in probing_plans(space).values() for plan in each]
     if known is None:
