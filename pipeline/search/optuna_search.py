@@ -1,6 +1,7 @@
 """Evolution and TPE, by Optuna: two general searchers that a specialised one has to beat."""
 
 import warnings
+from dataclasses import replace
 
 import optuna
 
@@ -40,7 +41,7 @@ def _search(problem: Problem, sampler: optuna.samplers.BaseSampler) -> None:
         answers[plan] = problem.evaluate(plan)
         return answers[plan]
 
-    asking = Problem(problem.space, ask, problem.trials, problem.constraints, problem.seed)
+    asking = replace(problem, evaluate=ask)
     find_start(asking, min(BISECTION_TRIALS, problem.trials))
     study = optuna.create_study(direction="maximize", sampler=sampler)
     choices = problem.space.choices
