@@ -50,7 +50,7 @@ SEARCHERS: Mapping[str, Searcher] = _Searchers(
 
 def starts_on_path(searcher: str) -> bool:
     """Whether a searcher evaluates plans of `Problem.path` first, if there is one."""
-    return searcher in (DEFAULT_SEARCHER, "knapsack", "evolution", "tpe")
+    return searcher in (DEFAULT_SEARCHER, "knapsack", "surrogate", "evolution", "tpe")
 
 
 def usual_reward(searcher: str) -> Reward:

@@ -1,5 +1,6 @@
 """Start: the best plan of a few simple rows, and plans around it, from which a searcher goes on."""
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,14 +52,13 @@ def begin(problem: Problem, beginning: Beginning = Beginning()) -> tuple[Problem
 def find_start(problem: Problem, steps: int) -> Floats:
     """Evaluate up to `steps` plans, and return the fractions of the best one within the budget, (choices,).
 
-    They are plans of `problem.path` if there is one. Otherwise all plans keep the same share of every group, unless blocks can be
-    dropped. Then half of the steps go to plans of `blocks_first`. If no plan is within the budget, it is the last share that
-    bisection reached.
+    All plans keep the same share of every group, unless there is a `problem.path`, or blocks can be dropped. Then half of the
+    steps go to plans of the path, or of `blocks_first`. If no plan is within the budget, it is the last share that bisection
+    reached.
     """
     space = problem.space
-    if problem.path:
-        return fractions(space, problem.path(bisect(problem, steps, problem.path)))
-    if not space.has_blocks:
+    other = problem.path or (functools.partial(blocks_first, space) if space.has_blocks else None)
+    if other is None:
         return np.full(len(space.choices), bisect(problem, steps))
     answers: list[Evaluation] = []
 
@@ -67,7 +67,7 @@ def find_start(problem: Problem, steps: int) -> Floats:
         return answers[-1]
 
     asking = replace(problem, evaluate=ask)
-    bisect(asking, steps - steps // 2, lambda share: blocks_first(space, share))
+    bisect(asking, steps - steps // 2, other)
     share = bisect(asking, steps // 2)
     feasible = [answer for answer in answers if answer.feasible]
     best = max(feasible, key=lambda answer: answer.score).plan if feasible else space.uniform(share)
