@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from few_bench import Bench
 
+from pipeline.core.batch import Inputs
 from pipeline.core.onnx_outputs import open_session
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.problem import SearchSpace
@@ -51,7 +52,7 @@ def make_plans(bench: Bench, budgets: tuple[int, ...]) -> dict[int, dict[str, An
         for _ in range(BISECTIONS):
             plan = path((low + high) / 2)
             pruned = bench.builder.make(plan)
-            share = latency_share(pruned.data, dense.data, tuple(bench.builder.example.shape))
+            share = latency_share(pruned.data, dense.data, bench.builder.example)
             low, high = ((low + high) / 2, high) if share <= budget / 100 else (low, (low + high) / 2)
             if share <= budget / 100 or best is None:
                 best = {"latency": round(share, 4), "macs": round(pruned.macs / dense.macs, 4), "widths": dict(plan)}
@@ -73,10 +74,11 @@ def distances_of(bench: Bench, space: SearchSpace) -> dict[ChannelPlan, float]:
     return found
 
 
-def latency_share(pruned: bytes, dense: bytes, shape: tuple[int, ...]) -> float:
+def latency_share(pruned: bytes, dense: bytes, example: Inputs) -> float:
     """The processor time of `pruned` as a share of that of `dense`, with one thread, in turns."""
     sessions = [open_session(data, threads=1) for data in (pruned, dense)]
-    images = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    assert isinstance(example, torch.Tensor)
+    images = np.random.default_rng(0).standard_normal(tuple(example.shape)).astype(np.float32)
     seconds: list[list[float]] = [[], []]
     for _ in range(RUNS):
         for session, taken in zip(sessions, seconds, strict=True):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from pipeline.core.batch import Inputs
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.run import Run
 from pipeline.data.images import evaluation_size
@@ -41,7 +42,7 @@ def sensitivity_path(context: RunContext, space: SearchSpace, weights: InitialWe
     return path_of(space, dict(zip(plans, known["distances"], strict=True)))
 
 
-def output_distance(module: nn.Module, dense: Sequence[Tensor], batches: Sequence[Tensor]) -> float:
+def output_distance(module: nn.Module, dense: Sequence[Tensor], batches: Sequence[Inputs]) -> float:
     """Return the mean distance of the outputs of `module` from those of the dense network, `dense`, on the same batches.
 
     BatchNorm statistics are estimated from the batches first.
@@ -57,7 +58,7 @@ def output_distance(module: nn.Module, dense: Sequence[Tensor], batches: Sequenc
 
 def _distances(context: RunContext, weights: InitialWeights, plans: Sequence[ChannelPlan]) -> list[float]:
     pixels = context.task.inputs(PICTURES)
-    batches = pixels.split(evaluation_size(pixels[0].numel()))
+    batches = pixels.split(evaluation_size(pixels[:1].numel()))
     with torch.inference_mode():
         dense = [context.builder.module.eval()(batch) for batch in batches]
     found = []
