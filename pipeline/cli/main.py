@@ -19,6 +19,7 @@ from pipeline.cli.inspect_network import inspect
 from pipeline.cli.keys import keys, sign
 from pipeline.cli.measure import measure
 from pipeline.cli.options import EPOCHS, MODEL_ARGS, SHAPE, restriction_options
+from pipeline.cli.report import report
 from pipeline.cli.terminal import make_console, run_command
 from pipeline.core.plan import IMPORTANCES
 from pipeline.errors import BUDGET_MISSED, BudgetError
@@ -184,6 +185,7 @@ def compress(context: click.Context, /, **flags: Any) -> None:
 compress.add_command(measure)
 compress.add_command(doctor)
 compress.add_command(inspect)
+compress.add_command(report)
 compress.add_command(calibrate)
 compress.add_command(sign)
 compress.add_command(keys)

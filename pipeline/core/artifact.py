@@ -1,6 +1,6 @@
 """Artifact: the shipped files and the evidence for them. The file artifact.json stores it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +17,16 @@ from pipeline.errors import RunError
 from pipeline.system.files import sha256_file
 from pipeline.system.foreign_file import JSON_LIMIT_BYTES, read_foreign
 
-__all__ = ["Artifact", "FileFacts", "PrecisionRow", "Row", "dump_artifact", "read_artifact"]
+__all__ = [
+    "Artifact",
+    "FileFacts",
+    "PrecisionRow",
+    "Row",
+    "changed_files",
+    "dump_artifact",
+    "parse_artifact",
+    "read_artifact",
+]
 
 
 @dataclass(frozen=True)
@@ -175,8 +184,16 @@ def dump_artifact(artifact: Artifact) -> bytes:
 
 def read_artifact(folder: Path) -> Artifact:
     """Read the artifact in `folder` and check every file's hash. Raises RunError when it is missing, incomplete or changed."""
+    artifact = parse_artifact(folder)
+    for name in changed_files(folder, artifact):
+        raise RunError(f"{folder}/{name[:200]}: missing, or changed since it was written; run the command that created it again")
+    return artifact
+
+
+def parse_artifact(folder: Path) -> Artifact:
+    """Read the artifact in `folder` without a look at its other files. Raises RunError when it is missing or malformed."""
     try:
-        artifact = _ARTIFACT.validate_json(read_foreign(folder / "artifact.json", JSON_LIMIT_BYTES))
+        return _ARTIFACT.validate_json(read_foreign(folder / "artifact.json", JSON_LIMIT_BYTES))
     except OSError as problem:
         raise RunError(f"{folder}: no artifact in this folder ({problem.strerror})") from None
     except ValidationError:
@@ -184,18 +201,20 @@ def read_artifact(folder: Path) -> Artifact:
             f"{folder}/artifact.json: damaged, or written by another version of this program; run the command that created it "
             "again"
         ) from None
+
+
+def changed_files(folder: Path, artifact: Artifact) -> Iterator[str]:
+    """Yield the names of the files of `artifact` that are missing from `folder`, or have another hash."""
     for name, facts in artifact.files.items():
         if not _is_whole(folder, name, facts):
-            raise RunError(
-                f"{folder}/{name[:200]}: missing, or changed since it was written; run the command that created it again"
-            )
-    return artifact
+            yield name
 
 
 def _is_whole(folder: Path, name: str, facts: FileFacts) -> bool:
     """Whether `name` is a file directly in `folder` and has the recorded hash."""
     try:
         path = folder / name
-        return path.parent == folder and path.name == name and path.is_file() and sha256_file(path) == facts.sha256
-    except OSError:
+        is_here = path.parent == folder and path.name == name and path.is_file()
+        return is_here and path.stat().st_size == facts.size_bytes and sha256_file(path) == facts.sha256
+    except (OSError, ValueError):
         return False

@@ -33,10 +33,10 @@ def lock_journal(path: Path, held: contextlib.ExitStack) -> int:
             return descriptor
 
 
-def journal_bytes(path: Path) -> bytes:
-    """Return the bytes of the journal. Raises RunError."""
+def journal_bytes(path: Path, limit_bytes: int = JOURNAL_LIMIT_BYTES) -> bytes:
+    """Return the bytes of the journal. Raises RunError, also when it is larger than `limit_bytes`."""
     try:
-        return read_foreign(path, JOURNAL_LIMIT_BYTES)
+        return read_foreign(path, limit_bytes)
     except OSError as problem:
         raise RunError(f"{path}: cannot be read ({problem.strerror})") from None
 

@@ -5,8 +5,14 @@ from collections.abc import Iterable
 
 from pipeline.core.candidate import Candidate
 from pipeline.core.measurement import Measurement, TimedProcess
+from pipeline.foreign_text import clean_text
 
 __all__ = ["implausible_candidate", "implausible_measurement"]
+
+MOST = 2**60
+"""No count and no size reaches this. A larger number could not be computed with."""
+MOST_MS = 1e12
+"""Thirty years. Sums of larger numbers would not be finite."""
 
 
 def implausible_candidate(candidate: Candidate) -> str | None:
@@ -17,6 +23,8 @@ def implausible_candidate(candidate: Candidate) -> str | None:
         return f"{found} is below zero"
     if any(width < 1 for _, width in candidate.plan):
         return "a width is below one"
+    if found := next((name for name, count in (*counts.items(), *candidate.plan) if count >= MOST), None):
+        return f"{clean_text(found, 60)} is out of range"
     if candidate.score is not None and not math.isfinite(candidate.score):
         return "the score is not a finite number"
     if any(share is not None and not (math.isfinite(share) and share >= 0) for share in shares):
@@ -32,8 +40,8 @@ def implausible_measurement(measurement: Measurement) -> str | None:
         return "no process was timed"
     memory = measurement.memory
     sizes = (memory.baseline_bytes, memory.session_bytes, memory.peak_bytes, memory.rss_bytes)
-    if any(size is not None and size < 0 for size in sizes):
-        return "a memory figure is below zero"
+    if any(size is not None and not 0 <= size < MOST for size in sizes):
+        return "a memory figure is below zero or out of range"
     return next(filter(None, map(_implausible_process, measurement.processes)), None)
 
 
@@ -44,12 +52,12 @@ def _implausible_process(process: TimedProcess) -> str | None:
     if any(process.reference_latency_ms) and not all(process.reference_latency_ms):
         return "a block of the reference holds no runs"
     if not all(_positive(block) for block in (*process.latency_ms, *process.reference_latency_ms)):
-        return "a latency is not a finite number above zero"
+        return "a latency is not a finite number above zero, or out of range"
     times = (process.session_creation_ms, process.first_run_ms, process.cpu_ms_per_run, process.timed_ms)
-    if not all(math.isfinite(time) and time >= 0 for time in times):
-        return "a time is not a finite number, or below zero"
+    if not all(0 <= time < MOST_MS for time in times):
+        return "a time is not a finite number, or below zero, or out of range"
     return "the count of pre-emptions is below zero" if (process.preemptions or 0) < 0 else None
 
 
 def _positive(values: Iterable[float]) -> bool:
-    return all(math.isfinite(value) and value > 0 for value in values)
+    return all(0 < value < MOST_MS for value in values)

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -27,7 +27,7 @@ from pipeline.foreign_text import shorten
 from pipeline.system.files import flush_folder, sha256_file, storage_errors, sweep
 from pipeline.system.foreign_file import read_foreign
 
-__all__ = ["Role", "Run", "Trial", "open_run", "read_trials"]
+__all__ = ["Role", "Run", "Trial", "open_run", "read_run", "read_trials"]
 
 Facts = Mapping[str, Any]
 Kind = Literal["job", "inputs", "device", "weights", "sources", "grouped", "sensitivity"]
@@ -223,24 +223,33 @@ def open_run(folder: Path, job: Facts) -> Iterator[Run]:
 
 def read_trials(folder: Path) -> list[Trial]:
     """Return the trials in the journal of `folder`, read without locking. Raises RunError."""
+    return list(read_run(folder).trials)
+
+
+def read_run(folder: Path, limit_bytes: int = JOURNAL_LIMIT_BYTES) -> Journal:
+    """Return the journal of `folder`, read without locking, with its trials in the order of an uninterrupted run.
+
+    A run may write to it meanwhile. Raises RunError, also when the file is larger than `limit_bytes`.
+    """
     path = folder / "journal.jsonl"
-    return sorted(_understood(path, journal_bytes(path)).trials, key=_place)
+    journal = _understood(path, journal_bytes(path, limit_bytes), "give a run directory that this version reads")
+    return replace(journal, trials=tuple(sorted(journal.trials, key=_place)))
 
 
 def _place(trial: Trial) -> tuple[int, int]:
     return _ROLES.index(trial.role), trial.number
 
 
-def _understood(path: Path, data: bytes) -> Journal:
-    """Parse the journal. Raises RunError where no line, or the format, is this program's."""
+def _understood(path: Path, data: bytes, remedy: str = "choose another --out") -> Journal:
+    """Parse the journal. Raises RunError, which advises `remedy`, where no line, or the format, is this program's."""
     try:
         journal = read_journal(data)
     except OtherFormat as problem:
-        text = f"{path}:{problem.number}: format {_short(problem.found)}; this program reads {FORMAT}; choose another --out"
+        text = f"{path}:{problem.number}: format {_short(problem.found)}; this program reads {FORMAT}; {remedy}"
         raise RunError(text) from None
     if journal.damage and not journal.lines:
         first = journal.damage[0]
-        raise RunError(f"{path}:{first.number}: not a journal line of this program ({first.reason}); choose another --out")
+        raise RunError(f"{path}:{first.number}: not a journal line of this program ({first.reason}); {remedy}")
     return journal
 
 

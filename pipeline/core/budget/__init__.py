@@ -6,7 +6,7 @@ The sign is the same everywhere: a violation <= 0 is within the limit.
 from pipeline.core.budget.constraint import Constraint, Verdict, judge, show, violations, worst_verdict
 from pipeline.core.budget.metric import Metric, Unit
 from pipeline.core.budget.metrics import known_metrics
-from pipeline.core.budget.read import Limit, read_budget
+from pipeline.core.budget.read import Limit, read_budget, read_limit
 from pipeline.core.budget.sample_size import sample_size_notices
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "judge",
     "known_metrics",
     "read_budget",
+    "read_limit",
     "sample_size_notices",
     "show",
     "violations",

@@ -10,7 +10,7 @@ from pipeline.core.profile import BudgetText, Profile
 from pipeline.errors import BudgetError
 from pipeline.system.units import parse_quantity
 
-__all__ = ["Limit", "read_budget"]
+__all__ = ["Limit", "read_budget", "read_limit"]
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ def read_budget(profile: Profile, overrides: Mapping[str, BudgetText], own: tupl
     time or memory limit where this run does not measure the device.
     """
     texts: dict[str, BudgetText] = {**profile.budget, **overrides}
-    constraints = [_constraint(key, text) for key, text in texts.items()]
+    constraints = [read_limit(key, text) for key, text in texts.items()]
     constraints += [Constraint(limit.metric, limit.value, limit.relative) for limit in own]
     for constraint in constraints:
         _refuse_figures_of_another_machine(constraint, profile)
@@ -46,7 +46,8 @@ def read_budget(profile: Profile, overrides: Mapping[str, BudgetText], own: tupl
     return tuple(constraints)
 
 
-def _constraint(key: str, text: BudgetText) -> Constraint:
+def read_limit(key: str, text: BudgetText) -> Constraint:
+    """Read the limit `text` of the metric `key`. Raises BudgetError for an unknown key or a wrong unit."""
     metric = known_metrics().get(key)
     if metric is None:
         raise BudgetError(f"budget: unknown key '{key}'; choose from {', '.join(sorted(known_metrics()))}")

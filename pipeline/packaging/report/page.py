@@ -3,10 +3,7 @@
 import html
 import shlex
 import statistics
-from pathlib import Path
-
-import jinja2
-from markupsafe import Markup
+from dataclasses import dataclass
 
 from pipeline.core.alignment import Alignment
 from pipeline.core.artifact import Artifact, Row
@@ -15,13 +12,26 @@ from pipeline.core.measurement import Measurement
 from pipeline.core.paired_difference import PairedDrop
 from pipeline.core.run import Trial
 from pipeline.errors import one_line
-from pipeline.foreign_text import escape_text
+from pipeline.packaging.report import plots
+from pipeline.packaging.report.chart import Chart
+from pipeline.packaging.report.template import render
 from pipeline.search.problem import Evaluation
 from pipeline.system.units import format_bytes
 
 __all__ = ["headline", "report_page"]
 
-PLOTS = ("latency_svg", "widths_svg", "search_svg", "alignment_svg")
+
+@dataclass(frozen=True)
+class Charts:
+    """The plots of a page. None where there is nothing to draw."""
+
+    latency: Chart | None = None
+    bars: tuple[plots.Bar, ...] = ()
+    search: Chart | None = None
+    best: Chart | None = None
+    alignment: tuple[Chart, ...] = ()
+    not_drawn: str = ""
+    """A sentence if not all trials are drawn."""
 
 
 def headline(artifact: Artifact) -> str:
@@ -58,41 +68,44 @@ def report_page(
     evaluations: list[Evaluation],
     constraints: tuple[Constraint, ...],
     alignment: Alignment | None = None,
+    remarks: tuple[str, ...] = (),
 ) -> bytes:
-    """The page of a finished run, in UTF-8. `evaluations` are those of the search's `trials`, in the same order.
+    """The page of a finished run, in UTF-8. `evaluations` are those of the search's `trials`, in the same order. `remarks`: what
+    is damaged in the run's files.
 
     A failure never costs the run its artifact. If the plots fail, the page says why. If the page itself fails, a plain page gives
     the reason and the verdict, and says where all figures are.
     """
     try:
-        plots, missing = _plots(artifact, trials, evaluations, constraints, alignment), ""
-    except Exception as problem:  # matplotlib or its fonts may fail, and both are outside our control
-        plots, missing = dict.fromkeys(PLOTS, ""), f"{type(problem).__name__}: {one_line(problem)}"
+        charts, missing = _charts(artifact, trials, evaluations, constraints, alignment), ""
+    except Exception as problem:  # figures that cannot be drawn must not cost the page
+        charts, missing = Charts(), f"{type(problem).__name__}: {one_line(problem)}"
     try:
-        return _page(artifact, trials, evaluations, alignment, plots, missing)
+        texts = (f"The plots are missing because they could not be drawn: {missing}", *remarks) if missing else remarks
+        return _page(artifact, trials, evaluations, alignment, charts, texts)
     except Exception as problem:
         return _plain_page(artifact, problem)
 
 
-def _plots(
+def _charts(
     artifact: Artifact,
     trials: list[Trial],
     evaluations: list[Evaluation],
     constraints: tuple[Constraint, ...],
     alignment: Alignment | None,
-) -> dict[str, str]:
-    """Maps each name in the template to an SVG."""
-    from pipeline.packaging.report import plots  # noqa: PLC0415 - matplotlib takes half a second to import
-
+) -> Charts:
     limit = next((c.limit for c in constraints if c.metric.key == "latency_p50" and c.relative), None)
     chosen = next((t.candidate for t in trials if t.candidate.plan == artifact.shipped.plan), artifact.shipped)
     feasible = [evaluation.feasible for evaluation in evaluations]
-    return {
-        "latency_svg": plots.latency_plot(artifact.shipped),
-        "widths_svg": plots.widths_plot(artifact.widths),
-        "search_svg": plots.search_plot(trials, artifact.dense, feasible, limit, chosen) if trials else "",
-        "alignment_svg": plots.alignment_plot(alignment) if alignment else "",
-    }
+    measured = artifact.shipped.measurement
+    return Charts(
+        latency=plots.latency_chart(measured) if measured else None,
+        bars=plots.width_bars(artifact.widths),
+        search=plots.search_chart(trials, artifact.dense, feasible, limit, chosen),
+        best=plots.best_score_chart(trials, feasible),
+        alignment=plots.alignment_charts(alignment) if alignment else (),
+        not_drawn=plots.drawn_trials(trials),
+    )
 
 
 def _plain_page(artifact: Artifact, problem: Exception) -> bytes:
@@ -110,18 +123,17 @@ def _page(
     trials: list[Trial],
     evaluations: list[Evaluation],
     alignment: Alignment | None,
-    plots: dict[str, str],
-    missing: str,
+    charts: Charts,
+    run_remarks: tuple[str, ...],
 ) -> bytes:
-    """The page with `plots` from `_plots`. `missing` says why there are none."""
+    """The page with `charts`. `run_remarks`: what is missing or damaged."""
     measured = artifact.shipped.measurement
     if measured is None:
         raise ValueError("the artifact holds no measurement")
     feasible = [evaluation.feasible for evaluation in evaluations]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, finalize=_readable)
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     fingerprint = measured.fingerprint
-    text = template.render(
+    return render(
+        "page.html",
         artifact=artifact,
         device=fingerprint.device,
         stamp=fingerprint.stamp,
@@ -132,8 +144,8 @@ def _page(
         drop_basis=_drop_basis(artifact.shipped.drop),
         runs=sum(len(block) for process in measured.processes for block in process.latency_ms),
         processes=len(measured.processes),
-        **plots,
-        plots_missing=missing,
+        charts=charts,
+        run_remarks=run_remarks,
         alignment=alignment,
         trials=trials,
         within=sum(feasible),
@@ -146,12 +158,6 @@ def _page(
         remarks=measured.remarks,
         command=shlex.join(artifact.command) or "(from Python)",
     )
-    return text.encode()
-
-
-def _readable(value: object) -> object:
-    """`value` escaped, so that a name cannot change the direction of the surrounding text."""
-    return escape_text(value, keep="\n") if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _drop_basis(drop: PairedDrop | None) -> str:
