@@ -12,9 +12,17 @@ from pipeline.system.units import format_bytes, format_count, format_duration
 
 __all__ = ["inspection_json", "print_inspection"]
 
+UNBROKEN = 500
+"""Width of a table that is written to a file or a pipe, in characters. A table is as wide as its content."""
+
 
 def print_inspection(console: Console, found: Inspection) -> None:
-    """Print the layers, the groups, the dense and the thinnest plan, and how long a search takes."""
+    """Print the layers, the groups, the dense and the thinnest plan, and how long a search takes.
+
+    A file or a pipe has no width, so each row of a table is one line there.
+    """
+    if not console.is_terminal:
+        console.width = max(console.width, UNBROKEN)
     console.print()
     console.print(_layers(found))
     console.print()
@@ -63,7 +71,7 @@ def _layers(found: Inspection) -> Table:
         owner = Text(", ".join(layer.groups)) if layer.groups else Text("-", style="dim")
         shape = "x".join(str(size) for size in layer.outputs)
         counts = (_share(layer.params, found.dense.params), _share(layer.macs, found.dense.macs))
-        table.add_row(layer.name, layer.kind, shape, *counts, *times, owner)
+        table.add_row(layer.title, layer.kind, shape, *counts, *times, owner)
     for operator, ms in found.others_ms.items():
         table.add_row(Text(operator, style="dim"), "", "", "", "", f"{ms:.3f} ms", _share(ms, total_ms), "")
     return table

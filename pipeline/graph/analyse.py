@@ -1,5 +1,7 @@
 """Analyse: find the groups of a network in its exported graph, prove each of them, and pair the graph with a torch module."""
 
+from dataclasses import replace
+
 import onnx
 from torch import nn
 
@@ -11,6 +13,7 @@ from pipeline.graph.export import export_trainable
 from pipeline.graph.labels.space import label_graph, name_nodes
 from pipeline.graph.match_weights import match_weights
 from pipeline.graph.metadata import constants_of, strip_notes
+from pipeline.graph.module_names import places_of
 from pipeline.graph.prove import prove_blocks, prove_groups
 from pipeline.graph.prunable_network import PrunableNetwork, pair_with_module
 from pipeline.graph.restrict import restrict, restrict_blocks
@@ -46,6 +49,7 @@ def analyse(
     progress(0, 0, "finding the channel groups")
     labelled = restrict(label_graph(model, settings.grouped), settings.restriction, constants_of(model) or ())
     proven = prove_groups(model, labelled, progress)
+    places = places_of(model)
     strip_notes(model)
     labelled = labelled.restricted({group.name for group in proven.groups}, proven.refused)
     if settings.restriction.depth:
@@ -60,4 +64,4 @@ def analyse(
             f"no layer of this network can be pruned ({reasons or 'it has no convolution or linear layer'}); "
             "nothing can be done for it here"
         )
-    return network
+    return replace(network, places=places)

@@ -18,6 +18,8 @@ __all__ = ["LayerFacts", "layer_facts", "times_by_layer"]
 
 PREFIX, SUFFIX = "fused ", "_nchwc"
 """ONNX Runtime adds these to the name of a node that it fuses, and of a value that it computes in blocks of channels."""
+UNKNOWN = "'"
+"""A place begins with this where only the node is known."""
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,20 @@ class LayerFacts:
     reason: str = ""
     """Why it keeps its width."""
     latency_ms: float | None = None
+    place: str = ""
+    """Where a product of two activations is in the user's network: "MatMul in 'blocks.0.attn'"."""
+
+    @property
+    def title(self) -> str:
+        """The name for people. The name of a product is that of a node, which means nothing to them."""
+        return self.place or self.name
 
 
-def layer_facts(model: onnx.ModelProto, labelled: GraphSpace) -> tuple[LayerFacts, ...]:
+def layer_facts(model: onnx.ModelProto, labelled: GraphSpace, places: Mapping[str, str] | None = None) -> tuple[LayerFacts, ...]:
     """Return the layers of `model`, a deployed graph with its weights, in the order in which they run.
 
-    `labelled` are its proven groups. Raises TraceError when the operations cannot be counted.
+    `labelled` are its proven groups. `places`: node -> where it is in the user's network; see `places_of`. Raises TraceError when
+    the operations cannot be counted.
     """
     shapes, counted = shapes_of(model), layer_macs(model)
     sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
@@ -58,7 +68,7 @@ def layer_facts(model: onnx.ModelProto, labelled: GraphSpace) -> tuple[LayerFact
         name = layer_name(weight) if weight else node.name
         other = "it keeps its width" if weight else "it has no channels of its own"
         reason = reasons.get(name) or reasons.get(module_of(weight)) or other
-        own = tuple(dict.fromkeys(groups.get(name, ())))
+        own, where = tuple(dict.fromkeys(groups.get(name, ()))), (places or {}).get(node.name, "")
         found.append(
             LayerFacts(
                 name,
@@ -68,6 +78,7 @@ def layer_facts(model: onnx.ModelProto, labelled: GraphSpace) -> tuple[LayerFact
                 counted.pop(weight or node.name),
                 own,
                 "" if own else reason,
+                place="" if weight or where.startswith(UNKNOWN) else where,
             )
         )
     return tuple(found)

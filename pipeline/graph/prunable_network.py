@@ -7,7 +7,7 @@ from the graph.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -70,6 +70,8 @@ class PrunableNetwork:
     """The largest difference between module and deployed graph, as a share of the largest output."""
     reason: str = ""
     """Why the user's own module is not the one that is pruned, if it is not."""
+    places: Mapping[str, str] = field(default_factory=dict)
+    """Node -> where it is in the user's network, in words; see `places_of`."""
 
     def trained(self, module: nn.Module, kept: Kept) -> onnx.ModelProto:
         """The deployed graph of `kept` with the weights of `module`, a pruned and perhaps trained network.

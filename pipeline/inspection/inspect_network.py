@@ -171,7 +171,7 @@ def _counted(job: Job, loaded: LoadedModel, builder: PrunedModelBuilder, profile
     return Inspection(
         model=job.model,
         input_shapes=tuple(tuple(array.shape) for array in arrays_in(builder.example)),
-        layers=layer_facts(load_graph(dense.data), labelled),
+        layers=layer_facts(load_graph(dense.data), labelled, builder.network.places),
         groups=tuple(_group(choice, groups[choice.name], labelled) for choice in space.choices if not choice.is_block),
         blocks=tuple(
             BlockFacts(choice.name, choice.contents, choice.macs_share, choice.params_share)

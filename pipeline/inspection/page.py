@@ -3,10 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
 from pipeline.graph.layer_facts import LayerFacts
 from pipeline.inspection.inspect_network import Inspection, PlanFacts
+from pipeline.packaging.report.template import render
 from pipeline.system.units import format_bytes, format_count, format_duration
 
 __all__ = ["inspection_page"]
@@ -17,11 +16,11 @@ NARROWEST = 40
 
 def inspection_page(found: Inspection) -> bytes:
     """The page, in UTF-8. Text from the network's file is escaped."""
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(Path(__file__).with_name("page.html").read_text(encoding="utf-8"))
     others = ", ".join(f"{operator} {ms:.3f} ms" for operator, ms in found.others_ms.items())
     timed = any(layer.latency_ms is not None for layer in found.layers)
-    page = template.render(
+    return render(
+        "page.html",
+        Path(__file__).parent,
         found=found,
         plans=_plans(found.dense, found.thinnest),
         layers=_layers(found),
@@ -29,7 +28,6 @@ def inspection_page(found: Inspection) -> bytes:
         measure="time" if timed else "multiply-accumulate operations (MACs)",
         search=_search(found),
     )
-    return page.encode("utf-8", "replace")
 
 
 def _layers(found: Inspection) -> list[dict[str, Any]]:
@@ -38,7 +36,7 @@ def _layers(found: Inspection) -> list[dict[str, Any]]:
     widest = max([*(layer.outputs[0] for layer in found.layers if layer.outputs), 1])
     return [
         {
-            "name": layer.name,
+            "name": layer.title,
             "kind": layer.kind,
             "outputs": "x".join(str(size) for size in layer.outputs),
             "groups": layer.groups,

@@ -1,15 +1,19 @@
 """`compress inspect`: what is known of a network before a run."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from helpers.nets import ZOO, build
 from helpers.onnx_files import as_keras, traced
+from helpers.pages import inspection
 from helpers.profiles import command, here, there
 from helpers.sshd import Board, needs_sshd
 from PIL import Image
 
+from pipeline.cli.screen_inspection import print_inspection
+from pipeline.cli.terminal import make_console
 from pipeline.errors import ModelError
 
 
@@ -91,3 +95,16 @@ def test_blocks_that_can_be_dropped_are_listed_if_the_job_lets_them_be(tmp_path:
     assert [block["groups"] for block in found["blocks"]] == [["inner.0"]]
     assert 0 < found["blocks"][0]["macs_share"] < 1
     assert {group["name"] for group in found["groups"]} == {"stem.0", "inner.0"}
+
+
+def test_each_layer_is_one_line_in_a_file_however_long_its_name(tmp_path: Path) -> None:
+    found = inspection()
+    name = "backbone.stage1.block3.attention.projection.with.a.name.that.is.longer.than.half.of.a.terminal"
+    layers = (replace(found.layers[0], name=name, groups=(name,)), *found.layers[1:])
+    console = make_console()
+    with (tmp_path / "told").open("w+") as console.file:
+        print_inspection(console, replace(found, layers=layers))
+    lines = (tmp_path / "told").read_text().splitlines()
+
+    assert [line.split()[0] == line.split()[-1] == name for line in lines if name in line] == [True]
+    assert max(map(len, lines)) < 300

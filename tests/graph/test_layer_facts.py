@@ -4,6 +4,7 @@ from pathlib import Path
 
 import onnx
 import pytest
+from helpers.families import FAMILIES
 from helpers.graphs import conv_net, graph, reference
 from helpers.nets import EXAMPLE, ZOO, build, exported
 from helpers.profiles import here
@@ -42,6 +43,19 @@ def test_layers_that_are_pruned_together_name_the_same_group() -> None:
         "head": (),
     }
     assert [layer.reason for layer in layers if not layer.groups] == ["its channels are the network's output"]
+
+
+def test_a_product_of_two_activations_is_named_by_its_module_where_that_is_known() -> None:
+    """query times key, and the weights of attention times values"""
+    network = analyse(*FAMILIES["vit-separate"]())
+    model, labelled = network.deployed.slice({}), network.deployed.labelled
+    known, unknown = (layer_facts(model, labelled, places) for places in (network.places, {"node": "'node' (MatMul)"}))
+    products = [number for number, layer in enumerate(known) if not layer.params]
+
+    assert len(products) >= 2
+    assert all("MatMul in 'blocks." in known[number].title for number in products)
+    assert [unknown[number].title for number in products] == [known[number].name for number in products]
+    assert all(layer.title == layer.name for layer in known if layer.params)
 
 
 def test_the_kind_of_a_layer_tells_its_kernel_and_its_groups() -> None:

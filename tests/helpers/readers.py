@@ -13,6 +13,7 @@ import torch
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from helpers.graphs import conv_net, graph, profile, reference
+from helpers.recorded import finished, planned, write_run
 from pipeline.core.artifact import Artifact, dump_artifact, read_artifact
 from pipeline.core.candidate import Candidate
 from pipeline.core.latency_predictor import LatencyPredictor, Point, read_predictor
@@ -25,8 +26,12 @@ from pipeline.deploy.inventory import read_inventory
 from pipeline.deploy.keys import TRUST_FILE, SigningKey, TrustedKey, new_key, read_trusted
 from pipeline.deploy.manifest import CONTEXT, MANIFEST, SIGNATURE, DeviceKind, Terms, check_artifact, sign_artifact
 from pipeline.errors import CompressError, DataError, KeysError, ManifestError, ModelError, ProbeError, ProfileError, RunError
+from pipeline.graph.given.door import Refused
+from pipeline.graph.given.prepare import prepare
 from pipeline.graph.intake import look
 from pipeline.packaging.pack import load_compressed
+from pipeline.packaging.report.recorded_run import read_recorded_run
+from pipeline.packaging.report.report import page_of_runs
 from pipeline.probe.connection import Connection
 from pipeline.probe.interface import MeasurementOptions
 from pipeline.probe.simulated import SimulatedProbe
@@ -164,6 +169,32 @@ def read_onnx(path: Path) -> None:
     assert all(min(each["shape"], default=1) >= 1 for each in looked["inputs"])
 
 
+def read_given_network(path: Path) -> None:
+    """Read the file like the process that prepares a network for pruning. Its opset is not converted, because onnx's converter may
+    crash; the process is then asked again."""
+    try:
+        prepare(path.read_bytes(), {}, 18, 23, convert=False)
+    except Refused as reason:
+        raise ModelError(f"{path}: {reason}") from None
+
+
+def write_killed_run(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    write_run(path.parent)
+
+
+def write_finished_run(path: Path) -> None:
+    path.write_bytes(dump_artifact(finished(planned(2.0, 97.0, kept=1.0), planned(0.8, 96.0))))
+
+
+def read_recorded(path: Path) -> None:
+    """Read a run directory and make its page, alone and beside itself."""
+    run = read_recorded_run(path.parent)
+    for runs in ([run], [run, run]):
+        page = page_of_runs(runs)
+        assert b"<script" not in page
+
+
 HELLO = {
     "board": None,
     "cpu": "a processor",
@@ -279,6 +310,9 @@ READERS = {
     "arrays": Reader(
         "inputs.npz", lambda path: np.savez_compressed(path, x=np.eye(3, dtype=np.float32), n=np.int64(1)), read_npz, DataError
     ),
+    "run": Reader("journal.jsonl", write_killed_run, read_recorded, RunError, "json lines"),
+    "finished run": Reader("artifact.json", write_finished_run, read_recorded, RunError, "json"),
+    "given network": Reader("net.onnx", lambda path: path.write_bytes(conv_net()), read_given_network, ModelError),
     "network": Reader("model.onnx", lambda path: path.write_bytes(conv_net()), read_onnx, ModelError),
     "answers": Reader("answers", lambda path: path.write_bytes(json_lines(ANSWERS)), read_answers, ProbeError, "json lines"),
 }

@@ -103,7 +103,9 @@ def check_changed_value(folder: Path, name: str, data: st.DataObject) -> None:
     refuses_or_takes(reader, path, dumped(reader.form, changed))
 
 
-FILES = [name for name in READERS if name != "answers"]
+COSTLY = ("answers", "given network")
+"""They take a process, or a session of ONNX Runtime, for each file."""
+FILES = [name for name in READERS if name not in COSTLY]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -135,6 +137,15 @@ def test_what_another_program_answers_in_a_worker_s_place_is_refused_by_name(
 ) -> None:
     """over a real link, a process for each: few"""
     check(folder, "answers", data)
+
+
+@pytest.mark.parametrize("check", [check_arbitrary_bytes, check_changed_bytes])
+@settings(max_examples=8)
+@given(data=st.data())
+def test_a_network_that_is_prepared_for_pruning_is_taken_or_refused_by_name(
+    folder: Path, check: Callable[[Path, str, st.DataObject], None], data: st.DataObject
+) -> None:
+    check(folder, "given network", data)
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if READERS[name].form != "bytes"])

@@ -79,9 +79,9 @@ class Compared:
 
     @property
     def judged(self) -> str:
-        """What the score is: 'accuracy', 'agreement' or 'score'. Of an unfinished run it is not known."""
+        """What the score is, such as 'accuracy' or 'agreement'. Of an unfinished run it is not known."""
         rows = self.run.artifact.rows if self.run.artifact else ()
-        return next((clean_text(row.title, 60).partition(" ")[0] for row in rows if row.key == "accuracy_drop"), "score")
+        return next((clean_text(row.title, 60).removesuffix(" (test)") for row in rows if row.key == "accuracy_drop"), "score")
 
     @property
     def fingerprint(self) -> Fingerprint | None:

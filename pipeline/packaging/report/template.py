@@ -3,6 +3,7 @@
 A page has no scripts, and needs no other file. Its policy forbids the browser to run or load anything.
 """
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.foreign_text import escape_text, shorten
 
 __all__ = ["render"]
 
+OWN = Path(__file__).parent
 TEXT_LIMIT = 10_000
 """Longest text that is shown, in characters."""
 
@@ -21,16 +23,19 @@ def render(name: str, folder: Path | None = None, /, **values: Any) -> bytes:
     """Return the page that the template `name` makes from `values`, in UTF-8. `folder`: where it lies, if it is not one of the
     templates of this package. Text in `values` is escaped.
     """
-    own = Path(__file__).parent
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader([folder or own, own]),
+    return _environment(folder or OWN).get_template(name).render(**values).encode("utf-8", "replace")
+
+
+@functools.cache
+def _environment(folder: Path) -> jinja2.Environment:
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader([folder, OWN]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=_readable,
     )
-    return environment.get_template(name).render(**values).encode("utf-8", "replace")
 
 
 def _readable(value: object) -> object:
