@@ -250,7 +250,7 @@ def _outcome(state: TrainingState, settings: FinetuneSettings) -> list[str]:
     """A notice if the shipped network was not trained."""
     if not settings.whole_epochs:
         return [
-            "not fine-tuned, because epochs is 0: the network from the search is shipped (validation accuracy "
+            "not fine-tuned, because epochs is 0: the network from the search is shipped (validation score "
             f"{state.start_score:.2f} %)"
         ]
     if state.best_epoch:
@@ -264,6 +264,6 @@ def _outcome(state: TrainingState, settings: FinetuneSettings) -> list[str]:
             else f", the best epoch {max(state.history):.2f} %"
         )
     return [
-        f"fine-tuning did not improve the network: its validation accuracy before was {state.start_score:.2f} %{best}; the "
+        f"fine-tuning did not improve the network: its validation score before was {state.start_score:.2f} %{best}; the "
         "network before fine-tuning is shipped; more training images, more --epochs or another --learning-rate may help"
     ]

@@ -43,8 +43,10 @@ def headline(artifact: Artifact) -> str:
         text = f"{kind}: {'; '.join(_missed(row, artifact.shipped.drop) for row in missed)}"
     else:
         text = "Budget met: every 95 % confidence interval lies below its limit."
-    if any(row.key == "accuracy_drop" and row.drop is None and row.after is not None for row in limited):
-        text += f"{'' if text.endswith('.') else '.'} The accuracy drop has no interval: the verdict uses its value alone."
+    for row in limited:
+        if row.key == "accuracy_drop" and row.drop is None and row.after is not None:
+            drop = f"{row.title.partition(' ')[0]} drop"  # of accuracy, or of agreement where there are no labels
+            text += f"{'' if text.endswith('.') else '.'} The {drop} has no interval: the verdict uses its value alone."
     return text
 
 

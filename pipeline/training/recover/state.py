@@ -172,7 +172,7 @@ def outcome(state: RecoveryState) -> list[str]:
     if state.best_loss < state.start_loss:
         return []
     return [
-        "training from few pictures did not improve the network: its validation accuracy before was "
+        "training from few pictures did not improve the network: its validation score before was "
         f"{state.start_score:.2f} %; the network before fine-tuning is shipped; more pictures (--unlabelled) or more "
         "--finetune-minutes may help"
     ]
