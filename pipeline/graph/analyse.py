@@ -10,7 +10,8 @@ from pipeline.core.progress import Progress, no_progress
 from pipeline.errors import NothingToPrune
 from pipeline.graph.blocks import find_blocks
 from pipeline.graph.export import export_trainable
-from pipeline.graph.labels.space import label_graph, name_nodes
+from pipeline.graph.gather_steps import label_with_steps
+from pipeline.graph.labels.space import name_nodes
 from pipeline.graph.match_weights import match_weights
 from pipeline.graph.metadata import constants_of, strip_notes
 from pipeline.graph.module_names import places_of
@@ -37,8 +38,8 @@ def analyse(
     """Return the network with its prunable groups and blocks, and the layers that are not prunable, each with a reason.
 
     `example` is one sample as a batch, (1, C, H, W), or a `Batch`. `model` is the trainable graph of `module`; without it, the
-    module is exported. Its notes, from which the reasons take the names of modules, are removed. `settings` say how channels
-    leave grouped layers, and which layers may lose some.
+    module is exported. Its notes, from which the reasons take the names of modules, are removed, and a Slice of channels in steps
+    becomes a Gather. `settings` say how channels leave grouped layers, and which layers may lose some.
     Raises ModelError when a restriction does not fit the network, TraceError when the network cannot be exported or pruned, and
     NothingToPrune when no group can be pruned.
     """
@@ -47,7 +48,7 @@ def analyse(
     tensors = match_weights(model, module.state_dict())
     name_nodes(model)
     progress(0, 0, "finding the channel groups")
-    labelled = restrict(label_graph(model, settings.grouped), settings.restriction, constants_of(model) or ())
+    labelled = restrict(label_with_steps(model, settings.grouped), settings.restriction, constants_of(model) or ())
     proven = prove_groups(model, labelled, progress)
     places = places_of(model)
     strip_notes(model)

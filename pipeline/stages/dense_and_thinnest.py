@@ -12,6 +12,7 @@ from pipeline.search.uniform import bisect
 from pipeline.stages.context import RunContext
 from pipeline.stages.initial_weights import InitialWeights
 from pipeline.stages.measure_plans import PlanMeasurer
+from pipeline.stages.not_prunable import not_prunable
 from pipeline.stages.provider_check import not_measured
 
 __all__ = ["DenseAndThinnest", "measure_dense_and_thinnest", "score_thinnest", "widest_uniform"]
@@ -57,9 +58,10 @@ def measure_dense_and_thinnest(measurer: PlanMeasurer, space: SearchSpace, weigh
         if figure and constraint.verdict(thinnest, dense) == "over":
             kind = f"{constraint.metric.title}{', of dense' if constraint.relative else ''}"
             without = " and without its blocks" if space.has_blocks else ""
+            kept = "".join(f"; {line}" for line in not_prunable(context.builder.space))
             raise UnreachableBudget(
                 f"at minimum width{without} this network needs {constraint.show(figure.value)} ({kind}), but the budget is "
-                f"{constraint.show(constraint.limit)}; raise the limit, or start from a smaller network"
+                f"{constraint.show(constraint.limit)}{kept}; raise the limit, or start from a smaller network"
             )
     return DenseAndThinnest(dense, thinnest)
 

@@ -16,6 +16,7 @@ from pipeline.core.artifact import Artifact, read_artifact
 from pipeline.core.budget import Limit, Metric
 from pipeline.core.candidate import Candidate
 from pipeline.core.profile import load_profile
+from pipeline.core.progress import NullCallback
 from pipeline.core.run import read_trials
 from pipeline.core.statistics import Estimate
 from pipeline.errors import ModelError, RunError, UnreachableBudget
@@ -259,11 +260,26 @@ def test_where_int8_was_not_asked_for_it_was_not_tried(finished: tuple[Path, Art
     assert (finished[1].precision, finished[1].precisions) == ("fp32", ())
 
 
-def test_a_budget_below_the_thinnest_ends_before_the_search(tmp_path: Path) -> None:
-    with pytest.raises(UnreachableBudget, match=r"at minimum width this network needs .* but the budget is 1\.0 %"):
-        compress(job(tmp_path / "run", budget={"latency_p50": "1%"}))
+class Told(NullCallback):
+    """Keeps the lines that a user sees."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def test_a_budget_below_the_thinnest_ends_before_the_search_and_lists_the_layers_that_keep_their_width(tmp_path: Path) -> None:
+    """they are also on the screen before the search"""
+    layers = ["not prunable: 9: its channels are the network's output", "not prunable: 0: --freeze '0' matches 0"]
+    told = Told()
+    with pytest.raises(UnreachableBudget, match=r"at minimum width this network needs .* but the budget is 1\.0 %") as refused:
+        compress(job(tmp_path / "run", budget={"latency_p50": "1%"}, freeze=("0",)), told)
 
     assert {trial.role for trial in read_trials(tmp_path / "run")} == {"dense", "uniform"}
+    assert sorted(line for line in told.lines if "not prunable" in line) == layers
+    assert all(f"; {line}" in str(refused.value) for line in layers)
 
 
 def test_a_function_of_ones_own_is_a_budget_like_any_other(tmp_path: Path) -> None:

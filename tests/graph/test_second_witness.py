@@ -1,8 +1,13 @@
 """torch-pruning as a second witness: on most families it finds the same channels coupled. Where it does not, the reason is here."""
 
+import ast
+from pathlib import Path
+
 import pytest
 from helpers.families import FAMILIES
 from helpers.witness import Verdict, second_opinion
+
+import pipeline
 
 EVENLY = "the same channels leave each group; torch-pruning's sets hold one of them, and its pruner adds the others"
 HEADS = "heads leave whole; torch-pruning's sets hold single channels of a head"
@@ -52,3 +57,20 @@ def test_the_second_witness_agrees_or_the_reason_is_known(name: str) -> None:
 
 def test_each_known_difference_is_one_of_a_family_that_is_tried() -> None:
     assert set(OTHERS) <= set(FAMILIES)
+
+
+def test_the_program_runs_without_torch_pruning() -> None:
+    """it is a witness in tests and benchmarks only"""
+    root = Path(pipeline.__file__).parent
+    trees = (ast.parse(path.read_text()) for path in root.rglob("*.py"))
+    imported = {name for tree in trees for node in ast.walk(tree) for name in modules_of(node)}
+
+    assert "torch" in imported
+    assert "torch_pruning" not in imported
+
+
+def modules_of(node: ast.AST) -> list[str]:
+    """The packages that a statement imports."""
+    names = [entry.name for entry in node.names] if isinstance(node, ast.Import) else []
+    names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+    return [name.partition(".")[0] for name in names]

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from pipeline.core.plan import PruneSpace
-from pipeline.errors import NothingToPrune
 from pipeline.graph.analyse import analyse
 from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.settings import PruningSettings
@@ -144,6 +143,7 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Found]] = {
         lambda: Net(lambda n, x: attention(n.q(x), n.k(x), x), q=nn.Conv2d(8, 6, 1), k=nn.Conv2d(8, 6, 1)),
         {"a": (8, 1), "q": (6, 1)},
     ),
+    "a gate for every other channel": (lambda: Net(lambda n, x: x[:, ::2] * x[:, 1::2].tanh(), 4), {"a": (4, 2)}),
     "products of pixels by einsum": (
         lambda: Net(lambda n, x: similarity(n.q(x), n.k(x)), q=nn.Conv2d(8, 6, 1), k=nn.Conv2d(8, 6, 1)),
         {"a": (8, 1), "q": (6, 1)},
@@ -155,6 +155,7 @@ DEFAULT = (
     "transposed convolution with groups",
     "group norm by means",
     "layer norm over the first axis",
+    "a gate for every other channel",
     "attention with one head",
     "products of pixels by einsum",
 )
@@ -183,7 +184,51 @@ def test_whole_groups_leave_an_unusual_spelling(name: str, expected: Found) -> N
     assert {group.name: (group.channels, group.bundle) for group in space.groups} == expected
 
 
-def test_channels_that_are_taken_in_steps_stay_and_the_reason_names_the_place() -> None:
-    """every other channel is a gate: after one of them is removed, no step takes the others"""
-    with pytest.raises(NothingToPrune, match=r"a: Slice in the network's own forward\(\) takes its channels in steps of 2;"):
-        space_of(lambda: Net(lambda n, x: x[:, ::2] * x[:, 1::2].tanh(), 4))
+class ManyKinds(nn.Module):
+    """x -> a: conv(8) -> pixel unshuffle -> b: conv(12), spectral norm -> GLU -> c: two outputs per channel -+-> d: conv(16) -+
+    -> sum -> e: Conv3d(10) -> f: Conv1d(7) -> mean -> head                          every second pixel, padded channels +
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 1), parametrizations.spectral_norm(nn.Conv2d(32, 12, 1))
+        self.c, self.d = nn.Conv2d(6, 12, 3, padding=1, groups=6), nn.Conv2d(12, 16, 3, stride=2, padding=1)
+        self.e, self.f, self.head = nn.Conv3d(16, 10, 1), nn.Conv1d(10, 7, 1), nn.Linear(7, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.c(F.glu(self.b(F.pixel_unshuffle(self.a(x), 2)), 1))
+        x = self.d(x) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        answer: Tensor = self.head(self.f(self.e(x[:, :, None].relu()).flatten(2)).mean(2))
+        return answer
+
+
+def test_layers_of_many_kinds_lose_channels_in_one_network() -> None:
+    space = space_of(ManyKinds)
+
+    assert {group.name: (group.channels, group.bundle) for group in space.groups} == {
+        "a": (8, 1),
+        "b": (6, 2),
+        "d": (4, 1),
+        "e": (10, 1),
+        "f": (7, 1),
+    }
+    assert [(layer.name, layer.reason) for layer in space.frozen] == [("head", "its channels are the network's output")]
+
+
+def multi_query(n: nn.Module, x: Tensor) -> Tensor:
+    """attention of four heads with one key and one value for all of them; a bias is added to the heads' results"""
+    x = x.flatten(2).mT
+    query = n.q(x).unflatten(2, (4, 6)).transpose(1, 2)
+    y = F.softmax(query @ n.k(x)[:, None].mT, -1) @ n.v(x)[:, None]
+    y = n.o(F.gelu(y.transpose(1, 2).flatten(2) + n.s.bias))
+    return y.mT.unflatten(2, (8, 8))
+
+
+def test_of_two_kinds_of_channels_on_one_axis_those_with_more_weights_leave() -> None:
+    """after the product, an axis of 20 holds 4 heads, which the queries give, and 5 channels, which the one value gives"""
+    space = space_of(lambda: Net(multi_query, q=linear(8, 24), k=linear(8, 6), v=linear(8, 5), o=linear(20, 8), s=Scale(20)))
+
+    assert {group.name: (group.channels, group.bundle) for group in space.groups} == {"a": (8, 1), "q": (4, 6), "o": (8, 1)}
+    assert {layer.name: layer.reason for layer in space.frozen}["v"] == (
+        "its channels share an axis with others at Add in the network's own forward(), and only one kind can leave"
+    )

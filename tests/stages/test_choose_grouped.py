@@ -1,5 +1,6 @@
 """The faster way to prune grouped layers is measured once, and a resumed run keeps it."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,17 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.nets import build
+from helpers.sshd import Board, needs_sshd
 from torch import nn
 
 from pipeline import Job, compress
+from pipeline.core.measurement import Measurement
 from pipeline.core.opsets import FileFormat
 from pipeline.core.profile import load_profile
 from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.graph.settings import PruningSettings
+from pipeline.probe.interface import MeasurementOptions
 from pipeline.probe.simulated import SimulatedProbe
 from pipeline.stages.choose_grouped import faster_grouped
-from pipeline.stages.probe_adapter import reference_of
+from pipeline.stages.prepare import start_probe
+from pipeline.stages.probe_adapter import graph_of, reference_of
+from pipeline.stages.shared_device import share_device
 from pipeline.training.settings import FinetuneSettings
 
 
@@ -64,6 +70,21 @@ def test_if_it_is_not_certain_which_is_faster_channels_are_removed_evenly(tmp_pa
 
     assert choice == "evenly"
     assert "not certain" in text
+
+
+@needs_sshd
+def test_both_ways_are_measured_on_the_device_over_ssh(tmp_path: Path, board: Board) -> None:
+    """the device builds both files from weight slices, and the connection can be opened again for the search"""
+    evenly, whole = (built(build(one_output_each), tmp_path, grouped) for grouped in ("evenly", "whole"))
+    with share_device(board.profile(), print) as device:
+        with contextlib.closing(start_probe(device, evenly, dry_run=False)) as probe:
+            _, text = faster_grouped(probe, evenly, whole, 2)
+        with contextlib.closing(start_probe(device, whole, dry_run=False)) as probe:
+            measured = probe.measure(graph_of(whole.make(whole.space.dense())), MeasurementOptions(1, memory=False))
+
+    assert text.startswith("grouped layers: removing whole groups takes ")
+    assert isinstance(measured, Measurement)
+    assert measured.fingerprint.mode == "device"
 
 
 NET = """

@@ -143,7 +143,19 @@ def merge(values: Sequence[Value], shape: tuple[int, ...], trace: Trace) -> Valu
 
 
 def _apart(found: list[Labels], trace: Trace) -> list[Labels]:
-    return [labels for labels in (compact(part, trace.unions) for part in found) if labels.size > 1]
+    """The fields of one value that differ, with one kind of channels for each axis."""
+    fields: list[Labels] = []
+    kinds: dict[int, list[Labels]] = {}
+    for labels in (compact(part, trace.unions) for part in found):
+        axes = varying(labels)
+        if len(axes) == 1:
+            kinds.setdefault(next(iter(axes)), []).append(labels)
+        elif axes:
+            fields.append(labels)
+    for several in kinds.values():
+        movable = [labels for labels in several if not trace.unions.frozen(labels).all()]
+        fields += trace.one_kind(movable, trace.at.removeprefix(" at ")) if movable else several[:1]
+    return fields
 
 
 def _single(one: Labels, other: Labels, parts: list[list[Labels]], trace: Trace) -> Labels:

@@ -149,11 +149,17 @@ def _product(node: Node, trace: Trace, one: Value, other: Value) -> Value:
         sides.append(Value(lead + value.shape, tuple(labels.reshape(lead + labels.shape) for labels in value.fields)))
     batch = set(range(rank - 2))
     whole: list[list[Labels]] = [[], []]
-    for side, found in zip(sides, whole, strict=True):
+    for number, (side, found) in enumerate(zip(sides, whole, strict=True)):
+        summed = rank - 1 if number == 0 else rank - 2
+        others: list[Labels] = []
         for labels in side.fields:
             if varying(labels) & batch:
                 united = trace.constant(Value(side.shape, (labels,)), [rank - 2, rank - 1], "")
                 found.extend(united.fields)
+            else:  # heads among the rows or columns leave whole too
+                inside = {summed} if len(varying(labels)) > 1 else set()
+                others.extend(trace.constant(Value(side.shape, (labels,)), inside, "").fields)
+        sides[number] = Value(side.shape, tuple(others))
     heads = merge([Value((*side.shape[:-2], 1, 1), tuple(found)) for side, found in zip(sides, whole, strict=True)], shape, trace)
     fields = list(heads.fields)
     rows = [labels for labels in sides[0].fields if varying(labels) == {rank - 2}]
@@ -194,7 +200,9 @@ def recurrent(node: Node, trace: Trace) -> Sequence[Value]:
 
 @rule("Einsum")
 def einsum(node: Node, trace: Trace) -> Sequence[Value]:
-    """Labels of the same letter are united. Letters that all operands and the result have are batch axes, as in `_product`."""
+    """Labels of the same letter are united. Letters that all operands and the result have are batch axes, as in `_product`.
+    Heads of an operand along a letter of the result leave whole.
+    """
     left, _, out = str(node.attributes["equation"]).replace(" ", "").partition("->")
     terms = left.split(",")
     values = [trace.value(name) for name in node.inputs]
@@ -207,7 +215,7 @@ def einsum(node: Node, trace: Trace) -> Sequence[Value]:
         shared = {letter for letter in term if letter in out and all(letter in other for other in terms)}
         for labels in value.fields:
             axes = varying(labels)
-            batch = {axis for axis in axes if term[axis] in shared}
+            batch = {axis for axis in axes if term[axis] in shared} or {axis for axis in axes if term[axis] in out}
             resolved = trace.constant(Value(value.shape, (labels,)), axes - batch, "") if batch and batch != axes else None
             for one in resolved.fields if resolved else trace.resolved(Value(value.shape, (labels,))).fields:
                 axis = next(iter(varying(one)))

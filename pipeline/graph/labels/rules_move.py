@@ -56,7 +56,11 @@ def move(node: Node, trace: Trace) -> Sequence[Value]:
 
 def _in_steps(node: Node, trace: Trace, value: Value) -> Value:
     """Make `value` equal along each axis of which a Slice takes only some positions, in steps. After some of them are removed, no
-    start and end give the rest.
+    start and end give the rest. A Gather does: see `pipeline.graph.gather_steps`.
+
+    x              c0 c1 c2 c3 c4 c5
+    Slice, step 2  c0    c2    c4
+    x without c1   c0 c2 c3 c4 c5       c0, c2 and c4 stand at 0, 1 and 3
     """
     starts, ends = trace.integers(node, 1, "starts") or [], trace.integers(node, 2, "ends") or []
     axes = trace.integers(node, 3, "axes") or list(range(len(starts)))
@@ -64,6 +68,8 @@ def _in_steps(node: Node, trace: Trace, value: Value) -> Value:
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         size = value.shape[axis]
         if step != 1 and len(range(*slice(start, end, step).indices(size))) < size:
+            if value.on(axis):
+                trace.in_steps.add((node.name, axis % len(value.shape)))
             value = trace.constant(value, [axis], f"{node} takes its channels in steps of {step}")
     return value
 
@@ -137,10 +143,7 @@ def concat(node: Node, trace: Trace) -> Sequence[Value]:
 
 
 def _single(value: Value, axis: int, trace: Trace, where: str) -> Labels | None:
-    found = trace.movable(value, axis)
-    if len(found) > 1:
-        for labels in found:
-            trace.unions.freeze(labels, f"two kinds of channels share an axis at {where}")
+    found = trace.one_kind(trace.movable(value, axis), where)
     return found[0] if found else None
 
 

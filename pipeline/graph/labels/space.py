@@ -56,6 +56,8 @@ class GraphSpace:
     """Whether there is a grouped convolution, which is not depthwise, or a GroupNorm with several groups."""
     in_groups: frozenset[str] = frozenset()
     """The groups whose channels a grouped convolution or a GroupNorm reads or makes."""
+    in_steps: frozenset[tuple[str, int]] = frozenset()
+    """(name of a Slice, axis) for each axis of which it takes some channels in steps, so that these keep their number."""
 
     @cached_property
     def numbers(self) -> dict[Place, NDArray[np.int64]]:
@@ -132,6 +134,7 @@ def label_graph(model: onnx.ModelProto, grouped: Grouped = "evenly") -> GraphSpa
         grouped,
         bool(trace.in_groups),
         _in_groups(trace, space, numbers),
+        frozenset(trace.in_steps),
     )
 
 

@@ -1,5 +1,6 @@
 """Trace: what is known while labels are pushed through a graph, and the table of rules."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -57,6 +58,8 @@ class Trace:
 
     in_groups: list[Labels] = field(default_factory=list)
     """The channels that grouped layers read or make."""
+    in_steps: set[tuple[str, int]] = field(default_factory=set)
+    """(name of a Slice, axis) for each axis of which it takes some channels in steps."""
     at: str = ""
     """The node whose rule runs, as the end of a sentence: " at Add in 'layer1.0'"."""
 
@@ -128,10 +131,35 @@ class Trace:
                 self.unions.freeze(labels, reason)
                 continue
             vectors.append(along(one, axis))
-        if len(vectors) > 1:
-            for labels in vectors:
-                self.unions.freeze(labels, f"two kinds of channels share an axis{self.at}")
-        return vectors[0] if vectors else None
+        kept = self.one_kind(vectors, self.at.removeprefix(" at "))
+        return kept[0] if kept else None
+
+    def one_kind(self, fields: Sequence[Labels], where: str) -> Sequence[Labels]:
+        """Of several kinds of channels on one axis, the one to which most weights belong. The others are frozen.
+
+        queries of 2 heads, one value for all heads     h0 h1  x  v0 v1 v2
+        heads x values, merged to one axis              h0 h0 h0 h1 h1 h1
+                                                        v0 v1 v2 v0 v1 v2
+        """
+        fields = [one for number, one in enumerate(fields) if not any(self._same(one, other) for other in fields[:number])]
+        if len(fields) < 2:
+            return fields
+        most = max(fields, key=self._weights_of)
+        for labels in fields:
+            if labels is not most:
+                self.unions.freeze(labels, f"its channels share an axis with others at {where}, and only one kind can leave")
+        return [most]
+
+    def _same(self, one: Labels, other: Labels) -> bool:
+        return np.array_equal(self.unions.find(one), self.unions.find(other))
+
+    def _weights_of(self, labels: Labels) -> int:
+        """The number of weights that belong to `labels`, so far."""
+        roots, total = np.unique(self.unions.find(labels)), 0
+        for (name, axis), own in self.axes.items():
+            shape = self.constants[name].shape
+            total += math.prod(shape) // shape[axis] * int(np.isin(self.unions.find(own), roots).sum())
+        return total
 
     def resolved(self, value: Value, avoid: Sequence[int] = ()) -> Value:
         """Return `value` with fields that differ along one axis each."""
