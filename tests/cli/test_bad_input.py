@@ -137,8 +137,8 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
     "network with two outputs": (
         errors.ModelError,
         lambda place: place.net("Two"),
-        "{0}/nets.py:Two: the network returns a tuple with 2 tensors, but exactly one is needed;",
-        "make its forward return only that one",
+        "{0}/nets.py:Two: the network returns 2 tensors, but classification needs one tensor of (N, classes);",
+        "or images without labels",
     ),
     "network that answers with an image": (
         errors.ModelError,
