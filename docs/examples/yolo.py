@@ -1,8 +1,8 @@
 """A YOLO network of ultralytics, with ultralytics' own data and trainer, as a task for `compress`.
 
-It needs `pip install ultralytics` beside `compress`. Set DATA and SIZE to those of your network.
+It needs `pip install ultralytics` beside `compress`. Set SOURCE, DATA and SIZE to those of your network.
 
-compress --target local --model yolo.py:network --model-arg source=yolov8n.yaml --task yolo.py:task --budget latency_p50=50%
+compress --target local --model yolo.py:network --task yolo.py:task --budget latency_p50=50%
 """
 
 from collections.abc import Iterator
@@ -16,13 +16,16 @@ from ultralytics.cfg import get_cfg
 from ultralytics.data import build_yolo_dataset
 from ultralytics.data.utils import check_det_dataset
 from ultralytics.models.yolo.detect import DetectionTrainer
+from ultralytics.nn.tasks import DetectionModel
 from ultralytics.utils.nms import non_max_suppression
 from ultralytics.utils.tal import dist2bbox, make_anchors
 
 from pipeline import OwnTask
 
-__all__ = ["Yolo", "network", "task"]
+__all__ = ["Pruned", "Trainer", "Yolo", "network", "task"]
 
+SOURCE = "yolov8n.yaml"
+"""A YAML of ultralytics, which gives random weights, or your own checkpoint (.pt). Loading a checkpoint can run code in it."""
 DATA = "scenes.yaml"
 """The data set, as ultralytics describes it. A path."""
 SIZE = 320
@@ -48,10 +51,36 @@ class Yolo(nn.Module):
         return {"boxes": found["boxes"], "scores": found["scores"]}
 
 
-def network(source: str = "yolov8n.yaml") -> nn.Module:
-    """Return the network of a YAML (with random weights), or of your own checkpoint. A checkpoint (.pt) can run code."""
+class Pruned(DetectionModel):  # type: ignore[misc]  # ultralytics has no types here
+    """A detector for ultralytics' trainer: its classes, strides and loss are ultralytics', but a pruned network computes."""
+
+    def predict(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """(N, 3, H, W) -> what ultralytics' own detector returns in training."""
+        if "network" not in self._modules:  # while it is built
+            return super().predict(x, *args, **kwargs)
+        maps = [x.new_empty(len(x), 1, x.shape[2] // stride, x.shape[3] // stride) for stride in STRIDES]
+        return {**self.network(x), "feats": maps}  # of the maps, only the sizes are read
+
+
+class Trainer(DetectionTrainer):  # type: ignore[misc]
+    """ultralytics' trainer. It writes no checkpoints, because `compress` keeps the network."""
+
+    def save_model(self) -> bool:
+        """Write nothing."""
+        return True
+
+    def validate(self) -> tuple[dict[str, float], float]:
+        """Evaluate nothing: `compress` compares the network before and after training."""
+        return {}, 0.0
+
+    def final_eval(self) -> None:
+        """Evaluate nothing."""
+
+
+def network() -> nn.Module:
+    """Return the network, without postprocessing."""
     torch.manual_seed(0)
-    return Yolo(YOLO(source, task="detect").model)
+    return Yolo(YOLO(SOURCE, task="detect").model)
 
 
 def task() -> OwnTask:
@@ -68,10 +97,14 @@ def dataset(split: str) -> Any:
 
 def train(module: nn.Module) -> nn.Module:
     """Fine-tune with ultralytics' trainer. It builds a network from its YAML unless it has one: it must get the pruned one."""
-    trainer = DetectionTrainer(overrides={"model": "pruned", "data": DATA, "imgsz": SIZE, "epochs": EPOCHS, "plots": False})
-    trainer.model = module.detector
+    detector = Pruned(YOLO(SOURCE, task="detect").model.yaml, verbose=False)
+    detector.network = module
+    settings = {"model": SOURCE, "data": DATA, "imgsz": SIZE, "epochs": EPOCHS, "val": False, "plots": False, "exist_ok": True}
+    trainer = Trainer(overrides=settings)
+    trainer.model = detector
     trainer.train()
-    return Yolo(trainer.ema.ema.float().cpu())
+    trained: nn.Module = trainer.ema.ema.network.float().cpu()
+    return trained
 
 
 def mean_average_precision(module: nn.Module) -> float:
