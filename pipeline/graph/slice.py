@@ -113,17 +113,18 @@ def prepare(model: onnx.ModelProto, labelled: GraphSpace) -> SliceableGraph:
     opset = opset_of(model)
     nodes = {node.name: node for node in skeleton.graph.node}
     constants: list[onnx.NodeProto] = []
+    everything = labelled.stays({group.name: tuple(range(group.channels)) for group in labelled.space.groups})
     written: list[tuple[str, str, Follower]] = []
     for follower in labelled.followers:
         node = nodes[follower.node]
         position = INPUTS.get(node.op_type, {}).get(follower.key)
         if follower.key == "split" and len(node.input) < 2:
-            _give_sizes(node, follower.values(_all(labelled)), opset)
+            _give_sizes(node, follower.values(everything), opset)
         if position is None or any(entry.name == follower.key for entry in node.attribute):
             written.append((node.name, follower.key, follower))
             continue
         name = f"{node.name}/{follower.key}"
-        constants.append(helper.make_node("Constant", [], [name], name=name, value=_integers(follower.values(_all(labelled)))))
+        constants.append(helper.make_node("Constant", [], [name], name=name, value=_integers(follower.values(everything))))
         node.input[position] = name
         written.append((name, "value", follower))
     used = {name for node in skeleton.graph.node for name in node.input} | {value.name for value in skeleton.graph.output}
@@ -138,10 +139,6 @@ def prepare(model: onnx.ModelProto, labelled: GraphSpace) -> SliceableGraph:
     index = {node.name: number for number, node in enumerate(skeleton.graph.node)}
     places = tuple(_Place(index[name], attribute, follower) for name, attribute, follower in written)
     return SliceableGraph(labelled, skeleton, weights, places)
-
-
-def _all(labelled: GraphSpace) -> NDArray[np.bool_]:
-    return labelled.stays({group.name: tuple(range(group.channels)) for group in labelled.space.groups})
 
 
 def _cuts(labelled: GraphSpace, name: str, axes: int) -> tuple[tuple[int, NDArray[np.int64]], ...]:

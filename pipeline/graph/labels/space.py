@@ -87,7 +87,7 @@ class GraphSpace:
         for group in self.numbered:
             start = self.first[group.name]
             if group.name in kept:
-                found[[start + channel for channel in kept[group.name]]] = True
+                found[start + np.asarray(kept[group.name], dtype=np.int64)] = True
             else:
                 found[start : start + group.channels] = True
         return found
