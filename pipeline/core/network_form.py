@@ -169,6 +169,9 @@ def settle_form(module: nn.Module, example: Inputs, spec: str, names: tuple[str,
 def keep_form(module: nn.Module, form: Form) -> None:
     """Make `module`, whose inputs and outputs have this form, take and return tensors."""
     if isinstance(module, TensorNetwork):
+        for hooks in (module._forward_hooks, module._forward_pre_hooks):  # a copy that a user's function made keeps its hooks
+            for number in [number for number, hook in hooks.items() if isinstance(hook, _Nest | _Bind)]:
+                del hooks[number]
         return
     if form.changes_outputs and not any(isinstance(hook, _Flatten) for hook in module._forward_hooks.values()):
         module.register_forward_hook(_Flatten(form.places, form.outputs))
