@@ -172,7 +172,7 @@ Examples:
 @click.pass_context
 @handle_errors("; all finished trials are saved: run the same command again to continue")
 def compress(context: click.Context, /, **flags: Any) -> None:
-    """Compress a trained vision network until it meets a measured budget on a device, and prove it."""
+    """Compress a trained vision network to a measured budget, and prove it."""
     if context.invoked_subcommand is not None:
         return
     if flags["target"] is None:

@@ -26,8 +26,7 @@ SMALL = (*DRY, "--model", SMALL_NET, "--budget", "accuracy_drop=100")
 HELP = """\
 Usage: compress --target PROFILE [OPTIONS]
 
-  Compress a trained vision network until it meets a measured budget on a
-  device, and prove it.
+  Compress a trained vision network to a measured budget, and prove it.
 
 Options:
   --target PROFILE         Device profile: file or name.  [required]
@@ -75,6 +74,7 @@ Commands:
   inspect    Show what can be pruned in a network, and what its layers cost.
   keys       Create, list, rotate and revoke the keys that sign artifacts.
   measure    Measure latency and memory of ONNX files, and compare them.
+  report     Write the page of a run again, or of several runs side by side.
   rollback   Return to the previous release.
   ship       Deploy an artifact to devices.
   sign       Sign an artifact, so that devices accept it.
@@ -165,7 +165,7 @@ def test_the_version_is_the_projects() -> None:
         ((), "Error: Missing option '--target'. Try --target raspberrypi, or --target local for this machine."),
         (
             ("--searcher", "best"),
-            "Error: --searcher: unknown searcher 'best'; choose one of ddpg-entropy, evolution, greedy, knapsack, ppo-lagrangian, ppo-lagrangian-faithful, random, tpe, uniform",
+            "Error: --searcher: unknown searcher 'best'; choose one of ddpg-entropy, evolution, greedy, knapsack, ppo-lagrangian, ppo-lagrangian-faithful, random, surrogate, tpe, uniform, uniform-top-up",
         ),
         (("--trials", "0"), "Error: Invalid value for '--trials': 0 is not in the range x>=1."),
         (

@@ -26,8 +26,10 @@ from pipeline.deploy.inventory import read_inventory
 from pipeline.deploy.keys import TRUST_FILE, SigningKey, TrustedKey, new_key, read_trusted
 from pipeline.deploy.manifest import CONTEXT, MANIFEST, SIGNATURE, DeviceKind, Terms, check_artifact, sign_artifact
 from pipeline.errors import CompressError, DataError, KeysError, ManifestError, ModelError, ProbeError, ProfileError, RunError
+from pipeline.graph.bounded_child import bytes_of
 from pipeline.graph.given.door import Refused
 from pipeline.graph.given.prepare import prepare
+from pipeline.graph.given.read import REFUSED
 from pipeline.graph.intake import look
 from pipeline.packaging.pack import load_compressed
 from pipeline.packaging.report.recorded_run import read_recorded_run
@@ -173,7 +175,7 @@ def read_given_network(path: Path) -> None:
     """Read the file like the process that prepares a network for pruning. Its opset is not converted, because onnx's converter may
     crash; the process is then asked again."""
     try:
-        prepare(path.read_bytes(), {}, 18, 23, convert=False)
+        prepare(bytes_of(path, REFUSED), {}, 18, 23, convert=False)
     except Refused as reason:
         raise ModelError(f"{path}: {reason}") from None
 
