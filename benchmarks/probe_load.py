@@ -199,6 +199,8 @@ class Turn:
     number: int
     pair: Pair
     ratio: float
+    processes: tuple[float, ...]
+    """The ratio of each process."""
     at: float
 
 
@@ -212,7 +214,9 @@ def read_lines() -> list[Line]:
 
 def read_turns() -> list[Turn]:
     """The turns so far, a line for each pair."""
-    return [Turn(line["turn"], (*line["pair"],), line["ratio"], line["at"]) for line in _lines(QUIET_RATIOS)]
+    return [
+        Turn(line["turn"], (*line["pair"],), line["ratio"], (*line["processes"],), line["at"]) for line in _lines(QUIET_RATIOS)
+    ]
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

@@ -113,7 +113,27 @@ def table(lines: Sequence[Line], turns: Sequence[Turn]) -> list[str]:
     reaches = [(each.high - each.low) / 2 / each.value for each in known if each]
     middle = f"{100 * np.median(reaches):.1f} %" if reaches else "not known"
     count = len({turn.number for turn in turns})
-    return [*rows, "", f"{count} turns; the quiet ratio is known to +- {middle} (median of the measurements)"]
+    drifts = (f"{100 * np.median(drift(turns, threads)):.1f} % with {threads} thread{'s' * (threads > 1)}" for threads in THREADS)
+    return [
+        *rows,
+        "",
+        f"{count} turns; the quiet ratio is known to +- {middle} (median of the measurements)",
+        f"standard deviation of a ratio between turns, beyond that of its processes (median of the pairs): {', '.join(drifts)}",
+    ]
+
+
+def drift(turns: Sequence[Turn], threads: int) -> list[float]:
+    """The standard deviation of the ratio of each pair between turns, as a share of the ratio, beyond what its processes explain.
+
+    The variance of the turns is that of the mean of a turn's processes plus that between turns. The dense network is left out.
+    """
+    found = []
+    for pair in dict.fromkeys(turn.pair for turn in turns if turn.pair[1] == threads and turn.pair[2] != 1.0):
+        own = [turn for turn in turns if turn.pair == pair]
+        total = np.var(np.log([turn.ratio for turn in own]), ddof=1)
+        inside = np.mean([np.var(np.log(turn.processes), ddof=1) / len(turn.processes) for turn in own])
+        found.append(math.sqrt(max(0.0, float(total - inside))))
+    return found
 
 
 def _blocks(measured: Measurement) -> tuple[statistics.Blocks, statistics.Blocks]:

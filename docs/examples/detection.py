@@ -7,14 +7,14 @@ compress --target local --model docs/examples/detector.py:detector --weights det
 """
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
 from detector import BINS, STRIDES, detector
-from scenes import CLASSES, Scenes, make_scenes
+from scenes import CLASSES, Scenes, make_scenes, shuffled
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.detection import MeanAveragePrecision
@@ -43,7 +43,6 @@ LARGEST = 28.0
 LEAST_SCORE = 0.02
 MOST_OVERLAP = 0.6
 """IoU above which the lower of two boxes of the same class is dropped."""
-BATCH = 32
 
 Outputs = Mapping[str, Tensor]
 """What the network returns: `sides` and `scores`."""
@@ -216,7 +215,7 @@ def map_of_groups(found: list[Found], scenes: Scenes, groups: tuple[Tensor, ...]
 def fit(module: nn.Module, scenes: Scenes, epochs: int, rate: float, seed: int = 0) -> nn.Module:
     """Train `module` in place, and return it in evaluation mode. `rate` is the peak of the schedule."""
     targets, places = targets_of(scenes), places_of(scenes.size)
-    batches = list(_batches(len(scenes), epochs, seed))
+    batches = shuffled(len(scenes), epochs, seed)
     optimizer = torch.optim.AdamW(module.parameters(), rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=len(batches))
     module.train()
@@ -229,12 +228,6 @@ def fit(module: nn.Module, scenes: Scenes, epochs: int, rate: float, seed: int =
         optimizer.step()
         schedule.step()
     return module.eval()
-
-
-def _batches(count: int, epochs: int, seed: int) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        yield from torch.randperm(count, generator=generator).split(BATCH)
 
 
 def train_from_scratch(settings: Settings, seed: int) -> nn.Module:

@@ -7,10 +7,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-__all__ = ["CLASSES", "PREPROCESSING", "Scenes", "make_scenes"]
+__all__ = ["BATCH", "CLASSES", "PREPROCESSING", "Scenes", "make_scenes", "shuffled"]
 
 CLASSES = ("disc", "square", "triangle", "cross")
 PREPROCESSING = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+BATCH = 32
+"""Pictures per training step."""
 
 MOST_OBJECTS = 5
 MOST_COVERED = 0.2
@@ -44,6 +47,12 @@ class Scenes:
     def images(self, chosen: slice | Tensor = slice(None)) -> Tensor:
         """Return pictures as a network takes them, (n, 3, size, size), float32."""
         return (self.pixels[chosen].float() / 255 - PREPROCESSING["mean"][0]) / PREPROCESSING["std"][0]
+
+
+def shuffled(count: int, epochs: int, seed: int) -> list[Tensor]:
+    """Return the indices of `count` pictures in batches, in another order in each epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    return [batch for _ in range(epochs) for batch in torch.randperm(count, generator=generator).split(BATCH)]
 
 
 def make_scenes(count: int, size: int, seed: int) -> Scenes:

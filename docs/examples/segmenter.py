@@ -8,13 +8,12 @@ compress --target local --model docs/examples/segmenter.py:segmenter --weights s
 
 import argparse
 import itertools
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from scenes import CLASSES, Scenes, make_scenes
+from scenes import CLASSES, Scenes, make_scenes, shuffled
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.segmentation import mean_iou
@@ -99,7 +98,7 @@ def iou_of_each(module: nn.Module, scenes: Scenes) -> Tensor:
 
 def fit(module: nn.Module, scenes: Scenes, epochs: int, rate: float, seed: int = 0) -> nn.Module:
     """Train `module` in place with cross entropy, and return it in evaluation mode. `rate` is the peak of the schedule."""
-    batches = list(_batches(len(scenes), epochs, seed))
+    batches = shuffled(len(scenes), epochs, seed)
     optimizer = torch.optim.AdamW(module.parameters(), rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=len(batches))
     module.train()
@@ -110,12 +109,6 @@ def fit(module: nn.Module, scenes: Scenes, epochs: int, rate: float, seed: int =
         optimizer.step()
         schedule.step()
     return module.eval()
-
-
-def _batches(count: int, epochs: int, seed: int, batch: int = 32) -> Iterator[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    for _ in range(epochs):
-        yield from torch.randperm(count, generator=generator).split(batch)
 
 
 def train_from_scratch(settings: Settings, seed: int) -> nn.Module:

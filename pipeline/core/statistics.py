@@ -60,8 +60,8 @@ LEVEL = 0.95
 FEW_PROCESSES = 3
 """Least number of processes whose spread gives a usable interval."""
 DRIFT = 0.008
-"""Standard deviation of a ratio between minutes of a quiet machine, as a share of the ratio. It is the median of 16 pairs of
-files, measured 12 to 13 times each with one thread; see docs/benchmarks/probe.md."""
+"""Standard deviation of a ratio between minutes of a quiet machine with one thread, as a share of the ratio.
+docs/benchmarks/probe.md says how it was measured."""
 DISAGREEMENT = 0.10
 """Processes that differ by more than this are reported."""
 STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306)

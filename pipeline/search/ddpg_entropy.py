@@ -35,7 +35,7 @@ from pipeline.search.acquisition import highest_acquisition
 from pipeline.search.environment import FEATURES, observe
 from pipeline.search.initial_design import initial_design
 from pipeline.search.problem import Evaluation, Problem, SearchSpace
-from pipeline.search.start import find_start
+from pipeline.search.start import BISECTION_TRIALS, find_start
 from pipeline.search.surrogate import Surrogate, fit, fractions
 
 __all__ = ["DDPGSettings", "ddpg_entropy"]
@@ -50,7 +50,7 @@ KEEPING = 0.65
 class DDPGSettings:
     """Hyperparameters of the agent."""
 
-    bisection_trials: int = 6
+    bisection_trials: int = BISECTION_TRIALS
     """Trials that find the best uniform plan."""
     design_share: float = 0.125
     """Share of the trials that sample plans around the uniform one; AMC draws 100 of 800 at random."""

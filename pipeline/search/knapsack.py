@@ -9,15 +9,15 @@ Differences from HALP:
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.initial_design import initial_design
-from pipeline.search.problem import Evaluation, Problem
-from pipeline.search.start import find_start
+from pipeline.search.problem import Problem
+from pipeline.search.start import BISECTION_TRIALS, find_start, recording
 from pipeline.search.surrogate import Surrogate, fit
 
 __all__ = ["KnapsackSettings", "fill", "knapsack"]
@@ -30,7 +30,7 @@ Ints = NDArray[np.int64]
 class KnapsackSettings:
     """How the trials are divided."""
 
-    bisection_trials: int = 6
+    bisection_trials: int = BISECTION_TRIALS
     design_share: float = 0.3
     bins: int = 1000
     """The number of steps in which the budget is spent."""
@@ -42,12 +42,7 @@ def knapsack(problem: Problem, settings: KnapsackSettings | None = None) -> None
     """Search with `problem.trials` evaluations; see `Searcher`."""
     settings = settings or KnapsackSettings()
     answers = list(problem.known)
-
-    def ask(plan: ChannelPlan) -> Evaluation:
-        answers.append(problem.evaluate(plan))
-        return answers[-1]
-
-    asking = replace(problem, evaluate=ask)
+    asking = recording(problem, answers)
     start = find_start(asking, min(settings.bisection_trials, problem.trials))
     left = problem.trials + len(problem.known) - len(answers)
     initial_design(asking, start, min(left, round(settings.design_share * problem.trials)))
@@ -57,7 +52,7 @@ def knapsack(problem: Problem, settings: KnapsackSettings | None = None) -> None
         plan = next((plan for plan in solved if plan not in known), None)
         if plan is None:
             return  # no plan that is still unknown has a better estimate
-        ask(plan)
+        asking.evaluate(plan)
 
 
 def _solutions(model: Surrogate, settings: KnapsackSettings) -> Iterator[ChannelPlan]:

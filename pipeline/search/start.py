@@ -12,12 +12,22 @@ from pipeline.search.problem import Evaluation, Problem, SearchSpace
 from pipeline.search.surrogate import fractions
 from pipeline.search.uniform import bisect
 
-__all__ = ["BISECTION_TRIALS", "Beginning", "begin", "blocks_first", "find_start"]
+__all__ = ["BISECTION_TRIALS", "Beginning", "begin", "blocks_first", "find_start", "recording"]
 
 Floats = NDArray[np.float64]
 
 BISECTION_TRIALS = 6
 """Trials that find the best uniform plan."""
+
+
+def recording(problem: Problem, answers: list[Evaluation]) -> Problem:
+    """Return `problem` with each of its evaluations appended to `answers`, too."""
+
+    def ask(plan: ChannelPlan) -> Evaluation:
+        answers.append(problem.evaluate(plan))
+        return answers[-1]
+
+    return replace(problem, evaluate=ask)
 
 
 @dataclass(frozen=True)
@@ -37,12 +47,7 @@ def begin(problem: Problem, beginning: Beginning = Beginning()) -> tuple[Problem
     plan, (choices,).
     """
     answers = list(problem.known)
-
-    def ask(plan: ChannelPlan) -> Evaluation:
-        answers.append(problem.evaluate(plan))
-        return answers[-1]
-
-    asking = replace(problem, evaluate=ask)
+    asking = recording(problem, answers)
     start = find_start(asking, min(beginning.bisection_trials, problem.trials))
     if problem.trials >= beginning.fewest_trials_for_design:
         initial_design(asking, start, round(beginning.design_share * problem.trials))
@@ -61,12 +66,7 @@ def find_start(problem: Problem, steps: int) -> Floats:
     if other is None:
         return np.full(len(space.choices), bisect(problem, steps))
     answers: list[Evaluation] = []
-
-    def ask(plan: ChannelPlan) -> Evaluation:
-        answers.append(problem.evaluate(plan))
-        return answers[-1]
-
-    asking = replace(problem, evaluate=ask)
+    asking = recording(problem, answers)
     bisect(asking, steps - steps // 2, other)
     share = bisect(asking, steps // 2)
     feasible = [answer for answer in answers if answer.feasible]

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib import format as npy
 from numpy.typing import NDArray
 
 from pipeline.errors import DataError
 from pipeline.foreign_text import clean_text
 from pipeline.system.foreign_file import open_foreign
-from pipeline.system.npz_file import read_npz
+from pipeline.system.npz_file import Unfit, read_header, read_npz
 
 __all__ = ["ARRAY_SUFFIXES", "map_arrays"]
 
@@ -22,15 +21,10 @@ ARRAY_SUFFIXES = (".npy", ".npz")
 LIMIT_BYTES = 2**40
 """More than any data set here. Nothing is read before it is needed."""
 MOST_ARRAYS = 100
-MOST_DIMENSIONS = 32
 LOCAL_HEADER = struct.Struct("<4s22xHH")
 """Before each file of a zip archive: 'PK\\3\\4', ..., the lengths of its name and of the extra field that follows it."""
 ADVICE = "write it with numpy.save(file, array), or numpy.savez(file, NAME=array) for several"
 _BROKEN = (zipfile.BadZipFile, struct.error, EOFError, ValueError, NotImplementedError, RuntimeError, OverflowError, KeyError)
-
-
-class _Unfit(Exception):
-    """The file is not accepted. The message says why."""
 
 
 def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
@@ -47,7 +41,7 @@ def map_arrays(path: Path) -> dict[str, NDArray[Any]]:
             return _members(file)
     except _Compressed:
         return _unpacked(path)
-    except _Unfit as reason:
+    except Unfit as reason:
         raise DataError(f"{path}: {clean_text(str(reason), 200)}") from None
     except OSError as problem:
         raise DataError(f"{path}: cannot be read ({problem.strerror or 'it is damaged'})") from None
@@ -74,11 +68,11 @@ def _members(file: BufferedReader) -> dict[str, NDArray[Any]]:
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
     if not 0 < len(members) <= MOST_ARRAYS:
-        raise _Unfit(f"has {len(members)} arrays; from 1 to {MOST_ARRAYS} are accepted")
+        raise Unfit(f"has {len(members)} arrays; from 1 to {MOST_ARRAYS} are accepted")
     for member in members:
         name = member.filename.removesuffix(".npy")
         if name == member.filename or name in found:
-            raise _Unfit(f"'{member.filename}' is not an array of its own; {ADVICE}")
+            raise Unfit(f"'{member.filename}' is not an array of its own; {ADVICE}")
         if member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1:
             raise _Compressed
         file.seek(member.header_offset)
@@ -93,18 +87,13 @@ def _members(file: BufferedReader) -> dict[str, NDArray[Any]]:
 def _mapped(file: BufferedReader, start: int, end: int, what: str) -> NDArray[Any]:
     """The array whose header begins at `start`; it ends before `end`."""
     file.seek(start)
-    version = npy.read_magic(file)
-    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-    if version not in readers:
-        raise _Unfit(f"{what} has version {version[0]}.{version[1]} of the format; {ADVICE}")
-    shape, by_columns, kind = readers[version](file)
+    header = read_header(file, what)
+    shape, by_columns, kind = header
     if kind.hasobject or kind.names or kind.kind not in "biuf":
-        raise _Unfit(f"{what} holds {kind}; only numbers are accepted")
-    offset, count = file.tell(), 1
-    for length in shape:
-        count *= length
-    if min(shape, default=1) < 0 or len(shape) > MOST_DIMENSIONS or offset + count * kind.itemsize > end:
-        raise _Unfit(f"{what} is cut off, or its shape is wrong")
-    if not count or end > os.fstat(file.fileno()).st_size:
-        raise _Unfit(f"{what} is empty or cut off (shape {shape})")
+        raise Unfit(f"{what} holds {kind}; only numbers are accepted")
+    offset = file.tell()
+    if offset + header.size * kind.itemsize > end:
+        raise Unfit(f"{what} is cut off, or its shape is wrong")
+    if not header.size or end > os.fstat(file.fileno()).st_size:
+        raise Unfit(f"{what} is empty or cut off (shape {shape})")
     return np.memmap(file, kind, "r", offset, shape, "F" if by_columns else "C")

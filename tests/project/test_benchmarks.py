@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from attention import RESULTS as ATTENTION
@@ -12,12 +13,12 @@ from candidate_costs import Costs, tables
 from cells import Campaign, Cell, finished, keep
 from deepen import deepened
 from probe_load import read_lines, read_turns
-from probe_load_table import is_inside, table
+from probe_load_table import drift, is_inside, table
 from quality import ALL, RESULTS
 from tables import standing_of, table_of, verdict
 
 from models.vgg import VGG
-from pipeline.core.statistics import Estimate
+from pipeline.core.statistics import DRIFT, Estimate
 
 FILES = sorted(RESULTS.parent.glob("quality*.jsonl"))
 DOCS = Path(__file__).parents[2] / "docs"
@@ -147,6 +148,11 @@ def test_every_row_of_ratios_under_load_is_made_of_the_raw_lines() -> None:
     rows = [row for row in table(read_lines(), read_turns()) if row.startswith("|")]
 
     assert [row for row in rows if row not in TEXT] == []
+
+
+def test_the_drift_of_intervals_is_what_the_turns_with_one_thread_show() -> None:
+    """the median of 16 pairs, within 0.3 points"""
+    assert abs(np.median(drift(read_turns(), threads=1)) - DRIFT) < 0.003
 
 
 @pytest.mark.parametrize(("value", "inside"), [(0.68, False), (0.66, True), (0.5, True), (0.39, True), (0.37, False)])
