@@ -1,6 +1,6 @@
 """Doctor: examines a device on one page before a long run."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from pipeline.core.device_state import DeviceState, throttled
 from pipeline.core.measurement import Failure, Measurement
 from pipeline.core.profile import Profile
 from pipeline.core.remark import Remark
-from pipeline.core.statistics import noise
+from pipeline.core.statistics import Estimate, noise
 from pipeline.errors import CompressError, DeviceUnreachable, ProbeError
 from pipeline.graph.structure import structure
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference
@@ -191,19 +191,25 @@ def _noise(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
     )
     yield from _speed(profile, measured)
     smallest = max(ratio.high - 1, 1 - ratio.low)
-    equal = ratio.low <= 1 <= ratio.high and not measured.doubts
-    yield Finding(
-        "network against itself",
-        "ok" if equal else "warning",
-        f"{100 * ratio.value:.1f} % [{100 * ratio.low:.1f}, {100 * ratio.high:.1f}]",
-        "" if equal else "other programs disturb the runs: end them",
-    )
+    yield _against_itself(ratio, measured.doubts)
     yield Finding(
         "smallest difference shown",
         "ok" if smallest < 0.05 else "warning",
         f"{100 * smallest:.1f} %, with {profile.probe.final_processes} processes of {profile.probe.runs} runs",
         "" if smallest < 0.05 else "raise probe.runs or probe.final_processes",
     )
+
+
+def _against_itself(ratio: Estimate, doubts: Sequence[Remark]) -> Finding:
+    """A latency over its own. It is as expected if the interval contains 100 % and nothing forbids a verdict."""
+    found = f"{100 * ratio.value:.1f} % [{100 * ratio.low:.1f}, {100 * ratio.high:.1f}]"
+    if doubts:
+        advice = "; ".join(map(_with_advice, doubts))
+    elif ratio.low <= 1 <= ratio.high:
+        advice = ""
+    else:
+        advice = "other programs disturb the runs: end them"
+    return Finding("network against itself", "warning" if advice else "ok", found, advice)
 
 
 def _with_advice(remark: Remark) -> str:

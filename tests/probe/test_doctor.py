@@ -14,7 +14,9 @@ from helpers.sshd import VCGENCMD, Board, needs_sshd
 from helpers.workers import until
 
 from pipeline.core.profile import Profile, load_profile
-from pipeline.doctor import _condition, _room, _software, examine
+from pipeline.core.remark import Remark, RemarkKind
+from pipeline.core.statistics import Estimate
+from pipeline.doctor import _against_itself, _condition, _room, _software, examine
 from pipeline.probe.ssh import SshProbe
 
 PAGE = ["reachable", "python", "onnxruntime", "cores", "free memory", "free disk", "governor", "throttling", "noise"]
@@ -46,7 +48,7 @@ def test_a_finding_that_is_not_well_says_what_to_do(tmp_path: Path) -> None:
     lines = result.output.splitlines()
     (number,) = (number for number, line in enumerate(lines) if line.startswith("WARN noise"))
 
-    assert lines[number + 1].strip().startswith("noisy: the runs deviate from their median by")
+    assert "noisy: the runs deviate from their median by" in lines[number + 1]
     assert result.exit_code == 0
 
 
@@ -60,12 +62,31 @@ def test_json_has_the_same_findings(tmp_path: Path) -> None:
     assert {finding["level"] for finding in findings} <= {"ok", "warning"}
 
 
-def test_a_network_against_itself_is_judged_by_its_interval(tmp_path: Path) -> None:
-    """whichever way it comes out"""
-    found = the_only(examine(load_profile(here(tmp_path))), "network against itself")
-    low, high = (float(number) for number in found.found.partition("[")[2].rstrip("]").split(", "))
+@pytest.mark.parametrize(
+    ("low", "high", "doubts", "level", "advice"),
+    [
+        (0.98, 1.03, (), "ok", ""),
+        (1.01, 1.03, (), "warning", "other programs disturb the runs: end them"),
+        (0.97, 0.99, (), "warning", "other programs disturb the runs: end them"),
+        (0.5, 1.8, (Remark(RemarkKind.QUOTA, "a limit stopped them"),), "warning", "a limit stopped them (raise the limit on processor"),
+    ],
+)
+def test_a_network_against_itself_is_judged_by_its_interval_and_by_what_forbids_a_verdict(
+    low: float, high: float, doubts: tuple[Remark, ...], level: str, advice: str
+) -> None:
+    found = _against_itself(Estimate(1.0, low, high), doubts)
 
-    assert (found.level == "ok") == (low <= 100 <= high)
+    assert found.level == level
+    assert found.found == f"100.0 % [{100 * low:.1f}, {100 * high:.1f}]"
+    assert found.advice.startswith(advice)
+    assert bool(found.advice) == bool(advice)
+
+
+def test_this_machine_is_measured_against_itself(tmp_path: Path) -> None:
+    """No level is expected, as other programs may run."""
+    found = the_only(examine(load_profile(here(tmp_path))), "network against itself")
+
+    assert " % [" in found.found
     assert (found.advice == "") == (found.level == "ok")
 
 

@@ -1,5 +1,6 @@
 """The worker, spoken to through its pipes: files in, figures out."""
 
+import contextlib
 import json
 import os
 import signal
@@ -200,9 +201,18 @@ def wait_until_loaded(pid: int) -> None:
     """A process that has read nothing for half a second has imported all it needs, and its model; one with several threads reads
     on, how long they waited for a core."""
     read = [0, 1]
-    while len(set(read[-10:])) > 1 and not any(fd.readlink().name == "schedstat" for fd in Path(f"/proc/{pid}/fd").iterdir()):
+    while len(set(read[-10:])) > 1 and "schedstat" not in open_files(pid):
         time.sleep(0.05)
         read.append(int(Path(f"/proc/{pid}/io").read_text().split()[1]))
+
+
+def open_files(pid: int) -> set[str]:
+    """Names of the files that a process has open. One that is closed while this reads the list is left out."""
+    names = set()
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            names.add(each.readlink().name)
+    return names
 
 
 def test_the_runtime_reports_to_nobody(tmp_path: Path) -> None:
