@@ -68,7 +68,13 @@ def test_json_has_the_same_findings(tmp_path: Path) -> None:
         (0.98, 1.03, (), "ok", ""),
         (1.01, 1.03, (), "warning", "other programs disturb the runs: end them"),
         (0.97, 0.99, (), "warning", "other programs disturb the runs: end them"),
-        (0.5, 1.8, (Remark(RemarkKind.QUOTA, "a limit stopped them"),), "warning", "a limit stopped them (raise the limit on processor"),
+        (
+            0.5,
+            1.8,
+            (Remark(RemarkKind.QUOTA, "a limit stopped them"),),
+            "warning",
+            "a limit stopped them (raise the limit on processor",
+        ),
     ],
 )
 def test_a_network_against_itself_is_judged_by_its_interval_and_by_what_forbids_a_verdict(
