@@ -55,7 +55,7 @@ class Settings:
     size: int = 96
     """Height and width of the scenes, in pixels."""
     train: int = 12000
-    finetuning: int = 2500
+    finetuning: int = 6000
     """The first scenes of the training, with which a pruned network is fine-tuned."""
     validation: int = 200
     test: int = 500
@@ -105,7 +105,7 @@ def task(settings: Settings = Settings()) -> OwnTask:
     return OwnTask(
         train.images(slice(1024)),
         evaluate=lambda module: mean_average_precision(detect(module, validation), validation),
-        train=lambda module: fit(module, train, settings.finetuning_epochs, rate=1e-3),
+        train=lambda module: fit(module, train, settings.finetuning_epochs, rate=2e-3),
         test_each_image=lambda module: map_of_groups(detect(module, test), test, groups),
         description=f"scenes of textured shapes, detected, {settings}",
         score_name="mAP",

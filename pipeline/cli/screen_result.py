@@ -38,6 +38,8 @@ def print_result(console: Console, finished: Finished) -> None:
     if artifact.blocks:
         console.print(artifact.removed_text, highlight=False)
     console.print(Text(headline(artifact), style=VERDICT_COLOURS[artifact.verdict]))
+    for notice in artifact.notices:
+        console.print(Text(f"note: {notice}", style="yellow"), soft_wrap=True)
     measured = artifact.shipped.measurement
     if measured:
         console.print(f"figures: {measured.fingerprint.stamp} ({measured.fingerprint.machine})", style="dim")
@@ -68,6 +70,7 @@ def result_json(finished: Finished) -> dict[str, Any]:
         "model": str(finished.folder / "model.onnx"),
         "sha256": artifact.files["model.onnx"].sha256,
         "precision": artifact.precision,
+        "notices": list(artifact.notices),
         "figures": measured.fingerprint.stamp if measured else None,
         "rows": [asdict(row) for row in artifact.rows],
     }

@@ -2,16 +2,26 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from pipeline.core.budget import judge, violations
+from pipeline.core.budget import Constraint, judge, violations
 from pipeline.core.candidate import Candidate
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.statistics import Estimate
+from pipeline.stages.choice_notices import choice_notices
 from pipeline.stages.evaluate import Evaluator
 
-__all__ = ["TOP_K", "FeasiblePlan", "Reevaluated", "best_reevaluated", "expected_final_use", "reevaluate"]
+__all__ = [
+    "TOP_K",
+    "FeasiblePlan",
+    "Reevaluated",
+    "best_reevaluated",
+    "expected_final_use",
+    "judged_again",
+    "rank",
+    "reevaluate",
+]
 
 TOP_K = 8
 """Largest number of plans that are measured again."""
@@ -24,7 +34,8 @@ LEAST_SHARE = 1e-9
 def reevaluate(evaluator: Evaluator) -> Candidate:
     """The best plan that meets the budget when it is measured again in fresh processes. See `best_reevaluated`.
 
-    If none does, the thinnest plan is returned. It was within the budget, or undecided, before the search.
+    If no plan of the search can meet it, the thinnest plan is returned. A notice says why the choice is not surely within the
+    budget, or thinner than it has to be.
     """
     context, dense = evaluator.measurer.context, evaluator.ends.dense
     numbers, ranked = itertools.count(1), _ranked(evaluator)
@@ -34,26 +45,27 @@ def reevaluate(evaluator: Evaluator) -> Candidate:
     def measure_again(plan: FeasiblePlan) -> Reevaluated:
         number, again = next(numbers), _again(evaluator, plan.candidate)
         context.callback.progress(number, most, f"{number} of at most {most} plans are measured again")
-        if again.failure:
-            return Reevaluated(again, within=False, used=())
-        measured.append(violations(context.searched_constraints, again, dense))
-        within = judge(context.searched_constraints, again, dense) == "within"
-        found = Reevaluated(again, within, expected_final_use(measured))
-        if within and not found.holds:
+        result = judged_again(context.searched_constraints, again, dense, measured)
+        if result.within and not result.holds:
             context.callback.say("the plan is so close to a limit that the final verdict may be undecided")
-        return found
+        return result
 
     best = best_reevaluated(ranked, measure_again)
-    if best is None:
-        return _again(evaluator, evaluator.ends.thinnest)
-    if next(numbers) > 2:
-        context.callback.say(f"chosen: score {best.candidate.score or 0:.2f}")
-    return best.candidate
+    chosen = best.candidate if best else _again(evaluator, evaluator.ends.thinnest)
+    if best and next(numbers) > 2:
+        context.callback.say(f"chosen: score {chosen.score or 0:.2f}")
+    better = sorted((plan for plan in ranked if plan.reward > evaluator.reward_of(chosen)), key=lambda plan: -plan.reward)
+    context.notices.add(
+        *choice_notices(
+            context.searched_constraints, chosen, dense, better[0].candidate if better else None, is_thinnest=best is None
+        )
+    )
+    return chosen
 
 
 @dataclass(frozen=True)
 class FeasiblePlan:
-    """A plan that was within the budget in the search."""
+    """A plan whose figures were within the budget in the search."""
 
     candidate: Candidate
     reward: float
@@ -67,14 +79,30 @@ class Reevaluated:
 
     candidate: Candidate
     within: bool
-    """Whether the whole interval of each figure is within its limit."""
+    """Whether the whole interval of each figure is within its limit. Doubts concern the machine and not the plan, so they do
+    not count.
+    """
     used: tuple[float, ...]
     """Share of each limit that the final measurement is expected to use at most. Empty if the measurement failed."""
+    near: bool = False
+    """Whether each figure is within its limit, and its interval may contain the limit."""
 
     @property
     def holds(self) -> bool:
         """Whether the final measurement is expected to be within every limit too."""
         return self.within and all(used <= 1 for used in self.used)
+
+
+def judged_again(
+    constraints: tuple[Constraint, ...], again: Candidate, dense: Candidate, measured: list[list[Estimate]]
+) -> Reevaluated:
+    """Whether the candidate `again` is within the budget. `measured` gets its violations; see `expected_final_use`."""
+    if again.failure:
+        return Reevaluated(again, within=False, used=())
+    found = violations(constraints, again, dense)
+    measured.append(found)
+    within, near = (all(getattr(each, end) <= 0 for each in found) for end in ("high", "value"))
+    return Reevaluated(again, within, expected_final_use(measured), near)
 
 
 def expected_final_use(measured: Sequence[Sequence[Estimate]]) -> tuple[float, ...]:
@@ -96,12 +124,13 @@ def best_reevaluated(ranked: Sequence[FeasiblePlan], measure_again: Callable[[Fe
     The best plan of a search may only have been lucky. `ranked` is best first. Measuring a plan again gives its degradation: the
     new figure over the search's. Until a plan holds, the largest degradation so far is applied to the remaining plans. The best
     plan still predicted to hold is next, or else the one with the most room. If a plan holds, better plans are tried that would
-    hold with its degradation, because an unlucky plan may have made the choice too thin. If none holds, the one within the budget
-    that uses the smallest share of its limits is returned: it may end undecided.
+    hold with its degradation, because an unlucky plan may have made the choice too thin. If none holds, the nearest is returned,
+    which may end undecided: the one that uses the smallest share of its limits, of those within the budget if there are any,
+    and otherwise of those whose figures are within it.
     """
     remaining = list(ranked)
     best: Reevaluated | None = None
-    nearest: Reevaluated | None = None
+    nearest: list[Reevaluated] = []
     degradation = [1.0] * (len(ranked[0].used) if ranked else 0)
     for _ in range(min(TOP_K, len(ranked))):
         predicted = (each for each in remaining if all(used * r <= 1 for used, r in zip(each.used, degradation, strict=True)))
@@ -119,23 +148,44 @@ def best_reevaluated(ranked: Sequence[FeasiblePlan], measure_again: Callable[[Fe
             remaining = [each for each in remaining if each.reward > plan.reward]
         else:
             degradation = [max(pair) for pair in zip(degradation, ratios, strict=True)]
-            if result.within and (nearest is None or max(result.used) < max(nearest.used)):
-                nearest = result
-    return best or nearest
+            nearest += [result] if result.within or result.near else []
+    return best or min(nearest, key=lambda each: (not each.within, max(each.used)), default=None)
 
 
 def _ranked(evaluator: Evaluator) -> list[FeasiblePlan]:
-    """The plans that were feasible in the search, best first. If rewards are equal, the one with more room comes first."""
+    context, ends = evaluator.measurer.context, evaluator.ends
     seen: dict[ChannelPlan, Candidate] = {}
-    for trial in evaluator.measurer.context.run.trials:
-        if trial.role in ("dense", "thinnest", "search") and evaluator.evaluation_of(trial.candidate).feasible:
+    for trial in context.run.trials:
+        if trial.role in ("dense", "thinnest", "search"):
             seen.setdefault(trial.candidate.plan, trial.candidate)
-    ranked = sorted(
-        seen.values(), key=lambda c: (-evaluator.reward_of(c), max(evaluator.evaluation_of(c).violations, default=0.0))
-    )
-    constraints, dense = evaluator.measurer.context.searched_constraints, evaluator.ends.dense
-    used = [tuple(max(1 + each.value, LEAST_SHARE) for each in violations(constraints, c, dense)) for c in ranked]
-    return [FeasiblePlan(c, evaluator.reward_of(c), share) for c, share in zip(ranked, used, strict=True)]
+    rewarded = [(candidate, evaluator.reward_of(candidate)) for candidate in seen.values()]
+    return rank(context.searched_constraints, rewarded, ends.dense, ends.thinnest.plan)
+
+
+def rank(
+    constraints: tuple[Constraint, ...], rewarded: Iterable[tuple[Candidate, float]], dense: Candidate, thinnest: ChannelPlan
+) -> list[FeasiblePlan]:
+    """Return the plans that can be chosen. Those that were within the budget in the search come first, best first.
+
+    Then come those whose figures were within it, although their intervals contain a limit. On a busy machine, many intervals do.
+
+    If rewards are equal, the plan with more room comes first. The `thinnest` plan is left out unless a plan that was within the
+    budget is worse, because it is the last resort. `rewarded`: candidates with their rewards.
+    """
+    found = [(candidate, reward, violations(constraints, candidate, dense)) for candidate, reward in rewarded]
+    plans = [
+        (max((each.high for each in over), default=0.0), FeasiblePlan(candidate, reward, _used(over)))
+        for candidate, reward, over in found
+        if all(each.value <= 0 for each in over)
+    ]
+    plans.sort(key=lambda pair: (pair[0] > 0, -pair[1].reward, pair[0]))
+    within = [plan for most, plan in plans if most <= 0]
+    last = within[-1] if within and within[-1].candidate.plan == thinnest else None
+    return [plan for _, plan in plans if plan is not last]
+
+
+def _used(found: Sequence[Estimate]) -> tuple[float, ...]:
+    return tuple(max(1 + violation.value, LEAST_SHARE) for violation in found)
 
 
 def _again(evaluator: Evaluator, searched: Candidate) -> Candidate:

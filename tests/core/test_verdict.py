@@ -11,7 +11,7 @@ import torch
 from helpers.readers import write_artifact
 from rich.console import Console
 
-from pipeline.cli.screen_result import print_result
+from pipeline.cli.screen_result import print_result, result_json
 from pipeline.compress import Finished
 from pipeline.core.artifact import Artifact, FileFacts, Row, dump_artifact, read_artifact
 from pipeline.core.budget import Constraint, known_metrics
@@ -61,6 +61,13 @@ def test_a_budget_is_met_where_every_interval_lies_below_its_limit(tmp_path: Pat
     assert headline(found) == "Budget met: every 95 % confidence interval lies below its limit."
     assert "accuracy (test)  99.17 %  99.44 %    +0.28 points  <= 2.00 points  within" in table(found)
     assert "[-1.16, +1.84]" in table(found)
+
+
+def test_the_summary_repeats_the_notices_of_the_run(tmp_path: Path) -> None:
+    found = replace(network_pair(tmp_path, HitCounts(356, 1, 2, 1), 2.0), notices=("the thinnest plan is taken",))
+
+    assert "note: the thinnest plan is taken" in table(found)
+    assert result_json(Finished(found, tmp_path))["notices"] == ["the thinnest plan is taken"]
 
 
 def test_what_is_undecided_says_how_many_images_would_decide_it(tmp_path: Path) -> None:
