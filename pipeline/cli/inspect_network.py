@@ -17,6 +17,7 @@ EXAMPLES = """\b
 Examples:
   compress inspect --model net.onnx
   compress inspect --model nets.py:make_net --data ./images --target board.yaml
+  compress inspect --model nets.py:make_net --task tasks.py:task --target board.yaml
 """
 
 
@@ -27,6 +28,7 @@ Examples:
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights. Without any, they are random.")
 @click.option("--target", metavar="PROFILE", help="Measure with this device profile.")
 @click.option("--data", metavar="DATA", help="Images, as for compress. Without any, they are random.")
+@click.option("--task", metavar="TASK", help="FILE.py:F or MODULE:F, which is run: your own task, as for compress.")
 @click.option("--unlabelled", type=click.Path(path_type=Path), metavar="FOLDER", help="Images without labels.")
 @restriction_options
 @click.option(
@@ -43,8 +45,8 @@ Examples:
 def inspect(as_json: bool, page: Path | None, **flags: Any) -> None:
     """Show the layers of a network, which channels can be removed together, and why others cannot.
 
-    With --target, the dense network, the thinnest plan and each layer are measured. With --data, the time of a search includes
-    scoring.
+    With --target, the dense network, the thinnest plan and each layer are measured. With --data or --task, the time of a search
+    includes scoring.
     """
     from pipeline.cli.screen import Screen  # noqa: PLC0415
     from pipeline.stages.job import Job  # noqa: PLC0415
@@ -55,7 +57,10 @@ def inspect(as_json: bool, page: Path | None, **flags: Any) -> None:
     sizes = next(iter(shapes.values()), ())
     if not is_file and (len(shapes) > 1 or (sizes and len(sizes) != 4)):
         raise click.UsageError("--shape: a network from code takes one batch of images, such as 1x3x224x224")
-    has_data = bool(flags["data"] or flags["unlabelled"])
+    beside = next((name for name in ("data", "unlabelled") if flags[name]), None)
+    if flags["task"] and beside:
+        raise click.UsageError(f"--{beside} is not used with --task, which has its own data; leave one out.")
+    has_data = bool(flags["task"] or beside)
     data = flags["data"] or ("none" if flags["unlabelled"] else "digits")
     flags = {**flags, "target": flags["target"] or "", "data": data, "shape": shapes if is_file else {}}
     with Screen(make_console(stderr=True)) as screen:

@@ -37,7 +37,7 @@ def print_inspection(console: Console, found: Inspection) -> None:
     console.print()
     console.print(_plans(found))
     if found.search_s is not None and found.trial_s is not None:
-        what = "" if found.scored else ", without scoring; give --data for the whole time"
+        what = "" if found.scored else ", without scoring; give --data or --task for the whole time"
         console.print(
             f"\nsearch: about {format_duration(found.search_s)} for {found.trials} trials of {found.trial_s:.1f} s each{what}",
             soft_wrap=True,

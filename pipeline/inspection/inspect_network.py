@@ -115,10 +115,10 @@ class Inspection:
 
 
 def inspect_network(job: Job, callback: Callback, *, has_data: bool = True, shape: tuple[int, ...] = ()) -> Inspection:
-    """Inspect the network of `job`. It is measured if the job has a target, and scored if `has_data`.
+    """Inspect the network of `job`. It is measured if the job has a target, and scored too if `has_data`.
 
-    Otherwise the job's data are not read, and random images of `shape`, (1, C, H, W), are used; without `shape`, of the size that
-    the network declares. Raises the errors of loading and analysing a network, and ProbeError or a subclass.
+    Without `has_data`, neither the data nor the task of the job are read. Random images of `shape`, (1, C, H, W), are used then, or
+    of the size that the network declares. Raises the errors of loading and analysing a network, and ProbeError or a subclass.
     """
     profile = load_profile(job.target or USUAL_PROFILE, allow_ssh_commands=job.allow_ssh_commands)
     if not job.target:
@@ -129,7 +129,7 @@ def inspect_network(job: Job, callback: Callback, *, has_data: bool = True, shap
     with share_device(profile, callback.notice) as device, scratch_folder("inspect") as folder:
         builder = start_building(job, loaded, folder / "dense.onnx", device, callback.progress)
         found = _counted(job, loaded, builder, profile)
-        return _measured(found, builder, loaded, device, callback) if job.target else found
+        return _measured(found, builder, loaded, device, callback, has_data=has_data) if job.target else found
 
 
 def _without_data(job: Job, profile: Profile, shape: tuple[int, ...]) -> LoadedModel:
@@ -203,6 +203,8 @@ def _measured(
     loaded: LoadedModel,
     device: SharedDevice,
     callback: Callback,
+    *,
+    has_data: bool,
 ) -> Inspection:
     profile = device.profile
     dense = builder.make(builder.space.dense())
@@ -212,7 +214,7 @@ def _measured(
         (whole, _), (thin, thin_s) = (_timed(probe, pruned, profile.probe.processes) for pruned in (dense, thinnest))
         busy, fingerprint = set(probe.busy_cores), whole.fingerprint
     scored_s = None
-    if not isinstance(loaded.task, OwnTask):
+    if has_data:
         callback.phase("score", "the dense network")
         started = time.monotonic()
         loaded.task.score(dense.module)

@@ -1,10 +1,12 @@
 """`compress inspect`: what is known of a network before a run."""
 
 import json
+import runpy
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 from helpers.nets import ZOO, build
 from helpers.onnx_files import as_keras, traced
 from helpers.pages import inspection
@@ -86,6 +88,43 @@ def test_a_network_from_code_needs_no_weights_and_no_images(tmp_path: Path) -> N
     assert [layer["name"] for layer in found["layers"]] == ["0", "1"]
     assert refused.exit_code == ModelError.exit_code
     assert refused.stderr.endswith("the size of its images is not known; give --data, or --shape 1x3x224x224\n")
+
+
+def test_a_task_of_the_users_own_gives_the_inputs_and_the_score(tmp_path: Path) -> None:
+    """Two inputs, a dict as the result, and a score that only the task can give."""
+    (tmp_path / "two.py").write_text(
+        """
+import torch
+from torch import nn
+from pipeline import OwnTask
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.image, self.depth = nn.Conv2d(3, 16, 3), nn.Conv2d(1, 16, 3)
+        self.head = nn.Conv2d(16, 2, 1)
+
+    def forward(self, image, depth):
+        return {"mask": self.head((self.image(image) + self.depth(depth)).relu())}
+
+def task():
+    inputs = (torch.rand(4, 3, 8, 8), torch.rand(4, 1, 8, 8))
+    def score(module):
+        print("scored:", *module(*inputs))
+        return 50.0
+    return OwnTask(inputs, evaluate=score, train=lambda module: module)
+"""
+    )
+    safetensors.torch.save_file(runpy.run_path(str(tmp_path / "two.py"))["Net"]().state_dict(), tmp_path / "net.safetensors")
+    net = ("inspect", "--model", tmp_path / "two.py:Net", "--weights", tmp_path / "net.safetensors")
+    result = command(*net, "--task", tmp_path / "two.py:task", "--target", here(tmp_path, {"channel_step": 8}))
+    refused = command(*net, "--task", tmp_path / "two.py:task", "--data", tmp_path)
+
+    assert result.exit_code == 0, result.output
+    assert "scored: mask" in result.stdout
+    assert "without scoring" not in result.output
+    assert refused.exit_code == 2
+    assert "--data is not used with --task" in refused.stderr
 
 
 def test_blocks_that_can_be_dropped_are_listed_if_the_job_lets_them_be(tmp_path: Path) -> None:
