@@ -117,7 +117,7 @@ class Inspection:
 def inspect_network(job: Job, callback: Callback, *, has_data: bool = True, shape: tuple[int, ...] = ()) -> Inspection:
     """Inspect the network of `job`. It is measured if the job has a target, and scored too if `has_data`.
 
-    Without `has_data`, neither the data nor the task of the job are read. Random images of `shape`, (1, C, H, W), are used then, or
+    Without `has_data`, neither the data nor the task of the job are read. Random images of `shape`, (1, C, H, W), are used, or
     of the size that the network declares. Raises the errors of loading and analysing a network, and ProbeError or a subclass.
     """
     profile = load_profile(job.target or USUAL_PROFILE, allow_ssh_commands=job.allow_ssh_commands)
