@@ -25,6 +25,7 @@ from pipeline.errors import CompressError
 from pipeline.graph.importance import rank
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.graph.settings import PruningSettings
+from pipeline.search.ask_tell import search
 from pipeline.search.problem import Evaluation, Problem, SearchSpace, TrialsSpent
 from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS
 from pipeline.search.uniform import bisect
@@ -107,7 +108,7 @@ class Bench:
                 ends = score_thinnest(measurer, ends, weights)
                 evaluator = Evaluator(measurer, ends, weights, self.settings.trials)
                 with contextlib.suppress(TrialsSpent), compute_threads(1):
-                    SEARCHERS[DEFAULT_SEARCHER](evaluator.problem(space, cell.seed))
+                    search(SEARCHERS[DEFAULT_SEARCHER], evaluator.problem(space, cell.seed))
                 chosen = reevaluate(evaluator)
             tuned = self._recovered(weights, chosen, task, cell.seed)
             seconds = {"wall_s": round(time.monotonic() - started), "processor_s": round(time.process_time() - used)}

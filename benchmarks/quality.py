@@ -19,7 +19,7 @@ from tables import draw, standing_of, table_of
 from pipeline.compress import compress
 from pipeline.core.artifact import Artifact
 from pipeline.core.candidate import Candidate
-from pipeline.search.problem import Problem, Reward, Searcher
+from pipeline.search.problem import Problem, Reward, SearcherFactory
 from pipeline.search.searchers import SEARCHERS
 from pipeline.stages.job import Job
 from pipeline.system.files import write_atomically
@@ -57,7 +57,7 @@ def luck(candidate: Candidate) -> float:
     return 100 * zlib.crc32(repr(candidate.plan.widths).encode()) / 2**32
 
 
-ROWS: dict[str, tuple[str | Searcher, Reward | None]] = {
+ROWS: dict[str, tuple[str | SearcherFactory, Reward | None]] = {
     **{name: (name, None) for name in SEARCHERS},
     "random, scaled": (scaled_random, None),
     "ppo-lagrangian, spatial entropy": ("ppo-lagrangian", "spatial-entropy"),

@@ -15,6 +15,7 @@ from pipeline.graph.structure import load_graph
 from pipeline.packaging.build import final_file, ship, with_int8
 from pipeline.packaging.rehearse import rehearse
 from pipeline.packaging.report.page import report_page
+from pipeline.search.ask_tell import search
 from pipeline.search.problem import TrialsSpent
 from pipeline.stages.block_losses import with_block_losses
 from pipeline.stages.choose_grouped import choose_grouped, known_grouped
@@ -130,7 +131,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             path = sensitivity_path(context, space, weights) if job.starts_on_path else None
             searching = stage("search", f"{identity['searcher']}, {job.trials} trials")
             with searching, contextlib.suppress(TrialsSpent), compute_threads(1):
-                job.search_function()(evaluator.problem(space, job.seed, path))
+                search(job.search_function(), evaluator.problem(space, job.seed, path))
 
             with stage("confirm", "measure the best plans again"):
                 chosen = reevaluate(evaluator)

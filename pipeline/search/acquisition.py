@@ -1,4 +1,4 @@
-"""Acquisition function: constrained expected improvement, which picks the next plan to evaluate."""
+"""Acquisition function: constrained expected improvement, which picks the next plans to evaluate."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from pipeline.search.ask_tell import Questions, SearchState
+from pipeline.search.believe import believed
 from pipeline.search.problem import Evaluation
-from pipeline.search.surrogate import Surrogate
+from pipeline.search.surrogate import Surrogate, fit
 
-__all__ = ["highest_acquisition"]
+__all__ = ["ask_best", "highest_acquisition"]
 
 Floats = NDArray[np.float64]
+
+
+def ask_best(state: SearchState, model: Surrogate, kept: Floats, answers: Sequence[Evaluation]) -> Questions[None]:
+    """Ask for as many of the proposals `kept` (n, groups) as are wanted, the best first. Each one is believed before the next.
+
+    `model` is fitted to `answers`, which are those of `believed`.
+    """
+    for number in range(state.wanted):
+        if number:
+            if state.exhausted:
+                return
+            answers = believed(state)
+            model = fit(state.space, answers)
+        yield state.space.plan(kept[highest_acquisition(model, kept, answers)].tolist())
 
 
 def highest_acquisition(model: Surrogate, kept: Floats, answers: Sequence[Evaluation]) -> int:

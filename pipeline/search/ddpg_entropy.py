@@ -23,18 +23,19 @@ Differences from AMC's code:
     starts at random plans; for a network of VGG's size nearly all of them are useless.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.core.plan import ChannelPlan
-from pipeline.search.acquisition import highest_acquisition
+from pipeline.search.acquisition import ask_best
+from pipeline.search.ask_tell import Questions, SearchState, ask_and_tell
+from pipeline.search.believe import believed
 from pipeline.search.environment import FEATURES, observe
 from pipeline.search.initial_design import initial_design
-from pipeline.search.problem import Evaluation, Problem, SearchSpace
+from pipeline.search.problem import Evaluation, SearchSpace
 from pipeline.search.start import BISECTION_TRIALS, find_start
 from pipeline.search.surrogate import Surrogate, fit, fractions
 
@@ -240,39 +241,40 @@ class _Agent:
         optimizer.step()
 
 
-def ddpg_entropy(problem: Problem, settings: DDPGSettings | None = None) -> None:
+@ask_and_tell
+def ddpg_entropy(state: SearchState, settings: DDPGSettings | None = None) -> Questions[None]:
     """Search with `problem.trials` evaluations; see `Searcher`. The evaluator's score is maximised."""
     settings = settings or DDPGSettings()
-    space = problem.space
+    problem, space = state.problem, state.space
     generator = np.random.default_rng(problem.seed)
-    answers = list(problem.known)
     memory = _ReplayBuffer(len(space.choices), settings.memory)
-
-    def ask(plan: ChannelPlan) -> Evaluation:
-        answers.append(found := problem.evaluate(plan))
-        kept = fractions(space, plan)[None]
-        states = np.stack([observe(space, kept[:, :group]) for group in range(len(space.choices))], axis=1)
-        memory.add(states, kept, np.asarray([found.score]), np.asarray([found.violations]))
-        return found
-
-    asking, last = replace(problem, evaluate=ask), len(problem.known) + problem.trials
-    start = find_start(asking, min(settings.bisection_trials, problem.trials))
-    initial_design(asking, start, min(round(settings.design_share * problem.trials), last - len(answers)))
+    start = yield from find_start(state, min(settings.bisection_trials, problem.trials))
+    yield from initial_design(state, start, min(round(settings.design_share * problem.trials), problem.trials - state.asked))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
         agent = _Agent(space, start, settings)
-    first = len(answers)
-    while len(answers) < last and len({answer.plan for answer in answers}) < space.size:
+    first, remembered = state.asked, len(problem.known)
+    while state.asked < problem.trials and not state.exhausted:
+        for answer in state.answers[remembered:]:
+            _remember(memory, space, answer)
+        remembered = len(state.answers)
+        answers = believed(state)
         bound = _ActionBound(fit(space, answers, additive=True))
         model = fit(space, answers)
-        spent = (len(answers) - first) / (last - first)
+        spent = (state.asked - first) / (problem.trials - first)
         noise = settings.noise * (settings.last_noise / settings.noise) ** spent
         states, kept = agent.play(bound, problem.constraints, settings.model_episodes, noise, generator)
         predicted = model.predict(kept)
         memory.add(states, kept, predicted.score, predicted.violations)
         agent.learn(memory, generator)
         _, kept = agent.play(bound, problem.constraints, settings.proposals, noise, generator)
-        ask(space.plan(kept[highest_acquisition(model, kept, answers)].tolist()))
+        yield from ask_best(state, model, kept, answers)
+
+
+def _remember(memory: _ReplayBuffer, space: SearchSpace, answer: Evaluation) -> None:
+    kept = fractions(space, answer.plan)[None]
+    states = np.stack([observe(space, kept[:, :group]) for group in range(len(space.choices))], axis=1)
+    memory.add(states, kept, np.asarray([answer.score]), np.asarray([answer.violations]))
 
 
 def _truncated_normal(means: Floats, deviation: float, generator: np.random.Generator) -> Floats:

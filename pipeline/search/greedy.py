@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.plan import ChannelPlan
+from pipeline.search.ask_tell import WAIT, Questions, SearchState, ask_and_tell
 from pipeline.search.problem import Evaluation, Problem
 from pipeline.search.surrogate import fractions
 
@@ -38,65 +39,87 @@ class _Estimates:
 
     def __init__(self, problem: Problem) -> None:
         choices = problem.space.choices
-        self._problem = problem
         self.saved = np.asarray([max(choice.macs_share, 1e-3) for choice in choices])
         """The violation that narrowing a group saves, first estimated from its MACs."""
         self.paid = np.zeros(len(choices))
         """The score that narrowing a group costs. It starts at 0, so that every group is tried."""
         self.asked: set[ChannelPlan] = set()
 
-    def ask(self, plan: ChannelPlan) -> Evaluation:
-        self.asked.add(plan)
-        return self._problem.evaluate(plan)
-
     def learn(self, group: int, removed: float, before: Evaluation, after: Evaluation) -> None:
         self.saved[group] = max((_worst(before) - _worst(after)) / removed, 0.5 * self.saved[group])
         self.paid[group] = (before.score - after.score) / removed
 
 
-def greedy(problem: Problem, settings: GreedySettings | None = None) -> None:
-    """Search with `problem.trials` evaluations; see `Searcher`."""
+@ask_and_tell
+def greedy(state: SearchState, settings: GreedySettings | None = None) -> Questions[None]:
+    """Search with `problem.trials` evaluations; see `Searcher`.
+
+    The proposals of one step do not depend on each other, so they can be evaluated at once.
+    """
     settings = settings or GreedySettings()
-    ledger = _Estimates(problem)
+    problem, estimates = state.problem, _Estimates(state.problem)
     dense = problem.space.dense()
-    current = next((answer for answer in problem.known if answer.plan == dense), None) or ledger.ask(dense)
+    known = next((answer for answer in problem.known if answer.plan == dense), None)
+    if known is None:
+        estimates.asked.add(dense)
+        yield dense
+        yield WAIT
+    current = known or state.answers[-1]
     target = max(_worst(current), 0.0) / settings.steps
     groups = len(problem.space.choices)
     tries = int(np.clip(settings.narrowing_share * problem.trials / settings.steps, 1, groups))
     while not current.feasible:
-        tried: list[Evaluation] = []
-        for group in np.argsort(ledger.paid / ledger.saved, kind="stable"):
-            plan = _narrower(problem, current.plan, int(group), target / ledger.saved[group])
-            if plan is not None and plan not in ledger.asked and len(tried) < tries:
-                tried.append(ledger.ask(plan))
-                ledger.learn(int(group), _removed(problem, int(group), current.plan, plan), current, tried[-1])
+        first, tried = len(state.answers), list[int]()
+        for group in np.argsort(estimates.paid / estimates.saved, kind="stable"):
+            plan = _narrower(problem, current.plan, int(group), target / estimates.saved[group])
+            if plan is not None and plan not in estimates.asked and len(tried) < tries:
+                estimates.asked.add(plan)
+                tried.append(int(group))
+                yield plan
         if not tried:
             return  # every group is at its thinnest
-        current = min(tried, key=lambda answer: _price(current, answer))
-    _improve(problem, ledger, current)
+        yield WAIT
+        answers = state.answers[first:]
+        for group, answer in zip(tried, answers, strict=True):
+            estimates.learn(group, _removed(problem, group, current.plan, answer.plan), current, answer)
+        before = current
+        current = min(answers, key=lambda answer: _price(before, answer))
+    yield from _improve(state, estimates, current)
 
 
-def _improve(problem: Problem, ledger: _Estimates, current: Evaluation) -> None:
+def _improve(state: SearchState, estimates: _Estimates, current: Evaluation) -> Questions[None]:
     """Accept the first neighbour that is feasible and better, in the order of their estimates. Stop if there is none."""
-    groups = range(len(problem.space.choices))
+    problem, groups, seen = state.problem, range(len(state.space.choices)), len(state.answers)
+
+    def better() -> Evaluation | None:
+        nonlocal seen
+        new, seen = state.answers[seen:], len(state.answers)
+        return next((answer for answer in new if answer.feasible and answer.score > current.score), None)
+
     while True:
         neighbours: list[tuple[bool, float, int, ChannelPlan]] = []
         for wide, narrow in product(groups, (None, *groups)):
             plan = _moved(problem, current.plan, wide, 1)
             if plan is not None and narrow is not None:
                 plan = None if wide == narrow else _moved(problem, plan, narrow, -1)
-            if plan is not None and plan not in ledger.asked:
+            if plan is not None and plan not in estimates.asked:
                 wider = fractions(problem.space, plan) - fractions(problem.space, current.plan)
                 neighbours.append(
-                    (_worst(current) + wider @ ledger.saved > 0, -float(wider @ ledger.paid), len(neighbours), plan)
+                    (_worst(current) + wider @ estimates.saved > 0, -float(wider @ estimates.paid), len(neighbours), plan)
                 )
+        found: Evaluation | None = None
         for _, _, _, plan in sorted(neighbours, key=lambda each: each[:3]):
-            answer = ledger.ask(plan)
-            if answer.feasible and answer.score > current.score:
-                current = answer
+            estimates.asked.add(plan)
+            yield plan
+            found = better()
+            if found:
                 break
         else:
+            yield WAIT
+            found = better()
+        if found is None:
             return
+        current = found
 
 
 def _narrower(problem: Problem, plan: ChannelPlan, group: int, removed: float) -> ChannelPlan | None:

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.search.problem import Problem
+from pipeline.search.ask_tell import Questions, SearchState
 
 __all__ = ["initial_design"]
 
@@ -12,20 +12,21 @@ DROPPED = 0.15
 """Share of the plans in which a block is dropped that `start` keeps, or the other way round."""
 
 
-def initial_design(problem: Problem, start: NDArray[np.float64], trials: int) -> None:
-    """Evaluate `trials` plans around the fractions `start`, (choices,): a Latin hypercube over the widths of the groups.
+def initial_design(state: SearchState, start: NDArray[np.float64], trials: int) -> Questions[None]:
+    """Ask for `trials` plans around the fractions `start`, (choices,): a Latin hypercube over the widths of the groups.
 
     A block is kept or dropped as in `start`, except in a share of the plans.
 
     Varying one group at a time would take as many trials per group as this takes for all groups.
     """
-    generator = np.random.default_rng(problem.seed)
-    groups = len(problem.space.choices)
+    space = state.space
+    generator = np.random.default_rng(state.problem.seed)
+    groups = len(space.choices)
     strata = np.stack([generator.permutation(trials) for _ in range(groups)], axis=1)
     places = (strata + 0.5) / max(trials, 1)
     low, high = np.maximum(0.0, start - SPREAD), np.minimum(1.0, start + SPREAD)
-    blocks = np.asarray([choice.is_block for choice in problem.space.choices])
+    blocks = np.asarray([choice.is_block for choice in space.choices])
     for row in places:
         fractions = low + (high - low) * row
         fractions[blocks] = (row[blocks] >= DROPPED) == (start[blocks] >= 0.5)
-        problem.evaluate(problem.space.plan(fractions.tolist()))
+        yield space.plan(fractions.tolist())

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.plan import ChannelPlan
+from pipeline.search.ask_tell import WAIT, Questions, SearchState, ask_and_tell
+from pipeline.search.believe import believed
 from pipeline.search.initial_design import initial_design
-from pipeline.search.problem import Problem
-from pipeline.search.start import BISECTION_TRIALS, find_start, recording
+from pipeline.search.start import BISECTION_TRIALS, find_start
 from pipeline.search.surrogate import Surrogate, fit
 
 __all__ = ["KnapsackSettings", "fill", "knapsack"]
@@ -38,21 +39,24 @@ class KnapsackSettings:
     """Solutions per set of estimates. Between them, the weights of several constraints are corrected."""
 
 
-def knapsack(problem: Problem, settings: KnapsackSettings | None = None) -> None:
+@ask_and_tell
+def knapsack(state: SearchState, settings: KnapsackSettings | None = None) -> Questions[None]:
     """Search with `problem.trials` evaluations; see `Searcher`."""
     settings = settings or KnapsackSettings()
-    answers = list(problem.known)
-    asking = recording(problem, answers)
-    start = find_start(asking, min(settings.bisection_trials, problem.trials))
-    left = problem.trials + len(problem.known) - len(answers)
-    initial_design(asking, start, min(left, round(settings.design_share * problem.trials)))
-    while len(answers) < problem.trials + len(problem.known):
+    trials = state.problem.trials
+    start = yield from find_start(state, min(settings.bisection_trials, trials))
+    yield from initial_design(state, start, min(trials - state.asked, round(settings.design_share * trials)))
+    while state.asked < trials:
+        answers = believed(state)
         known = {answer.plan for answer in answers}
-        solved = _solutions(fit(problem.space, answers, additive=True), settings)
+        solved = _solutions(fit(state.space, answers, additive=True), settings)
         plan = next((plan for plan in solved if plan not in known), None)
-        if plan is None:
+        if plan is not None:
+            yield plan
+        elif state.pending:
+            yield WAIT  # the estimates change with the answers
+        else:
             return  # no plan that is still unknown has a better estimate
-        asking.evaluate(plan)
 
 
 def _solutions(model: Surrogate, settings: KnapsackSettings) -> Iterator[ChannelPlan]:

@@ -1,12 +1,12 @@
 """Evolution and TPE, by Optuna: two general searchers that a specialised one has to beat."""
 
 import warnings
-from dataclasses import replace
 
 import optuna
 
 from pipeline.core.plan import ChannelPlan
-from pipeline.search.problem import Choice, Evaluation, Problem
+from pipeline.search.ask_tell import WAIT, Questions, SearchState, ask_and_tell
+from pipeline.search.problem import Choice, Evaluation
 from pipeline.search.start import BISECTION_TRIALS, find_start
 
 __all__ = ["evolution", "suggested", "tpe"]
@@ -16,47 +16,59 @@ REPEATS = 200
 """Number of known plans in a row after which a sampler is considered exhausted."""
 
 
-def evolution(problem: Problem) -> None:
+@ask_and_tell
+def evolution(state: SearchState) -> Questions[None]:
     """NSGA-II (Deb et al., 2002) with its constrained domination. With one objective it is a plain genetic algorithm."""
-    _search(problem, optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=problem.seed))
+    yield from _search(state, optuna.samplers.NSGAIISampler(population_size=POPULATION, seed=state.problem.seed))
 
 
-def tpe(problem: Problem) -> None:
-    """Tree-structured Parzen estimator (Bergstra et al., 2011), constrained as in c-TPE. The groups are modelled jointly."""
+@ask_and_tell
+def tpe(state: SearchState) -> Questions[None]:
+    """Tree-structured Parzen estimator (Bergstra et al., 2011), constrained as in c-TPE. The groups are modelled jointly.
+
+    Pending plans are believed to be bad, so that the next ones differ from them (Optuna's constant liar).
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        sampler = optuna.samplers.TPESampler(seed=problem.seed, multivariate=True)
-    _search(problem, sampler)
+        sampler = optuna.samplers.TPESampler(seed=state.problem.seed, multivariate=True)
+    yield from _search(state, sampler)
 
 
-def _search(problem: Problem, sampler: optuna.samplers.BaseSampler) -> None:
+def _search(state: SearchState, sampler: optuna.samplers.BaseSampler) -> Questions[None]:
     """Ask `sampler` for plans until the trials are spent. It starts from the same simple plans as the other searchers."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the screen prints the line per trial
-    answers = {answer.plan: answer for answer in problem.known}
-    asked = 0
-
-    def ask(plan: ChannelPlan) -> Evaluation:
-        nonlocal asked
-        asked += 1
-        answers[plan] = problem.evaluate(plan)
-        return answers[plan]
-
-    asking = replace(problem, evaluate=ask)
-    find_start(asking, min(BISECTION_TRIALS, problem.trials))
+    trials, choices = state.problem.trials, state.space.choices
+    yield from find_start(state, min(BISECTION_TRIALS, trials))
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    choices = problem.space.choices
+    answers = {answer.plan: answer for answer in state.answers}
     for plan in answers:
-        pairs = zip(choices, problem.space.widths_in(plan), strict=True)
+        pairs = zip(choices, state.space.widths_in(plan), strict=True)
         study.enqueue_trial({choice.name: choice.widths.index(width) for choice, width in pairs})
-    repeats = 0
-    while asked < problem.trials and repeats < REPEATS:
+    unanswered: dict[ChannelPlan, list[optuna.Trial]] = {}
+    told, repeats = len(state.answers), 0
+    while state.asked < trials and repeats < REPEATS:
         trial = study.ask()
-        plan = problem.space.plan_of([choice.widths[suggested(trial, choice)] for choice in choices])
-        repeats = repeats + 1 if plan in answers else 0
-        answer = answers[plan] if plan in answers else ask(plan)
-        for number, violation in enumerate(answer.violations):
-            trial.set_constraint(f"violation{number}", violation)
-        study.tell(trial, answer.score)
+        plan = state.space.plan_of([choice.widths[suggested(trial, choice)] for choice in choices])
+        repeats = repeats + 1 if plan in answers or plan in unanswered else 0
+        if plan in answers:
+            _tell(study, trial, answers[plan])
+            continue
+        unanswered.setdefault(plan, []).append(trial)
+        if len(unanswered[plan]) == 1:
+            yield plan
+        elif len(unanswered[plan]) > POPULATION:
+            yield WAIT  # the sampler needs an answer to get away from this plan
+        for answer in state.answers[told:]:
+            answers[answer.plan] = answer
+            for each in unanswered.pop(answer.plan, ()):
+                _tell(study, each, answer)
+        told = len(state.answers)
+
+
+def _tell(study: optuna.Study, trial: optuna.Trial, answer: Evaluation) -> None:
+    for number, violation in enumerate(answer.violations):
+        trial.set_constraint(f"violation{number}", violation)
+    study.tell(trial, answer.score)
 
 
 def suggested(trial: optuna.Trial, choice: Choice) -> int:

@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pipeline.search.problem import Problem, SearchSpace
+from pipeline.search.ask_tell import WAIT, Questions, SearchState, ask_and_tell
+from pipeline.search.problem import Evaluation, SearchSpace
 
 __all__ = ["FaithfulSettings", "SoftplusMultiplier", "ppo_lagrangian_faithful"]
 
@@ -100,36 +101,46 @@ class _Episode:
     scaled: Floats  # (2,): the same, scaled for learning
 
 
-def ppo_lagrangian_faithful(problem: Problem, settings: FaithfulSettings | None = None) -> None:
-    """Search with `problem.trials` evaluations; see `Searcher`."""
+@ask_and_tell
+def ppo_lagrangian_faithful(state: SearchState, settings: FaithfulSettings | None = None) -> Questions[None]:
+    """Search with `problem.trials` evaluations; see `Searcher`. The episodes between two updates can be evaluated at once."""
     settings = settings or FaithfulSettings()
+    problem = state.problem
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
         agent = _Agent(settings)
     generator = np.random.default_rng(problem.seed)
-    done = 0
-    while done < problem.trials:
-        episodes: list[_Episode] = []
-        while sum(len(each.actions) for each in episodes) < settings.steps_per_update and done < problem.trials:
-            ceiling = min(settings.most_pruned + settings.more_at_the_end * done / problem.trials, 1.0)
-            episodes.append(_play(problem, agent, ceiling, generator))
-            done += 1
-        agent.learn(episodes, generator)
-
-
-def _play(problem: Problem, agent: "_Agent", ceiling: float, generator: np.random.Generator) -> _Episode:
-    pruned: list[float] = []
     groups = len(problem.space.choices)
+    while state.asked < problem.trials:
+        first, played = len(state.answers), list[tuple[Tensor, Floats]]()
+        while len(played) * groups < settings.steps_per_update and state.asked < problem.trials:
+            ceiling = min(settings.most_pruned + settings.more_at_the_end * state.asked / problem.trials, 1.0)
+            states, actions = _play(problem.space, agent, ceiling, generator)
+            played.append((states, actions))
+            pruned = np.clip(actions, 0.0, ceiling)
+            yield problem.space.plan([1 - fraction for fraction in pruned.tolist()])
+        yield WAIT
+        answers = state.answers[first:]
+        agent.learn([_episode(agent, *each, answer) for each, answer in zip(played, answers, strict=True)], generator)
+
+
+def _play(space: SearchSpace, agent: "_Agent", ceiling: float, generator: np.random.Generator) -> tuple[Tensor, Floats]:
+    """Play an episode: the states as the policy sees them, (T, STATE), and the actions before clipping, (T,)."""
+    pruned: list[float] = []
     states, actions = [], []
-    for group in range(groups):
-        states.append(agent.look(_state(problem.space, group, sum(pruned))))
+    for group in range(len(space.choices)):
+        states.append(agent.look(_state(space, group, sum(pruned))))
         mean, deviation = agent.policy(states[-1])
         actions.append(mean + deviation * generator.standard_normal())
         pruned.append(float(np.clip(actions[-1], 0.0, ceiling)))
-    found = problem.evaluate(problem.space.plan([1 - fraction for fraction in pruned]))
-    finals = np.asarray([found.score, groups * 100 * (1 + max(found.violations, default=-1.0))])
-    seen, done = torch.stack(states), torch.tensor(actions, dtype=torch.float32)
-    return _Episode(seen, done, agent.log_probabilities(seen, done), finals, agent.scale(finals, groups))
+    return torch.stack(states), np.asarray(actions)
+
+
+def _episode(agent: "_Agent", states: Tensor, actions: Floats, answer: Evaluation) -> _Episode:
+    groups = len(actions)
+    finals = np.asarray([answer.score, groups * 100 * (1 + max(answer.violations, default=-1.0))])
+    done = torch.tensor(actions, dtype=torch.float32)
+    return _Episode(states, done, agent.log_probabilities(states, done), finals, agent.scale(finals, groups))
 
 
 def _state(space: SearchSpace, group: int, removed: float) -> Floats:

@@ -36,7 +36,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from pipeline.search.acquisition import highest_acquisition
+from pipeline.search.acquisition import ask_best
+from pipeline.search.ask_tell import Questions, SearchState, answered, ask_and_tell
+from pipeline.search.believe import believed
 from pipeline.search.policy import Agent, AgentSettings
 from pipeline.search.problem import Problem
 from pipeline.search.start import Beginning, begin
@@ -59,20 +61,27 @@ class PPOLagrangianSettings:
     agent: AgentSettings = field(default_factory=AgentSettings)
 
 
-def ppo_lagrangian(problem: Problem) -> None:
+@ask_and_tell
+def ppo_lagrangian(state: SearchState) -> Questions[None]:
     """Search with `problem.trials` evaluations; see `Searcher`."""
-    train(problem, PPOLagrangianSettings())
+    yield from _training(state, PPOLagrangianSettings())
 
 
 def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
-    """Search, and return the trained agent."""
-    asking, answers, start = begin(problem, settings.beginning)
+    """Search with `problem.evaluate`, and return the trained agent."""
+    return answered(problem, _training, settings)
+
+
+def _training(state: SearchState, settings: PPOLagrangianSettings) -> Questions[Agent]:
+    """The agent learns once for all plans that are wanted at once."""
+    problem = state.problem
+    start = yield from begin(state, settings.beginning)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
         agent = Agent(problem.space, problem.constraints, start, settings.agent)
     generator = np.random.default_rng(problem.seed)
-    last = len(problem.known) + problem.trials
-    while len(answers) < last and len({answer.plan for answer in answers}) < problem.space.size:
+    while state.asked < problem.trials and not state.exhausted:
+        answers = believed(state)
         model = fit(problem.space, answers)
         scores = [answer.score for answer in answers]
         low, span = min(scores), (max(scores) - min(scores)) or 1.0  # a user's task may score on any scale
@@ -82,5 +91,5 @@ def train(problem: Problem, settings: PPOLagrangianSettings) -> Agent:
             rewards = ((predicted.score - low) / span).astype(np.float32)
             agent.learn(episodes, rewards, predicted.violations.astype(np.float32), generator)
         kept = snap(problem.space, agent.play(settings.proposals, generator).actions.astype(np.float64))
-        asking.evaluate(problem.space.plan(kept[highest_acquisition(model, kept, answers)].tolist()))
+        yield from ask_best(state, model, kept, answers)
     return agent

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 from pipeline.core.candidate import Candidate
 from pipeline.core.plan import ChannelPlan
@@ -18,6 +18,7 @@ __all__ = [
     "Reward",
     "SearchSpace",
     "Searcher",
+    "SearcherFactory",
     "TrialsSpent",
     "widths_of",
 ]
@@ -202,8 +203,25 @@ class Problem:
     """Maps a share, 0 to 1, to a plan that is expected to lose little for its size; 1 is the dense plan. None: uniform plans."""
 
 
-Searcher = Callable[[Problem], None]
-"""Calls `problem.evaluate` at most `problem.trials` times. The best feasible plan is taken from the journal, not from it.
+class Searcher(Protocol):
+    """Asks for plans and is told their evaluations. The best feasible plan is taken from the journal, not from it.
 
-The same seed and the same evaluations must give the same plans. This makes a run resumable.
+    The same seed, the same calls and the same evaluations must give the same plans. This makes a run resumable.
+    """
+
+    def ask(self, n: int) -> Sequence[ChannelPlan]:
+        """The next plans, at most `n`. Fewer, or none, if it needs more answers first, or if it has ended.
+
+        It has ended if it returns none while no plan waits for its answer.
+        """
+        ...
+
+    def tell(self, answers: Sequence[Evaluation]) -> None:
+        """Take the evaluations of the oldest plans without one, in the order in which they were asked."""
+        ...
+
+
+SearcherFactory = Callable[[Problem], Searcher | None]
+"""Makes the searcher of a problem. A function can also do the whole search itself: it calls `problem.evaluate` at most
+`problem.trials` times, one plan at a time, and returns None.
 """

@@ -3,7 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.search.problem import Problem, SearchSpace
+from pipeline.search.ask_tell import Questions, SearchState, ask_and_tell
+from pipeline.search.problem import SearchSpace
 
 __all__ = ["random_search", "without_random_blocks"]
 
@@ -12,19 +13,21 @@ MOST_DROPPED = 0.5
 """Largest probability with which a block is dropped."""
 
 
-def random_search(problem: Problem) -> None:
+@ask_and_tell
+def random_search(state: SearchState) -> Questions[None]:
     """Draw a level for each trial uniformly from [0, 1], and a fraction around it for each group.
 
     Blocks are dropped with a probability that is drawn for each trial too.
 
     Without the common level, all trials of a deep network would have about the same size, whatever the budget.
     """
-    generator = np.random.default_rng(problem.seed)
-    for _ in range(problem.trials):
+    space = state.space
+    generator = np.random.default_rng(state.problem.seed)
+    for _ in range(state.problem.trials):
         level = generator.random()
-        fractions = level + SPREAD * generator.standard_normal(len(problem.space.choices))
-        fractions = without_random_blocks(problem.space, np.clip(fractions, 0.0, 1.0), generator)
-        problem.evaluate(problem.space.plan(fractions.tolist()))
+        fractions = level + SPREAD * generator.standard_normal(len(space.choices))
+        fractions = without_random_blocks(space, np.clip(fractions, 0.0, 1.0), generator)
+        yield space.plan(fractions.tolist())
 
 
 def without_random_blocks(

@@ -3,22 +3,22 @@
 import importlib
 from collections.abc import Iterator, Mapping
 
-from pipeline.search.problem import Reward, Searcher
+from pipeline.search.problem import Reward, SearcherFactory
 
 __all__ = ["DEFAULT_SEARCHER", "SEARCHERS", "starts_on_path", "usual_reward"]
 
 DEFAULT_SEARCHER = "ppo-lagrangian"
 
 
-class _Searchers(Mapping[str, Searcher]):
+class _Searchers(Mapping[str, SearcherFactory]):
     """Maps names to searchers."""
 
     def __init__(self, places: Mapping[str, str]) -> None:
         self._places = places
 
-    def __getitem__(self, name: str) -> Searcher:
+    def __getitem__(self, name: str) -> SearcherFactory:
         module, _, function = self._places[name].partition(":")
-        searcher: Searcher = getattr(importlib.import_module(f"pipeline.search.{module}"), function)
+        searcher: SearcherFactory = getattr(importlib.import_module(f"pipeline.search.{module}"), function)
         return searcher
 
     def __contains__(self, name: object) -> bool:
@@ -31,7 +31,7 @@ class _Searchers(Mapping[str, Searcher]):
         return len(self._places)
 
 
-SEARCHERS: Mapping[str, Searcher] = _Searchers(
+SEARCHERS: Mapping[str, SearcherFactory] = _Searchers(
     {
         DEFAULT_SEARCHER: "ppo_lagrangian:ppo_lagrangian",
         "ppo-lagrangian-faithful": "ppo_faithful:ppo_lagrangian_faithful",

@@ -12,8 +12,10 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.search.acquisition import highest_acquisition
-from pipeline.search.problem import Evaluation, Problem, SearchSpace
+from pipeline.search.acquisition import ask_best
+from pipeline.search.ask_tell import Questions, SearchState, ask_and_tell
+from pipeline.search.believe import believed
+from pipeline.search.problem import Evaluation, SearchSpace
 from pipeline.search.start import begin
 from pipeline.search.surrogate import fit, fractions, snap
 
@@ -30,15 +32,16 @@ REACH = 0.2
 """Standard deviation of a change, as a share of a group's channels."""
 
 
-def surrogate_search(problem: Problem) -> None:
+@ask_and_tell
+def surrogate_search(state: SearchState) -> Questions[None]:
     """Search with `problem.trials` evaluations; see `Searcher`."""
-    asking, answers, _ = begin(problem)
-    generator = np.random.default_rng(problem.seed)
-    last = len(problem.known) + problem.trials
-    while len(answers) < last and len({answer.plan for answer in answers}) < problem.space.size:
-        model = fit(problem.space, answers)
-        kept = mutations(problem.space, _best(answers), generator)
-        asking.evaluate(problem.space.plan(kept[highest_acquisition(model, kept, answers)].tolist()))
+    yield from begin(state)
+    generator = np.random.default_rng(state.problem.seed)
+    while state.asked < state.problem.trials and not state.exhausted:
+        answers = believed(state)
+        model = fit(state.space, answers)
+        kept = mutations(state.space, _best(answers), generator)
+        yield from ask_best(state, model, kept, answers)
 
 
 def mutations(space: SearchSpace, parents: Sequence[Evaluation], generator: np.random.Generator) -> Floats:

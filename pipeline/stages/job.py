@@ -17,7 +17,7 @@ from pipeline.core.profile import BudgetText, Profile
 from pipeline.core.restriction import Restriction
 from pipeline.errors import DataError, ModelError
 from pipeline.foreign_text import escape_text
-from pipeline.search.problem import NAMED_REWARDS, Reward, Searcher
+from pipeline.search.problem import NAMED_REWARDS, Reward, SearcherFactory
 from pipeline.search.searchers import DEFAULT_SEARCHER, SEARCHERS, starts_on_path, usual_reward
 from pipeline.system.files import sha256_file
 from pipeline.training.model_args import Argument
@@ -69,7 +69,7 @@ class Job:
     budget: Mapping[str, BudgetText] = field(default_factory=dict)
     limits: tuple[Limit, ...] = ()
     """Limits on the user's own functions."""
-    searcher: str | Searcher = DEFAULT_SEARCHER
+    searcher: str | SearcherFactory = DEFAULT_SEARCHER
     reward: Reward | None = None
     """What the search maximises: a name, or a function Candidate -> float. By default, what the searcher was made for."""
     trials: int = 60
@@ -148,8 +148,8 @@ class Job:
             return self.data
         return self.task if isinstance(self.task, str) else self.task.description
 
-    def search_function(self) -> Searcher:
-        """The searcher as a function."""
+    def search_function(self) -> SearcherFactory:
+        """The function that makes the searcher."""
         return SEARCHERS[self.searcher] if isinstance(self.searcher, str) else self.searcher
 
     def search_reward(self) -> Reward:

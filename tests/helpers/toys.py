@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.plan import ChannelPlan
-from pipeline.search.problem import Choice, Evaluation, Problem, Searcher, SearchSpace, TrialsSpent
+from pipeline.search.ask_tell import drive, search
+from pipeline.search.problem import Choice, Evaluation, Problem, SearcherFactory, SearchSpace, TrialsSpent
 
 CHANNELS = 64
 WIDTHS = (4, *range(8, 65, 8))
@@ -78,9 +79,9 @@ class Toy:
         """The best feasible score, found among all plans."""
         return _optimum(self)
 
-    def solve(self, searcher: Searcher, trials: int, seed: int) -> list[Evaluation]:
-        """The evaluations that `searcher` requested, in order."""
-        return requested(self.space, self.evaluation_of, searcher, trials, seed)
+    def solve(self, searcher: SearcherFactory, trials: int, seed: int, in_flight: int = 1) -> list[Evaluation]:
+        """The evaluations that `searcher` requested, in order. Up to `in_flight` plans are not answered when it asks."""
+        return requested(self.space, self.evaluation_of, searcher, trials, seed, in_flight)
 
 
 @cache
@@ -156,7 +157,12 @@ IMPOSSIBLE = Toy(value=(0.5, 0.5), curve=(2.0, 2.0), cost=(0.5, 0.5), limit=0.01
 
 
 def requested(
-    space: SearchSpace, evaluation_of: Callable[[ChannelPlan], Evaluation], searcher: Searcher, trials: int, seed: int
+    space: SearchSpace,
+    evaluation_of: Callable[[ChannelPlan], Evaluation],
+    searcher: SearcherFactory,
+    trials: int,
+    seed: int,
+    in_flight: int = 1,
 ) -> list[Evaluation]:
     """The evaluations that `searcher` requested of a toy, in order. It knows the dense and the thinnest plan."""
     asked: list[Evaluation] = []
@@ -167,7 +173,15 @@ def requested(
         asked.append(evaluation_of(plan))
         return asked[-1]
 
+    def submit(number: int, plan: ChannelPlan) -> Callable[[], Evaluation]:
+        found = evaluate(plan)
+        return lambda: found
+
     known = (evaluation_of(space.dense()), evaluation_of(space.thinnest()))
+    problem = Problem(space, evaluate, trials, constraints=1, seed=seed, known=known)
     with contextlib.suppress(TrialsSpent):
-        searcher(Problem(space, evaluate, trials, constraints=1, seed=seed, known=known))
+        if in_flight == 1:
+            search(searcher, problem)
+        elif made := searcher(problem):
+            drive(made, submit, trials, in_flight)
     return asked

@@ -5,7 +5,7 @@ from functools import cached_property
 
 from helpers.toys import requested
 from pipeline.core.plan import ChannelPlan
-from pipeline.search.problem import Choice, Evaluation, Searcher, SearchSpace
+from pipeline.search.problem import Choice, Evaluation, SearcherFactory, SearchSpace
 
 WIDTHS = (8, 16, 32, 48, 64)
 CHANNELS = 64
@@ -52,6 +52,6 @@ class DeepToy:
         """The best score within the limit; without `depth`, of the plans that keep all blocks."""
         return max(found.score for plan, found in self.plans.items() if found.feasible and (depth or not plan.dropped))
 
-    def solve(self, searcher: Searcher, trials: int, seed: int) -> list[Evaluation]:
-        """The evaluations that `searcher` requested, in order."""
-        return requested(self.space, self.evaluation_of, searcher, trials, seed)
+    def solve(self, searcher: SearcherFactory, trials: int, seed: int, in_flight: int = 1) -> list[Evaluation]:
+        """The evaluations that `searcher` requested, in order. Up to `in_flight` plans are not answered when it asks."""
+        return requested(self.space, self.evaluation_of, searcher, trials, seed, in_flight)

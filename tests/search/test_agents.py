@@ -19,7 +19,7 @@ from pipeline.search.policy import Agent
 from pipeline.search.ppo_faithful import FaithfulSettings, SoftplusMultiplier
 from pipeline.search.ppo_faithful import _Agent as FaithfulAgent
 from pipeline.search.ppo_lagrangian import PPOLagrangianSettings, train
-from pipeline.search.problem import Problem, Searcher
+from pipeline.search.problem import Problem, SearcherFactory
 from pipeline.search.searchers import SEARCHERS
 from pipeline.search.surrogate import fit, snap
 from pipeline.stages.reevaluate import FeasiblePlan, Reevaluated, best_reevaluated
@@ -183,11 +183,11 @@ def test_an_agent_ends_when_it_has_asked_about_every_plan(name: str) -> None:
     assert len(asked) < 30
 
 
-def documented() -> dict[str, Searcher]:
+def documented() -> dict[str, SearcherFactory]:
     """The names that the example in the documentation defines."""
     text = (Path(__file__).parents[2] / "docs" / "python.md").read_text()
     block = next(found for found in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL) if "PruningEnv(" in found)
-    names: dict[str, Searcher] = {}
+    names: dict[str, SearcherFactory] = {}
     exec(block, names)  # type: ignore[arg-type]
     return names
 
@@ -197,7 +197,7 @@ def own_agent() -> Callable[[Problem], None]:
     return documented()["sac"]
 
 
-def test_an_agent_of_ones_own_searches_as_the_documentation_says(own_agent: Searcher) -> None:
+def test_an_agent_of_ones_own_searches_as_the_documentation_says(own_agent: SearcherFactory) -> None:
     asked = RAGGED.solve(own_agent, trials=20, seed=0)
 
     assert 1 <= len(asked) <= 20

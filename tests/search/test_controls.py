@@ -6,6 +6,7 @@ from helpers.toys import TOYS, best_feasible
 from helpers.toys_depth import DeepToy
 
 from pipeline.core.plan import ChannelPlan
+from pipeline.search.ask_tell import answered, search
 from pipeline.search.problem import Evaluation, Problem
 from pipeline.search.searchers import SEARCHERS
 from pipeline.search.start import begin
@@ -23,7 +24,7 @@ def test_the_agent_and_its_control_begin_with_the_same_plans(name: str) -> None:
         begun.append(plan)
         return CHAIN.evaluation_of(plan)
 
-    begin(Problem(CHAIN.space, evaluate, 3, constraints=1, seed=4))
+    answered(Problem(CHAIN.space, evaluate, 3, constraints=1, seed=4), begin)
 
     assert [asked.plan for asked in CHAIN.solve(SEARCHERS[name], trials=3, seed=4)] == begun
 
@@ -75,6 +76,6 @@ def test_topping_up_asks_no_plan_after_its_last_trial() -> None:
         asked.append(plan)
         return CHAIN.evaluation_of(plan)
 
-    SEARCHERS["uniform-top-up"](Problem(CHAIN.space, evaluate, 8, constraints=1, seed=0))
+    search(SEARCHERS["uniform-top-up"], Problem(CHAIN.space, evaluate, 8, constraints=1, seed=0))
 
     assert len(asked) == 8

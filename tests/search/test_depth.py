@@ -12,6 +12,7 @@ from helpers.toys import best_feasible
 from helpers.toys_depth import DeepToy
 
 from pipeline.core.plan import ChannelPlan
+from pipeline.search.ask_tell import answered
 from pipeline.search.environment import observe
 from pipeline.search.initial_design import DROPPED, initial_design
 from pipeline.search.knapsack import fill
@@ -106,7 +107,8 @@ def test_each_block_is_missing_from_its_share_of_the_initial_design() -> None:
         asked.append(plan)
         return TOY.evaluation_of(plan)
 
-    initial_design(Problem(SPACE, evaluate, 20, constraints=1, seed=0), start=np.full(len(SPACE.choices), 0.5), trials=20)  # type: ignore[arg-type]
+    problem = Problem(SPACE, evaluate, 20, constraints=1, seed=0)  # type: ignore[arg-type]
+    answered(problem, initial_design, np.full(len(SPACE.choices), 0.5), trials=20)
     for name in ("block1", "block2", "block3"):
         assert sum(name in plan.dropped for plan in asked) == round(DROPPED * 20)
 
@@ -116,7 +118,7 @@ def test_a_search_starts_from_the_better_of_fewer_channels_and_fewer_blocks() ->
     found = {}
     for worth in ((2.0, 2.0, 2.0), (60.0, 60.0, 60.0)):
         toy = DeepToy(worth)
-        start = find_start(Problem(SPACE, toy.evaluation_of, 12, constraints=1, seed=0), steps=12)
+        start = answered(Problem(SPACE, toy.evaluation_of, 12, constraints=1, seed=0), find_start, steps=12)
         found[worth] = toy.space.plan(start.tolist())
 
         assert toy.evaluation_of(found[worth]).feasible
@@ -130,7 +132,7 @@ def test_without_blocks_a_search_starts_from_the_largest_uniform_share() -> None
     space = replace(SPACE, choices=tuple(choice for choice in SPACE.choices if not choice.is_block))
     problem = Problem(space, TOY.evaluation_of, 6, constraints=1, seed=0)
 
-    assert find_start(problem, 6).tolist() == [bisect(problem, 6)] * len(space.choices)
+    assert answered(problem, find_start, 6).tolist() == [bisect(problem, 6)] * len(space.choices)
 
 
 def test_the_first_policy_of_an_agent_is_near_the_plan_that_the_search_starts_from() -> None:

@@ -10,6 +10,7 @@ import pytest
 from helpers.toys import IMPOSSIBLE, SMOOTH, best_feasible
 
 from pipeline.core.plan import ChannelPlan
+from pipeline.search.ask_tell import search
 from pipeline.search.lagrange_multipliers import PIDMultipliers, PIDSettings
 from pipeline.search.problem import Choice, Evaluation, Problem, SearchSpace, TrialsSpent, nearest_width, widths_of
 from pipeline.search.searchers import SEARCHERS
@@ -35,7 +36,7 @@ def solve(name: str, evaluation_of: Callable[[ChannelPlan], Evaluation], constra
         return asked[-1]
 
     with contextlib.suppress(TrialsSpent):
-        SEARCHERS[name](Problem(SMOOTH.space, evaluate, trials, constraints, seed=0))
+        search(SEARCHERS[name], Problem(SMOOTH.space, evaluate, trials, constraints, seed=0))
     return asked
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pytest
 
 from pipeline.core.plan import ChannelPlan
+from pipeline.search.ask_tell import search
 from pipeline.search.problem import Choice, Evaluation, Problem, SearchSpace
 from pipeline.search.searchers import SEARCHERS
 from pipeline.search.sensitivity import path_of, probing_plans
@@ -65,6 +66,6 @@ def test_a_search_with_a_path_starts_on_it(name: str) -> None:
         asked.append(plan)
         return Evaluation(plan, sum(dict(plan.widths).values()), (sum(dict(plan.widths).values()) / 128 - 0.7,))
 
-    SEARCHERS[name](Problem(SPACE, evaluate, 3, constraints=1, seed=0, path=path))
+    search(SEARCHERS[name], Problem(SPACE, evaluate, 3, constraints=1, seed=0, path=path))
 
     assert asked[:2] == [path(0.5), path(0.75) if asked[0]["robust"] + asked[0]["fragile"] <= 0.7 * 128 else path(0.25)]
