@@ -106,7 +106,7 @@ def ask_and_tell(
 ) -> Callable[Concatenate[Problem, P], Searcher]:
     """Make a searcher of a generator function. It takes a problem in place of the state."""
 
-    def make(problem: Problem, *args: P.args, **kwargs: P.kwargs) -> Searcher:
+    def make(problem: Problem, /, *args: P.args, **kwargs: P.kwargs) -> Searcher:
         state = SearchState(problem)
         return _Stepwise(state, questions(state, *args, **kwargs))
 
