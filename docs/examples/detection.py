@@ -62,7 +62,7 @@ class Settings:
     group: int = 25
     """Test scenes that share one value of the score, because the mAP of a single scene says little."""
     epochs: int = 5
-    finetuning_epochs: int = 6
+    finetuning_epochs: int = 9
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Settings:
     validation: int = 400
     test: int = 1000
     epochs: int = 8
-    finetuning_epochs: int = 4
+    finetuning_epochs: int = 8
 
 
 class ConvNorm(nn.Sequential):
@@ -80,7 +80,7 @@ def task(settings: Settings = Settings()) -> OwnTask:
     return OwnTask(
         train.images(slice(1024)),
         evaluate=lambda module: float(iou_of_each(module, validation).mean()),
-        train=lambda module: fit(module, train, settings.finetuning_epochs, rate=1e-3),
+        train=lambda module: fit(module, train, settings.finetuning_epochs, rate=3e-3),
         test_each_image=lambda module: iou_of_each(module, test),
         description=f"scenes of textured shapes, segmented, {settings}",
         score_name="mIoU",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipeline.core.statistics import Estimate
 from pipeline.packaging.report.comparison import Compared, compare, differences, pareto_front, remarks_of, why_not_comparable
-from pipeline.packaging.report.comparison_page import comparison_page
+from pipeline.packaging.report.comparison_page import PRINTED_DIFFERENCES, comparison_page
 from pipeline.packaging.report.recorded_run import RecordedRun, read_recorded_run
 
 
@@ -78,6 +78,17 @@ def test_settings_that_differ_are_listed_and_equal_ones_are_counted(tmp_path: Pa
         "seed": ("0", "7"),
     }
     assert equal > 3
+
+
+def test_of_many_differences_paper_shows_the_first_and_what_a_user_chooses_comes_first(tmp_path: Path) -> None:
+    jobs = [{**{f"z{k}": n for k in range(12)}, "profile": {"device": {"name": n}}} for n in "ab"]
+    folders = [write_run(tmp_path / job["z0"], shipped=(0.8, 96.0), job=job) for job in jobs]
+    found, _ = differences(compare([read_recorded_run(folder) for folder in folders]))
+    page = comparison_page([read_recorded_run(folder) for folder in folders]).decode()
+
+    assert found[-1].name == "profile device name"
+    assert page.count('<tr class="noprint">') == len(found) - PRINTED_DIFFERENCES == 3
+    assert "3 more differences are on the page on the screen." in page
 
 
 def test_an_unfinished_run_differs_in_no_version_because_it_has_noted_none(tmp_path: Path) -> None:

@@ -7,6 +7,10 @@ from typing import TYPE_CHECKING, Literal
 import pytest
 from helpers.browser import facts, launched, needs_browser, opened, printed_pages
 from helpers.pages import PLOTS, write_pages
+from helpers.recorded import write_run
+
+from pipeline.packaging.report.recorded_run import read_recorded_run
+from pipeline.packaging.report.report import page_of_runs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -64,3 +68,18 @@ def test_a_trial_shows_its_plan_and_figures_to_mouse_and_keyboard(browser: "Brow
 def test_a_page_needs_two_sheets_of_paper_at_most(browser: "Browser", pages: dict[str, Path], name: str) -> None:
     with opened(browser, pages[name], 1400, "dark") as page:
         assert 1 <= printed_pages(page) <= 2
+
+
+def test_five_runs_of_two_networks_with_many_settings_need_two_sheets(browser: "Browser", tmp_path: Path) -> None:
+    """Two runs cannot be compared with the first, there are two tables of widths, and 80 settings differ."""
+    runs = [
+        write_run(tmp_path / f"run-{n}", shipped=(0.8, 96.0), dense=f"net-{n % 2}", job={f"setting {k}": f"{n}" for k in range(80)})
+        for n in range(5)
+    ]
+    (tmp_path / "page.html").write_bytes(page_of_runs([read_recorded_run(run) for run in runs]))
+    with opened(browser, tmp_path / "page.html", 1400) as page:
+        on_screen = page.locator("td", has_text="setting 79").is_visible()
+        sheets = printed_pages(page)
+
+    assert on_screen
+    assert sheets == 2

@@ -26,6 +26,8 @@ __all__ = [
 
 VALUE_LIMIT = 80
 VERSION = "version of"
+NOT_CHOSEN = ("profile ", "measured on ", "hash of ", "input ", "initial weights ", VERSION)
+"""Beginnings of settings that follow from the target, the data and the installation."""
 MOST_DIFFERENCES = 300
 """Of more different settings, these are shown."""
 DEEPEST = 6
@@ -175,12 +177,12 @@ def pareto_front(runs: Iterable[Compared], latency: Latency) -> list[Compared]:
 
 
 def differences(runs: Sequence[Compared]) -> tuple[tuple[Difference, ...], int]:
-    """Return the settings that differ between `runs`, in alphabetical order, and how many settings are equal in all.
+    """Return the settings that differ between `runs`, and how many settings are equal in all. What a user chooses comes first.
 
     A version differs only between runs that have it: an unfinished run has not noted any.
     """
     known = [dict(_settings(run.run)) for run in runs]
-    names = sorted({name for settings in known for name in settings})
+    names = sorted({name for settings in known for name in settings}, key=lambda name: (name.startswith(NOT_CHOSEN), name))
     different = [
         name
         for name in names

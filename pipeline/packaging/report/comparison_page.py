@@ -17,12 +17,14 @@ from pipeline.packaging.report.template import render
 from pipeline.packaging.report.unfinished import device_text
 from pipeline.system.units import format_bytes, format_count, format_duration
 
-__all__ = ["comparison_page"]
+__all__ = ["PRINTED_DIFFERENCES", "comparison_page"]
 
 COLOURS = 8
 """Number of colours in base.html. Letters tell runs apart where there are more."""
 MOST_TRIALS = 400
 """Of a run with more trials, the first are drawn."""
+PRINTED_WIDTHS, PRINTED_DIFFERENCES = 18, 10
+"""Rows of widths and of differences on paper, so that five runs need two pages. The page on the screen has all of them."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ def comparison_page(recorded: Sequence[RecordedRun]) -> bytes:
     colours = {run.letter: f"c{number % COLOURS}" for number, run in enumerate(runs)}
     with np.errstate(all="ignore"):
         different, equal = differences(runs)
+        networks = _widths(runs)
         return render(
             "comparison.html",
             runs=runs,
@@ -57,7 +60,9 @@ def comparison_page(recorded: Sequence[RecordedRun]) -> bytes:
                 if chart
             ],
             trials=_trials_chart(runs, colours),
-            networks=_widths(runs),
+            networks=networks,
+            printed_widths=max(4, PRINTED_WIDTHS // max(1, len(networks))),
+            printed_differences=PRINTED_DIFFERENCES,
             differences=different,
             equal=equal,
         )
