@@ -73,7 +73,9 @@ def test_a_page_needs_two_sheets_of_paper_at_most(browser: "Browser", pages: dic
 def test_five_runs_of_two_networks_with_many_settings_need_two_sheets(browser: "Browser", tmp_path: Path) -> None:
     """Two runs cannot be compared with the first, there are two tables of widths, and 80 settings differ."""
     runs = [
-        write_run(tmp_path / f"run-{n}", shipped=(0.8, 96.0), dense=f"net-{n % 2}", job={f"setting {k}": f"{n}" for k in range(80)})
+        write_run(
+            tmp_path / f"run-{n}", shipped=(0.8, 96.0), dense=f"net-{n % 2}", job={f"setting {k}": f"{n}" for k in range(80)}
+        )
         for n in range(5)
     ]
     (tmp_path / "page.html").write_bytes(page_of_runs([read_recorded_run(run) for run in runs]))
