@@ -16,7 +16,9 @@ __all__ = [
     "HitCounts",
     "PairedDrop",
     "Scores",
+    "apart_on",
     "images_to_decide",
+    "images_to_show_agreement",
     "images_to_show_no_drop",
     "newcombe",
     "no_drop",
@@ -153,6 +155,23 @@ def images_to_show_no_drop(limit: float, disagreement: float, error: float) -> i
     that the dense network classifies wrongly. The number is None when MOST_IMAGES do not suffice.
     """
     return _fewest(lambda images: newcombe(no_drop(images, disagreement, error)).high <= limit)
+
+
+def images_to_show_agreement(limit: float, disagreement: float) -> int | None:
+    """Return about how many test images show that the agreement drops by at most `limit` points.
+
+    `disagreement`: the share of images that the two networks answer differently. The number is None when MOST_IMAGES do not
+    suffice.
+
+    >>> images_to_show_agreement(2.0, 0.01)
+    760
+    """
+    return _fewest(lambda images: newcombe(apart_on(images, disagreement)).high <= limit)
+
+
+def apart_on(images: int, disagreement: float) -> HitCounts:
+    """Return the counts of two networks where the dense one's answers are the labels; see `images_to_show_agreement`."""
+    return HitCounts(1 - disagreement, disagreement, 0, 0).scaled(images)
 
 
 def no_drop(images: int, disagreement: float, error: float) -> HitCounts:

@@ -80,7 +80,8 @@ class LoadedModel:
             constraints,
             images=task.test_images,
             tests_each_image=task.tests_each_image,
-            dense_accuracy=self.validation_score,
+            dense_accuracy=None if isinstance(task, Agreement) else self.validation_score,  # its values are no hits
+            agreement=task.score_name == "agreement",
         )
 
 

@@ -14,6 +14,7 @@ from pipeline.core.paired_difference import (
     PairedDrop,
     Scores,
     images_to_decide,
+    images_to_show_agreement,
     images_to_show_no_drop,
     newcombe,
     no_drop,
@@ -203,10 +204,12 @@ def test_a_mean_needs_four_times_the_images_for_half_the_interval() -> None:
 # before the search
 
 
-def notices(drop: float, *, images: int | None = 200, each: bool = True, accuracy: float | None = 92.0) -> tuple[str, ...]:
+def notices(
+    drop: float, *, images: int | None = 200, each: bool = True, accuracy: float | None = 92.0, agreement: bool = False
+) -> tuple[str, ...]:
     profile = load_profile("raspberrypi")
     limits = read_budget(profile, {"accuracy_drop": drop})
-    return sample_size_notices(limits, images=images, tests_each_image=each, dense_accuracy=accuracy)
+    return sample_size_notices(limits, images=images, tests_each_image=each, dense_accuracy=accuracy, agreement=agreement)
 
 
 def test_two_hundred_images_are_said_to_be_too_few_for_a_point() -> None:
@@ -232,6 +235,32 @@ def test_nothing_is_said_where_the_images_suffice_or_their_number_is_not_known()
     assert notices(2.0, images=360, accuracy=99.16) == ()
     assert notices(1.0, images=None) == ()
     assert notices(1.0, accuracy=None) == ()
+
+
+def test_agreement_on_two_hundred_images_is_said_to_be_too_few_for_two_points() -> None:
+    (notice,) = notices(2.0, accuracy=100.0, agreement=True)
+
+    assert "a network that answers 1 % of all images differently has a 95 % interval that reaches 3.57 points" in notice
+    assert notice.endswith("about 760 are needed for it")
+
+
+@pytest.mark.parametrize("limit", [0.5, 1.0, 2.0, 10.0])
+def test_the_images_needed_for_an_agreement_are_those_with_which_a_verdict_is_met(limit: float) -> None:
+    """The oracle is the verdict on whole images, of which half as many as allowed are answered differently."""
+    sizes = [round(200 * apart / limit) for apart in range(1, 10)]
+    first = next(
+        number for number, size in enumerate(sizes) if verdict(HitCounts(size - number - 1, number + 1, 0, 0), limit) == "within"
+    )
+    needed = images_to_show_agreement(limit, limit / 200) or 0
+
+    assert sizes[first - 1] < needed <= sizes[first]
+    assert notices(limit, images=needed, accuracy=100.0, agreement=True) == ()
+
+
+def test_the_same_answers_on_all_images_can_be_shown_by_no_number_of_images() -> None:
+    (notice,) = notices(0.0, images=50_000, accuracy=100.0, agreement=True)
+
+    assert notice.endswith("no number of images can show that it is met")
 
 
 def test_a_task_without_values_per_image_is_said_to_have_no_interval() -> None:
