@@ -40,9 +40,15 @@ def load_splits(job: Job, declared: Preprocessing | None, given: GivenNetwork | 
     if splits.train.preprocessing.mean is None:
         raise DataError(
             f"{folder}: the normalisation of pixels is not declared, and it cannot be tried without labels; declare mean "
-            "and std in preprocessing.yaml in the folder, or a PREPROCESSING beside the factory"
+            f"and std in preprocessing.yaml in the folder, or a PREPROCESSING beside the factory{_known_elsewhere(job.model)}"
         )
     return splits
+
+
+def _known_elsewhere(model: object) -> str:
+    """Which other way of naming the network declares its normalisation, in words."""
+    module, _, name = str(model).partition(":")
+    return f"; --model torchvision:{clean_text(name)} declares its own" if module == "torchvision.models" else ""
 
 
 def _wanted(door: Door) -> WantedInput:

@@ -15,6 +15,8 @@ from pipeline.data.images import Images
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.data.unlabelled import load_unlabelled, with_unlabelled
 from pipeline.errors import DataError, EmptyData, ImageMismatch
+from pipeline.stages.job import Job
+from pipeline.stages.load_splits import load_splits
 from pipeline.training.load import answered
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import Classification
@@ -146,3 +148,15 @@ def test_a_folder_that_nothing_can_be_learned_from_is_refused(
 def test_a_folder_that_there_is_not_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="nowhere: not a folder; give --unlabelled a folder of images"):
         load_unlabelled(tmp_path / "nowhere", DECLARED, 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "advice"), [("torchvision.models:resnet18", "torchvision:resnet18 declares its own"), ("nets.py:make", "")]
+)
+def test_where_the_normalisation_is_not_declared_the_advice_fits_the_network(model: str, advice: str, tmp_path: Path) -> None:
+    job = Job("local", model, data="none", unlabelled=photos(tmp_path / "photos", 12))
+
+    with pytest.raises(DataError, match="a PREPROCESSING beside the factory") as refused:
+        load_splits(job, None, None)
+
+    assert str(refused.value).endswith(advice or "factory")

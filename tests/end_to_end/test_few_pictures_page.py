@@ -48,7 +48,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, image_folder: ImageF
 def test_the_commands_of_the_page_ship_a_file(folder: Path, number: int, judged: str, pictures: int) -> None:
     """Of 60 photographs without labels, 32 are trained with; with 22 labelled images, all 60 are."""
     command = shlex.split(COMMANDS[number])
-    result = CliRunner().invoke(compress, [*command[1:], *QUICK, "--out", "run"])
+    result = CliRunner().invoke(compress, [*command[1:], *QUICK, "--budget", "accuracy_drop=2", "--out", "run"])
+    printed = " ".join(result.output.split())
     artifact = read_artifact(folder / "run" / "artifact")
     lines = [json.loads(line) for line in (folder / "run" / "journal.jsonl").read_text().splitlines()]
     chosen = [line["text"] for line in lines if line["kind"] == "choice"]
@@ -61,7 +62,9 @@ def test_the_commands_of_the_page_ship_a_file(folder: Path, number: int, judged:
     assert len(sensitivity) == 3  # of 32 channels, a quarter and a half; of 16, only a half, because widths are multiples of 8
     assert min(sensitivity) > 0
     assert chosen[0].startswith(f"recovered from {pictures} pictures, without labels; ")
-    assert " ".join(chosen[0].split()[:6]) in " ".join(result.output.split())
+    assert " ".join(chosen[0].split()[:6]) in printed
+    assert 0 < printed.index("accuracy_drop <= 2.00 points will probably stay undecided") < printed.index("search ")
+    assert ("about 760 are needed for it" in printed) == (judged == "agreement")
     assert session.run(None, {session.get_inputs()[0].name: np.zeros((1, 3, 16, 16), np.float32)})[0].shape == (1, 2)
 
 
