@@ -47,7 +47,10 @@ def sample_size_notices(
         reach, needed = newcombe(no_drop(images, apart, error)).high, images_to_show_no_drop(limit, apart, error)
         network = "a network without any drop"
         remedy = f"about {needed:,} are needed" if needed else "only a network better than the dense one can be shown to meet it"
-        assumed = f" (assumed: only one of the two networks is right on {100 * apart:.1f} % of the images, half the dense network's errors)"
+        assumed = (
+            f" (assumed: only one of the two networks is right on {100 * apart:.1f} % of the images, half the dense network's "
+            "errors)"
+        )
     if reach <= limit:
         return ()
     return (
