@@ -11,11 +11,12 @@ from onnx import numpy_helper
 from pipeline.core.device_state import DeviceState, throttled
 from pipeline.core.measurement import Failure, Measurement
 from pipeline.core.profile import Profile
+from pipeline.core.providers import CPU, REMOTE
 from pipeline.core.remark import Remark
 from pipeline.core.statistics import Estimate, noise
 from pipeline.errors import CompressError, DeviceUnreachable, ProbeError
 from pipeline.graph.structure import structure
-from pipeline.probe.interface import Graph, MeasurementOptions, Reference
+from pipeline.probe.interface import Graph, MeasurementOptions, Reference, Workload
 from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.remote.link import LinkLost
 from pipeline.stages.shared_device import connect
@@ -58,6 +59,7 @@ def examine(profile: Profile) -> Iterator[Finding]:
         if profile.device.host:
             yield Finding("host key", "ok", "known and verified")
         yield from _software(profile, probe.machine)
+        yield from _providers(profile, probe)
         yield from _room(profile, probe.machine)
         yield from _condition(probe.condition())
         yield from _quota(profile, probe.condition())
@@ -89,7 +91,34 @@ def _software(profile: Profile, machine: dict[str, Any]) -> Iterator[Finding]:
         )
     else:
         beside = "" if profile.measures_its_device or not expected else f" on this machine, in place of the device's {expected}"
-        yield Finding("onnxruntime", "ok", f"{version}{beside} ({', '.join(machine['providers'])})")
+        yield Finding("onnxruntime", "ok", f"{version}{beside}")
+
+
+def _providers(profile: Profile, probe: WorkerProbe) -> Iterator[Finding]:
+    """The execution providers that can be used. onnxruntime also names those whose libraries or devices are missing."""
+    usable = [profile.runtime.execution_provider]
+    broken = {name: str(reason) for name, reason in probe.machine.get("unusable", {}).items()}
+    for name in probe.machine["providers"]:
+        if name in usable or name in REMOTE:
+            continue
+        failure = None if name == CPU else _failure_of(name, profile, probe)
+        if failure:
+            broken[name] = failure.detail
+        else:
+            usable.append(name)
+    remote = [name for name in probe.machine["providers"] if name in REMOTE]
+    aside = f" (not used: {', '.join(remote)}, which sends inputs to a server)" if remote else ""
+    yield Finding("providers", "ok", ", ".join(usable) + aside)
+    for name, reason in broken.items():
+        advice = "the other providers can be used; to use this one, install what it needs on the device"
+        yield Finding("provider", "warning", f"{name} is installed, but cannot be used: {reason}", advice)
+
+
+def _failure_of(provider: str, profile: Profile, probe: WorkerProbe) -> Failure | None:
+    """Why a small network cannot be run with `provider`, or None if it can. Nodes may fall back."""
+    other = probe.with_runtime(provider, profile.threads, allow_fallback=True)
+    found = other.measure(_bench_net(), MeasurementOptions(1, memory=False, ahead=False), Workload(reference=False))
+    return found if isinstance(found, Failure) else None
 
 
 def _room(profile: Profile, machine: dict[str, Any]) -> Iterator[Finding]:

@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 from helpers.machines import MACHINE, QUIET, the_only
@@ -14,10 +16,13 @@ from helpers.sshd import VCGENCMD, Board, needs_sshd
 from helpers.workers import until
 
 from pipeline.core.profile import Profile, load_profile
+from pipeline.core.providers import OPENVINO
 from pipeline.core.remark import Remark, RemarkKind
 from pipeline.core.statistics import Estimate
-from pipeline.doctor import _against_itself, _condition, _room, _software, examine
+from pipeline.doctor import _against_itself, _bench_net, _condition, _providers, _room, _software, examine
+from pipeline.probe.interface import Reference
 from pipeline.probe.ssh import SshProbe
+from pipeline.stages.shared_device import connect
 
 PAGE = ["reachable", "python", "onnxruntime", "cores", "free memory", "free disk", "governor", "throttling", "noise"]
 """What every system has a line for; temperature and load only where there is something to say."""
@@ -96,6 +101,22 @@ def test_this_machine_is_measured_against_itself(tmp_path: Path) -> None:
     assert (found.advice == "") == (found.level == "ok")
 
 
+def test_providers_that_are_installed_but_unusable_are_named_with_the_reason(tmp_path: Path) -> None:
+    """A plugin that found no device, and a provider that onnxruntime names although this build cannot create a session with it."""
+    profile = load_profile(here(tmp_path))
+    with closing(connect(profile, Reference(_bench_net(), np.zeros((1, 16, 32, 32), np.float32)))) as probe:
+        probe.machine |= {
+            "unusable": {OPENVINO: "it supports no processor of this machine"},
+            "providers": ["AzureExecutionProvider", "CPUExecutionProvider", "CUDAExecutionProvider"],
+        }
+        usable, plugin, broken = _providers(profile, probe)
+
+    assert usable.found == "CPUExecutionProvider (not used: AzureExecutionProvider, which sends inputs to a server)"
+    assert plugin.found == f"{OPENVINO} is installed, but cannot be used: it supports no processor of this machine"
+    assert broken.found.startswith("CUDAExecutionProvider is installed, but cannot be used: ")
+    assert [each.level for each in (usable, plugin, broken)] == ["ok", "warning", "warning"]
+
+
 def test_a_profile_that_does_not_exist_ends_with_10() -> None:
     assert command("doctor", "--target", "none.yaml").exit_code == 10
 
@@ -109,7 +130,7 @@ def test_a_board_over_ssh_gets_a_page_and_nothing_but_the_worker_stays_there(tmp
 
     assert result.exit_code == 0
     assert "ok   host key                  known and verified" in result.output
-    assert f"{onnxruntime.__version__} (" in result.output
+    assert f"{onnxruntime.__version__}\n" in result.output
     assert until(lambda: not board.workers())
     assert not list(board.tmp.iterdir())
 
