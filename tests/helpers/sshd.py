@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.workers import children_of
 
 from pipeline.core.profile import Device, Profile, Runtime
 
@@ -119,6 +120,11 @@ class Board:
         """The worker's supervisors that run on the device."""
         found = [pid for pid in _all_processes() if " serve " in f"{_command(pid)} " and "worker-" in _command(pid)]
         return [pid for pid in found if str(self.cache) in _environment(pid)]
+
+    def measuring(self) -> list[int]:
+        """The workers that run a file now, in a process of its own."""
+        runs = [pid for pid in _all_processes() if " child latency" in _command(pid)]
+        return [worker for worker in self.workers() if set(runs) & set(children_of(worker))]
 
     @property
     def facts(self) -> dict[str, object]:

@@ -307,14 +307,16 @@ def test_a_file_that_takes_the_device_down_every_time_is_a_failure(board: Board,
 
     def executioner() -> None:
         while guilty:
-            time.sleep(1.2)
-            kill(board.workers() if guilty else [])
+            time.sleep(0.05)
+            kill(board.measuring() if guilty else [])
 
     thread = threading.Thread(target=executioner)
     thread.start()
-    failed = probe.measure(NET, QUICK)
-    guilty = False
-    thread.join()
+    try:
+        failed = probe.measure(NET, QUICK)
+    finally:
+        guilty = False
+        thread.join()
 
     assert isinstance(failed, Failure)
     assert failed.kind == "lost"
