@@ -13,8 +13,8 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.workers import children_of
 
+from helpers.workers import children_of
 from pipeline.core.profile import Device, Profile, Runtime
 
 SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
