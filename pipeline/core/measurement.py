@@ -1,19 +1,20 @@
 """Measurement: the raw observations of one file, and the figures that are derived from them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
 from pipeline.core import statistics
 from pipeline.core.device_state import DeviceState
+from pipeline.core.fingerprint import Fingerprint, Mode
 from pipeline.core.latency_predictor import LatencyPredictor
+from pipeline.core.pooled import Pooled, highest, pooled
 from pipeline.core.remark import Remark, RemarkKind, StoredRemark
 from pipeline.core.samples import Samples, select
 from pipeline.core.statistics import Estimate
 
-__all__ = ["Failure", "FailureKind", "Fingerprint", "Measurement", "Memory", "Mode", "TimedProcess", "select_samples"]
-
-Mode = Literal["device", "host-emulated", "predicted", "simulated"]
+__all__ = ["Failure", "FailureKind", "Fingerprint", "Measurement", "Memory", "Mode", "TimedProcess", "pool_of", "select_samples"]
 
 FailureKind = Literal[
     "timeout",
@@ -36,48 +37,6 @@ class Failure:
 
     kind: FailureKind
     detail: str
-
-
-@dataclass(frozen=True)
-class Fingerprint:
-    """Where and how a figure was measured. Figures with different fingerprints are never compared."""
-
-    mode: Mode
-    device: str
-    """Name of the device in the profile."""
-    machine: str
-    """Processor that ran the file."""
-    architecture: str
-    onnxruntime: str
-    threads: int
-    """Threads that were used."""
-    profile_threads: int
-    """Threads that the profile asks for."""
-    settings: tuple[tuple[str, str | int | bool], ...]
-    """ONNX Runtime settings as they were passed: provider, optimisation level, spinning, arena and others."""
-    identity: str = ""
-    """Distinguishes machines of the same kind; empty for simulated machines."""
-    system: str = ""
-    """Kernel and its version."""
-    wheel: str | None = None
-    """Python, ABI and platform tags of the onnxruntime wheel; null where it has none."""
-    error: float = 0.0
-    """Relative error of a prediction; see `LatencyPredictor`."""
-
-    @property
-    def facts(self) -> dict[str, str]:
-        """Everything that must be equal for figures to be compared, as plain text."""
-        return {key: str(value) for key, value in vars(self).items() if key != "settings"} | {
-            key: str(value) for key, value in self.settings
-        }
-
-    @property
-    def stamp(self) -> str:
-        """Label of every figure: 'device', or 'host-emulated, 2 of 4 threads'."""
-        mode = f"predicted ± {100 * self.error:.1f} % from figures of this machine" if self.mode == "predicted" else self.mode
-        if self.threads < self.profile_threads:
-            return f"{mode}, {self.threads} of {self.profile_threads} threads"
-        return mode
 
 
 @dataclass(frozen=True)
@@ -161,6 +120,35 @@ class Measurement:
     after: DeviceState | None = None
     calibration: LatencyPredictor | None = None
     """If it is set, the runs are this machine's, and the derived figures are predictions for the device."""
+    board: str = ""
+    """Address of the board, if it belongs to a pool."""
+    others: tuple["Measurement", ...] = ()
+    """The same file on other boards of a pool. Derived figures are then those of all boards."""
+    every_board: bool = False
+    """Whether a figure must be within its limit on every board, and not only in the mean."""
+
+    @cached_property
+    def boards(self) -> tuple["Measurement", ...]:
+        """One measurement per board. If at least two are without doubts, only those."""
+        if not self.others:
+            return (self,)
+        every = (replace(self, others=()), *self.others)
+        clean = tuple(each for each in every if not each.doubts)
+        return clean if len(clean) >= 2 else every
+
+    @cached_property
+    def pooled_p50(self) -> Pooled | None:
+        """The relative p50 over all boards, and how far boards differ; null without a reference."""
+        ratios = [board.relative_p50 for board in self.boards]
+        known = [ratio for ratio in ratios if ratio is not None]
+        return pooled(known) if len(known) == len(ratios) else None
+
+    def _over_boards(self, figures: list[Estimate | None], *, ratios: bool) -> Estimate | None:
+        """The figure of a pool. Ratios have a mean over boards; a time is that of the slowest board."""
+        known = [figure for figure in figures if figure is not None]
+        if len(known) < len(figures):
+            return None
+        return pooled(known).ratio if ratios and not self.every_board else highest(known)
 
     @cached_property
     def samples(self) -> Samples:
@@ -178,11 +166,15 @@ class Measurement:
     @cached_property
     def doubts(self) -> tuple[Remark, ...]:
         """The remarks that forbid a verdict on the latency."""
+        if self.others:
+            return tuple(dict.fromkeys(remark for board in self.boards for remark in board.doubts))
         return tuple(remark for remark in self.remarks if remark.forbids_verdict)
 
     @cached_property
     def p90_doubts(self) -> tuple[Remark, ...]:
         """The remarks that forbid a verdict on the 90th percentile: a preempted run may be one of the slowest."""
+        if self.others:
+            return tuple(dict.fromkeys(remark for board in self.boards for remark in board.p90_doubts))
         if self.doubts or self.samples.tail_is_known:
             return self.doubts
         text = f"{100 * self.samples.preempted_share:.0f} % of the runs were preempted, and the p90 is about the slowest 10 %"
@@ -190,14 +182,18 @@ class Measurement:
 
     @cached_property
     def latency_p50_ms(self) -> Estimate:
-        """Median latency of a process, averaged over processes, with its 95 % interval."""
+        """Median latency of a process, averaged over processes, with its 95 % interval. Of a pool, on the slowest board."""
+        if self.others:
+            return highest([board.latency_p50_ms for board in self.boards])
         if self.calibration:
             return self.relative_p50.scaled(self.calibration.dense_p50_ms) if self.relative_p50 else Estimate.exact(0.0)
         return self.samples.allow_slowness(statistics.estimate(self._blocks, statistics.MEDIAN))
 
     @cached_property
     def latency_p90_ms(self) -> Estimate | None:
-        """MLPerf's early-stopping estimate of the p90; null below 64 runs."""
+        """MLPerf's early-stopping estimate of the p90; null below 64 runs. Of a pool, on the slowest board."""
+        if self.others:
+            return self._over_boards([board.latency_p90_ms for board in self.boards], ratios=False)
         if self.calibration:
             dense_ms = self.calibration.dense_p90_ms
             return self.relative_p90.scaled(dense_ms) if self.relative_p90 and dense_ms else None
@@ -205,12 +201,19 @@ class Measurement:
 
     @cached_property
     def relative_p50(self) -> Estimate | None:
-        """p50 divided by the reference's p50 of the same minutes, with its 95 % interval; null without a reference."""
+        """p50 divided by the reference's p50 of the same minutes, with its 95 % interval; null without a reference.
+
+        Of a pool, each board is compared with its own reference; see `pipeline.core.pooled`.
+        """
+        if self.others:
+            return self._over_boards([board.relative_p50 for board in self.boards], ratios=True)
         return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.MEDIAN))
 
     @cached_property
     def relative_p90(self) -> Estimate | None:
         """p90 divided by the reference's p90 of the same minutes."""
+        if self.others:
+            return self._over_boards([board.relative_p90 for board in self.boards], ratios=True)
         return self._on_the_device(statistics.ratio_estimate(self._blocks, self._reference_blocks, statistics.PERCENTILE_90))
 
     def _on_the_device(self, local: Estimate | None) -> Estimate | None:
@@ -219,7 +222,9 @@ class Measurement:
 
     @cached_property
     def reference_p50_ms(self) -> Estimate | None:
-        """p50 of the reference in the same minutes, with a bootstrap interval."""
+        """p50 of the reference in the same minutes, with a bootstrap interval. Of a pool, on the slowest board."""
+        if self.others:
+            return self._over_boards([board.reference_p50_ms for board in self.boards], ratios=False)
         if self.calibration:
             return Estimate.exact(self.calibration.dense_p50_ms)
         if not all(self._reference_blocks):
@@ -228,13 +233,17 @@ class Measurement:
 
     @cached_property
     def reference_p90_ms(self) -> Estimate | None:
-        """p90 of the reference in the same minutes."""
+        """p90 of the reference in the same minutes. Of a pool, on the slowest board."""
+        if self.others:
+            return self._over_boards([board.reference_p90_ms for board in self.boards], ratios=False)
         if self.calibration:
             return Estimate.exact(self.calibration.dense_p90_ms) if self.calibration.dense_p90_ms else None
         return statistics.p90_estimate(self._reference_blocks) if all(self._reference_blocks) else None
 
     def joined(self, other: "Measurement") -> "Measurement":
         """Join two measurements of the same file. Raises ValueError when their structures or fingerprints differ."""
+        if self.others or other.others:
+            return self._joined_pools(other)
         if (self.structure, self.fingerprint) != (other.structure, other.fingerprint):
             raise ValueError("measurements of different files or conditions cannot be merged")
         peak = max(
@@ -251,3 +260,18 @@ class Measurement:
             remarks=tuple(sorted(remarks.values(), key=lambda remark: remark.text)),
             after=other.after,
         )
+
+    def _joined_pools(self, other: "Measurement") -> "Measurement":
+        """Join the measurements of each board. A board that is missing in one of the two has those of the other."""
+        mine, theirs = ({each.board: each for each in (replace(pool, others=()), *pool.others)} for pool in (self, other))
+        every = [each.joined(theirs[board]) if board in theirs else each for board, each in mine.items()]
+        every += [each for board, each in theirs.items() if board not in mine]
+        return pool_of(every, every_board=self.every_board)
+
+
+def pool_of(boards: Sequence[Measurement], *, every_board: bool) -> Measurement:
+    """The measurements of one file on several boards as one. Its memory is the largest. Raises ValueError for other files."""
+    if len({board.structure for board in boards}) > 1:
+        raise ValueError("measurements of different files cannot be pooled")
+    memory = max((board.memory for board in boards), key=lambda memory: memory.peak_bytes or 0)
+    return replace(boards[0], others=tuple(boards[1:]), every_board=every_board, memory=memory)

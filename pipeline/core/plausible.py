@@ -42,7 +42,8 @@ def implausible_measurement(measurement: Measurement) -> str | None:
     sizes = (memory.baseline_bytes, memory.session_bytes, memory.peak_bytes, memory.rss_bytes)
     if any(size is not None and not 0 <= size < MOST for size in sizes):
         return "a memory figure is below zero or out of range"
-    return next(filter(None, map(_implausible_process, measurement.processes)), None)
+    parts = (*map(_implausible_process, measurement.processes), *map(implausible_measurement, measurement.others))
+    return next(filter(None, parts), None)
 
 
 def _implausible_process(process: TimedProcess) -> str | None:

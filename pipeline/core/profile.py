@@ -3,13 +3,13 @@
 import math
 import os
 import platform
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from pipeline.core.host_name import checked_host
 from pipeline.core.opsets import choose_format, reads
 from pipeline.errors import ProfileError, ThreadsError
 from pipeline.foreign_text import ForeignText
@@ -56,6 +56,10 @@ class Device(_Strict):
     memory: ByteCount | None = Field(None, examples=["4 GiB"])
     host: str | None = Field(None, examples=["pi@raspberrypi.local"])
     """Address of the device for ssh; null: this machine measures in place of the device."""
+    hosts: list[str] | None = Field(None, max_length=1000, examples=["[pi@board-1.local, pi@board-2.local]"])
+    """Addresses of several boards of this type, which measure at the same time, in place of `host`."""
+    every_board: bool = False
+    """With `hosts`: whether a verdict needs each board to be within the limit, and not their mean."""
     python: str = Field("python3", pattern=r"^(~/)?[A-Za-z0-9_./+][A-Za-z0-9_./+-]*$", examples=["python3"])
     """Python interpreter on the device that can import onnxruntime and numpy."""
     ssh_config: str | None = Field(None, min_length=1, examples=["./ssh_config"])
@@ -67,24 +71,25 @@ class Device(_Strict):
     @field_validator("host")
     @classmethod
     def _host_is_a_name(cls, host: str | None) -> str | None:
-        if host is None:
-            return host
-        # ssh inserts the name into the commands of a configuration, so it must not contain shell metacharacters
-        if host.startswith("-") or not re.fullmatch(r"(ssh://)?[\w.@:%\[\]+=,/~-]+", host):
-            raise ValueError("expected user@name, or a Host of your ssh configuration")
-        if bracketed := re.fullmatch(r"(ssh://)?([^\[]*)\[(.*)\](:\d+)?", host):
-            raise ValueError(
-                f"ssh accepts no address in brackets; write {bracketed[2]}{bracketed[3]}, and set a port as Port in your ssh "
-                "configuration"
-            )
-        if re.fullmatch(r"[^:]+:\d+", host):
-            raise ValueError(f"ssh accepts a port only in a URL; write ssh://{host}")
-        return host
+        return host if host is None else checked_host(host)
+
+    @field_validator("hosts")
+    @classmethod
+    def _hosts_are_names(cls, hosts: list[str] | None) -> list[str] | None:
+        if hosts is not None and len({checked_host(host) for host in hosts}) < max(2, len(hosts)):
+            raise ValueError("expected at least two different boards; a single one is device.host")
+        return hosts
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
+        if self.hosts:
+            if self.host not in (None, self.hosts[0]):
+                raise ValueError("host and hosts exclude each other; remove one")
+            object.__setattr__(self, "host", self.hosts[0])  # for all work that needs one board
         if self.this_machine and self.host:
-            raise ValueError("this_machine and host exclude each other; remove one")
+            raise ValueError(f"this_machine and host{'s' if self.hosts else ''} exclude each other; remove one")
+        if self.every_board and not self.hosts:
+            raise ValueError("every_board needs hosts, a list of boards; add it, or remove every_board")
         if not self.this_machine:
             for key in ("architecture", "cores", "memory"):
                 if getattr(self, key) is None:

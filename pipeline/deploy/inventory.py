@@ -68,7 +68,8 @@ def _profile(entry: _Entry, inventory: Path, allow_ssh_commands: bool) -> Profil
     facts = profile.device.model_dump()
     memory = f"{facts['memory']} B" if facts["memory"] else None
     try:
-        device = Device.model_validate({**facts, "memory": memory, "this_machine": False, "host": entry.host})
+        alone = {"host": entry.host, "hosts": None, "every_board": False}
+        device = Device.model_validate({**facts, "memory": memory, "this_machine": False, **alone})
     except ValidationError as problem:
         raise ProfileError(f"{inventory}: device '{entry.name}': host: {problem.errors()[0]['msg']}") from None
     return profile.model_copy(update={"device": device})

@@ -27,6 +27,7 @@ from pipeline.graph.pruned_model import PrunedModel
 from pipeline.graph.shrink import layer_groups_of
 from pipeline.graph.structure import load_graph
 from pipeline.graph.structure import structure as structure_of
+from pipeline.packaging.board_summary import board_summary
 from pipeline.packaging.ort import ort_files
 from pipeline.packaging.pack import NETWORK_FILE, file_facts, pack, plan_json, weights_bytes
 from pipeline.packaging.serving import GOLDEN_INPUTS, device_limits, serving_files
@@ -76,6 +77,8 @@ def ship(
     measured = measure_longer(judge.probe, pruned, processes, constraints, dense, context.callback)
     if isinstance(measured, Failure):
         raise ShipError(f"the final file could not be measured: {measured.kind}: {measured.detail}")
+    if text := board_summary(measured):
+        context.notices.add(text)
     step = functools.partial(begin_step, context.callback.progress)
     tested = (
         task.test(OnnxModule(builder.make(builder.space.dense()).data), step("testing the dense network")),

@@ -52,6 +52,8 @@ class MeasurementOptions:
     of session creation is not shared."""
     ahead: bool = True
     """Whether a similar measurement follows. The processes for it are started after this one."""
+    every_board: bool = False
+    """Whether all boards of a pool measure the file, at least two. Otherwise one of them does."""
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,11 @@ class WorkerProbe:
         """Return the present state of the machine. Raises LinkLost."""
         return DeviceState(**self._connection.ask({"do": "state"}))
 
+    def reconnect(self) -> None:
+        """Open the lost connection again. Raises ProbeError if the machine stays away, or another machine answers."""
+        with self._lock:
+            self._connection.reopen(LinkLost("the connection was lost"))
+
     def close(self) -> None:
         """End the worker, even during a measurement. The worker deletes its files."""
         self._connection.close()

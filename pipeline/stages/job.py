@@ -164,8 +164,9 @@ class Job:
     def identity(self, profile: Profile, budget: Mapping[str, str]) -> dict[str, Any]:
         """Everything that the results depend on, as far as it is known before anything is loaded."""
         newer = set() if profile.runtime.allow_fallback else {"allow_fallback"}  # older runs have no such entry
+        pool = set() if profile.device.hosts else {"hosts", "every_board"}
         return {
-            "profile": profile.model_dump(mode="json", exclude={"budget": True, "device": {"store"}, "runtime": newer}),
+            "profile": profile.model_dump(mode="json", exclude={"budget": True, "device": {"store", *pool}, "runtime": newer}),
             "budget": dict(budget),
             "model": escape_text(self.model),
             **({"model_args": dict(self.model_args)} if self.model_args else {}),  # older runs have no such entry

@@ -34,7 +34,7 @@ def measure_sequentially(
     With `twice`, two successive measurements must give the same verdict, because stopping at the first one would favour lucky
     files. This may take one measurement more.
     """
-    measure = functools.partial(probe.measure, graph_of(pruned), MeasurementOptions(processes))
+    measure = functools.partial(probe.measure, graph_of(pruned), MeasurementOptions(processes, every_board=True))
     return _until_decided(measure, lambda total: _verdict(constraints, candidate_of(pruned, total, None), dense), twice=twice)
 
 
@@ -80,7 +80,7 @@ def measure_longer(
         nonlocal done
         callback.progress(done, most, f"measuring the final file, {done} of at most {most} measurements are done")
         done += 1
-        return probe.measure(graph_of(pruned), MeasurementOptions(processes))
+        return probe.measure(graph_of(pruned), MeasurementOptions(processes, every_board=True))
 
     total = _until_decided(measure, lambda total: _verdict(constraints, candidate_of(pruned, total, None), dense), twice=False)
     if isinstance(total, Failure):

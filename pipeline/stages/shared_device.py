@@ -14,6 +14,7 @@ from pipeline.probe.interface import Probe, Reference
 from pipeline.probe.local import LocalProbe
 from pipeline.probe.ssh import SshProbe
 from pipeline.probe.worker_probe import WorkerProbe
+from pipeline.stages.board_pool import connect_boards, pool_probe
 from pipeline.stages.probe_adapter import graph_of, reference_of
 
 __all__ = ["SharedDevice", "connect", "share_device"]
@@ -30,14 +31,21 @@ class SharedDevice:
         self.profile = profile
         self._notify = notify
         self._connected: WorkerProbe | None = None
+        self._boards: dict[str, WorkerProbe] = {}
 
     def onnxruntime(self) -> str:
         """The version of onnxruntime on the device. Raises ProbeError and its subclasses."""
         return self._connect().fingerprint.onnxruntime
 
     def probe(self, builder: PrunedModelBuilder) -> Probe:
-        """A probe whose reference is the dense network of `builder`. Raises ProbeError and its subclasses."""
+        """A probe whose reference is the dense network of `builder`. With several boards, it measures on all of them.
+
+        Raises ProbeError and its subclasses.
+        """
         reference = reference_of(builder)
+        if self.profile.device.hosts:
+            self._connect()
+            return pool_probe(self.profile, self._boards, reference, self._notify)
         return CachedProbe(self._connect().with_reference(reference), reference, cache_folder())
 
     def node_times(self, pruned: PrunedModel, builder: PrunedModelBuilder) -> tuple[NodeTime, ...]:
@@ -49,11 +57,19 @@ class SharedDevice:
 
     def close(self) -> None:
         """Close the connection, if there is one. All probes that share it end."""
+        for board in self._boards.values():
+            board.close()
+        self._boards = {}
         if self._connected:
             self._connected.close()
             self._connected = None
 
     def _connect(self) -> WorkerProbe:
+        if self.profile.device.hosts:
+            up = [board for board in self._boards.values() if not board.closed]
+            if not up:
+                self._boards = connect_boards(self.profile, self._notify)
+            return up[0] if up else next(iter(self._boards.values()))
         if self._connected is None or self._connected.closed:
             self._connected = connect(self.profile, None, self._notify)
         return self._connected

@@ -183,6 +183,28 @@ MISTAKES = {
         "FILE:5: device.host: expected user@name, or a Host of your ssh configuration (got '-oProxyCommand=reboot'). "
         "Write for example 'host: pi@raspberrypi.local'.",
     ),
+    "a pool beside a host": (
+        "  cores: 4\n",
+        "  cores: 4\n  host: pi@one\n  hosts: [pi@two, pi@three]\n",
+        "FILE:1: device: host and hosts exclude each other; remove one.",
+    ),
+    "a pool of one board": (
+        "  cores: 4\n",
+        "  cores: 4\n  hosts: [pi@one, pi@one]\n",
+        "FILE:5: device.hosts: expected at least two different boards; a single one is device.host (got ['pi@one', 'pi@one']). "
+        "Write for example 'hosts: [pi@board-1.local, pi@board-2.local]'.",
+    ),
+    "a pool with an option of ssh": (
+        "  cores: 4\n",
+        "  cores: 4\n  hosts: [pi@one, -oProxyCommand=reboot]\n",
+        "FILE:5: device.hosts: expected user@name, or a Host of your ssh configuration (got ['pi@one', '-oProxyCommand=reboot']). "
+        "Write for example 'hosts: [pi@board-1.local, pi@board-2.local]'.",
+    ),
+    "every board without boards": (
+        "  cores: 4\n",
+        "  cores: 4\n  every_board: true\n",
+        "FILE:1: device: every_board needs hosts, a list of boards; add it, or remove every_board.",
+    ),
     "a version that YAML takes for a number": (
         "  threads: 4",
         "  onnxruntime: 1.22",
@@ -252,6 +274,15 @@ def test_a_mistake_is_answered_with_its_place_and_what_to_write(tmp_path: Path, 
 )
 def test_what_is_no_profile_at_all_is_refused_in_one_line(tmp_path: Path, content: str | bytes, message: str) -> None:
     assert refusal(write(tmp_path, content)) == message
+
+
+def test_the_first_board_of_a_pool_does_the_work_of_a_single_one(tmp_path: Path) -> None:
+    """and a profile that was written out is read again"""
+    loaded = load_profile(str(write(tmp_path, BOARD.replace("  cores: 4\n", "  cores: 4\n  hosts: [pi@one, pi@two]\n"))))
+
+    assert (loaded.device.host, loaded.device.hosts) == ("pi@one", ["pi@one", "pi@two"])
+    assert loaded.measures_its_device
+    assert Device.model_validate(loaded.device.model_dump() | {"memory": "4 GiB"}) == loaded.device
 
 
 def test_threads_that_this_machine_lacks_are_a_class_of_their_own(tmp_path: Path) -> None:

@@ -158,6 +158,17 @@ class Board:
         )
 
 
+def pool_profile(boards: dict[str, Board], folder: Path, **changes: object) -> Profile:
+    """A profile whose `device.hosts` are all `boards`, by name. It is as quick as that of one board."""
+    config = folder / "pool.config"
+    config.write_text(
+        "".join(board.config.read_text().replace("Host board\n", f"Host {name}\n") for name, board in boards.items())
+    )
+    one = next(iter(boards.values()))
+    facts = {"host": None, "hosts": list(boards), "ssh_config": str(config), "python": "~/bin/python3", **changes}
+    return one.profile().model_copy(update={"device": one.device(**facts)})
+
+
 def _keygen(path: Path) -> None:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
 
