@@ -53,6 +53,9 @@ def test_figures_that_were_derived_before_are_not_kept(tmp_path: Path) -> None:
         "before",
         "after",
         "calibration",
+        "board",
+        "others",
+        "every_board",
     }
     assert read_trials(tmp_path) == [derived]
 
