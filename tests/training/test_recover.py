@@ -297,8 +297,8 @@ MINUTE = FinetuneSettings(minutes=1.0)
         (state(steps=[64], best_round=1, seconds=50.0, seconds_per_step=0.1), MINUTE, 100),
         (state(steps=[64], best_round=1, seconds=30.0, seconds_per_step=0.1), MINUTE, 300),
         (state(steps=[64], best_round=1, seconds=10.0, seconds_per_step=0.1), MINUTE, 128),
-        (state(seconds=18.0, seconds_per_step=0.1), MINUTE, 84),
-        (state(seconds=30.0, seconds_per_step=0.1, steps=[84], compared=[0.5]), MINUTE, 84),
+        (state(seconds=18.0, seconds_per_step=0.1), MINUTE, 52),
+        (state(seconds=30.0, seconds_per_step=0.1, steps=[52], compared=[0.5]), MINUTE, 52),
         (state(seconds=1.0, seconds_per_step=0.01), MINUTE, 512),
         (state(seconds=18.0, seconds_per_step=1.0), MINUTE, 42),
         (state(recipes=BOTH[:1], seconds=18.0, seconds_per_step=0.5), MINUTE, 84),
@@ -342,16 +342,29 @@ def test_a_network_is_better_if_its_outputs_are_closer_and_it_answers_no_worse_t
     assert not is_better(Validation(60.0, 1.0), state())
 
 
-@pytest.mark.parametrize(("losses", "winner"), [((0.9, 0.8), 1), ((0.8, 0.9), 0), ((1.2, 1.1), 1)])
-def test_the_method_whose_first_round_ends_closer_to_the_teacher_continues(losses: tuple[float, ...], winner: int) -> None:
-    found = state()
-    for loss in losses:
-        assert competes(found, MINUTE)
-        finish_round(found, 64, Validation(55.0, loss), compared=True)
+@pytest.mark.parametrize(
+    ("recipes", "found", "winner"),
+    [
+        (BOTH, [(55.0, 0.9), (55.0, 0.8)], 1),
+        (BOTH, [(55.0, 0.8), (55.0, 0.9)], 0),
+        (BOTH, [(55.0, 1.2), (60.0, 1.1)], 1),
+        (BOTH, [(60.0, 0.9), (55.0, 0.8)], 0),
+        (BOTH[::-1], [(60.0, 0.9), (55.0, 0.8)], 1),
+    ],
+    ids=["closer", "closer first", "closer and more hits", "more hits but not closer", "closer but fewer hits"],
+)
+def test_the_method_whose_first_round_ends_closer_to_the_teacher_continues_and_in_doubt_features_do(
+    recipes: list[Recipe], found: list[tuple[float, float]], winner: int
+) -> None:
+    """`BOTH` begins with features. In doubt means that the distance prefers one method, and the hits the other."""
+    after = state(recipes=recipes)
+    for score, loss in found:
+        assert competes(after, MINUTE)
+        finish_round(after, 64, Validation(score, loss), compared=True)
 
-    assert not competes(found, MINUTE)
-    assert found.recipes == [BOTH[winner], BOTH[1 - winner]]
-    assert found.failures == 0
+    assert not competes(after, MINUTE)
+    assert after.recipes == [recipes[winner], recipes[1 - winner]]
+    assert after.failures == 0
 
 
 def test_one_method_and_named_epochs_need_no_comparison() -> None:

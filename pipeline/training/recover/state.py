@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pipeline.errors import TrainingDiverged
 from pipeline.training.divergence import LOWER, MOST_RETREATS
 from pipeline.training.epochs import Validation
+from pipeline.training.recover.methods import AUTO
 from pipeline.training.recover.recipe import Recipe
 from pipeline.training.settings import FinetuneSettings
 
@@ -19,9 +20,9 @@ TURNS = 2
 """Number of turns of each method without an improvement after which training ends."""
 CALMER = 0.3
 """Factor on the rate of a method after a round that did not pay."""
-COMPARED_SHARE = 0.4
-"""Share of the time after the trials that the first rounds take, one for each method. Short trials cannot tell which method is
-better in the end: outputs are learned sooner, features better."""
+COMPARED_SHARE = 0.25
+"""Share of the time after the trials that the first rounds take, one for each method. The time of the worse one is lost. Short
+trials cannot tell which method is better in the end: outputs are learned sooner, features better."""
 MOST_COMPARED_STEPS = 512
 """Largest number of steps of such a round."""
 MOST_STEPS = 8192
@@ -113,7 +114,7 @@ def finish_round(state: RecoveryState, steps: int, found: Validation, *, compare
     """Add a round of `steps` steps to `state`. Returns whether it is the best so far.
 
     Otherwise the next method has its turn, and this one continues with a lower rate when its turn comes again. After the first
-    round of each method, which are `compared`, the method with the smallest loss continues.
+    round of each method, which are `compared`, the better method continues; see `_order`.
     """
     better = is_better(found, state)
     state.steps.append(steps)
@@ -125,13 +126,24 @@ def finish_round(state: RecoveryState, steps: int, found: Validation, *, compare
         first, *others = state.recipes
         state.recipes = [*others, first]
         if len(state.compared) == len(state.recipes):
-            order = sorted(range(len(state.recipes)), key=state.compared.__getitem__)
-            state.recipes = [state.recipes[number] for number in order]
+            state.recipes = _order(state)
     elif not better:
         state.failures += 1
         first, *others = state.recipes
         state.recipes = [*others, replace(first, rate=first.rate * CALMER)]
     return better
+
+
+def _order(state: RecoveryState) -> list[Recipe]:
+    """The recipes after the first round of each, the one to continue with first.
+
+    It is the one with the smallest loss. If another one has a higher score, they disagree, and the method that `AUTO` names first
+    continues: few validation images decide little, and that method still gains where the others do not.
+    """
+    scores = state.history[: len(state.compared)]
+    found = sorted(zip(state.compared, scores, state.recipes, strict=True), key=lambda each: each[0])
+    recipes = [recipe for _, _, recipe in found]
+    return recipes if found[0][1] == max(scores) else sorted(recipes, key=lambda recipe: AUTO.index(recipe.method))
 
 
 def retreat(state: RecoveryState, number: int) -> None:
