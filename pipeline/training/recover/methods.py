@@ -4,7 +4,8 @@
     mimic     the features before the last layers                  mimic.py
     blocks    the features at the ends of blocks, one by one       blocks.py
 
-Each method is one file, and names its source. With `auto`, short trials choose between the methods AUTO.
+Each method is one file, and names its source. With `auto`, each of the methods AUTO has a round, and the better one
+continues.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ __all__ = ["AUTO", "FEW", "METHODS", "MethodName", "methods_of"]
 MethodName = Literal["distil", "mimic", "blocks"]
 METHODS: Mapping[MethodName, Method] = MappingProxyType({"distil": distil, "mimic": mimic, "blocks": blocks})
 AUTO: tuple[MethodName, ...] = ("mimic", "distil")
-"""The methods of `auto`. Which of the two is better depends on the network; see docs/decisions/0026-few-pictures.md."""
+"""The methods of `auto`. The first one continues in doubt; see docs/decisions/0037-features-continue-in-doubt.md."""
 FEW = 1000
 """With fewer training pictures, labelled or not, `auto` recovers the network; with more, it trains with labels, in epochs."""
 
