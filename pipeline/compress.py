@@ -15,7 +15,6 @@ from pipeline.graph.structure import load_graph
 from pipeline.packaging.build import final_file, ship, with_int8
 from pipeline.packaging.rehearse import rehearse
 from pipeline.packaging.report.page import report_page
-from pipeline.search.ask_tell import search
 from pipeline.search.problem import TrialsSpent
 from pipeline.stages.block_losses import with_block_losses
 from pipeline.stages.choose_grouped import choose_grouped, known_grouped
@@ -30,6 +29,7 @@ from pipeline.stages.input_hashes import bind_input_hashes
 from pipeline.stages.job import Job
 from pipeline.stages.measure_plans import PlanMeasurer
 from pipeline.stages.not_prunable import not_prunable
+from pipeline.stages.parallel_trials import run_search
 from pipeline.stages.prepare import load_model_and_task, start_building
 from pipeline.stages.probes import aligned_space, final_probe, search_probe
 from pipeline.stages.reevaluate import reevaluate
@@ -131,7 +131,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
             path = sensitivity_path(context, space, weights) if job.starts_on_path else None
             searching = stage("search", f"{identity['searcher']}, {job.trials} trials")
             with searching, contextlib.suppress(TrialsSpent), compute_threads(1):
-                search(job.search_function(), evaluator.problem(space, job.seed, path))
+                run_search(job.search_function(), evaluator, evaluator.problem(space, job.seed, path), job.workers)
 
             with stage("confirm", "measure the best plans again"):
                 chosen = reevaluate(evaluator)

@@ -18,7 +18,7 @@ from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors, handle_in
 from pipeline.cli.inspect_network import inspect
 from pipeline.cli.keys import keys, sign
 from pipeline.cli.measure import measure
-from pipeline.cli.options import EPOCHS, MODEL_ARGS, SHAPE, restriction_options
+from pipeline.cli.options import EPOCHS, MODEL_ARGS, SHAPE, WORKERS, restriction_options
 from pipeline.cli.report import report
 from pipeline.cli.terminal import make_console, run_command
 from pipeline.core.plan import IMPORTANCES
@@ -81,7 +81,7 @@ Examples:
     "budgets",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Limit, such as latency_p50=40ms or params=25%. Repeatable.",
+    help="Limit: latency_p50=40ms, params=25%. Repeatable.",
 )
 @click.option(
     "--searcher",
@@ -164,6 +164,7 @@ Examples:
     metavar="FILE",
     help="A file of `compress calibrate`.",
 )
+@WORKERS
 @ALLOW_SSH_COMMANDS
 @click.option("--dry-run", is_flag=True, help="Simulate all measurements.")
 @click.option("--quiet", is_flag=True, help="Print only the final table.")
@@ -238,6 +239,7 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
         command=("compress", *map(escape_text, sys.argv[1:])),
         model_args=flags["model_args"],
         shape=flags["shape"],
+        workers=flags["workers"],
     )
     # --help and a wrong flag must not wait for these imports
     from pipeline.cli.screen import Screen  # noqa: PLC0415

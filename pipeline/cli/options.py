@@ -7,7 +7,7 @@ import click
 
 from pipeline.training.model_args import Argument, read_arguments
 
-__all__ = ["EPOCHS", "JSON", "MODEL_ARGS", "SHAPE", "TARGET", "restriction_options"]
+__all__ = ["EPOCHS", "JSON", "MODEL_ARGS", "SHAPE", "TARGET", "WORKERS", "restriction_options"]
 
 
 def _arguments(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Argument]:
@@ -27,6 +27,14 @@ def _sizes(_context: click.Context, _option: click.Parameter, texts: tuple[str, 
         if found.setdefault(name, tuple(int(part) for part in parts)) != tuple(int(part) for part in parts):
             raise click.BadParameter(f"{name or 'the input'} is given twice; keep one")
     return found
+
+
+def _workers(_context: click.Context, _option: click.Parameter, text: str | None) -> int | str | None:
+    if text in (None, "auto"):
+        return text
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:5]) <= 1024):
+        raise click.BadParameter(f"got {text!r}; give auto, or a number from 1 to 1024")
+    return int(text)
 
 
 def _shares(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, float]:
@@ -63,6 +71,12 @@ EPOCHS = click.option(
     metavar="N",
     callback=_epochs,
     help="Epochs of fine-tuning.  [default: auto]",
+)
+WORKERS = click.option(
+    "--workers",
+    metavar="N|auto",
+    callback=_workers,
+    help="Processes that score plans.  [default: 1]",
 )
 MODEL_ARGS = click.option(
     "--model-arg",

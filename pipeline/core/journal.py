@@ -25,9 +25,9 @@ from pipeline.core.plausible import implausible_candidate
 __all__ = ["FACTS", "FORMAT", "Damage", "Journal", "OtherFormat", "Role", "Trial", "digest_of", "read_journal", "sealed"]
 
 FORMAT = 2
-FACTS = ("job", "inputs", "device", "weights", "sources", "grouped", "sensitivity")
+FACTS = ("job", "inputs", "device", "weights", "sources", "grouped", "sensitivity", "search")
 """What a run directory is bound to: job, loaded network and data, device, initial weights, source files, how channels
-leave grouped layers."""
+leave grouped layers, sensitivities, and how many plans were evaluated at once."""
 KINDS = (*FACTS, "trial", "phase", "file", "choice", "forecast")
 Role = Literal["dense", "uniform", "thinnest", "search", "finalist", "int8", "int8-dense"]
 

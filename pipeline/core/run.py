@@ -30,7 +30,7 @@ from pipeline.system.foreign_file import read_foreign
 __all__ = ["Role", "Run", "Trial", "open_run", "read_run", "read_trials"]
 
 Facts = Mapping[str, Any]
-Kind = Literal["job", "inputs", "device", "weights", "sources", "grouped", "sensitivity"]
+Kind = Literal["job", "inputs", "device", "weights", "sources", "grouped", "sensitivity", "search"]
 
 _TRIAL = TypeAdapter(Trial)
 _ROLES = get_args(Role)

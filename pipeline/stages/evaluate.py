@@ -46,12 +46,17 @@ class Evaluator:
         progress.count += 1
         with compute_threads(self.threads):
             candidate = self.measurer.trial(plan, progress.count, self.weights)
+        return self.told(progress.count, candidate)
+
+    def told(self, number: int, candidate: Candidate) -> Evaluation:
+        """The evaluation of the trial `number`. Trials must come in the order of their numbers. The screen shows each one."""
+        progress = self._progress
         evaluation = self.evaluation_of(candidate)
         if evaluation.feasible and (progress.best is None or evaluation.score > self.reward_of(progress.best)):
             progress.best = candidate
         context = self.measurer.context
         verdict = judge(context.searched_constraints, candidate, self.ends.dense)
-        context.callback.trial(progress.count, self.trials, candidate, self.ends.dense, verdict, progress.best)
+        context.callback.trial(number, self.trials, candidate, self.ends.dense, verdict, progress.best)
         return evaluation
 
     def problem(self, space: SearchSpace, seed: int, path: Callable[[float], ChannelPlan] | None = None) -> Problem:

@@ -97,6 +97,9 @@ class Job:
     """Training steps of the supernet. By default as many as pay if the budget is tight; 0 for none."""
     finetuning: FinetuneSettings = field(default_factory=FinetuneSettings)
     """Not used if `task` is set; its `train` decides."""
+    workers: int | Literal["auto"] | None = None
+    """Processes that score plans at the same time. "auto": one per core on which nothing is timed. None: "auto" with
+    `device.hosts`, and otherwise 1. More than one changes which plans the search asks for."""
     command: tuple[str, ...] = ()
     """The command as typed, for the record."""
     model_args: Mapping[str, Argument] = field(default_factory=dict)

@@ -85,7 +85,18 @@ class PlanMeasurer:
 
         return self._recorded("finalist", number, searched.plan, make)
 
-    def _recorded(self, role: Role, number: int, plan: ChannelPlan, make: Callable[[], Candidate]) -> Candidate:
+    def measured(self, plan: ChannelPlan) -> Measurement | Failure:
+        """Measure a plan of the search. Nothing is recorded. It may be called from several threads."""
+        return self.probe.measure(graph_of(self.context.builder.make(plan)), self._options(memory=False))
+
+    def scored(self, plan: ChannelPlan, weights: InitialWeights) -> Candidate:
+        """Score a plan of the search without measuring it. Nothing is recorded."""
+        module = weights.of(plan)
+        scored = candidate_of(self.context.builder.make(plan), None, finite(self.context.task.score(module)))
+        return self.reward.look(scored, module)
+
+    def known(self, role: Role, number: int, plan: ChannelPlan) -> Candidate | None:
+        """The candidate that the journal has under this role and number, or None. Raises RunError if it has another plan."""
         run = self.context.run
         known = run.find(role, number)
         if known is not None and known.candidate.plan != plan:
@@ -93,11 +104,15 @@ class PlanMeasurer:
                 f"{run.folder}: {role} trial {number} has another plan than before the interruption (was the software "
                 "changed?); choose another --out"
             )
+        return known.candidate if known else None
+
+    def _recorded(self, role: Role, number: int, plan: ChannelPlan, make: Callable[[], Candidate]) -> Candidate:
+        known = self.known(role, number, plan)
         if known is not None:
-            return known.candidate
+            return known
         started = time.monotonic()
         candidate = make()
-        run.record(Trial(role, number, candidate, round(time.monotonic() - started, 3)))
+        self.context.run.record(Trial(role, number, candidate, round(time.monotonic() - started, 3)))
         return candidate
 
     def _options(self, *, memory: bool) -> MeasurementOptions:

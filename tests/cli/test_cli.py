@@ -41,8 +41,7 @@ Options:
                            is run.  [default: digits]
   --task TASK              FILE.py:F or MODULE:F, which is run: your own task.
   --unlabelled FOLDER      Images without labels.
-  --budget KEY=VALUE       Limit, such as latency_p50=40ms or params=25%.
-                           Repeatable.
+  --budget KEY=VALUE       Limit: latency_p50=40ms, params=25%. Repeatable.
   --searcher NAME          docs/searchers.md  [default: ppo-lagrangian]
   --reward NAME            Reward: accuracy, accuracy-entropy, channel-
                            entropy, spatial-entropy, least-entropy.
@@ -61,6 +60,7 @@ Options:
   --seed N                 Random seed.  [default: 0]  [x>=0]
   --out DIR                Run directory, also to resume.  [default: runs/]
   --calibration FILE       A file of `compress calibrate`.
+  --workers N|auto         Processes that score plans.  [default: 1]
   --allow-ssh-commands     Let the profile's ssh_config run programs.
   --dry-run                Simulate all measurements.
   --quiet                  Print only the final table.
