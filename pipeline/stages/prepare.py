@@ -184,11 +184,12 @@ def start_building(
     form, task = file_format(device, ask=not (job.dry_run or job.calibration)), loaded.task
     if loaded.given:
         write_graph(loaded.given, task, form, dense_path)
+    importance = importance_of(job, task)
     return start_builder(
         loaded.module,
         task.example(),
         form,
-        PruningSettings(importance_of(job, task), task.calibration(), grouped, job.restriction),
+        PruningSettings(importance, task.calibration(labelled=importance == "taylor"), grouped, job.restriction),
         dense_path,
         progress,
     )

@@ -98,7 +98,7 @@ class OwnTask:
         """See `Task`."""
         return self._samples[:count]
 
-    def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Inputs, Tensor]]:
+    def calibration(self, progress: Progress = no_progress, *, labelled: bool = False) -> Iterable[tuple[Inputs, Tensor]]:
         """See `Task`. All labels are 0, so importance by Taylor expansion (`taylor`) is not possible."""
         count = len(self._samples)
         batches = ((batch, torch.zeros(len(batch), dtype=torch.long)) for batch in self._batches(count))

@@ -45,8 +45,11 @@ class Task(Protocol):
     def inputs(self, count: int) -> Inputs:
         """Return at most `count` real samples, (N, C, H, W). None of them are test data."""
 
-    def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Inputs, Tensor]]:
-        """Return a few batches of (inputs, labels) from the training data. `progress` is called when one of them was used."""
+    def calibration(self, progress: Progress = no_progress, *, labelled: bool = False) -> Iterable[tuple[Inputs, Tensor]]:
+        """Return a few batches of (inputs, labels) from the training data. `progress` is called when one of them was used.
+
+        Inputs without a label have the label -1. With `labelled`, there are none of these.
+        """
 
     def statistics_images(self) -> Iterable[Inputs]:
         """Return the batches of inputs, (N, C, H, W), from which `score` estimates BatchNorm statistics."""
@@ -123,11 +126,11 @@ class Classification:
 
     def inputs(self, count: int) -> Inputs:
         """See `Task`."""
-        return next(self.splits.train.sample(count, seed=0).batches(count))[0]
+        return next(self.splits.pictures.sample(count, seed=0).batches(count))[0]
 
-    def calibration(self, progress: Progress = no_progress) -> Iterable[tuple[Inputs, Tensor]]:
+    def calibration(self, progress: Progress = no_progress, *, labelled: bool = False) -> Iterable[tuple[Inputs, Tensor]]:
         """See `Task`."""
-        images = calibration_images(self.splits.train, self.seed)
+        images = calibration_images(self.splits.train if labelled else self.splits.pictures, self.seed)
         return count_images(images.batches(), len(images), "statistics of the dense network", progress)
 
     def statistics_images(self) -> Iterable[Inputs]:

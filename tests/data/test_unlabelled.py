@@ -108,7 +108,8 @@ def test_unlabelled_images_join_the_training_images_where_no_label_is_needed(ima
     assert statistics is not None
     assert (len(splits.train), len(splits.pictures), len(statistics)) == (18, 31, 31)
     assert numbers(replace(splits.pictures, indices=splits.pictures.indices[18:])) == list(range(13))
-    assert sum(len(labels) for _, labels in task.calibration()) == 18
+    assert [sum(len(labels) for _, labels in task.calibration(labelled=only)) for only in (False, True)] == [31, 18]
+    assert len(task.inputs(100)) == 31
     assert task.score_name == "accuracy"
 
 
