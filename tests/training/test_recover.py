@@ -508,10 +508,16 @@ def test_where_the_time_does_not_suffice_for_two_trials_there_are_none(case: Cas
     """A hundredth of a second. The first recipes are taken, with a low rate for the features."""
     tuned = run(case, "auto", replace(SHORT, learning_rate=None, epochs=1, minutes=0.01 / 60))
 
-    assert tuned.choices[0].startswith(
-        "recovered from 60 pictures, without labels; 0 short trials chose: mimic, AdamW, peak rate 0.0003, "
-    )
+    assert tuned.choices[0].startswith("recovered from 60 pictures, without labels; no trials: mimic, AdamW, peak rate 0.0003, ")
     assert len(tuned.accuracies) == 1
+
+
+def test_where_the_time_does_not_suffice_for_a_round_the_notice_says_how_long_a_step_takes(case: Case) -> None:
+    tuned = run(case, "auto", replace(SHORT, learning_rate=None, epochs=None, minutes=0.01 / 60))
+    (notice,) = tuned.notices
+
+    assert tuned.accuracies == ()
+    assert notice.startswith("--finetune-minutes 0.00017 is too short to train this network: a step takes about 0.")
 
 
 # cross-validation

@@ -155,7 +155,7 @@ def recover(
         accuracies=tuple(state.history),
         start=state.start_score,
         epoch=state.best_round or (None if state.best_loss < state.start_loss else 0),
-        notices=(*state.notices, *outcome(state)),
+        notices=(*state.notices, *outcome(state, settings)),
         choices=choices(state, settings, len(data.train)),
     )
 

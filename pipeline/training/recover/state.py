@@ -171,18 +171,24 @@ def choices(state: RecoveryState, settings: FinetuneSettings, pictures: int) -> 
     """What was chosen, in words."""
     limit = "" if settings.epochs is not None else f" of {settings.minutes:g}"
     best = f"round {state.best_round}" if state.best_round else "a trial" if state.best_loss < state.start_loss else "the start"
+    trials = f"{state.trials} short trials chose: " if state.trials else "no trials: "
     return (
-        f"recovered from {pictures} pictures, without labels; {state.trials} short trials chose: "
-        + "; then ".join(str(recipe) for recipe in state.recipes),
+        f"recovered from {pictures} pictures, without labels; {trials}" + "; then ".join(str(recipe) for recipe in state.recipes),
         f"{sum(state.steps)} steps in {len(state.steps)} rounds, {state.seconds / 60:.1f}{limit} minutes; the network of {best} "
         f"is shipped: its distance to the dense network's outputs went from {state.start_loss:.3g} to {state.best_loss:.3g}",
     )
 
 
-def outcome(state: RecoveryState) -> list[str]:
+def outcome(state: RecoveryState, settings: FinetuneSettings) -> list[str]:
     """A notice if the shipped network was not trained."""
     if state.best_loss < state.start_loss:
         return []
+    if not state.steps and not state.trials and not state.ended:
+        step = f": a step takes about {state.seconds_per_step:.2g} s" if state.seconds_per_step else ""
+        return [
+            f"--finetune-minutes {settings.minutes:.2g} is too short to train this network{step}; the network before "
+            "fine-tuning is shipped"
+        ]
     return [
         "training from few pictures did not improve the network: its validation score before was "
         f"{state.start_score:.2f} %; the network before fine-tuning is shipped; more pictures (--unlabelled) or more "
