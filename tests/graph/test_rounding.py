@@ -36,6 +36,16 @@ def test_a_network_that_loses_digits_gets_more_and_one_that_loses_nearly_all_doe
     assert allowed_difference(Growing(1e7), X) == LARGEST
 
 
+def test_a_network_that_amplifies_the_rounding_of_its_weights_gets_more() -> None:
+    """Softmax of large numbers with few digits behind the point. Its weights are integers, so double precision gives the same."""
+    network = nn.Sequential(nn.Linear(4, 2, bias=False), nn.Softmax(1))
+    nn.init.constant_(network[0].get_parameter("weight"), 2.0**11)
+    ones = (torch.ones(1, 4),)
+
+    assert TOLERANCE < allowed_difference(network, ones) < LARGEST
+    assert torch.equal(network(*ones), network.double()(ones[0].double()).float())
+
+
 def test_a_network_that_does_not_run_in_double_precision_gets_the_usual_tolerance() -> None:
     assert allowed_difference(OnlySingle(), X) == TOLERANCE
 
