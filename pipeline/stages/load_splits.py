@@ -24,6 +24,8 @@ def load_splits(job: Job, declared: Preprocessing | None, given: GivenNetwork | 
     its subclasses.
     """
     if is_array_file(job.data):
+        if job.unlabelled is not None:
+            raise DataError(f"{job.unlabelled}: images cannot be added to arrays; add them to {clean_text(job.data)}")
         return load_arrays(Path(job.data), [_wanted(door) for door in given.facts.doors] if given else (), declared, job.seed)
     if given and len(given.facts.doors) > 1:
         names = ", ".join(door.name for door in given.facts.doors)

@@ -157,10 +157,10 @@ def _task_of(job: Job, module: nn.Module, splits: Splits, outputs: Outputs, prog
         splits = settle_normalisation(module, splits, progress)
     elif is_classifier(outputs):
         splits = answered(module, splits, progress)
-    else:
-        return agreement_with(module, splits, job.finetuning, job.seed)
-    if job.unlabelled and splits.labelled:
+    if job.unlabelled and job.data != "none":  # with "none", they are the data set
         splits = with_unlabelled(splits, job.unlabelled)
+    if not is_classifier(outputs):
+        return agreement_with(module, splits, job.finetuning, job.seed)
     return Classification(splits, job.finetuning, job.seed)
 
 

@@ -10,6 +10,7 @@ from helpers.image_folder import ImageFolder
 from PIL import Image
 from torch import Tensor, nn
 
+from pipeline.core.profile import load_profile
 from pipeline.data.folder import load_folder
 from pipeline.data.images import Images
 from pipeline.data.preprocessing import Preprocessing
@@ -17,6 +18,7 @@ from pipeline.data.unlabelled import load_unlabelled, with_unlabelled
 from pipeline.errors import DataError, EmptyData, ImageMismatch
 from pipeline.stages.job import Job
 from pipeline.stages.load_splits import load_splits
+from pipeline.stages.prepare import load_model_and_task
 from pipeline.training.load import answered
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import Classification
@@ -161,3 +163,30 @@ def test_where_the_normalisation_is_not_declared_the_advice_fits_the_network(mod
         load_splits(job, None, None)
 
     assert str(refused.value).endswith(advice or "factory")
+
+
+MEANS = """
+from torch import nn
+PREPROCESSING = {"size": 8, "resize": 8, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+def make():
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
+"""
+
+
+def test_a_second_folder_joins_a_data_set_without_labels(tmp_path: Path) -> None:
+    """Of 20 images, 10 are for training. Another folder has 13 more."""
+    (tmp_path / "nets.py").write_text(MEANS)
+    data, more = photos(tmp_path / "data", 20), photos(tmp_path / "more", 13)
+    job = Job("local", f"{tmp_path / 'nets.py'}:make", data=str(data), unlabelled=more)
+    task = load_model_and_task(job, load_profile("local")).task
+
+    assert isinstance(task, Classification)
+    assert (len(task.splits.train), len(task.splits.pictures)) == (10, 23)
+    assert task.score_name == "agreement"
+
+
+def test_images_are_not_added_to_arrays(tmp_path: Path) -> None:
+    job = Job("local", "nets.py:make", data="x.npy", unlabelled=photos(tmp_path / "more", 13))
+
+    with pytest.raises(DataError, match="images cannot be added to arrays; add them to x.npy"):
+        load_splits(job, None, None)
