@@ -87,7 +87,10 @@ def _fixed(value: onnx.ValueInfoProto, wanted: tuple[int, ...]) -> tuple[int, ..
         example = "x".join(str(size or 224) for size in [1, *own[1:]]) if own else "1x3x224x224"
         raise Refused(f"its input '{value.name}' is {free}; give its free sizes: --shape {value.name}={example}")
     if shape[0] != 1:
-        raise Refused(f"--shape {_text(shape)}: the first size must be 1, for one image")
+        raise Refused(
+            f"--shape {value.name}={_text(shape)}: the first size must be 1, because the first axis is the sample; if it is "
+            "something else, such as the layers of a state, give the network an axis for the sample, and export it again"
+        )
     if math.prod(shape) > MAX_INPUT_VALUES or len(shape) > 32:
         raise Refused(f"its input '{value.name}' of {_text(shape)} holds more than {MAX_INPUT_VALUES} values; is it an image?")
     return tuple(shape)

@@ -173,7 +173,9 @@ def _difference(data: bytes, model: onnx.ModelProto, doors: tuple[Door, ...], al
             expected = [np.asarray(answer) for answer in session.run(None, own)]
         except Exception as problem:
             shapes = shapes_text([array.shape for array in own.values()])
-            raise Refused(f"ONNX Runtime does not run it for inputs of {shapes} ({one_line(problem, 200)})") from None
+            several = [f"'{each.name}'" for each in session.get_inputs() if each.shape and _is_several(each.shape[0])]
+            why = f"; the first axis must be the sample, and that of {', '.join(several)} may not be" if several else ""
+            raise Refused(f"ONNX Runtime does not run it for inputs of {shapes} ({one_line(problem, 200)}){why}") from None
         found = [np.asarray(answer) for answer in ours.run(None, feed)]
         for value, answer in zip(model.graph.output, found, strict=True):
             kind = value.type.tensor_type.elem_type
@@ -185,6 +187,11 @@ def _difference(data: bytes, model: onnx.ModelProto, doors: tuple[Door, ...], al
     if not worst <= allowed:
         raise ValueError(f"the prepared graph answers differently, by {100 * worst:.2g} % of the largest output")
     return worst
+
+
+def _is_several(size: object) -> bool:
+    """Whether a first axis is fixed to more than one. It is taken for a batch, and one sample is used."""
+    return isinstance(size, int) and size > 1
 
 
 def _random_input(door: Door, number: int) -> NDArray[Any]:

@@ -184,7 +184,7 @@ def parsed(text: str, opset: int = 18) -> bytes:
         (parsed("(float[1,3,8,8] x, float t) => (float[1,3,8,8] y) { y = Mul (x, t) }"), {}, "its input 't' is a single value; give it a first axis for the sample"),
         (parsed("(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu (x) }"), {}, "its input 'x' is ?x3x?x?; give its free sizes: --shape x=1x3x224x224"),
         (parsed("(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu (x) }"), {"x": (1, 4, 8, 8)}, "its input 'x' is ?x3x?x?, which --shape 1x4x8x8 does not fit"),
-        (parsed("(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu (x) }"), {"x": (2, 3, 8, 8)}, "--shape 2x3x8x8: the first size must be 1"),
+        (parsed("(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu (x) }"), {"x": (2, 3, 8, 8)}, "--shape x=2x3x8x8: the first size must be 1, because the first axis is the sample"),
         (parsed("(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu (x) }"), {"z": (1, 3, 8, 8)}, "has no input 'z' (--shape); its inputs are x"),
         (parsed("(float[N,3,H,W] x) => (float[N,3,H,W] y) { y = Relu (x) }"), {"x": (1, 3, 99999, 99999)}, "its input 'x' of 1x3x99999x99999 holds more than"),
         (parsed("(string[1,3,8,8] x) => (string[1,3,8,8] y) { y = Identity (x) }"), {}, "its input 'x' is STRING; only numbers"),
@@ -202,6 +202,16 @@ def test_a_file_that_cannot_be_compressed_is_refused_with_the_reason(
         prepare(data, shapes, 18, HIGHEST)
 
     assert str(caught.value).startswith(expected)
+
+
+def test_an_input_whose_first_axis_is_no_sample_is_named() -> None:
+    """A state of two layers, as recurrent networks have it."""
+    state = parsed(
+        "(float[1,4] x, float[2,1,4] h) => (float[1,4] y) { one, two = Split <axis=0, num_outputs=2> (h) y = Add (x, two) }"
+    )
+
+    with pytest.raises(Refused, match=r"the first axis must be the sample, and that of 'h' may not be$"):
+        prepare(state, {}, 18, HIGHEST)
 
 
 def test_an_operator_of_a_runtime_is_refused_with_its_name() -> None:
