@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.core.artifact import Artifact
 from pipeline.core.budget import read_budget
+from pipeline.core.compute_device import computing_on, find_device
 from pipeline.core.profile import load_profile
 from pipeline.core.progress import Callback, Notices, NullCallback
 from pipeline.core.run import open_run
@@ -72,9 +73,15 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
     refuse_unsafe(installed_versions(tuple(UNSAFE_BELOW)))
     profile = load_profile(job.target, allow_ssh_commands=job.allow_ssh_commands)
     constraints = read_budget(profile, job.budget, job.limits)
+    computes_on = find_device(job.device)
     identity = job.identity(profile, {constraint.metric.key: constraint.show(constraint.limit) for constraint in constraints})
+    identity |= {"computes_on": str(computes_on)} if computes_on.type != "cpu" else {}  # other devices round differently
 
-    with open_run(job.folder(identity), identity) as run, share_device(profile, callback.notice) as device:
+    with (
+        open_run(job.folder(identity), identity) as run,
+        computing_on(computes_on),
+        share_device(profile, callback.notice) as device,
+    ):
         notices, stage = Notices(callback), functools.partial(open_stage, run, callback)
         for text in run.notices:
             callback.notice(text)

@@ -295,6 +295,12 @@ class SoftwareError(CompressError):
     exit_code = 61
 
 
+class ComputeDeviceError(CompressError):
+    """The processor or GPU that networks should run on is not there."""
+
+    exit_code = 65
+
+
 class TrainingError(CompressError):
     """Training is not possible with the settings of fine-tuning."""
 

@@ -152,6 +152,7 @@ Examples:
     metavar="N",
     help=f"Random seed.  [default: {DEFAULTS.seed}]",
 )
+@click.option("--device", default=DEFAULTS.device, metavar="DEVICE", help="Runs networks: auto, cpu, cuda or cuda:N.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -219,6 +220,7 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
         reward=flags["reward"],
         trials=flags["trials"],
         seed=flags["seed"],
+        device=flags["device"],
         out=flags["out"],
         dry_run=flags["dry_run"],
         allow_ssh_commands=flags["allow_ssh_commands"],

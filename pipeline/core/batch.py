@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.core.feeds import Arrays
 
-__all__ = ["Batch", "Inputs", "Outputs", "arrays_in", "joined", "outputs_of", "tensors_of"]
+__all__ = ["Batch", "Inputs", "Outputs", "arrays_in", "joined", "on_processor", "outputs_of", "tensors_of"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,11 @@ def joined(parts: Iterable[Inputs]) -> Inputs:
     if not isinstance(found[0], Batch):
         return torch.cat([tensor for part in found for tensor in tensors_of(part)])
     return Batch(tuple(torch.cat(tensors) for tensors in zip(*(tensors_of(part) for part in found), strict=True)))
+
+
+def on_processor(outputs: Outputs) -> Outputs:
+    """Return `outputs` in the memory of the processor."""
+    return outputs.cpu() if isinstance(outputs, Tensor) else tuple(each.cpu() for each in outputs)
 
 
 def outputs_of(answer: object) -> tuple[Tensor, ...]:

@@ -36,13 +36,17 @@ class Candidate:
     kept_channel_entropy: float | None = None
     """Share of the dense network's effective channels that remains, 0 to 1; null where the search does not use it, and for a plan
     without some of its blocks."""
+    scored_images: int | None = None
+    """Number of images of the score of a clear loser; null if it was scored on all of them."""
     drop: PairedDrop | None = None
     """Score lost against the dense network on the same test images; null until both have been tested."""
 
-    def with_activations_of(self, other: "Candidate") -> "Candidate":
-        """Return a copy with the activation statistics of `other`, which has the same plan."""
+    def with_score_of(self, other: "Candidate") -> "Candidate":
+        """Return a copy with the score and the activation statistics of `other`, which has the same plan."""
         return replace(
             self,
+            score=other.score,
+            scored_images=other.scored_images,
             entropy=other.entropy,
             kept_entropy=other.kept_entropy,
             dead_share=other.dead_share,

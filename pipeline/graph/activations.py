@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pipeline.core.batch import Inputs
+from pipeline.core.compute_device import placed
 
 __all__ = ["show_activations"]
 
@@ -26,10 +27,10 @@ Tell = Callable[[str, Tensor], None]
 def show_activations(module: nn.Module, inputs: Inputs, batch: int, tell: Tell) -> None:
     """Run `module` in evaluation mode on `inputs`, (N, C, H, W), in batches of `batch`; call `tell` for each convolution."""
     module.eval()
-    with torch.no_grad():
+    with placed(module) as device, torch.no_grad():
         for pixels in inputs.split(batch):
             with _Watch(module, tell) as watch:
-                module(pixels)
+                module(pixels.to(device))
             watch.finish()
 
 

@@ -74,8 +74,8 @@ def _look(module: nn.Module, inputs: Inputs, names: Collection[str]) -> dict[str
             step = max(1, len(inputs) * places // _PIXELS)
             while math.gcd(step, places) > 1:  # a common divisor would sample only some columns
                 step += 1
-            chosen = torch.arange(0, len(maps) * places, step)
-            seen.setdefault(name, []).append(maps.flatten(2)[chosen // places, :, chosen % places])
+            chosen = torch.arange(0, len(maps) * places, step, device=maps.device)
+            seen.setdefault(name, []).append(maps.flatten(2)[chosen // places, :, chosen % places].cpu())
 
     show_activations(module, inputs, _BATCH, sample)
     return {name: effective_channels(torch.cat(parts)) for name, parts in seen.items()}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.batch import Inputs
+from pipeline.core.compute_device import placed
 from pipeline.core.plan import Group, Importance, PruneSpace, Slot
 from pipeline.graph.reconstruct import start_reconstruction
 from pipeline.graph.reconstruction_error import order_by_error
@@ -82,17 +83,18 @@ def _gradients(module: nn.Module, batches: Batches) -> dict[str, Tensor]:
     """Gradient of the cross-entropy for each parameter, summed over batches, with the network in evaluation mode."""
     module.eval()
     total: dict[str, Tensor] = defaultdict(lambda: torch.zeros(()))
-    names = dict(module.named_parameters())
-    before = {name: tensor.requires_grad for name, tensor in names.items()}
+    before = {name: tensor.requires_grad for name, tensor in module.named_parameters()}
     module.requires_grad_(True)
     try:
-        for images, labels in batches:
-            loss = nn.functional.cross_entropy(module(images), labels)
-            found = torch.autograd.grad(loss, list(names.values()), allow_unused=True)
-            for (name, tensor), gradient in zip(names.items(), found, strict=True):
-                total[name] = total[name] + (torch.zeros_like(tensor) if gradient is None else gradient)
+        with placed(module) as device:
+            names = dict(module.named_parameters())
+            for images, labels in batches:
+                loss = nn.functional.cross_entropy(module(images.to(device)), labels.to(device))
+                found = torch.autograd.grad(loss, list(names.values()), allow_unused=True)
+                for (name, tensor), gradient in zip(names.items(), found, strict=True):
+                    total[name] = total[name] + (torch.zeros_like(tensor) if gradient is None else gradient).cpu()
     finally:
-        for name, tensor in names.items():
+        for name, tensor in module.named_parameters():
             tensor.requires_grad_(before[name])
     return dict(total)
 

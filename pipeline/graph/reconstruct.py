@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.core.batch import Inputs, joined
+from pipeline.core.compute_device import placed
 from pipeline.core.plan import Kept, PruneSpace, Slot
 from pipeline.core.progress import Progress, no_progress
 from pipeline.graph.reconstruct_in_turn import DenseInputs, record_dense_inputs, room_for
@@ -129,14 +130,14 @@ def start_reconstruction(module: nn.Module, space: PruneSpace, inputs: Iterable[
         rows = _rows(layers[name], read[0].detach(), columns[name])
         rows = rows[:: -(-len(rows) // ROWS)].float()
         mean, square, count = sums.get(name, (torch.zeros(()), torch.zeros(()), 0))
-        sums[name] = mean + rows.double().sum(0), square + (rows.T @ rows).double(), count + len(rows)
+        sums[name] = mean + rows.double().sum(0).cpu(), square + (rows.T @ rows).double().cpu(), count + len(rows)
 
     handles = [layers[name].register_forward_pre_hook(lambda _, read, name=name: add(name, read)) for name in columns]
     module.eval()
     try:
-        with torch.no_grad():
+        with placed(module) as device, torch.no_grad():
             for pixels in inputs:
-                module(pixels)
+                module(pixels.to(device))
                 if space.blocks and (room := room_for(pictures, pixels)):
                     pictures.append(pixels[:room])
     finally:
@@ -187,6 +188,6 @@ def _columns(layer: nn.Module, slots: list[Slot]) -> NDArray[np.int64] | None:
 def _rows(layer: nn.Module, read: Tensor, columns: NDArray[np.int64]) -> Tensor:
     """Inputs of a layer as samples of its channels, (samples, C)."""
     if isinstance(layer, nn.Linear):
-        apart = read.reshape(-1, read.shape[-1])[:, torch.from_numpy(columns)]  # (N, C, k)
+        apart = read.reshape(-1, read.shape[-1])[:, torch.from_numpy(columns).to(read.device)]  # (N, C, k)
         return apart.movedim(1, 2).flatten(0, 1)
     return read.movedim(1, -1).flatten(0, -2)

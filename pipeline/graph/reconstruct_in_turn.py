@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pipeline.core.batch import Inputs, outputs_of
+from pipeline.core.compute_device import placed
 from pipeline.core.plan import Kept, PruneSpace
 
 __all__ = ["DenseInputs", "record_dense_inputs", "room_for"]
@@ -72,7 +73,7 @@ class DenseInputs:
             columns = self.columns[name]
             kept_channels = np.isin(columns[:, 0], remaining)
             places = np.searchsorted(remaining, columns[kept_channels])
-            now = _sampled(self.rows(layer, read, places), self.limit).double()
+            now = _sampled(self.rows(layer, read, places), self.limit).cpu().double()
             if len(now) != len(self.samples[name]):
                 return  # it is another call than in the dense network
             outputs = torch.from_numpy(space.remaining(f"{name}.weight", 0, whole.shape[0], kept))
@@ -106,7 +107,7 @@ def record_dense_inputs(
 
     def record(name: str, layer: nn.Module, read: Tensor) -> None:
         calls[name] = calls.get(name, 0) + 1
-        samples[name] = _sampled(rows(layer, read, columns[name]), limit).clone()
+        samples[name] = _sampled(rows(layer, read, columns[name]), limit).cpu().clone()
 
     with torch.no_grad():
         outputs = _run_seen(module, columns, pictures, record)
@@ -141,9 +142,9 @@ def _adapt(layer: nn.Module, weights: Tensor, missing: Tensor, now: Tensor, kept
     if not torch.isfinite(added).all():
         return
     weight = layer.get_parameter("weight")
-    weight[:, torch.from_numpy(places)] = (weights[:, stays] + added).to(weight.dtype)
+    weight[:, torch.from_numpy(places).to(weight.device)] = (weights[:, stays] + added).to(weight)
     if getattr(layer, "bias", None) is not None:
-        layer.get_parameter("bias").add_((weights.flatten(2).sum(2) @ (means[1] - change.T @ means[0])).to(weight.dtype))
+        layer.get_parameter("bias").add_((weights.flatten(2).sum(2) @ (means[1] - change.T @ means[0])).to(weight))
 
 
 def _sampled(rows: Tensor, count: int) -> Tensor:
@@ -168,12 +169,12 @@ def _run_seen(
     present = [name for name in names if name in layers]  # the layers of dropped blocks are not
     hooks = [layers[name].register_forward_pre_hook(seeing(name)) for name in present]
     try:
-        with _statistics_of_the_batch(module):
-            answer = module(pictures)
+        with placed(module) as device, _statistics_of_the_batch(module):
+            answer = module(pictures.to(device))
     finally:
         for hook in hooks:
             hook.remove()
-    return outputs_of(answer)
+    return tuple(output.cpu() for output in outputs_of(answer))
 
 
 @contextmanager

@@ -109,13 +109,13 @@ class SpatialEntropy:
         }
 
         def count(name: str, maps: Tensor) -> None:
-            low, high = (edge[places[name]] for edge in self.ranges[name])
+            low, high = (edge[places[name]].to(maps.device) for edge in self.ranges[name])
             if min(maps.shape[2:]) > 1 and (alive := high > low).any():
                 maps = maps[:: self._stride(maps)]
                 if not alive.all():
                     maps, low, high = maps[:, alive], low[alive], high[alive]
                 found = pair_counts(maps, low, high)
-                counts[name] = counts[name] + found if name in counts else found
+                counts[name] = counts[name] + found.cpu() if name in counts else found.cpu()
 
         show_activations(module, self.inputs, self.batch, count)
         return counts
@@ -130,7 +130,7 @@ def start_spatial_entropy(module: nn.Module, space: PruneSpace, inputs: Inputs) 
     ranges: Ranges = {}
 
     def span(name: str, maps: Tensor) -> None:
-        low, high = maps.amin((0, 2, 3)), maps.amax((0, 2, 3))
+        low, high = maps.amin((0, 2, 3)).cpu(), maps.amax((0, 2, 3)).cpu()
         if name in ranges:
             low, high = torch.minimum(low, ranges[name][0]), torch.maximum(high, ranges[name][1])
         ranges[name] = low, high
@@ -144,8 +144,8 @@ def pair_counts(maps: Tensor, low: Tensor, high: Tensor) -> Tensor:
     channels = maps.shape[1]
     scale = (LEVELS / (high - low))[:, None, None]
     shift = -low[:, None, None] * scale
-    first_cell = (torch.arange(channels, dtype=torch.int32) * LEVELS**2)[:, None, None]
-    counts = torch.zeros(2, channels * LEVELS**2, dtype=torch.long)
+    first_cell = (torch.arange(channels, dtype=torch.int32, device=maps.device) * LEVELS**2)[:, None, None]
+    counts = torch.zeros(2, channels * LEVELS**2, dtype=torch.long, device=maps.device)
     for part in maps.contiguous().split(max(1, _CHUNK // maps[0].numel())):
         # NaN becomes level 0, so that it adds no entropy
         levels = torch.addcmul(shift, part, scale).clamp_(0, LEVELS - 1).nan_to_num_(0.0).to(torch.int32)

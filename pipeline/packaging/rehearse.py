@@ -37,6 +37,7 @@ from pipeline.system.files import sha256_bytes, sha256_file, temporary_beside, w
 from pipeline.system.user_files import own_line
 from pipeline.training.execution_mode import ExecutionMode, execution_mode_of, set_execution_mode
 from pipeline.training.finetune import Finetuned
+from pipeline.training.folded_norms import find_folds, set_folds
 from pipeline.training.user_errors import network_errors
 
 __all__ = ["rehearse"]
@@ -80,6 +81,8 @@ def rehearse(context: RunContext, seed: int) -> RunContext:
     if outcome.origin != context.builder.network.origin:
         context = _with_rebuilt(context, outcome.reason)
     set_execution_mode(context.builder.module, ExecutionMode(outcome.channels_last, outcome.whole_training))
+    with network_errors("a batch of two inputs"), _untouched_generators():
+        set_folds(context.builder.module, find_folds(context.builder.module, context.task.inputs(2)))
     context.notices.add(*outcome.notices)
     return context
 

@@ -45,7 +45,7 @@ class Evaluator:
             raise TrialsSpent
         progress.count += 1
         with compute_threads(self.threads):
-            candidate = self.measurer.trial(plan, progress.count, self.weights)
+            candidate = self.measurer.trial(plan, progress.count, self.weights, self.to_beat())
         return self.told(progress.count, candidate)
 
     def told(self, number: int, candidate: Candidate) -> Evaluation:
@@ -75,6 +75,11 @@ class Evaluator:
         if reward is not None:
             return reward
         return min(0.0, *(self.measurer.reward.reward_of(end) or 0.0 for end in (self.ends.dense, self.ends.thinnest)))
+
+    def to_beat(self) -> float | None:
+        """The best score of a plan within the budget so far. None if there is none, or if the search maximises something else."""
+        best = self._progress.best
+        return best.score if best is not None and self.measurer.reward.reward == "accuracy" else None
 
     def searched(self) -> tuple[list[Trial], list[Evaluation]]:
         """The trials of the search in order, and their evaluations."""

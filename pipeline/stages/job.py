@@ -74,6 +74,9 @@ class Job:
     """What the search maximises: a name, or a function Candidate -> float. By default, what the searcher was made for."""
     trials: int = 60
     seed: int = 0
+    device: str = "auto"
+    """Where networks are scored and trained: "cpu", "cuda", "cuda:N", or "auto", which is a GPU if there is one. The board is
+    part of the profile."""
     out: Path | None = None
     dry_run: bool = False
     """Whether the probe is simulated. Nothing is measured then."""

@@ -1,12 +1,11 @@
 """Measure plans: build, measure and score a plan, and record it in the journal. One method per role of a trial."""
 
+import functools
 import itertools
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-
-from torch import nn
 
 from pipeline.core.candidate import Candidate
 from pipeline.core.measurement import Failure, Measurement
@@ -22,6 +21,7 @@ from pipeline.stages.probe_adapter import graph_of
 from pipeline.stages.provider_check import not_measured
 from pipeline.stages.reward import RewardFunction, finite
 from pipeline.stages.sequential_measurement import candidate_of, measure_sequentially
+from pipeline.training.scoring import Score
 from pipeline.training.threads import confined
 
 __all__ = ["PlanMeasurer", "measure_dense_with"]
@@ -40,7 +40,7 @@ class PlanMeasurer:
 
     def dense(self, plan: ChannelPlan, weights: InitialWeights) -> Candidate:
         """Measure the dense network with its memory, and score it."""
-        return self._recorded("dense", 1, plan, lambda: self._measured_and_scored(plan, weights, memory=True))
+        return self._recorded("dense", 1, plan, lambda: self._measured_and_scored(plan, weights, None, memory=True))
 
     def uniform(self, plan: ChannelPlan, number: int) -> Candidate:
         """Measure a uniform plan without scoring it. Number 1 is the thinnest plan, and its memory is measured too."""
@@ -61,9 +61,9 @@ class PlanMeasurer:
 
         return self._recorded("thinnest", 1, measured.plan, make)
 
-    def trial(self, plan: ChannelPlan, number: int, weights: InitialWeights) -> Candidate:
-        """Measure and score one trial of the search."""
-        return self._recorded("search", number, plan, lambda: self._measured_and_scored(plan, weights, memory=False))
+    def trial(self, plan: ChannelPlan, number: int, weights: InitialWeights, to_beat: float | None = None) -> Candidate:
+        """Measure and score one trial of the search. A plan that clearly scores less than `to_beat` gets a rougher score."""
+        return self._recorded("search", number, plan, lambda: self._measured_and_scored(plan, weights, to_beat, memory=False))
 
     def again(self, searched: Candidate, dense: Candidate) -> Candidate:
         """Measure a searched plan again in fresh processes until its verdict is decided. Its score is kept.
@@ -81,7 +81,7 @@ class PlanMeasurer:
             processes = self.context.profile.probe.final_processes
             constraints = self.context.searched_constraints
             measured = measure_sequentially(self.probe, pruned, processes, constraints, dense, twice=True)
-            return candidate_of(pruned, measured, searched.score).with_activations_of(searched)
+            return candidate_of(pruned, measured, None).with_score_of(searched)
 
         return self._recorded("finalist", number, searched.plan, make)
 
@@ -119,29 +119,31 @@ class PlanMeasurer:
         needed = any(constraint.metric.needs_memory for constraint in self.context.searched_constraints)
         return MeasurementOptions(self.context.profile.probe.processes, memory or needed, fresh=False)
 
-    def _measured_and_scored(self, plan: ChannelPlan, weights: InitialWeights, *, memory: bool) -> Candidate:
+    def _measured_and_scored(
+        self, plan: ChannelPlan, weights: InitialWeights, to_beat: float | None, *, memory: bool
+    ) -> Candidate:
         """Measure and score one plan. The score is computed on the cores that no timed run uses, or after the timed runs."""
         pruned, module, options = self.context.builder.make(plan), weights.of(plan), self._options(memory=memory)
+        score = functools.partial(self.context.task.score_against, module, to_beat)
         busy = set(self.probe.busy_cores)
         free = [core for core in available_cores() if core not in busy]
-        measured, score = (
-            self._concurrently(pruned, module, options, free) if free else self._sequentially(pruned, module, options)
-        )
-        return self.reward.look(candidate_of(pruned, measured, score), module)
+        measured, found = self._concurrently(pruned, score, options, free) if free else self._sequentially(pruned, score, options)
+        candidate = candidate_of(pruned, measured, finite(found.value) if found else None)
+        return self.reward.look(replace(candidate, scored_images=found.images if found else None), module)
 
     def _sequentially(
-        self, pruned: PrunedModel, module: nn.Module, options: MeasurementOptions
-    ) -> tuple[Measurement | Failure, float | None]:
+        self, pruned: PrunedModel, score: Callable[[], Score], options: MeasurementOptions
+    ) -> tuple[Measurement | Failure, Score | None]:
         measured = self.probe.measure(graph_of(pruned), options)
-        return measured, None if isinstance(measured, Failure) else finite(self.context.task.score(module))
+        return measured, None if isinstance(measured, Failure) else score()
 
     def _concurrently(
-        self, pruned: PrunedModel, module: nn.Module, options: MeasurementOptions, free: list[int]
-    ) -> tuple[Measurement | Failure, float | None]:
+        self, pruned: PrunedModel, score: Callable[..., Score], options: MeasurementOptions, free: list[int]
+    ) -> tuple[Measurement | Failure, Score]:
         with ThreadPoolExecutor(1) as pool, confined(free) as release:
             measuring = pool.submit(self.probe.measure, graph_of(pruned), options)
-            score = self.context.task.score(module, between=lambda: release() if measuring.done() else None)
-            return measuring.result(), finite(score)
+            found = score(between=lambda: release() if measuring.done() else None)
+            return measuring.result(), found
 
 
 def measure_dense_with(probe: Probe, context: RunContext, dense: Candidate) -> Candidate:

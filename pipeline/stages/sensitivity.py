@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.batch import Inputs
+from pipeline.core.compute_device import placed
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.run import Run
 from pipeline.data.images import evaluation_size
@@ -48,9 +49,9 @@ def output_distance(module: nn.Module, dense: Sequence[Tensor], batches: Sequenc
     BatchNorm statistics are estimated from the batches first.
     """
     recalibrate(module, batches)
-    with torch.inference_mode():
+    with placed(module) as device, torch.inference_mode():
         total = sum(
-            float(distillation_loss(module(pixels), target, TEMPERATURE)) * len(pixels)
+            float(distillation_loss(module(pixels.to(device)).cpu(), target, TEMPERATURE)) * len(pixels)
             for pixels, target in zip(batches, dense, strict=True)
         )
     return total / sum(map(len, batches))
@@ -59,8 +60,8 @@ def output_distance(module: nn.Module, dense: Sequence[Tensor], batches: Sequenc
 def _distances(context: RunContext, weights: InitialWeights, plans: Sequence[ChannelPlan]) -> list[float]:
     pixels = context.task.inputs(PICTURES)
     batches = pixels.split(evaluation_size(pixels[:1].numel()))
-    with torch.inference_mode():
-        dense = [context.builder.module.eval()(batch) for batch in batches]
+    with placed(context.builder.module.eval()) as device, torch.inference_mode():
+        dense = [context.builder.module(batch.to(device)).cpu() for batch in batches]
     found = []
     for number, plan in enumerate(plans):
         context.callback.progress(number, len(plans), "removing channels of one group at a time")

@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from pipeline.core.batch import Inputs
+from pipeline.core.compute_device import compute_device, work_factor
 from pipeline.core.plan import ChannelPlan, Kept, PruneSpace
 from pipeline.core.progress import Progress, no_progress
 from pipeline.data.images import Images
@@ -40,7 +41,7 @@ MOST_STEPS = 2000
 FEWEST_STEPS = 100
 """With fewer steps, every plan is worse than its cut with least-squares reconstruction."""
 MACS = 2e13
-"""Multiply-accumulates of all steps together, including the teacher's. They take some minutes on two cores."""
+"""Multiply-accumulates of all steps together, including the teacher's. They take some minutes on two cores; a GPU gets more."""
 MOST_EPOCHS = 40
 """Limit on the passes over a small data set."""
 NARROWEST = 0.3
@@ -62,7 +63,9 @@ def affordable_steps(middle: int, dense: int, images: int) -> int:
     """The number of steps that pay, or 0 if there would be too few. `middle` is the number of multiply-accumulates of a plan of
     middle width, and `dense` that of the dense network.
     """
-    steps = min(MOST_STEPS, int(MACS / (BATCH * (3 * middle + dense))), MOST_EPOCHS * images // BATCH)
+    steps = min(
+        MOST_STEPS, int(work_factor(compute_device()) * MACS / (BATCH * (3 * middle + dense))), MOST_EPOCHS * images // BATCH
+    )
     return steps if steps >= FEWEST_STEPS else 0
 
 
@@ -114,7 +117,7 @@ def train_supernet(
     plans, steps = schedule.plans, schedule.steps
     if checkpoint.is_file():
         return _from_checkpoint(dense, checkpoint)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = compute_device()
     supernet, teacher = copy.deepcopy(dense).to(device), copy.deepcopy(dense).to(device).eval()
     parameters = [parameter for parameter in supernet.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, LEARNING_RATE, momentum=0.9, weight_decay=1e-4, nesterov=True)

@@ -8,13 +8,14 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from pipeline.core.batch import Inputs, Outputs, outputs_of
+from pipeline.core.batch import Inputs, Outputs, on_processor, outputs_of
+from pipeline.core.compute_device import placed
 from pipeline.core.paired_difference import Scores
 from pipeline.core.progress import Progress, count_images, no_progress
 from pipeline.data.images import Images, Splits
 from pipeline.training.own_task import BetweenBatches
 from pipeline.training.relative_error import sample_agreement, spreads_of
-from pipeline.training.scoring import recalibrate
+from pipeline.training.scoring import Score, calibration_images, recalibrate
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import Classification
 
@@ -41,9 +42,9 @@ class DenseAnswers:
             yield from zip((inputs for inputs, _ in self.images.batches()), self._known, strict=True)
             return
         kept: list[Outputs] = []
-        with torch.no_grad():
+        with placed(self._dense) as device, torch.no_grad():
             for inputs, _ in self.images.batches():
-                answers: Outputs = self._dense(inputs)
+                answers = on_processor(self._dense(inputs.to(device)))
                 if sum(_bytes_of(each) for each in kept) < MOST_BYTES:
                     kept.append(answers)
                 yield inputs, answers
@@ -61,12 +62,12 @@ class DenseAnswers:
         """Return the agreement of `module` for each sample in percent, (samples,). Sets evaluation mode."""
         spreads, found = self.spreads, []
         module.eval()
-        with torch.no_grad():
+        with placed(module) as device, torch.no_grad():
             for inputs, answers in count_images(
                 ((inputs, _Sized(answers)) for inputs, answers in self.batches()), len(self.images), "scoring", progress
             ):
                 between()
-                found.append(sample_agreement(module(inputs), answers.outputs, spreads))
+                found.append(sample_agreement(on_processor(module(inputs.to(device))), answers.outputs, spreads))
         return torch.cat(found)
 
 
@@ -115,6 +116,10 @@ class Agreement(Classification):
         recalibrate(module, self.statistics_images())
         return float(self._scoring.agreements(module, between).mean())
 
+    def score_against(self, module: nn.Module, to_beat: float | None, between: BetweenBatches = lambda: None) -> Score:
+        """See `Task`. All samples are used, because the spread of agreements is unknown."""
+        return Score(self.score(module, between))
+
     def validate(self, module: nn.Module, progress: Progress = no_progress) -> float:
         """See `Task`."""
         return float(self._validation.agreements(module, progress=progress).mean())
@@ -123,6 +128,10 @@ class Agreement(Classification):
         """See `Task`."""
         each = self._test.agreements(module, progress=progress).numpy()
         return Scores(float(each.mean()), each)
+
+    def _statistics_images(self) -> Images:
+        """All of them: agreement depends on every value of the outputs, not only on the largest one."""
+        return calibration_images(self.splits.pictures, self.seed)
 
     def _scoring_images(self) -> Images:
         images = super()._scoring_images()

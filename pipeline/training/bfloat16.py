@@ -1,4 +1,7 @@
-"""bfloat16: use it for training and for scoring plans where it is faster. Reported accuracies are computed in float32."""
+"""bfloat16: use it for training and for scoring plans where it is faster. Reported accuracies are computed in float32.
+
+A GPU that has no bfloat16 scores plans in float16. It trains in float32, because gradients in float16 would need a scaled loss.
+"""
 
 import contextlib
 import functools
@@ -23,14 +26,22 @@ GAIN = 0.9
 def mixed_precision(device: torch.device) -> Iterator[None]:
     """Return an autocast to bfloat16 that is active only where the hardware supports bfloat16 and runs it faster.
 
-    Depthwise convolutions that learn on a CPU keep float32 where that is faster.
+    Depthwise convolutions that learn on a CPU keep float32 where that is faster. Without gradients, a GPU may use float16.
     """
-    gains = _gains(device.type)
+    kind = torch.bfloat16 if _gains(device.type) else None
+    if kind is None and device.type == "cuda" and not torch.is_grad_enabled():
+        kind = _float16_of(torch.cuda.get_device_capability(device))
     with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.autocast(device.type, torch.bfloat16, enabled=gains))
-        if gains and device.type == "cpu":
-            stack.enter_context(_Depthwise())
+        if kind is not None:
+            stack.enter_context(torch.autocast(device.type, kind))
+            if device.type == "cpu":
+                stack.enter_context(_Depthwise())
         yield
+
+
+def _float16_of(capability: tuple[int, int]) -> torch.dtype | None:
+    """float16 for a GPU that computes it faster: those with tensor cores have a compute capability of 7.0 or more."""
+    return torch.float16 if capability >= (7, 0) else None
 
 
 class _Depthwise(TorchFunctionMode):
@@ -58,6 +69,8 @@ def _gains(device: str) -> bool:
     """Whether bfloat16 is faster. CPUs are timed, because some have the instructions but run them slower. Takes 0.1 s, once."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device != "cpu":
+        return False
     checks = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     if not any(check is not None and check() for check in checks):
         return False

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.core.batch import Inputs, Outputs, outputs_of
+from pipeline.core.compute_device import compute_device
 from pipeline.data.images import Images
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import reference_loss
@@ -56,7 +57,7 @@ class TrainingSetup:
     """Images on which BatchNorm statistics are estimated."""
     augmented: bool = False
     """Whether the calibration images are augmented as in training."""
-    device: torch.device = field(default_factory=lambda: torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    device: torch.device = field(default_factory=compute_device)
 
     @classmethod
     def of(

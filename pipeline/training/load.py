@@ -11,6 +11,7 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from pipeline.core.compute_device import placed
 from pipeline.core.progress import Progress, count_images, no_progress
 from pipeline.data.folder import load_folder
 from pipeline.data.images import Splits
@@ -175,9 +176,9 @@ def answered(module: nn.Module, splits: Splits, progress: Progress = no_progress
     The score of a pruned network is then its agreement with the dense network.
     """
     everything = replace(splits.train, indices=torch.arange(len(splits.train.labels)))
-    with torch.inference_mode():
+    with placed(module) as device, torch.inference_mode():
         counted = count_images(everything.batches(), len(everything), "answers of the dense network", progress)
-        logits: torch.Tensor = torch.cat([module(pixels) for pixels, _ in counted])
+        logits: torch.Tensor = torch.cat([module(pixels.to(device)).cpu() for pixels, _ in counted])
     return splits.with_answers(logits.argmax(1), [str(number) for number in range(logits.shape[1])])
 
 

@@ -19,7 +19,7 @@ from pipeline.data.images import evaluation_size
 from pipeline.errors import CompressError, DataError, ModelError, NetworkError, one_line
 from pipeline.system.user_files import own_line
 from pipeline.training.finetune import Finetuned
-from pipeline.training.scoring import BATCH, CALIBRATION_BATCHES, recalibrate
+from pipeline.training.scoring import BATCH, CALIBRATION_BATCHES, Score, recalibrate
 from pipeline.training.teacher import Teacher
 
 __all__ = ["REHEARSAL_IMAGES", "USUAL_DESCRIPTION", "BetweenBatches", "OwnTask"]
@@ -125,6 +125,10 @@ class OwnTask:
         """See `Task`."""
         recalibrate(module, self.statistics_images())
         return _score("evaluate", self.evaluate, module)
+
+    def score_against(self, module: nn.Module, to_beat: float | None, between: BetweenBatches = lambda: None) -> Score:
+        """See `Task`. The user's own function always scores on all its images."""
+        return Score(self.score(module, between))
 
     def validate(self, module: nn.Module, progress: Progress = no_progress) -> float:
         """See `Task`. The user's own function does not report its progress."""

@@ -1,7 +1,9 @@
 """Scoring: the accuracy of a network or an ONNX file, and re-estimation of BatchNorm statistics."""
 
 import copy
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pipeline.core.batch import Inputs
+from pipeline.core.compute_device import placed
 from pipeline.core.network_form import TensorNetwork
 from pipeline.core.onnx_outputs import open_session
 from pipeline.core.progress import Progress, count_images, no_progress
@@ -21,9 +24,11 @@ __all__ = [
     "BATCH",
     "CALIBRATION_BATCHES",
     "OnnxModule",
+    "Score",
     "accuracy",
     "calibration_images",
     "hits",
+    "is_clear_loser",
     "measure_shifts",
     "recalibrate",
 ]
@@ -31,6 +36,20 @@ __all__ = [
 BATCH = 256
 CALIBRATION_BATCHES = 4
 """Number of batches of 256 training images from which BatchNorm statistics are estimated."""
+LEAST_SHARE = 0.6
+"""Share of the scoring images on which even a clear loser is scored. Scores of losers steer a search too."""
+CERTAIN = 3.0
+"""A clear loser is so many standard errors below the best plan."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The score of a network."""
+
+    value: float
+    """Higher is better; for classification in percent."""
+    images: int | None = None
+    """Number of images, if a clear loser was not scored on all of them."""
 
 
 def accuracy(
@@ -54,17 +73,41 @@ def hits(
     batch: int | None = None,
     between: Callable[[], None] = lambda: None,
     progress: Progress = no_progress,
+    to_beat: float | None = None,
 ) -> NDArray[np.bool_]:
-    """Return whether each image is classified correctly, (images,), in the order of `images`; see `accuracy`."""
+    """Return whether each image is classified correctly, (images,), in the order of `images`; see `accuracy`.
+
+    If `to_beat`, an accuracy in percent, is given, the result ends early for a network that clearly does not reach it.
+    """
     module.eval()
-    device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
-    found = []
-    with torch.inference_mode():
+    found: list[NDArray[np.bool_]] = []
+    with placed(module) as device, torch.inference_mode():
         for batch_images, labels in count_images(images.batches(batch), len(images), "scoring", progress):
             between()
             pixels = batch_images.to(device, memory_format=layout_of(module))
             found.append((module(pixels).argmax(1).cpu() == labels).numpy())
+            if to_beat is not None and is_clear_loser(found, len(images), to_beat):
+                break
     return np.concatenate(found)
+
+
+def is_clear_loser(found: Sequence[NDArray[np.bool_]], images: int, to_beat: float) -> bool:
+    """Whether the accuracy on all `images` will hardly reach `to_beat`, in percent, given the batches of hits `found` so far.
+
+    The images are a random sample, so the standard error of a share p of n images among N is sqrt(p (1 - p) / n (N - n) / N). The
+    share is taken as that of two more hits and two more misses, so that it is never 0 or 1.
+
+    >>> import numpy as np
+    >>> seen = [np.arange(1200) % 5 == 0]  # 20 % of 1,200 images
+    >>> is_clear_loser(seen, 2000, to_beat=25.0), is_clear_loser(seen, 2000, to_beat=22.0)
+    (True, False)
+    """
+    seen = sum(map(len, found))
+    if seen < LEAST_SHARE * images:
+        return False
+    share = (sum(int(batch.sum()) for batch in found) + 2) / (seen + 4)
+    error = math.sqrt(share * (1 - share) / seen * (images - seen) / images)
+    return 100.0 * (share + CERTAIN * error) < to_beat
 
 
 def calibration_images(train: Images, seed: int) -> Images:
@@ -88,14 +131,14 @@ def recalibrate(module: nn.Module, batches: Iterable[Inputs]) -> None:
         norm.reset_running_stats()
         norm.train()
     seen = 0
-    with torch.no_grad():
+    with placed(module) as device, torch.no_grad():
         for pixels in batches:
             if len(pixels) == 1 and seen:
                 continue  # in a layer with maps of one pixel, one image has no variance
             seen += len(pixels)
             for norm in norms:
                 norm.momentum = len(pixels) / seen  # the average over all images, in which a short last batch counts less
-            module(pixels.contiguous(memory_format=layout_of(module)))
+            module(pixels.to(device).contiguous(memory_format=layout_of(module)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

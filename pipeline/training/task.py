@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.batch import Inputs
+from pipeline.core.compute_device import placed
 from pipeline.core.paired_difference import Scores
 from pipeline.core.progress import Progress, count_images, no_progress
 from pipeline.data.images import Images, Splits
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.execution_mode import layout_of
 from pipeline.training.finetune import Finetuned, Tracking, TrainingData, finetune
+from pipeline.training.folded_norms import folded
 from pipeline.training.learning_rates import fitting_batch_size
 from pipeline.training.own_task import REHEARSAL_IMAGES, BetweenBatches, OwnTask
 from pipeline.training.recover.methods import MethodName, methods_of
 from pipeline.training.recover.recover import recover
-from pipeline.training.scoring import accuracy, calibration_images, hits, recalibrate
+from pipeline.training.scoring import Score, accuracy, calibration_images, hits, recalibrate
 from pipeline.training.settings import FinetuneSettings, Recovery
 from pipeline.training.teacher import Teacher
 
@@ -28,6 +30,10 @@ __all__ = ["Classification", "OwnTask", "Task"]
 
 SCORING_IMAGES = 2000
 """Number of validation images that score a candidate. Fine-tuning uses all of them to choose the epoch."""
+STATISTICS_IMAGES = 128
+"""Number of training images from which a score estimates BatchNorm statistics. More hardly change the order of plans; see
+docs/benchmarks/score-cost.md. Fine-tuning uses more.
+"""
 REHEARSAL_RATE = 1e-3
 """Small enough for any network. A rehearsal only checks that training runs."""
 
@@ -75,6 +81,12 @@ class Task(Protocol):
         """Re-estimate BatchNorm statistics, and return the score on validation data; higher is better.
 
         `between` is called between batches.
+        """
+
+    def score_against(self, module: nn.Module, to_beat: float | None, between: BetweenBatches = lambda: None) -> Score:
+        """Return the score of a trial of the search, as `score`. `to_beat` is the best score of a plan within the budget, if any.
+
+        The score of a network that clearly does not reach it may come from fewer images.
         """
 
     def validate(self, module: nn.Module, progress: Progress = no_progress) -> float:
@@ -135,7 +147,7 @@ class Classification:
 
     def statistics_images(self) -> Iterable[Inputs]:
         """See `Task`."""
-        return (pixels for pixels, _ in self._calibration_images().batches())
+        return (pixels for pixels, _ in self._statistics_images().batches())
 
     @property
     def few_pictures(self) -> bool:
@@ -159,10 +171,17 @@ class Classification:
 
     def score(self, module: nn.Module, between: BetweenBatches = lambda: None) -> float:
         """See `Task`."""
+        return self.score_against(module, None, between).value
+
+    def score_against(self, module: nn.Module, to_beat: float | None, between: BetweenBatches = lambda: None) -> Score:
+        """See `Task`."""
+        images = self._scoring_images()
         module.to(memory_format=layout_of(module))
-        with mixed_precision(torch.device("cpu")):
-            recalibrate(module, (pixels for pixels, _ in _pausing(self._calibration_images(), between)))
-            return accuracy(module, self._scoring_images(), between=between)
+        with placed(module) as device, torch.no_grad(), mixed_precision(device):
+            recalibrate(module, (pixels for pixels, _ in _pausing(self._statistics_images(), between)))
+            with folded(module.eval()):
+                found = hits(module, images, between=between, to_beat=to_beat)
+        return Score(100.0 * float(found.mean()), len(found) if len(found) < len(images) else None)
 
     def validate(self, module: nn.Module, progress: Progress = no_progress) -> float:
         """See `Task`."""
@@ -223,8 +242,10 @@ class Classification:
         settings = replace(self.settings, epochs=1, batch_size=size, learning_rate=REHEARSAL_RATE, recover=recovery)
         return replace(self, splits=splits, settings=settings)
 
-    def _calibration_images(self) -> Images:
-        return calibration_images(self.splits.pictures, self.seed)
+    def _statistics_images(self) -> Images:
+        """With few pictures all of them, because the dense network's statistics on the same pictures correct the estimates."""
+        images = calibration_images(self.splits.pictures, self.seed)
+        return images if self.few_pictures else images.subset(torch.arange(min(STATISTICS_IMAGES, len(images))))
 
     def _scoring_images(self) -> Images:
         """Of few images whose labels are the dense network's answers, those for training score too: nothing is trained yet."""

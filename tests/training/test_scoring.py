@@ -14,7 +14,7 @@ from pipeline.data.folder import memory_fetch
 from pipeline.data.images import Images
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.graph.export import export
-from pipeline.training.scoring import OnnxModule, accuracy, recalibrate
+from pipeline.training.scoring import OnnxModule, accuracy, hits, is_clear_loser, recalibrate
 
 
 class Says(nn.Module):
@@ -51,6 +51,34 @@ def test_accuracy_looks_at_the_split_alone_and_pauses_between_batches() -> None:
 
     assert found == 100.0
     assert len(pauses) == 2
+
+
+@pytest.mark.parametrize(
+    ("right", "to_beat", "scored"),
+    [
+        (0.2, None, 400),  # no plan is within the budget yet
+        (0.2, 60.0, 240),  # after 60 % of the images it is clear
+        (0.55, 60.0, 280),  # three standard errors of 240 among 400 images are 6.1 points, so it takes a little longer
+        (0.59, 60.0, 400),
+        (0.9, 60.0, 400),
+    ],
+)
+def test_only_a_clear_loser_is_scored_on_fewer_images(right: float, to_beat: float | None, scored: int) -> None:
+    """400 images in batches of 20, of which the same share is right in each batch."""
+    labels = [int(place % 20 >= 20 * right) for place in range(400)]
+
+    assert len(hits(Says(), images([0] * 400, labels), 20, to_beat=to_beat)) == scored
+
+
+def test_a_network_that_would_win_is_hardly_ever_a_clear_loser() -> None:
+    """1,000 orders of 2,000 images of which 30 % are right, against a best plan with as many: a look at each further batch."""
+    generator = np.random.default_rng(0)
+    lost = 0
+    for _ in range(1000):
+        order = generator.permutation(2000) < 600
+        lost += any(is_clear_loser([order[:seen]], 2000, 30.0) for seen in range(1200, 2000, 200))
+
+    assert lost < 0.01 * 1000
 
 
 def test_accuracy_is_measured_in_evaluation_mode() -> None:
