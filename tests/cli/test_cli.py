@@ -58,6 +58,7 @@ Options:
   --min-width GROUP=SHARE  Smallest widths: 'layer4.*=50%'.
   --depth [auto|off]       Drop whole blocks too.  [default: off]
   --seed N                 Random seed.  [default: 0]  [x>=0]
+  --device DEVICE          Runs networks: auto, cpu, cuda or cuda:N.
   --out DIR                Run directory, also to resume.  [default: runs/]
   --calibration FILE       A file of `compress calibrate`.
   --workers N|auto         Processes that score plans.  [default: 1]
