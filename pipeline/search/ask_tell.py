@@ -19,7 +19,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.problem import Evaluation, Problem, Searcher, SearcherFactory, SearchSpace
 
-__all__ = ["WAIT", "Questions", "SearchState", "answered", "ask_and_tell", "drive", "search"]
+__all__ = ["WAIT", "Questions", "SearchState", "answered", "ask_and_tell", "drive", "search", "wait_for"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -99,6 +99,12 @@ class _Stepwise:
                 raise ValueError(f"answers must be told in the order in which plans were asked; got an answer to {answer.plan}")
             del self._state.pending[0]
             self._state.answers.append(answer)
+
+
+def wait_for(state: SearchState, answers: int, meanwhile: deque[ChannelPlan]) -> Questions[None]:
+    """Wait until there are so many answers. Until then, plans of `meanwhile` are taken and asked."""
+    while len(state.answers) < answers:
+        yield meanwhile.popleft() if meanwhile else WAIT
 
 
 def ask_and_tell(

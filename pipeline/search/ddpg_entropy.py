@@ -34,9 +34,8 @@ from pipeline.search.acquisition import ask_best
 from pipeline.search.ask_tell import Questions, SearchState, ask_and_tell
 from pipeline.search.believe import believed
 from pipeline.search.environment import FEATURES, observe
-from pipeline.search.initial_design import initial_design
 from pipeline.search.problem import Evaluation, SearchSpace
-from pipeline.search.start import BISECTION_TRIALS, find_start
+from pipeline.search.start import BISECTION_TRIALS, start_and_design
 from pipeline.search.surrogate import Surrogate, fit, fractions
 
 __all__ = ["DDPGSettings", "ddpg_entropy"]
@@ -248,8 +247,8 @@ def ddpg_entropy(state: SearchState, settings: DDPGSettings | None = None) -> Qu
     problem, space = state.problem, state.space
     generator = np.random.default_rng(problem.seed)
     memory = _ReplayBuffer(len(space.choices), settings.memory)
-    start = yield from find_start(state, min(settings.bisection_trials, problem.trials))
-    yield from initial_design(state, start, min(round(settings.design_share * problem.trials), problem.trials - state.asked))
+    designed = round(settings.design_share * problem.trials)
+    start = yield from start_and_design(state, min(settings.bisection_trials, problem.trials), designed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(problem.seed)
         agent = _Agent(space, start, settings)

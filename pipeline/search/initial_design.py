@@ -1,26 +1,28 @@
 """Initial design: plans that show how sensitive score and cost are to each group, before an agent starts to learn."""
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.search.ask_tell import Questions, SearchState
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.problem import SearchSpace
 
-__all__ = ["initial_design"]
+__all__ = ["design"]
 
 SPREAD = 0.35
 DROPPED = 0.15
 """Share of the plans in which a block is dropped that `start` keeps, or the other way round."""
 
 
-def initial_design(state: SearchState, start: NDArray[np.float64], trials: int) -> Questions[None]:
-    """Ask for `trials` plans around the fractions `start`, (choices,): a Latin hypercube over the widths of the groups.
+def design(space: SearchSpace, start: NDArray[np.float64], trials: int, seed: int | Sequence[int]) -> Iterator[ChannelPlan]:
+    """Yield `trials` plans around the fractions `start`, (choices,): a Latin hypercube over the widths of the groups.
 
     A block is kept or dropped as in `start`, except in a share of the plans.
 
     Varying one group at a time would take as many trials per group as this takes for all groups.
     """
-    space = state.space
-    generator = np.random.default_rng(state.problem.seed)
+    generator = np.random.default_rng(seed)
     groups = len(space.choices)
     strata = np.stack([generator.permutation(trials) for _ in range(groups)], axis=1)
     places = (strata + 0.5) / max(trials, 1)

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.ask_tell import WAIT, Questions, SearchState, ask_and_tell
 from pipeline.search.believe import believed
-from pipeline.search.initial_design import initial_design
-from pipeline.search.start import BISECTION_TRIALS, find_start
+from pipeline.search.start import BISECTION_TRIALS, start_and_design
 from pipeline.search.surrogate import Surrogate, fit
 
 __all__ = ["KnapsackSettings", "fill", "knapsack"]
@@ -44,8 +43,7 @@ def knapsack(state: SearchState, settings: KnapsackSettings | None = None) -> Qu
     """Search with `problem.trials` evaluations; see `Searcher`."""
     settings = settings or KnapsackSettings()
     trials = state.problem.trials
-    start = yield from find_start(state, min(settings.bisection_trials, trials))
-    yield from initial_design(state, start, min(trials - state.asked, round(settings.design_share * trials)))
+    yield from start_and_design(state, min(settings.bisection_trials, trials), round(settings.design_share * trials))
     while state.asked < trials:
         answers = believed(state)
         known = {answer.plan for answer in answers}

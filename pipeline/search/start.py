@@ -1,6 +1,7 @@
 """Start: the best plan of a few simple rows, and plans around it, from which a searcher goes on."""
 
 import functools
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,12 +9,12 @@ from numpy.typing import NDArray
 
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.ask_tell import Questions, SearchState
-from pipeline.search.initial_design import initial_design
+from pipeline.search.initial_design import design
 from pipeline.search.problem import SearchSpace
 from pipeline.search.surrogate import fractions
 from pipeline.search.uniform import bisection
 
-__all__ = ["BISECTION_TRIALS", "Beginning", "begin", "blocks_first", "find_start"]
+__all__ = ["BISECTION_TRIALS", "Beginning", "begin", "blocks_first", "find_start", "start_and_design"]
 
 Floats = NDArray[np.float64]
 
@@ -34,26 +35,50 @@ class Beginning:
 def begin(state: SearchState, beginning: Beginning = Beginning()) -> Questions[Floats]:
     """Spend the first trials, and return the fractions of the best plan of `find_start`, (choices,)."""
     trials = state.problem.trials
-    start = yield from find_start(state, min(beginning.bisection_trials, trials))
-    if trials >= beginning.fewest_trials_for_design:
-        yield from initial_design(state, start, round(beginning.design_share * trials))
+    designed = round(beginning.design_share * trials) if trials >= beginning.fewest_trials_for_design else 0
+    return (yield from start_and_design(state, min(beginning.bisection_trials, trials), designed))
+
+
+def start_and_design(state: SearchState, steps: int, designed: int) -> Questions[Floats]:
+    """Find the start with `steps` plans, and ask for `designed` plans around it. Returns the start, (choices,).
+
+    If several plans are wanted at once, a part of the design is asked before the start is known, around the share of all channels
+    at which the limit is expected.
+    """
+    meanwhile = deque[ChannelPlan]()
+    if state.wanted > 1 and designed:
+        around = np.full(len(state.space.choices), expected_share(state))
+        meanwhile.extend(design(state.space, around, min(designed, state.wanted), [state.problem.seed, 1]))
+    early = len(meanwhile)
+    start = yield from find_start(state, steps, meanwhile)
+    left = min(designed - (early - len(meanwhile)), state.problem.trials - state.asked)
+    yield from design(state.space, start, left, state.problem.seed)
     return start
 
 
-def find_start(state: SearchState, steps: int) -> Questions[Floats]:
+def expected_share(state: SearchState) -> float:
+    """The share of all channels at which the worst violation is 0, if it grows evenly from the thinnest to the dense plan."""
+    known = {answer.plan: max(answer.violations, default=0.0) for answer in state.answers}
+    low, high = known.get(state.space.thinnest()), known.get(state.space.dense())
+    if low is None or high is None or high <= low:
+        return 0.5
+    return float(np.clip(-low / (high - low), 0.0, 1.0))
+
+
+def find_start(state: SearchState, steps: int, meanwhile: deque[ChannelPlan] | None = None) -> Questions[Floats]:
     """Ask for up to `steps` plans, and return the fractions of the best one within the budget, (choices,).
 
     All plans keep the same share of every group, unless there is a `problem.path`, or blocks can be dropped. Then half of the
     steps go to plans of the path, or of `blocks_first`. If no plan is within the budget, it is the last share that bisection
-    reached.
+    reached. Plans of `meanwhile` are asked while there is nothing else to ask.
     """
     space = state.space
     other = state.problem.path or (functools.partial(blocks_first, space) if space.has_blocks else None)
     if other is None:
-        return np.full(len(space.choices), (yield from bisection(state, steps)))
+        return np.full(len(space.choices), (yield from bisection(state, steps, meanwhile=meanwhile)))
     first = len(state.answers)
-    yield from bisection(state, steps - steps // 2, other)
-    share = yield from bisection(state, steps // 2)
+    yield from bisection(state, steps - steps // 2, other, meanwhile)
+    share = yield from bisection(state, steps // 2, meanwhile=meanwhile)
     feasible = [answer for answer in state.answers[first:] if answer.feasible]
     best = max(feasible, key=lambda answer: answer.score).plan if feasible else space.uniform(share)
     return fractions(space, best)

@@ -14,7 +14,7 @@ from helpers.toys_depth import DeepToy
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.ask_tell import answered
 from pipeline.search.environment import observe
-from pipeline.search.initial_design import DROPPED, initial_design
+from pipeline.search.initial_design import DROPPED, design
 from pipeline.search.knapsack import fill
 from pipeline.search.optuna_search import suggested
 from pipeline.search.policy import Agent, AgentSettings
@@ -101,14 +101,7 @@ def test_plans_that_differ_only_inside_a_dropped_block_look_alike_to_a_surrogate
 
 
 def test_each_block_is_missing_from_its_share_of_the_initial_design() -> None:
-    asked: list[ChannelPlan] = []
-
-    def evaluate(plan: ChannelPlan) -> object:
-        asked.append(plan)
-        return TOY.evaluation_of(plan)
-
-    problem = Problem(SPACE, evaluate, 20, constraints=1, seed=0)  # type: ignore[arg-type]
-    answered(problem, initial_design, np.full(len(SPACE.choices), 0.5), trials=20)
+    asked = list(design(SPACE, np.full(len(SPACE.choices), 0.5), trials=20, seed=0))
     for name in ("block1", "block2", "block3"):
         assert sum(name in plan.dropped for plan in asked) == round(DROPPED * 20)
 
