@@ -146,6 +146,17 @@ def test_a_searcher_that_needs_all_answers_gets_them_before_it_goes_on() -> None
     assert known == [0, 2, 4]
 
 
+def test_plans_of_the_design_are_asked_while_the_start_is_not_known() -> None:
+    """Twelve at once: six uniform plans, and six around the share where cost = limit, by a straight line between the ends"""
+    searcher = SEARCHERS["knapsack"](problem_of(SMOOTH, 60))
+    assert searcher is not None
+    asked = [dict(plan) for plan in searcher.ask(12)]
+
+    assert [len(set(plan.values())) for plan in asked[:6]] == [1] * 6
+    assert len(asked) == 12
+    assert all(0.1 * 64 <= width <= 0.9 * 64 for plan in asked[6:] for width in plan.values())
+
+
 def test_an_answer_out_of_order_is_refused() -> None:
     searcher = SEARCHERS["random"](problem_of(SMOOTH, 4))
     assert searcher is not None
