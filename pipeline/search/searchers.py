@@ -34,6 +34,7 @@ class _Searchers(Mapping[str, SearcherFactory]):
 SEARCHERS: Mapping[str, SearcherFactory] = _Searchers(
     {
         DEFAULT_SEARCHER: "ppo_lagrangian:ppo_lagrangian",
+        "pretrained": "pretrained:pretrained",
         "ppo-lagrangian-faithful": "ppo_faithful:ppo_lagrangian_faithful",
         "ddpg-entropy": "ddpg_entropy:ddpg_entropy",
         "surrogate": "surrogate_search:surrogate_search",

@@ -166,7 +166,7 @@ def test_the_version_is_the_projects() -> None:
         ((), "Error: Missing option '--target'. Try --target raspberrypi, or --target local for this machine."),
         (
             ("--searcher", "best"),
-            "Error: --searcher: unknown searcher 'best'; choose one of ddpg-entropy, evolution, greedy, knapsack, ppo-lagrangian, ppo-lagrangian-faithful, random, surrogate, tpe, uniform, uniform-top-up",
+            "Error: --searcher: unknown searcher 'best'; choose one of ddpg-entropy, evolution, greedy, knapsack, ppo-lagrangian, ppo-lagrangian-faithful, pretrained, random, surrogate, tpe, uniform, uniform-top-up",
         ),
         (("--trials", "0"), "Error: Invalid value for '--trials': 0 is not in the range x>=1."),
         (

@@ -1,0 +1,161 @@
+"""Pretrained: a search that starts on the proposals of the amortised policy, and adapts them by PPO-Lagrangian.
+
+ 1. The dense network's violation says which share of its latency is allowed. The first trial is the policy's plan for that share.
+    Two or three more trials on the policy's path find the plan that just meets the budget.
+ 2. A few plans around it show how score and cost react.
+ 3. As in ppo_lagrangian.py, an agent that starts at this plan learns on a surrogate between two trials. The next plan is the one
+    with the highest acquisition value of the agent's proposals and of mutations of the best plans.
+
+Without the policy's plan, this is `ppo-lagrangian` with mutations. Without the agent, it is `surrogate` with another start.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.core.plan import ChannelPlan
+from pipeline.search.acquisition import highest_acquisition
+from pipeline.search.amortised_policy import path_of_policy
+from pipeline.search.policy import Agent, AgentSettings
+from pipeline.search.problem import Evaluation, Problem, SearchSpace
+from pipeline.search.surrogate import Surrogate, fit, fractions, snap
+
+__all__ = ["PretrainedSettings", "allowed_share", "pretrained", "search_from_path"]
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PretrainedSettings:
+    """How trials and proposals are spent."""
+
+    path_trials: int = 4
+    """Most trials on the path."""
+    near: float = 0.03
+    """The path is left when a plan uses at least this share less than the whole budget."""
+    design_share: float = 0.1
+    """Share of the trials for plans around the best one of the path."""
+    spread: float = 0.12
+    """Standard deviation of their fractions."""
+    proposals: int = 128
+    """Of the agent. There are as many mutations of the best plans."""
+    updates_per_trial: int = 2
+    episodes_per_update: int = 64
+    agent: AgentSettings | None = field(default_factory=lambda: AgentSettings(concentration=20.0))
+    """None: mutations only, four times as many."""
+
+
+def pretrained(problem: Problem) -> None:
+    """Search with `problem.trials` evaluations; see `Searcher`. A path of the problem's own replaces the policy's."""
+    search_from_path(problem, problem.path or path_of_policy(problem.space), PretrainedSettings())
+
+
+def search_from_path(problem: Problem, path: Callable[[float], ChannelPlan], settings: PretrainedSettings) -> None:
+    """Search from the plan of `path` that just meets the budget."""
+    space, answers, generator = problem.space, list(problem.known), np.random.default_rng(problem.seed)
+    last = len(answers) + problem.trials
+    known = {answer.plan for answer in answers}
+
+    def evaluate(plan: ChannelPlan) -> None:
+        if plan not in known and len(answers) < last:
+            known.add(plan)
+            answers.append(problem.evaluate(plan))
+
+    _follow(problem, path, settings, answers, evaluate)
+    if not answers:
+        return
+    start = fractions(space, _best(answers, 1)[0].plan)
+    for row in _around(space, start, round(settings.design_share * problem.trials), settings.spread, generator):
+        evaluate(space.plan(row.tolist()))
+    agent = _agent(problem, start, settings)
+    while len(answers) < last and len(known) < space.size:
+        model = fit(space, answers)
+        kept = _mutations(space, _best(answers, 8), settings.proposals * (1 if agent else 4), generator)
+        if agent is not None:
+            _learn(agent, model, answers, settings, generator)
+            played = agent.play(settings.proposals, generator).actions.astype(np.float64)
+            kept = np.concatenate([kept, snap(space, played)])
+        plan = space.plan(kept[highest_acquisition(model, kept, answers)].tolist())
+        if plan in known:
+            plan = space.plan(generator.random(len(start)).tolist())
+        evaluate(plan)
+
+
+def allowed_share(known: Sequence[Evaluation]) -> float:
+    """The share of the dense network's cost that the tightest budget allows, from the dense plan's evaluation, which is first.
+
+    A violation is cost / limit - 1. One half if nothing is known, or if the dense network is within all budgets.
+    """
+    worst = max(known[0].violations, default=0.0) if known else 0.0
+    return 1 / (1 + worst) if worst > 0 else 0.5
+
+
+def _follow(
+    problem: Problem,
+    path: Callable[[float], ChannelPlan],
+    settings: PretrainedSettings,
+    answers: list[Evaluation],
+    evaluate: Callable[[ChannelPlan], None],
+) -> None:
+    """Evaluate plans of `path` until one is just within the budget. The next share follows from the last violation."""
+    share, low, high = allowed_share(problem.known), 0.0, 1.0
+    for _ in range(settings.path_trials):
+        plan, before = path(share), len(answers)
+        evaluate(plan)
+        if len(answers) == before:  # the path has no new plan here
+            return
+        worst = max(answers[-1].violations, default=0.0)
+        low, high = (low, share) if worst > 0 else (share, high)
+        if -settings.near <= worst <= 0:
+            return
+        wanted = share / max(1 + worst + settings.near / 2, 0.2)
+        share = wanted if low < wanted < high else (low + high) / 2
+
+
+def _agent(problem: Problem, start: Floats, settings: PretrainedSettings) -> Agent | None:
+    if settings.agent is None:
+        return None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(problem.seed)
+        return Agent(problem.space, problem.constraints, start, settings.agent)
+
+
+def _learn(
+    agent: Agent, model: Surrogate, answers: Sequence[Evaluation], settings: PretrainedSettings, generator: np.random.Generator
+) -> None:
+    """Rollouts on the surrogate, with rewards scaled to the scores so far, as in ppo_lagrangian.py."""
+    scores = [answer.score for answer in answers]
+    low, span = min(scores), (max(scores) - min(scores)) or 1.0
+    for _ in range(settings.updates_per_trial):
+        episodes = agent.play(settings.episodes_per_update, generator)
+        predicted = model.predict(snap(model.space, episodes.actions.astype(np.float64)))
+        rewards = ((predicted.score - low) / span).astype(np.float32)
+        agent.learn(episodes, rewards, predicted.violations.astype(np.float32), generator)
+
+
+def _around(space: SearchSpace, start: Floats, count: int, spread: float, generator: np.random.Generator) -> Floats:
+    """`count` plans around `start`, in pairs with opposite changes. Blocks stay as they are."""
+    half = generator.standard_normal(((count + 1) // 2, len(start)))
+    changes = np.stack([half, -half], axis=1).reshape(-1, len(start))[:count]
+    changes[:, [choice.is_block for choice in space.choices]] = 0.0
+    return np.clip(start + spread * changes, 0.0, 1.0)
+
+
+def _mutations(space: SearchSpace, parents: Sequence[Evaluation], count: int, generator: np.random.Generator) -> Floats:
+    """`count` mutations of `parents`, as kept fractions. About three choices change, by a large or a small step."""
+    origins = np.stack([fractions(space, parent.plan) for parent in parents])
+    origin = origins[generator.integers(len(origins), size=count)]
+    changed = generator.random(origin.shape) < 3 / origin.shape[1]
+    reach = np.where(generator.random((count, 1)) < 0.5, 0.2, 0.07)
+    moved = np.clip(origin + reach * generator.standard_normal(origin.shape), 0.0, 1.0)
+    blocks = np.asarray([choice.is_block for choice in space.choices])
+    moved[:, blocks] = 1.0 - origin[:, blocks]
+    return snap(space, np.where(changed, moved, origin))
+
+
+def _best(answers: Sequence[Evaluation], count: int) -> list[Evaluation]:
+    """The feasible plans with the highest scores; after them, those that violate the constraints least."""
+    return sorted(answers, key=lambda answer: (max((0.0, *answer.violations)), -answer.score))[:count]
