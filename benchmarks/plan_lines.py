@@ -95,6 +95,10 @@ def store_recording(recording: Recording, path: Path) -> None:
 
 
 def _choice(facts: dict[str, Any]) -> Choice:
-    layer = {name: tuple(value) if isinstance(value, list) else value for name, value in facts["layer"].items()}
-    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
-    return Choice(**plain | {"layer": Layer(**layer)})
+    layer: dict[str, Any] = {name: _frozen(value) for name, value in facts["layer"].items()}
+    plain: dict[str, Any] = {name: _frozen(value) for name, value in facts.items()}
+    return Choice(**{**plain, "layer": Layer(**layer)})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

@@ -31,7 +31,7 @@ Figure = Callable[[Floats], Floats]
 TUNED_ON = 400
 """Number of plans from which the length scales of the Gaussian process are found. All plans are then used."""
 SEARCH_NOISE = 0.02
-"""Standard deviation of a measured latency ratio in a search. A recording on a busy machine has more; its plans average it out."""
+"""Standard deviation of a measured latency ratio in a search. A recording on a busy machine has more."""
 HELD_OUT = 5
 """Every fifth plan is held out for the check."""
 FLOOR = 0.3

@@ -6,6 +6,7 @@ plan. The multiplier of the constraint is known there: it is the ratio of the tw
     d(log distance) - mu d(latency),   mu = (d log distance / d move) / (d latency / d move)
 """
 
+import math
 import time
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def train(policy: AmortisedPolicy, spaces: Spaces, steps: int, learning_rate: fl
     started, seen = time.process_time(), []
     for step in range(steps):
         batch = spaces.subset(torch.from_numpy(generator.integers(len(spaces.channels), size=BATCH)))
-        budget = torch.from_numpy(np.exp(generator.uniform(*np.log(BUDGETS), BATCH)).astype(np.float32))
+        budget = torch.from_numpy(np.exp(generator.uniform(math.log(BUDGETS[0]), math.log(BUDGETS[1]), BATCH)).astype(np.float32))
         odds = policy(batch.features, budget, batch.absent)
         loss, gain, moved = objective(batch, odds, budget)
         optimizer.zero_grad()
@@ -85,7 +86,7 @@ def objective(spaces: Spaces, odds: Tensor, budget: Tensor) -> tuple[Tensor, flo
     reached = (latency.detach() - budget).abs() < 0.01
     kept = reached.float() / reached.sum().clamp(min=1)
     loss = (kept * (log_distance - multiplier.detach() * latency)).sum() + 0.1 * off.square().mean()
-    return loss, float((kept * (log_distance - against)).sum().detach()), float(moved.abs().mean())
+    return loss, float((kept * (log_distance - against)).sum().detach()), float(moved.detach().abs().mean())
 
 
 def move_to(spaces: Spaces, odds: Tensor, budget: Tensor, steps: bool = False, halvings: int = 18) -> Tensor:
@@ -138,7 +139,8 @@ def by_sensitivity(spaces: Spaces, budget: Tensor) -> Tensor:
 
     def plan(price: Tensor) -> Tensor:
         removed = 0.5 * (torch.exp(price)[:, None] * share / (at_half * power)).pow(1 / (power - 1))
-        return (1 - removed).clamp(LEAST, 1.0)
+        kept: Tensor = (1 - removed).clamp(LEAST, 1.0)
+        return kept
 
     for _ in range(24):
         middle = (low + high) / 2

@@ -25,7 +25,7 @@ from plan_tables import PlanTable, load_table
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.amortised_policy import path_of_policy
 from pipeline.search.pretrained import PretrainedSettings, search_from_path
-from pipeline.search.problem import Evaluation, Problem, Searcher
+from pipeline.search.problem import Evaluation, Problem, Searcher, SearcherFactory
 from pipeline.search.searchers import SEARCHERS
 from pipeline.search.sensitivity import path_of
 from pipeline.system.files import write_atomically
@@ -87,7 +87,7 @@ def main(
             for name in names:
                 done = {(line["network"], line["seed"], line["budget"], line["searcher"], line["trials"]) for line in lines}
                 if (network, seed, budget, name, trials) not in done:
-                    lines.append({"network": network, **search(_table(network), budget, name, trials, seed)})
+                    lines.append({"network": network, **run_search(_table(network), budget, name, trials, seed)})
         write_atomically(results, "".join(json.dumps(line) + "\n" for line in lines).encode())
         print(f"{network}, seed {seed}, {time.process_time():.0f} s of processor time", file=sys.stderr, flush=True)
     for budget in budgets:
@@ -100,7 +100,7 @@ def main(
             print(f"Latency {budget:.0%}:\n\n{table_of(chosen, names, against)}\n")
 
 
-def search(table: PlanTable, budget: float, name: str, trials: int, seed: int) -> dict[str, Any]:
+def run_search(table: PlanTable, budget: float, name: str, trials: int, seed: int) -> dict[str, Any]:
     """One search, and its results after 10, 20 and 60 trials."""
     started = time.process_time()
     asked = requested(table.space, table.evaluations(budget, seed), searcher_of(table, name), trials, seed)
@@ -109,13 +109,13 @@ def search(table: PlanTable, budget: float, name: str, trials: int, seed: int) -
     return {"budget": budget, "searcher": name, "seed": seed, "trials": trials, "seconds": round(seconds, 2), "after": found}
 
 
-def searcher_of(table: PlanTable, name: str) -> Searcher:
+def searcher_of(table: PlanTable, name: str) -> SearcherFactory:
     """The searcher of a row."""
     if name not in EXTRAS:
         return SEARCHERS[name]
     base, start = EXTRAS[name]
 
-    def started(problem: Problem) -> Any:
+    def started(problem: Problem) -> Searcher | None:
         if isinstance(base, PretrainedSettings):
             return search_from_path(problem, _path(table, start), base)
         return SEARCHERS[base](replace(problem, path=_path(table, start)))

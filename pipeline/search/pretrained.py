@@ -17,10 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.core.plan import ChannelPlan
-from pipeline.search.acquisition import highest_acquisition
+from pipeline.search.acquisition import ask_best
 from pipeline.search.amortised_policy import path_of_policy
+from pipeline.search.ask_tell import WAIT, Questions, SearchState, ask_and_tell
+from pipeline.search.believe import believed
 from pipeline.search.policy import Agent, AgentSettings
-from pipeline.search.problem import Evaluation, Problem, SearchSpace
+from pipeline.search.problem import Evaluation, Problem, Searcher, SearchSpace
 from pipeline.search.surrogate import Surrogate, fit, fractions, snap
 
 __all__ = ["PretrainedSettings", "allowed_share", "pretrained", "search_from_path"]
@@ -48,40 +50,39 @@ class PretrainedSettings:
     """None: mutations only, four times as many."""
 
 
-def pretrained(problem: Problem) -> None:
+@ask_and_tell
+def pretrained(state: SearchState) -> Questions[None]:
     """Search with `problem.trials` evaluations; see `Searcher`. A path of the problem's own replaces the policy's."""
-    search_from_path(problem, problem.path or path_of_policy(problem.space), PretrainedSettings())
+    path = state.problem.path or path_of_policy(state.space)
+    yield from _from_path(state, path, PretrainedSettings())
 
 
-def search_from_path(problem: Problem, path: Callable[[float], ChannelPlan], settings: PretrainedSettings) -> None:
-    """Search from the plan of `path` that just meets the budget."""
-    space, answers, generator = problem.space, list(problem.known), np.random.default_rng(problem.seed)
-    last = len(answers) + problem.trials
-    known = {answer.plan for answer in answers}
+def search_from_path(problem: Problem, path: Callable[[float], ChannelPlan], settings: PretrainedSettings) -> Searcher:
+    """The same searcher on another path, or with other settings."""
+    return ask_and_tell(_from_path)(problem, path, settings)
 
-    def evaluate(plan: ChannelPlan) -> None:
-        if plan not in known and len(answers) < last:
-            known.add(plan)
-            answers.append(problem.evaluate(plan))
 
-    _follow(problem, path, settings, answers, evaluate)
-    if not answers:
+def _from_path(state: SearchState, path: Callable[[float], ChannelPlan], settings: PretrainedSettings) -> Questions[None]:
+    space, trials = state.space, state.problem.trials
+    generator = np.random.default_rng(state.problem.seed)
+    yield from _follow(state, path, settings)
+    if not state.answers:
         return
-    start = fractions(space, _best(answers, 1)[0].plan)
-    for row in _around(space, start, round(settings.design_share * problem.trials), settings.spread, generator):
-        evaluate(space.plan(row.tolist()))
-    agent = _agent(problem, start, settings)
-    while len(answers) < last and len(known) < space.size:
+    start = fractions(space, _best(state.answers, 1)[0].plan)
+    for row in _around(space, start, round(settings.design_share * trials), settings.spread, generator):
+        plan = space.plan(row.tolist())
+        if state.asked < trials and plan not in {*(answer.plan for answer in state.answers), *state.pending}:
+            yield plan
+    agent = _agent(state.problem, start, settings)
+    while state.asked < trials and not state.exhausted:
+        answers = believed(state)
         model = fit(space, answers)
         kept = _mutations(space, _best(answers, 8), settings.proposals * (1 if agent else 4), generator)
         if agent is not None:
             _learn(agent, model, answers, settings, generator)
             played = agent.play(settings.proposals, generator).actions.astype(np.float64)
             kept = np.concatenate([kept, snap(space, played)])
-        plan = space.plan(kept[highest_acquisition(model, kept, answers)].tolist())
-        if plan in known:
-            plan = space.plan(generator.random(len(start)).tolist())
-        evaluate(plan)
+        yield from ask_best(state, model, kept, answers)
 
 
 def allowed_share(known: Sequence[Evaluation]) -> float:
@@ -93,24 +94,19 @@ def allowed_share(known: Sequence[Evaluation]) -> float:
     return 1 / (1 + worst) if worst > 0 else 0.5
 
 
-def _follow(
-    problem: Problem,
-    path: Callable[[float], ChannelPlan],
-    settings: PretrainedSettings,
-    answers: list[Evaluation],
-    evaluate: Callable[[ChannelPlan], None],
-) -> None:
-    """Evaluate plans of `path` until one is just within the budget. The next share follows from the last violation."""
-    share, low, high = allowed_share(problem.known), 0.0, 1.0
-    for _ in range(settings.path_trials):
-        plan, before = path(share), len(answers)
-        evaluate(plan)
-        if len(answers) == before:  # the path has no new plan here
+def _follow(state: SearchState, path: Callable[[float], ChannelPlan], settings: PretrainedSettings) -> Questions[None]:
+    """Ask for plans of `path` until one is just within the budget. The next share follows from the last violation."""
+    share, low, high = allowed_share(state.problem.known), 0.0, 1.0
+    for _ in range(min(settings.path_trials, state.problem.trials)):
+        plan = path(share)
+        if plan in {answer.plan for answer in state.answers}:
             return
-        worst = max(answers[-1].violations, default=0.0)
-        low, high = (low, share) if worst > 0 else (share, high)
+        yield plan
+        yield WAIT
+        worst = max(state.answers[-1].violations, default=0.0)
         if -settings.near <= worst <= 0:
             return
+        low, high = (low, share) if worst > 0 else (share, high)
         wanted = share / max(1 + worst + settings.near / 2, 0.2)
         share = wanted if low < wanted < high else (low + high) / 2
 

@@ -27,6 +27,7 @@ from pipeline.stages.reevaluate import FeasiblePlan, Reevaluated, best_reevaluat
 pytestmark = pytest.mark.starts_first
 
 LEARNERS = ("ppo-lagrangian", "ddpg-entropy")
+SLOW = (*LEARNERS, "pretrained")
 SEEDS = range(3)
 one_seed_and_all = pytest.mark.parametrize(
     "seeds", [SEEDS[:1], pytest.param(SEEDS, marks=pytest.mark.slow)], ids=["one seed", "all seeds"]
@@ -84,7 +85,7 @@ def test_after_convergence_the_policy_itself_keeps_the_limit(seeds: range) -> No
     assert np.mean(np.abs(violations)) <= 0.02
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in LEARNERS)) for name in SEARCHERS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SEARCHERS])
 def test_what_is_kept_of_a_noisy_search_keeps_the_limit(name: str) -> None:
     """The search sees costs with an error of 3 %, so the best that it saw is often over; a second look sees them to half a percent."""
     asked = replace(CHAIN, noise=0.03).solve(SEARCHERS[name], trials=25, seed=2)

@@ -14,7 +14,7 @@ from pipeline.search.ask_tell import WAIT, Questions, SearchState, ask_and_tell,
 from pipeline.search.problem import Evaluation, Problem
 from pipeline.search.searchers import SEARCHERS
 
-LEARNERS = ("ppo-lagrangian", "ddpg-entropy")
+LEARNERS = ("ppo-lagrangian", "ddpg-entropy", "pretrained")
 """Searchers that train for half a second after each trial."""
 CHEAP = [name for name in SEARCHERS if name not in LEARNERS]
 SEQUENCES = json.loads((Path(__file__).parent / "sequences.json").read_text())

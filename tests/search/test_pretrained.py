@@ -7,6 +7,7 @@ from helpers.toys import CHAIN, TOYS, best_feasible, requested
 
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.amortised_policy import path_of_policy
+from pipeline.search.ask_tell import search
 from pipeline.search.pretrained import PretrainedSettings, allowed_share, pretrained, search_from_path
 from pipeline.search.problem import Evaluation, Problem
 from pipeline.search.searchers import SEARCHERS
@@ -43,7 +44,7 @@ def test_the_path_is_followed_to_a_plan_that_uses_nearly_the_whole_budget() -> N
         return asked[-1]
 
     problem = Problem(SPACE, evaluate, trials=4, constraints=1, seed=0, known=(evaluation_of(SPACE.dense()),))
-    search_from_path(problem, SPACE.uniform, WITHOUT_AGENT)
+    search(lambda problem: search_from_path(problem, SPACE.uniform, WITHOUT_AGENT), problem)
 
     assert max(answer.violations[0] for answer in asked if answer.feasible) > -0.15
 
@@ -55,7 +56,7 @@ def test_a_path_of_the_problem_replaces_the_policys() -> None:
         begun.append(plan)
         return CHAIN.evaluation_of(plan)
 
-    pretrained(Problem(SPACE, evaluate, trials=1, constraints=1, seed=0, path=lambda share: SPACE.thinnest()))
+    search(pretrained, Problem(SPACE, evaluate, trials=1, constraints=1, seed=0, path=lambda share: SPACE.thinnest()))
 
     assert begun == [SPACE.thinnest()]
 

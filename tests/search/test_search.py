@@ -16,7 +16,7 @@ from pipeline.search.problem import Choice, Evaluation, Problem, SearchSpace, Tr
 from pipeline.search.searchers import SEARCHERS
 from pipeline.search.uniform import bisect
 
-LEARNERS = ("ppo-lagrangian", "ddpg-entropy")
+LEARNERS = ("ppo-lagrangian", "ddpg-entropy", "pretrained")
 """Searchers that train for half a second after each trial."""
 
 
