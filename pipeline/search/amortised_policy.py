@@ -105,7 +105,7 @@ def path_of_policy(
         if share <= 0:
             return space.thinnest()
         with torch.no_grad():
-            fractions = torch.sigmoid(policy(features, torch.tensor([share])))[0].tolist()
+            fractions = torch.sigmoid(policy(features, torch.tensor([share], dtype=torch.float32)))[0].tolist()
         return space.plan([1.0 if block else fraction for block, fraction in zip(blocks, fractions, strict=True)])
 
     return path
