@@ -48,6 +48,8 @@ class Sizes:
     """Validation images per epoch, or per trial."""
     test_images: int
     training_limit_s: float
+    boards: int = 1
+    """Boards that measure at the same time. In the best case, the search takes as much less time."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ def sizes_of(job: Job, task: Task, profile: Profile) -> Sizes:
         scored_images=len(task.splits.validation) if isinstance(task, Classification) else 0,
         test_images=task.test_images or 0,
         training_limit_s=60 * job.finetuning.minutes if limited else 0.0,
+        boards=1 if job.dry_run or job.calibration else len(profile.device.hosts or [1]),
     )
 
 
@@ -89,7 +92,7 @@ def estimate_after_loading(sizes: Sizes, profile: Profile, image_s: float) -> Fo
     run_s = (ONNX_SHARE[0] * image_s, ONNX_SHARE[1] * image_s * slowdown)
     process = tuple(START_S[end] + min(profile.probe.time_limit_s, runs * run_s[end]) for end in (0, 1))
     score_s = min(sizes.scored_images, 2000) * image_s
-    trial = (sizes.processes * process[0] + 0.2 * score_s, sizes.processes * process[1] + 2 * score_s)
+    trial = ((sizes.processes * process[0] + 0.2 * score_s) / sizes.boards, sizes.processes * process[1] + 2 * score_s)
     whole = _sum(
         PREPARATION_S, _times(trial, (sizes.trials, sizes.trials + 3)), _after_search(sizes, process[0], process[1], image_s)
     )
@@ -101,6 +104,7 @@ def estimate_before_search(sizes: Sizes, costs: Costs) -> Forecast:
     least, most = sorted((costs.dense_s, costs.thinnest_s))
     trial = (TRIAL_SPREAD[0] * least, TRIAL_SPREAD[1] * most)
     process = (trial[0] / sizes.processes, trial[1] / sizes.processes)
+    trial = (trial[0] / sizes.boards, trial[1])
     whole = _sum(
         (costs.elapsed_s, costs.elapsed_s),
         _times(trial, (sizes.trials - costs.trials,) * 2),
