@@ -1,7 +1,7 @@
 """Doctor: examines a device on one page before a long run."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,6 +19,7 @@ from pipeline.graph.structure import structure
 from pipeline.probe.interface import Graph, MeasurementOptions, Reference, Workload
 from pipeline.probe.worker_probe import WorkerProbe
 from pipeline.remote.link import LinkLost
+from pipeline.stages.board_pool import connect_boards, of_one_board
 from pipeline.stages.shared_device import connect
 from pipeline.system.units import format_bytes
 
@@ -45,7 +46,33 @@ class Finding:
 
 
 def examine(profile: Profile) -> Iterator[Finding]:
-    """Examine the profile's device item by item. The examination ends early where nothing more can be found out."""
+    """Examine the profile's device item by item. The examination ends early where nothing more can be found out.
+
+    Of a pool, each board is examined, and then whether the boards can be pooled.
+    """
+    if profile.device.hosts:
+        for host in profile.device.hosts:
+            yield from (replace(each, what=f"{host}: {each.what}") for each in _examine_board(of_one_board(profile, host)))
+        yield from _pool(profile)
+    else:
+        yield from _examine_board(profile)
+
+
+def _pool(profile: Profile) -> Iterator[Finding]:
+    left_out: list[str] = []
+    try:
+        boards = connect_boards(profile, left_out.append)
+    except CompressError as problem:
+        yield Finding("pool", "failure", f"{type(problem).__name__}: {problem}", exit_code=problem.exit_code)
+        return
+    for board in boards.values():
+        board.close()
+    for reason in left_out:
+        yield Finding("pool", "warning", reason)
+    yield Finding("pool", "ok", f"{len(boards)} boards measure together: {', '.join(boards)}")
+
+
+def _examine_board(profile: Profile) -> Iterator[Finding]:
     where = profile.device.host or "this machine"
     try:
         probe = connect(profile, Reference(_bench_net(), np.zeros((1, 16, 32, 32), np.float32)))

@@ -15,6 +15,7 @@ from helpers.sshd import needs_sshd, pool_profile
 from helpers.workers import until
 
 from pipeline.core.measurement import Failure, Measurement
+from pipeline.doctor import examine
 from pipeline.errors import DeviceUnreachable, ProbeError
 from pipeline.probe import pool as pool_module
 from pipeline.probe.interface import Graph, MeasurementOptions, Workload
@@ -230,6 +231,20 @@ def test_two_boards_over_ssh_measure_a_verdict_and_one_of_them_may_vanish(tmp_pa
     assert isinstance(again, Measurement)
     assert [[each.board for each in found.boards] for found in (first, again)] == [["left", "right"]] * 2
     assert alone == "right"
+
+
+@needs_sshd
+def test_doctor_examines_each_board_and_then_the_pool(tmp_path: Path) -> None:
+    """Neither server runs"""
+    boards = {name: SshBoard(tmp_path / name) for name in ("left", "right")}
+    found = list(examine(pool_profile(boards, tmp_path)))
+
+    assert [(each.what, each.level) for each in found] == [
+        ("left: reachable", "failure"),
+        ("right: reachable", "failure"),
+        ("pool", "failure"),
+    ]
+    assert "0 of 2 boards can be used" in found[-1].found
 
 
 @needs_sshd
