@@ -166,14 +166,14 @@ def test_the_detector_is_pruned_by_the_command_of_its_page(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
 @pytest.mark.parametrize(
-    ("example", "network", "budget", "least"),
-    [(segmenter_example, "segmenter.py:segmenter", "3", 45.0), (detection_example, "detector.py:detector", "5", 45.0)],
+    ("example", "network", "budget", "least", "most_lost"),
+    [(segmenter_example, "segmenter.py:segmenter", "3", 45.0, 8.0), (detection_example, "detector.py:detector", "5", 46.0, 5.0)],
     ids=["segmenter", "detector"],
 )
 def test_the_real_setting_is_pruned_to_half_its_latency(
-    tmp_path: Path, example: ModuleType, network: str, budget: str, least: float
+    tmp_path: Path, example: ModuleType, network: str, budget: str, least: float, most_lost: float
 ) -> None:
-    """The commands of the pages. At most ten points are lost; the pages have the figures."""
+    """The commands of the pages, which have the figures."""
     safetensors.torch.save_file(example.train_from_scratch(example.Settings(), 0).state_dict(), tmp_path / "net.safetensors")
     files = ("--model", f"{EXAMPLES / network}", "--weights", f"{tmp_path}/net.safetensors", "--task", f"{example.__file__}:task")
     budgets = ("--budget", "latency_p50=50%", "--budget", f"accuracy_drop={budget}")
@@ -184,4 +184,4 @@ def test_the_real_setting_is_pruned_to_half_its_latency(
     assert dense is not None
     assert after is not None
     assert dense > least
-    assert after > dense - 10
+    assert after > dense - most_lost
