@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pipeline.data.bounded_cache import BoundedCache
 from pipeline.data.decode import Decoder, channels_of, count_turned, open_image, upright_size
 from pipeline.data.images import Fetch, Splits, carve
 from pipeline.data.listing import Skipped, class_folders, image_files, loose_images, skipped_files
@@ -18,8 +19,8 @@ from pipeline.system.strict_yaml import load_yaml
 
 __all__ = ["MEMORY_LIMIT_BYTES", "digest_of", "fetch_files", "load_folder", "memory_fetch", "shape_of"]
 
-MEMORY_LIMIT_BYTES = 2 * 2**30
-"""Decoded images are kept in memory up to this size. Larger data sets are decoded batch by batch."""
+MEMORY_LIMIT_BYTES = 2**30
+"""Decoded images are kept in memory up to this size. The others are decoded batch by batch."""
 VALIDATION_SHARE, VALIDATION_LIMIT = 0.1, 5000
 TEST_SHARE = 0.1
 """Share of the images that are held out for the test if there is no test folder."""
@@ -90,10 +91,13 @@ def memory_fetch(pixels: Tensor) -> Fetch:
 
 
 def fetch_files(paths: list[Path], decoder: Decoder, memory_limit_bytes: int) -> Fetch:
-    """Return a function that fetches the images `paths`: from memory, or from the files if they need more than the limit."""
+    """Return a function that fetches the images `paths`: from memory, or from the files if they need more than the limit.
+
+    Then the images that are read first are kept up to the limit. These are the images that score plans.
+    """
     if len(paths) * decoder.channels * decoder.size * decoder.width <= memory_limit_bytes:
         return memory_fetch(decoder.files(paths))
-    return lambda indices: decoder.files(paths[index] for index in indices.tolist())
+    return BoundedCache(lambda indices: decoder.files(paths[index] for index in indices), memory_limit_bytes)
 
 
 def _split_folders(root: Path, notices: list[str]) -> dict[str, Path]:
@@ -210,6 +214,7 @@ def shape_of(paths: list[Path], preprocessing: Preprocessing) -> tuple[int, int]
 def digest_of(paths: list[Path], root: Path) -> str:
     """Return a short digest of the names and sizes of the files `paths` below `root`."""
     digest = hashlib.sha256()
-    for path in paths:
-        digest.update(os.fsencode(f"{path.relative_to(root)} {path.stat().st_size}\n"))  # a name may not be UTF-8
+    start = len(str(paths[0])) - len(str(paths[0].relative_to(root))) if paths else 0
+    for path in paths:  # of which there may be hundreds of thousands
+        digest.update(os.fsencode(f"{str(path)[start:]} {path.stat().st_size}\n"))  # a name may not be UTF-8
     return digest.hexdigest()[:12]

@@ -189,9 +189,9 @@ def carve(labels: Tensor, indices: Tensor, share: float, limit: int, seed: int) 
     generator = torch.Generator().manual_seed(seed)
     share = min(share, limit / max(len(indices), 1))
     rest, taken = [], []
-    for label in labels[indices].unique():
-        members = indices[labels[indices] == label]
-        members = members[torch.randperm(len(members), generator=generator)]
+    counts = labels[indices].unique(return_counts=True)[1]
+    for unshuffled in indices[labels[indices].argsort(stable=True)].split(counts.tolist()):
+        members = unshuffled[torch.randperm(len(unshuffled), generator=generator)]
         count = min(max(1, round(share * len(members))), len(members) - 1)
         taken.append(members[:count])
         rest.append(members[count:])

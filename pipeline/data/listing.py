@@ -32,7 +32,7 @@ def image_files(folder: Path, skipped: Skipped) -> list[Path]:
     Links to files and folders are followed wherever they lead, but not to a folder above, and no folder is read twice.
     """
     above = {_identity(parent) for parent in (folder, *folder.parents, *folder.resolve().parents)}
-    return sorted(_walk(folder, above, set(), skipped))
+    return sorted(_walk(folder, above, set(), skipped), key=lambda path: path.parts)
 
 
 def is_flat(folder: Path) -> bool:

@@ -1,7 +1,7 @@
 """Other sources of images: the bundled digits, torchvision, and a user's factory."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,8 +11,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline.core.batch import arrays_in
+from pipeline.core.progress import Progress, no_progress
+from pipeline.data.bounded_cache import BoundedCache
 from pipeline.data.decode import Decoder
-from pipeline.data.folder import VALIDATION_LIMIT, VALIDATION_SHARE, memory_fetch
+from pipeline.data.folder import MEMORY_LIMIT_BYTES, VALIDATION_LIMIT, VALIDATION_SHARE, memory_fetch
 from pipeline.data.images import Fetch, Splits, carve
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import DataError, EmptyData, OneClass, one_line
@@ -20,6 +22,7 @@ from pipeline.errors import DataError, EmptyData, OneClass, one_line
 __all__ = ["load_digits", "load_from_factory", "load_torchvision"]
 
 DIGITS_TEST_SHARE = 0.2
+LABELS_PER_REPORT = 50
 
 
 def load_digits(declared: Preprocessing | None, seed: int) -> Splits:
@@ -59,15 +62,21 @@ def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed
     preprocessing = declared or Preprocessing()
     size = preprocessing.size or min(first.size)
     decoder = Decoder(size, preprocessing.channels or (1 if first.mode == "L" else 3), preprocessing)
-    pixels = torch.stack(
-        [decoder.pixels(cast(Image.Image, part[index][0]), f"{name}[{index}]") for part in parts for index in range(len(part))]
-    )
+    items: Dataset[Any] = torch.utils.data.ConcatDataset(parts)
+
+    def read(indices: Sequence[int]) -> torch.Tensor:
+        return torch.stack([decoder.pixels(cast(Image.Image, items[index][0]), f"{name}[{index}]") for index in indices])
+
+    if len(labels) * decoder.channels * decoder.size * decoder.width <= MEMORY_LIMIT_BYTES:
+        fetch = memory_fetch(read(range(len(labels))))
+    else:
+        fetch = BoundedCache(read, MEMORY_LIMIT_BYTES)
     everything, test = torch.arange(len(labels)).split([len(part) for part in parts])
     train, validation = carve(labels, everything, VALIDATION_SHARE, VALIDATION_LIMIT, seed)
     preprocessing = preprocessing.model_copy(update={"size": size})
     classes = [str(entry) for entry in getattr(parts[0], "classes", range(int(labels.max()) + 1))]
     description = f"torchvision:{name}: {len(labels)} images, {size}x{decoder.width}"
-    return Splits.of(memory_fetch(pixels), labels, (train, validation, test), preprocessing, classes, description)
+    return Splits.of(fetch, labels, (train, validation, test), preprocessing, classes, description)
 
 
 def _takes_root_and_train(factory: object) -> bool:
@@ -80,11 +89,14 @@ def _takes_root_and_train(factory: object) -> bool:
     return {"root", "train"} <= set(names)
 
 
-def load_from_factory(made: object, where: str, declared: Preprocessing | None, seed: int) -> Splits:
+def load_from_factory(
+    made: object, where: str, declared: Preprocessing | None, seed: int, progress: Progress = no_progress
+) -> Splits:
     """Load what a user's factory returned: (train, test) or (train, validation, test), or a mapping with these names.
 
     Each part is a Dataset, or a DataLoader around one, of (float tensor (C, H, W), int label) pairs that are ready for the
-    network. Augmentation is up to the data set.
+    network. Augmentation is up to the data set. A data set without `targets` is read once for its labels, and `progress` counts
+    them. Images are kept in memory up to a limit, except those of training, which the data set may augment.
     """
     parts = _parts(made, where)
     datasets = {name: part.dataset if isinstance(part, DataLoader) else part for name, part in parts.items()}
@@ -96,7 +108,7 @@ def load_from_factory(made: object, where: str, declared: Preprocessing | None, 
             )
         if len(cast(Any, dataset)) == 0:
             raise EmptyData(f"{where}: {name} contains no images")
-    labels = torch.cat([_labels(dataset, where) for dataset in everything])
+    labels = torch.cat([_labels(dataset, where, progress) for dataset in everything])
     if len(labels.unique()) < 2:
         raise OneClass(f"{where}: all labels are {int(labels[0])}; give images of at least two classes")
     spans = dict(
@@ -106,11 +118,13 @@ def load_from_factory(made: object, where: str, declared: Preprocessing | None, 
             strict=True,
         )
     )
-    fetch = _dataset_fetch(torch.utils.data.ConcatDataset(everything), where)
     train, validation = spans["train"], spans.get("validation")
     if validation is None:
         train, validation = carve(labels, train, VALIDATION_SHARE, VALIDATION_LIMIT, seed)
-    shape = tuple(arrays_in(fetch(torch.tensor([0])))[0].shape[1:])
+    read = _dataset_fetch(torch.utils.data.ConcatDataset(everything), where)
+    learned = set(train.tolist())
+    fetch = BoundedCache(lambda indices: read(torch.tensor(indices)), MEMORY_LIMIT_BYTES, lambda index: index not in learned)
+    shape = tuple(arrays_in(read(torch.tensor([0])))[0].shape[1:])
     classes = [str(label) for label in range(int(labels.max()) + 1)]
     description = f"{where}: {len(labels)} images, {'x'.join(str(side) for side in shape)}"
     return Splits.of(fetch, labels, (train, validation, spans["test"]), declared or Preprocessing(), classes, description)
@@ -128,10 +142,10 @@ def _parts(made: object, where: str) -> dict[str, Any]:
     return parts
 
 
-def _labels(dataset: Any, where: str) -> torch.Tensor:
+def _labels(dataset: Any, where: str, progress: Progress = no_progress) -> torch.Tensor:
     try:
         targets = None if getattr(dataset, "target_transform", None) else getattr(dataset, "targets", None)
-        found = targets if targets is not None else [dataset[index][1] for index in range(len(dataset))]
+        found = targets if targets is not None else _labels_of_items(dataset, progress)
         labels = torch.tensor([int(label) for label in found])
     except Exception as problem:
         raise DataError(f"{where}: items must be (tensor, label) pairs ({one_line(problem, 120)})") from None
@@ -141,6 +155,13 @@ def _labels(dataset: Any, where: str) -> torch.Tensor:
             "label, counted from 0"
         )
     return labels
+
+
+def _labels_of_items(dataset: Any, progress: Progress) -> Iterator[Any]:
+    for index in range(len(dataset)):
+        if index % LABELS_PER_REPORT == 0:
+            progress(index, len(dataset), f"reading labels, item {index:,} of {len(dataset):,}")
+        yield dataset[index][1]
 
 
 def _dataset_fetch(dataset: Dataset[Any], where: str) -> Fetch:

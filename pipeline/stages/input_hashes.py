@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import math
 import os
 import sys
 from importlib.machinery import PathFinder
@@ -17,6 +18,8 @@ from pipeline.training.user_code import is_code, package_root
 
 __all__ = ["bind_input_hashes", "origins"]
 
+MANY_IMAGES, SAMPLED_IMAGES = 20_000, 2_000
+"""Of more images than the first number, only so many are read for the hash, evenly spread; the names and sizes of all count."""
 EDGE_BYTES = 2**19
 """Of an image larger than twice this, only its beginning, end and size are hashed. This avoids reading a data set twice."""
 CODE = "code "
@@ -38,11 +41,20 @@ def bind_input_hashes(run: Run, model: str, weights: Path | None, data: str | No
     else:
         names = [name.removeprefix(CODE) for name in known if name.startswith(CODE)]
         root = code_root(model, data)
-        run.bind("sources", origins(model, weights, data, [root / name for name in names]) | _unlabelled(unlabelled))
+        code = [root / name for name in names]
+        found = origins(model, weights, data, code) | _unlabelled(unlabelled)
+        if found != known:  # older runs hashed the contents of all images
+            found = origins(model, weights, data, code, math.inf) | _unlabelled(unlabelled, math.inf)
+        run.bind("sources", found)
 
 
-def origins(model: str, weights: Path | None, data: str | None, code: list[Path]) -> dict[str, str]:
-    """Maps the name of each file to its hash. A missing file has the hash 'missing'."""
+def origins(
+    model: str, weights: Path | None, data: str | None, code: list[Path], most_images: float = MANY_IMAGES
+) -> dict[str, str]:
+    """Maps the name of each file to its hash. A missing file has the hash 'missing'.
+
+    Of a folder with more than `most_images`, only some images are read.
+    """
     found = {CODE + os.path.relpath(path, code_root(model, data)): _file_digest(path) for path in code}
     if model.lower().endswith(".onnx"):
         found["model"] = _file_digest(Path(model))
@@ -54,7 +66,7 @@ def origins(model: str, weights: Path | None, data: str | None, code: list[Path]
             found["preprocessing"] = _file_digest(declared)
     elif data is not None and Path(data).is_dir():
         try:
-            found["data"] = _folder_digest(Path(data))
+            found["data"] = _folder_digest(Path(data), most_images)
         except OSError:  # an unreadable folder inside: loading reports which one
             found["data"] = "missing"
         if (declared := Path(data, "preprocessing.yaml")).exists():
@@ -62,11 +74,11 @@ def origins(model: str, weights: Path | None, data: str | None, code: list[Path]
     return found
 
 
-def _unlabelled(folder: Path | None) -> dict[str, str]:
+def _unlabelled(folder: Path | None, most_images: float = MANY_IMAGES) -> dict[str, str]:
     """The hash of a folder of images without labels. Empty if there is none."""
     if folder is None:
         return {}
-    found = origins("", None, str(folder), [])
+    found = origins("", None, str(folder), [], most_images)
     return {f"unlabelled {name}": digest for name, digest in found.items()}
 
 
@@ -123,12 +135,17 @@ def _file_digest(path: Path) -> str:
         return "missing"
 
 
-def _folder_digest(root: Path) -> str:
-    """Hash of the names and contents of all images."""
-    digest = hashlib.sha256()
-    for path in image_files(root, Skipped()):
-        digest.update(f"{path.relative_to(root)}\0".encode("utf-8", "surrogateescape"))
+def _folder_digest(root: Path, most: float = MANY_IMAGES, sampled: int = SAMPLED_IMAGES) -> str:
+    """Hash of the names and contents of all images. With more than `most`, of their names and sizes and of some contents."""
+    digest, paths = hashlib.sha256(), image_files(root, Skipped())
+    step = 1 if len(paths) <= most else -(-len(paths) // sampled)
+    start = len(str(paths[0])) - len(str(paths[0].relative_to(root))) if paths else 0
+    for number, path in enumerate(paths):
+        digest.update(os.fsencode(str(path)[start:]) + b"\0")
         try:
+            if number % step:
+                digest.update(f"{path.stat().st_size}\0".encode())
+                continue
             with open_foreign(path, WEIGHTS_LIMIT_BYTES) as file:
                 size = os.fstat(file.fileno()).st_size
                 digest.update(f"{size}\0".encode() + file.read(EDGE_BYTES))

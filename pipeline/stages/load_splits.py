@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from pipeline.core.progress import Progress, no_progress
 from pipeline.data.arrays import WantedInput, is_array_file, load_arrays
 from pipeline.data.images import Splits
 from pipeline.data.listing import is_flat
@@ -17,7 +18,7 @@ from pipeline.training.load import load_data
 __all__ = ["load_splits"]
 
 
-def load_splits(job: Job, declared: Preprocessing | None, given: GivenNetwork | None) -> Splits:
+def load_splits(job: Job, declared: Preprocessing | None, given: GivenNetwork | None, progress: Progress = no_progress) -> Splits:
     """Load the data of `job`. `given` is the network, if it comes from an ONNX file, and `declared` its preprocessing.
 
     A file of arrays and a folder without class folders have no labels, and the classes are not known yet. Raises DataError and
@@ -37,7 +38,7 @@ def load_splits(job: Job, declared: Preprocessing | None, given: GivenNetwork | 
         )
     folder = job.unlabelled if job.data == "none" else Path(job.data) if is_flat(Path(job.data)) else None
     if folder is None:
-        return load_data(job.data, declared, job.seed)
+        return load_data(job.data, declared, job.seed, progress)
     splits = load_unlabelled(folder, declared, job.seed)
     if splits.train.preprocessing.mean is None:
         raise DataError(

@@ -103,7 +103,7 @@ def load_model_and_task(job: Job, profile: Profile, progress: Progress = no_prog
             check_samples(module, task.inputs(1), job.model)
             notices += adapt(module, task.inputs(2))
     else:
-        splits = load_splits(job, source.preprocessing, given)
+        splits = load_splits(job, source.preprocessing, given, progress)
         module = load_model(source, job.weights, len(splits.classes) or None, notices.append)
         one, two = (next(splits.train.sample(count, 0).batches(count))[0] for count in (1, 2))
         form = settle_form(module, one, job.model, argument_names(module, splits, job))

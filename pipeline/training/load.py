@@ -126,7 +126,7 @@ def load_model(
     return module.cpu().float().eval()
 
 
-def load_data(spec: str, declared: Preprocessing | None, seed: int) -> Splits:
+def load_data(spec: str, declared: Preprocessing | None, seed: int, progress: Progress = no_progress) -> Splits:
     """Load images. `spec` is a folder, digits, torchvision:<name>[:<root>], file.py:factory or package.module:factory; the last
     two run the user's code.
 
@@ -143,7 +143,7 @@ def load_data(spec: str, declared: Preprocessing | None, seed: int) -> Splits:
             made = code.found()
         except (Exception, SystemExit) as problem:
             raise DataError(f"{spec}: the factory failed with {describe_error(problem, code.module)}") from None
-        return load_from_factory(made, spec, declared, seed)
+        return load_from_factory(made, spec, declared, seed, progress)
     if spec == "digits":
         return load_digits(declared, seed)
     raise DataError(
