@@ -1,7 +1,7 @@
 """Other sources of images: the bundled digits, torchvision, and a user's factory."""
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -68,7 +68,7 @@ def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed
         return torch.stack([decoder.pixels(cast(Image.Image, items[index][0]), f"{name}[{index}]") for index in indices])
 
     if len(labels) * decoder.channels * decoder.size * decoder.width <= MEMORY_LIMIT_BYTES:
-        fetch = memory_fetch(read(range(len(labels))))
+        fetch: Fetch = memory_fetch(read(range(len(labels))))
     else:
         fetch = BoundedCache(read, MEMORY_LIMIT_BYTES)
     everything, test = torch.arange(len(labels)).split([len(part) for part in parts])
@@ -164,7 +164,7 @@ def _labels_of_items(dataset: Any, progress: Progress) -> Iterator[Any]:
         yield dataset[index][1]
 
 
-def _dataset_fetch(dataset: Dataset[Any], where: str) -> Fetch:
+def _dataset_fetch(dataset: Dataset[Any], where: str) -> Callable[[torch.Tensor], torch.Tensor]:
     def fetch(indices: torch.Tensor) -> torch.Tensor:
         try:
             items = [dataset[index][0] for index in indices.tolist()]
