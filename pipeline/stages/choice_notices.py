@@ -37,7 +37,7 @@ def choice_notices(
 def _reason(doubts: tuple[Remark, ...], *, is_sure: bool, is_thinnest: bool) -> str:
     if is_thinnest:
         because = f" ({'; '.join(remark.text for remark in doubts)})" if doubts else ""
-        return f"no plan of the search was within the budget when it was measured again{because}, so the thinnest plan is taken"
+        return f"no other plan had figures within the budget{because}, so the thinnest plan is taken"
     if doubts:
         return f"the plan was chosen by disturbed measurements ({'; '.join(remark.text for remark in doubts)})"
     return (

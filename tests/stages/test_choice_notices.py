@@ -113,7 +113,7 @@ def test_a_sure_plan_near_its_limit_needs_no_notice() -> None:
             plan(1, 0.03),
             None,
             True,
-            "no plan of the search was within the budget when it was measured again, so the thinnest plan is taken: latency p50 3.0 %",
+            "no other plan had figures within the budget, so the thinnest plan is taken: latency p50 3.0 %",
             "(limit 50.0 %)",
         ),
     ],
