@@ -1,13 +1,16 @@
 """Evolution and TPE, by Optuna: two general searchers that a specialised one has to beat."""
 
 import warnings
+from collections import deque
 
+import numpy as np
 import optuna
 
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.ask_tell import WAIT, Questions, SearchState, ask_and_tell
+from pipeline.search.initial_design import design
 from pipeline.search.problem import Choice, Evaluation
-from pipeline.search.start import BISECTION_TRIALS, find_start
+from pipeline.search.start import BISECTION_TRIALS, expected_share, find_start
 
 __all__ = ["evolution", "suggested", "tpe"]
 
@@ -38,10 +41,14 @@ def _search(state: SearchState, sampler: optuna.samplers.BaseSampler) -> Questio
     """Ask `sampler` for plans until the trials are spent. It starts from the same simple plans as the other searchers."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the screen prints the line per trial
     trials, choices = state.problem.trials, state.space.choices
-    yield from find_start(state, min(BISECTION_TRIALS, trials))
+    steps, early = min(BISECTION_TRIALS, trials), deque[ChannelPlan]()
+    if state.wanted > 1:  # some boards or workers are free while the start is not known
+        around = np.full(len(choices), expected_share(state))
+        early.extend(design(state.space, around, min(state.wanted, trials - steps), [state.problem.seed, 1]))
+    yield from find_start(state, steps, early)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     answers = {answer.plan: answer for answer in state.answers}
-    for plan in answers:
+    for plan in dict.fromkeys([*answers, *state.pending]):
         pairs = zip(choices, state.space.widths_in(plan), strict=True)
         study.enqueue_trial({choice.name: choice.widths.index(width) for choice, width in pairs})
     unanswered: dict[ChannelPlan, list[optuna.Trial]] = {}
@@ -53,8 +60,9 @@ def _search(state: SearchState, sampler: optuna.samplers.BaseSampler) -> Questio
         if plan in answers:
             _tell(study, trial, answers[plan])
             continue
+        known = plan in unanswered or plan in state.pending
         unanswered.setdefault(plan, []).append(trial)
-        if len(unanswered[plan]) == 1:
+        if not known:
             yield plan
         elif len(unanswered[plan]) > POPULATION:
             yield WAIT  # the sampler needs an answer to get away from this plan

@@ -14,7 +14,7 @@ from pipeline.search.problem import SearchSpace
 from pipeline.search.surrogate import fractions
 from pipeline.search.uniform import bisection
 
-__all__ = ["BISECTION_TRIALS", "Beginning", "begin", "blocks_first", "find_start", "start_and_design"]
+__all__ = ["BISECTION_TRIALS", "Beginning", "begin", "blocks_first", "expected_share", "find_start", "start_and_design"]
 
 Floats = NDArray[np.float64]
 
