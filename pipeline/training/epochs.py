@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pipeline.core.batch import Inputs, Outputs, outputs_of
 from pipeline.core.compute_device import compute_device
-from pipeline.data.images import Images
+from pipeline.data.images import Images, evaluation_size
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import reference_loss
 from pipeline.training.execution_mode import layout_of, train_mode
@@ -178,12 +178,26 @@ def train_epoch(learner: Learner, setup: TrainingSetup, epoch: int, rate: Callab
     for step, (images, labels) in enumerate(setup.train.training_batches(setup.batch_size, setup.seed, epoch)):
         for group in learner.optimizer.param_groups:
             group["lr"] = rate(step)
-        logits, target = _answers(learner.module, setup, images)
-        loss = training_loss(logits, target, labels.to(setup.device), setup.settings)
         learner.optimizer.zero_grad()
-        loss.backward()
+        loss = 0.0
+        for part in _parts(images, setup.device):
+            logits, target = _answers(learner.module, setup, images[part])
+            share = len(labels[part]) / len(labels)
+            part_loss = share * training_loss(logits, target, labels[part].to(setup.device), setup.settings)
+            part_loss.backward()
+            loss += float(part_loss.detach())
         learner.optimizer.step()
-        yield float(loss.detach())
+        yield loss
+
+
+def _parts(images: Inputs, device: torch.device) -> Iterator[slice]:
+    """Parts of a batch, of nearly equal sizes, whose gradients are added up. On a processor, large images come in several parts,
+    because the activations of a whole batch would need gigabytes. A GPU gets the whole batch.
+    """
+    total = len(images)
+    count = math.ceil(total / evaluation_size(images[:1].numel())) if device.type == "cpu" else 1
+    for number in range(count):
+        yield slice(total * number // count, total * (number + 1) // count)
 
 
 def validated(module: nn.Module, setup: TrainingSetup) -> Validation:

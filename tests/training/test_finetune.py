@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from pipeline.data.images import Images, Splits
 from pipeline.data.sources import load_digits
 from pipeline.errors import TrainingDiverged
-from pipeline.training.epochs import Validation, schedule, training_loss
+from pipeline.training.epochs import TrainingSetup, Validation, learner_of, schedule, train_epoch, training_loss
 from pipeline.training.finetune import Finetuned, Tracking, TrainingData, finetune
 from pipeline.training.learning_rates import RATES
 from pipeline.training.scoring import accuracy, hits, recalibrate
@@ -606,3 +606,35 @@ def test_a_last_batch_of_one_image_is_left_out(digits: Splits) -> None:
     )
 
     assert seen == [(1, 4), (3, 4)]
+
+
+class Watched(nn.Module):
+    """pixels -> linear(10). It remembers how many images it got at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.head, self.seen = nn.Linear(64, 10), list[int]()
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.seen.append(len(images))
+        return self.head(images.flatten(1))
+
+
+def test_a_batch_of_large_images_is_learned_in_parts_with_the_same_result(
+    digits: Splits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """50 images in batches of 20, 20 and 10, of which at most 6 fit into memory at once."""
+    data = (digits.train.subset(torch.arange(50)), digits.validation)
+    found = {}
+    for values in (2**22, 6 * 64):
+        monkeypatch.setattr("pipeline.data.images.MOST_VALUES", values)
+        setup = replace(TrainingSetup.of(None, data, SETTINGS, 20, 0), train=data[0].subset(torch.arange(50)))
+        learner = learner_of(Watched(), setup)
+        losses = list(train_epoch(learner, setup, 0, lambda _: 0.05))
+        found[values] = learner.module, torch.tensor(losses)
+    (whole, losses), (parts, losses_of_parts) = found.values()
+
+    assert (whole.seen, parts.seen) == ([20, 20, 10], [5, 5, 5, 5, 5, 5, 5, 5, 5, 5])
+    torch.testing.assert_close(losses_of_parts, losses, rtol=1e-3, atol=1e-3)  # the learner may compute in bfloat16
+    torch.testing.assert_close(parts.head.weight, whole.head.weight, rtol=1e-2, atol=1e-3)
