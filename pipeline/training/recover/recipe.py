@@ -20,8 +20,6 @@ RATES: dict[Optimizer, tuple[float, ...]] = {
 FIRST_RATES: dict[Optimizer, float] = {"SGD": 0.005, "AdamW": 0.001}
 FIRST_OPTIMIZERS: dict[MethodName, Optimizer] = {"distil": "SGD", "mimic": "AdamW", "blocks": "AdamW"}
 """The better optimizer of each method; see docs/decisions/0026-few-pictures.md."""
-FREE_RATE = 0.003
-"""The first rate of AdamW with statistics of each batch. Such a training bears more than one with fixed statistics."""
 BATCHES = (16, 32, 64)
 FIRST_BATCH = 32
 
@@ -92,7 +90,7 @@ def best_recipes(
     for recipe in firsts:
         tried(recipe)
         if recipe.fixed:
-            tried(replace(recipe, fixed=False, rate=FREE_RATE))
+            tried(replace(recipe, fixed=False))
     for method in sorted(methods, key=lambda method: losses[best(method)]):
         _climb(tried, best(method))
     _climb(tried, replace(best(), fixed=not best().fixed))

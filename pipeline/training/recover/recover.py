@@ -10,7 +10,6 @@ A network is better if its outputs are closer to the teacher's on the validation
 these rightly as round 0. Hits alone would decide by a picture or two.
 """
 
-import copy
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -43,7 +42,6 @@ from pipeline.training.recover.state import (
     outcome,
     retreat,
 )
-from pipeline.training.scoring import recalibrate
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.statistics_shift import set_shifts
 from pipeline.training.teacher import Teacher
@@ -138,8 +136,6 @@ def recover(
     identity = sha256_bytes(json.dumps(asked).encode())
 
     learner = recovery.learner(first_recipe(methods[0], settings, len(data.train)))
-    recalibrate(learner.module, (setup.placed(pixels, learner.module) for pixels, _ in setup.calibration.batches()))
-    recovery = replace(recovery, student=copy.deepcopy(learner.module))  # to learn with fixed statistics, they must fit
     state, notice = resume(tracking.checkpoint, learner, identity, RecoveryState)
     if state is None:
         state = _begin(recovery, learner)
