@@ -167,7 +167,7 @@ def test_the_detector_is_pruned_by_the_command_of_its_page(tmp_path: Path) -> No
 @pytest.mark.timeout(5400)
 @pytest.mark.parametrize(
     ("example", "network", "budget", "least", "most_lost"),
-    [(segmenter_example, "segmenter.py:segmenter", "3", 45.0, 8.0), (detection_example, "detector.py:detector", "5", 46.0, 5.0)],
+    [(segmenter_example, "segmenter.py:segmenter", "3", 45.0, 5.0), (detection_example, "detector.py:detector", "5", 46.0, 5.0)],
     ids=["segmenter", "detector"],
 )
 def test_the_real_setting_is_pruned_to_half_its_latency(
