@@ -8,8 +8,12 @@ Random plans of each network are scored in three ways, in turn, in one thread. T
 
 Before and now include the making of the candidate: its slices, weights, reconstruction and the outputs that its file must have.
 Timed runs are left out. They are the same in every way. Each plan is one raw line; finished plans are not run again.
+
+With `--device cuda`, *now* scores on the GPU and the others on the processor. The figure is then the time that passes. Such rows
+have the name of the device.
 """
 
+import itertools
 import json
 import platform
 import statistics
@@ -30,6 +34,7 @@ from scipy.stats import spearmanr
 from scores import random_plans
 from torch import nn
 
+from pipeline.core.compute_device import computing_on, find_device
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.profile import load_profile
@@ -63,6 +68,7 @@ WEIGHTS = {
 MOBILENET = "mobilenet_v2, 224 pixels"
 NETWORKS = (*WEIGHTS, MOBILENET)
 SCORED, STATISTICS, SIDE = 2000, 1024, 224
+PROCESSOR = torch.device("cpu")
 Answer = TypeVar("Answer")
 
 
@@ -100,17 +106,26 @@ class Bench:
 @click.option("--macs", "share", default=0.4, show_default=True, help="Share of the dense network's that a plan has.")
 @click.option("--plans", default=60, show_default=True)
 @click.option("--plain", default=5, show_default=True, help="Number of plans that are also made by the plain loop.")
+@click.option("--device", default="cpu", show_default=True, help="Where the scores of now are computed.")
 @click.option("--out", type=click.Path(path_type=Path), default=RESULTS, show_default=True)
 @click.option("--table", is_flag=True, help="Print the table of the raw lines; without data or weights.")
 def main(
-    networks: tuple[str, ...], weights: Path, data: str, share: float, plans: int, plain: int, out: Path, table: bool
+    networks: tuple[str, ...],
+    weights: Path,
+    data: str,
+    share: float,
+    plans: int,
+    plain: int,
+    device: str,
+    out: Path,
+    table: bool,
 ) -> None:
     """Score the plans that are missing; print the table."""
     warnings.simplefilter("ignore")
     keep_freed_memory()
     torch.set_num_threads(1)
     for network in () if table else networks or NETWORKS:
-        known = [line for line in lines_of(out) if line["network"] == network]
+        known = [line for line in lines_of(out) if line["network"] == network and line.get("device", "cpu") == device]
         if len(known) >= plans:
             continue
         bench = start_bench(network, weights, data)
@@ -118,24 +133,28 @@ def main(
         drawn = random_plans(bench.space, bench.builder, share * dense_macs, plans, 0)
         best = max((line["now"] for line in known), default=None)
         for number, plan in enumerate(drawn[len(known) :], len(known)):
-            line = one_plan(bench, plan, number, best, with_plain=number < plain)
+            line = one_plan(bench, plan, number, best, find_device(device), with_plain=number < plain)
             best = line["now"] if best is None else max(best, line["now"])
-            line = {"network": network, "macs": share, "machine": platform.machine(), **line}
+            line = {"network": network, "macs": share, "machine": platform.machine(), "device": device, **line}
             with out.open("a") as file:
                 file.write(json.dumps(line) + "\n")
             print(f"{network} {number + 1} of {plans}: {line['before_s']:.2f} s before, {line['now_s']:.2f} s now", flush=True)
     print("\n".join(table_of(out)))
 
 
-def one_plan(bench: Bench, plan: ChannelPlan, number: int, best: float | None, *, with_plain: bool) -> dict[str, Any]:
+def one_plan(
+    bench: Bench, plan: ChannelPlan, number: int, best: float | None, device: torch.device, *, with_plain: bool
+) -> dict[str, Any]:
     """The figures of one plan. Which way comes first alternates."""
 
     def before() -> dict[str, Any]:
-        value, seconds = timed(lambda: bench.scored_before(bench.made(plan)))
+        with computing_on(PROCESSOR):
+            value, seconds = timed(lambda: bench.scored_before(bench.made(plan)), device)
         return {"before": value, "before_s": seconds}
 
     def now() -> dict[str, Any]:
-        score, seconds = timed(lambda: bench.task.score_against(bench.made(plan), best))
+        with computing_on(device):
+            score, seconds = timed(lambda: bench.task.score_against(bench.made(plan), best), device)
         return {"now": score.value, "now_s": seconds, "images": score.images or SCORED}
 
     def plain() -> dict[str, Any]:
@@ -144,7 +163,8 @@ def one_plan(bench: Bench, plan: ChannelPlan, number: int, best: float | None, *
             onnxruntime.InferenceSession(_exported(module, bench.builder, dynamo=False), providers=["CPUExecutionProvider"])
             return bench.scored_before(module)
 
-        return {"plain_s": timed(loop)[1]}
+        with computing_on(PROCESSOR):
+            return {"plain_s": timed(loop, device)[1]}
 
     ways = [before, now] if number % 2 else [now, before]
     found: dict[str, Any] = {"number": number}
@@ -153,11 +173,12 @@ def one_plan(bench: Bench, plan: ChannelPlan, number: int, best: float | None, *
     return found
 
 
-def timed(function: Callable[[], Answer]) -> tuple[Answer, float]:
-    """The answer, and the processor time of this process in seconds."""
-    started = time.process_time()
+def timed(function: Callable[[], Answer], device: torch.device) -> tuple[Answer, float]:
+    """The answer, and the processor time of this process in seconds. Beside a GPU, it is the time that passes."""
+    clock = time.process_time if device == PROCESSOR else time.perf_counter
+    started = clock()
     answer = function()
-    return answer, round(time.process_time() - started, 4)
+    return answer, round(clock() - started, 4)
 
 
 def start_bench(network: str, weights: Path, data: str) -> Bench:
@@ -206,8 +227,10 @@ def table_of(out: Path = RESULTS) -> list[str]:
         "| network | plans | before, CPU s | now, CPU s | factor | on fewer images | rank correlation | plain loop | factor |",
         "| --- | --: | --: | --: | --: | --: | --: | --: | --: |",
     ]
-    for network in NETWORKS:
-        lines = [line for line in lines_of(out) if line["network"] == network]
+    every = lines_of(out)
+    devices = dict.fromkeys(line.get("device", "cpu") for line in every)
+    for network, device in itertools.product(NETWORKS, devices):
+        lines = [line for line in every if line["network"] == network and line.get("device", "cpu") == device]
         if not lines:
             continue
         before, now = ([line[f"{way}_s"] for line in lines] for way in ("before", "now"))
@@ -215,7 +238,7 @@ def table_of(out: Path = RESULTS) -> list[str]:
         fewer = sum(line["images"] < SCORED for line in lines)
         rank = spearmanr([line["before"] for line in lines], [line["now"] for line in lines]).statistic
         cells = [
-            network,
+            network if device == "cpu" else f"{network}, {device}",
             str(len(lines)),
             _cell(before),
             _cell(now),
