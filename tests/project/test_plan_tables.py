@@ -9,7 +9,7 @@ import numpy as np
 import plan_tables
 import pytest
 from plan_draws import BUDGETS, next_fine_tuned, next_plan
-from plan_lines import Recording, read_recording, space_facts, store_recording
+from plan_lines import FOLDER, Recording, read_recording, space_facts, store_recording
 from plan_tables import PlanTable, check, table_of
 from table_searches import outcome, uniform_within
 
@@ -121,3 +121,13 @@ def test_a_plan_that_was_within_the_budget_by_luck_is_no_result(table: PlanTable
     assert outcome(table, budget, asked[:1])["score"] == pytest.approx(
         float(table.scores(table.kept(uniform_within(table, budget)))[0]), abs=1e-3
     )
+
+
+def test_the_stored_plans_of_resnet20_are_1500_different_ones_of_its_space() -> None:
+    found = read_recording(FOLDER / "resnet20.jsonl.xz")
+    assert found is not None
+    widths = [tuple(line["widths"]) for line in found.plans]
+
+    assert len(set(widths)) == len(widths) >= 1500
+    assert all(each == found.space.widths_in(found.space.plan_of(each)) for each in widths)
+    assert all(width in choice.widths for each in widths for width, choice in zip(each, found.space.choices, strict=True))
