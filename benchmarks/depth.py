@@ -15,7 +15,7 @@ from pathlib import Path
 import click
 import torch
 from depth_bench import Bench, Skipped, Sources, start_bench
-from depth_cells import BUDGETS, NETWORKS, RESULTS, Settings, cells, finished, keep
+from depth_cells import BUDGETS, NETWORKS, RESULTS, ROWS, Settings, cells, finished, keep
 from depth_table import tables, with_tables
 
 from pipeline.system.files import write_atomically
@@ -27,6 +27,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "depth.md"
 @click.command()
 @click.option("--network", "networks", multiple=True, type=click.Choice(NETWORKS), default=NETWORKS, help="[default: all]")
 @click.option("--budget", "budgets", multiple=True, type=int, default=BUDGETS, help="Percent of the latency.  [default: 50, 25]")
+@click.option("--row", "rows", multiple=True, type=click.Choice(list(ROWS)), default=list(ROWS), help="[default: all]")
 @click.option("--seeds", default=3, show_default=True)
 @click.option("--cells", "most", default=0, help="Run at most so many cells.  [default: all]")
 @click.option("--cifar", type=click.Path(path_type=Path), default=Path("cifar10-jpeg"), show_default=True, help="train/, test/.")
@@ -38,6 +39,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "depth.md"
 def main(
     networks: tuple[str, ...],
     budgets: tuple[int, ...],
+    rows: tuple[str, ...],
     seeds: int,
     most: int,
     cifar: Path,
@@ -53,7 +55,8 @@ def main(
     if not table:
         keep_freed_memory()
         torch.set_num_threads(threads)
-        missing = [cell for cell in cells(networks, budgets, seeds) if cell not in finished(out, settings)]
+        known = finished(out, settings)
+        missing = [cell for cell in cells(networks, budgets, seeds) if cell.row in rows and cell not in known]
         benches: dict[str, Bench | None] = {}
         for cell in itertools.islice(missing, most or None):
             if cell.network not in benches:

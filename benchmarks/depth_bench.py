@@ -41,6 +41,7 @@ from pipeline.stages.probe_adapter import reference_of
 from pipeline.stages.reevaluate import reevaluate
 from pipeline.stages.reward import RewardFunction
 from pipeline.stages.search_space import search_space
+from pipeline.stages.sensitivity import sensitivity_path
 from pipeline.stages.shared_device import connect, share_device
 from pipeline.training.finetune import Finetuned
 from pipeline.training.load import answered, find_model, load_data, load_model
@@ -107,8 +108,9 @@ class Bench:
             else:
                 ends = score_thinnest(measurer, ends, weights)
                 evaluator = Evaluator(measurer, ends, weights, self.settings.trials)
+                path = sensitivity_path(context, space, weights)
                 with contextlib.suppress(TrialsSpent), compute_threads(1):
-                    search(SEARCHERS[DEFAULT_SEARCHER], evaluator.problem(space, cell.seed))
+                    search(SEARCHERS[DEFAULT_SEARCHER], evaluator.problem(space, cell.seed, path))
                 chosen = reevaluate(evaluator)
             tuned = self._recovered(weights, chosen, task, cell.seed)
             seconds = {"wall_s": round(time.monotonic() - started), "processor_s": round(time.process_time() - used)}

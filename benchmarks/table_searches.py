@@ -118,7 +118,8 @@ def searcher_of(table: PlanTable, name: str) -> SearcherFactory:
     def started(problem: Problem) -> Searcher | None:
         if isinstance(base, PretrainedSettings):
             return search_from_path(problem, _path(table, start), base)
-        return SEARCHERS[base](replace(problem, path=_path(table, start)))
+        path = _path(table, start)
+        return SEARCHERS[base](replace(problem, path=lambda share, _=1.0: path(share)))
 
     return started
 

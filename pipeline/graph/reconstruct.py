@@ -29,6 +29,8 @@ RIDGE = 1e-2
 """Ridge term on the diagonal, as a share of the mean variance. It is needed because the moments come from few images."""
 ROWS = 2**16
 """Largest number of pixels of one batch from which a layer's moments are computed."""
+PICTURES_OF_BLOCKS = 128
+"""Largest number of pictures on which blocks are compared."""
 WIDEST = 4096
 """Largest number of inputs that are treated one by one, without channels. More would need a matrix of more than 100 MB."""
 
@@ -70,23 +72,27 @@ class Reconstruction:
     def block_errors(self, progress: Progress = no_progress) -> dict[str, float]:
         """Return by name what dropping each block alone costs, after the layers behind it were adapted; see `DenseInputs.fit`.
 
-        Empty if there are no blocks, or too few pictures.
+        Empty if there are no blocks, or too few pictures. A part of the pictures is enough to tell blocks apart.
         """
-        if self._dense_inputs is None:
+        dense_inputs = self._dense_inputs_of(PICTURES_OF_BLOCKS)
+        if dense_inputs is None:
             return {}
         whole = all_channels(self.space)
         found = {}
         for number, block in enumerate(self.space.blocks):
             progress(number, len(self.space.blocks), f"dropping {block.name}")
             kept = {**whole, block.name: ()}
-            found[block.name] = self._dense_inputs.fit(shrink(self.module, self.space, kept).eval(), self.space, kept)
+            found[block.name] = dense_inputs.fit(shrink(self.module, self.space, kept).eval(), self.space, kept)
         return found
 
     @cached_property
     def _dense_inputs(self) -> DenseInputs | None:
+        return self._dense_inputs_of(None)
+
+    def _dense_inputs_of(self, most: int | None) -> DenseInputs | None:
         if self.pictures is None or len(self.pictures) < 2:  # one picture has no variance
             return None
-        return record_dense_inputs(self.module, self.pictures, _all_columns(self.module, self.space), _rows, RIDGE)
+        return record_dense_inputs(self.module, self.pictures[:most], _all_columns(self.module, self.space), _rows, RIDGE)
 
     def _adapt(self, layer: nn.Module, name: str, moments: Moments, kept: Kept) -> None:
         whole = self.module.get_submodule(name).get_parameter("weight").detach()

@@ -25,7 +25,7 @@ from pipeline.core.batch import Inputs, outputs_of
 from pipeline.core.compute_device import placed
 from pipeline.core.plan import Kept, PruneSpace
 
-__all__ = ["DenseInputs", "record_dense_inputs", "room_for"]
+__all__ = ["DenseInputs", "record_dense_inputs", "relative_difference", "room_for"]
 
 Columns = NDArray[np.int64]
 Rows = Callable[[nn.Module, Tensor, Columns], Tensor]
@@ -84,7 +84,7 @@ class DenseInputs:
 
         with torch.no_grad():
             outputs = _run_seen(small, self.samples, self.pictures, adapt)
-        shares = [_difference(dense, now) for dense, now in zip(self.outputs, outputs, strict=True)]
+        shares = [relative_difference(dense, now) for dense, now in zip(self.outputs, outputs, strict=True)]
         return sum(shares) / len(shares)
 
 
@@ -115,8 +115,8 @@ def record_dense_inputs(
     return DenseInputs(module, pictures, columns, once, limit, rows, ridge, outputs)
 
 
-def _difference(dense: Tensor, now: Tensor) -> float:
-    """The mean squared difference of an output, as a share of the variance over pictures."""
+def relative_difference(dense: Tensor, now: Tensor) -> float:
+    """Return the mean squared difference of an output, (N, ...), as a share of the variance over pictures."""
     variance = max(float((dense.double() - dense.double().mean(0)).square().mean()), 1e-12)
     share = float((now.double() - dense.double()).square().mean()) / variance
     return min(share, WORST) if math.isfinite(share) else WORST

@@ -14,6 +14,7 @@ __all__ = [
     "Evaluate",
     "Evaluation",
     "Layer",
+    "Path",
     "Problem",
     "Reward",
     "SearchSpace",
@@ -175,6 +176,14 @@ class TrialsSpent(Exception):
 Evaluate = Callable[[ChannelPlan], Evaluation]
 
 
+class Path(Protocol):
+    """Maps a share, 0 to 1, to a plan that is expected to lose little for its size; 1 is the dense plan."""
+
+    def __call__(self, share: float, block_gain: float = 1.0, /) -> ChannelPlan:
+        """`block_gain`: what a MAC saves that is saved by dropping blocks, as a multiple of one saved by removing channels."""
+        ...
+
+
 @dataclass(frozen=True)
 class Problem:
     """Everything that a searcher knows.
@@ -199,8 +208,8 @@ class Problem:
     seed: int
     known: tuple[Evaluation, ...] = ()
     """Evaluations from before the search: the dense and the thinnest plan. They do not count as trials."""
-    path: Callable[[float], ChannelPlan] | None = None
-    """Maps a share, 0 to 1, to a plan that is expected to lose little for its size; 1 is the dense plan. None: uniform plans."""
+    path: Path | None = None
+    """Plans from which a search starts. None: uniform plans, and plans without a share of the blocks."""
 
 
 class Searcher(Protocol):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.ask_tell import Questions, SearchState
 from pipeline.search.initial_design import design
-from pipeline.search.problem import SearchSpace
+from pipeline.search.problem import Evaluation, Problem, SearchSpace
 from pipeline.search.surrogate import fractions
 from pipeline.search.uniform import bisection
 
@@ -20,6 +20,8 @@ Floats = NDArray[np.float64]
 
 BISECTION_TRIALS = 6
 """Trials that find the best uniform plan."""
+MOST_GAIN = 10.0
+"""Largest ratio of what blocks and channels are taken to save for a MAC. One measurement each is noisy."""
 
 
 @dataclass(frozen=True)
@@ -69,19 +71,49 @@ def find_start(state: SearchState, steps: int, meanwhile: deque[ChannelPlan] | N
     """Ask for up to `steps` plans, and return the fractions of the best one within the budget, (choices,).
 
     All plans keep the same share of every group, unless there is a `problem.path`, or blocks can be dropped. Then half of the
-    steps go to plans of the path, or of `blocks_first`. If no plan is within the budget, it is the last share that bisection
+    steps go to plans of the path, or of `blocks_first`. With both, one plan of each other row comes first. Together they say what
+    dropping blocks gains, and the rest goes to the path. If no plan is within the budget, it is the last uniform share that was
     reached. Plans of `meanwhile` are asked while there is nothing else to ask.
     """
-    space = state.space
-    other = state.problem.path or (functools.partial(blocks_first, space) if space.has_blocks else None)
-    if other is None:
+    space, path = state.space, state.problem.path
+    blocks = functools.partial(blocks_first, space)
+    if path is None and not space.has_blocks:
         return np.full(len(space.choices), (yield from bisection(state, steps, meanwhile=meanwhile)))
     first = len(state.answers)
-    yield from bisection(state, steps - steps // 2, other, meanwhile)
-    share = yield from bisection(state, steps // 2, meanwhile=meanwhile)
+    if path and space.has_blocks:
+        halves = (space.uniform(0.5), blocks(0.5))
+        share = yield from bisection(state, min(steps, 1), lambda _: halves[0], meanwhile)
+        yield from bisection(state, min(steps - 1, 1), lambda _: halves[1], meanwhile)
+        found = {answer.plan: answer for answer in state.answers[first:]}
+        gain = block_gain(state.problem, *(found[plan] for plan in halves)) if found.keys() >= {*halves} else 1.0
+        yield from bisection(state, steps - 2, lambda share: path(share, gain), meanwhile)
+    else:
+        yield from bisection(state, steps - steps // 2, path or blocks, meanwhile)
+        share = yield from bisection(state, steps // 2, meanwhile=meanwhile)
     feasible = [answer for answer in state.answers[first:] if answer.feasible]
     best = max(feasible, key=lambda answer: answer.score).plan if feasible else space.uniform(share)
     return fractions(space, best)
+
+
+def block_gain(problem: Problem, channels: Evaluation, blocks: Evaluation) -> float:
+    """What a MAC saves that is saved by dropping blocks, as a multiple of one saved by removing channels.
+
+    It follows from a plan with fewer channels, a plan with fewer blocks, and the dense plan. MACs are the sums of what each
+    choice saves alone. The constraint counts that the dense plan violates most. 1 if it cannot be told.
+    """
+    dense = next((answer for answer in problem.known if answer.plan == problem.space.dense()), None)
+    if dense is None or not dense.violations:
+        return 1.0
+    worst = int(np.argmax(dense.violations))
+    rates = []
+    for answer in (channels, blocks):
+        macs = sum(
+            choice.macs_share * (1 - kept) / (1 - choice.widths[0] / choice.channels)
+            for choice, kept in zip(problem.space.choices, fractions(problem.space, answer.plan), strict=True)
+            if len(choice.widths) > 1
+        )
+        rates.append((dense.violations[worst] - answer.violations[worst]) / max(macs, 1e-9))
+    return float(np.clip(rates[1] / rates[0], 1 / MOST_GAIN, MOST_GAIN)) if min(rates) > 0 else 1.0
 
 
 def blocks_first(space: SearchSpace, share: float) -> ChannelPlan:

@@ -1,6 +1,5 @@
 """Evaluator: the black box that a searcher asks. It takes a plan, and it returns the measured and scored evaluation."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -9,7 +8,7 @@ from pipeline.core.budget import judge, violations
 from pipeline.core.candidate import Candidate
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.run import Trial
-from pipeline.search.problem import Evaluation, Problem, SearchSpace, TrialsSpent
+from pipeline.search.problem import Evaluation, Path, Problem, SearchSpace, TrialsSpent
 from pipeline.stages.dense_and_thinnest import DenseAndThinnest
 from pipeline.stages.initial_weights import InitialWeights
 from pipeline.stages.measure_plans import PlanMeasurer
@@ -59,7 +58,7 @@ class Evaluator:
         context.callback.trial(number, self.trials, candidate, self.ends.dense, verdict, progress.best)
         return evaluation
 
-    def problem(self, space: SearchSpace, seed: int, path: Callable[[float], ChannelPlan] | None = None) -> Problem:
+    def problem(self, space: SearchSpace, seed: int, path: Path | None = None) -> Problem:
         """The problem for a searcher. The evaluations of the dense and the thinnest plan are part of it from the start."""
         known = self.evaluation_of(self.ends.dense), self.evaluation_of(self.ends.thinnest)
         return Problem(space, self, self.trials, len(self.measurer.context.searched_constraints), seed, known, path)

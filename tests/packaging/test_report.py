@@ -17,6 +17,7 @@ from pipeline.core.run import Trial
 from pipeline.foreign_text import clean_text
 from pipeline.packaging.report.chart import LABEL_LIMIT
 from pipeline.packaging.report.page import report_page
+from pipeline.packaging.report.plots import width_bars
 from pipeline.search.problem import Evaluation
 
 FOUND = replace(
@@ -66,6 +67,17 @@ def test_the_page_of_a_run_has_its_plots_and_its_layers() -> None:
 
     assert "plots are missing" not in page
     assert page.count("<svg") >= 2
+
+
+def test_the_page_shows_which_blocks_were_dropped_and_no_bar_for_what_was_in_them() -> None:
+    widths = {"stem": (6, 8, 1), "body.1.conv": (0, 8, 1), "body.2.conv": (8, 8, 1)}
+    found = replace(FOUND, widths=widths, blocks={"body.1": True, "body.2": False, "<b>": False})
+    page = report_page(found, [], [], ()).decode()
+
+    assert "<p>1 of 3 blocks and 42 % of the channels were removed.</p>" in page
+    assert "<p>Dropped blocks:</p><ul><li><code>body.1</code></li></ul>" in page
+    assert [(bar.kept, bar.kept_share) for bar in width_bars(widths)] == [(6, 75.0), (0, 0.0), (8, 100.0)]
+    assert "blocks" not in replace(found, blocks={}).removed_text
 
 
 def test_a_name_cannot_turn_the_direction_of_the_page_s_text() -> None:

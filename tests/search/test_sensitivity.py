@@ -1,8 +1,9 @@
-"""Sensitivity: plans in the order of what is expected to change the outputs least."""
+"""Sensitivity: plans in the order of what is expected to change the outputs least, with channels alone and with blocks."""
 
 from collections.abc import Mapping
 
 import pytest
+from helpers.toys_depth import DeepToy
 
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.ask_tell import search
@@ -69,3 +70,45 @@ def test_a_search_with_a_path_starts_on_it(name: str) -> None:
     search(SEARCHERS[name], Problem(SPACE, evaluate, 3, constraints=1, seed=0, path=path))
 
     assert asked[:2] == [path(0.5), path(0.75) if asked[0]["robust"] + asked[0]["fragile"] <= 0.7 * 128 else path(0.25)]
+
+
+DEEP = DeepToy((1.0, 1.0, 1.0)).space
+
+
+def deep_distances(of: Mapping[str, float]) -> dict[ChannelPlan, float]:
+    """A distance that grows with the square of the removed share, times `of`; a dropped block has lost all of it."""
+    found = {}
+    for number, (name, plans) in enumerate(probing_plans(DEEP).items()):
+        channels = DEEP.choices[number].channels
+        found |= {plan: of.get(name, 100.0) * (1 - DEEP.widths_in(plan)[number] / channels) ** 2 for plan in plans}
+    return found
+
+
+def test_each_block_is_dropped_alone() -> None:
+    plans = probing_plans(DEEP)
+
+    assert plans["block2"] == (DEEP.plan_of([64, 1, 64, 0, 64, 1, 64, 64]),)
+    assert [plan["inner2"] for plan in plans["inner2"]] == [48, 32]
+
+
+def test_the_block_that_changes_the_outputs_least_is_dropped_first() -> None:
+    path = path_of(DEEP, deep_distances({"block1": 30.0, "block2": 1.0, "block3": 5.0}))
+
+    assert [path(share).dropped for share in (1.0, 0.8, 0.6)] == [(), ("block2",), ("block2", "block3")]
+    assert path(1.0) == DEEP.dense()
+
+
+def test_channels_are_removed_where_blocks_are_dearer_and_both_where_that_is_cheapest() -> None:
+    dear, mixed = deep_distances({"stem": 0.1, "head": 0.1}), deep_distances({"block3": 0.01, "stem": 0.1, "head": 0.1})
+
+    assert path_of(DEEP, dear)(0.85).dropped == ()
+    assert path_of(DEEP, dear)(0.85)["stem"] < 64
+    assert path_of(DEEP, mixed)(0.65).dropped == ("block3",)
+    assert path_of(DEEP, mixed)(0.65)["stem"] < 64
+
+
+def test_the_more_a_dropped_block_saves_the_more_blocks_a_plan_of_the_same_share_drops() -> None:
+    path = path_of(DEEP, deep_distances(dict.fromkeys(("block1", "block2", "block3"), 2.0) | {"stem": 1.5, "head": 1.5}))
+    saved = {gain: [len(path(share, gain).dropped) for share in (0.9, 0.8, 0.7)] for gain in (0.25, 4.0)}
+
+    assert sum(saved[0.25]) < sum(saved[4.0])
