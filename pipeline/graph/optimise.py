@@ -16,6 +16,7 @@ from onnxscript import optimizer
 from onnxscript.rewriter import RewritePass, RewriteRuleSet
 from onnxscript.rewriter.rules import common as rules
 
+from pipeline.graph.index_rules import INDEX_RULES
 from pipeline.graph.weights import FoldWeights, hidden_dropout, mark_constants, name_weights
 
 __all__ = ["optimise", "optimise_trainable"]
@@ -27,6 +28,7 @@ BIASED = ("Conv", "ConvTranspose", "Gemm")
 """Operators whose third input is an optional bias."""
 
 _RULES = (
+    *INDEX_RULES,
     rules.two_reshapes_matmul_reshape_rule,
     rules.one_reshape_matmul_reshape_rule,
     rules.cast_constant_of_shape_rule,
@@ -58,8 +60,8 @@ _RULES = (
     rules.fuse_pad_into_conv_rule,
     rules.fuse_pad_into_conv_integer_rule,
 )
-"""onnxscript's own rules in its order, except those that depend on values: `remove_optional_bias_*`, `mul_by_1`, `add_0`,
-`sub_0`, `div_by_1` and `max_min`."""
+"""Our rules for indices, and onnxscript's own rules in its order, except those that depend on values: `remove_optional_bias_*`,
+`mul_by_1`, `add_0`, `sub_0`, `div_by_1` and `max_min`."""
 
 _DEPLOYED_RULES = RewriteRuleSet(
     [

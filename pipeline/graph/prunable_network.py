@@ -240,7 +240,7 @@ def _misfit_of(found: PrunableNetwork, kept: Kept, example: Inputs, *, moved: bo
     except Exception as problem:
         return f"ONNX Runtime does not run the sliced graph: {one_line(problem, 120)}", 0.0
     difference = largest_difference(expected, answer)
-    if not agrees(difference, small, example):
+    if not agrees(expected, answer, small, example):
         return f"its answer differs by {100 * difference:.3g} % of the largest output", 0.0
     return None, difference
 

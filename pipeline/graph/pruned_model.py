@@ -12,7 +12,7 @@ from torch import nn
 
 from pipeline.core.batch import Inputs, arrays_in, outputs_of
 from pipeline.core.feeds import Arrays
-from pipeline.core.onnx_outputs import all_outputs, largest_difference
+from pipeline.core.onnx_outputs import all_outputs
 from pipeline.core.opsets import FileFormat
 from pipeline.core.plan import Block, ChannelPlan, Kept, PruneSpace
 from pipeline.core.progress import Progress, no_progress
@@ -208,8 +208,7 @@ def _answers_like(model: onnx.ModelProto, module: nn.Module, example: Inputs) ->
     with torch.no_grad():
         expected = arrays_in(outputs_of(module.eval()(example)))
     try:
-        difference = largest_difference(expected, all_outputs(model.SerializeToString(), arrays_in(example)))
-        return agrees(difference, module, example)
+        return agrees(expected, all_outputs(model.SerializeToString(), arrays_in(example)), module, example)
     except Exception:  # ONNX Runtime's own errors: the file is a graph of another network
         return False
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 
-from pipeline.core.onnx_outputs import open_session
+from pipeline.core.onnx_outputs import largest_difference, open_session
 from pipeline.core.plan import Kept
 from pipeline.errors import TraceError
 from pipeline.graph.edit import copy_of, outline_of
@@ -31,6 +31,11 @@ SEED = 0
 LARGE_BYTES = 2**27
 """Networks from this size on are freed at once. Collecting takes a second in a program with many objects."""
 
+NUDGE = 1e-9
+"""Relative change of the input by which `Trial.is_unsteady` finds out how much a network amplifies a small change."""
+STEADY = 1e5
+"""Largest amplification at which rounding in double precision stays far below what the proof takes for rounding."""
+
 FLAT = ("Clip", "HardSigmoid", "HardSwish", "Relu", "ThresholdedRelu")
 """Activations that are constant on a range."""
 
@@ -38,19 +43,21 @@ Answers = list[NDArray[Any]]
 Precision = Literal["double", "single"]
 
 
-def start_trial(model: onnx.ModelProto, labelled: GraphSpace, first: Kept) -> "Trial":
+def start_trial(model: onnx.ModelProto, labelled: GraphSpace, first: Kept, *, with_slopes: bool = True) -> "Trial":
     """A trial in double precision with sloped activations if the network bears both, otherwise with its own, then in single.
 
     Whether it bears them is tried with the channels of `first`. Activations that are constant on a range, such as ReLU, get a
     slope there: a network whose values all fall into that range would answer zero for every plan, and a wrong group would pass.
     Which channels belong together does not depend on it. A network that needs positive values, for example for a root, or that
-    limits integers does not run with it.
+    limits integers does not run with it. `with_slopes` is False for a network that amplifies rounding with them; see
+    `Trial.is_unsteady`.
     """
     sliceable = prepare(model, labelled)
     weights = _random_weights(sliceable)
     graphs = outline_of(model, weights), sliceable
-    for sloped in (True, False):
+    for sloped in (True, False) if with_slopes else (False,):
         trial = Trial(*(_sloped(graphs) if sloped else graphs), weights)
+        trial.has_slopes = sloped
         try:
             trial.silenced(first)
         except Exception:  # any of torch's errors: an op that has no double version, or that has no counterpart in torch
@@ -68,6 +75,8 @@ class Trial:
 
     def __init__(self, outline: onnx.ModelProto, sliceable: SliceableGraph, weights: Mapping[str, NDArray[np.generic]]) -> None:
         self.precision: Precision = "double"
+        self.has_slopes = False
+        self._is_unsteady: bool | None = None
         self._outline, self._sliceable = outline, sliceable.with_weights(weights)
         self._weights = {name: torch.from_numpy(values) for name, values in weights.items()}
         self._is_large = sum(values.nbytes for values in weights.values()) > LARGE_BYTES
@@ -115,6 +124,24 @@ class Trial:
         self._last = kept, self._double(silenced, self._dense)
         return self._last[1]
 
+    def is_unsteady(self, kept: Kept) -> bool:
+        """Whether slopes let a tiny change of the input change the answer of the silenced graph so much that rounding could too.
+
+        That happens where a network divides by a sum of activations. With slopes some of them are negative, and the sum can come
+        near zero. It is found out once, at the first call.
+        """
+        if self._is_unsteady is None:
+            self._is_unsteady = self.has_slopes and self.precision == "double" and self._amplifies(kept)
+        return self._is_unsteady
+
+    def _amplifies(self, kept: Kept) -> bool:
+        before, last, inputs = self.silenced(kept), self._last, self._inputs
+        try:
+            self._last, self._inputs = None, [_nudged(part) for part in inputs]
+            return largest_difference(before, self.silenced(kept)) > STEADY * NUDGE
+        finally:
+            self._last, self._inputs = last, inputs
+
     def _double(self, model: onnx.ModelProto, values: Mapping[str, Tensor]) -> Answers:
         network = network_of(model, values=values).eval().double()
         tensors = [torch.from_numpy(array) for array in self._inputs]
@@ -141,6 +168,13 @@ def _input(value: onnx.ValueInfoProto, generator: np.random.Generator) -> NDArra
     if np.issubdtype(dtype, np.floating):
         return np.asarray(generator.standard_normal(shape), dtype=dtype)
     return np.zeros(shape, dtype=dtype)
+
+
+def _nudged(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Each value is changed by another share, because many networks do not mind a factor."""
+    if not np.issubdtype(values.dtype, np.floating):
+        return values
+    return values * (1 + NUDGE * np.random.default_rng(SEED).standard_normal(values.shape))
 
 
 Graphs = tuple[onnx.ModelProto, SliceableGraph]

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 from pipeline.core.plan import Group, Slot
 from pipeline.graph.labels.space import GraphSpace, label_graph
 from pipeline.graph.prove import Proven, prove_groups
+from pipeline.graph.trial import start_trial
 
 Change = Callable[[Slot], Slot | None]
 """What becomes of a slot; None removes it."""
@@ -110,6 +111,40 @@ def test_a_network_that_needs_positive_values_is_tried_with_its_own_activations(
 
     assert (names(proven), proven.precision) == ((["w0"], []), "double")
     assert names(wrong) == ([], ["w0"])
+
+
+def unsteady() -> onnx.ModelProto:
+    """x -> conv(16) -> conv(16) -> a -> relu(-a * a) -> sine of a large multiple, added to a -> conv
+
+    The ReLU of a negative number is zero. With a slope it is not, and the sine makes noise of its rounding.
+    """
+    return graph(
+        """(float[1,3,8,8] x) => (float[1,2,8,8] y) {
+            large = Constant <value_float=1e12> ()
+            c = Conv(x, w0) a = Conv(c, w1)
+            squares = Mul(a, a) negative = Neg(squares) zero = Relu(negative)
+            much = Mul(zero, large) noise = Sin(much) sum = Add(a, noise)
+            y = Conv(sum, out)
+        }""",
+        w0=(16, 3, 1, 1),
+        w1=(16, 16, 1, 1),
+        out=(2, 16, 1, 1),
+    )
+
+
+def test_a_network_that_amplifies_rounding_when_activations_have_slopes_is_tried_without_them() -> None:
+    model = unsteady()
+    labelled = label_graph(model)
+    proven = prove_groups(model, labelled)
+    wrong = prove_groups(model, changed(labelled, "w0", reversed_reader("w1")))
+
+    assert start_trial(model, labelled, {}).is_unsteady({})
+    assert (names(proven), proven.precision, proven.worst < 1e-12) == ((["w0", "w1"], []), "double", True)
+    assert names(wrong) == (["w1"], ["w0"])
+
+
+def test_an_ordinary_network_amplifies_no_rounding() -> None:
+    assert not start_trial(chain(16), label_graph(chain(16)), {}).is_unsteady({})
 
 
 def test_two_wrong_groups_are_both_found() -> None:

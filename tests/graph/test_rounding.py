@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.core.onnx_outputs import TOLERANCE, largest_difference
-from pipeline.graph.rounding import LARGEST, allowed_difference
+from pipeline.graph.rounding import LARGEST, agrees, allowed_difference
 
 
 class Growing(nn.Module):
@@ -44,6 +44,17 @@ def test_a_network_that_amplifies_the_rounding_of_its_weights_gets_more() -> Non
 
     assert TOLERANCE < allowed_difference(network, ones) < LARGEST
     assert torch.equal(network(*ones), network.double()(ones[0].double()).float())
+
+
+def test_a_graph_that_loses_fewer_digits_than_the_network_agrees_with_it() -> None:
+    """the network's own answer is off by some percent, so that an exact one is far from it; one that is off by as much is wrong"""
+    network, x = Growing(3e5), X[0]
+    single, exact = network(x).numpy(), x.numpy()
+    off = largest_difference(exact, single)
+
+    assert off > LARGEST
+    assert agrees(single, exact, network, X)
+    assert not agrees(single, exact + 2 * LARGEST, network, X)
 
 
 def test_a_network_that_does_not_run_in_double_precision_gets_the_usual_tolerance() -> None:

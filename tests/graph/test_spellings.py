@@ -84,6 +84,13 @@ def similarity(q: Tensor, k: Tensor) -> Tensor:
     return torch.einsum("nchw,ncuv->nhwuv", q, k).flatten(1, 2).mean(1, keepdim=True).expand(-1, 8, -1, -1)
 
 
+def assigned(x: Tensor, places: slice | list[int], values: Tensor | float) -> Tensor:
+    """`x` with other values in some channels"""
+    x = x.clone()
+    x[:, places] = values
+    return x
+
+
 class Scale(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -144,6 +151,21 @@ NETS: dict[str, tuple[Callable[[], nn.Module], Found]] = {
         {"a": (8, 1), "q": (6, 1)},
     ),
     "a gate for every other channel": (lambda: Net(lambda n, x: x[:, ::2] * x[:, 1::2].tanh(), 4), {"a": (4, 2)}),
+    "a list as an index": (lambda: Net(lambda n, x: x[:, [0, 2, 1, 3, 7, 6, 5, 4]]), {"a": (8, 1)}),
+    "a tensor as an index, with one channel twice": (
+        lambda: Net(lambda n, x: x[:, torch.tensor([3, 3, 0, 1])], 4),
+        {"a": (3, 1), "a#2": (5, 1)},
+    ),
+    "channels assigned by a list, from another layer, and added to some": (
+        lambda: Net(
+            lambda n, x: assigned(x, [6, 1, 2], n.b(x)) + assigned(x, slice(4), x[:, :4] + n.c(x)),
+            b=nn.Conv2d(8, 3, 1),
+            c=nn.Conv2d(8, 4, 1),
+        ),
+        {"a": (2, 1), "a#2": (2, 1), "a#3": (3, 1)},
+    ),
+    "every other channel assigned": (lambda: Net(lambda n, x: assigned(x, slice(0, 8, 2), x[:, ::2].tanh())), {"a": (8, 1)}),
+    "a constant channel": (lambda: Net(lambda n, x: assigned(x, slice(3, 4), 0.5)), {"a": (7, 1)}),
     "products of pixels by einsum": (
         lambda: Net(lambda n, x: similarity(n.q(x), n.k(x)), q=nn.Conv2d(8, 6, 1), k=nn.Conv2d(8, 6, 1)),
         {"a": (8, 1), "q": (6, 1)},
@@ -156,6 +178,7 @@ DEFAULT = (
     "group norm by means",
     "layer norm over the first axis",
     "a gate for every other channel",
+    "channels assigned by a list, from another layer, and added to some",
     "attention with one head",
     "products of pixels by einsum",
 )

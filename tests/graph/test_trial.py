@@ -3,11 +3,14 @@
 import numpy as np
 import onnx
 import pytest
+import torch
 from helpers.onnx_text import graph
+from onnx import numpy_helper
 
 from pipeline.core.plan import Kept
 from pipeline.graph.edit import outline_of
 from pipeline.graph.labels.space import label_graph
+from pipeline.graph.to_torch import network_of
 from pipeline.graph.trial import Answers, start_trial
 
 FEW, OTHERS = {"w0": (0, 1), "w1": (2,)}, {"w0": (0, 3), "w1": (0, 1, 2)}
@@ -59,3 +62,13 @@ def test_an_outline_has_the_shapes_of_the_weights_and_not_their_values() -> None
 
     assert values == {"w0": ([4, 3, 1, 1], 0), "w1": ([3, 4, 1, 1], 0), "out": ([2, 3, 1, 1], 0), "over": ([1], 8)}
     assert [node.op_type for node in outline.graph.node] == [node.op_type for node in chain().graph.node]
+
+
+def test_a_network_that_is_rebuilt_from_given_weights_copies_none_of_them() -> None:
+    """the second weight is transposed in torch's linear layer"""
+    model = graph("(float[1,6] x) => (float[1,4] y) { a = Gemm<transB = 1>(x, w0) y = MatMul(a, w1) }", w0=(5, 6), w1=(5, 4))
+    values = {tensor.name: torch.from_numpy(numpy_helper.to_array(tensor).copy()) for tensor in model.graph.initializer}
+    network = network_of(model, values=values)
+
+    assert {place.axes for place in network.tensors.values()} == {(0, 1), (1, 0)}
+    assert {tensor.data_ptr() for tensor in network.state_dict().values()} == {tensor.data_ptr() for tensor in values.values()}

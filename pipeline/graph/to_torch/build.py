@@ -30,7 +30,7 @@ def network_of(
 
     `trainable` names the initializers that become trained parameters. Without it, the weights, biases and scales of layers are
     trained, and other numbers in the graph are not. `values` are those of initializers that have none in the graph; the network
-    shares their memory where it keeps their layout.
+    shares their memory, and its parameters in another layout are views.
 
     Raises TraceError, with the node's name, when an op has no counterpart in torch.
     """
@@ -53,7 +53,7 @@ def network_of(
 
     network = GraphNetwork(precision)
     floats = {name: values for name, values in initializers.items() if values.is_floating_point()}
-    places = Places(network, floats, trainable)
+    places = Places(network, floats, trainable, given)
     biases = dict(_biases(nodes, floats, {value.name for value in graph.output}))
     known = Graph(places, _ranks(model), {**initializers, **literals}, biases)
     network._steps = list(_steps(nodes, known))

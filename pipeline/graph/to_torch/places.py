@@ -43,14 +43,20 @@ class Places:
     """Puts modules and tensors into a root module under legal, unique names.
 
     `initializers` are the float initializers of the graph. `trainable` names those that are trained; None means all tensors of
-    layers.
+    layers. The network shares the memory of `shared`, so a tensor of another layout is a view.
     """
 
-    def __init__(self, root: nn.Module, initializers: Mapping[str, Tensor], trainable: Container[str] | None) -> None:
+    def __init__(
+        self,
+        root: nn.Module,
+        initializers: Mapping[str, Tensor],
+        trainable: Container[str] | None,
+        shared: Container[str] = (),
+    ) -> None:
         self.root = root
         self.initializers = initializers
         self.tensors: dict[str, TorchTensor] = {}
-        self._trainable = trainable
+        self._trainable, self._shared = trainable, shared
         self._placed: dict[str, Tensor] = {}
         self._homes: dict[str, tuple[nn.Module, str]] = {}
 
@@ -76,7 +82,9 @@ class Places:
         known = self._placed.get(name)
         is_buffer = attribute in module._buffers
         if known is None:
-            known = from_initializer(self.initializers[name], layout).contiguous()
+            known = from_initializer(self.initializers[name], layout)
+            if name not in self._shared:
+                known = known.contiguous()
             if not is_buffer:
                 known = nn.Parameter(known, requires_grad=self._trainable is None or name in self._trainable)
             self._placed[name] = known
