@@ -174,7 +174,8 @@ def _nudged(values: NDArray[np.generic]) -> NDArray[np.generic]:
     """Each value is changed by another share, because many networks do not mind a factor."""
     if not np.issubdtype(values.dtype, np.floating):
         return values
-    return values * (1 + NUDGE * np.random.default_rng(SEED).standard_normal(values.shape))
+    shares = 1 + NUDGE * np.random.default_rng(SEED).standard_normal(values.shape)
+    return np.asarray(values, dtype=np.float64) * shares
 
 
 Graphs = tuple[onnx.ModelProto, SliceableGraph]
