@@ -28,7 +28,7 @@ Examples:
 @click.option("--weights", type=click.Path(path_type=Path), metavar="FILE", help="Weights. Without any, they are random.")
 @click.option("--target", metavar="PROFILE", help="Measure with this device profile.")
 @click.option("--data", metavar="DATA", help="Images, as for compress. Without any, they are random.")
-@click.option("--task", metavar="TASK", help="FILE.py:F or MODULE:F, which is run: your own task, as for compress.")
+@click.option("--task", metavar="TASK", help="Code of your own task: FILE.py:F or MODULE:F.")
 @click.option("--unlabelled", type=click.Path(path_type=Path), metavar="FOLDER", help="Images without labels.")
 @restriction_options
 @click.option(

@@ -58,7 +58,7 @@ Examples:
     "--model",
     default=DEFAULTS.model,
     metavar="MODEL",
-    help=f"FILE.onnx, a name in models/, torchvision:NAME, or FILE.py:F or MODULE:F, which is run.  [default: {DEFAULTS.model}]",
+    help=f"FILE.onnx, a name in models/, torchvision:NAME, or code: FILE.py:F or MODULE:F.  [default: {DEFAULTS.model}]",
 )
 @MODEL_ARGS
 @SHAPE
@@ -66,10 +66,9 @@ Examples:
 @click.option(
     "--data",
     metavar="DATA",
-    help=f"An image folder, FILE.npy or FILE.npz, torchvision:NAME, or FILE.py:F or MODULE:F, which is run.  "
-    f"[default: {DEFAULTS.data}]",
+    help=f"A folder, FILE.npy, FILE.npz, torchvision:NAME, or code: FILE.py:F or MODULE:F.  [default: {DEFAULTS.data}]",
 )
-@click.option("--task", metavar="TASK", help="FILE.py:F or MODULE:F, which is run: your own task.")
+@click.option("--task", metavar="TASK", help="Code of your own task: FILE.py:F or MODULE:F.")
 @click.option(
     "--unlabelled",
     type=click.Path(path_type=Path),

@@ -23,7 +23,8 @@ COLOURS = 8
 """Number of colours in base.html. Letters tell runs apart where there are more."""
 MOST_TRIALS = 400
 """Of a run with more trials, the first are drawn."""
-PRINTED_WIDTHS, PRINTED_DIFFERENCES = 18, 10
+PRINTED_WIDTHS = 18
+PRINTED_DIFFERENCES = 10
 """Rows of widths and of differences on paper, so that five runs need two pages. The page on the screen has all of them."""
 
 
