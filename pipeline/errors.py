@@ -32,6 +32,7 @@
     ├── TrainingError           62  training is not possible with the settings of fine-tuning
     │   └── TrainingDiverged    63  training diverged, and lower learning rates did not help
     ├── OutOfMemory             64  there is not enough memory
+    ├── ComputeDeviceError      65  the processor or GPU that networks should run on is not there
     ├── ManifestError           70  the manifest of an artifact is incomplete or malformed, or cannot be made
     │   ├── Unsigned            71  there is no manifest, or it has no signature
     │   ├── UntrustedKey        72  the signing key is not in the trust file, or not valid yet

@@ -136,7 +136,8 @@ def test_runs_that_share_their_core_say_how_much_of_them_was_lost(worker: Worker
     loop = f"import os\nos.sched_setaffinity(0, {{{core}}})\nwhile True: pass"
     loops = [subprocess.Popen([sys.executable, "-c", loop]) for _ in range(3)]
     try:
-        (process,) = worker.measure(conv_net(256), OTHER, cores=[core], threads=threads)["processes"]
+        assert until(lambda: all(os.sched_getaffinity(each.pid) == {core} for each in loops))
+        (process,) = worker.measure(conv_net(256), OTHER, cores=[core], threads=threads, runs=64)["processes"]
     finally:
         for each in loops:
             each.kill()
