@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
 __all__ = ["LOWER", "MOST_RETREATS", "all_finite", "ends_diverged", "has_diverged", "reference_loss"]
 
@@ -50,5 +51,12 @@ def ends_diverged(losses: Sequence[float], reference: float) -> bool:
 
 
 def all_finite(module: nn.Module) -> bool:
-    """Return whether all weights and running statistics are finite."""
-    return all(bool(torch.isfinite(tensor).all()) for tensor in module.state_dict().values() if tensor.is_floating_point())
+    """Return whether all weights and running statistics are finite.
+
+    Other buffers may be infinite, as the mask of an attention is, but they must be numbers.
+    """
+    norms = (each for each in module.modules() if isinstance(each, _NormBase))
+    learned = [*module.parameters(), *(statistic for norm in norms for statistic in norm.buffers(recurse=False))]
+    buffers = (buffer for buffer in module.buffers() if buffer.is_floating_point())
+    finite = all(bool(torch.isfinite(each).all()) for each in learned)
+    return finite and not any(bool(torch.isnan(each).any()) for each in buffers)

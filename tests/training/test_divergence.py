@@ -58,3 +58,12 @@ def test_weights_and_statistics_must_be_finite(name: str, value: float) -> None:
         norm.state_dict()[name][1] = value
 
     assert (before, all_finite(norm)) == (True, False)
+
+
+@pytest.mark.parametrize(("value", "expected"), [(-math.inf, True), (math.nan, False)])
+def test_a_constant_may_be_infinite(value: float, expected: bool) -> None:
+    """an attention's mask is minus infinity where nothing is to be seen"""
+    masked = nn.Linear(2, 2)
+    masked.register_buffer("mask", torch.tensor([0.0, value]))
+
+    assert all_finite(masked) == expected

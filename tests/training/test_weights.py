@@ -113,6 +113,26 @@ def test_weights_that_do_not_fit_are_refused(
     assert complaint in str(caught.value)
 
 
+MASKED = """
+import torch
+from torch import nn
+
+def make_net(num_classes):
+    net = nn.Linear(2, num_classes)
+    net.register_buffer("mask", torch.full((2, 2), float("-inf")).triu(1))
+    return net
+"""
+
+
+def test_infinities_that_the_network_itself_has_are_read(nets: Path) -> None:
+    """the mask of a causal attention, minus infinity above its diagonal"""
+    nets.write_text(MASKED)
+    path = nets.with_name("net.pt")
+    torch.save(built(nets).state_dict(), path)
+
+    assert torch.equal(built(nets, path).mask, torch.tensor([[0.0, -torch.inf], [0.0, 0.0]]))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "complaint"),
     [
