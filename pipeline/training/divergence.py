@@ -57,6 +57,6 @@ def all_finite(module: nn.Module) -> bool:
     """
     norms = (each for each in module.modules() if isinstance(each, _NormBase))
     learned = [*module.parameters(), *(statistic for norm in norms for statistic in norm.buffers(recurse=False))]
-    buffers = (buffer for buffer in module.buffers() if buffer.is_floating_point())
-    finite = all(bool(torch.isfinite(each).all()) for each in learned)
-    return finite and not any(bool(torch.isnan(each).any()) for each in buffers)
+    numbers = (buffer for buffer in module.buffers() if buffer.is_floating_point())
+    checks = (*map(torch.isfinite, learned), *(~torch.isnan(each) for each in numbers))
+    return all(bool(check.all()) for check in checks)
