@@ -15,6 +15,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+from intervals import mean_difference
 
 from pipeline.core.plan import ChannelPlan
 from pipeline.core.profile import load_profile
@@ -151,9 +152,7 @@ def _quality(found: dict[int, list[float]], count: int) -> str:
     values, first = np.asarray(found[count]), np.asarray(next(iter(found.values())))
     if count == next(iter(found)):
         return f"{values.mean():.1f} ± {values.std():.1f}"
-    apart = values - first
-    reach = 1.96 * apart.std(ddof=1) / np.sqrt(len(apart)) if len(apart) > 1 else float("nan")
-    return f"{values.mean():.1f} ± {values.std():.1f} ({apart.mean():+.1f} ± {reach:.1f})"
+    return f"{values.mean():.1f} ± {values.std():.1f} ({mean_difference((values - first).tolist(), digits=1)})"
 
 
 def _print_odd_boards(trials: int, seeds: int, chosen: tuple[str, ...]) -> None:

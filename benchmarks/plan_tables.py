@@ -1,5 +1,7 @@
 """Search problems made from recorded plans, so that a search takes seconds on any machine; see `record_plans.py`.
 
+Run: python benchmarks/plan_tables.py resnet20. It prints how far the interpolation is off, and what the score is worth.
+
 Between the recorded plans, latency and score are interpolated: a polynomial of second degree in the kept fractions, and a
 Gaussian process for what it leaves. `check` fits both to four fifths of the plans and compares with the rest.
 """
@@ -11,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from numpy.typing import NDArray
+from plan_draws import BUDGETS
 from plan_lines import FOLDER, Recording, read_recording
+from scipy.stats import spearmanr
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
@@ -23,7 +28,7 @@ from sklearn.preprocessing import PolynomialFeatures
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.problem import Evaluation, SearchSpace
 
-__all__ = ["Fit", "PlanTable", "check", "load_table", "log_odds_of", "noise_of", "spearman", "table_of"]
+__all__ = ["Fit", "PlanTable", "check", "load_table", "log_odds_of", "noise_of", "table_of", "worth"]
 
 Floats = NDArray[np.float64]
 Figure = Callable[[Floats], Floats]
@@ -130,10 +135,14 @@ class Fit:
 
 def load_table(network: str, folder: Path = FOLDER) -> PlanTable:
     """The table of a network in `folder`."""
+    return table_of(_recorded(network, folder))
+
+
+def _recorded(network: str, folder: Path) -> Recording:
     recording = read_recording(folder / f"{network}.jsonl.xz")
     if recording is None:
         raise FileNotFoundError(f"{folder / network}.jsonl.xz: not recorded; run benchmarks/record_plans.py {network}")
-    return table_of(recording)
+    return recording
 
 
 def table_of(recording: Recording, plans: list[dict[str, Any]] | None = None) -> PlanTable:
@@ -152,24 +161,33 @@ def check(recording: Recording) -> Fit:
     kept, ratios, scores = _arrays(recording, held)
     errors, seen = np.abs(table.ratios(kept) / ratios - 1), table.scores(kept)
     near = {}
-    for budget in (0.5, 0.35, 0.25):
+    for budget in BUDGETS:
         rows = np.abs(ratios / budget - 1) < 0.1
-        near[budget] = spearman(seen[rows], scores[rows]) if rows.sum() > 9 else float("nan")
+        near[budget] = float(spearmanr(seen[rows], scores[rows]).statistic) if rows.sum() > 9 else float("nan")
     return Fit(
         plans=len(held),
         latency_error=float(np.median(errors)),
         latency_error_90=float(np.quantile(errors, 0.9)),
         noise=noise_of(recording),
         score_error=float(np.abs(seen - scores).mean()),
-        score_rank=spearman(seen, scores),
+        score_rank=float(spearmanr(seen, scores).statistic),
         near=near,
     )
 
 
-def spearman(left: Floats, right: Floats) -> float:
-    """Spearman's rank correlation. Ties share their rank."""
-    ranks = [(values[:, None] > values).sum(1) + (values[:, None] == values).sum(1) / 2 for values in (left, right)]
-    return float(np.corrcoef(*ranks)[0, 1]) if min(np.ptp(each) for each in ranks) > 0 else float("nan")
+def worth(recording: Recording) -> dict[float, float]:
+    """Spearman's rank correlation of the score with the accuracy after fine-tuning, of the plans nearest to each budget."""
+    plans = {tuple(plan["widths"]): plan for plan in recording.plans}
+    tuned = [(plans[tuple(line["widths"])], line["accuracy"]) for line in recording.fine_tuned]
+    found = {}
+    for budget in BUDGETS:
+        near = [
+            (plan["score"], accuracy)
+            for plan, accuracy in tuned
+            if min(BUDGETS, key=lambda each: abs(each - plan["ratio"])) == budget
+        ]
+        found[budget] = float(spearmanr(*zip(*near, strict=True)).statistic) if len(near) > 9 else float("nan")
+    return found
 
 
 def _arrays(recording: Recording, plans: list[dict[str, Any]]) -> tuple[Floats, Floats, Floats]:
@@ -193,3 +211,25 @@ def noise_of(recording: Recording) -> float:
     if not several:
         return float(np.median([plan["ratio_error"] / plan["ratio"] for plan in recording.plans]))
     return float(np.sqrt(np.mean([found.var(ddof=1) for found in several])))
+
+
+@click.command()
+@click.argument("network")
+def main(network: str) -> None:
+    """Print how far the interpolation of NETWORK is off on held-out plans, and what its scores are worth."""
+    recording = _recorded(network, FOLDER)
+    found = check(recording)
+    print(
+        f"{found.plans} held-out plans: median latency error {found.latency_error:.1%}, 90 % below {found.latency_error_90:.1%}"
+    )
+    print(f"one recorded latency deviates by {found.noise:.1%}; scores are off by {found.score_error:.1f} points on average")
+    print(f"rank correlation of scores: {found.score_rank:.2f}; {_near(found.near)}")
+    print(f"with the accuracy after fine-tuning: {_near(worth(recording))}")
+
+
+def _near(found: dict[float, float]) -> str:
+    return ", ".join(f"{each:.2f} near {budget:.0%}" for budget, each in found.items())
+
+
+if __name__ == "__main__":
+    main()

@@ -20,6 +20,7 @@ from typing import Any
 import click
 import numpy as np
 from generated_tables import generated_table
+from intervals import mean_difference
 from plan_tables import PlanTable, load_table
 
 from pipeline.core.plan import ChannelPlan
@@ -170,7 +171,7 @@ def _cell(searches: Searches, others: Searches, count: str) -> str:
     both = [scores[key] - others[key]["after"][count]["score"] for key in scores.keys() & others.keys()]
     if searches is others or len(both) < 2:
         return mean
-    return f"{mean} ({np.mean(both):+.2f} ± {1.96 * np.std(both, ddof=1) / len(both) ** 0.5:.2f})"
+    return f"{mean} ({mean_difference(both)})"
 
 
 @functools.cache

@@ -1,7 +1,6 @@
 """Reads a folder of images with one sub-folder per class, and checks every file."""
 
 import hashlib
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor
 from pipeline.data.bounded_cache import BoundedCache
 from pipeline.data.decode import Decoder, channels_of, count_turned, open_image, upright_size
 from pipeline.data.images import Fetch, Splits, carve
-from pipeline.data.listing import Skipped, class_folders, image_files, loose_images, skipped_files
+from pipeline.data.listing import Skipped, class_folders, image_files, loose_images, names_below, skipped_files
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import DataError, EmptyData, ImageMismatch, OneClass
 from pipeline.system.strict_yaml import load_yaml
@@ -214,7 +213,6 @@ def shape_of(paths: list[Path], preprocessing: Preprocessing) -> tuple[int, int]
 def digest_of(paths: list[Path], root: Path) -> str:
     """Return a short digest of the names and sizes of the files `paths` below `root`."""
     digest = hashlib.sha256()
-    start = len(str(paths[0])) - len(str(paths[0].relative_to(root))) if paths else 0
-    for path in paths:  # of which there may be hundreds of thousands
-        digest.update(os.fsencode(f"{str(path)[start:]} {path.stat().st_size}\n"))  # a name may not be UTF-8
+    for path, name in zip(paths, names_below(paths, root), strict=True):
+        digest.update(name + f" {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:12]

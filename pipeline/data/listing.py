@@ -2,12 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.data.decode import image_suffixes
 
-__all__ = ["Skipped", "class_folders", "image_files", "is_flat", "loose_images", "skipped_files"]
+__all__ = ["Skipped", "class_folders", "image_files", "is_flat", "loose_images", "names_below", "skipped_files"]
 
 SYSTEM_FOLDERS = {"__macosx", "__pycache__", "@eadir", "$recycle.bin", "system volume information", "lost+found"}
 SYSTEM_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini"}
@@ -33,6 +33,15 @@ def image_files(folder: Path, skipped: Skipped) -> list[Path]:
     """
     above = {_identity(parent) for parent in (folder, *folder.parents, *folder.resolve().parents)}
     return sorted(_walk(folder, above, set(), skipped), key=lambda path: path.parts)
+
+
+def names_below(paths: Sequence[Path], root: Path) -> Iterator[bytes]:
+    """The names of `paths`, which are below `root`, in the encoding of the file system. A name may not be UTF-8.
+
+    They are cut and not computed, because there may be hundreds of thousands.
+    """
+    start = len(str(paths[0])) - len(str(paths[0].relative_to(root))) if paths else 0
+    return (os.fsencode(str(path)[start:]) for path in paths)
 
 
 def is_flat(folder: Path) -> bool:

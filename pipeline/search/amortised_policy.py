@@ -121,10 +121,10 @@ def load_policy(path: Path = CHECKPOINT) -> AmortisedPolicy:
 
 def _distances(space: SearchSpace, distances: Mapping[ChannelPlan, float]) -> NDArray[np.float64]:
     """(choices, 3): 1 if the distances are known, and their logarithms, less the mean over all groups."""
-
     found = np.zeros((len(space.choices), 3))
     for number, (choice, plans) in enumerate(zip(space.choices, probing_plans(space).values(), strict=True)):
-        seen = [(1 - plan[choice.name] / choice.channels, distances[plan]) for plan in plans if distances.get(plan, 0.0) > 0]
+        measured = [(1 - space.widths_in(plan)[number] / choice.channels, distances.get(plan, 0.0)) for plan in plans]
+        seen = [(removed, distance) for removed, distance in measured if distance > 0]
         if seen:
             found[number] = 1.0, *_logs_at(seen)
     known = found[:, 0] > 0

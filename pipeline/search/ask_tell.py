@@ -19,7 +19,7 @@ from typing import Concatenate, Final, ParamSpec, TypeVar
 from pipeline.core.plan import ChannelPlan
 from pipeline.search.problem import Evaluation, Problem, Searcher, SearcherFactory, SearchSpace
 
-__all__ = ["WAIT", "Questions", "SearchState", "answered", "ask_and_tell", "drive", "search", "wait_for"]
+__all__ = ["WAIT", "Questions", "SearchState", "answered", "ask_and_tell", "at_once", "drive", "search", "wait_for"]
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -140,7 +140,17 @@ def search(make: SearcherFactory, problem: Problem) -> None:
     """Run the searcher of `make` with `problem.evaluate`, one plan at a time."""
     searcher = make(problem)
     if searcher is not None:
-        drive(searcher, lambda number, plan: _done(problem.evaluate(plan)), problem.trials, in_flight=1)
+        drive(searcher, at_once(problem.evaluate), problem.trials, in_flight=1)
+
+
+def at_once(evaluate: Callable[[ChannelPlan], Evaluation]) -> Submit:
+    """Return the `submit` of `drive` that evaluates each plan before it returns."""
+
+    def submit(_number: int, plan: ChannelPlan) -> Callable[[], Evaluation]:
+        answer = evaluate(plan)
+        return lambda: answer
+
+    return submit
 
 
 def drive(searcher: Searcher, submit: Submit, trials: int, in_flight: int) -> None:
@@ -159,7 +169,3 @@ def drive(searcher: Searcher, submit: Submit, trials: int, in_flight: int) -> No
         if not waiting:
             return
         searcher.tell([waiting.popleft()()])
-
-
-def _done(evaluation: Evaluation) -> Callable[[], Evaluation]:
-    return lambda: evaluation

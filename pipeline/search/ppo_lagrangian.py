@@ -30,6 +30,7 @@ Differences from the paper's code, which ppo_faithful.py keeps:
 17. Measured episodes reach the policy through the surrogate that is fitted to them. The policy itself learns from rollouts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -40,11 +41,11 @@ from pipeline.search.acquisition import ask_best
 from pipeline.search.ask_tell import Questions, SearchState, answered, ask_and_tell
 from pipeline.search.believe import believed
 from pipeline.search.policy import Agent, AgentSettings
-from pipeline.search.problem import Problem
+from pipeline.search.problem import Evaluation, Problem
 from pipeline.search.start import Beginning, begin
-from pipeline.search.surrogate import fit, snap
+from pipeline.search.surrogate import Surrogate, fit, snap
 
-__all__ = ["PPOLagrangianSettings", "ppo_lagrangian", "train"]
+__all__ = ["PPOLagrangianSettings", "learn_on_surrogate", "new_agent", "ppo_lagrangian", "train"]
 
 Floats = NDArray[np.float64]
 
@@ -76,20 +77,32 @@ def _training(state: SearchState, settings: PPOLagrangianSettings) -> Questions[
     """The agent learns once for all plans that are wanted at once."""
     problem = state.problem
     start = yield from begin(state, settings.beginning)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(problem.seed)
-        agent = Agent(problem.space, problem.constraints, start, settings.agent)
+    agent = new_agent(problem, start, settings.agent)
     generator = np.random.default_rng(problem.seed)
     while state.asked < problem.trials and not state.exhausted:
         answers = believed(state)
         model = fit(problem.space, answers)
-        scores = [answer.score for answer in answers]
-        low, span = min(scores), (max(scores) - min(scores)) or 1.0  # a user's task may score on any scale
         for _ in range(settings.updates_per_trial):
-            episodes = agent.play(settings.episodes_per_update, generator)
-            predicted = model.predict(snap(problem.space, episodes.actions.astype(np.float64)))
-            rewards = ((predicted.score - low) / span).astype(np.float32)
-            agent.learn(episodes, rewards, predicted.violations.astype(np.float32), generator)
+            learn_on_surrogate(agent, model, answers, settings.episodes_per_update, generator)
         kept = snap(problem.space, agent.play(settings.proposals, generator).actions.astype(np.float64))
         yield from ask_best(state, model, kept, answers)
     return agent
+
+
+def new_agent(problem: Problem, start: Floats, settings: AgentSettings) -> Agent:
+    """An agent whose first policy is near the fractions `start`, (choices,). The seed of the problem decides its weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(problem.seed)
+        return Agent(problem.space, problem.constraints, start, settings)
+
+
+def learn_on_surrogate(
+    agent: Agent, model: Surrogate, answers: Sequence[Evaluation], episodes: int, generator: np.random.Generator
+) -> None:
+    """One update of `agent` from `episodes` rollouts on `model`, which is fitted to `answers`."""
+    scores = [answer.score for answer in answers]
+    low, span = min(scores), (max(scores) - min(scores)) or 1.0  # a user's task may score on any scale
+    played = agent.play(episodes, generator)
+    predicted = model.predict(snap(model.space, played.actions.astype(np.float64)))
+    rewards = ((predicted.score - low) / span).astype(np.float32)
+    agent.learn(played, rewards, predicted.violations.astype(np.float32), generator)

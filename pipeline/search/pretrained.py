@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pipeline.core.plan import ChannelPlan
@@ -21,9 +20,11 @@ from pipeline.search.acquisition import ask_best
 from pipeline.search.amortised_policy import path_of_policy
 from pipeline.search.ask_tell import WAIT, Questions, SearchState, ask_and_tell
 from pipeline.search.believe import believed
-from pipeline.search.policy import Agent, AgentSettings
+from pipeline.search.policy import AgentSettings
+from pipeline.search.ppo_lagrangian import learn_on_surrogate, new_agent
 from pipeline.search.problem import Evaluation, Problem, Searcher, SearchSpace
-from pipeline.search.surrogate import Surrogate, fit, fractions, snap
+from pipeline.search.surrogate import fit, fractions, snap
+from pipeline.search.surrogate_search import best_plans, mutations
 
 __all__ = ["PretrainedSettings", "allowed_share", "pretrained", "search_from_path"]
 
@@ -44,6 +45,8 @@ class PretrainedSettings:
     """Standard deviation of their fractions."""
     proposals: int = 128
     """Of the agent. There are as many mutations of the best plans."""
+    small_reach: float = 0.07
+    """Standard deviation of the small changes of mutations, as a share of a group's channels."""
     updates_per_trial: int = 2
     episodes_per_update: int = 64
     agent: AgentSettings | None = field(default_factory=lambda: AgentSettings(concentration=20.0))
@@ -68,18 +71,20 @@ def _from_path(state: SearchState, path: Callable[[float], ChannelPlan], setting
     yield from _follow(state, path, settings)
     if not state.answers:
         return
-    start = fractions(space, _best(state.answers, 1)[0].plan)
+    start = fractions(space, best_plans(state.answers)[0].plan)
     for row in _around(space, start, round(settings.design_share * trials), settings.spread, generator):
         plan = space.plan(row.tolist())
         if state.asked < trials and plan not in {*(answer.plan for answer in state.answers), *state.pending}:
             yield plan
-    agent = _agent(state.problem, start, settings)
+    agent = new_agent(state.problem, start, settings.agent) if settings.agent else None
     while state.asked < trials and not state.exhausted:
         answers = believed(state)
         model = fit(space, answers)
-        kept = _mutations(space, _best(answers, 8), settings.proposals * (1 if agent else 4), generator)
+        count = settings.proposals * (1 if agent else 4)
+        kept = mutations(space, best_plans(answers), generator, count, settings.small_reach)
         if agent is not None:
-            _learn(agent, model, answers, settings, generator)
+            for _ in range(settings.updates_per_trial):
+                learn_on_surrogate(agent, model, answers, settings.episodes_per_update, generator)
             played = agent.play(settings.proposals, generator).actions.astype(np.float64)
             kept = np.concatenate([kept, snap(space, played)])
         yield from ask_best(state, model, kept, answers)
@@ -111,47 +116,9 @@ def _follow(state: SearchState, path: Callable[[float], ChannelPlan], settings: 
         share = wanted if low < wanted < high else (low + high) / 2
 
 
-def _agent(problem: Problem, start: Floats, settings: PretrainedSettings) -> Agent | None:
-    if settings.agent is None:
-        return None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(problem.seed)
-        return Agent(problem.space, problem.constraints, start, settings.agent)
-
-
-def _learn(
-    agent: Agent, model: Surrogate, answers: Sequence[Evaluation], settings: PretrainedSettings, generator: np.random.Generator
-) -> None:
-    """Rollouts on the surrogate, with rewards scaled to the scores so far, as in ppo_lagrangian.py."""
-    scores = [answer.score for answer in answers]
-    low, span = min(scores), (max(scores) - min(scores)) or 1.0
-    for _ in range(settings.updates_per_trial):
-        episodes = agent.play(settings.episodes_per_update, generator)
-        predicted = model.predict(snap(model.space, episodes.actions.astype(np.float64)))
-        rewards = ((predicted.score - low) / span).astype(np.float32)
-        agent.learn(episodes, rewards, predicted.violations.astype(np.float32), generator)
-
-
 def _around(space: SearchSpace, start: Floats, count: int, spread: float, generator: np.random.Generator) -> Floats:
     """`count` plans around `start`, in pairs with opposite changes. Blocks stay as they are."""
     half = generator.standard_normal(((count + 1) // 2, len(start)))
     changes = np.stack([half, -half], axis=1).reshape(-1, len(start))[:count]
     changes[:, [choice.is_block for choice in space.choices]] = 0.0
     return np.clip(start + spread * changes, 0.0, 1.0)
-
-
-def _mutations(space: SearchSpace, parents: Sequence[Evaluation], count: int, generator: np.random.Generator) -> Floats:
-    """`count` mutations of `parents`, as kept fractions. About three choices change, by a large or a small step."""
-    origins = np.stack([fractions(space, parent.plan) for parent in parents])
-    origin = origins[generator.integers(len(origins), size=count)]
-    changed = generator.random(origin.shape) < 3 / origin.shape[1]
-    reach = np.where(generator.random((count, 1)) < 0.5, 0.2, 0.07)
-    moved = np.clip(origin + reach * generator.standard_normal(origin.shape), 0.0, 1.0)
-    blocks = np.asarray([choice.is_block for choice in space.choices])
-    moved[:, blocks] = 1.0 - origin[:, blocks]
-    return snap(space, np.where(changed, moved, origin))
-
-
-def _best(answers: Sequence[Evaluation], count: int) -> list[Evaluation]:
-    """The feasible plans with the highest scores; after them, those that violate the constraints least."""
-    return sorted(answers, key=lambda answer: (max((0.0, *answer.violations)), -answer.score))[:count]

@@ -19,7 +19,7 @@ from pipeline.search.problem import Evaluation, SearchSpace
 from pipeline.search.start import begin
 from pipeline.search.surrogate import fit, fractions, snap
 
-__all__ = ["surrogate_search"]
+__all__ = ["best_plans", "mutations", "surrogate_search"]
 
 Floats = NDArray[np.float64]
 
@@ -40,21 +40,31 @@ def surrogate_search(state: SearchState) -> Questions[None]:
     while state.asked < state.problem.trials and not state.exhausted:
         answers = believed(state)
         model = fit(state.space, answers)
-        kept = mutations(state.space, _best(answers), generator)
+        kept = mutations(state.space, best_plans(answers), generator)
         yield from ask_best(state, model, kept, answers)
 
 
-def mutations(space: SearchSpace, parents: Sequence[Evaluation], generator: np.random.Generator) -> Floats:
-    """PROPOSALS mutations of `parents`, as kept fractions, (n, choices). A block is kept or dropped; a group changes by REACH."""
+def mutations(
+    space: SearchSpace,
+    parents: Sequence[Evaluation],
+    generator: np.random.Generator,
+    count: int = PROPOSALS,
+    small_reach: float | None = None,
+) -> Floats:
+    """`count` mutations of `parents`, as kept fractions, (n, choices). A block is kept or dropped; a group changes by REACH.
+
+    With `small_reach`, every second mutation, on average, changes its groups by that much only.
+    """
     origins = np.stack([fractions(space, parent.plan) for parent in parents])
-    origin = origins[generator.integers(len(origins), size=PROPOSALS)]
+    origin = origins[generator.integers(len(origins), size=count)]
     changed = generator.random(origin.shape) < CHANGED_GROUPS / origin.shape[1]
-    moved = np.clip(origin + REACH * generator.standard_normal(origin.shape), 0.0, 1.0)
+    reach = REACH if small_reach is None else np.where(generator.random((count, 1)) < 0.5, REACH, small_reach)
+    moved = np.clip(origin + reach * generator.standard_normal(origin.shape), 0.0, 1.0)
     blocks = np.asarray([choice.is_block for choice in space.choices])
     moved[:, blocks] = 1.0 - origin[:, blocks]
     return snap(space, np.where(changed, moved, origin))
 
 
-def _best(answers: Sequence[Evaluation]) -> list[Evaluation]:
-    """The feasible plans with the highest scores; after them, those that violate the constraints least."""
+def best_plans(answers: Sequence[Evaluation]) -> list[Evaluation]:
+    """The PARENTS feasible plans with the highest scores; after them, those that violate the constraints least."""
     return sorted(answers, key=lambda answer: (max((0.0, *answer.violations)), -answer.score))[:PARENTS]

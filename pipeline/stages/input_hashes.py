@@ -9,7 +9,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from pipeline.core.run import Run
-from pipeline.data.listing import Skipped, image_files
+from pipeline.data.listing import Skipped, image_files, names_below
 from pipeline.system.array_file import ARRAY_SUFFIXES
 from pipeline.system.bundled import shipped_weights
 from pipeline.system.foreign_file import WEIGHTS_LIMIT_BYTES, open_foreign
@@ -139,9 +139,8 @@ def _folder_digest(root: Path, most: float = MANY_IMAGES, sampled: int = SAMPLED
     """Hash of the names and contents of all images. With more than `most`, of their names and sizes and of some contents."""
     digest, paths = hashlib.sha256(), image_files(root, Skipped())
     step = 1 if len(paths) <= most else -(-len(paths) // sampled)
-    start = len(str(paths[0])) - len(str(paths[0].relative_to(root))) if paths else 0
-    for number, path in enumerate(paths):
-        digest.update(os.fsencode(str(path)[start:]) + b"\0")
+    for number, (path, name) in enumerate(zip(paths, names_below(paths, root), strict=True)):
+        digest.update(name + b"\0")
         try:
             if number % step:
                 digest.update(f"{path.stat().st_size}\0".encode())

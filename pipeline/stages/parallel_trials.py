@@ -20,7 +20,7 @@ from pipeline.core.profile import available_cores
 from pipeline.core.run import Run, Trial
 from pipeline.probe.interface import Probe
 from pipeline.probe.pool import PoolProbe
-from pipeline.search.ask_tell import drive
+from pipeline.search.ask_tell import at_once, drive
 from pipeline.search.problem import Evaluation, Problem, SearcherFactory
 from pipeline.stages.evaluate import Evaluator
 from pipeline.stages.score_workers import ScoreWorkers, can_fork
@@ -114,7 +114,7 @@ def run_search(make: SearcherFactory, evaluator: Evaluator, problem: Problem, wo
     if searcher is None:
         return
     if in_flight == 1:
-        drive(searcher, lambda number, plan: _done(evaluator(plan)), problem.trials, 1)
+        drive(searcher, at_once(evaluator), problem.trials, 1)
         return
 
     def score(plan: ChannelPlan) -> Candidate:
@@ -164,7 +164,3 @@ def _in_flight(probe: Probe, workers: int) -> int:
 
 def _boards(probe: Probe) -> int:
     return len(probe.boards) if isinstance(probe, PoolProbe) else 1
-
-
-def _done(evaluation: Evaluation) -> Callable[[], Evaluation]:
-    return lambda: evaluation

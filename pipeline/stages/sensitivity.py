@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from pipeline.core.batch import Inputs, Outputs, outputs_of
+from pipeline.core.batch import Inputs, Outputs, on_processor, outputs_of
 from pipeline.core.compute_device import placed
 from pipeline.core.run import Run
 from pipeline.data.images import evaluation_size
@@ -90,8 +90,7 @@ def _distances(context: RunContext, space: SearchSpace, weights: InitialWeights)
 def _answers(module: nn.Module, batches: Sequence[Inputs]) -> list[Outputs]:
     """The outputs of `module` for each batch, on the processor."""
     with placed(module) as device, torch.inference_mode():
-        found = [outputs_of(module(batch.to(device))) for batch in batches]
-    return [each[0].cpu() if len(each) == 1 else tuple(output.cpu() for output in each) for each in found]
+        return [on_processor(module(batch.to(device))) for batch in batches]
 
 
 def _has_searched(run: Run) -> bool:

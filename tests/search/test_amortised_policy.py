@@ -38,6 +38,14 @@ def test_the_features_are_shares_shapes_and_distances_relative_to_the_other_grou
     assert not features_of(SPACE)[:, 8:].any()
 
 
+def test_the_distance_of_a_dropped_block_is_a_feature_too() -> None:
+    block = Choice("block", 1, (0, 1), 0.4, 0.4, LAYER, is_block=True, contents=("group0",))
+    space = SearchSpace((block, SPACE.choices[0]))
+    distances = {plan: 1.0 for plans in probing_plans(space).values() for plan in plans}
+
+    assert features_of(space, distances)[:, 8].tolist() == [1, 1]
+
+
 def test_the_path_ends_at_the_thinnest_and_at_the_dense_plan_and_keeps_more_for_more_latency() -> None:
     path = path_of_policy(SPACE, DISTANCES)
     sums = [sum(SPACE.widths_in(path(share))) for share in (0.1, 0.3, 0.5, 0.7)]
