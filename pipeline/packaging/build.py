@@ -12,12 +12,12 @@ from typing import Any
 from numpy.typing import NDArray
 from torch import nn
 
-from pipeline.core.artifact import Artifact, PrecisionRow, Row
+from pipeline.core.artifact import Artifact, PrecisionRow
 from pipeline.core.batch import Inputs, arrays_in, outputs_of
-from pipeline.core.budget import Constraint, Metric, Verdict, known_metrics, worst_verdict
+from pipeline.core.budget import worst_verdict
 from pipeline.core.candidate import Candidate
 from pipeline.core.measurement import Failure
-from pipeline.core.paired_difference import images_to_decide, paired_drop
+from pipeline.core.paired_difference import paired_drop
 from pipeline.core.plan import ChannelPlan, PruneSpace
 from pipeline.core.profile import Precision
 from pipeline.core.progress import Callback, begin_step
@@ -28,6 +28,7 @@ from pipeline.graph.shrink import layer_groups_of
 from pipeline.graph.structure import load_graph
 from pipeline.graph.structure import structure as structure_of
 from pipeline.packaging.board_summary import board_summary
+from pipeline.packaging.budget_rows import budget_rows
 from pipeline.packaging.ort import ort_files
 from pipeline.packaging.pack import NETWORK_FILE, file_facts, pack, plan_json, weights_bytes
 from pipeline.packaging.serving import GOLDEN_INPUTS, device_limits, serving_files
@@ -41,7 +42,7 @@ from pipeline.system.versions import installed_versions
 from pipeline.training.finetune import Finetuned
 from pipeline.training.scoring import OnnxModule
 
-__all__ = ["Final", "budget_rows", "final_file", "ship", "with_int8"]
+__all__ = ["Final", "final_file", "ship", "with_int8"]
 
 ARTIFACT_FORMAT = 1
 PACKAGES = ("edge-compress", "torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "onnxsim", "numpy")
@@ -70,11 +71,56 @@ def ship(
 
     Raises ShipError if the file answers differently from the network, or if it can no longer be measured.
     """
-    builder, task, profile, constraints = context.builder, context.task, context.profile, context.constraints
-    provenance, dense = context.provenance, judge.dense
-    pruned, proofs = final.pruned, final.proofs
-    processes = profile.probe.final_processes
-    measured = measure_longer(judge.probe, pruned, processes, constraints, dense, context.callback)
+    task, constraints = context.task, context.constraints
+    provenance = context.provenance
+    step = functools.partial(begin_step, context.callback.progress)
+    dense, shipped = _judged(context, chosen, final, judge)
+    files, proofs = _files(context, tuned, final, dense, shipped)
+    rows, widths = tuple(budget_rows(constraints, dense, shipped, task.score_name)), dict(chosen.plan)
+    network, space = context.builder.network, context.builder.space
+    artifact = Artifact(
+        format=ARTIFACT_FORMAT,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        command=provenance.command,
+        job=provenance.job,
+        profile=context.profile.model_dump(mode="json"),
+        data=task.description,
+        versions={"python": platform.python_version(), **installed_versions(PACKAGES)},
+        files=file_facts(files),
+        verdict=worst_verdict(row.verdict for row in rows if row.verdict),
+        rows=rows,
+        dense=dense,
+        shipped=shipped,
+        validation=_validation(context, tuned, chosen, final),
+        proofs=proofs,
+        notices=context.notices.texts,
+        widths={group.name: (widths.get(group.name, 0), group.channels, group.bundle) for group in space.groups},
+        frozen=space.frozen,
+        phase_seconds=context.run.phase_seconds(),
+        learning_rate=tuned.learning_rate,
+        finetuned_epoch=tuned.epoch,
+        precision=final.precision,
+        precisions=final.rows,
+        forecasts=context.run.forecasts,
+        network=network.origin,
+        network_reason=network.reason,
+        blocks=_dropped_blocks(space, chosen.plan),
+    )
+    step("writing the report and the artifact")
+    report, artifact = _reported(artifact, page, context.callback)
+    artifact = replace(artifact, files={**artifact.files, **file_facts({"report.html": report})})
+    pack(context.run.artifact, artifact, {**files, "report.html": report})
+    return artifact
+
+
+def _judged(context: RunContext, chosen: Candidate, final: Final, judge: FinalProbe) -> tuple[Candidate, Candidate]:
+    """The dense network and the final file, both measured and tested.
+
+    Raises ShipError if the file can no longer be measured.
+    """
+    builder, task, pruned = context.builder, context.task, final.pruned
+    processes = context.profile.probe.final_processes
+    measured = measure_longer(judge.probe, pruned, processes, context.constraints, judge.dense, context.callback)
     if isinstance(measured, Failure):
         raise ShipError(f"the final file could not be measured: {measured.kind}: {measured.detail}")
     if text := board_summary(measured):
@@ -84,7 +130,6 @@ def ship(
         task.test(OnnxModule(builder.make(builder.space.dense()).data), step("testing the dense network")),
         task.test(OnnxModule(pruned.data), step("testing the final file")),
     )
-    dense = replace(dense, score=tested[0].value)
     shipped = Candidate(
         plan=chosen.plan,
         params=pruned.params,
@@ -95,69 +140,49 @@ def ship(
         score=tested[1].value,
         drop=paired_drop(*tested),
     )
-    golden = task.inputs(GOLDEN_INPUTS)
-    limits = device_limits(constraints, dense, shipped)
+    return replace(judge.dense, score=tested[0].value), shipped
+
+
+def _files(
+    context: RunContext, tuned: Finetuned, final: Final, dense: Candidate, shipped: Candidate
+) -> tuple[dict[str, bytes], tuple[str, ...]]:
+    """The artifact's files by name, without the report and the manifest, and all that was proven about them."""
+    builder, task, profile, pruned = context.builder, context.task, context.profile, final.pruned
+    proofs, provenance, plan = (builder.proof, *final.proofs), context.provenance, shipped.plan
+    golden = _golden(pruned.data, task.inputs(GOLDEN_INPUTS))
     files = {
         "model.onnx": pruned.data,
-        **serving_files(profile, *_golden(pruned.data, golden), limits, final.precision),
+        **serving_files(profile, *golden, device_limits(context.constraints, dense, shipped), final.precision),
         "weights.safetensors": weights_bytes(tuned.module),
         "plan.json": plan_json(
             (provenance.model, provenance.job.get("model_args")),
-            chosen.plan,
-            builder.kept(chosen.plan),
+            plan,
+            builder.kept(plan),
             builder.network.origin,
             layer_groups_of(tuned.module) if builder.network.origin == "own" else None,
-            builder.dropped(chosen.plan),
+            builder.dropped(plan),
         ),
     }
     if builder.network.origin == "rebuilt":
-        files[NETWORK_FILE] = builder.skeleton(chosen.plan)
+        files[NETWORK_FILE] = builder.skeleton(plan)
     if profile.runtime.ort_format:
         others, shown = ort_files(pruned.data, final.precision, profile, task.inputs(PARITY_INPUTS))
         files, proofs = {**files, **others}, (*proofs, shown)
-    rows, widths = tuple(budget_rows(constraints, dense, shipped, task.score_name)), dict(chosen.plan)
-    artifact = Artifact(
-        format=ARTIFACT_FORMAT,
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        command=provenance.command,
-        job=provenance.job,
-        profile=profile.model_dump(mode="json"),
-        data=task.description,
-        versions={"python": platform.python_version(), **installed_versions(PACKAGES)},
-        files=file_facts(files),
-        verdict=worst_verdict(row.verdict for row in rows if row.verdict),
-        rows=rows,
-        dense=dense,
-        shipped=shipped,
-        validation={
-            "dense": task.validate(builder.module, step("validating the dense network")),
-            "before_finetuning": (chosen.score or 0.0) if tuned.start is None else tuned.start,
-            "after_finetuning": task.validate(tuned.module, step("validating the trained network")),
-            **(
-                {"int8": task.validate(OnnxModule(pruned.data), step("validating the int8 file"))}
-                if final.precision == "int8"
-                else {}
-            ),
-        },
-        proofs=(builder.proof, *proofs),
-        notices=context.notices.texts,
-        widths={group.name: (widths.get(group.name, 0), group.channels, group.bundle) for group in builder.space.groups},
-        frozen=builder.space.frozen,
-        phase_seconds=context.run.phase_seconds(),
-        learning_rate=tuned.learning_rate,
-        finetuned_epoch=tuned.epoch,
-        precision=final.precision,
-        precisions=final.rows,
-        forecasts=context.run.forecasts,
-        network=builder.network.origin,
-        network_reason=builder.network.reason,
-        blocks=_dropped_blocks(builder.space, chosen.plan),
-    )
-    step("writing the report and the artifact")
-    report, artifact = _reported(artifact, page, context.callback)
-    artifact = replace(artifact, files={**artifact.files, **file_facts({"report.html": report})})
-    pack(context.run.artifact, artifact, {**files, "report.html": report})
-    return artifact
+    return files, proofs
+
+
+def _validation(context: RunContext, tuned: Finetuned, chosen: Candidate, final: Final) -> dict[str, float]:
+    """Scores on the validation data: the dense network, the chosen plan before and after training, and int8 if it ships."""
+    builder, task = context.builder, context.task
+    step = functools.partial(begin_step, context.callback.progress)
+    scores = {
+        "dense": task.validate(builder.module, step("validating the dense network")),
+        "before_finetuning": (chosen.score or 0.0) if tuned.start is None else tuned.start,
+        "after_finetuning": task.validate(tuned.module, step("validating the trained network")),
+    }
+    if final.precision == "int8":
+        scores["int8"] = task.validate(OnnxModule(final.pruned.data), step("validating the int8 file"))
+    return scores
 
 
 def _golden(data: bytes, inputs: Inputs) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
@@ -233,50 +258,3 @@ def _facts(context: RunContext, tuned: nn.Module) -> dict[str, str]:
         "target": context.profile.device.name,
         **{f"version.{name}": version for name, version in installed_versions(("edge-compress", "torch", "onnx")).items()},
     }
-
-
-def budget_rows(
-    constraints: tuple[Constraint, ...], dense: Candidate, shipped: Candidate, score_name: str = "accuracy"
-) -> list[Row]:
-    """The rows of the budget's limits first, then the other figures for information. `score_name`: see `Task.score_name`."""
-    limited = {constraint.metric.key for constraint in constraints}
-    others = [metric for metric in known_metrics().values() if metric.key not in limited]
-    return [
-        replace(row, title=f"{score_name} (test)") if row.key == "accuracy_drop" else row
-        for row in (
-            *(_row(constraint.metric, constraint, dense, shipped) for constraint in constraints),
-            *(_row(metric, None, dense, shipped) for metric in others),
-        )
-    ]
-
-
-def _row(metric: Metric, constraint: Constraint | None, dense: Candidate, shipped: Candidate) -> Row:
-    before, after = metric.absolute(dense, dense), metric.absolute(shipped, dense)
-    if shipped.measurement:
-        # the dense graph as it ran in the same minutes, not as it ran at the start
-        paired = {"latency_p50": shipped.measurement.reference_p50_ms, "latency_p90": shipped.measurement.reference_p90_ms}
-        before = paired.get(metric.key) or before
-    is_accuracy = metric.key == "accuracy_drop"
-    drop = shipped.drop if is_accuracy else None
-    verdict = _verdict(constraint, shipped, dense) if constraint else None
-    return Row(
-        key=metric.key,
-        title=metric.title,
-        unit=metric.unit,
-        dense=dense.score if is_accuracy else before.value if before else None,
-        after=shipped.score if is_accuracy else after.value if after else None,
-        ratio=metric.relative(shipped, dense) if metric.relative else None,
-        limit=constraint.limit if constraint else None,
-        relative=constraint.relative if constraint else False,
-        verdict=verdict,
-        drop=drop.estimate if drop else None,
-        test_images_needed=images_to_decide(drop, constraint.limit) if drop and constraint and verdict == "undecided" else None,
-        reason=constraint.reason(shipped, dense) if constraint else "",
-    )
-
-
-def _verdict(constraint: Constraint, shipped: Candidate, dense: Candidate) -> Verdict:
-    """The verdict on one limit. Only the device can say 'within': a predicted 'within' becomes 'undecided'."""
-    found = constraint.verdict(shipped, dense)
-    predicted = shipped.measurement is not None and shipped.measurement.fingerprint.mode == "predicted"
-    return "undecided" if found == "within" and predicted and constraint.metric.measured else found

@@ -18,7 +18,7 @@ from pipeline.core.budget import Constraint, known_metrics
 from pipeline.core.candidate import Candidate
 from pipeline.core.paired_difference import HitCounts, Scores, newcombe, paired_drop
 from pipeline.errors import ModelError
-from pipeline.packaging.build import budget_rows
+from pipeline.packaging.budget_rows import budget_rows
 from pipeline.packaging.report.page import headline
 from pipeline.training.task import OwnTask
 
