@@ -83,7 +83,7 @@ class Block:
     node: str
     """The node of the exported graph that adds."""
     entry: int
-    """Which input of that node is the entry, 0 or 1."""
+    """Which input of that node takes the place of the result, 0 or 1: the entry, or a sum that contains it."""
     tensors: tuple[str, ...]
     """The tensors that only this block reads, in the order in which they are read."""
     groups: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ from pipeline.core.batch import Batch
 from pipeline.core.network_form import TensorNetwork
 from pipeline.core.plan import Block, Kept
 from pipeline.foreign_text import clean_text
+from pipeline.graph.additions import ADDS_TWO
 from pipeline.graph.labels.space import GraphSpace
 from pipeline.graph.to_torch.batch import Call, NotSeparable, State, run_step
 from pipeline.graph.to_torch.batch.call import moved, repeated
@@ -103,7 +104,7 @@ class GraphNetwork(TensorNetwork):
         Raises KeyError when a block does not end at an addition of this network.
         """
         blocks = tuple(blocks)
-        ends = {step.node.name: step for step in self._steps if step.node.op in ("Add", "Sum")}
+        ends = {step.node.name: step for step in self._steps if step.node.op in ADDS_TWO}
         sources = {ends[block.node].outputs[0]: ends[block.node].inputs[block.entry] for block in blocks}
 
         def entry_of(name: str) -> str:
