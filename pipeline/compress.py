@@ -12,6 +12,7 @@ from pipeline.core.compute_device import computing_on, find_device
 from pipeline.core.profile import load_profile
 from pipeline.core.progress import Callback, Notices, NullCallback
 from pipeline.core.run import open_run
+from pipeline.data.loader import loading
 from pipeline.graph.structure import load_graph
 from pipeline.packaging.build import final_file, ship, with_int8
 from pipeline.packaging.rehearse import rehearse
@@ -80,6 +81,7 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
     with (
         open_run(job.folder(identity), identity) as run,
         computing_on(computes_on),
+        loading(job.loader_workers, callback.notice),
         share_device(profile, callback.notice) as device,
     ):
         notices, stage = Notices(callback), functools.partial(open_stage, run, callback)

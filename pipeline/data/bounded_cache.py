@@ -1,9 +1,14 @@
 """Bounded cache: images are kept in memory as they are read, up to a number of bytes."""
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
+
+from pipeline.core.batch import Inputs
+from pipeline.data.loader import in_worker
+from pipeline.data.sendable import why_not_sendable
 
 __all__ = ["BoundedCache"]
 
@@ -27,10 +32,16 @@ class BoundedCache:
     """
 
     def __init__(
-        self, read: Callable[[Sequence[int]], Tensor], limit_bytes: int, keeps: Callable[[int], bool] = lambda index: True
+        self,
+        read: Callable[[Sequence[int]], Tensor],
+        limit_bytes: int,
+        keeps: Callable[[int], bool] = lambda index: True,
+        user_data: object = None,
     ) -> None:
-        """`read` returns the images at some places, (N, C, H, W). `keeps`: which of them may be kept."""
-        self._read, self._keeps, self._room = read, keeps, limit_bytes
+        """`read` returns the images at some places, (N, C, H, W). `keeps`: which of them may be kept. `user_data`: an object of
+        the user that `read` uses.
+        """
+        self._read, self._keeps, self._room, self._user_data = read, keeps, limit_bytes, user_data
         self._kept: dict[int, Tensor] = {}
 
     def __call__(self, indices: Tensor) -> Tensor:
@@ -46,7 +57,28 @@ class BoundedCache:
         self._keep(list(fresh), list(fresh.values()))
         return images
 
+    def holds(self, indices: Tensor) -> bool:
+        """See `pipeline.data.loader.Readable`."""
+        return all(index in self._kept for index in indices.tolist())
+
+    def keep(self, indices: Tensor, inputs: Inputs) -> None:
+        """See `pipeline.data.loader.Readable`."""
+        places: list[int] = indices.tolist()
+        new = [number for number, place in enumerate(places) if place not in self._kept]
+        if new and self._room > 0 and isinstance(inputs, Tensor):
+            self._keep([places[number] for number in new], [inputs[number] for number in new])
+
+    def refusal(self) -> str | None:
+        """See `pipeline.data.loader.Readable`."""
+        return self._refusal
+
+    @cached_property
+    def _refusal(self) -> str | None:
+        return why_not_sendable(self._user_data)
+
     def _keep(self, places: Sequence[int], images: Sequence[Tensor] | Tensor) -> None:
+        if in_worker():
+            return  # each worker would keep its own
         for place, image in zip(places, images, strict=True):
             size = image.numel() * image.element_size()
             if size > self._room:

@@ -3,10 +3,11 @@
 import functools
 import logging
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from pipeline.core.profile import available_cores
+from pipeline.data.loader import in_worker
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import CorruptImage, ImageMismatch
 from pipeline.system.foreign_file import IMAGE_LIMIT_BYTES, open_foreign
@@ -38,6 +40,8 @@ UNREADABLE = (
     *(UnidentifiedImageError, OSError, SyntaxError, ValueError),
     *(Image.DecompressionBombError, Image.DecompressionBombWarning),
 )
+
+Decoded = TypeVar("Decoded", Tensor, Image.Image)
 
 
 @functools.cache
@@ -84,8 +88,8 @@ class Decoder:
         with open_image(path) as image:
             return self.pixels(image, str(path))
 
-    def pixels(self, image: Image.Image, where: str) -> Tensor:
-        """Decode an open image; uint8, (C, size, width). `where` names the image in error messages."""
+    def original(self, image: Image.Image, where: str) -> Image.Image:
+        """Decode an open image without resizing it. `where` names the image in error messages."""
         if image.mode[0] in "IF":
             raise ImageMismatch(
                 f"{where}: more than 8 bits per channel (mode {image.mode}), so values above 255 would become white; save it "
@@ -99,7 +103,11 @@ class Decoder:
             )
         if self.preprocessing.exif_orientation == "apply":
             image = ImageOps.exif_transpose(image)
-        image = image.convert("L" if self.channels == 1 else "RGB")
+        return image.convert("L" if self.channels == 1 else "RGB")
+
+    def pixels(self, image: Image.Image, where: str) -> Tensor:
+        """Decode an open image; uint8, (C, size, width). `where` names the image in error messages."""
+        image = self.original(image, where)
         if self.preprocessing.resize:
             image = resized_middle(image, self.preprocessing.resize, self.size, input_width=self.width)
         elif image.size != (self.width, self.size):
@@ -112,7 +120,20 @@ class Decoder:
 
     def files(self, paths: Iterable[Path]) -> Tensor:
         """Decode the files `paths`; uint8, (N, C, size, width)."""
-        return torch.stack(list(self.pool.map(self.file, paths)))
+        return torch.stack(list(self._map(self.file, paths)))
+
+    def originals(self, paths: Sequence[Path]) -> Iterator[Image.Image]:
+        """Decode the files `paths` without resizing them, a few at a time, because they may be large."""
+        at_once = len(available_cores())
+        for start in range(0, len(paths), at_once):
+            yield from self._map(self._whole, paths[start : start + at_once])
+
+    def _whole(self, path: Path) -> Image.Image:
+        with open_image(path) as image:
+            return self.original(image, str(path))
+
+    def _map(self, function: Callable[[Path], Decoded], paths: Iterable[Path]) -> Iterable[Decoded]:
+        return map(function, paths) if in_worker() else self.pool.map(function, paths)
 
 
 def resized_middle(

@@ -12,11 +12,12 @@ from pipeline.data.bounded_cache import BoundedCache
 from pipeline.data.decode import Decoder, channels_of, count_turned, open_image, upright_size
 from pipeline.data.images import Fetch, Splits, carve
 from pipeline.data.listing import Skipped, class_folders, image_files, loose_images, names_below, skipped_files
+from pipeline.data.originals import Originals
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import DataError, EmptyData, ImageMismatch, OneClass
 from pipeline.system.strict_yaml import load_yaml
 
-__all__ = ["MEMORY_LIMIT_BYTES", "digest_of", "fetch_files", "load_folder", "memory_fetch", "shape_of"]
+__all__ = ["MEMORY_LIMIT_BYTES", "digest_of", "fetch_files", "file_originals", "load_folder", "memory_fetch", "shape_of"]
 
 MEMORY_LIMIT_BYTES = 2**30
 """Decoded images are kept in memory up to this size. The others are decoded batch by batch."""
@@ -81,7 +82,7 @@ def load_folder(root: Path, declared: Preprocessing | None, seed: int, memory_li
         f"{root.name}: {len(paths)} images, {len(classes)} classes, {size}x{decoder.width}x{channels}, {digest_of(paths, root)}"
     )
     splits = Splits.of(fetch, labels, (train, validation, test), preprocessing, classes, description)
-    return replace(splits, notices=tuple(notices))
+    return replace(splits.with_originals(file_originals(paths, decoder)), notices=tuple(notices))
 
 
 def memory_fetch(pixels: Tensor) -> Fetch:
@@ -97,6 +98,11 @@ def fetch_files(paths: list[Path], decoder: Decoder, memory_limit_bytes: int) ->
     if len(paths) * decoder.channels * decoder.size * decoder.width <= memory_limit_bytes:
         return memory_fetch(decoder.files(paths))
     return BoundedCache(lambda indices: decoder.files(paths[index] for index in indices), memory_limit_bytes)
+
+
+def file_originals(paths: list[Path], decoder: Decoder) -> Originals:
+    """Return the originals of the images `paths`."""
+    return Originals(lambda places: decoder.originals([paths[place] for place in places]))
 
 
 def _split_folders(root: Path, notices: list[str]) -> dict[str, Path]:

@@ -7,7 +7,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from pipeline.core.batch import Inputs, joined
+from pipeline.core.batch import Inputs, tensors_of
+from pipeline.data.augment import BatchTask, draw, mixed, moved, seeded, varied_image
+from pipeline.data.joined_fetch import JoinedFetch
+from pipeline.data.loader import Readable, read_batches
+from pipeline.data.originals import Originals
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import EmptyData
 from pipeline.foreign_text import escape_text
@@ -33,6 +37,8 @@ class Images:
     """(all images,) of class indices; `indices` selects from it."""
     indices: Tensor
     preprocessing: Preprocessing
+    originals: Originals | None = None
+    """Where `resized_crop` takes its part from. None: from the images of `fetch`."""
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -47,19 +53,12 @@ class Images:
 
     def joined(self, other: "Images") -> "Images":
         """Return these images followed by those of `other`. If these are ready for the network, the others are normalised too."""
-        count, ready = len(self.labels), self._is_ready() and not other._is_ready()
-
-        def fetch(chosen: Tensor) -> Inputs:
-            ours = chosen < count
-            parts = [self.fetch(chosen[ours])] if ours.any() else []
-            if not ours.all():
-                pixels = other.fetch(chosen[~ours] - count)
-                parts.append(other._normalised(pixels) if ready else pixels)
-            order = torch.cat([ours.nonzero(), (~ours).nonzero()]).flatten()
-            return joined(parts)[order.argsort()]
-
+        count = len(self.labels)
+        convert = other._normalised if self._is_ready() and not other._is_ready() else None
+        fetch = JoinedFetch(self.fetch, count, other.fetch, convert)
         labels, indices = torch.cat([self.labels, other.labels]), torch.cat([self.indices, other.indices + count])
-        return Images(fetch, labels, indices, self.preprocessing)
+        originals = self.originals and self.originals.joined(count, other.originals)
+        return Images(fetch, labels, indices, self.preprocessing, originals)
 
     def sample(self, count: int, seed: int) -> "Images":
         """Draw `count` images without replacement; a seed always gives the same images."""
@@ -69,33 +68,68 @@ class Images:
     @cached_property
     def evaluation_size(self) -> int:
         """The number of images in a batch for evaluation. It is smaller for large images, so that memory is bounded."""
-        return evaluation_size(self.fetch(self.indices[:1]).numel())
+        return evaluation_size(self._first.numel())
 
-    def batches(self, size: int | None = None) -> Iterator[tuple[Inputs, Tensor]]:
+    def batches(self, size: int | None = None, device: torch.device | None = None) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield (images, labels) in order, for evaluation: (N, C, H, W) float32 or a `Batch`, and (N,).
 
-        `size` is the number of images in a batch; None: `evaluation_size`.
+        `size` is the number of images in a batch; None: `evaluation_size`. Images are on `device`, if it is given, and labels on
+        the processor.
         """
-        for chosen in self.indices.split(self.evaluation_size if size is None else size):
-            yield self._normalised(self.fetch(chosen)), self.labels[chosen]
+        parts = self.indices.split(self.evaluation_size if size is None else size)
+        for chosen, pixels in zip(parts, read_batches(self.fetch, parts, self.fetch, self.indices), strict=True):
+            if isinstance(self.fetch, Readable):
+                self.fetch.keep(chosen, pixels)
+            yield self._normalised(_placed(pixels, device)), self.labels[chosen]
 
-    def training_batches(self, size: int, seed: int, epoch: int) -> Iterator[tuple[Inputs, Tensor]]:
+    def training_batches(
+        self, size: int, seed: int, epoch: int, device: torch.device | None = None
+    ) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield shuffled and augmented batches, which depend only on the seed and the epoch. A last batch of one image is left
         out, because BatchNorm cannot learn from it.
+
+        Images are on `device`, if it is given. Labels are on the processor: (N,), or (N, classes) if images are mixed.
         """
-        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        kinds, first = self.preprocessing.augment, 1_000_003 * seed + epoch
+        generator = torch.Generator().manual_seed(first)
         order = self.indices[torch.randperm(len(self), generator=generator)]
-        for chosen in order.split(size):
-            if len(chosen) > 1 or len(self) == 1:
-                pixels = self.fetch(chosen)
-                if isinstance(pixels, Tensor) and pixels.dtype == torch.uint8:
-                    pixels = _augmented(pixels, self.preprocessing.augment, generator)
-                yield self._normalised(pixels), self.labels[chosen]
+        chosen = [part for part in order.split(size) if len(part) > 1 or len(self) == 1]
+        height = self._first.shape[2] if kinds and isinstance(self._first, Tensor) and not self._is_ready() else None
+        tasks = [draw(part, 1_000_003 * first + number, kinds, height, generator) for number, part in enumerate(chosen)]
+        for task, pixels in zip(tasks, read_batches(self._read, tasks, self._training_source, self.indices), strict=True):
+            inputs, labels = self._normalised(_placed(pixels, device)), self.labels[task.chosen]
+            if height is not None and isinstance(inputs, Tensor):
+                inputs, labels = mixed(inputs, labels, kinds, int(self.labels.max()) + 1, task.seed)
+            yield inputs, labels
+
+    def _read(self, task: BatchTask) -> Inputs:
+        """A training batch before it is normalised."""
+        with seeded(task.seed):  # for a data set of the user that varies its images
+            if task.image_seeds is None:
+                pixels = self.fetch(task.chosen)
+            else:
+                pixels = torch.stack(list(self._varied(task.chosen, task.image_seeds)))
+        return moved(pixels, task) if isinstance(pixels, Tensor) else pixels
+
+    def _varied(self, chosen: Tensor, seeds: Sequence[int]) -> Iterator[Tensor]:
+        source, (height, width) = self._training_source, tensors_of(self._first)[0].shape[2:]
+        images = source.read(chosen.tolist()) if isinstance(source, Originals) else tensors_of(source(chosen))[0]
+        for image, seed in zip(images, seeds, strict=True):
+            yield varied_image(image, self.preprocessing.augment, (height, width), seed)
+
+    @property
+    def _training_source(self) -> Fetch | Originals:
+        return self.originals if self.originals and "resized_crop" in self.preprocessing.augment else self.fetch
+
+    @cached_property
+    def _first(self) -> Inputs:
+        """The first image."""
+        with seeded(0):
+            return self.fetch(self.indices[:1])
 
     def _is_ready(self) -> bool:
         """Whether the images are ready for the network, and not pixels."""
-        found = self.fetch(self.indices[:1])
-        return not isinstance(found, Tensor) or found.dtype != torch.uint8
+        return not isinstance(self._first, Tensor) or self._first.dtype != torch.uint8
 
     def _normalised(self, pixels: Inputs) -> Inputs:
         if not isinstance(pixels, Tensor):
@@ -148,6 +182,11 @@ class Splits:
         train, validation, test = (Images(fetch, labels, indices, preprocessing) for indices in parts)
         return cls(train, validation, test, tuple(classes), description)
 
+    def with_originals(self, originals: Originals) -> "Splits":
+        """Return the same images with their `originals`."""
+        train, validation, test = (replace(images, originals=originals) for images in (self.train, self.validation, self.test))
+        return replace(self, train=train, validation=validation, test=test)
+
     def with_preprocessing(self, preprocessing: Preprocessing) -> "Splits":
         """Return the same images with another preprocessing."""
         return replace(
@@ -167,8 +206,8 @@ class Splits:
 def normalised(pixels: Tensor, preprocessing: Preprocessing) -> Tensor:
     """Return `pixels`, uint8 (N, C, H, W), as floats with the mean and standard deviation of `preprocessing`."""
     channels = pixels.shape[1]
-    mean = torch.tensor(preprocessing.mean or (0.0,) * channels).view(1, -1, 1, 1)
-    std = torch.tensor(preprocessing.std or (1.0,) * channels).view(1, -1, 1, 1)
+    mean = torch.tensor(preprocessing.mean or (0.0,) * channels, device=pixels.device).view(1, -1, 1, 1)
+    std = torch.tensor(preprocessing.std or (1.0,) * channels, device=pixels.device).view(1, -1, 1, 1)
     return (pixels.float() / 255 - mean) / std
 
 
@@ -198,17 +237,8 @@ def carve(labels: Tensor, indices: Tensor, share: float, limit: int, seed: int) 
     return torch.cat(rest).sort().values, torch.cat(taken).sort().values
 
 
-def _augmented(pixels: Tensor, kinds: tuple[str, ...], generator: torch.Generator) -> Tensor:
-    count, channels, height, width = pixels.shape
-    if "crop" in kinds:
-        pad = max(1, height // 8)
-        padded = torch.nn.functional.pad(pixels, (pad, pad, pad, pad))
-        top = torch.randint(2 * pad + 1, (count, 1, 1, 1), generator=generator)
-        left = torch.randint(2 * pad + 1, (count, 1, 1, 1), generator=generator)
-        rows = (torch.arange(height).view(1, 1, -1, 1) + top).expand(count, channels, height, padded.shape[3])
-        columns = (torch.arange(width).view(1, 1, 1, -1) + left).expand(count, channels, height, width)
-        pixels = padded.gather(2, rows).gather(3, columns)
-    if "flip" in kinds:
-        mirrored = torch.rand(count, generator=generator) < 0.5
-        pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
-    return pixels
+def _placed(pixels: Inputs, device: torch.device | None) -> Inputs:
+    """`pixels` on `device`. Pixels in uint8 are normalised there, because they are a quarter of the floats."""
+    if device is None or device.type == "cpu":
+        return pixels
+    return pixels.to(device, non_blocking=True) if isinstance(pixels, Tensor) else pixels.to(device)

@@ -4,7 +4,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-__all__ = ["USUAL_NORMALISATIONS", "Preprocessing"]
+__all__ = ["USUAL_NORMALISATIONS", "Augmentation", "Preprocessing"]
+
+Augmentation = Literal["crop", "flip", "resized_crop", "colour", "mixup", "cutmix"]
+"""How training images are varied; see `pipeline.data.augment`."""
 
 USUAL_NORMALISATIONS: dict[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -38,8 +41,10 @@ class Preprocessing(BaseModel):
     """What to do with an image whose number of channels differs from `mean`."""
     exif_orientation: Literal["ignore", "apply"] | None = Field(None, examples=["apply"])
     """Whether images are rotated by their EXIF data; None ignores the data too, and reports it where there are such images."""
-    augment: tuple[Literal["crop", "flip"], ...] = Field((), examples=["[crop, flip]"])
-    """During training: shifts by up to an eighth of the side (crop), and mirroring left to right (flip)."""
+    augment: tuple[Augmentation, ...] = Field((), examples=["[crop, flip]"])
+    """During training: shifts by up to an eighth of the side (crop), mirroring left to right (flip), a part of the original image
+    of 8 to 100 % of its area (resized_crop), brightness, contrast and saturation (colour), and mixtures of images and their
+    labels (mixup, cutmix)."""
 
     @field_validator("width")
     @classmethod
@@ -63,6 +68,13 @@ class Preprocessing(BaseModel):
         if values is not None and "mean" in info.data and len(values) != len(info.data["mean"] or ()):
             raise ValueError(f"expected as many numbers as mean, which has {len(info.data['mean'] or ())}")
         return values
+
+    @field_validator("augment")
+    @classmethod
+    def _one_crop(cls, augment: tuple[Augmentation, ...]) -> tuple[Augmentation, ...]:
+        if {"crop", "resized_crop"} <= set(augment):
+            raise ValueError("crop and resized_crop exclude each other; keep one")
+        return augment
 
     @field_validator("resize")
     @classmethod

@@ -16,6 +16,7 @@ from pipeline.data.bounded_cache import BoundedCache
 from pipeline.data.decode import Decoder
 from pipeline.data.folder import MEMORY_LIMIT_BYTES, VALIDATION_LIMIT, VALIDATION_SHARE, memory_fetch
 from pipeline.data.images import Fetch, Splits, carve
+from pipeline.data.originals import Originals
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import DataError, EmptyData, OneClass, one_line
 
@@ -64,19 +65,23 @@ def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed
     decoder = Decoder(size, preprocessing.channels or (1 if first.mode == "L" else 3), preprocessing)
     items: Dataset[Any] = torch.utils.data.ConcatDataset(parts)
 
+    def originals(indices: Sequence[int]) -> Iterator[Image.Image]:
+        return (decoder.original(cast(Image.Image, items[index][0]), f"{name}[{index}]") for index in indices)
+
     def read(indices: Sequence[int]) -> torch.Tensor:
         return torch.stack([decoder.pixels(cast(Image.Image, items[index][0]), f"{name}[{index}]") for index in indices])
 
     if len(labels) * decoder.channels * decoder.size * decoder.width <= MEMORY_LIMIT_BYTES:
         fetch: Fetch = memory_fetch(read(range(len(labels))))
     else:
-        fetch = BoundedCache(read, MEMORY_LIMIT_BYTES)
+        fetch = BoundedCache(read, MEMORY_LIMIT_BYTES, user_data=parts)
     everything, test = torch.arange(len(labels)).split([len(part) for part in parts])
     train, validation = carve(labels, everything, VALIDATION_SHARE, VALIDATION_LIMIT, seed)
     preprocessing = preprocessing.model_copy(update={"size": size})
     classes = [str(entry) for entry in getattr(parts[0], "classes", range(int(labels.max()) + 1))]
     description = f"torchvision:{name}: {len(labels)} images, {size}x{decoder.width}"
-    return Splits.of(fetch, labels, (train, validation, test), preprocessing, classes, description)
+    splits = Splits.of(fetch, labels, (train, validation, test), preprocessing, classes, description)
+    return splits.with_originals(Originals(originals, parts))
 
 
 def _takes_root_and_train(factory: object) -> bool:
@@ -123,7 +128,9 @@ def load_from_factory(
         train, validation = carve(labels, train, VALIDATION_SHARE, VALIDATION_LIMIT, seed)
     read = _dataset_fetch(torch.utils.data.ConcatDataset(everything), where)
     learned = set(train.tolist())
-    fetch = BoundedCache(lambda indices: read(torch.tensor(indices)), MEMORY_LIMIT_BYTES, lambda index: index not in learned)
+    fetch = BoundedCache(
+        lambda indices: read(torch.tensor(indices)), MEMORY_LIMIT_BYTES, lambda index: index not in learned, everything
+    )
     shape = tuple(arrays_in(read(torch.tensor([0])))[0].shape[1:])
     classes = [str(label) for label in range(int(labels.max()) + 1)]
     description = f"{where}: {len(labels)} images, {'x'.join(str(side) for side in shape)}"

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.decode import Decoder
-from pipeline.data.folder import MEMORY_LIMIT_BYTES, digest_of, fetch_files, shape_of
+from pipeline.data.folder import MEMORY_LIMIT_BYTES, digest_of, fetch_files, file_originals, shape_of
 from pipeline.data.images import Images, Splits
 from pipeline.data.listing import Skipped, image_files
 from pipeline.data.preprocessing import Preprocessing
@@ -48,7 +48,7 @@ def load_unlabelled(root: Path, declared: Preprocessing | None, seed: int) -> Sp
     if len(images) < FEWEST:
         raise EmptyData(f"{root}: {len(images)} images; give at least {FEWEST}, because some are held out for the test")
     splits = Splits.of(images.fetch, images.labels, split_unlabelled(len(images), seed), images.preprocessing, (), text)
-    return replace(splits, notices=notices)
+    return replace(splits if images.originals is None else splits.with_originals(images.originals), notices=notices)
 
 
 def split_unlabelled(count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -79,4 +79,5 @@ def _images(root: Path, preprocessing: Preprocessing) -> tuple[Images, str, tupl
     if preprocessing.size is None:
         preprocessing = preprocessing.model_copy(update={"size": size})
     text = f"{root.name}: {len(paths)} images without labels, {size}x{decoder.width}x{channels}, {digest_of(paths, root)}"
-    return Images(fetch, labels, torch.arange(len(paths)), preprocessing), text, notices
+    images = Images(fetch, labels, torch.arange(len(paths)), preprocessing, file_originals(paths, decoder))
+    return images, text, notices

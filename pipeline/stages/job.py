@@ -103,6 +103,9 @@ class Job:
     workers: int | Literal["auto"] | None = None
     """Processes that score plans at the same time. "auto": one per core on which nothing is timed. None: "auto" with
     `device.hosts`, and otherwise 1. More than one changes which plans the search asks for."""
+    loader_workers: int | None = None
+    """Processes that read images ahead. None: on a processor none, and beside a GPU one per core but one, at most 8. The number
+    changes no result."""
     command: tuple[str, ...] = ()
     """The command as typed, for the record."""
     model_args: Mapping[str, Argument] = field(default_factory=dict)

@@ -192,7 +192,7 @@ def _with_teacher_outputs(teacher: nn.Module, images: Images, device: torch.devi
     # whole batches only: BatchNorm in training mode cannot learn from a last batch of a single image
     count = max(len(images) // BATCH, 1)
     while True:
-        for number, (pixels, _) in zip(range(count), images.batches(BATCH), strict=False):
+        for number, (pixels, _) in zip(range(count), images.batches(BATCH, device), strict=False):
             placed = pixels.to(device, memory_format=layout_of(teacher))
             if number == len(known):
                 with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Epochs: the loss, the learning-rate schedule, one epoch of SGD, and validation with re-estimated BatchNorm statistics."""
+"""Epochs: the learning-rate schedule, one epoch of training, and validation with re-estimated BatchNorm statistics."""
 
 import copy
 import math
@@ -8,15 +8,15 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from pipeline.core.batch import Inputs, Outputs, outputs_of
+from pipeline.core.batch import Inputs, Outputs
 from pipeline.core.compute_device import compute_device
 from pipeline.data.images import Images, evaluation_size
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import reference_loss
 from pipeline.training.execution_mode import layout_of, train_mode
-from pipeline.training.relative_error import as_floats, imitation_loss, is_classifier, sample_agreement, spreads_of
+from pipeline.training.losses import as_logits, distillation_loss, training_loss
+from pipeline.training.relative_error import as_floats, is_classifier, sample_agreement, spreads_of
 from pipeline.training.scoring import calibration_images, recalibrate
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.statistics_shift import shifts_of
@@ -35,11 +35,6 @@ __all__ = [
     "validated",
     "validated_start",
 ]
-
-PROBABILITY_ROUNDING = 1e-2
-"""How far the sum of a row of probabilities may be from 1, also in bfloat16."""
-LEAST_PROBABILITY = 1e-7
-"""Smaller probabilities are taken as this one, because zero has no logarithm."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,8 @@ class TrainingSetup:
         if self.teacher is None:
             return [None] * math.ceil(len(self.validation) / self.validation.evaluation_size)
         with torch.inference_mode():
-            return [self.teacher(self.placed(pixels, self.teacher)) for pixels, _ in self.validation.batches()]
+            batches = self.validation.batches(device=self.device)
+            return [self.teacher(self.placed(pixels, self.teacher)) for pixels, _ in batches]
 
     @cached_property
     def validation_spreads(self) -> tuple[float, ...]:
@@ -175,7 +171,8 @@ def train_epoch(learner: Learner, setup: TrainingSetup, epoch: int, rate: Callab
     """
     torch.manual_seed(1_000_003 * setup.seed + epoch)  # for dropout
     train_mode(learner.module)
-    for step, (images, labels) in enumerate(setup.train.training_batches(setup.batch_size, setup.seed, epoch)):
+    batches = setup.train.training_batches(setup.batch_size, setup.seed, epoch, setup.device)
+    for step, (images, labels) in enumerate(batches):
         for group in learner.optimizer.param_groups:
             group["lr"] = rate(step)
         learner.optimizer.zero_grad()
@@ -206,12 +203,16 @@ def validated(module: nn.Module, setup: TrainingSetup) -> Validation:
     Training uses the statistics of each batch, so the weights do not depend on this estimate.
     """
     images = setup.calibration
-    batches = images.training_batches(images.evaluation_size, setup.seed, 0) if setup.augmented else images.batches()
+    if setup.augmented:
+        batches = images.training_batches(images.evaluation_size, setup.seed, 0, setup.device)
+    else:
+        batches = images.batches(device=setup.device)
     recalibrate(module, (pixels.to(setup.device) for pixels, _ in batches))
     module.eval()
     right, loss = 0.0, 0.0
     with torch.inference_mode():
-        for (pixels, labels), target in zip(setup.validation.batches(), setup.validation_targets, strict=True):
+        batches = setup.validation.batches(device=setup.device)
+        for (pixels, labels), target in zip(batches, setup.validation_targets, strict=True):
             logits, classes = module(setup.placed(pixels, module)), labels.to(setup.device)
             if is_classifier(logits) or target is None:
                 right += int((logits.argmax(1) == classes).sum())
@@ -248,45 +249,6 @@ def _answers(module: nn.Module, setup: TrainingSetup, images: Inputs) -> tuple[O
         with torch.no_grad():
             target = setup.teacher(pixels) if setup.teacher else None
     return as_floats(outputs), None if target is None else as_floats(target)
-
-
-def training_loss(logits: Outputs, target: Outputs | None, labels: Tensor, settings: FinetuneSettings) -> Tensor:
-    """Return (1 - a) CE(y, smoothed labels) + a T^2 KL(target / T || logits / T)   (Hinton et al., arXiv 1503.02531).
-
-    `logits` and the teacher's `target` are (N, classes), `labels` (N,). The result is the batch mean; without a target, CE alone.
-    Probabilities work too; see `as_logits`. For other outputs, labels are not used, and it is the `imitation_loss`.
-    """
-    if target is not None and not is_classifier(target):
-        return imitation_loss(logits, target)
-    logits = outputs_of(logits)[0]
-    hard = F.cross_entropy(as_logits(logits), labels, label_smoothing=settings.label_smoothing)
-    if target is None:
-        return hard
-    soft = distillation_loss(logits, target, settings.temperature)
-    return (1 - settings.distillation) * hard + settings.distillation * soft
-
-
-def distillation_loss(logits: Outputs, target: Outputs, temperature: float) -> Tensor:
-    """Return T^2 KL(target / T || logits / T), both (N, classes), mean over the batch (Hinton et al., arXiv 1503.02531).
-
-    Probabilities work too; see `as_logits`. For other outputs, it is the `imitation_loss`.
-    """
-    if not isinstance(target, Tensor) or not isinstance(logits, Tensor) or not is_classifier(target):
-        return imitation_loss(logits, target)
-    soft = F.log_softmax(as_logits(logits) / temperature, 1), F.log_softmax(as_logits(target) / temperature, 1)
-    return temperature**2 * F.kl_div(*soft, reduction="batchmean", log_target=True)
-
-
-def as_logits(outputs: Tensor) -> Tensor:
-    """Return the logarithms of `outputs`, (N, classes), if every row is a distribution; otherwise `outputs`.
-
-    A network may end with softmax, as many ONNX files do. The logarithms of its outputs are the same as its logits, except for a
-    number that is the same for all classes.
-    """
-    with torch.no_grad():
-        is_distribution = outputs.dim() == 2 and outputs.shape[1] > 1 and bool((outputs >= 0).all())
-        is_distribution = is_distribution and bool(((outputs.sum(1) - 1).abs() < PROBABILITY_ROUNDING).all())
-    return outputs.clamp_min(LEAST_PROBABILITY).log() if is_distribution else outputs
 
 
 def schedule(epoch: float, epochs: float) -> float:

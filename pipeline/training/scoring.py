@@ -82,7 +82,7 @@ def hits(
     module.eval()
     found: list[NDArray[np.bool_]] = []
     with placed(module) as device, torch.inference_mode():
-        for batch_images, labels in count_images(images.batches(batch), len(images), "scoring", progress):
+        for batch_images, labels in count_images(images.batches(batch, device), len(images), "scoring", progress):
             between()
             pixels = batch_images.to(device, memory_format=layout_of(module))
             found.append((module(pixels).argmax(1).cpu() == labels).numpy())
