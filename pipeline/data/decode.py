@@ -118,9 +118,16 @@ class Decoder:
         array = np.asarray(image, dtype=np.uint8)
         return torch.from_numpy(array.reshape(self.size, self.width, self.channels).copy()).permute(2, 0, 1)
 
-    def files(self, paths: Iterable[Path]) -> Tensor:
+    def files(self, paths: Sequence[Path]) -> Tensor:
         """Decode the files `paths`; uint8, (N, C, size, width)."""
-        return torch.stack(list(self._map(self.file, paths)))
+        return self.gathered(len(paths), self._map(self.file, paths))
+
+    def gathered(self, count: int, images: Iterable[Tensor]) -> Tensor:
+        """Return `count` decoded `images` as one tensor. Each is copied as it comes, so that they are not in memory twice."""
+        found = torch.empty((count, self.channels, self.size, self.width), dtype=torch.uint8)
+        for place, image in enumerate(images):
+            found[place] = image
+        return found
 
     def originals(self, paths: Sequence[Path]) -> Iterator[Image.Image]:
         """Decode the files `paths` without resizing them, a few at a time, because they may be large."""

@@ -97,7 +97,7 @@ def fetch_files(paths: list[Path], decoder: Decoder, memory_limit_bytes: int) ->
     """
     if len(paths) * decoder.channels * decoder.size * decoder.width <= memory_limit_bytes:
         return memory_fetch(decoder.files(paths))
-    return BoundedCache(lambda indices: decoder.files(paths[index] for index in indices), memory_limit_bytes)
+    return BoundedCache(lambda indices: decoder.files([paths[index] for index in indices]), memory_limit_bytes)
 
 
 def file_originals(paths: list[Path], decoder: Decoder) -> Originals:

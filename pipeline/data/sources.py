@@ -69,7 +69,8 @@ def load_torchvision(name: str, root: Path, declared: Preprocessing | None, seed
         return (decoder.original(cast(Image.Image, items[index][0]), f"{name}[{index}]") for index in indices)
 
     def read(indices: Sequence[int]) -> torch.Tensor:
-        return torch.stack([decoder.pixels(cast(Image.Image, items[index][0]), f"{name}[{index}]") for index in indices])
+        images = (decoder.pixels(cast(Image.Image, items[index][0]), f"{name}[{index}]") for index in indices)
+        return decoder.gathered(len(indices), images)
 
     if len(labels) * decoder.channels * decoder.size * decoder.width <= MEMORY_LIMIT_BYTES:
         fetch: Fetch = memory_fetch(read(range(len(labels))))
