@@ -28,13 +28,14 @@ from pipeline.search.problem import NAMED_REWARDS
 from pipeline.search.searchers import SEARCHERS
 from pipeline.stages.job import DEPTHS, Job
 from pipeline.system.memory_errors import watch_limited
+from pipeline.training.options_file import read_training_options
 from pipeline.training.settings import RECOVERIES, FinetuneSettings
 
 __all__ = ["main"]
 
 DEFAULTS = Job(target="")
 """The defaults of all options. They are defined only in `Job`."""
-REPLACED_BY_TASK = {"data", "unlabelled", "epochs", "finetune_minutes", "recover", "learning_rate", "batch_size"}
+REPLACED_BY_TASK = {"data", "unlabelled", "epochs", "finetune_minutes", "recover", "learning_rate", "batch_size", "training"}
 """Options that have no effect with --task."""
 
 EXAMPLES = """\b
@@ -130,6 +131,7 @@ Examples:
     help="Peak rate.  [default: tried]",
 )
 @click.option("--batch-size", type=click.IntRange(2), metavar="N", help="Images per batch.  [default: auto]")
+@click.option("--training", type=click.Path(path_type=Path), metavar="FILE", help="YAML: optimizer, schedule, averaged weights.")
 @click.option(
     "--importance",
     type=click.Choice(IMPORTANCES),
@@ -207,6 +209,7 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
         raise click.UsageError(
             f"--searcher: unknown searcher '{flags['searcher']}'; choose one of {', '.join(sorted(SEARCHERS))}"
         )
+    training = read_training_options(flags["training"])
     job = Job(
         target=flags["target"],
         model=flags["model"],
@@ -236,11 +239,13 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
             batch_size=flags["batch_size"],
             recover=flags["recover"],
             minutes=flags["finetune_minutes"],
+            **training.settings(),
         ),
         command=("compress", *map(escape_text, sys.argv[1:])),
         model_args=flags["model_args"],
         shape=flags["shape"],
         workers=flags["workers"],
+        loader_workers=training.loader_workers,
     )
     # --help and a wrong flag must not wait for these imports
     from pipeline.cli.screen import Screen  # noqa: PLC0415

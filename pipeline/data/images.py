@@ -83,19 +83,21 @@ class Images:
             yield self._normalised(_placed(pixels, device)), self.labels[chosen]
 
     def training_batches(
-        self, size: int, seed: int, epoch: int, device: torch.device | None = None
+        self, size: int, seed: int, epoch: int, device: torch.device | None = None, first: int = 0
     ) -> Iterator[tuple[Inputs, Tensor]]:
         """Yield shuffled and augmented batches, which depend only on the seed and the epoch. A last batch of one image is left
         out, because BatchNorm cannot learn from it.
 
-        Images are on `device`, if it is given. Labels are on the processor: (N,), or (N, classes) if images are mixed.
+        The batches before number `first`, counted from 0, are left out. Images are on `device`, if it is given. Labels are on the
+        processor: (N,), or (N, classes) if images are mixed.
         """
-        kinds, first = self.preprocessing.augment, 1_000_003 * seed + epoch
-        generator = torch.Generator().manual_seed(first)
+        kinds, base = self.preprocessing.augment, 1_000_003 * seed + epoch
+        generator = torch.Generator().manual_seed(base)
         order = self.indices[torch.randperm(len(self), generator=generator)]
         chosen = [part for part in order.split(size) if len(part) > 1 or len(self) == 1]
         height = self._first.shape[2] if kinds and isinstance(self._first, Tensor) and not self._is_ready() else None
-        tasks = [draw(part, 1_000_003 * first + number, kinds, height, generator) for number, part in enumerate(chosen)]
+        seeds = ((1_000_003 * base + number) % 2**62 for number in range(len(chosen)))
+        tasks = [draw(part, seed, kinds, height, generator) for part, seed in zip(chosen, seeds, strict=True)][first:]
         for task, pixels in zip(tasks, read_batches(self._read, tasks, self._training_source, self.indices), strict=True):
             inputs, labels = self._normalised(_placed(pixels, device)), self.labels[task.chosen]
             if height is not None and isinstance(inputs, Tensor):

@@ -210,7 +210,7 @@ def _finetuning(settings: FinetuneSettings) -> dict[str, Any]:
     epochs as 20, and had no settings for few pictures.
     """
     usual = FinetuneSettings()
-    found = {name: value for name, value in vars(settings).items() if name not in ("recover", "minutes")}
+    found = {name: value for name, value in settings.facts().items() if name not in ("recover", "minutes")}
     found |= {name: value for name in ("recover", "minutes") if (value := getattr(settings, name)) != getattr(usual, name)}
     for name, stored in (("batch_size", 128), ("epochs", usual.whole_epochs)):
         if found[name] is None:

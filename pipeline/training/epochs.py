@@ -8,6 +8,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from pipeline.core.batch import Inputs, Outputs
 from pipeline.core.compute_device import compute_device
@@ -16,9 +17,10 @@ from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import reference_loss
 from pipeline.training.execution_mode import layout_of, train_mode
 from pipeline.training.losses import as_logits, distillation_loss, training_loss
+from pipeline.training.optimizers import average_of, optimizer_of
 from pipeline.training.relative_error import as_floats, is_classifier, sample_agreement, spreads_of
 from pipeline.training.scoring import calibration_images, recalibrate
-from pipeline.training.settings import FinetuneSettings
+from pipeline.training.settings import FinetuneSettings, ScheduleShape
 from pipeline.training.statistics_shift import shifts_of
 
 __all__ = [
@@ -117,10 +119,18 @@ class Learner:
     optimizer: torch.optim.Optimizer
     best: dict[str, Tensor] = field(default_factory=dict)
     """State dict of the best network so far, on the CPU."""
+    average: AveragedModel | None = None
+    """A moving average of the weights, if there is one."""
+
+    @property
+    def judged(self) -> nn.Module:
+        """The network that is validated and shipped: the average of the weights, or the network itself."""
+        averaged: nn.Module = self.module if self.average is None else self.average.module
+        return averaged
 
     def keep_as_best(self) -> None:
-        """Store the present state of the network as the best one."""
-        self.best.update((name, tensor.detach().cpu().clone()) for name, tensor in self.module.state_dict().items())
+        """Store the present state of the judged network as the best one."""
+        self.best.update((name, tensor.detach().cpu().clone()) for name, tensor in self.judged.state_dict().items())
 
     def finished(self) -> nn.Module:
         """Return the best network, on the CPU, in evaluation mode and in the usual memory layout."""
@@ -128,23 +138,18 @@ class Learner:
         return self.module.cpu().to(memory_format=torch.contiguous_format).eval()
 
     def return_to_best(self) -> None:
-        """Restore the best state of the network, and reset the momenta of the optimizer."""
+        """Restore the best state of the network, and reset the momenta of the optimizer and the average."""
         self.module.load_state_dict(self.best)
         self.optimizer.state.clear()
+        if self.average is not None:
+            self.average.module.load_state_dict(self.best)
+            self.average.n_averaged.zero_()
 
 
 def learner_of(student: nn.Module, setup: TrainingSetup) -> Learner:
     """Return a copy of `student` on the device of `setup`, with a new optimizer."""
     module = copy.deepcopy(student).to(setup.device).to(memory_format=layout_of(student))
-    settings = setup.settings
-    optimizer = torch.optim.SGD(
-        module.parameters(),
-        lr=0.0,  # set at every step
-        momentum=settings.momentum,
-        weight_decay=settings.weight_decay,
-        nesterov=True,
-    )
-    return Learner(module, optimizer)
+    return Learner(module, optimizer_of(module, setup.settings), average=average_of(module, setup.settings))
 
 
 def validated_start(learner: Learner, setup: TrainingSetup) -> tuple[TrainingSetup, Validation]:
@@ -153,26 +158,30 @@ def validated_start(learner: Learner, setup: TrainingSetup) -> tuple[TrainingSet
     A network that was trained on augmented images needs the statistics of such images; only validation shows whether it was.
     Statistics that are corrected by the dense network's own need no such trial.
     """
-    found = validated(learner.module, setup)
+    found = validated(learner.judged, setup)
     learner.keep_as_best()
     if setup.calibration.preprocessing.augment and not shifts_of(learner.module):
         other = replace(setup, augmented=True)
-        other_found = validated(learner.module, other)
+        other_found = validated(learner.judged, other)
         if other_found.is_better_than(found):
             setup, found = other, other_found
             learner.keep_as_best()
     return setup, found
 
 
-def train_epoch(learner: Learner, setup: TrainingSetup, epoch: int, rate: Callable[[int], float]) -> Iterator[float]:
+def train_epoch(
+    learner: Learner, setup: TrainingSetup, epoch: int, rate: Callable[[int], float], done: int = 0
+) -> Iterator[float]:
     """Train for epoch number `epoch`, counted from 0, and yield the loss of each step.
 
-    `rate` maps a step of the epoch, counted from 0, to a learning rate. Batches and dropout depend only on seed and epoch.
+    `rate` maps a step of the epoch, counted from 0, to a learning rate. Batches and dropout depend only on seed and epoch. The
+    first `done` steps are left out. Then the caller restores torch's generators, from which dropout draws.
     """
-    torch.manual_seed(1_000_003 * setup.seed + epoch)  # for dropout
+    if not done:
+        torch.manual_seed(1_000_003 * setup.seed + epoch)  # for dropout
     train_mode(learner.module)
-    batches = setup.train.training_batches(setup.batch_size, setup.seed, epoch, setup.device)
-    for step, (images, labels) in enumerate(batches):
+    batches = setup.train.training_batches(setup.batch_size, setup.seed, epoch, setup.device, done)
+    for step, (images, labels) in enumerate(batches, start=done):
         for group in learner.optimizer.param_groups:
             group["lr"] = rate(step)
         learner.optimizer.zero_grad()
@@ -184,6 +193,8 @@ def train_epoch(learner: Learner, setup: TrainingSetup, epoch: int, rate: Callab
             part_loss.backward()
             loss += float(part_loss.detach())
         learner.optimizer.step()
+        if learner.average is not None:
+            learner.average.update_parameters(learner.module)
         yield loss
 
 
@@ -251,9 +262,10 @@ def _answers(module: nn.Module, setup: TrainingSetup, images: Inputs) -> tuple[O
     return as_floats(outputs), None if target is None else as_floats(target)
 
 
-def schedule(epoch: float, epochs: float) -> float:
-    """Return the share of the peak rate at `epoch`. Warm-up takes one epoch, at most half of `epochs`; then a cosine to zero."""
-    warmup = min(1.0, epochs / 2)
+def schedule(epoch: float, epochs: float, shape: ScheduleShape = "cosine", warmup_epochs: float = 1.0) -> float:
+    """Return the share of the peak rate at `epoch`. The warm-up takes at most half of `epochs`; then the rate falls to zero."""
+    warmup = min(warmup_epochs, epochs / 2)
     if epoch < warmup:
         return max(epoch / warmup, 0.01)
-    return 0.5 * (1 + math.cos(math.pi * (epoch - warmup) / (epochs - warmup)))
+    done = (epoch - warmup) / (epochs - warmup)
+    return {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}[shape]

@@ -1,4 +1,4 @@
-"""Fine-tune: SGD with a cosine schedule, label smoothing and distillation from the dense network; resumable by epoch.
+"""Fine-tune: SGD or AdamW with a schedule, label smoothing and distillation from the dense network; resumable within an epoch.
 
 Epoch 0 is the network as it was scored. Its BatchNorm statistics are re-estimated, as before each validation. It is returned if
 no epoch of training does better on the validation images. The statistics come from unchanged or from augmented images, whichever
@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,8 @@ from pipeline.training.settings import FinetuneSettings
 __all__ = ["Finetuned", "Tracking", "TrainingData", "distillation_loss", "finetune"]
 
 CHECKPOINT_FORMAT = 2
+RATES_OVER_ADAMWS = {"sgd": 1, "adamw": 10}
+"""What divides `RATES` for each optimizer."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,15 @@ def finetune(
 ) -> Finetuned:
     """Train a copy of `student`, and return it as of its best epoch on `validation`. Epoch 0 is `student` as it was scored.
 
-    The state is saved in `checkpoint` after every epoch, and an interrupted run continues from there. The batches of an epoch
-    depend only on seed and epoch. If the settings have no learning rate, `RATES` are tried first. Only `train` and `validation`
-    are used. If training diverges, it returns to its best state and continues with a tenth of the rate, at most three times.
+    The state is saved in `checkpoint` after every epoch, and within an epoch every `settings.save_minutes`. An interrupted run
+    continues from there, with the same result. The batches of an epoch depend only on seed and epoch. If the settings have no
+    learning rate, `RATES` are tried first. Only `train` and `validation` are used. If training diverges, it returns to its best
+    state and continues with a tenth of the rate, at most three times.
     Raises TrainingDiverged when no epoch can be finished, and StorageError.
     """
     train, validation = data.train, data.validation
-    checkpoint, progress = (tracking or Tracking()).checkpoint, (tracking or Tracking()).progress
+    tracking = tracking or Tracking()
+    checkpoint, progress = tracking.checkpoint, tracking.progress
     batch_size = settings.batch_size or fitting_batch_size(len(train))
     setup = TrainingSetup.of(teacher, (train, validation), settings, batch_size, seed)
     learner = learner_of(student, setup)
@@ -113,11 +117,21 @@ def finetune(
         save_state(checkpoint, learner, state, identity)
     setup = replace(setup, augmented=state.augmented_statistics)
     report = _progress_reporter(state, setup, progress)
+    save_s, last_s = 60 * settings.save_minutes, tracking.clock()
+
+    def after_step(step: int) -> None:
+        nonlocal last_s
+        if tracking.clock() - last_s >= save_s:
+            save_state(checkpoint, learner, state, identity)
+            last_s = tracking.clock()
+        report(step)
+
     while state.epoch < settings.whole_epochs:
-        if _epoch(learner, setup, state, report):
-            found = validated(learner.module, setup)
-            if all_finite(learner.module):
+        if _epoch(learner, setup, state, after_step):
+            found = validated(learner.judged, setup)
+            if all_finite(learner.judged):
                 state.epoch += 1
+                state.losses.clear()
                 state.history.append(found.accuracy)
                 if found.is_better_than(Validation(state.best_score, state.best_loss)):
                     state.best_score, state.best_loss, state.best_epoch = found.accuracy, found.loss, state.epoch
@@ -138,7 +152,7 @@ def finetune(
 
 def _identity(settings: FinetuneSettings) -> dict[str, Any]:
     """What a checkpoint is bound to, in the form of older versions, whose checkpoints can still be resumed."""
-    found = asdict(settings) | {"epochs": settings.whole_epochs}
+    found = settings.facts() | {"epochs": settings.whole_epochs}
     return {name: value for name, value in found.items() if name not in ("recover", "minutes")}
 
 
@@ -148,14 +162,15 @@ def _begin(student: nn.Module, learner: Learner, setup: TrainingSetup, progress:
     setup, found = validated_start(learner, setup)
     rate, reference = 0.0, 0.0
     if settings.whole_epochs:
-        reference = initial_reference_loss(learner.module, setup)
+        reference = initial_reference_loss(learner.judged, setup)
         rate = settings.learning_rate or _tried_rate(student, setup, found.accuracy, reference, progress)
     best = found.accuracy
     return TrainingState(rate, best, reference, best, best_loss=found.loss, augmented_statistics=setup.augmented)
 
 
 def _tried_rate(student: nn.Module, setup: TrainingSetup, start: float, reference: float, progress: Progress) -> float:
-    """Choose one of `RATES`. Each is tried from the same network, on the same images."""
+    """Choose one of `RATES`, or a tenth of one for AdamW. Each is tried from the same network, on the same images."""
+    settings, rates = setup.settings, [rate / RATES_OVER_ADAMWS[setup.settings.optimizer] for rate in RATES]
     whole = setup.settings.whole_epochs * setup.steps_per_epoch
     steps = trial_steps(whole, setup.batch_size)
     sample = replace(setup, train=setup.train.sample(steps * setup.batch_size, setup.seed))
@@ -163,11 +178,13 @@ def _tried_rate(student: nn.Module, setup: TrainingSetup, start: float, referenc
     rounds, numbers = len(RATES) * steps + whole, count()
 
     def trial(rate: float) -> float:
-        learner = learner_of(student, setup)
+        learner = replace(learner_of(student, setup), average=None)
         number, losses = next(numbers), list[float]()
 
         def epoch(of: int) -> Callable[[int], float]:
-            return lambda step: rate * schedule(of + step / sample.steps_per_epoch, epochs)
+            return lambda step: (
+                rate * schedule(of + step / sample.steps_per_epoch, epochs, settings.schedule, settings.warmup_epochs)
+            )
 
         trained = chain.from_iterable(train_epoch(learner, sample, of, epoch(of)) for of in count())
         for done, loss in enumerate(islice(trained, steps), start=1):
@@ -178,7 +195,7 @@ def _tried_rate(student: nn.Module, setup: TrainingSetup, start: float, referenc
         score = validated(learner.module, setup).accuracy
         return score if all_finite(learner.module) else -math.inf
 
-    return tried_rate(trial, start)
+    return tried_rate(trial, start, rates)
 
 
 def _progress_reporter(state: TrainingState, setup: TrainingSetup, progress: Progress) -> Callable[[int], None]:
@@ -198,14 +215,14 @@ def _progress_reporter(state: TrainingState, setup: TrainingSetup, progress: Pro
 
 
 def _epoch(learner: Learner, setup: TrainingSetup, state: TrainingState, report: Callable[[int], None]) -> bool:
-    """Train for one epoch. Returns False as soon as the loss diverges."""
-    steps, epochs = setup.steps_per_epoch, setup.settings.whole_epochs
-    losses: list[float] = []
+    """Train for one epoch, or for the rest of one. Returns False as soon as the loss diverges."""
+    steps, settings, losses = setup.steps_per_epoch, setup.settings, state.losses
 
     def rate(step: int) -> float:
-        return state.learning_rate * schedule(state.epoch + step / steps, epochs)
+        done = state.epoch + step / steps
+        return state.learning_rate * schedule(done, settings.whole_epochs, settings.schedule, settings.warmup_epochs)
 
-    for loss in train_epoch(learner, setup, state.epoch, rate):
+    for loss in train_epoch(learner, setup, state.epoch, rate, len(losses)):
         losses.append(loss)
         if has_diverged(losses, state.reference_loss):
             return False
@@ -219,6 +236,7 @@ def _return_to_best(learner: Learner, setup: TrainingSetup, state: TrainingState
     Raises TrainingDiverged when no epoch was finished.
     """
     learner.return_to_best()
+    state.losses.clear()
     if state.retreats < MOST_RETREATS:
         state.retreats += 1
         state.notices.append(

@@ -1,4 +1,5 @@
-"""Checkpoint: save the state of fine-tuning in one file, which is replaced atomically."""
+"""Checkpoint: save the state of fine-tuning in one file, which is replaced atomically. It holds the network, the average of its
+weights, the state of the optimizer, the best network so far, and the state of torch's generators."""
 
 import json
 import math
@@ -24,7 +25,7 @@ __all__ = ["TrainingState", "resume", "save_state"]
 
 @dataclass
 class TrainingState:
-    """State of training after an epoch. Epoch 0 is the network as it was scored, and the best one at the start."""
+    """State of training after an epoch, or within one. Epoch 0 is the network as it was scored, and the best one at the start."""
 
     learning_rate: float
     """Peak learning rate. It is lowered when training diverges."""
@@ -45,14 +46,21 @@ class TrainingState:
     retreats: int = 0
     """Number of times that training diverged and returned to its best state."""
     notices: list[str] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    """Losses of the finished steps of the epoch after the last finished one."""
 
 
 State = TypeVar("State")
 
+KEYS = {"momentum_buffer": "momentum"}
+"""Name of a tensor in the state of an optimizer -> its name in the file, if it is another."""
+OPTIMIZER_KEYS = ("momentum_buffer", "exp_avg", "exp_avg_sq", "step")
+
 
 def save_state(checkpoint: Path | None, learner: Learner, state: "DataclassInstance", identity: str) -> None:
-    """Write the network, the momenta and the best network so far. `identity` identifies the training. `state` is a dataclass of
-    plain values. Raises StorageError.
+    """Write the state of training. `identity` identifies the training. `state` is a dataclass of plain values.
+
+    Raises StorageError.
     """
     if checkpoint is None:
         return
@@ -61,10 +69,17 @@ def save_state(checkpoint: Path | None, learner: Learner, state: "DataclassInsta
     now = learner.module.state_dict()
     tensors = {f"now/{name}": tensor.detach().cpu().clone(memory_format=whole) for name, tensor in now.items()}
     tensors |= {f"best/{name}": tensor.contiguous() for name, tensor in learner.best.items()}
+    if learner.average is not None:
+        averaged = learner.average.module.state_dict()
+        tensors |= {f"average/{name}": tensor.detach().cpu().clone(memory_format=whole) for name, tensor in averaged.items()}
+        tensors["averaged"] = learner.average.n_averaged.cpu()
     for name, parameter in learner.module.named_parameters():
-        momentum = learner.optimizer.state.get(parameter, {}).get("momentum_buffer")
-        if momentum is not None:
-            tensors[f"momentum/{name}"] = momentum.detach().cpu().contiguous()
+        for key, value in learner.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                tensors[f"{KEYS.get(key, key)}/{name}"] = value.detach().cpu().clone(memory_format=whole)
+    tensors["random/cpu"] = torch.get_rng_state()
+    if torch.cuda.is_initialized():
+        tensors["random/cuda"] = torch.cuda.get_rng_state()
     notes = {"identity": identity, "state": json.dumps(asdict(state))}
     write_atomically(checkpoint, safetensors.torch.save(tensors, metadata=notes))
 
@@ -87,14 +102,23 @@ def resume(checkpoint: Path | None, learner: Learner, identity: str, kind: type[
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         state = TypeAdapter(kind).validate_json(notes["state"])
         now, best = (_part(tensors, part, learner.module.state_dict()) for part in ("now", "best"))
+        average = _part(tensors, "average", now) if learner.average is not None else None
     except (safetensors.SafetensorError, OSError, KeyError, ValueError) as problem:
         return None, f"{checkpoint}: damaged ({one_line(problem)}); fine-tuning starts again"
     learner.module.load_state_dict(now)
     learner.best.update(best)
+    if learner.average is not None and average is not None:
+        learner.average.module.load_state_dict(average)
+        learner.average.n_averaged.copy_(tensors["averaged"])
     for name, parameter in learner.module.named_parameters():
-        momentum = tensors.get(f"momentum/{name}")
-        if momentum is not None:
-            learner.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+        for key in OPTIMIZER_KEYS:
+            value = tensors.get(f"{KEYS.get(key, key)}/{name}")
+            if value is not None:
+                learner.optimizer.state[parameter][key] = value if key == "step" else value.to(parameter.device)
+    if "random/cpu" in tensors:  # an older version did not save it
+        torch.set_rng_state(tensors["random/cpu"])
+    if "random/cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors["random/cuda"])
     return state, ""
 
 

@@ -4,7 +4,7 @@ A high rate destroys what a lightly pruned network still knows. With a low rate,
 time. So each rate is tried for a few steps and rated by the validation accuracy.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 __all__ = ["RATES", "fitting_batch_size", "trial_steps", "tried_rate"]
 
@@ -43,15 +43,15 @@ def trial_steps(steps: int, batch_size: int) -> int:
     return max(FEWEST_STEPS, min(int(TRIAL_SHARE * steps), TRIAL_IMAGES // batch_size))
 
 
-def tried_rate(trial: Callable[[float], float], start: float) -> float:
-    """Return the highest of `RATES` whose trial scores at most one percentage point below the best trial.
+def tried_rate(trial: Callable[[float], float], start: float, rates: Sequence[float] = RATES) -> float:
+    """Return the highest of `rates` whose trial scores at most one percentage point below the best trial.
 
     `trial` maps a rate to the validation accuracy in percent after a short training, which always starts from the same network.
     `start` is the accuracy of that network. Rates are tried from the highest down. The trials end when the best one is no
     worse than `start` and the last two score more than a point below it.
     """
     scores: dict[float, float] = {}
-    for rate in RATES:
+    for rate in rates:
         scores[rate] = trial(rate)
         best = max(scores.values())
         last = list(scores.values())[-WORSE_IN_A_ROW:]

@@ -50,6 +50,7 @@ Options:
   --recover METHOD         auto, distil, mimic, blocks or none.
   --learning-rate RATE     Peak rate.  [default: tried]  [x>0]
   --batch-size N           Images per batch.  [default: auto]  [x>=2]
+  --training FILE          YAML: optimizer, schedule, averaged weights.
   --importance METHOD      l1, l2, bn, taylor or reconstruction.
   --freeze GLOB            Keep these layers whole: 'layer1.*'.
   --only GLOB              Prune only these layers.

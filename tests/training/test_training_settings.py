@@ -15,6 +15,7 @@ import pipeline.cli.main
 from pipeline.core.profile import load_profile
 from pipeline.errors import DataError, TrainingError
 from pipeline.stages.job import Job
+from pipeline.training.options_file import read_training_options
 from pipeline.training.settings import FinetuneSettings
 from pipeline.training.task import OwnTask
 
@@ -52,10 +53,17 @@ def test_a_run_that_was_begun_before_goes_on_where_nothing_is_asked_for() -> Non
         {"epochs": 20},
         {"recover": "none"},
         {"minutes": 5.0},
+        {"optimizer": "adamw"},
+        {"schedule": "linear"},
+        {"ema": 0.99},
     ],
 )
 def test_what_is_asked_for_makes_another_run(settings: dict[str, Any]) -> None:
     assert identity(FinetuneSettings(**settings)) != identity(FinetuneSettings())
+
+
+def test_how_often_training_is_saved_makes_no_other_run() -> None:
+    assert identity(FinetuneSettings(save_minutes=1.0)) == BEFORE
 
 
 @pytest.mark.parametrize(
@@ -64,6 +72,9 @@ def test_what_is_asked_for_makes_another_run(settings: dict[str, Any]) -> None:
         ({"epochs": -1}, "epochs: got -1"),
         ({"recover": "magic"}, "recover: got magic; choose one of auto, distil, mimic, blocks, none"),
         ({"minutes": 0.0}, "minutes of fine-tuning: got 0"),
+        ({"optimizer": "adam"}, "optimizer: got adam; choose one of sgd, adamw"),
+        ({"schedule": "step"}, "schedule: got step; choose one of cosine, linear, constant"),
+        ({"ema": 1.0}, "ema: got 1.0; give a number from 0 to below 1"),
         ({"minutes": math.nan}, "minutes of fine-tuning: got nan"),
         ({"batch_size": 1}, "batch size: got 1"),
         ({"learning_rate": 0.0}, "learning rate: got 0"),
@@ -93,6 +104,29 @@ def test_the_command_line_sets_rate_batch_size_and_epochs(monkeypatch: pytest.Mo
     _, found = started(monkeypatch, "--learning-rate", "0.002", "--batch-size", "32", "--epochs", "0")
 
     assert found == [FinetuneSettings(epochs=0, batch_size=32, learning_rate=0.002)]
+
+
+def test_a_file_sets_the_options_of_training_that_have_no_flag(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "training.yaml").write_text("optimizer: adamw\nweight_decay: 0.05\nema: 0.999\nloader_workers: 2\n")
+    _, found = started(monkeypatch, "--training", str(tmp_path / "training.yaml"), "--epochs", "3")
+
+    assert found == [FinetuneSettings(epochs=3, optimizer="adamw", weight_decay=0.05, ema=0.999)]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("momentum: 0.8\noptimiser: adamw\n", ":2: unknown key 'optimiser'. Did you mean 'optimizer'?"),
+        ("ema: 1\n", ":1: ema: input should be less than 1 (got 1). Write for example 'ema: 0.999'."),
+    ],
+)
+def test_a_mistake_in_the_file_of_training_is_named_with_its_line(tmp_path: Path, text: str, said: str) -> None:
+    path = tmp_path / "training.yaml"
+    path.write_text(text)
+    with pytest.raises(TrainingError) as caught:
+        read_training_options(path)
+
+    assert str(caught.value) == f"{path}{said}"
 
 
 def test_the_command_line_sets_how_a_network_is_recovered(monkeypatch: pytest.MonkeyPatch) -> None:

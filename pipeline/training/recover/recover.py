@@ -13,7 +13,7 @@ these rightly as round 0. Hits alone would decide by a picture or two.
 import json
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain, count, islice
 
 import torch
@@ -132,7 +132,7 @@ def recover(
     clock = tracking.clock
     recovery = _Recovery(methods, student, teacher, setup, tracking.progress, clock, clock())
     shapes = [(name, list(tensor.shape)) for name, tensor in student.state_dict().items()]
-    asked = [CHECKPOINT_FORMAT, asdict(settings), seed, len(data.train), len(data.validation), shapes]
+    asked = [CHECKPOINT_FORMAT, settings.facts(), seed, len(data.train), len(data.validation), shapes]
     identity = sha256_bytes(json.dumps(asked).encode())
 
     learner = recovery.learner(first_recipe(methods[0], settings, len(data.train)))
