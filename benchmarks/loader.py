@@ -11,6 +11,7 @@ import json
 import platform
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -111,7 +112,7 @@ def _network(name: str, classes: int) -> nn.Module:
 
 def _pair(network: nn.Module, setup: TrainingSetup, batch: int, epoch: int) -> Pair:
     seconds = {}
-    ways = [
+    ways: list[tuple[str, Callable[[], None]]] = [
         ("loader_s", lambda: _read(setup.train, batch, epoch, setup.device)),
         ("training_s", lambda: _learn(network, setup, epoch)),
     ]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from pipeline.data.preprocessing import Augmentation
 
@@ -50,6 +51,8 @@ def draw(chosen: Tensor, seed: int, kinds: tuple[Augmentation, ...], height: int
     count = len(chosen)
     if height is None:
         return BatchTask(chosen, seed)
+    if set(kinds) - {"crop", "flip"}:
+        _transforms()  # before workers are forked, so that none of them has to import it
     top = left = mirrored = None
     seeds: tuple[int, ...] | None = None
     if "crop" in kinds:
@@ -62,23 +65,23 @@ def draw(chosen: Tensor, seed: int, kinds: tuple[Augmentation, ...], height: int
 
 
 def moved(pixels: Tensor, task: BatchTask) -> Tensor:
-    """Return `pixels`, uint8 (N, C, H, W), moved and mirrored as drawn in `task`."""
-    from torchvision.transforms.v2 import functional  # noqa: PLC0415 - it takes seconds to import
+    """Return `pixels`, uint8 (N, C, H, W), moved and mirrored as drawn in `task`.
 
+    These are slices of tensors, as in torchvision's functions, whose import would take a second of each run.
+    """
     if task.top is not None and task.left is not None:
         height, width = pixels.shape[2:]
-        padded = functional.pad(pixels, [_shift(height)] * 4)
+        padded = F.pad(pixels, [_shift(height)] * 4)
         places = zip(padded, task.top.tolist(), task.left.tolist(), strict=True)
-        pixels = torch.stack([functional.crop(image, top, left, height, width) for image, top, left in places])
+        pixels = torch.stack([image[:, top : top + height, left : left + width] for image, top, left in places])
     if task.mirrored is not None:
-        pixels = torch.where(task.mirrored.view(-1, 1, 1, 1), functional.horizontal_flip(pixels), pixels)
+        pixels = torch.where(task.mirrored.view(-1, 1, 1, 1), pixels.flip(3), pixels)
     return pixels
 
 
 def varied_image(image: Image.Image | Tensor, kinds: tuple[Augmentation, ...], sides: tuple[int, int], seed: int) -> Tensor:
     """Return `image`, uint8 (C, H, W) or an image of Pillow, varied by `OF_EACH_IMAGE`; uint8, (C, *sides)."""
-    from torchvision.transforms import v2  # noqa: PLC0415 - it takes seconds to import
-
+    v2 = _transforms()
     with seeded(seed):
         if "resized_crop" in kinds:
             image = v2.RandomResizedCrop(sides, SCALE, RATIO, antialias=True)(image)
@@ -93,12 +96,11 @@ def mixed(inputs: Tensor, labels: Tensor, kinds: tuple[Augmentation, ...], class
 
     Returns the inputs and the shares of the classes, (N, classes). Where a label is unknown (-1), the labels stay as they are.
     """
-    from torchvision.transforms import v2  # noqa: PLC0415 - it takes seconds to import
-
-    found: dict[str, Any] = {"mixup": (v2.MixUp, MIXUP_ALPHA), "cutmix": (v2.CutMix, CUTMIX_ALPHA)}
     wanted = [kind for kind in OF_BATCH if kind in kinds]
     if not wanted or len(inputs) < 2:
         return inputs, labels
+    v2 = _transforms()
+    found: dict[str, Any] = {"mixup": (v2.MixUp, MIXUP_ALPHA), "cutmix": (v2.CutMix, CUTMIX_ALPHA)}
     with seeded(seed):
         transform, alpha = found[wanted[int(torch.randint(len(wanted), ()))]]
         inputs, shares = transform(alpha=alpha, num_classes=classes)(inputs, labels.clamp(min=0))
@@ -118,6 +120,13 @@ def seeded(seed: int) -> Iterator[None]:
         finally:
             random.setstate(python)
             np.random.set_state(arrays)
+
+
+def _transforms() -> Any:
+    """torchvision's module of transforms, which takes seconds to import."""
+    from torchvision.transforms import v2  # noqa: PLC0415
+
+    return v2
 
 
 def _shift(height: int) -> int:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 from torch.nn import functional as F
+from torchvision.transforms.v2 import functional
 
 from pipeline.data.augment import draw, mixed, moved, varied_image
 from pipeline.data.folder import load_folder, memory_fetch
@@ -22,21 +23,19 @@ def drawn_pixels(count: int, side: int, channels: int = 3) -> torch.Tensor:
     return torch.randint(256, (count, channels, side, side), dtype=torch.uint8, generator=generator)
 
 
-def test_crop_and_flip_are_a_shift_and_a_mirror_image_as_drawn() -> None:
+def test_crop_and_flip_are_those_of_torchvision_with_the_same_draws() -> None:
     pixels = drawn_pixels(12, 16)
     task = draw(torch.arange(12), 0, ("crop", "flip"), 16, torch.Generator().manual_seed(4))
-    padded = np.pad(pixels.numpy(), ((0, 0), (0, 0), (2, 2), (2, 2)))
     assert task.top is not None
     assert task.left is not None
     assert task.mirrored is not None
-    places = zip(padded, task.top.tolist(), task.left.tolist(), task.mirrored.tolist(), strict=True)
-    expected = np.stack(
-        [image[:, top : top + 16, left : left + 16][:, :, :: -1 if mirror else 1] for image, top, left, mirror in places]
-    )
+    places = zip(functional.pad(pixels, [2] * 4), task.top.tolist(), task.left.tolist(), task.mirrored.tolist(), strict=True)
+    cut = [(functional.crop(image, top, left, 16, 16), mirror) for image, top, left, mirror in places]
+    expected = torch.stack([functional.horizontal_flip(image) if mirror else image for image, mirror in cut])
 
     assert len({*task.top.tolist()}) > 1
     assert 0 < int(task.mirrored.sum()) < 12
-    assert np.array_equal(moved(pixels, task).numpy(), expected)
+    assert torch.equal(moved(pixels, task), expected)
 
 
 def test_draws_of_crop_and_flip_are_those_of_earlier_versions() -> None:

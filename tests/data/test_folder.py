@@ -178,7 +178,10 @@ def test_the_file_beside_the_images_wins_over_the_dict_beside_the_model(image_fo
             "Write for example 'std: [0.229, 0.224, 0.225]'.",
         ),
         ("grey: maybe", "yaml:1: grey: input should be 'refuse' or 'convert' (got 'maybe'). Write for example 'grey: convert'."),
-        ("augment: [crop, spin]", "yaml:1: augment.1: input should be 'crop' or 'flip' (got 'spin')."),
+        (
+            "augment: [crop, spin]",
+            "yaml:1: augment.1: input should be 'crop', 'flip', 'resized_crop', 'colour', 'mixup' or 'cutmix' (got 'spin').",
+        ),
     ],
 )
 def test_preprocessing_yaml_is_strict(image_folder: ImageFolder, text: str, complaint: str) -> None:

@@ -421,10 +421,10 @@ def spoilt_after(fetches: int, images: Images) -> Images:
 
 
 def test_training_that_goes_on_diverging_ends_with_its_best_epoch(digits: Splits) -> None:
-    """One fetch for the size of batches, two for the statistics, two with augmentation, one for the first loss, 5 for the epoch, two
+    """Two fetches for the sizes of images, two for the statistics, two with augmentation, one for the first loss, 5 for the epoch, two
     for its statistics.
     """
-    train = spoilt_after(13, digits.train)
+    train = spoilt_after(14, digits.train)
     tuned = finetune(tiny(), None, TrainingData(train, digits.validation), replace(SETTINGS, learning_rate=0.2), 7)
 
     assert len(tuned.accuracies) == 1
