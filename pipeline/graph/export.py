@@ -130,7 +130,7 @@ def _wrong_answers(module: nn.Module, model: onnx.ModelProto, example: tuple[Ten
             return f"ONNX Runtime does not run the exported graph: {one_line(problem, 200)}"
         if len(found) != len(expected):
             return f"the exported graph gives {len(found)} outputs, and the network gives {len(expected)}"
-        if not agrees(expected, found, module, inputs):
+        if not agrees(expected, found, module, inputs, data):
             difference, where = largest_difference(expected, found), first_difference(module, model, inputs)
             return f"the exported graph's answer is off by {100 * difference:.3g} % of the largest output, from {where} on"
     return None

@@ -235,12 +235,13 @@ def _misfit_of(found: PrunableNetwork, kept: Kept, example: Inputs, *, moved: bo
         where = f" ({line})" if line else ""
         return f"it does not run with fewer channels: {one_line(problem, 120)}{where}", 0.0
     model = found.trained(small, kept) if moved else found.deployed.slice(kept)
+    data = model.SerializeToString()
     try:
-        answer = all_outputs(model.SerializeToString(), arrays_in(example))
+        answer = all_outputs(data, arrays_in(example))
     except Exception as problem:
         return f"ONNX Runtime does not run the sliced graph: {one_line(problem, 120)}", 0.0
     difference = largest_difference(expected, answer)
-    if not agrees(expected, answer, small, example):
+    if not agrees(expected, answer, small, example, data):
         return f"its answer differs by {100 * difference:.3g} % of the largest output", 0.0
     return None, difference
 

@@ -1,5 +1,6 @@
 """PrunedModelBuilder: make the pruned torch module and the pruned ONNX graph of any plan, from one analysis of the network."""
 
+import functools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,7 +24,7 @@ from pipeline.graph.export import export, export_trainable, exporter_of, opset_o
 from pipeline.graph.importance import rank
 from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.prunable_network import PLANS, PrunableNetwork, rebuild_from_graph
-from pipeline.graph.rounding import agrees
+from pipeline.graph.rounding import MOST_LOST, agrees
 from pipeline.graph.settings import PruningSettings
 from pipeline.graph.shrink import keep_channels, shrink
 from pipeline.graph.structure import load_graph, structure
@@ -33,6 +34,11 @@ from pipeline.system.files import write_atomically
 from pipeline.system.foreign_file import ONNX_LIMIT_BYTES, read_foreign
 
 __all__ = ["PrunedModel", "PrunedModelBuilder", "start_builder"]
+
+USUAL_TOLERANCE, FACTOR = 1e-3, 10.0
+"""By which share of the largest output a file may differ from its torch module on a device, and how much more it may differ than
+the plans that were compared before the search.
+"""
 
 
 class PrunedModel:
@@ -45,8 +51,10 @@ class PrunedModel:
         example: Inputs,
         make_module: Callable[[], nn.Module],
         exact: bool = True,
+        tolerance: float = USUAL_TOLERANCE,
     ) -> None:
         self.plan = plan
+        self.tolerance = tolerance  # by which share of the largest output the file may differ from `answers` on a device
         self.exact = exact  # False: the file gives approximately the module's output, as int8 does
         self.weight_slices = graph if isinstance(graph, WeightSlices) else None
         # weight slices are assembled without values: structure, size and counts need none
@@ -137,6 +145,11 @@ class PrunedModelBuilder:
         """The prunable groups whose channels pass through grouped convolutions or GroupNorm."""
         return self.network.trainable.labelled.in_groups & {group.name for group in self.space.groups}
 
+    @property
+    def tolerance(self) -> float:
+        """By which share of the largest output a file may differ from its torch module; more if ONNX Runtime loses digits."""
+        return min(max(USUAL_TOLERANCE, FACTOR * self.network.worst), MOST_LOST)
+
     def kept(self, plan: ChannelPlan) -> Kept:
         """Return the channels that `plan` keeps, and the blocks that it drops."""
         return keep_channels(plan, self.ranking)
@@ -150,7 +163,8 @@ class PrunedModelBuilder:
         """Return the pruned model of `plan`."""
         kept = self.kept(plan)
         slices = self.network.deployed.weight_slices(kept)
-        return PrunedModel(plan, slices, self.example, lambda: shrink(self.module, self.space, kept))
+        make_module = functools.partial(shrink, self.module, self.space, kept)
+        return PrunedModel(plan, slices, self.example, make_module, tolerance=self.tolerance)
 
     def trained(self, module: nn.Module, plan: ChannelPlan) -> onnx.ModelProto:
         """The graph of `plan` with the weights of `module`, which was made for that plan and then trained."""
@@ -207,8 +221,9 @@ def _answers_like(model: onnx.ModelProto, module: nn.Module, example: Inputs) ->
     """Whether `model` is a graph of `module` with its weights."""
     with torch.no_grad():
         expected = arrays_in(outputs_of(module.eval()(example)))
+    data = model.SerializeToString()
     try:
-        return agrees(expected, all_outputs(model.SerializeToString(), arrays_in(example)), module, example)
+        return agrees(expected, all_outputs(data, arrays_in(example)), module, example, data)
     except Exception:  # ONNX Runtime's own errors: the file is a graph of another network
         return False
 

@@ -237,7 +237,8 @@ def final_file(context: RunContext, tuned: nn.Module, chosen: Candidate) -> Fina
         if same
         else "the export has the structure of the measured candidate; simplification changed it, and it was measured again"
     )
-    return Final(PrunedModel(chosen.plan, graph, context.builder.example, lambda: tuned), (*verified.proofs, proof))
+    pruned = PrunedModel(chosen.plan, graph, context.builder.example, lambda: tuned, tolerance=context.builder.tolerance)
+    return Final(pruned, (*verified.proofs, proof))
 
 
 def with_int8(context: RunContext, final: Final, tried: Quantised) -> Final:

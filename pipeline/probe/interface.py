@@ -23,6 +23,8 @@ class Graph:
     """Returns the right outputs for the reference inputs. Others are a failure. It is called after the timed runs."""
     weight_slices: WeightSlices | None = None
     """The file as cuts from base weights, for a probe whose worker keeps these."""
+    tolerance: float = 1e-3
+    """Outputs are right if they differ from `expected` by at most this share of the largest one."""
 
     @property
     def data(self) -> bytes:

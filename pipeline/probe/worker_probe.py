@@ -30,8 +30,6 @@ __all__ = ["WORKER", "WorkerProbe"]
 WORKER = Path(__file__).with_name("worker.py")
 """The program that measures. It is sent to a device as text."""
 
-TOLERANCE = 1e-3
-"""Largest difference of outputs that counts as rounding, as a share of the largest output."""
 ANSWER_LIMIT = 100_000
 """Outputs with more values are not sent back and compared for each candidate. The final file's output is always compared."""
 ALLOWED_LOST_CONNECTIONS = 3
@@ -188,7 +186,7 @@ class WorkerProbe:
         output = answer["processes"][0]["answer"]
         if graph.expected and output is not None:
             difference = outputs_difference(arrays_of(graph.expected()), np.asarray(output))
-            if not difference <= TOLERANCE:
+            if not difference <= graph.tolerance:
                 return Failure("wrong-output", f"off by {100 * difference:.3g} % of the largest output")
         timed = tuple(timed_process(process) for process in answer["processes"])
         memory = answer["memory"] or {}

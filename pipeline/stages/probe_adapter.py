@@ -9,10 +9,11 @@ __all__ = ["graph_of", "reference_of"]
 
 def graph_of(pruned: PrunedModel) -> Graph:
     """The file of `pruned`, its weight slices and, if it must be exact, the answers that it must give."""
-    return Graph(lambda: pruned.data, pruned.structure, (lambda: pruned.answers) if pruned.exact else None, pruned.weight_slices)
+    expected = (lambda: pruned.answers) if pruned.exact else None
+    return Graph(lambda: pruned.data, pruned.structure, expected, weight_slices=pruned.weight_slices, tolerance=pruned.tolerance)
 
 
 def reference_of(builder: PrunedModelBuilder) -> Reference:
     """The dense graph and the example input. Every pruned model is timed against them."""
     dense = builder.make(builder.space.dense())
-    return Reference(Graph(lambda: dense.data, dense.structure, None, dense.weight_slices), arrays_in(builder.example))
+    return Reference(Graph(lambda: dense.data, dense.structure, weight_slices=dense.weight_slices), arrays_in(builder.example))

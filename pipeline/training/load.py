@@ -22,6 +22,7 @@ from pipeline.system.bundled import shipped_files, shipped_weights
 from pipeline.training.adapt_network import plain
 from pipeline.training.own_task import USUAL_DESCRIPTION, OwnTask
 from pipeline.training.scoring import accuracy
+from pipeline.training.torchvision_networks import torchvision_classifier
 from pipeline.training.user_code import UserCode, describe_error, import_file, is_code, load_code, refuse_arguments
 from pipeline.training.weights import fill
 
@@ -75,7 +76,8 @@ def find_model(spec: str, arguments: Mapping[str, Any] | None = None) -> ModelSo
 
 def _find_source(spec: str) -> ModelSource:
     if spec.startswith("torchvision:"):
-        return _torchvision(spec)
+        factory, preprocessing = torchvision_classifier(spec.partition(":")[2])
+        return ModelSource(spec, factory, preprocessing, None, needs_weights=True)
     if is_code(spec):
         code = load_code(spec, "--model", ModelError)
         return ModelSource(
@@ -216,30 +218,6 @@ def _takes(factory: Factory, argument: str) -> bool:
         return argument in inspect.signature(factory).parameters
     except (TypeError, ValueError):  # a function written in C has no signature
         return False
-
-
-def _torchvision(spec: str) -> ModelSource:
-    import torchvision  # noqa: PLC0415 - it takes seconds to import
-
-    name = spec.partition(":")[2]
-    if name not in torchvision.models.list_models(module=torchvision.models):
-        raise ModelError(f"torchvision has no classification network '{name}'; see torchvision.models.list_models()")
-    transforms = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-    preprocessing = Preprocessing(
-        size=transforms.crop_size[0],
-        resize=transforms.resize_size[0],
-        mean=tuple(transforms.mean),
-        std=tuple(transforms.std),
-        grey="convert",
-        augment=("crop", "flip"),
-    )
-
-    def factory(num_classes: int = 1000, **arguments: Any) -> nn.Module:
-        quiet: dict[str, Any] = {"init_weights": False} if name in ("googlenet", "inception_v3") else {}
-        given = {**quiet, **arguments, "weights": None}  # nothing is downloaded
-        return cast(nn.Module, torchvision.models.get_model(name, num_classes=num_classes, **given))
-
-    return ModelSource(spec, factory, preprocessing, None, needs_weights=True)
 
 
 def _declared(module: ModuleType, path: str) -> Preprocessing | None:

@@ -81,8 +81,23 @@ def test_a_factory_of_ones_own_is_told_the_number_of_classes_if_it_asks(nets: Pa
             "unknown model 'nothing'; give file.py:factory, package.module:factory, torchvision:<name>, or one of digits, mobi",
         ),
         ("train", "unknown model 'train'"),
-        ("torchvision:nothing", "torchvision has no classification network 'nothing'"),
-        ("torchvision:fcn_resnet50", "torchvision has no classification network 'fcn_resnet50'"),
+        ("torchvision:nothing", "torchvision has no classification network 'nothing'; see torchvision.models.list_models()"),
+        ("torchvision:resnet-18", "torchvision has no classification network 'resnet-18'; the nearest are resnet18, resnet"),
+        (
+            "torchvision:fcn_resnet50",
+            "torchvision:fcn_resnet50: it is a segmentation network of torchvision.models.segmentation, no classifier; give --model "
+            "torchvision.models.segmentation:fcn_resnet50 --model-arg weights_backbone=null, with --task, or with --data",
+        ),
+        (
+            "torchvision:ssdlite320_mobilenet_v3_large",
+            "torchvision:ssdlite320_mobilenet_v3_large: it is a detection network of torchvision.models.detection, no classifier; it "
+            "takes lists of images and suppresses boxes, which is not exported; write a function that returns a module with",
+        ),
+        (
+            "torchvision:quantized_resnet18",
+            "torchvision:quantized_resnet18: it is a quantization network of torchvision.models.quantization, no classifier; it is "
+            "quantised; give torchvision:resnet18",
+        ),
         ("{nets}:nothing", "{nets}: no function 'nothing' in this file or module; give --model file.py:factory"),
         ("{nets}:PREPROCESSING", "{nets}: no function 'PREPROCESSING' in this file or module"),
         ("{nets}:fails", "{nets}:fails: the factory failed with ValueError: no such width (at {nets}:13)"),
