@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from torch import Tensor
 
+from pipeline.graph.metadata import rename_constants
 from pipeline.graph.to_torch.places import TorchTensor
 
 __all__ = ["match_weights"]
 
 Key = tuple[tuple[int, ...], bytes]
-"""The shape of a tensor without axes of length 1, and its values."""
+"""The shape of a tensor without axes of length 1, and some of its values."""
+SAMPLED = 64
+"""So many values of a tensor are in its key. All are compared only where the keys are equal."""
 
 Layout = tuple[str, tuple[int, ...]]
 """A tensor of the state dict, and the order of its axes in the graph."""
@@ -38,24 +41,23 @@ def match_weights(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> dict[s
             arrays[name] = tensor.detach().cpu().numpy()
             seen.add(memory)
     found: dict[str, TorchTensor] = {}
-    others: list[tuple[str, tuple[int, ...], Key]] = []
+    others: list[tuple[str, NDArray[np.generic]]] = []
     for tensor in model.graph.initializer:
         if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16):
             values, own = numpy_helper.to_array(tensor), arrays.get(tensor.name)
             if own is not None and own.dtype == values.dtype and np.array_equal(own, values):
                 found[tensor.name] = TorchTensor(tensor.name, tuple(range(own.ndim)))
             else:
-                others.append((tensor.name, values.shape, _key(values)))
-    shapes = {key[0] for _, _, key in others}
-    by_value: dict[Key, list[Layout]] = defaultdict(list)
+                others.append((tensor.name, values))
+    by_key: dict[Key, list[Layout]] = defaultdict(list)
     for name, array in arrays.items():
         for axes in _layouts(array):
-            if _without_one(array.transpose(axes).shape) in shapes:  # the values of a large network are looked at once if at all
-                by_value[_key(array.transpose(axes))].append((name, axes))
+            by_key[_key(array.transpose(axes))].append((name, axes))
     taken = {tensor.name for tensor in model.graph.initializer} | {name for node in model.graph.node for name in node.output}
     renamed: dict[str, str] = {}
-    for name, shape, key in others:
-        place = _place(name, shape, arrays, by_value.get(key, []))
+    for name, values in others:
+        equal = [layout for layout in by_key.get(_key(values), []) if _has_values(arrays[layout[0]], layout, values)]
+        place = _place(name, values.shape, arrays, equal)
         if place is None:
             continue
         if place.name != name and place.name not in taken:
@@ -64,6 +66,7 @@ def match_weights(model: onnx.ModelProto, state: Mapping[str, Tensor]) -> dict[s
         found[renamed.get(name, name)] = place
     for tensor in model.graph.initializer:
         tensor.name = renamed.get(tensor.name, tensor.name)
+    rename_constants(model, renamed)
     for node in model.graph.node:
         for position, name in enumerate(node.input):
             if name in renamed:
@@ -79,11 +82,14 @@ def _layouts(array: NDArray[np.generic]) -> list[tuple[int, ...]]:
 
 
 def _key(array: NDArray[np.generic]) -> Key:
-    return _without_one(array.shape), np.ascontiguousarray(array).tobytes()
+    positions = np.linspace(0, array.size - 1, min(array.size, SAMPLED)).astype(np.int64)
+    return tuple(size for size in array.shape if size != 1), array.flat[positions].tobytes()
 
 
-def _without_one(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(size for size in shape if size != 1)
+def _has_values(array: NDArray[np.generic], layout: Layout, values: NDArray[np.generic]) -> bool:
+    """Whether `array` has these values in the order of axes of `layout`, apart from axes of length 1."""
+    same_kind = array.dtype == values.dtype
+    return same_kind and np.array_equal(np.squeeze(array.transpose(layout[1])), np.squeeze(values))
 
 
 def _place(

@@ -15,6 +15,7 @@ __all__ = [
     "exporter_of",
     "keep_only_own",
     "opset_of",
+    "rename_constants",
     "stamp",
     "strip_notes",
     "stripped",
@@ -24,8 +25,9 @@ SCOPES = "pkg.torch.onnx.name_scopes"
 """Metadata key under which the exporter stores the module that a node came from; see `pipeline.graph.module_names`."""
 METADATA = "edge_compress."
 """Prefix of every key that this program writes into a file's metadata."""
-CONSTANTS = f"{METADATA}constants"
-"""Metadata key of a trainable graph: the names of the float initializers that are not learnable, as a JSON list."""
+_CONSTANTS = "constants"
+CONSTANTS = f"{METADATA}{_CONSTANTS}"
+"""Metadata key of an exported graph: the names of the float initializers that are not learnable, as a JSON list."""
 
 
 def stamp(model: onnx.ModelProto, facts: Mapping[str, str]) -> None:
@@ -49,6 +51,13 @@ def constants_of(model: onnx.ModelProto) -> frozenset[str] | None:
     """
     text = next((entry.value for entry in model.metadata_props if entry.key == CONSTANTS), None)
     return None if text is None else frozenset(str(name) for name in json.loads(text))
+
+
+def rename_constants(model: onnx.ModelProto, renamed: Mapping[str, str]) -> None:
+    """Follow new names of initializers, old -> new, in the list that `constants_of` returns, in place."""
+    constants = constants_of(model)
+    if constants is not None:
+        stamp(model, {_CONSTANTS: json.dumps(sorted(renamed.get(name, name) for name in constants))})
 
 
 def opset_of(model: onnx.ModelProto) -> int:

@@ -21,10 +21,10 @@ from pipeline.core.onnx_outputs import all_outputs, largest_difference
 from pipeline.core.plan import Block, Kept, NotPrunable, PruneSpace
 from pipeline.errors import TraceError, one_line
 from pipeline.graph.drop_blocks import drop_blocks
-from pipeline.graph.edit import keep_only, remove_unused
+from pipeline.graph.edit import remove_unused
 from pipeline.graph.fold import fold
 from pipeline.graph.labels.space import GraphSpace, label_graph
-from pipeline.graph.metadata import CONSTANTS, constants_of
+from pipeline.graph.metadata import constants_of
 from pipeline.graph.move_weights import move_weights
 from pipeline.graph.rounding import agrees
 from pipeline.graph.shrink import all_channels, shrink
@@ -80,7 +80,7 @@ class PrunableNetwork:
         was measured.
         """
         whole = {name: channels for name, channels in kept.items() if channels}
-        model = _deployed(_filled(self.trainable.slice(whole), self.tensors, module.state_dict()))
+        model = fold(_filled(self.trainable.slice(whole), self.tensors, module.state_dict())).model
         dropped = self.deployed.labelled.space.dropped(kept)
         if dropped:
             drop_blocks(model.graph, dropped)
@@ -100,7 +100,7 @@ def pair_with_module(
     `model` is the trainable graph of `module`, `labelled` its proven groups, and `tensors` what `match_weights` found. Raises
     TraceError when neither the user's module nor the rebuilt one answers like the graph.
     """
-    folded = _deployed(model)
+    folded = fold(model).model
     labelled, deployed = in_both(labelled, label_graph(folded, labelled.grouped), folded)
     graphs = prepare(model, labelled), prepare(folded, deployed)
     space = torch_space(labelled, tensors, constants_of(model) or ())
@@ -199,13 +199,6 @@ def random_kept(space: PruneSpace, seed: int) -> Kept:
         for group in space.groups
     }
     return kept | {block.name: () for block in space.blocks if generator.random() < 0.5}
-
-
-def _deployed(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph that is measured and shipped. Which weights were learnable does not matter there."""
-    folded = fold(model).model
-    keep_only(folded.metadata_props, lambda entry: entry.key != CONSTANTS)
-    return folded
 
 
 def _misfit(found: PrunableNetwork, example: Inputs) -> tuple[str | None, float]:

@@ -107,9 +107,8 @@ def load_compressed(original: nn.Module, artifact: Path) -> nn.Module:
     if plan.network == "rebuilt":
         return _rebuilt(artifact, tensors, plan.dropped)
     network = rebuild(original, tensors, plan.layer_groups, plan.dropped)
-    layers = dict(network.named_modules())
     for name in plan.groups:
-        if not isinstance(getattr(layers.get(layer_of(name)), "weight", None), torch.Tensor):
+        if not {layer_of(name), f"{layer_of(name)}.weight"} & tensors.keys():  # a group may be named after a parameter
             raise WeightsError(
                 f"{artifact}/plan.json: the network has no layer '{name[:100]}'; use the factory that was compressed"
             )

@@ -106,7 +106,7 @@ def test_the_file_tells_where_it_comes_from_under_one_prefix(finished: tuple[Pat
     facts = {entry.key: entry.value for entry in model.metadata_props}
 
     assert {key.removeprefix("edge_compress.") for key in facts} == {
-        "exporter", "job", "model", "target", "version.edge-compress", "version.onnx", "version.torch", "weights"
+        "constants", "exporter", "job", "model", "target", "version.edge-compress", "version.onnx", "version.torch", "weights"
     }  # fmt: skip
     assert facts["edge_compress.weights"] == finished[1].files["weights.safetensors"].sha256
     assert not any(node.metadata_props or node.doc_string for node in model.graph.node)

@@ -8,6 +8,7 @@ from onnx import numpy_helper
 from torch import Tensor
 
 from pipeline.graph.match_weights import match_weights
+from pipeline.graph.metadata import constants_of, stamp
 from pipeline.graph.to_torch import TorchTensor
 
 
@@ -35,6 +36,17 @@ def test_a_transposed_weight_is_found_under_another_name_and_renamed() -> None:
 
     assert found == {"fc.weight": TorchTensor("fc.weight", (1, 0))}
     assert readers(model) == ["fc.weight"]
+
+
+def test_a_constant_that_gets_the_name_of_its_buffer_stays_a_constant() -> None:
+    mean = torch.randn(3)
+    model = graph("(float[1,3,2,2] x) => (float[1,3,2,2] y) { y = Sub(x, mean_folded) }", mean_folded=(1, 3, 1, 1))
+    model = with_values(model, mean_folded=mean.reshape(1, 3, 1, 1))
+    stamp(model, {"constants": '["mean_folded"]'})
+    match_weights(model, {"mean": mean})
+
+    assert readers(model) == ["mean"]
+    assert constants_of(model) == {"mean"}
 
 
 def test_a_weight_in_its_own_layout_keeps_the_order_of_its_axes() -> None:
@@ -75,6 +87,15 @@ def test_equal_tensors_without_their_names_get_no_match() -> None:
     model = with_values(two_layers(), first=weight)
 
     assert match_weights(model, {"a.weight": weight.clone(), "b.weight": weight.clone()}) == {}
+
+
+def test_a_tensor_that_differs_in_one_of_many_values_is_no_match() -> None:
+    weight = torch.zeros(100, 90)
+    other = weight.clone()
+    other[37, 41] = 1.0
+    model = with_values(graph("(float[1,90] x) => (float[1,100] y) { y = MatMul(x, val_0) }", val_0=(90, 100)), val_0=other.T)
+
+    assert match_weights(model, {"fc.weight": weight}) == {}
 
 
 def test_one_tensor_under_two_names_is_matched_once() -> None:

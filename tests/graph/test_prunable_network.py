@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
 from pipeline.graph.analyse import analyse
+from pipeline.graph.counts import params
 from pipeline.graph.prunable_network import PrunableNetwork, random_kept, rebuild_from_graph
 from pipeline.graph.shrink import shrink
 
@@ -46,6 +47,34 @@ class Scaled(nn.Module):
         scaled = self.a(x).relu() * self.constant
         answer: Tensor = self.out(scaled).mean((2, 3))
         return answer
+
+
+class Standardised(nn.Module):
+    """(x - mean) / std, with buffers -> conv(8) -> halves -> concatenated with zeros of the code -> conv(5)"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor([0.4, 0.5, 0.6]))
+        self.register_buffer("std", torch.tensor([0.2, 0.3, 0.4]))
+        self.a, self.out = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.a((x - self.mean.view(1, 3, 1, 1)) / self.std[None, :, None, None]).split((4, 4), 1)
+        answer: Tensor = self.out(torch.cat([left + right, torch.zeros_like(left)], 1)).mean((2, 3))
+        return answer
+
+
+def test_buffers_and_zeros_of_the_code_are_not_learnt_and_are_no_parameters_of_the_shipped_file() -> None:
+    found = analyse(Standardised().eval(), EXAMPLE)
+
+    assert found.origin == "rebuilt"
+    assert {name for name, weight in found.module.named_parameters() if weight.requires_grad} == {
+        "a.weight",
+        "a.bias",
+        "out.weight",
+        "out.bias",
+    }
+    assert params(found.deployed.slice({})) == sum(weight.numel() for weight in Standardised().parameters())
 
 
 def halves() -> Halves:

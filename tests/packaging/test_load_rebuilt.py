@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers.onnx_text import graph
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.core.onnx_outputs import TOLERANCE, largest_difference, run_onnx
 from pipeline.errors import RunError, WeightsError
@@ -126,3 +127,27 @@ def test_weights_of_another_network_are_refused(folder: Path) -> None:
 
     with pytest.raises(WeightsError, match=r"not the weights of network\.onnx beside it"):
         load_compressed(nn.Identity(), folder)
+
+
+class Parameters(nn.Module):
+    """x -> convolution with a parameter of the network itself, 3 -> 8 -> relu -> another one, 8 -> 5 -> mean"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.ParameterList([nn.Parameter(torch.randn(8, 3, 3, 3)), nn.Parameter(torch.randn(5, 8, 1, 1))])
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = F.conv2d(F.conv2d(x, self.weights[0]).relu(), self.weights[1]).mean((2, 3))
+        return answer
+
+
+def test_an_own_network_whose_weights_are_parameters_without_a_layer_is_loaded(tmp_path: Path) -> None:
+    found = analyse(Parameters().eval(), EXAMPLE)
+    kept = random_kept(found.space, 1)
+    small = shrink(found.module, found.space, kept)
+    plan = tuple((name, len(channels)) for name, channels in kept.items())
+    (tmp_path / "weights.safetensors").write_bytes(weights_bytes(small))
+    (tmp_path / "plan.json").write_bytes(plan_json(("n.py:Parameters", None), plan, kept, found.origin))
+    with torch.no_grad():
+        assert found.origin == "own"
+        assert torch.equal(load_compressed(Parameters(), tmp_path)(EXAMPLE), small(EXAMPLE))
