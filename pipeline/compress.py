@@ -25,7 +25,14 @@ from pipeline.stages.dense_and_thinnest import measure_dense_and_thinnest, score
 from pipeline.stages.evaluate import Evaluator
 from pipeline.stages.finetune_chosen import finetune_chosen
 from pipeline.stages.finished import finished_artifact
-from pipeline.stages.forecast import costs_so_far, estimate_after_loading, estimate_before_search, say_forecast, sizes_of
+from pipeline.stages.forecast import (
+    costs_so_far,
+    estimate_after_loading,
+    estimate_before_search,
+    forecast_outcome,
+    say_forecast,
+    sizes_of,
+)
 from pipeline.stages.initial_weights import cut_from_dense, cut_from_supernet
 from pipeline.stages.input_hashes import bind_input_hashes
 from pipeline.stages.job import Job
@@ -161,4 +168,5 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
 
                 with stage("ship", "measure and test the final network, write the artifact"):
                     artifact = ship(context, tuned, chosen, final, judge, page)
+                    callback.say(forecast_outcome(run))
                 return Finished(artifact, run.artifact)

@@ -7,7 +7,7 @@ compress --target local --model docs/examples/detector.py:detector --weights det
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from torchmetrics.detection import MeanAveragePrecision
 from torchvision.ops import batched_nms, generalized_box_iou_loss
 
 from pipeline import OwnTask
+
+Progress = Callable[[int, int], None]
 
 __all__ = [
     "Found",
@@ -105,7 +107,7 @@ def task(settings: Settings = Settings()) -> OwnTask:
     return OwnTask(
         train.images(slice(1024)),
         evaluate=lambda module: mean_average_precision(detect(module, validation), validation),
-        train=lambda module: fit(module, train, settings.finetuning_epochs, rate=2e-3),
+        train=lambda module, progress: fit(module, train, settings.finetuning_epochs, rate=2e-3, progress=progress),
         test_each_image=lambda module: map_of_groups(detect(module, test), test, groups),
         description=f"scenes of textured shapes, detected, {settings}",
         score_name="mAP",
@@ -212,14 +214,19 @@ def map_of_groups(found: list[Found], scenes: Scenes, groups: tuple[Tensor, ...]
     return [mean_average_precision(found, scenes, group) for group in groups]
 
 
-def fit(module: nn.Module, scenes: Scenes, epochs: int, rate: float, seed: int = 0) -> nn.Module:
-    """Train `module` in place, and return it in evaluation mode. `rate` is the peak of the schedule."""
+def fit(
+    module: nn.Module, scenes: Scenes, epochs: int, rate: float, seed: int = 0, progress: Progress = lambda done, total: None
+) -> nn.Module:
+    """Train `module` in place, and return it in evaluation mode. `rate` is the peak of the schedule.
+
+    `progress` is called after each step with the number of finished steps and of all steps.
+    """
     targets, places = targets_of(scenes), places_of(scenes.size)
     batches = shuffled(len(scenes), epochs, seed)
     optimizer = torch.optim.AdamW(module.parameters(), rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=len(batches))
     module.train()
-    for chosen in batches:
+    for number, chosen in enumerate(batches, 1):
         wanted = Targets(targets.boxes[chosen], targets.labels[chosen])
         loss = loss_of(module(scenes.images(chosen)), wanted, places)
         optimizer.zero_grad()
@@ -227,6 +234,7 @@ def fit(module: nn.Module, scenes: Scenes, epochs: int, rate: float, seed: int =
         nn.utils.clip_grad_norm_(module.parameters(), 10.0)
         optimizer.step()
         schedule.step()
+        progress(number, len(batches))
     return module.eval()
 
 

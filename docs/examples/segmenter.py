@@ -8,6 +8,7 @@ compress --target local --model docs/examples/segmenter.py:segmenter --weights s
 
 import argparse
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from torch.nn import functional as F
 from torchmetrics.functional.segmentation import mean_iou
 
 from pipeline import OwnTask
+
+Progress = Callable[[int, int], None]
 
 __all__ = ["Settings", "fit", "iou_of_each", "segmenter", "task", "train_from_scratch"]
 
@@ -80,7 +83,7 @@ def task(settings: Settings = Settings()) -> OwnTask:
     return OwnTask(
         train.images(slice(1024)),
         evaluate=lambda module: float(iou_of_each(module, validation).mean()),
-        train=lambda module: fit(module, train, settings.finetuning_epochs, rate=3e-3),
+        train=lambda module, progress: fit(module, train, settings.finetuning_epochs, rate=3e-3, progress=progress),
         test_each_image=lambda module: iou_of_each(module, test),
         description=f"scenes of textured shapes, segmented, {settings}",
         score_name="mIoU",
@@ -96,18 +99,24 @@ def iou_of_each(module: nn.Module, scenes: Scenes) -> Tensor:
     return each
 
 
-def fit(module: nn.Module, scenes: Scenes, epochs: int, rate: float, seed: int = 0) -> nn.Module:
-    """Train `module` in place with cross entropy, and return it in evaluation mode. `rate` is the peak of the schedule."""
+def fit(
+    module: nn.Module, scenes: Scenes, epochs: int, rate: float, seed: int = 0, progress: Progress = lambda done, total: None
+) -> nn.Module:
+    """Train `module` in place with cross entropy, and return it in evaluation mode. `rate` is the peak of the schedule.
+
+    `progress` is called after each step with the number of finished steps and of all steps.
+    """
     batches = shuffled(len(scenes), epochs, seed)
     optimizer = torch.optim.AdamW(module.parameters(), rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=len(batches))
     module.train()
-    for chosen in batches:
+    for number, chosen in enumerate(batches, 1):
         loss = F.cross_entropy(module(scenes.images(chosen)), scenes.masks[chosen].long())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
+        progress(number, len(batches))
     return module.eval()
 
 

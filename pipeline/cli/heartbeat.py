@@ -24,10 +24,12 @@ class Heartbeat:
         self._advances: deque[tuple[float, int]] = deque()
         self._done, self._total, self._counted_from = 0, 0, 0.0
         self._text, self._several_steps = "", False
+        self._step_began, self._took = 0.0, dict[str, float]()
         self.begin(stage)
 
     def begin(self, stage: str) -> None:
         """A stage begins. What is known of the last one is forgotten."""
+        self._end_step()
         self._stage, self._began, self._shown = stage, self.clock(), self.clock()
         self._restart(0, "")
         self._counted_from, self._several_steps = self._began, False
@@ -39,6 +41,9 @@ class Heartbeat:
         run ended, and its units took no time here.
         """
         now = self.clock()
+        if text != self._text:
+            self._end_step()
+            self._step_began = now
         if total != self._total or done < self._done:
             self._several_steps |= bool(self._text)
             self._restart(total, text)
@@ -82,11 +87,26 @@ class Heartbeat:
         """The state of the stage in one line. If it has several counts, share and time left are those of the present one."""
         elapsed, left = format_duration(self.elapsed_s), self.left_s
         if self.share is None:
-            return f"{self._stage}: at work for {elapsed}{f'; {self._text}' if self._text and not self._total else ''}"
+            step = f"; {self._text}{self._before()}" if self._text and not self._total else ""
+            return f"{self._stage}: at work for {elapsed}{step}"
         remaining = "" if left is None else f", {format_duration(left)} left"
         if self._several_steps:
             return f"{self._stage}: at work for {elapsed}; {self._text}: {100 * self.share:.0f} %{remaining}"
         return f"{self._stage}: {100 * self.share:.0f} % after {elapsed}{remaining}; {self._text}"
+
+    def _before(self) -> str:
+        """What the last step of the same name, as in the rehearsal, says about the present one."""
+        took_s = self._took.get(self._text)
+        if took_s is None or took_s < 1:
+            return ""
+        left_s = took_s - (self.clock() - self._step_began)
+        left = f", about {format_duration(left_s)} left" if left_s >= 1 else ""
+        return f"{left} (it took {format_duration(took_s)} before)"
+
+    def _end_step(self) -> None:
+        """Remember how long the present step took, if its units are not counted."""
+        if self._text and not self._total:
+            self._took[self._text] = self.clock() - self._step_began
 
     def _restart(self, total: int, text: str) -> None:
         self._done, self._total, self._text = 0, total, text

@@ -204,9 +204,10 @@ def start_builder(
     `example` is one sample as a batch, (1, C, H, W), or a `Batch`. The opset may go up to `form.highest_opset` if the network
     needs it. Raises ModelError for a restriction that does not fit, TraceError, NothingToPrune or StorageError.
     """
-    progress(0, 0, "exporting the network")
+    progress(0, 0, "reading the exported network")
     base = load_graph(read_foreign(dense_path, ONNX_LIMIT_BYTES)) if dense_path.is_file() else None
     if base is None or not (isinstance(module, GraphNetwork) or _answers_like(base, module, example)):
+        progress(0, 0, "exporting the network; it is the first export, so the time left is unknown")
         base = export_trainable(module, example, form.opset, form.ir_version, form.highest_opset)
         write_atomically(dense_path, base.SerializeToString(deterministic=True))
     exporter, opset = exporter_of(base), opset_of(base)

@@ -10,7 +10,16 @@ from pipeline.stages.job import Job
 from pipeline.system.units import format_duration
 from pipeline.training.task import Classification, Task
 
-__all__ = ["Costs", "Sizes", "costs_so_far", "estimate_after_loading", "estimate_before_search", "say_forecast", "sizes_of"]
+__all__ = [
+    "Costs",
+    "Sizes",
+    "costs_so_far",
+    "estimate_after_loading",
+    "estimate_before_search",
+    "forecast_outcome",
+    "say_forecast",
+    "sizes_of",
+]
 
 Range = tuple[float, float]
 """The smallest and the largest probable duration, in seconds."""
@@ -138,6 +147,14 @@ def say_forecast(run: Run, callback: Callback, forecast: Forecast, *, own_traini
     training = ", without your own training" if own_training else ""
     reason = f"{reasons[kept.made]}; {format_duration(elapsed_s)} so far"
     callback.say(f"the whole run will probably take {kept.text}{training} ({reason})")
+
+
+def forecast_outcome(run: Run) -> str:
+    """How long the run has taken, and what its forecasts were, in a sentence."""
+    names: dict[ForecastTime, str] = {"loaded": "after loading", "measured": "after the first measurements"}
+    expected = " and ".join(f"{forecast.text} {names[forecast.made]}" for forecast in run.forecasts)
+    took = f"the run took {format_duration(sum(run.phase_seconds().values()))}"
+    return f"{took}; the forecast was {expected}" if expected else took
 
 
 def _after_search(sizes: Sizes, least_process_s: float, most_process_s: float, image_s: float) -> Range:

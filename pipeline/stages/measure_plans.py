@@ -20,7 +20,7 @@ from pipeline.stages.initial_weights import InitialWeights
 from pipeline.stages.probe_adapter import graph_of
 from pipeline.stages.provider_check import not_measured
 from pipeline.stages.reward import RewardFunction, finite
-from pipeline.stages.sequential_measurement import candidate_of, measure_sequentially
+from pipeline.stages.sequential_measurement import candidate_of, measure_again, measure_sequentially
 from pipeline.training.scoring import Score
 from pipeline.training.threads import confined
 
@@ -65,8 +65,8 @@ class PlanMeasurer:
         """Measure and score one trial of the search. A plan that clearly scores less than `to_beat` gets a rougher score."""
         return self._recorded("search", number, plan, lambda: self._measured_and_scored(plan, weights, to_beat, memory=False))
 
-    def again(self, searched: Candidate, dense: Candidate) -> Candidate:
-        """Measure a searched plan again in fresh processes until its verdict is decided. Its score is kept.
+    def again(self, searched: Candidate, dense: Candidate, begins: Callable[[int], None] = lambda number: None) -> Candidate:
+        """Measure a searched plan again in fresh processes, see `measure_again`. Its score is kept.
 
         The journal is searched by plan, not by number, because another version may measure the plans in another order.
         """
@@ -80,7 +80,7 @@ class PlanMeasurer:
             pruned = self.context.builder.make(searched.plan)
             processes = self.context.profile.probe.final_processes
             constraints = self.context.searched_constraints
-            measured = measure_sequentially(self.probe, pruned, processes, constraints, dense, twice=True)
+            measured = measure_again(self.probe, pruned, processes, constraints, dense, begins)
             return candidate_of(pruned, measured, None).with_score_of(searched)
 
         return self._recorded("finalist", number, searched.plan, make)

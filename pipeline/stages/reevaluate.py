@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from pipeline.core.budget import Constraint, judge, violations
 from pipeline.core.candidate import Candidate
 from pipeline.core.plan import ChannelPlan
+from pipeline.core.profile import ProbeSettings
+from pipeline.core.run import Trial
 from pipeline.core.statistics import Estimate
 from pipeline.stages.choice_notices import choice_notices
 from pipeline.stages.evaluate import Evaluator
+from pipeline.stages.sequential_measurement import REPEATS
+from pipeline.system.units import format_duration
 
 __all__ = [
     "TOP_K",
     "FeasiblePlan",
     "Reevaluated",
     "best_reevaluated",
+    "duration_text",
     "expected_final_use",
     "judged_again",
     "rank",
@@ -27,6 +32,9 @@ TOP_K = 8
 """Largest number of plans that are measured again."""
 REPEATED = math.sqrt(2)
 """The 95 % interval for the figure of a repeated measurement is this much wider than the confidence interval of the first."""
+MOST_TIMES = 2 + REPEATS
+"""How often a plan is measured again at most; see `measure_again`."""
+LEAST_SHOWN_S = 0.5
 LEAST_SHARE = 1e-9
 """Smallest used share of a limit, so that nothing is divided by zero."""
 
@@ -41,17 +49,29 @@ def reevaluate(evaluator: Evaluator) -> Candidate:
     numbers, ranked = itertools.count(1), _ranked(evaluator)
     most = min(TOP_K, len(ranked))
     measured: list[list[Estimate]] = []
+    context.callback.say(duration_text(most, context.profile.probe, context.run.find("uniform", 1)))
 
     def measure_again(plan: FeasiblePlan) -> Reevaluated:
-        number, again = next(numbers), _again(evaluator, plan.candidate)
-        context.callback.progress(number, most, f"{number} of at most {most} plans are measured again")
+        number = next(numbers)
+
+        def begins(measurement: int) -> None:
+            done = (number - 1) * MOST_TIMES + measurement - 1
+            text = f"plan {number} of at most {most}, measurement {measurement} of at most {MOST_TIMES}"
+            context.callback.progress(done, most * MOST_TIMES, text)
+
+        again = _again(evaluator, plan.candidate, begins)
+        context.callback.progress(number * MOST_TIMES, most * MOST_TIMES, f"{number} of at most {most} plans are measured again")
         result = judged_again(context.searched_constraints, again, dense, measured)
         if result.within and not result.holds:
             context.callback.say("the plan is so close to a limit that the final verdict may be undecided")
         return result
 
+    def thinnest_begins(measurement: int) -> None:
+        text = f"the thinnest plan, measurement {measurement} of at most {MOST_TIMES}"
+        context.callback.progress(measurement - 1, MOST_TIMES, text)
+
     best = best_reevaluated(ranked, measure_again)
-    chosen = best.candidate if best else _again(evaluator, evaluator.ends.thinnest)
+    chosen = best.candidate if best else _again(evaluator, evaluator.ends.thinnest, thinnest_begins)
     if best and next(numbers) > 2:
         context.callback.say(f"chosen: score {chosen.score or 0:.2f}")
     better = sorted((plan for plan in ranked if plan.reward > evaluator.reward_of(chosen)), key=lambda plan: -plan.reward)
@@ -61,6 +81,20 @@ def reevaluate(evaluator: Evaluator) -> Candidate:
         )
     )
     return chosen
+
+
+def duration_text(plans: int, settings: ProbeSettings, thinnest: Trial | None) -> str:
+    """What will be measured again, and how long it takes if a process takes as long as those of the thinnest plan."""
+    what = "no plan of the search is within the budget, so the thinnest plan is measured again"
+    if plans:
+        others = f", and up to {plans - 1} others if it is not within the budget then" if plans > 1 else ""
+        what = f"the best plan is measured again{others}"
+    times = f"{what}; 2 to {MOST_TIMES} measurements of {settings.final_processes} processes per plan"
+    once_s = thinnest.seconds * settings.final_processes / settings.processes if thinnest else 0.0
+    if once_s < LEAST_SHOWN_S:
+        return times
+    least_s, most_s = 2 * once_s, max(plans, 1) * MOST_TIMES * once_s
+    return f"{times}, which takes about {format_duration(least_s)}, and {format_duration(most_s)} at most"
 
 
 @dataclass(frozen=True)
@@ -188,10 +222,10 @@ def _used(found: Sequence[Estimate]) -> tuple[float, ...]:
     return tuple(max(1 + violation.value, LEAST_SHARE) for violation in found)
 
 
-def _again(evaluator: Evaluator, searched: Candidate) -> Candidate:
+def _again(evaluator: Evaluator, searched: Candidate, begins: Callable[[int], None] = lambda number: None) -> Candidate:
     """Measure `searched` again, and show what changed."""
     context, dense = evaluator.measurer.context, evaluator.ends.dense
-    again = evaluator.measurer.again(searched, dense)
+    again = evaluator.measurer.again(searched, dense, begins)
     texts = [f"score {searched.score or 0:.2f}: {judge(context.searched_constraints, again, dense)}"]
     for constraint in context.searched_constraints:
         then, now = (constraint.figure(each, dense) for each in (searched, again))

@@ -1,6 +1,7 @@
 """Sequential measurement: measure one file until it is decided whether it meets the budget."""
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 
@@ -12,7 +13,15 @@ from pipeline.graph.pruned_model import PrunedModel
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.stages.probe_adapter import graph_of
 
-__all__ = ["MOST_MEASUREMENTS", "REPEATS", "candidate_of", "measure_longer", "measure_sequentially", "put_together"]
+__all__ = [
+    "MOST_MEASUREMENTS",
+    "REPEATS",
+    "candidate_of",
+    "measure_again",
+    "measure_longer",
+    "measure_sequentially",
+    "put_together",
+]
 
 REPEATS = 3
 """Number of further measurements of a file whose verdict stays undecided."""
@@ -21,21 +30,34 @@ MOST_MEASUREMENTS = 12
 
 
 def measure_sequentially(
+    probe: Probe, pruned: PrunedModel, processes: int, constraints: tuple[Constraint, ...], dense: Candidate
+) -> Measurement | Failure:
+    """Measure one file with fresh runs until the verdict is decided, or until REPEATS more measurements have been taken."""
+    measure = functools.partial(probe.measure, graph_of(pruned), MeasurementOptions(processes, every_board=True))
+    return _until_decided(measure, lambda total: _verdict(constraints, candidate_of(pruned, total, None), dense), twice=False)
+
+
+def measure_again(
     probe: Probe,
     pruned: PrunedModel,
     processes: int,
     constraints: tuple[Constraint, ...],
     dense: Candidate,
-    *,
-    twice: bool = False,
+    begins: Callable[[int], None],
 ) -> Measurement | Failure:
-    """Measure one file with fresh runs until the verdict is decided, or until REPEATS more measurements have been taken.
+    """Measure a plan of the search with fresh runs until it is known on which side of each limit it is.
 
-    With `twice`, two successive measurements must give the same verdict, because stopping at the first one would favour lucky
-    files. This may take one measurement more.
+    Two successive measurements must agree, because stopping at the first one would favour lucky files. REPEATS more than the
+    first one are taken at most, and one more if the last one is the first to be within. Doubts about the machine do not count:
+    they are the same for all plans. `begins` is called with the number of each measurement, from 1.
     """
-    measure = functools.partial(probe.measure, graph_of(pruned), MeasurementOptions(processes, every_board=True))
-    return _until_decided(measure, lambda total: _verdict(constraints, candidate_of(pruned, total, None), dense), twice=twice)
+    numbers = itertools.count(1)
+
+    def measure() -> Measurement | Failure:
+        begins(next(numbers))
+        return probe.measure(graph_of(pruned), MeasurementOptions(processes, every_board=True))
+
+    return _until_decided(measure, lambda total: _side(constraints, candidate_of(pruned, total, None), dense), twice=True)
 
 
 def _until_decided(
@@ -59,6 +81,14 @@ def _until_decided(
 def _verdict(constraints: tuple[Constraint, ...], candidate: Candidate, dense: Candidate) -> Verdict:
     """The verdict on the limits that can be judged before the final test."""
     return judge(tuple(each for each in constraints if not each.metric.after_finetuning), candidate, dense)
+
+
+def _side(constraints: tuple[Constraint, ...], candidate: Candidate, dense: Candidate) -> Verdict:
+    """The verdict of the intervals alone."""
+    found = violations(tuple(each for each in constraints if not each.metric.after_finetuning), candidate, dense)
+    if any(each.low > 0 for each in found):
+        return "over"
+    return "within" if all(each.high <= 0 for each in found) else "undecided"
 
 
 def measure_longer(

@@ -1,6 +1,8 @@
 """OwnTask: a task that is defined by the user's own functions."""
 
 import copy
+import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -48,8 +50,10 @@ class OwnTask:
     the sample."""
     evaluate: Callable[[nn.Module], float]
     """Returns the score on validation data; higher is better."""
-    train: Callable[[nn.Module], nn.Module]
-    """Returns the trained network; it may train in place. Its argument has re-estimated BatchNorm statistics."""
+    train: Callable[..., nn.Module]
+    """Returns the trained network; it may train in place. Its argument has re-estimated BatchNorm statistics. If it also has an
+    argument `progress`, it gets a function for that: `progress(done, total)` says that `done` of `total` steps are finished, so
+    that the time left is shown."""
     evaluate_test: Callable[[nn.Module], float] | None = None
     """Returns the score on test data. Without it, the report shows the validation score, labelled as such."""
     description: str = USUAL_DESCRIPTION
@@ -167,7 +171,7 @@ class OwnTask:
         """See `Task`. If the user's training makes the network worse, the untrained network is returned."""
         start = copy.deepcopy(student)
         before = self.score(start)
-        trained = _called("train", self.train, copy.deepcopy(start))
+        trained = _called("train", with_progress(self.train, progress), copy.deepcopy(start))
         if not isinstance(trained, nn.Module):
             raise ModelError(f"OwnTask.train: expected the trained network, got {type(trained).__name__}; return the module")
         after = _score("evaluate", self.evaluate, trained)
@@ -202,6 +206,23 @@ class OwnTask:
         """The first inputs, at most `most`, in batches whose memory is bounded."""
         batches: Iterable[Inputs] = self.inputs(most).split(evaluation_size(self.inputs(1).numel()))
         return batches
+
+
+def with_progress(train: Callable[..., nn.Module], progress: Progress) -> Callable[[nn.Module], nn.Module]:
+    """`train` as a function of the network alone. If it has an argument `progress`, its steps are reported there."""
+    try:
+        reports = "progress" in inspect.signature(train).parameters
+    except (TypeError, ValueError):  # a function written in C has no signature
+        reports = False
+    if not reports:
+        progress(0, 0, "your own training; it reports no steps, so the time left is unknown")
+        return train
+
+    def step(done: int, total: int) -> None:
+        progress(int(done), int(total), f"your own training, {int(done):,} of {int(total):,}")
+
+    progress(0, 0, "your own training")
+    return functools.partial(train, progress=step)
 
 
 def _called(name: str, function: Callable[[nn.Module], Answer], module: nn.Module) -> Answer:

@@ -131,6 +131,26 @@ def test_work_that_is_not_counted_is_named() -> None:
     assert written.getvalue() == "  start: at work for 4 s; board: health\n"
 
 
+def test_a_step_that_comes_again_says_how_long_it_took_before() -> None:
+    """ten seconds in the rehearsal, and more at the end"""
+    clock = Clock()
+    screen, written = log(clock)
+    screen.phase("rehearse", "")
+    screen.progress(0, 0, "exporting")
+    for_seconds(10, screen, clock)
+    screen.phase("export", "")
+    for_seconds(3, screen, clock)
+    screen.progress(0, 0, "exporting")
+    for_seconds(13, screen, clock)
+
+    assert written.getvalue().splitlines()[4:] == [
+        "  export: at work for 4 s; exporting, about 9 s left (it took 10 s before)",
+        "  export: at work for 8 s; exporting, about 5 s left (it took 10 s before)",
+        "  export: at work for 12 s; exporting, about 1 s left (it took 10 s before)",
+        "  export: at work for 16 s; exporting (it took 10 s before)",
+    ]
+
+
 def test_the_time_before_the_first_stage_has_a_name() -> None:
     clock = Clock()
     screen, written = log(clock)

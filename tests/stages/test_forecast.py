@@ -12,7 +12,7 @@ from pipeline.core.forecast import Forecast
 from pipeline.core.journal import read_journal, sealed
 from pipeline.core.progress import NullCallback
 from pipeline.core.run import open_run
-from pipeline.stages.forecast import Costs, Sizes, estimate_after_loading, estimate_before_search, say_forecast
+from pipeline.stages.forecast import Costs, Sizes, estimate_after_loading, estimate_before_search, forecast_outcome, say_forecast
 
 SIZES = Sizes(
     trials=60,
@@ -104,6 +104,19 @@ def test_a_resumed_run_keeps_the_first_forecast_and_shows_it_again(tmp_path: Pat
     assert told.texts == 2 * [
         "the whole run will probably take 1:00 to 10:00 (a wide range, because nothing is measured yet; 0 s so far)"
     ]
+
+
+def test_a_run_says_how_right_its_forecasts_were(tmp_path: Path) -> None:
+    with open_run(tmp_path / "run", {}) as run:
+        with run.phase("load"):
+            pass
+        assert forecast_outcome(run) == "the run took 0 s"
+        for forecast in (Forecast("measured", 70, 90), Forecast("loaded", 60, 600)):
+            run.record_forecast(forecast)
+
+        assert forecast_outcome(run) == (
+            "the run took 0 s; the forecast was 1:00 to 10:00 after loading and 1:10 to 1:30 after the first measurements"
+        )
 
 
 @pytest.mark.parametrize(("low_s", "high_s"), [(2, 1), (-1, 1), (0, 1e999), ("x", 1)])

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from pipeline.core.candidate import Candidate
 from pipeline.core.plan import ChannelPlan
+from pipeline.core.profile import ProbeSettings
+from pipeline.core.run import Trial
 from pipeline.core.statistics import Estimate
-from pipeline.stages.reevaluate import TOP_K, FeasiblePlan, Reevaluated, best_reevaluated, expected_final_use
+from pipeline.stages.reevaluate import TOP_K, FeasiblePlan, Reevaluated, best_reevaluated, duration_text, expected_final_use
 
 
 def feasible(reward: float, *used: float) -> FeasiblePlan:
@@ -178,3 +180,32 @@ def test_a_repeat_stays_below_the_share_that_was_expected_as_often_as_its_level_
     expected = np.array([expected_final_use([[Estimate(x - 1, x - 1, x - 1 + 1.96 * noise)]])[0] for x in first])
 
     assert np.mean(repeat <= expected) == pytest.approx(0.975, abs=0.004)
+
+
+def thinnest(seconds: float) -> Trial:
+    return Trial("uniform", 1, Candidate(ChannelPlan.of({"conv": 1}), 100, 1000, 500, "s", None, None), seconds)
+
+
+@pytest.mark.parametrize(
+    ("plans", "seconds", "text"),
+    [
+        (
+            3,
+            2.0,
+            "the best plan is measured again, and up to 2 others if it is not within the budget then; 2 to 5 measurements of 5 "
+            "processes per plan, which takes about 10 s, and 1:15 at most",
+        ),
+        (1, 0.0, "the best plan is measured again; 2 to 5 measurements of 5 processes per plan"),
+        (
+            0,
+            2.0,
+            "no plan of the search is within the budget, so the thinnest plan is measured again; 2 to 5 measurements of 5 processes "
+            "per plan, which takes about 10 s, and 25 s at most",
+        ),
+    ],
+)
+def test_what_is_measured_again_is_said_before_with_its_time(plans: int, seconds: float, text: str) -> None:
+    """the thinnest plan took so long with two processes"""
+    settings = ProbeSettings(processes=2, final_processes=5)
+
+    assert duration_text(plans, settings, thinnest(seconds)) == text

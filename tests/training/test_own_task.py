@@ -65,3 +65,29 @@ def test_the_results_name_the_score_as_the_task_does() -> None:
     assert [
         OwnTask(INPUTS, lambda module: 1.0, lambda module: module, **name).score_name for name in ({}, {"score_name": "mIoU"})
     ] == ["accuracy", "mIoU"]
+
+
+def told_by(train: Callable[..., nn.Module]) -> list[tuple[int, int, str]]:
+    told: list[tuple[int, int, str]] = []
+    OwnTask(INPUTS, lambda module: 1.0, train).finetune(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3), 0, Path("state"), lambda *each: told.append(each)
+    )
+    return told
+
+
+def test_training_of_the_user_s_own_says_how_far_it_is_if_it_takes_progress() -> None:
+    def train(module: nn.Module, progress: Callable[[int, int], None]) -> nn.Module:
+        for epoch in (1, 2):
+            progress(epoch, 2)
+        return module
+
+    assert told_by(train) == [
+        (0, 0, "your own training"),
+        (1, 2, "your own training, 1 of 2"),
+        (2, 2, "your own training, 2 of 2"),
+    ]
+
+
+@pytest.mark.parametrize("train", [lambda module: module, nn.Identity()], ids=["function", "object"])
+def test_training_of_the_user_s_own_that_takes_no_progress_says_why_no_time_is_shown(train: Callable[..., nn.Module]) -> None:
+    assert told_by(train) == [(0, 0, "your own training; it reports no steps, so the time left is unknown")]
