@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors
+from pipeline.cli.missing_files import refuse_missing_files
 from pipeline.cli.options import MODEL_ARGS, SHAPE, restriction_options
 from pipeline.cli.terminal import make_console
 from pipeline.stages.job import DEPTHS
@@ -60,10 +61,12 @@ def inspect(as_json: bool, page: Path | None, **flags: Any) -> None:
     beside = next((name for name in ("data", "unlabelled") if flags[name]), None)
     if flags["task"] and beside:
         raise click.UsageError(f"--{beside} is not used with --task, which has its own data; leave one out.")
+    refuse_missing_files(flags["model"], flags["data"])
     has_data = bool(flags["task"] or beside)
     data = flags["data"] or ("none" if flags["unlabelled"] else "digits")
     flags = {**flags, "target": flags["target"] or "", "data": data, "shape": shapes if is_file else {}}
     with Screen(make_console(stderr=True)) as screen:
+        screen.progress(0, 0, "importing PyTorch")
         from pipeline.cli.screen_inspection import inspection_json, print_inspection  # noqa: PLC0415  (torch takes seconds)
         from pipeline.inspection.inspect_network import inspect_network  # noqa: PLC0415
 

@@ -18,6 +18,7 @@ from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors, handle_in
 from pipeline.cli.inspect_network import inspect
 from pipeline.cli.keys import keys, sign
 from pipeline.cli.measure import measure
+from pipeline.cli.missing_files import refuse_missing_files
 from pipeline.cli.options import EPOCHS, MODEL_ARGS, SHAPE, WORKERS, restriction_options
 from pipeline.cli.report import report
 from pipeline.cli.terminal import make_console, run_command
@@ -204,6 +205,7 @@ def main() -> None:
 
 def _run(flags: Mapping[str, Any], console: Console) -> int:
     """Run the job, and return the exit code."""
+    refuse_missing_files(flags["model"], flags["data"])
     budget = dict(_budget(text) for text in flags["budgets"])
     if flags["searcher"] not in SEARCHERS:
         raise click.UsageError(
@@ -254,12 +256,13 @@ def _run(flags: Mapping[str, Any], console: Console) -> int:
     # output of a user's own file must not get into the JSON
     aside = contextlib.redirect_stdout(sys.stderr) if flags["as_json"] else contextlib.nullcontext()
     with contextlib.nullcontext(NullCallback()) if flags["quiet"] else Screen(console) as screen:
+        callback = InterruptibleCallback(screen)
+        callback.progress(0, 0, "importing PyTorch")
         from pipeline.cli.screen_result import print_result, result_json  # noqa: PLC0415  (torch takes seconds)
         from pipeline.compress import compress as run_job  # noqa: PLC0415
         from pipeline.system.malloc import keep_freed_memory  # noqa: PLC0415
 
         keep_freed_memory()
-        callback = InterruptibleCallback(screen)
         handle_interrupts(callback)
         with aside:
             finished = run_job(job, callback)

@@ -56,10 +56,17 @@ def find_alignment(
         found = Alignment(_sweeps(probe, pairs, seed, callback))
         _write(cache / f"alignment-{key}.json", found)
     write_atomically(kept, _ALIGNMENT.dump_json(found))
+    callback.say(_summary(found))
+    return found
+
+
+def _summary(found: Alignment) -> str:
     count = sum(len(sweep.dominated) for sweep in found.sweeps)
     tried = sum(len(sweep.latency_ms) for sweep in found.sweeps)
-    callback.say(f"widths are multiples of {found.step}: {count} of the {tried} measured widths are no faster than wider ones")
-    return found
+    reason = f"{count} of the {tried} measured widths are no faster than wider ones"
+    if not tried:
+        reason = "the usual number, because no convolution with a width to choose is read by another one"
+    return f"widths are multiples of {found.step}: {reason}"
 
 
 def conv_pairs(module: nn.Module, space: PruneSpace, example: Inputs) -> tuple[ConvPair, ...]:

@@ -89,7 +89,7 @@ def _find_source(spec: str) -> ModelSource:
         known |= {name: (module, path) for name in getattr(module, "__all__", ()) if stem != "train"}
     if spec not in known:
         raise ModelError(
-            f"unknown model '{spec}'; give file.py:factory, package.module:factory, torchvision:<name>, or one of "
+            f"unknown model '{spec}'; give FILE.onnx, file.py:factory, package.module:factory, torchvision:<name>, or one of "
             f"{', '.join(sorted(known))}"
         )
     module, path = known[spec]
@@ -149,7 +149,7 @@ def load_data(spec: str, declared: Preprocessing | None, seed: int, progress: Pr
     if spec == "digits":
         return load_digits(declared, seed)
     raise DataError(
-        f"unknown data '{spec}'; give a folder of images, torchvision:<name>, file.py:factory or package.module:factory"
+        f"unknown data '{spec}'; give a folder of images, FILE.npy, FILE.npz, torchvision:<name>, file.py:factory or package.module:factory"
     )
 
 

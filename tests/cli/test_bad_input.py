@@ -65,7 +65,7 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
     "no such model": (
         errors.ModelError,
         lambda place: (*DIGITS, "--model", "alexnet"),
-        "unknown model 'alexnet'; give file.py:factory, package.module:factory, torchvision:<name>, or one of digits,",
+        "unknown model 'alexnet'; give FILE.onnx, file.py:factory, package.module:factory, torchvision:<name>, or one of digits,",
         "vgg19_bn",
     ),
     "weights of another network": (
@@ -90,7 +90,7 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
         errors.DataError,
         lambda place: (*DIGITS, "--data", str(place.folder / "none")),
         "unknown data '{0}/none';",
-        "give a folder of images, torchvision:<name>, file.py:factory or package.module:factory",
+        "give a folder of images, FILE.npy, FILE.npz, torchvision:<name>, file.py:factory or package.module:factory",
     ),
     "images: none": (
         errors.EmptyData,

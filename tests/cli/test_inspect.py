@@ -39,6 +39,25 @@ def test_the_table_names_layers_groups_and_what_cannot_be_pruned(net: Path) -> N
     assert net.with_name("page.html").read_text().startswith("<!doctype html>")
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "missing"),
+    [
+        (("inspect", "--model", "none.onnx"), 20, "none.onnx"),
+        (("inspect", "--model", "net.onnx/none.onnx"), 20, "net.onnx/none.onnx"),
+        (("--target", "local", "--model", "net.onnx", "--data", "none.npz"), 30, "none.npz"),
+    ],
+)
+def test_a_file_that_does_not_exist_is_refused_before_anything_is_loaded(
+    net: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], code: int, missing: str
+) -> None:
+    monkeypatch.chdir(net.parent)
+    result = command(*options)
+
+    assert result.exit_code == code
+    assert result.output.startswith(f"compress: {missing}: cannot be read (No")
+    assert result.output.count("\n") == 1
+
+
 def test_with_a_target_and_images_the_plans_are_measured_and_the_search_is_estimated(net: Path, tmp_path: Path) -> None:
     for number in range(10):
         Image.new("RGB", (12, 12), (20 * number, 0, 0)).save(tmp_path / f"{number}.png")

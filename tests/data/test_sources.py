@@ -251,7 +251,7 @@ def test_images_that_differ_in_size_are_refused_when_they_meet() -> None:
         ("{folder}/none.py:make", "{folder}/none.py: no such file; give file.py:factory"),
         ("{folder}/odd.py:make", "{folder}/odd.py: cannot be imported: SyntaxError: '(' was never closed (at {folder}/odd.py:1)"),
         ("{folder}/exits.py:make", "{folder}/exits.py: cannot be imported: SystemExit: 2 (at {folder}/exits.py:1)"),
-        ("{folder}/none", "unknown data '{folder}/none'; give a folder of images, torchvision:<name>, file.py:factory or pack"),
+        ("{folder}/none", "unknown data '{folder}/none'; give a folder of images, FILE.npy, FILE.npz, torchvision:<name>"),
     ],
 )
 def test_a_spec_that_leads_nowhere_is_refused(tmp_path: Path, spec: str, complaint: str) -> None:

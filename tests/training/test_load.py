@@ -78,7 +78,7 @@ def test_a_factory_of_ones_own_is_told_the_number_of_classes_if_it_asks(nets: Pa
     [
         (
             "nothing",
-            "unknown model 'nothing'; give file.py:factory, package.module:factory, torchvision:<name>, or one of digits, mobi",
+            "unknown model 'nothing'; give FILE.onnx, file.py:factory, package.module:factory, torchvision:<name>, or one of digits, mobi",
         ),
         ("train", "unknown model 'train'"),
         ("torchvision:nothing", "torchvision has no classification network 'nothing'; see torchvision.models.list_models()"),
