@@ -7,6 +7,7 @@ gets a hook that unpacks a `Batch`. The user's own functions still see the origi
 
 import copy
 import dataclasses
+import functools
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -203,17 +204,20 @@ def in_its_form(module: nn.Module, form: Form) -> Iterator[nn.Module]:
         module._forward_pre_hooks.update(before)
 
 
-def in_form(function: Callable[[nn.Module], Any], form: Form) -> Callable[[nn.Module], Any]:
-    """Wrap a user's `function`: its argument has the original form, and a network that it returns gives tensors."""
+def in_form(function: Callable[..., Any], form: Form) -> Callable[..., Any]:
+    """Wrap a user's `function`: its argument has the original form, and a network that it returns gives tensors.
 
-    def called(module: nn.Module) -> Any:
+    The result has the signature of `function`. Further arguments are given by name.
+    """
+
+    def called(module: nn.Module, **named: Any) -> Any:
         with in_its_form(module, form):
-            found = function(module)
+            found = function(module, **named)
         if isinstance(found, nn.Module):
             keep_form(found, form)
         return found
 
-    return called
+    return functools.update_wrapper(called, function, updated=())
 
 
 def names_of(module: nn.Module) -> tuple[tuple[str, ...], tuple[str, ...]]:

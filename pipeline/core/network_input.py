@@ -2,13 +2,15 @@
 
 from dataclasses import dataclass
 
-__all__ = ["NUMBERS", "NetworkInput"]
+__all__ = ["NUMBERS", "UNNAMED_ARRAY", "NetworkInput"]
 
 NUMBERS = (
     *("float16", "float32", "float64", "bool"),
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
 )
 """The types of inputs that can be measured, as numpy names them."""
+UNNAMED_ARRAY = "arr_0"
+"""Name that `numpy.savez` gives an array that has none."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx
 from onnx import TensorProto
 
-from pipeline.core.network_input import NUMBERS, NetworkInput
+from pipeline.core.network_input import NUMBERS, UNNAMED_ARRAY, NetworkInput
 from pipeline.graph.given.door import Refused, Shapes, real_inputs
 
 __all__ = ["fix_inputs"]
@@ -54,12 +54,13 @@ def fix_inputs(graph: onnx.GraphProto, given: Shapes, option: str = "--shape") -
 
 
 def _by_name(names: list[str], given: Shapes, option: str) -> dict[str, tuple[int, ...]]:
-    """The given shapes, with the name of the only input in place of ''."""
+    """The given shapes, with the name of the only input in place of '', or of the name of an array that has none."""
     shapes = dict(given)
-    if "" in shapes:
-        if len(names) != 1:
-            raise Refused(f"has {len(names)} inputs ({', '.join(names[:8])}); name one of them: {option} NAME=SIZES")
-        shapes.setdefault(names[0], shapes.pop(""))
+    if "" in shapes and len(names) != 1:
+        raise Refused(f"has {len(names)} inputs ({', '.join(names[:8])}); name one of them: {option} NAME=SIZES")
+    for unnamed in ("", UNNAMED_ARRAY):
+        if len(names) == 1 and unnamed in shapes and unnamed not in names:
+            shapes.setdefault(names[0], shapes.pop(unnamed))
     unknown = [name for name in shapes if name not in names]
     if unknown:
         near = difflib.get_close_matches(unknown[0], names, 1)

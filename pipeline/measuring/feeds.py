@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.core.feeds import Arrays
-from pipeline.core.network_input import NetworkInput
+from pipeline.core.network_input import UNNAMED_ARRAY, NetworkInput
 from pipeline.errors import DataError
 
 __all__ = ["given_feeds", "random_feeds"]
@@ -44,8 +44,11 @@ def _random(wanted: NetworkInput, generator: np.random.Generator) -> NDArray[Any
 def given_feeds(inputs: Sequence[NetworkInput], arrays: Mapping[str, NDArray[Any]], path: Path) -> Arrays:
     """Return the arrays that were read from `path`, in the order of `inputs` and in their types.
 
-    Raises DataError if one is missing, or if its values would change in the type of the input.
+    A single array that was written without a name belongs to the only input. Raises DataError if an array is missing, or if its
+    values would change in the type of the input.
     """
+    if len(inputs) == 1 and tuple(arrays) == (UNNAMED_ARRAY,):
+        arrays = {inputs[0].name: arrays[UNNAMED_ARRAY]}
     missing = [each.name for each in inputs if each.name not in arrays]
     if missing:
         raise DataError(

@@ -87,7 +87,8 @@ def duration_text(plans: int, settings: ProbeSettings, thinnest: Trial | None) -
     """What will be measured again, and how long it takes if a process takes as long as those of the thinnest plan."""
     what = "no plan of the search is within the budget, so the thinnest plan is measured again"
     if plans:
-        others = f", and up to {plans - 1} others if it is not within the budget then" if plans > 1 else ""
+        count = f"up to {plans - 1} others" if plans > 2 else "one other"
+        others = f", and {count} if it is not within the budget then" if plans > 1 else ""
         what = f"the best plan is measured again{others}"
     times = f"{what}; 2 to {MOST_TIMES} measurements of {settings.final_processes} processes per plan"
     once_s = thinnest.seconds * settings.final_processes / settings.processes if thinnest else 0.0

@@ -149,7 +149,8 @@ def load_data(spec: str, declared: Preprocessing | None, seed: int, progress: Pr
     if spec == "digits":
         return load_digits(declared, seed)
     raise DataError(
-        f"unknown data '{spec}'; give a folder of images, FILE.npy, FILE.npz, torchvision:<name>, file.py:factory or package.module:factory"
+        f"unknown data '{spec}'; give a folder of images, FILE.npy, FILE.npz, torchvision:<name>, file.py:factory or "
+        "package.module:factory"
     )
 
 

@@ -24,7 +24,7 @@ from pipeline.training.finetune import Finetuned
 from pipeline.training.scoring import BATCH, CALIBRATION_BATCHES, Score, recalibrate
 from pipeline.training.teacher import Teacher
 
-__all__ = ["REHEARSAL_IMAGES", "USUAL_DESCRIPTION", "BetweenBatches", "OwnTask"]
+__all__ = ["REHEARSAL_IMAGES", "USUAL_DESCRIPTION", "BetweenBatches", "OwnTask", "with_progress"]
 
 REHEARSAL_IMAGES = 16
 USUAL_DESCRIPTION = "the user's own task"

@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from pipeline.core.network_input import NUMBERS, NetworkInput
 from pipeline.errors import DataError
+from pipeline.graph.fixed_inputs import fix_inputs
 from pipeline.measuring.feeds import given_feeds, random_feeds
 
 FILE = Path("inputs.npz")
@@ -55,6 +57,21 @@ def test_values_that_would_change_are_refused(wanted: str, array: np.ndarray, re
     with pytest.raises(DataError) as refused:
         given_feeds([NetworkInput("x", wanted, (1,))], {"x": array}, FILE)
     assert str(refused.value).startswith(f"inputs.npz: {reason}")
+
+
+def test_a_single_array_without_a_name_belongs_to_the_only_input() -> None:
+    array = np.array([[1.0, 2.0]], dtype=np.float32)
+    net = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 18]> net (float[n,2] x) => (float[n,2] y) { y = Relu (x) }'
+    )
+
+    assert fix_inputs(net.graph, {"arr_0": array.shape}) == (NetworkInput("x", "float32", (1, 2)),)
+    assert given_feeds([NetworkInput("x", "float32", (1, 2))], {"arr_0": array}, FILE)[0] is array
+
+
+def test_a_single_array_without_a_name_is_refused_for_several_inputs() -> None:
+    with pytest.raises(DataError, match="has no array for input 'a'"):
+        given_feeds([NetworkInput(name, "float32", (1,)) for name in ("a", "b")], {"arr_0": np.ones(1)}, FILE)
 
 
 def test_an_array_that_is_missing_is_named() -> None:
