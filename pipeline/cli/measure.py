@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pipeline.cli.exit_codes import ALLOW_SSH_COMMANDS, handle_errors
+from pipeline.cli.missing_files import refuse_missing_files
 from pipeline.cli.options import JSON, SHAPE, TARGET
 from pipeline.cli.terminal import make_console
 from pipeline.errors import ProbeError, ProviderFallback
@@ -85,6 +86,8 @@ def measure(target: str, models: tuple[Path, ...], **flags: Any) -> None:
     from pipeline.core.profile import load_profile  # noqa: PLC0415
 
     _refuse_contradictions(models, flags)
+    for model in models:
+        refuse_missing_files(str(model), str(flags["inputs"] or ""))
     console = make_console(stderr=flags["as_json"])
     profile = load_profile(target, allow_ssh_commands=flags["allow_ssh_commands"])
 

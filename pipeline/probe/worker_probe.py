@@ -14,7 +14,7 @@ from pipeline.core.feeds import Feeds, arrays_of
 from pipeline.core.measurement import Failure, Fingerprint, Measurement, Memory
 from pipeline.core.node_times import NodeTime
 from pipeline.core.profile import Profile
-from pipeline.core.providers import PLUGINS
+from pipeline.core.providers import way_to_install
 from pipeline.core.remark import Remark, RemarkKind
 from pipeline.errors import ProbeError, ThreadsError
 from pipeline.foreign_text import shorten
@@ -247,8 +247,8 @@ class WorkerProbe:
             reason = f"cannot use {provider}: {machine['unusable'][provider]}"
         else:
             reason = f"has no {provider} (available: {', '.join(machine['providers'])})"
-        package = PLUGINS.get(provider, "").replace("_", "-")
-        install = f"install {package} there, or " if package and provider not in machine.get("unusable", {}) else ""
+        unusable = provider in machine.get("unusable", {})
+        install = way_to_install(provider, str(machine["cpu"]), machine["architecture"], unusable=unusable)
         raise ProbeError(f"onnxruntime {machine['onnxruntime']} on {where} {reason}; {install}change runtime.execution_provider")
 
     def _cool_down(self, measured: Measurement) -> None:

@@ -96,11 +96,23 @@ def test_a_provider_that_leaves_nodes_to_another_one_is_refused_unless_that_is_a
 def test_a_provider_that_the_machine_does_not_have_is_refused_with_what_to_install(
     monkeypatch: pytest.MonkeyPatch, probe: LocalProbe
 ) -> None:
+    """OpenVINO's plugin runs on Intel processors only, and a build of onnxruntime on all"""
+    plugin, build = (
+        "install onnxruntime-ep-openvino there, or ",
+        "install onnxruntime-openvino in place of onnxruntime there, or ",
+    )
     monkeypatch.setitem(probe.machine, "providers", [CPU])
-    with pytest.raises(ProbeError, match=r"has no OpenVINO\w+ \(available: CPU\w+\); install onnxruntime-ep-openvino there, or "):
-        probe.with_runtime(OPENVINO, 1, allow_fallback=False)
+    monkeypatch.setitem(probe.machine, "architecture", "x86_64")
+    for cpu, install in (("Intel(R) N100", plugin), ("AMD EPYC", build)):
+        monkeypatch.setitem(probe.machine, "cpu", cpu)
+        with pytest.raises(
+            ProbeError, match=rf"has no OpenVINO\w+ \(available: CPU\w+\); {install}change runtime.execution_provider"
+        ):
+            probe.with_runtime(OPENVINO, 1, allow_fallback=False)
     monkeypatch.setitem(probe.machine, "unusable", {OPENVINO: "it supports no processor"})
-    with pytest.raises(ProbeError, match=r"cannot use OpenVINO\w+: it supports no processor; change runtime.execution_provider"):
+    with pytest.raises(
+        ProbeError, match=rf"cannot use OpenVINO\w+: it supports no processor; {build}change runtime.execution_provider"
+    ):
         probe.with_runtime(OPENVINO, 1, allow_fallback=False)
 
 
