@@ -43,7 +43,7 @@ from pipeline.stages.prepare import load_model_and_task, start_building
 from pipeline.stages.probes import aligned_space, final_probe, search_probe
 from pipeline.stages.reevaluate import reevaluate
 from pipeline.stages.reward import start_reward_function
-from pipeline.stages.sensitivity import sensitivity_path
+from pipeline.stages.sensitivity import images_to_compare, sensitivity_path
 from pipeline.stages.shared_device import share_device
 from pipeline.stages.try_int8 import quantise
 from pipeline.system.versions import UNSAFE_BELOW, installed_versions, refuse_unsafe
@@ -139,13 +139,12 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
                 widest = functools.partial(widest_uniform, measurer, space, ends.dense)
                 weights = cut_from_supernet(weights, space, widest, ends.dense.score or 0.0, job.supernet_steps, job.seed)
                 ends = score_thinnest(measurer, ends, weights)
-                say_forecast(
-                    run, callback, estimate_before_search(sizes, costs_so_far(run, image_s)), own_training=job.task is not None
-                )
+                costs = costs_so_far(run, image_s, images_to_compare(context, space) if job.starts_on_path else 0)
+                say_forecast(run, callback, estimate_before_search(sizes, costs), own_training=job.task is not None)
 
             evaluator = Evaluator(measurer, ends, weights, job.trials)
             path = sensitivity_path(context, space, weights) if job.starts_on_path else None
-            searching = stage("search", f"{identity['searcher']}, {job.trials} trials")
+            searching = stage("search", f"{identity['searcher']}, {job.trials} trial{'' if job.trials == 1 else 's'}")
             with searching, contextlib.suppress(TrialsSpent), compute_threads(1):
                 run_search(job.search_function(), evaluator, evaluator.problem(space, job.seed, path), job.workers)
 

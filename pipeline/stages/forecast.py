@@ -38,6 +38,8 @@ FINISH_S = (1.0, 20.0)
 """Export, verification and report."""
 TRIAL_SPREAD = (0.3, 1.5)
 """A trial, as a multiple of the first measurement and score of the dense network."""
+SENSITIVITY_PASSES = (0.5, 4.0)
+"""An image of the sensitivity, as a multiple of its evaluation. Networks are reconstructed, too."""
 CONFIRMATIONS, FINAL_MEASUREMENTS, INT8_MEASUREMENTS = (1.0, 8.0), (1.0, 8.0), (6.0, 20.0)
 """Numbers of measurements after the search."""
 
@@ -74,6 +76,8 @@ class Costs:
     """Measuring and scoring the dense network."""
     thinnest_s: float
     """Measuring the thinnest network."""
+    sensitivity_images: int = 0
+    """Images that will run through networks for the sensitivity of each group."""
 
 
 def sizes_of(job: Job, task: Task, profile: Profile) -> Sizes:
@@ -117,12 +121,13 @@ def estimate_before_search(sizes: Sizes, costs: Costs) -> Forecast:
     whole = _sum(
         (costs.elapsed_s, costs.elapsed_s),
         _times(trial, (sizes.trials - costs.trials,) * 2),
+        _times(SENSITIVITY_PASSES, (costs.sensitivity_images * costs.image_s,) * 2),
         _after_search(sizes, *process, costs.image_s),
     )
     return Forecast("measured", *_rounded(whole))
 
 
-def costs_so_far(run: Run, image_s: float) -> Costs:
+def costs_so_far(run: Run, image_s: float, sensitivity_images: int = 0) -> Costs:
     """The costs that the journal of `run` holds once the dense and the thinnest network were measured."""
     dense, thinnest = run.find("dense", 1), run.find("uniform", 1)
     return Costs(
@@ -131,6 +136,7 @@ def costs_so_far(run: Run, image_s: float) -> Costs:
         image_s=image_s,
         dense_s=dense.seconds if dense else 0.0,
         thinnest_s=thinnest.seconds if thinnest else 0.0,
+        sensitivity_images=sensitivity_images,
     )
 
 

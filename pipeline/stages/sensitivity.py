@@ -19,7 +19,7 @@ from pipeline.stages.initial_weights import InitialWeights
 from pipeline.training.epochs import distillation_loss
 from pipeline.training.scoring import recalibrate
 
-__all__ = ["output_difference", "output_distance", "sensitivity_path"]
+__all__ = ["images_to_compare", "output_difference", "output_distance", "sensitivity_path"]
 
 PICTURES = 64
 """Number of pictures from which statistics are estimated, and on which outputs are compared."""
@@ -43,6 +43,14 @@ def sensitivity_path(context: RunContext, space: SearchSpace, weights: InitialWe
             known = {"distances": _distances(context, space, weights)}
         run.bind("sensitivity", known)
     return path_of(space, dict(zip(plans, known["distances"], strict=True)))
+
+
+def images_to_compare(context: RunContext, space: SearchSpace) -> int:
+    """How many images `sensitivity_path` still has to run through networks, for their statistics and for their outputs."""
+    if not context.task.few_pictures or context.run.facts("sensitivity") is not None or _has_searched(context.run):
+        return 0
+    plans = sum(map(len, probing_plans(space).values()))
+    return 2 * plans * len(context.task.inputs(PICTURES))
 
 
 def output_difference(module: nn.Module, dense: Sequence[Outputs], batches: Sequence[Inputs]) -> float:

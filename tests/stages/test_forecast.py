@@ -51,6 +51,14 @@ def test_twenty_epochs_of_a_large_data_set_dominate_the_forecast() -> None:
     assert found.low_s < 20 * 2000 < found.high_s
 
 
+def test_the_sensitivity_of_many_groups_is_part_of_the_forecast() -> None:
+    """60 groups with two widths each, 64 pictures, twice: 15,360 images of 10 ms"""
+    costs = replace(COSTS, image_s=0.01)
+    without, whole = (estimate_before_search(SIZES, replace(costs, sensitivity_images=images)) for images in (0, 15_360))
+
+    assert whole.low_s - without.low_s < 153.6 < whole.high_s - without.high_s
+
+
 def test_trials_that_an_interrupted_run_finished_are_not_expected_again() -> None:
     whole, rest = (estimate_before_search(SIZES, replace(COSTS, trials=trials)) for trials in (0, 50))
 

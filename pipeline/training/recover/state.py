@@ -172,9 +172,10 @@ def choices(state: RecoveryState, settings: FinetuneSettings, pictures: int) -> 
     limit = "" if settings.epochs is not None else f" of {settings.minutes:g}"
     best = f"round {state.best_round}" if state.best_round else "a trial" if state.best_loss < state.start_loss else "the start"
     trials = f"{state.trials} short trials chose: " if state.trials else "no trials: "
+    rounds = f"{len(state.steps)} round{'' if len(state.steps) == 1 else 's'}"
     return (
         f"recovered from {pictures} pictures, without labels; {trials}" + "; then ".join(str(recipe) for recipe in state.recipes),
-        f"{sum(state.steps)} steps in {len(state.steps)} rounds, {state.seconds / 60:.1f}{limit} minutes; the network of {best} "
+        f"{sum(state.steps)} steps in {rounds}, {state.seconds / 60:.1f}{limit} minutes; the network of {best} "
         f"is shipped: its distance to the dense network's outputs went from {state.start_loss:.3g} to {state.best_loss:.3g}",
     )
 
