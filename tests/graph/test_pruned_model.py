@@ -1,6 +1,7 @@
 """PrunedModelBuilder: a plan in its two forms, the torch module and the ONNX file."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -18,6 +19,7 @@ from pipeline.graph.export import exporter_of
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.graph.settings import PruningSettings
 from pipeline.graph.structure import load_graph, structure
+from pipeline.stages.probe_adapter import graph_of
 
 CLOSE = 1e-5
 
@@ -88,6 +90,15 @@ def test_the_count_knows_the_size_behind_an_enlargement(dense: Path) -> None:
 
     assert pruned.macs == 64 * 3 * 4 + 256 * 4 * 6 + 6 * 5
     assert pruned.params == 3 * 4 + 4 + 4 * 6 + 6 + 6 * 5 + 5
+
+
+@pytest.mark.parametrize(("worst", "tolerance"), [(1e-7, 1e-3), (3e-3, 3e-2), (0.08, 0.1)])
+def test_a_device_may_differ_more_where_onnx_runtime_loses_digits(worst: float, tolerance: float) -> None:
+    """`worst` is the largest difference of the plans that were compared before the search"""
+    builder = builder_of(ZOO["chain"])
+    builder = replace(builder, network=replace(builder.network, worst=worst))
+
+    assert graph_of(builder.make(builder.space.dense())).tolerance == pytest.approx(tolerance)
 
 
 def test_training_a_draft_changes_nothing_that_was_said_of_it() -> None:

@@ -158,6 +158,7 @@ class RunningProbeContract(ProbeContract):
             assert failed.kind == "wrong-output"
 
         assert measured(probe.measure(graph(NET.data, lambda: right * 1.0001), QUICK))
+        assert measured(probe.measure(replace(graph(NET.data, lambda: right * 1.01), tolerance=0.02), QUICK))
 
 
 class TestLocalProbe(RunningProbeContract):
