@@ -107,14 +107,18 @@ def rebuild(
     originals = dict(module.named_parameters(remove_duplicate=False)) | dict(module.named_buffers(remove_duplicate=False))
     memo: dict[int, object] = {id(originals[name]): _like(originals[name], tensor.clone()) for name, tensor in tensors.items()}
     result = copy.deepcopy(module, memo)
-    _follow_shapes(result, layer_groups or {})
+    _follow_shapes(result, {**dict.fromkeys(layer_groups_of(module), 1), **layer_groups} if layer_groups else {})
     return result
 
 
-def layer_groups_of(module: nn.Module) -> dict[str, int]:
-    """Grouped layer -> its number of groups. Layers with one group are left out."""
+def layer_groups_of(module: nn.Module, dense: nn.Module | None = None) -> dict[str, int]:
+    """Grouped layer -> its number of groups in `module`. A layer that has one group in `dense` too is left out.
+
+    `dense` is the network that was pruned to `module`; without it, all layers with one group are left out.
+    """
+    grouped = set() if dense is None else set(layer_groups_of(dense))
     found = ((name, _groups_of(layer)) for name, layer in module.named_modules())
-    return {name: groups for name, groups in found if groups > 1}
+    return {name: groups for name, groups in found if groups > 1 or name in grouped}
 
 
 def _groups_of(layer: nn.Module) -> int:

@@ -159,7 +159,7 @@ def _files(
             plan,
             builder.kept(plan),
             builder.network.origin,
-            layer_groups_of(tuned.module) if builder.network.origin == "own" else None,
+            layer_groups_of(tuned.module, builder.module) if builder.network.origin == "own" else None,
             builder.dropped(plan),
         ),
     }

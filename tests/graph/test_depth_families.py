@@ -84,7 +84,7 @@ def written(network: PrunableNetwork, small: nn.Module, kept: Kept, folder: Path
     rebuilt = network.origin == "rebuilt"
     space = network.trainable.labelled.space if rebuilt else network.space
     plan = space.plan({group.name: len(kept[group.name]) for group in space.groups}, dropped_in(kept))
-    groups = None if rebuilt else layer_groups_of(small)
+    groups = None if rebuilt else layer_groups_of(small, network.module)
     files = {
         "model.onnx": network.trained(small, kept).SerializeToString(),
         "weights.safetensors": weights_bytes(small),

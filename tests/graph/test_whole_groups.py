@@ -1,5 +1,6 @@
 """Grouped convolutions and GroupNorm lose whole groups: their number of groups falls, and the network answers as before."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.prove import prove_groups
 from pipeline.graph.prunable_network import PrunableNetwork, random_kept, rebuild_from_graph
 from pipeline.graph.settings import PruningSettings
-from pipeline.graph.shrink import layer_groups_of, shrink
+from pipeline.graph.shrink import layer_groups_of, rebuild, shrink
 from pipeline.graph.slice import prepare
 from pipeline.packaging.pack import load_compressed, plan_json, weights_bytes
 
@@ -189,3 +190,18 @@ def test_an_artifact_with_fewer_groups_is_loaded(tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_bytes(plan_json(("net", None), plan, kept, "own", layer_groups_of(small)))
 
     assert torch.equal(load_compressed(build(Next, seed=1), tmp_path)(EXAMPLE), small(EXAMPLE))
+
+
+@pytest.mark.parametrize("layer", [nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1, groups=2)], ids=["norm", "convolution"])
+@pytest.mark.parametrize("known", ["said", "left out"])
+def test_a_layer_of_which_one_group_is_left_is_loaded(layer: nn.Module, known: str) -> None:
+    """conv -> layer with two groups -> conv, of which the last two channels leave. Older artifacts do not list the layer."""
+    other = nn.Conv2d(2, 2, 1, groups=2)
+    dense = nn.Sequential(nn.Conv2d(2, 4, 1), copy.deepcopy(layer), nn.Conv2d(4, 2, 1), other)
+    half = nn.GroupNorm(1, 2) if isinstance(layer, nn.GroupNorm) else nn.Conv2d(2, 2, 1)
+    small = nn.Sequential(nn.Conv2d(2, 2, 1), half, nn.Conv2d(2, 2, 1), copy.deepcopy(other))
+    groups = layer_groups_of(small, dense if known == "said" else None)
+    image = torch.randn(1, 2, 3, 3)
+
+    assert groups == ({"1": 1, "3": 2} if known == "said" else {"3": 2})
+    assert torch.equal(rebuild(dense, small.state_dict(), groups)(image), small(image))
