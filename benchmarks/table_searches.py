@@ -88,7 +88,7 @@ def main(
             for name in names:
                 done = {(line["network"], line["seed"], line["budget"], line["searcher"], line["trials"]) for line in lines}
                 if (network, seed, budget, name, trials) not in done:
-                    lines.append({"network": network, **run_search(_table(network), budget, name, trials, seed)})
+                    lines.append({"network": network, **run_search(cached_table(network), budget, name, trials, seed)})
         write_atomically(results, "".join(json.dumps(line) + "\n" for line in lines).encode())
         print(f"{network}, seed {seed}, {time.process_time():.0f} s of processor time", file=sys.stderr, flush=True)
     for budget in budgets:
@@ -175,7 +175,8 @@ def _cell(searches: Searches, others: Searches, count: str) -> str:
 
 
 @functools.cache
-def _table(network: str) -> PlanTable:
+def cached_table(network: str) -> PlanTable:
+    """The table of a recorded or a generated network."""
     number = network.removeprefix(GENERATED)
     return generated_table(int(number)) if number != network else load_table(network)
 

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 from pipeline.system.thread_settings import settle_threads
 
 if TYPE_CHECKING:
-    from pipeline.compress import compress
+    from pipeline.compress import compress, compress_budgets
     from pipeline.core.budget import Limit, Metric
     from pipeline.packaging.pack import load_compressed
     from pipeline.search.problem import Problem
     from pipeline.stages.job import Job
     from pipeline.training.task import OwnTask
 
-__all__ = ["Job", "Limit", "Metric", "OwnTask", "Problem", "compress", "load_compressed"]
+__all__ = ["Job", "Limit", "Metric", "OwnTask", "Problem", "compress", "compress_budgets", "load_compressed"]
 
 _PLACES = {
     "Job": "pipeline.stages.job",
@@ -31,6 +31,7 @@ _PLACES = {
     "OwnTask": "pipeline.training.task",
     "Problem": "pipeline.search.problem",
     "compress": "pipeline.compress",
+    "compress_budgets": "pipeline.compress",
     "load_compressed": "pipeline.packaging.pack",
 }
 

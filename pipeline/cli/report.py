@@ -10,7 +10,6 @@ from pipeline.cli.exit_codes import handle_errors
 from pipeline.cli.terminal import make_console
 from pipeline.errors import StorageError
 from pipeline.system.files import write_atomically
-from pipeline.system.foreign_file import open_foreign
 
 __all__ = ["report"]
 
@@ -19,9 +18,6 @@ Examples:
   compress report runs/raspberrypi-digits-ppo-lagrangian-758b4c2e
   compress report runs/* --out comparison.html
 """
-OURS = b'<meta name="generator" content="compress">'
-HEAD_BYTES = 1000
-"""The line is in the first bytes of a page."""
 
 
 @click.command(epilog=EXAMPLES, short_help="Write the page of a run again, or of several runs side by side.")
@@ -38,14 +34,15 @@ def report(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
     """Write the page of one run directory again, or of several runs side by side: accuracy against measured latency, widths, and
     what differs.
 
-    Of an unfinished run, what is known so far is shown. Runs that cannot be compared are shown with a remark.
+    A run for several budgets has one page for all of them. Of an unfinished run, what is known so far is shown. Runs that cannot
+    be compared are shown with a remark.
     """
-    from pipeline.packaging.report.recorded_run import read_recorded_run  # noqa: PLC0415  (numpy and pydantic take half a second)
+    from pipeline.packaging.report.recorded_run import read_recorded_runs  # noqa: PLC0415  (numpy and pydantic take half a second)
     from pipeline.packaging.report.report import page_of_runs  # noqa: PLC0415
 
-    found = [read_recorded_run(run) for run in runs]
+    found = [each for run in runs for each in read_recorded_runs(run)]
     page = page_of_runs(found)
-    path = out or _usual_path(found[0].folder, alone=len(found) == 1)
+    path = out or _usual_path(found[0].folder, alone=len(runs) == 1)
     _refuse_artifact(path)
     write_atomically(path, page)
     if as_json:
@@ -56,12 +53,13 @@ def report(runs: tuple[Path, ...], out: Path | None, as_json: bool) -> None:
 
 def _usual_path(folder: Path, *, alone: bool) -> Path:
     """The path without --out. A file that is there must be such a page, so that nothing else is overwritten."""
+    from pipeline.packaging.report.report import is_report  # noqa: PLC0415  (see above)
+
     folder = folder.resolve()
     is_artifact = not (folder / "journal.jsonl").exists()
     path = (folder.parent if is_artifact or not alone else folder) / ("report.html" if alone else "comparison.html")
     try:
-        with open_foreign(path, 2**31) as file:
-            ours = OURS in file.read(HEAD_BYTES)
+        ours = is_report(path)
     except FileNotFoundError:
         return path
     except OSError as problem:
@@ -83,6 +81,7 @@ def _facts(run: Any) -> dict[str, Any]:
     artifact = run.artifact
     return {
         "folder": str(run.folder),
+        **({"budget": run.budget.text} if run.budget else {}),
         "verdict": artifact.verdict if artifact else None,
         "finished": artifact is not None,
         "trials": len(run.trials("search")),

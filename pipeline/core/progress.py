@@ -140,6 +140,12 @@ class Notices:
         self._callback = callback
         self._texts: list[str] = []
 
+    def copy(self) -> "Notices":
+        """These notices, to which others can be added."""
+        found = Notices(self._callback)
+        found._texts = list(self._texts)
+        return found
+
     def add(self, *texts: str) -> None:
         """Show `texts` and keep them. A text that was added before is skipped."""
         for text in texts:

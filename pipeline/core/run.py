@@ -1,6 +1,7 @@
 """Run directory: a lock, the job it belongs to, and a journal from which an interrupted run resumes."""
 
 import contextlib
+import copy
 import json
 import os
 import time
@@ -32,6 +33,8 @@ __all__ = ["Role", "Run", "Trial", "open_run", "read_run", "read_trials"]
 Facts = Mapping[str, Any]
 Kind = Literal["job", "inputs", "device", "weights", "sources", "grouped", "sensitivity", "search"]
 
+NUMBERS_PER_BUDGET = 1000
+"""The int8 trials of each budget have numbers in a range of this size."""
 _TRIAL = TypeAdapter(Trial)
 _ROLES = get_args(Role)
 
@@ -50,6 +53,9 @@ class Run:
         self._choices = list(journal.choices)
         self._forecasts = {forecast.made: forecast for forecast in reversed(journal.forecasts)}
         self._running: tuple[str, float] | None = None
+        self._part = ""
+        self.first_number = 1
+        """Number of the first int8 trial. The budgets of a run do not share these trials."""
         self._phases = list(journal.phases)
         self.trials = sorted(journal.trials, key=_place)
         """Sorted in the order in which an uninterrupted run records them."""
@@ -77,12 +83,24 @@ class Run:
     @property
     def checkpoint(self) -> Path:
         """Path of the state from which fine-tuning resumes."""
-        return self.folder / "finetune.safetensors"
+        return self.folder / f"finetune{self._part}.safetensors"
 
     @property
     def artifact(self) -> Path:
         """Path of the folder to ship."""
-        return self.folder / "artifact"
+        return self.folder / f"artifact{self._part}"
+
+    def for_budget(self, name: str, place: int) -> "Run":
+        """Return this run with an artifact and a checkpoint of its own, for the budget number `place` of several, from 0.
+
+        It shares the journal. With an empty `name` it is this run, because there is one budget.
+        """
+        if not name:
+            return self
+        part = copy.copy(self)
+        part._part = f"-{name}"
+        part.first_number = 1 + place * NUMBERS_PER_BUDGET
+        return part
 
     def bind(self, kind: Kind, facts: Facts) -> None:
         """Bind the directory to `facts`. Raises OtherJob, with the differences, when it is bound to other facts."""

@@ -46,6 +46,8 @@ class SearchState:
     """The known evaluations, and then those of the asked plans, in the order in which they were asked."""
     pending: list[ChannelPlan] = field(default_factory=list)
     """Plans that were asked and are not answered yet."""
+    others: list[Evaluation] = field(default_factory=list)
+    """Evaluations of plans that a search for another budget asked for. They grow while this search goes on."""
     wanted: int = 1
     """Number of plans that the current `ask` still wants, the next one included."""
 
@@ -66,7 +68,7 @@ class SearchState:
     @property
     def exhausted(self) -> bool:
         """Whether every plan of the space was asked, or is known."""
-        return len({*(answer.plan for answer in self.answers), *self.pending}) >= self.space.size
+        return len({*(answer.plan for answer in (*self.answers, *self.others)), *self.pending}) >= self.space.size
 
 
 class _Stepwise:
@@ -99,6 +101,10 @@ class _Stepwise:
                 raise ValueError(f"answers must be told in the order in which plans were asked; got an answer to {answer.plan}")
             del self._state.pending[0]
             self._state.answers.append(answer)
+
+    def learn(self, others: Sequence[Evaluation]) -> None:
+        """Take evaluations that another search asked for; see `SharingSearcher`."""
+        self._state.others.extend(others)
 
 
 def wait_for(state: SearchState, answers: int, meanwhile: deque[ChannelPlan]) -> Questions[None]:

@@ -10,11 +10,12 @@ __all__ = ["believed"]
 
 
 def believed(state: SearchState) -> list[Evaluation]:
-    """The answers so far, and for each pending plan the mean that a surrogate predicts (Ginsbourger, Le Riche and Carraro, 2010,
-    "Kriging is well-suited to parallelize optimization": Kriging believer). At least one evaluation must be known.
+    """All evaluations so far, and for each pending plan the mean that a surrogate predicts (Ginsbourger, Le Riche and Carraro,
+    2010, "Kriging is well-suited to parallelize optimization": Kriging believer). At least one evaluation must be known.
     """
+    known = [*state.others, *state.answers]
     if not state.pending:
-        return list(state.answers)
-    predicted = fit(state.space, state.answers).predict(np.stack([fractions(state.space, plan) for plan in state.pending]))
+        return known
+    predicted = fit(state.space, known).predict(np.stack([fractions(state.space, plan) for plan in state.pending]))
     means = zip(state.pending, predicted.score.tolist(), predicted.violations.tolist(), strict=True)
-    return [*state.answers, *(Evaluation(plan, score, tuple(violations)) for plan, score, violations in means)]
+    return [*known, *(Evaluation(plan, score, tuple(violations)) for plan, score, violations in means)]

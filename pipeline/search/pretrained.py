@@ -71,7 +71,7 @@ def _from_path(state: SearchState, path: Callable[[float], ChannelPlan], setting
     yield from _follow(state, path, settings)
     if not state.answers:
         return
-    start = fractions(space, best_plans(state.answers)[0].plan)
+    start = fractions(space, best_plans([*state.others, *state.answers])[0].plan)
     for row in _around(space, start, round(settings.design_share * trials), settings.spread, generator):
         plan = space.plan(row.tolist())
         if state.asked < trials and plan not in {*(answer.plan for answer in state.answers), *state.pending}:

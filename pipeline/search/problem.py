@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from pipeline.core.candidate import Candidate
 from pipeline.core.plan import ChannelPlan
@@ -20,6 +20,7 @@ __all__ = [
     "SearchSpace",
     "Searcher",
     "SearcherFactory",
+    "SharingSearcher",
     "TrialsSpent",
     "widths_of",
 ]
@@ -227,6 +228,15 @@ class Searcher(Protocol):
 
     def tell(self, answers: Sequence[Evaluation]) -> None:
         """Take the evaluations of the oldest plans without one, in the order in which they were asked."""
+        ...
+
+
+@runtime_checkable
+class SharingSearcher(Searcher, Protocol):
+    """A searcher that also learns from plans that it did not ask for."""
+
+    def learn(self, others: Sequence[Evaluation]) -> None:
+        """Take evaluations of plans that a search for another budget asked for. Their violations are those of this budget."""
         ...
 
 

@@ -84,13 +84,13 @@ def find_start(state: SearchState, steps: int, meanwhile: deque[ChannelPlan] | N
         halves = (space.uniform(0.5), blocks(0.5))
         share = yield from bisection(state, min(steps, 1), lambda _: halves[0], meanwhile)
         yield from bisection(state, min(steps - 1, 1), lambda _: halves[1], meanwhile)
-        found = {answer.plan: answer for answer in state.answers[first:]}
+        found = {answer.plan: answer for answer in (*state.others, *state.answers[first:])}
         gain = block_gain(state.problem, *(found[plan] for plan in halves)) if found.keys() >= {*halves} else 1.0
         yield from bisection(state, steps - 2, lambda share: path(share, gain), meanwhile)
     else:
         yield from bisection(state, steps - steps // 2, path or blocks, meanwhile)
         share = yield from bisection(state, steps // 2, meanwhile=meanwhile)
-    feasible = [answer for answer in state.answers[first:] if answer.feasible]
+    feasible = [answer for answer in (*state.others, *state.answers[first:]) if answer.feasible]
     best = max(feasible, key=lambda answer: answer.score).plan if feasible else space.uniform(share)
     return fractions(space, best)
 

@@ -39,6 +39,8 @@ def bisection(
     `plan_of` returns the plan of a fraction; by default, the uniform plan with all blocks. If n plans are wanted at once, they
     divide the interval into n + 1 equal parts, and plans of `meanwhile` are asked until these are answered.
 
+    A plan that a search for another budget asked for is not asked again.
+
     Latency grows with width, apart from noise and steps. So a fraction that was found feasible stays the lower end.
     """
     low, high = 0.0, 1.0
@@ -47,6 +49,7 @@ def bisection(
         parts = min(state.wanted, steps - len(seen)) + 1
         between = [(low * (parts - part) + high * part) / parts for part in range(1, parts)]
         fractions = {fraction: (plan_of or state.space.uniform)(fraction) for fraction in between}
+        seen |= {answer.plan: answer for answer in state.others if answer.plan in fractions.values()}
         new = [plan for plan in dict.fromkeys(fractions.values()) if plan not in seen]
         if new:
             first = len(state.answers) + len(state.pending)

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.core.budget import Constraint
+from pipeline.core.budget import Budget, Constraint
 from pipeline.core.profile import Profile
 from pipeline.core.progress import Callback, Notices
 from pipeline.core.run import Run
@@ -35,6 +35,7 @@ class RunContext:
     task: Task
     profile: Profile
     constraints: tuple[Constraint, ...]
+    """Those of all budgets, until the search is over."""
     callback: Callback
     notices: Notices
     """Everything that the user should know at the end. A notice is shown when it is added, and it is kept for the report."""
@@ -44,6 +45,17 @@ class RunContext:
     def searched_constraints(self) -> tuple[Constraint, ...]:
         """The constraints that can be judged before fine-tuning. The search sees only these."""
         return tuple(constraint for constraint in self.constraints if not constraint.metric.after_finetuning)
+
+    def for_budget(self, budget: Budget, place: int) -> "RunContext":
+        """The context of what follows the search for `budget`, the number `place` from 0: its limits, notices and artifact."""
+        job = {**self.provenance.job, "budget": budget.facts}
+        return replace(
+            self,
+            run=self.run.for_budget(budget.name, place),
+            constraints=budget.constraints,
+            notices=self.notices.copy(),
+            provenance=replace(self.provenance, job=job),
+        )
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def score_thinnest(measurer: PlanMeasurer, measured: DenseAndThinnest, weights: 
 def _show(context: RunContext, ends: DenseAndThinnest) -> None:
     for name, candidate in (("dense", ends.dense), ("thinnest", ends.thinnest)):
         limited = context.searched_constraints
-        figures = (f"{c.metric.title} {c.show(f.value)}" for c in limited if (f := c.figure(candidate, ends.dense)))
+        figures = dict.fromkeys(f"{c.metric.title} {c.show(f.value)}" for c in limited if (f := c.figure(candidate, ends.dense)))
         p50 = f"{candidate.measurement.latency_p50_ms.value:.3f} ms, " if candidate.measurement else ""
         context.callback.say(f"{name}: {p50}{', '.join(figures)}, score {candidate.score or 0:.2f}")
     measured = ends.dense.measurement

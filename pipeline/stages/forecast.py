@@ -59,6 +59,8 @@ class Sizes:
     """Validation images per epoch, or per trial."""
     test_images: int
     training_limit_s: float
+    budgets: int = 1
+    """Number of networks that are fine-tuned and measured after the search."""
     boards: int = 1
     """Boards that measure at the same time. In the best case, the search takes as much less time."""
 
@@ -80,8 +82,8 @@ class Costs:
     """Images that will run through networks for the sensitivity of each group."""
 
 
-def sizes_of(job: Job, task: Task, profile: Profile) -> Sizes:
-    """How much the run of `job` has to do."""
+def sizes_of(job: Job, task: Task, profile: Profile, budgets: int = 1) -> Sizes:
+    """How much the run of `job` for so many budgets has to do."""
     ours = isinstance(task, Classification)
     limited = isinstance(task, Classification) and task.counts_steps and job.finetuning.epochs is None
     return Sizes(
@@ -94,6 +96,7 @@ def sizes_of(job: Job, task: Task, profile: Profile) -> Sizes:
         scored_images=len(task.splits.validation) if isinstance(task, Classification) else 0,
         test_images=task.test_images or 0,
         training_limit_s=60 * job.finetuning.minutes if limited else 0.0,
+        budgets=budgets,
         boards=1 if job.dry_run or job.calibration else len(profile.device.hosts or [1]),
     )
 
@@ -170,7 +173,8 @@ def _after_search(sizes: Sizes, least_process_s: float, most_process_s: float, i
     tested = _times(ONNX_SHARE, (2 * sizes.test_images + sizes.scored_images,) * 2)
     images = _sum(_times(epoch, (sizes.epochs, 1.3 * sizes.epochs)), tested)  # rates are tried before the first epoch
     limited = (0.1 * sizes.training_limit_s, 1.1 * sizes.training_limit_s)
-    return _sum(_times(measurement, numbers), _times(images, (image_s, image_s)), limited, FINISH_S)
+    once = _sum(_times(measurement, numbers), _times(images, (image_s, image_s)), limited, FINISH_S)
+    return _times(once, (sizes.budgets, sizes.budgets))
 
 
 def _sum(*ranges: Range) -> Range:

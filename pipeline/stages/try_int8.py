@@ -133,7 +133,8 @@ class _Bench:
         quantiser = Quantiser(source.data, arrays_in(inputs))
         measured: dict[str, Measurement | Failure] = {}
         asked, refused = [], []
-        for number, scheme in enumerate(SCHEMES, start=1):
+        first = self._run.first_number if role == "int8" else 1  # the dense network is the same for all budgets
+        for number, scheme in enumerate(SCHEMES, start=first):
             try:
                 asked.append(self._ask(role, number, scheme, quantiser, source, measured))
             except NotQuantised as problem:
@@ -152,7 +153,7 @@ class _Bench:
             errors = quantiser.errors(start.scheme)
             worst = sorted(errors, key=lambda layer: errors[layer], reverse=True)
             counts = sorted({math.ceil(step * len(worst) / (2 * steps)) for step in range(1, steps + 1)})
-            for number, count in enumerate(counts, start=len(SCHEMES) + 1):
+            for number, count in enumerate(counts, start=first + len(SCHEMES)):
                 scheme = Scheme(start.scheme.per_channel, start.scheme.method, tuple(sorted(worst[:count])))
                 asked.append(self._ask(role, number, scheme, quantiser, source, measured))
                 if (found := best()) is not None or not asked[-1].faster:

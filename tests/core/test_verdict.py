@@ -11,7 +11,7 @@ import torch
 from helpers.readers import write_artifact
 from rich.console import Console
 
-from pipeline.cli.screen_result import print_result, result_json
+from pipeline.cli.screen_result import print_results, results_json
 from pipeline.compress import Finished
 from pipeline.core.artifact import Artifact, FileFacts, Row, dump_artifact, read_artifact
 from pipeline.core.budget import Constraint, known_metrics
@@ -49,7 +49,7 @@ def network_pair(folder: Path, hits: HitCounts, limit: float) -> Artifact:
 
 def table(found: Artifact) -> list[str]:
     written = io.StringIO()
-    print_result(Console(file=written, width=80, color_system=None), Finished(found, Path("artifact")))
+    print_results(Console(file=written, width=80, color_system=None), [Finished(found, Path("artifact"))])
     return [line.strip() for line in written.getvalue().splitlines()]
 
 
@@ -67,7 +67,7 @@ def test_the_summary_repeats_the_notices_of_the_run(tmp_path: Path) -> None:
     found = replace(network_pair(tmp_path, HitCounts(356, 1, 2, 1), 2.0), notices=("the thinnest plan is taken",))
 
     assert "note: the thinnest plan is taken" in table(found)
-    assert result_json(Finished(found, tmp_path))["notices"] == ["the thinnest plan is taken"]
+    assert results_json([Finished(found, tmp_path)])["notices"] == ["the thinnest plan is taken"]
 
 
 def test_what_is_undecided_says_how_many_images_would_decide_it(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -48,6 +49,7 @@ def comparison_page(recorded: Sequence[RecordedRun]) -> bytes:
         return render(
             "comparison.html",
             runs=runs,
+            title=f"{len(runs)} {'budgets of one run' if len({run.run.folder for run in runs}) == 1 else 'runs'}",
             colours=colours,
             remarks=remarks_of(runs),
             own_remarks=[(run.letter, remark) for run in runs for remark in run.run.remarks],
@@ -128,9 +130,14 @@ def _tip(run: Compared) -> tuple[tuple[str, str], ...]:
 
 def _trials_chart(runs: Sequence[Compared], colours: dict[str, str]) -> Chart | None:
     """The validation score of every trial against its relative latency."""
+    journals: dict[Path, list[Compared]] = {}  # the budgets of one run share its trials
+    for run in runs:
+        journals.setdefault(run.run.folder, []).append(run)
+    first = {group[0].letter: ", ".join(run.letter for run in group) for group in journals.values()}
     found = [
         (run, trial, 100 * relative.value, trial.candidate.score)
         for run in runs
+        if run.letter in first
         for trial in run.run.trials("search")[:MOST_TRIALS]
         if (relative := plots.relative_p50(trial.candidate))
         and trial.candidate.score is not None
@@ -146,11 +153,11 @@ def _trials_chart(runs: Sequence[Compared], colours: dict[str, str]) -> Chart | 
             x.share(latency),
             100 - y.share(score),
             f"run {colours[run.letter]} trial",
-            plots.trial_tip(trial, channels[run.letter], f"run {run.letter}"),
+            plots.trial_tip(trial, channels[run.letter], f"run {first[run.letter]}"),
         )
         for run, trial, latency, score in found
     )
-    legend = tuple((f"dot run {colours[run.letter]}", run.letter) for run in runs)
+    legend = tuple((f"dot run {colours[letter]}", letters) for letter, letters in first.items())
     return Chart("trials", "Score against latency of every trial of all runs", x, y, points, (), legend, height=300)
 
 

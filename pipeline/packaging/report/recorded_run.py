@@ -4,7 +4,7 @@ The directory may come from someone else. Files are read up to a limit, figures 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.core.alignment import Alignment
 from pipeline.core.artifact import Artifact, changed_files, parse_artifact
-from pipeline.core.budget import Constraint, known_metrics, read_limit, violations
+from pipeline.core.budget import Budget, Constraint, known_metrics, limits_in, read_limit, violations
 from pipeline.core.candidate import Candidate
 from pipeline.core.journal import Journal, Role, Trial
 from pipeline.core.plausible import implausible_candidate
@@ -25,9 +25,10 @@ from pipeline.packaging.report.chart import drawable
 from pipeline.search.problem import Evaluation
 from pipeline.system.foreign_file import JSON_LIMIT_BYTES, read_foreign
 
-__all__ = ["RecordedRun", "read_recorded_run"]
+__all__ = ["RecordedRun", "read_recorded_run", "read_recorded_runs"]
 
 JOURNAL, ARTIFACT, ALIGNMENT = "journal.jsonl", "artifact.json", "alignment.json"
+ARTIFACT_FOLDER = "artifact"
 ALIGNMENT_LIMIT_BYTES = 2**20
 MOST_NAMED = 5
 """Of more changed files, these are named."""
@@ -48,16 +49,21 @@ class RecordedRun:
     alignment: Alignment | None = None
     remarks: tuple[str, ...] = ()
     """What is missing, damaged or changed."""
+    budget: Budget | None = None
+    """Which of several budgets of the run this is; None if the run has one."""
 
     @property
     def name(self) -> str:
-        """The folder's name, to show."""
-        return clean_path(self.folder.resolve().name or str(self.folder))
+        """The folder's name, to show, and the budget if there are several."""
+        name = clean_path(self.folder.resolve().name or str(self.folder))
+        return f"{name}, {self.budget.text}" if self.budget else name
 
     @property
     def job(self) -> Mapping[str, Any]:
         """What was asked for; see `Job.identity`. Empty if the run was stopped before it was written down."""
-        return self.artifact.job if self.artifact else self.facts("job")
+        if self.artifact:
+            return self.artifact.job
+        return {**self.facts("job"), **({"budget": self.budget.facts} if self.budget else {})}
 
     def facts(self, kind: str) -> Mapping[str, Any]:
         """What the run is bound to; see `pipeline.core.journal.FACTS`. Empty where it is not known."""
@@ -110,6 +116,43 @@ class RecordedRun:
         with np.errstate(all="ignore"):
             found = violations(searched, candidate, self.dense)
         return Evaluation(candidate.plan, candidate.score or 0.0, tuple(violation.high for violation in found))
+
+
+def read_recorded_runs(folder: Path) -> list[RecordedRun]:
+    """Read the run directory `folder`, or an artifact's folder, as `read_recorded_run` does. A run for several budgets gives one
+    recorded run for each of them; the folder of one of its artifacts gives that one.
+    """
+    place = folder.resolve() if folder.name.startswith(f"{ARTIFACT_FOLDER}-") else None
+    members = read_recorded_runs(place.parent) if place and (place.parent / JOURNAL).exists() else []
+    if found := [run for run in members if place and run.budget and _folder_of(run.budget) == place.name]:
+        return found
+    whole = read_recorded_run(folder)
+    budgets = _several(whole.facts("job").get("budget"))
+    runs = []
+    for budget in budgets:
+        remarks = list(whole.remarks)
+        artifact = _artifact(whole.folder / _folder_of(budget), remarks, required=False)
+        runs.append(replace(whole, artifact=artifact, remarks=tuple(remarks), budget=budget))
+    return runs or [whole]
+
+
+def _several(facts: object) -> list[Budget]:
+    """The budgets of a run for several; empty if it has one, or if they are damaged."""
+    texts = dict(_items(facts))
+    key = next((key for key, text in texts.items() if "," in text), None)
+    if key is None:
+        return []
+    try:
+        return [
+            Budget(tuple(read_limit(each, part if each == key else text) for each, text in texts.items()), key)
+            for part in limits_in(texts[key])
+        ]
+    except BudgetError:
+        return []
+
+
+def _folder_of(budget: Budget) -> str:
+    return f"{ARTIFACT_FOLDER}-{budget.name}"
 
 
 def read_recorded_run(folder: Path) -> RecordedRun:
