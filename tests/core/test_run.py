@@ -221,3 +221,18 @@ def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path, place: str) ->
 def test_trials_of_a_directory_without_a_journal_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"journal\.jsonl: cannot be read \(No such file or directory\)"):
         read_trials(tmp_path)
+
+
+def test_budgets_share_the_journal_and_have_artifacts_and_checkpoints_of_their_own(tmp_path: Path) -> None:
+    with open_run(tmp_path, JOB) as run:
+        first, second = run.for_budget("params-50", 0), run.for_budget("params-25", 1)
+        first.record(trial(1))
+        with second.phase("ship"):
+            pass
+
+        assert [each.number for each in second.trials] == [1]
+        assert list(run.phase_seconds()) == ["ship"]
+        assert [each.artifact.name for each in (run, first, second)] == ["artifact", "artifact-params-50", "artifact-params-25"]
+        assert len({each.checkpoint for each in (run, first, second)}) == 3
+        assert first.first_number != second.first_number
+        assert run.for_budget("", 0) is run

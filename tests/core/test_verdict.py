@@ -70,6 +70,30 @@ def test_the_summary_repeats_the_notices_of_the_run(tmp_path: Path) -> None:
     assert results_json([Finished(found, tmp_path)])["notices"] == ["the thinnest plan is taken"]
 
 
+def test_several_budgets_have_a_row_each_and_notices_say_whose_they_are(tmp_path: Path) -> None:
+    """One budget is met, and the other one is missed"""
+    met = replace(network_pair(tmp_path, HitCounts(356, 1, 2, 1), 2.0), notices=("the machine is busy",))
+    missed = replace(network_pair(tmp_path, HitCounts(170, 20, 1, 9), 1.0), notices=("the machine is busy", "thinnest plan"))
+    finished = [
+        Finished(met, tmp_path / "run" / "a", "params <= 50.0 %"),
+        Finished(missed, tmp_path / "run" / "b", "params <= 9.0 %"),
+    ]
+    written = io.StringIO()
+    print_results(Console(file=written, width=100, color_system=None), finished)
+    lines = [" ".join(line.split()) for line in written.getvalue().splitlines()]
+    told = results_json(finished)
+
+    assert "params <= 50.0 % 99.44 % (+0.28) 1 B within" in lines
+    assert "params <= 9.0 % 85.50 % (-9.50) 1 B over" in lines
+    assert [line for line in lines if line.startswith("note:")] == [
+        "note: the machine is busy",
+        "note: thinnest plan (params <= 9.0 %)",
+    ]
+    assert lines[-1] == str(tmp_path / "run" / "report.html")
+    assert (told["verdict"], [each["verdict"] for each in told["budgets"]]) == ("over", ["within", "over"])
+    assert [each["budget"] for each in told["budgets"]] == ["params <= 50.0 %", "params <= 9.0 %"]
+
+
 def test_what_is_undecided_says_how_many_images_would_decide_it(tmp_path: Path) -> None:
     """200 images: 8 lost and 2 won are 3 points, give or take 4"""
     found = network_pair(tmp_path, HitCounts(185, 8, 2, 5), 1.0)

@@ -5,6 +5,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from helpers.nets import EXAMPLE, Chain
 from helpers.workers import gone, until
 from torch import nn
 
-from pipeline.core.budget import read_limit
+from pipeline.core.budget import Budget, all_constraints, read_limit
 from pipeline.core.candidate import Candidate
 from pipeline.core.measurement import Failure, Measurement
 from pipeline.core.plan import ChannelPlan
@@ -28,9 +29,10 @@ from pipeline.probe.interface import Graph, MeasurementOptions, Probe, Workload
 from pipeline.probe.pool import Board, PoolProbe
 from pipeline.probe.simulated import SimulatedProbe
 from pipeline.search.searchers import SEARCHERS
+from pipeline.search.several_budgets import several_budgets
 from pipeline.stages.context import Provenance, RunContext
 from pipeline.stages.dense_and_thinnest import measure_dense_and_thinnest, score_thinnest
-from pipeline.stages.evaluate import Evaluator
+from pipeline.stages.evaluate import Evaluator, places_of
 from pipeline.stages.initial_weights import cut_from_dense
 from pipeline.stages.measure_plans import PlanMeasurer
 from pipeline.stages.parallel_trials import free_cores, run_search, worker_count
@@ -154,17 +156,17 @@ def pool(probes: dict[str, Waiting]) -> PoolProbe:
 
 
 @contextmanager
-def evaluator(folder: Path, probe: Probe) -> Iterator[tuple[Evaluator, list[str]]]:
-    """x -> conv (8) -> conv (12) -> mean -> linear(5), half of its simulated latency, and a score from its weights."""
+def evaluator(folder: Path, probe: Probe, budgets: tuple[Budget, ...] = ()) -> Iterator[tuple[Evaluator, list[str]]]:
+    """x -> conv (8) -> conv (12) -> mean -> linear(5), 60 % of its simulated latency, and a score from its weights."""
     builder, notices = builder_of(Chain), Notices(NullCallback())
     task = OwnTask(torch.cat([EXAMPLE, EXAMPLE]), evaluate, lambda module: module)
     with open_run(folder, {"job": "test"}) as run:
-        limits = (read_limit("latency_p50", "60 %"),)
+        limits = all_constraints(budgets) or (read_limit("latency_p50", "60 %"),)
         context = RunContext(run, builder, task, profile(), limits, NullCallback(), notices, Provenance((), {}, "chain"))
         measurer = PlanMeasurer(context, probe, RewardFunction("accuracy", builder, None, None))
         weights = cut_from_dense(context)
         ends = score_thinnest(measurer, measure_dense_and_thinnest(measurer, search_space(builder, 1), weights), weights)
-        yield Evaluator(measurer, ends, weights, TRIALS, threads=1), notices.texts  # type: ignore[misc]
+        yield Evaluator(measurer, ends, weights, TRIALS, budgets, threads=1), notices.texts  # type: ignore[misc]
 
 
 def searched(folder: Path, probe: Probe, workers: int | None = 2, name: str = "random") -> list[tuple[int, ChannelPlan]]:
@@ -268,3 +270,59 @@ def test_the_number_of_workers_follows_boards_and_cores() -> None:
     assert [worker_count(None, alone, 8), worker_count("auto", alone, 8), worker_count(3, alone, 8)] == [1, 8, 3]
     assert [worker_count(None, three, 2), worker_count(None, three, 64), worker_count(1, three, 64)] == [2, 6, 1]
     assert free_cores(alone) == available_cores()
+
+
+# ---------------------------------------------------------------- several budgets
+
+BUDGETS = tuple(Budget((read_limit("params", text),), "params") for text in ("70 %", "45 %"))
+
+
+@pytest.mark.parametrize("board_count", [1, 2])
+def test_a_search_for_two_budgets_resumes_from_its_journal(tmp_path: Path, board_count: int) -> None:
+    """With two boards, four plans are in evaluation at once. The last trials were lost with the process"""
+
+    def together() -> list[tuple[int, ChannelPlan]]:
+        probes = boards(board_count)
+        probe = pool(probes) if board_count > 1 else probes["board0"]
+        with evaluator(tmp_path, probe, BUDGETS) as (evaluating, _):
+            context = evaluating.measurer.context
+            search = several_budgets(SEARCHERS["uniform-top-up"], places_of(BUDGETS, context.searched_constraints))
+            run_search(search, evaluating, evaluating.problem(search_space(builder_of(Chain), 1), seed=5), None)
+        return [(trial.number, trial.candidate.plan) for trial in read_trials(tmp_path) if trial.role == "search"]
+
+    whole, journal = together(), tmp_path / "journal.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join(line for line in lines if not any(b'"number":%d,' % number in line for number in (7, 8, 9))))
+
+    assert together() == whole
+    assert len({plan for _, plan in whole}) == len(whole) > 6
+
+
+def test_a_plan_is_scored_roughly_only_if_it_clearly_loses_under_every_budget(tmp_path: Path) -> None:
+    """The wide plan is within 70 % only, and the thin plan is within both"""
+    space = search_space(builder_of(Chain), 1)
+    with evaluator(tmp_path, boards(1)["board0"], BUDGETS) as (evaluating, _):
+        wide, thin = (
+            evaluating.measurer.trial(space.uniform(share), number, evaluating.weights) for number, share in ((1, 0.6), (2, 0.25))
+        )
+        before = evaluating.to_beat()
+        evaluating.told(1, replace(wide, score=90.0))
+        only_one = evaluating.to_beat()
+        evaluating.told(2, replace(thin, score=70.0))
+
+        assert (before, only_one, evaluating.to_beat()) == (None, None, 70.0)
+
+
+def test_what_follows_the_search_sees_the_limits_and_the_notices_of_its_budget_alone(tmp_path: Path) -> None:
+    with evaluator(tmp_path, boards(1)["board0"], BUDGETS) as (evaluating, _):
+        context = evaluating.measurer.context
+        context.notices.add("of all budgets")
+        first, second = (evaluating.for_budget(context.for_budget(budget, n)) for n, budget in enumerate(BUDGETS))
+        first.measurer.context.notices.add("of the first")
+        evaluation = second.evaluation_of(evaluating.ends.dense)
+
+        assert second.measurer.context.constraints == BUDGETS[1].constraints
+        assert len(evaluation.violations) == 1
+        assert second.measurer.context.notices.texts == ("of all budgets",)
+        assert second.measurer.context.provenance.job["budget"] == {"params": "45.0 %"}
+        assert second.weights.context is second.measurer.context
