@@ -30,6 +30,8 @@ __all__ = ["RecordedRun", "read_recorded_run", "read_recorded_runs"]
 JOURNAL, ARTIFACT, ALIGNMENT = "journal.jsonl", "artifact.json", "alignment.json"
 ARTIFACT_FOLDER = "artifact"
 ALIGNMENT_LIMIT_BYTES = 2**20
+MOST_BUDGETS = 50
+"""Of a run for more budgets, the first are read."""
 MOST_NAMED = 5
 """Of more changed files, these are named."""
 
@@ -122,18 +124,26 @@ def read_recorded_runs(folder: Path) -> list[RecordedRun]:
     """Read the run directory `folder`, or an artifact's folder, as `read_recorded_run` does. A run for several budgets gives one
     recorded run for each of them; the folder of one of its artifacts gives that one.
     """
-    place = folder.resolve() if folder.name.startswith(f"{ARTIFACT_FOLDER}-") else None
-    members = read_recorded_runs(place.parent) if place and (place.parent / JOURNAL).exists() else []
-    if found := [run for run in members if place and run.budget and _folder_of(run.budget) == place.name]:
+    if found := [run for run in _whole_run_of(folder) if run.budget and _folder_of(run.budget) == folder.resolve().name]:
         return found
     whole = read_recorded_run(folder)
-    budgets = _several(whole.facts("job").get("budget"))
     runs = []
-    for budget in budgets:
+    for budget in _several(whole.facts("job").get("budget"))[:MOST_BUDGETS]:
         remarks = list(whole.remarks)
         artifact = _artifact(whole.folder / _folder_of(budget), remarks, required=False)
         runs.append(replace(whole, artifact=artifact, remarks=tuple(remarks), budget=budget))
     return runs or [whole]
+
+
+def _whole_run_of(folder: Path) -> list[RecordedRun]:
+    """The run for several budgets, if `folder` is that of one of its artifacts; otherwise nothing."""
+    try:
+        place = folder.resolve()
+        if place.name.startswith(f"{ARTIFACT_FOLDER}-") and (place.parent / JOURNAL).exists():
+            return read_recorded_runs(place.parent)
+    except (OSError, ValueError):
+        pass  # `read_recorded_run` says why the folder cannot be read
+    return []
 
 
 def _several(facts: object) -> list[Budget]:
