@@ -97,6 +97,15 @@ def compress(job: Job, callback: Callback | None = None) -> Finished:
 def compress_budgets(job: Job, callback: Callback | None = None) -> tuple[Finished, ...]:
     """Compress the job's network for each limit of a budget such as latency_p50=50%,35%,25%. All of them share one search.
 
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from pipeline import Job, compress_budgets
+    >>> from pipeline.training.settings import FinetuneSettings
+    >>> out, none, budget = Path(tempfile.mkdtemp()) / "run", FinetuneSettings(epochs=0), {"latency_p50": "50%,25%"}
+    >>> job = Job(target="raspberrypi", dry_run=True, trials=2, supernet_steps=0, budget=budget, finetuning=none, out=out)
+    >>> [finished.folder.name for finished in compress_budgets(job)]
+    ['artifact-latency_p50-50', 'artifact-latency_p50-25']
+
     The artifacts lie in the run directory, each in a folder of its own, and report.html compares them. They are returned in the
     order of their limits, the largest first. See also `compress`.
     """

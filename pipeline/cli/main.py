@@ -82,7 +82,7 @@ Examples:
     "budgets",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Limit: latency_p50=40ms, params=25%. Repeatable. 50%,35% gives an artifact for each.",
+    help="Limit: latency_p50=40ms, or =50%,35% for an artifact each. Repeatable.",
 )
 @click.option(
     "--searcher",

@@ -19,7 +19,7 @@ print(sorted({"torch", "optuna", "onnx", "onnxruntime", "matplotlib"} & set(sys.
 
 
 def test_the_front_door_has_these_names_and_no_others() -> None:
-    assert pipeline.__all__ == ["Job", "Limit", "Metric", "OwnTask", "Problem", "compress", "load_compressed"]
+    assert pipeline.__all__ == ["Job", "Limit", "Metric", "OwnTask", "Problem", "compress", "compress_budgets", "load_compressed"]
     assert set(pipeline.__all__) <= set(dir(pipeline))
 
 
@@ -43,9 +43,13 @@ def test_a_name_that_there_is_not_is_an_attribute_error() -> None:
         _ = pipeline.prune
 
 
-# the example of `load_compressed` is that of `compress` with one line more
+# the example of `load_compressed` is that of `compress` with one line more, and that of `compress_budgets` has two limits
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name == "load_compressed")) for name in pipeline.__all__]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] * (name in ("load_compressed", "compress_budgets")))
+        for name in pipeline.__all__
+    ],
 )
 def test_the_example_in_the_docstring_runs(name: str) -> None:
     examples = doctest.DocTestFinder(recurse=False).find(getattr(pipeline, name), name, globs={})

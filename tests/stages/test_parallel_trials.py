@@ -303,7 +303,8 @@ def test_a_plan_is_scored_roughly_only_if_it_clearly_loses_under_every_budget(tm
     space = search_space(builder_of(Chain), 1)
     with evaluator(tmp_path, boards(1)["board0"], BUDGETS) as (evaluating, _):
         wide, thin = (
-            evaluating.measurer.trial(space.uniform(share), number, evaluating.weights) for number, share in ((1, 0.6), (2, 0.25))
+            evaluating.measurer.trial(space.uniform(share), number, evaluating.weights)
+            for number, share in ((1, 0.75), (2, 0.25))
         )
         before = evaluating.to_beat()
         evaluating.told(1, replace(wide, score=90.0))
