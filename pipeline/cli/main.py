@@ -82,7 +82,7 @@ Examples:
     "budgets",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Limit: latency_p50=50%,35% or params=1M. Repeatable.",
+    help="Limit: latency_p50=50%,25%, params=1M. Repeatable.",
 )
 @click.option(
     "--searcher",

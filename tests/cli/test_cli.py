@@ -39,7 +39,7 @@ Options:
                            code: FILE.py:F or MODULE:F.  [default: digits]
   --task TASK              Code of your own task: FILE.py:F or MODULE:F.
   --unlabelled FOLDER      Images without labels.
-  --budget KEY=VALUE       Limit: latency_p50=40ms, params=25%. Repeatable.
+  --budget KEY=VALUE       Limit: latency_p50=50%,25%, params=1M. Repeatable.
   --searcher NAME          docs/searchers.md  [default: ppo-lagrangian]
   --reward NAME            Reward: accuracy, accuracy-entropy, channel-
                            entropy, spatial-entropy, least-entropy.
