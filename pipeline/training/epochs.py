@@ -35,6 +35,7 @@ __all__ = [
     "train_epoch",
     "training_loss",
     "validated",
+    "validated_as_it_is",
     "validated_start",
 ]
 
@@ -219,6 +220,11 @@ def validated(module: nn.Module, setup: TrainingSetup) -> Validation:
     else:
         batches = images.batches(device=setup.device)
     recalibrate(module, (pixels.to(setup.device) for pixels, _ in batches))
+    return validated_as_it_is(module, setup)
+
+
+def validated_as_it_is(module: nn.Module, setup: TrainingSetup) -> Validation:
+    """Validate the network with the BatchNorm statistics that it has. Sets evaluation mode."""
     module.eval()
     right, loss = 0.0, 0.0
     with torch.inference_mode():

@@ -4,8 +4,8 @@
     mimic     the features before the last layers                  mimic.py
     blocks    the features at the ends of blocks, one by one       blocks.py
 
-Each method is one file, and names its source. With `auto`, each of the methods AUTO has a round, and the better one
-continues.
+Each method is one file, and names its source. With `auto`, the first of AUTO continues as long as its rounds pay, and then the
+other one has a turn.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ __all__ = ["AUTO", "FEW", "METHODS", "MethodName", "methods_of"]
 MethodName = Literal["distil", "mimic", "blocks"]
 METHODS: Mapping[MethodName, Method] = MappingProxyType({"distil": distil, "mimic": mimic, "blocks": blocks})
 AUTO: tuple[MethodName, ...] = ("mimic", "distil")
-"""The methods of `auto`. The first one continues in doubt; see docs/decisions/0037-features-continue-in-doubt.md."""
+"""The methods of `auto`, the first one first; see docs/decisions/0048-statistics-that-fit.md."""
 FEW = 1000
 """With fewer training pictures, labelled or not, `auto` recovers the network; with more, it trains with labels, in epochs."""
 

@@ -1,14 +1,14 @@
-"""Recipe: method, optimizer, rate, batch size and variation of a training from few pictures, found by short trials on them."""
+"""Recipe: optimizer, rate, batch size and variation of a training from few pictures, found by short trials on them."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.training.recover.methods import MethodName
 from pipeline.training.settings import FinetuneSettings
 
-__all__ = ["Recipe", "best_recipes", "first_recipe"]
+__all__ = ["Recipe", "best_recipe", "first_batch_size", "first_recipe"]
 
 Optimizer = Literal["SGD", "AdamW"]
 
@@ -37,7 +37,7 @@ class Recipe:
     """Whether the pictures are varied strongly (`augment.py`), or only as their preprocessing declares."""
     fixed: bool = False
     """Whether BatchNorm layers keep their statistics during training, as the dense network's do. Otherwise they use those of each
-    batch, which differ from the dense network's if the batch is small.
+    batch, which differ from the dense network's if the batch is small. Trials do not compare the two; see `batch_statistics.py`.
     """
 
     def __str__(self) -> str:
@@ -48,52 +48,45 @@ class Recipe:
         )
 
 
-def first_recipe(method: MethodName, settings: FinetuneSettings, pictures: int) -> Recipe:
-    """Return the recipe of `method` that is tried first. A named rate is one of SGD, as with many pictures. The batch is at most
-    half of the pictures, and at least two. Features are learned with fixed statistics first, because this is the safer way.
+def first_batch_size(settings: FinetuneSettings, pictures: int) -> int:
+    """Return the batch size that is tried first. It is at most half of the pictures, and at least two."""
+    return settings.batch_size or min(FIRST_BATCH, max(pictures // 2, 2))
+
+
+def first_recipe(method: MethodName, settings: FinetuneSettings, pictures: int, *, fixed: bool = False) -> Recipe:
+    """Return the recipe of `method` that is tried first, with `fixed` statistics or those of each batch. A named rate is one of
+    SGD, as with many pictures.
     """
-    size = settings.batch_size or min(FIRST_BATCH, max(pictures // 2, 2))
+    size = first_batch_size(settings, pictures)
     if settings.learning_rate is not None:
-        return Recipe(method, "SGD", settings.learning_rate, size)
+        return Recipe(method, "SGD", settings.learning_rate, size, fixed=fixed)
     optimizer = FIRST_OPTIMIZERS[method]
-    return Recipe(method, optimizer, FIRST_RATES[optimizer], size, fixed=method == "mimic")
+    return Recipe(method, optimizer, FIRST_RATES[optimizer], size, fixed=fixed)
 
 
-def best_recipes(
-    trial: Callable[[Recipe], float],
-    methods: Sequence[MethodName],
-    settings: FinetuneSettings,
-    pictures: int,
-    goes_on: Callable[[], bool],
-) -> tuple[list[Recipe], int]:
-    """Return the best recipe of each method, the best of all first, and the number of trials.
+def best_recipe(
+    trial: Callable[[Recipe], float], first: Recipe, settings: FinetuneSettings, pictures: int, goes_on: Callable[[], bool]
+) -> tuple[Recipe, int]:
+    """Return the best recipe, and the number of trials.
 
-    `trial` maps a recipe to the validation loss after a short training, which always starts from the same network. First each
-    method is tried, and features with both kinds of statistics. Then the rate of each is moved down and up as long as that helps,
-    the better method first. Then statistics, variation, batch size and optimizer of the best recipe are changed. What `settings`
-    fix is not changed, and with a named rate there are no trials. `goes_on` is asked before each trial after the first, so that
-    trials can be ended by the clock.
+    `trial` maps a recipe to the validation loss after a short training, which always starts from the same network. From `first`,
+    the rate is moved down and up as long as that helps. Then variation, batch size and optimizer of the best recipe are changed.
+    What `settings` fix is not changed, and with a named rate there are no trials. `goes_on` is asked before each trial after the
+    first, so that the clock can end trials.
     """
-    firsts = [first_recipe(method, settings, pictures) for method in methods]
     if settings.learning_rate is not None:
-        return firsts, 0
-    losses = {firsts[0]: trial(firsts[0])}
+        return first, 0
+    losses = {first: trial(first)}
 
     def tried(recipe: Recipe) -> float:
         if recipe not in losses:
             losses[recipe] = trial(recipe) if goes_on() else math.inf
         return losses[recipe]
 
-    def best(method: MethodName | None = None) -> Recipe:
-        return min((recipe for recipe in losses if method in (None, recipe.method)), key=losses.__getitem__)
+    def best() -> Recipe:
+        return min(losses, key=losses.__getitem__)
 
-    for recipe in firsts:
-        tried(recipe)
-        if recipe.fixed:
-            tried(replace(recipe, fixed=False))
-    for method in sorted(methods, key=lambda method: losses[best(method)]):
-        _climb(tried, best(method))
-    _climb(tried, replace(best(), fixed=not best().fixed))
+    _climb(tried, first)
     tried(replace(best(), strong=not best().strong))
     if settings.batch_size is None:
         for size in BATCHES:
@@ -101,8 +94,7 @@ def best_recipes(
                 tried(replace(best(), batch_size=size))
     other: Optimizer = "SGD" if best().optimizer == "AdamW" else "AdamW"
     _climb(tried, replace(best(), optimizer=other, rate=FIRST_RATES[other]))
-    found = sorted((best(method) for method in methods), key=losses.__getitem__)
-    return found, sum(math.isfinite(loss) for loss in losses.values())
+    return best(), sum(math.isfinite(loss) for loss in losses.values())
 
 
 def _climb(tried: Callable[[Recipe], float], first: Recipe) -> None:

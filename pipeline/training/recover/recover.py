@@ -1,15 +1,19 @@
 """Recover: train a pruned network from few pictures, in rounds of steps; resumable by round.
 
-With few pictures an epoch is only a few steps, so the schedule counts steps. Short trials choose the recipe of each method. If
-there are several methods, each has a first round from the start, and the better one continues. Rounds of 64, 128, 256, ... steps
-follow, each with a whole schedule (Loshchilov & Hutter, arXiv 1608.03983), from the best network so far. After a round that does
-not improve it, its method gets a lower rate, and the other method has a turn. Rounds end when no method improves it in two turns,
-or when the time is over. Round 0 is the network as it was scored. Before each validation, BatchNorm statistics are re-estimated.
+With few pictures an epoch is only a few steps, so the schedule counts steps. Short trials choose the recipe of the first method.
+Rounds of 64, 128, 256, ... steps follow, each with a whole schedule (Loshchilov & Hutter, arXiv 1608.03983), from the best
+network so far. After a round that does not improve it, its method gets a lower rate, and the other method, if there is one, has a
+turn. Rounds end when no method improves it in two turns, or when the time is over.
+
+Round 0 is the network as it was scored, with re-estimated BatchNorm statistics. Trials start there. A training with the
+statistics of each batch re-estimates them before it is validated. One with fixed statistics is validated with these and with
+re-estimated ones, and keeps the better ones.
 
 A network is better if its outputs are closer to the teacher's on the validation pictures, and if it answers at least as many of
 these rightly as round 0. Hits alone would decide by a picture or two.
 """
 
+import copy
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -24,18 +28,26 @@ from pipeline.core.progress import Progress
 from pipeline.system.files import sha256_bytes
 from pipeline.training.bfloat16 import mixed_precision
 from pipeline.training.divergence import all_finite, has_diverged
-from pipeline.training.epochs import Learner, TrainingSetup, Validation, learner_of, validated, validated_start
+from pipeline.training.epochs import (
+    Learner,
+    TrainingSetup,
+    Validation,
+    learner_of,
+    validated,
+    validated_as_it_is,
+    validated_start,
+)
 from pipeline.training.execution_mode import train_norms
 from pipeline.training.finetune import Finetuned, Tracking, TrainingData
 from pipeline.training.finetune_checkpoint import resume, save_state
 from pipeline.training.recover.augment import varied
+from pipeline.training.recover.batch_statistics import keeps_statistics
 from pipeline.training.recover.folds import folds
 from pipeline.training.recover.methods import AUTO, METHODS, MethodName, methods_of
-from pipeline.training.recover.recipe import FIRST_BATCH, Recipe, best_recipes, first_recipe
+from pipeline.training.recover.recipe import FIRST_BATCH, Recipe, best_recipe, first_batch_size, first_recipe
 from pipeline.training.recover.state import (
     RecoveryState,
     choices,
-    competes,
     finish_round,
     is_better,
     next_steps,
@@ -48,11 +60,11 @@ from pipeline.training.teacher import Teacher
 
 __all__ = ["recover"]
 
-CHECKPOINT_FORMAT = 2
-TRIALS = 8
+CHECKPOINT_FORMAT = 3
+TRIALS = 4
 """Number of trials for which the time should suffice."""
-FEWEST_TRIAL_STEPS, MOST_TRIAL_STEPS = 8, 32
-"""Steps of a trial with the first batch size. Others see as many pictures."""
+FEWEST_TRIAL_STEPS, MOST_TRIAL_STEPS = 8, 64
+"""Steps of a trial with the first batch size. Others see as many pictures. Fewer steps prefer rates that are too low later."""
 TRIAL_SHARE = 0.3
 """Share of the time that trials may take. If not even two of them fit, there are none."""
 SLOW_RATE = 3e-4
@@ -67,6 +79,7 @@ class _Recovery:
 
     methods: tuple[MethodName, ...]
     student: nn.Module
+    """The network of round 0."""
     teacher: Teacher
     setup: TrainingSetup
     progress: Progress
@@ -128,9 +141,11 @@ def recover(
     """
     tracking, methods = tracking or Tracking(), AUTO if settings.recover == "auto" else methods_of(settings, 0)
     settings = replace(settings, distillation=1.0)
+    started = tracking.clock()
     setup = TrainingSetup.of(teacher.module, (data.train, data.validation), settings, settings.batch_size or 0, seed)
-    clock = tracking.clock
-    recovery = _Recovery(methods, student, teacher, setup, tracking.progress, clock, clock())
+    before = learner_of(student, setup)
+    setup, start = validated_start(before, setup)
+    recovery = _Recovery(methods, before.finished(), teacher, setup, tracking.progress, tracking.clock, started)
     shapes = [(name, list(tensor.shape)) for name, tensor in student.state_dict().items()]
     asked = [CHECKPOINT_FORMAT, settings.facts(), seed, len(data.train), len(data.validation), shapes]
     identity = sha256_bytes(json.dumps(asked).encode())
@@ -138,11 +153,10 @@ def recover(
     learner = recovery.learner(first_recipe(methods[0], settings, len(data.train)))
     state, notice = resume(tracking.checkpoint, learner, identity, RecoveryState)
     if state is None:
-        state = _begin(recovery, learner)
+        state = _begin(recovery, learner, start)
         state.notices.extend([notice] if notice else [])
         save_state(tracking.checkpoint, learner, state, identity)
     spent = state.seconds - (recovery.clock() - recovery.started)
-    recovery = replace(recovery, setup=replace(setup, augmented=state.augmented_statistics))
     while (steps := next_steps(state, settings, len(data.train))) > 0:
         _run_round(recovery, learner, state, steps)
         state.seconds = spent + recovery.clock() - recovery.started
@@ -160,16 +174,18 @@ def recover(
     )
 
 
-def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
-    """Validate round 0, and choose the recipes by trials. `learner` continues from the best trial."""
+def _begin(recovery: _Recovery, learner: Learner, start: Validation) -> RecoveryState:
+    """Choose the recipe of the first method by trials. `learner` continues from the best one. `start` is round 0's validation."""
     setup, settings = recovery.setup, recovery.setup.settings
     pictures = len(setup.train)
-    setup, start = validated_start(learner, setup)
-    state = RecoveryState([], 0, start.accuracy, start.loss, start.loss, setup.augmented)
+    learner.keep_as_best()
+    state = RecoveryState([], 0, start.accuracy, start.loss, start.loss)
     limit_s, numbers, parts = settings.minutes * 60 * TRIAL_SHARE, count(1), folds(setup)
+    fixed = keeps_statistics(setup, first_batch_size(settings, pictures), start.loss)
+    firsts = [first_recipe(method, settings, pictures, fixed=fixed) for method in recovery.methods]
     trial_pictures = 0
     if settings.learning_rate is None:
-        trial_pictures, state.seconds_per_step = _trial_length(recovery, limit_s / len(parts))
+        trial_pictures, state.seconds_per_step = _trial_length(recovery, firsts[0], limit_s / len(parts))
 
     def trial(recipe: Recipe) -> float:
         number = next(numbers)
@@ -186,11 +202,11 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
             trained = recovery.learner(recipe)
             if not replace(recovery, setup=part).train(trained, recipe, steps, 0, report):
                 return math.inf
-            found = _validated(trained.module, part, corrected=recipe.fixed)
+            found = _validated(trained.module, part, fixed=recipe.fixed)
             if not all_finite(trained.module):
                 return math.inf
             if part is setup and is_better(found, state):
-                state.best_loss, state.corrected = found.loss, recipe.fixed
+                state.best_loss = found.loss
                 learner.module.load_state_dict(trained.module.state_dict())
                 learner.keep_as_best()
             losses.append(found.loss)
@@ -201,27 +217,35 @@ def _begin(recovery: _Recovery, learner: Learner) -> RecoveryState:
 
     trial_s = state.seconds_per_step * trial_pictures / FIRST_BATCH
     if settings.learning_rate is None and recovery.clock() - recovery.started + 2 * trial_s * len(parts) > limit_s:
-        firsts = (first_recipe(method, settings, pictures) for method in recovery.methods)
         state.recipes = [replace(each, rate=SLOW_RATE) if each.optimizer == "AdamW" else each for each in firsts]
     else:
-        state.recipes, state.trials = best_recipes(trial, recovery.methods, settings, pictures, goes_on)
+        best, state.trials = best_recipe(trial, firsts[0], settings, pictures, goes_on)
+        state.recipes = [best, *firsts[1:]]
     state.seconds = recovery.clock() - recovery.started
     return state
 
 
-def _validated(module: nn.Module, setup: TrainingSetup, *, corrected: bool) -> Validation:
-    """Validate a trained network. Statistics that are not corrected are those of varied pictures, if training varied them: the
-    network learned with the statistics of batches of these.
+def _validated(module: nn.Module, setup: TrainingSetup, *, fixed: bool) -> Validation:
+    """Validate a trained network, with the statistics that are best for it.
+
+    For a network that learned with fixed statistics, these or re-estimated ones are better: its weights fit the fixed ones, but
+    have changed what reaches them. A network that learned with the statistics of each batch gets those of varied pictures, if
+    training varied them. They are not corrected by the dense network's own, because it learned to do without.
     """
-    if not corrected:
-        set_shifts(module, {})
-    varied_pictures = bool(setup.calibration.preprocessing.augment) and not corrected
+    if fixed:
+        as_it_is, state = validated_as_it_is(module, setup), copy.deepcopy(module.state_dict())
+        again = validated(module, setup)
+        if again.loss < as_it_is.loss:
+            return again
+        module.load_state_dict(state)
+        return as_it_is
+    set_shifts(module, {})
+    varied_pictures = bool(setup.calibration.preprocessing.augment)
     return validated(module, replace(setup, augmented=setup.augmented or varied_pictures))
 
 
-def _trial_length(recovery: _Recovery, limit_s: float) -> tuple[int, float]:
-    """Pictures of each trial, so that eight trials fit into `limit_s`, and seconds per step, both from timing a few steps."""
-    recipe = first_recipe(recovery.methods[0], recovery.setup.settings, len(recovery.setup.train))
+def _trial_length(recovery: _Recovery, recipe: Recipe, limit_s: float) -> tuple[int, float]:
+    """Pictures of each trial, so that four trials fit into `limit_s`, and seconds per step, both from timing a few steps."""
     learner = recovery.learner(recipe)
     recovery.train(learner, recipe, 1, 0, lambda step: None)  # the first step is slower, because memory is allocated
     started = recovery.clock()
@@ -235,8 +259,7 @@ def _trial_length(recovery: _Recovery, limit_s: float) -> tuple[int, float]:
 def _run_round(recovery: _Recovery, learner: Learner, state: RecoveryState, steps: int) -> None:
     """Train for one round from the best state, and keep the result if it is better. Raises TrainingDiverged."""
     number, settings, recipe = len(state.steps) + 1, recovery.setup.settings, state.recipe
-    compared = competes(state, settings)
-    trained, started = recovery.learner(recipe, None if compared else learner.best), recovery.clock()
+    trained, started = recovery.learner(recipe, learner.best), recovery.clock()
 
     def report(step: int) -> None:
         share = state.seconds / (60 * settings.minutes) if settings.epochs is None else TRIAL_SHARE
@@ -245,14 +268,12 @@ def _run_round(recovery: _Recovery, learner: Learner, state: RecoveryState, step
         recovery.progress(int(100 * done), 100, f"round {number}, step {step} of {steps}: {recipe}")
 
     whole = recovery.train(trained, recipe, steps, 1000 * number, report)
-    corrected = recipe.fixed and (compared or state.corrected)
-    found = _validated(trained.module, recovery.setup, corrected=corrected) if whole else None
+    found = _validated(trained.module, recovery.setup, fixed=recipe.fixed) if whole else None
     if found is None or not all_finite(trained.module):
         retreat(state, number)
         return
     state.seconds_per_step = (recovery.clock() - started) / steps
-    if finish_round(state, steps, found, compared=compared):
-        state.corrected = corrected
+    if finish_round(state, steps, found):
         learner.module.load_state_dict(trained.module.state_dict())
         learner.keep_as_best()
 

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field, replace
 from pipeline.errors import TrainingDiverged
 from pipeline.training.divergence import LOWER, MOST_RETREATS
 from pipeline.training.epochs import Validation
-from pipeline.training.recover.methods import AUTO
 from pipeline.training.recover.recipe import Recipe
 from pipeline.training.settings import FinetuneSettings
 
-__all__ = ["RecoveryState", "choices", "competes", "finish_round", "is_better", "next_steps", "outcome", "retreat"]
+__all__ = ["RecoveryState", "choices", "finish_round", "is_better", "next_steps", "outcome", "retreat"]
 
 FIRST_STEPS = 64
 """Steps of the first round. After a round that pays, the next one has twice as many."""
@@ -20,11 +19,6 @@ TURNS = 2
 """Number of turns of each method without an improvement after which training ends."""
 CALMER = 0.3
 """Factor on the rate of a method after a round that did not pay."""
-COMPARED_SHARE = 0.25
-"""Share of the time after the trials that the first rounds take, one for each method. The time of the worse one is lost. Short
-trials cannot tell which method is better in the end: outputs are learned sooner, features better."""
-MOST_COMPARED_STEPS = 512
-"""Largest number of steps of such a round."""
 MOST_STEPS = 8192
 """Largest number of steps of a round."""
 LAST = 3
@@ -37,12 +31,11 @@ class RecoveryState:
     """State of a recovery after a round. Scores are accuracies in percent on validation pictures."""
 
     recipes: list[Recipe]
-    """The best recipe of each method. The first one is used next."""
+    """The recipe of each method. The first one is used next."""
     trials: int
     start_score: float
     start_loss: float
     best_loss: float
-    augmented_statistics: bool
     best_round: int = 0
     seconds: float = 0.0
     """Time spent so far, with the trials."""
@@ -52,16 +45,10 @@ class RecoveryState:
     """Steps of each finished round."""
     history: list[float] = field(default_factory=list)
     """Score after each round."""
-    compared: list[float] = field(default_factory=list)
-    """Loss after the first round of each method."""
     failures: int = 0
     """Number of last rounds that were not better than the best before."""
     retreats: int = 0
     ended: bool = False
-    corrected: bool = True
-    """Whether the statistics of the best network are corrected by the dense network's own. Those of a network that learned with
-    the statistics of each batch are not: it learned to do without.
-    """
     notices: list[str] = field(default_factory=list)
 
     @property
@@ -73,9 +60,8 @@ class RecoveryState:
 def next_steps(state: RecoveryState, settings: FinetuneSettings, pictures: int) -> int:
     """Return the steps of the next round, or 0 if there is none.
 
-    The first rounds, one of each method, have the same number of steps. After a later round that does not pay, the other method
-    is tried with as many steps. The last round takes all the time that is left. When no method pays twice in succession, there
-    are no more rounds.
+    After a round that does not pay, the other method is tried with as many steps. The last round takes all the time that is left.
+    When no method pays twice in succession, there are no more rounds.
     """
     if state.ended:
         return 0
@@ -84,15 +70,6 @@ def next_steps(state: RecoveryState, settings: FinetuneSettings, pictures: int) 
     if state.failures == TURNS * len(state.recipes):
         return 0
     left = settings.minutes * 60 - state.seconds
-    if competes(state, settings):
-        steps = FIRST_STEPS
-        if state.steps:
-            steps = state.steps[0]
-        elif state.seconds_per_step:
-            possible = COMPARED_SHARE * left / state.seconds_per_step / len(state.recipes)
-            steps = min(int(possible), MOST_COMPARED_STEPS)
-        if left > 0 and steps >= FEWEST_STEPS:
-            return steps
     steps = min(FIRST_STEPS * 2 ** (len(state.steps) - state.failures), MOST_STEPS)
     if state.seconds_per_step:
         possible = int(left / state.seconds_per_step)
@@ -100,50 +77,26 @@ def next_steps(state: RecoveryState, settings: FinetuneSettings, pictures: int) 
     return steps if left > 0 and steps >= FEWEST_STEPS else 0
 
 
-def competes(state: RecoveryState, settings: FinetuneSettings) -> bool:
-    """Whether the next round is the first one of a method, which starts from the network before training."""
-    return settings.epochs is None and len(state.steps) == len(state.compared) < len(state.recipes) > 1
-
-
 def is_better(found: Validation, state: RecoveryState) -> bool:
     """Whether `found` is closer to the teacher than the best so far, and no worse than the start in accuracy."""
     return found.loss < state.best_loss and found.accuracy >= state.start_score
 
 
-def finish_round(state: RecoveryState, steps: int, found: Validation, *, compared: bool = False) -> bool:
+def finish_round(state: RecoveryState, steps: int, found: Validation) -> bool:
     """Add a round of `steps` steps to `state`. Returns whether it is the best so far.
 
-    Otherwise the next method has its turn, and this one continues with a lower rate when its turn comes again. After the first
-    round of each method, which are `compared`, the better method continues; see `_order`.
+    Otherwise the next method has its turn, and this one continues with a lower rate when its turn comes again.
     """
     better = is_better(found, state)
     state.steps.append(steps)
     state.history.append(found.accuracy)
     if better:
         state.best_loss, state.best_round, state.failures = found.loss, len(state.steps), 0
-    if compared:
-        state.compared.append(found.loss)
-        first, *others = state.recipes
-        state.recipes = [*others, first]
-        if len(state.compared) == len(state.recipes):
-            state.recipes = _order(state)
-    elif not better:
+    else:
         state.failures += 1
         first, *others = state.recipes
         state.recipes = [*others, replace(first, rate=first.rate * CALMER)]
     return better
-
-
-def _order(state: RecoveryState) -> list[Recipe]:
-    """The recipes after the first round of each, the one to continue with first.
-
-    It is the one with the smallest loss. If another one has a higher score, they disagree, and the method that `AUTO` names first
-    continues: few validation images decide little, and that method still gains where the others do not.
-    """
-    scores = state.history[: len(state.compared)]
-    found = sorted(zip(state.compared, scores, state.recipes, strict=True), key=lambda each: each[0])
-    recipes = [recipe for _, _, recipe in found]
-    return recipes if found[0][1] == max(scores) else sorted(recipes, key=lambda recipe: AUTO.index(recipe.method))
 
 
 def retreat(state: RecoveryState, number: int) -> None:
