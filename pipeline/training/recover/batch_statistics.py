@@ -29,7 +29,7 @@ def noise_of_batches(setup: TrainingSetup, batch_size: int) -> float:
     """
     if setup.teacher is None or not norms_of(setup.teacher):
         return 0.0
-    by_batch, found = copy.deepcopy(setup.teacher), []
+    by_batch, found = copy.deepcopy(setup.teacher), list[float]()
     train_norms(by_batch)
     with torch.inference_mode():
         for pixels, _ in islice(setup.train.batches(batch_size), MEASURED_BATCHES):
