@@ -35,9 +35,10 @@ from pipeline.packaging.serving import GOLDEN_INPUTS, device_limits, serving_fil
 from pipeline.packaging.verify import PARITY_INPUTS, verified_file
 from pipeline.stages.context import RunContext
 from pipeline.stages.probes import FinalProbe
-from pipeline.stages.sequential_measurement import measure_longer
+from pipeline.stages.sequential_measurement import measure_longer, measurement_s
 from pipeline.stages.try_int8 import Quantised
 from pipeline.system.files import sha256_bytes
+from pipeline.system.units import format_duration
 from pipeline.system.versions import installed_versions
 from pipeline.training.finetune import Finetuned
 from pipeline.training.scoring import OnnxModule
@@ -120,6 +121,9 @@ def _judged(context: RunContext, chosen: Candidate, final: Final, judge: FinalPr
     """
     builder, task, pruned = context.builder, context.task, final.pruned
     processes = context.profile.probe.final_processes
+    once_s = measurement_s(context.profile.probe, context.run.find("uniform", 1))
+    if once_s >= 1:
+        context.callback.say(f"a measurement of the final file takes about {format_duration(once_s)}")
     measured = measure_longer(judge.probe, pruned, processes, context.constraints, judge.dense, context.callback)
     if isinstance(measured, Failure):
         raise ShipError(f"the final file could not be measured: {measured.kind}: {measured.detail}")

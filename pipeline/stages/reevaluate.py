@@ -13,7 +13,7 @@ from pipeline.core.run import Trial
 from pipeline.core.statistics import Estimate
 from pipeline.stages.choice_notices import choice_notices
 from pipeline.stages.evaluate import Evaluator
-from pipeline.stages.sequential_measurement import REPEATS
+from pipeline.stages.sequential_measurement import REPEATS, measurement_s
 from pipeline.system.units import format_duration
 
 __all__ = [
@@ -91,7 +91,7 @@ def duration_text(plans: int, settings: ProbeSettings, thinnest: Trial | None) -
         others = f", and {count} if it is not within the budget then" if plans > 1 else ""
         what = f"the best plan is measured again{others}"
     times = f"{what}; 2 to {MOST_TIMES} measurements of {settings.final_processes} processes per plan"
-    once_s = thinnest.seconds * settings.final_processes / settings.processes if thinnest else 0.0
+    once_s = measurement_s(settings, thinnest)
     if once_s < LEAST_SHOWN_S:
         return times
     least_s, most_s = 2 * once_s, max(plans, 1) * MOST_TIMES * once_s

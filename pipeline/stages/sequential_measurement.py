@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pipeline.core.budget import Constraint, Verdict, judge, violations
 from pipeline.core.candidate import Candidate
 from pipeline.core.measurement import Failure, Measurement
+from pipeline.core.profile import ProbeSettings
 from pipeline.core.progress import Callback
+from pipeline.core.run import Trial
 from pipeline.graph.pruned_model import PrunedModel
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.stages.probe_adapter import graph_of
@@ -20,6 +22,7 @@ __all__ = [
     "measure_again",
     "measure_longer",
     "measure_sequentially",
+    "measurement_s",
     "put_together",
 ]
 
@@ -147,6 +150,11 @@ def _measurements_needed(taken: int, constraints: tuple[Constraint, ...], candid
         half = violation.high - violation.value if violation.value <= 0 else violation.value - violation.low
         needed = max(needed, 2 * taken * (half / abs(violation.value)) ** 2 if violation.value else math.inf)
     return needed
+
+
+def measurement_s(settings: ProbeSettings, thinnest: Trial | None) -> float:
+    """How long a measurement of `final_processes` takes, if each is as slow as those of the thinnest plan; 0 if unknown."""
+    return thinnest.seconds * settings.final_processes / settings.processes if thinnest else 0.0
 
 
 def put_together(total: Measurement | None, measured: Measurement) -> Measurement:
