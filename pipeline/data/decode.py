@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import multiprocessing
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from pipeline.core.profile import available_cores
-from pipeline.data.loader import in_worker
 from pipeline.data.preprocessing import Preprocessing
 from pipeline.errors import CorruptImage, ImageMismatch
 from pipeline.system.foreign_file import IMAGE_LIMIT_BYTES, open_foreign
@@ -81,7 +81,15 @@ class Decoder:
     def __init__(self, size: int, channels: int, preprocessing: Preprocessing) -> None:
         self.size, self.channels, self.preprocessing = size, channels, preprocessing
         self.width = preprocessing.width or size
-        self.pool = ThreadPoolExecutor(len(available_cores()))
+
+    @functools.cached_property
+    def pool(self) -> ThreadPoolExecutor:
+        """One thread per core."""
+        return ThreadPoolExecutor(len(available_cores()))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Threads stay in this process."""
+        return {name: value for name, value in vars(self).items() if name != "pool"}
 
     def file(self, path: Path) -> Tensor:
         """Decode the file `path`; uint8, (C, size, width)."""
@@ -140,7 +148,8 @@ class Decoder:
             return self.original(image, str(path))
 
     def _map(self, function: Callable[[Path], Decoded], paths: Iterable[Path]) -> Iterable[Decoded]:
-        return map(function, paths) if in_worker() else self.pool.map(function, paths)
+        forked = multiprocessing.parent_process() is not None  # the threads of a pool do not exist in a fork
+        return map(function, paths) if forked else self.pool.map(function, paths)
 
 
 def resized_middle(

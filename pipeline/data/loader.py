@@ -85,7 +85,7 @@ def usual_workers() -> int:
 
 
 def in_worker() -> bool:
-    """Whether this process is a worker, in which no threads may be started."""
+    """Whether this process is a worker."""
     return get_worker_info() is not None
 
 

@@ -88,38 +88,50 @@ def greedy(state: SearchState, settings: GreedySettings | None = None) -> Questi
 
 
 def _improve(state: SearchState, estimates: _Estimates, current: Evaluation) -> Questions[None]:
-    """Accept the first neighbour that is feasible and better, in the order of their estimates. Stop if there is none."""
-    problem, groups, seen = state.problem, range(len(state.space.choices)), len(state.answers)
+    """Accept the first neighbour that is feasible and better, in the order of their estimates. Stop if there is none.
 
-    def better() -> Evaluation | None:
-        nonlocal seen
-        new, seen = state.answers[seen:], len(state.answers)
-        return next((answer for answer in new if answer.feasible and answer.score > current.score), None)
-
+    A pending neighbour is believed to be accepted, so that the next one starts from it. After an answer that is not better, the
+    next neighbour starts from the best answer again.
+    """
+    seen, start = len(state.answers), current.plan
     while True:
-        neighbours: list[tuple[bool, float, int, ChannelPlan]] = []
-        for wide, narrow in product(groups, (None, *groups)):
-            plan = _moved(problem, current.plan, wide, 1)
-            if plan is not None and narrow is not None:
-                plan = None if wide == narrow else _moved(problem, plan, narrow, -1)
-            if plan is not None and plan not in estimates.asked:
-                wider = fractions(problem.space, plan) - fractions(problem.space, current.plan)
-                neighbours.append(
-                    (_worst(current) + wider @ estimates.saved > 0, -float(wider @ estimates.paid), len(neighbours), plan)
-                )
-        found: Evaluation | None = None
-        for _, _, _, plan in sorted(neighbours, key=lambda each: each[:3]):
-            estimates.asked.add(plan)
-            yield plan
-            found = better()
-            if found:
-                break
+        neighbours = _neighbours(state.problem, estimates, current, start)
+        if start != current.plan and not any(feasible for feasible, _ in neighbours[:1]):
+            start = current.plan
+            continue
+        if neighbours:
+            start = neighbours[0][1]
+            estimates.asked.add(start)
+            yield start
         else:
             yield WAIT
-            found = better()
-        if found is None:
+        new, seen = state.answers[seen:], len(state.answers)
+        better = [answer for answer in new if answer.feasible and answer.score > current.score]
+        current = max([current, *better], key=_score)
+        if len(better) < len(new):
+            start = current.plan
+        if not neighbours and not better:
             return
-        current = found
+
+
+def _neighbours(
+    problem: Problem, estimates: _Estimates, current: Evaluation, start: ChannelPlan
+) -> list[tuple[bool, ChannelPlan]]:
+    """Neighbours of `start` that were not asked, the most promising first, and whether each is expected to be feasible."""
+    found: list[tuple[bool, float, int, ChannelPlan]] = []
+    groups = range(len(problem.space.choices))
+    for wide, narrow in product(groups, (None, *groups)):
+        plan = _moved(problem, start, wide, 1)
+        if plan is not None and narrow is not None:
+            plan = None if wide == narrow else _moved(problem, plan, narrow, -1)
+        if plan is not None and plan not in estimates.asked:
+            wider = fractions(problem.space, plan) - fractions(problem.space, current.plan)
+            found.append((_worst(current) + wider @ estimates.saved > 0, -float(wider @ estimates.paid), len(found), plan))
+    return [(not over, plan) for over, _, _, plan in sorted(found, key=lambda each: each[:3])]
+
+
+def _score(answer: Evaluation) -> float:
+    return answer.score
 
 
 def _narrower(problem: Problem, plan: ChannelPlan, group: int, removed: float) -> ChannelPlan | None:

@@ -6,11 +6,13 @@ they are cut from a supernet.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import safetensors.torch
 from torch import nn
 
 from pipeline.core.plan import ChannelPlan
+from pipeline.graph.pruned_model import PrunedModelBuilder
 from pipeline.graph.reconstruct import Reconstruction, start_reconstruction
 from pipeline.graph.shrink import shrink
 from pipeline.search.problem import SearchSpace
@@ -40,15 +42,24 @@ class InitialWeights:
 
     def of(self, plan: ChannelPlan) -> nn.Module:
         """The network of `plan`, in evaluation mode. It is a new module, and the caller may change it."""
-        builder = self.context.builder
-        kept = builder.kept(plan)
-        if self.supernet and plan != builder.space.dense():
-            module = shrink(self.supernet, builder.space, kept).eval()
-        else:
-            module = shrink(builder.module, builder.space, kept).eval()
-            self.reconstruction.apply(module, kept)
-        set_shifts(module, kept_shifts(self.shifts, builder.space, kept))
-        return module
+        return self.cut()(plan)
+
+    def cut(self) -> Callable[[ChannelPlan], nn.Module]:
+        """Return `of` as a function without the run, so that it can be sent to another process."""
+        return partial(_cut, self.context.builder, self.reconstruction, self.supernet, self.shifts)
+
+
+def _cut(
+    builder: PrunedModelBuilder, reconstruction: Reconstruction, supernet: nn.Module | None, shifts: Shifts, plan: ChannelPlan
+) -> nn.Module:
+    kept = builder.kept(plan)
+    if supernet and plan != builder.space.dense():
+        module = shrink(supernet, builder.space, kept).eval()
+    else:
+        module = shrink(builder.module, builder.space, kept).eval()
+        reconstruction.apply(module, kept)
+    set_shifts(module, kept_shifts(shifts, builder.space, kept))
+    return module
 
 
 def cut_from_dense(context: RunContext) -> InitialWeights:

@@ -17,6 +17,7 @@ from pipeline.graph.pruned_model import PrunedModel
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.stages.context import RunContext
 from pipeline.stages.initial_weights import InitialWeights
+from pipeline.stages.plan_scorer import PlanScorer
 from pipeline.stages.probe_adapter import graph_of
 from pipeline.stages.provider_check import not_measured
 from pipeline.stages.reward import RewardFunction, finite
@@ -89,11 +90,9 @@ class PlanMeasurer:
         """Measure a plan of the search. Nothing is recorded. It may be called from several threads."""
         return self.probe.measure(graph_of(self.context.builder.make(plan)), self._options(memory=False))
 
-    def scored(self, plan: ChannelPlan, weights: InitialWeights) -> Candidate:
-        """Score a plan of the search without measuring it. Nothing is recorded."""
-        module = weights.of(plan)
-        scored = candidate_of(self.context.builder.make(plan), None, finite(self.context.task.score(module)))
-        return self.reward.look(scored, module)
+    def scorer(self, weights: InitialWeights) -> PlanScorer:
+        """Return what scores plans of the search without this run."""
+        return PlanScorer(self.context.builder, self.context.task, self.reward, weights.cut())
 
     def known(self, role: Role, number: int, plan: ChannelPlan) -> Candidate | None:
         """The candidate that the journal has under this role and number, or None. Raises RunError if it has another plan."""

@@ -37,20 +37,26 @@ AHEAD = 2
 class Scoring(Protocol):
     """Scores plans. It may be called from several threads."""
 
-    def score(self, plan: ChannelPlan) -> Candidate:
-        """Score `plan`, and wait for it."""
+    def score(self, plan: ChannelPlan, to_beat: float | None = None) -> Candidate:
+        """Score `plan`, and wait for it. A plan that clearly scores less than `to_beat` gets a rougher score."""
         ...
+
+    def stop(self) -> None:
+        """Let calls of `score` that wait for a worker end with an error."""
 
 
 class _InThisProcess:
     """Scores one plan after the other, where processes cannot be forked, as with a GPU."""
 
-    def __init__(self, score: Callable[[ChannelPlan], Candidate]) -> None:
+    def __init__(self, score: Callable[[ChannelPlan, float | None], Candidate]) -> None:
         self._score, self._lock = score, threading.Lock()
 
-    def score(self, plan: ChannelPlan) -> Candidate:
+    def score(self, plan: ChannelPlan, to_beat: float | None = None) -> Candidate:
         with self._lock:
-            return self._score(plan)
+            return self._score(plan, to_beat)
+
+    def stop(self) -> None:
+        pass  # every call ends by itself
 
 
 class ParallelTrials:
@@ -65,7 +71,9 @@ class ParallelTrials:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *problem: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *problem: object) -> None:
+        if kind is not None:
+            self._scoring.stop()
         self._trials.shutdown(cancel_futures=True)
         self._measuring.shutdown(cancel_futures=True)
 
@@ -78,13 +86,14 @@ class ParallelTrials:
             known = self._evaluator.measurer.known("search", number, plan)
         if known is not None:
             return lambda: self._evaluator.told(number, known)
-        running = self._trials.submit(self._run, number, plan)
+        # the best of the answers that the searcher was told, which do not depend on how long each took
+        running = self._trials.submit(self._run, number, plan, self._evaluator.to_beat())
         return lambda: self._evaluator.told(number, running.result())
 
-    def _run(self, number: int, plan: ChannelPlan) -> Candidate:
+    def _run(self, number: int, plan: ChannelPlan, to_beat: float | None) -> Candidate:
         measurer, started = self._evaluator.measurer, time.monotonic()
         measuring = self._measuring.submit(measurer.measured, plan)
-        scored = self._scoring.score(plan)
+        scored = self._scoring.score(plan, to_beat)
         measured = measuring.result()
         candidate = replace(
             scored,
@@ -104,23 +113,20 @@ def run_search(make: SearcherFactory, evaluator: Evaluator, problem: Problem, wo
     """
     context, probe = evaluator.measurer.context, evaluator.measurer.probe
     cores = free_cores(probe)
-    count = worker_count(workers, probe, len(cores))
-    wanted = _in_flight(probe, count)
-    if wanted > 1 and not cores:
-        context.notices.add("plans are evaluated one after the other, because runs are timed on all cores of this machine")
-        wanted = 1
-    in_flight = bound_in_flight(context.run, wanted)
-    searcher = make(problem)
-    if searcher is None:
-        return
-    if in_flight == 1:
-        drive(searcher, at_once(evaluator), problem.trials, 1)
-        return
-
-    def score(plan: ChannelPlan) -> Candidate:
-        return evaluator.measurer.scored(plan, evaluator.weights)
-
     with contextlib.ExitStack() as opened:
+        score = evaluator.measurer.scorer(evaluator.weights)
+        count = worker_count(workers, probe, len(cores))
+        wanted = _in_flight(probe, count)
+        if wanted > 1 and not cores:
+            context.notices.add("plans are evaluated one after the other, because runs are timed on all cores of this machine")
+            wanted = 1
+        in_flight = bound_in_flight(context.run, wanted)
+        searcher = make(problem)
+        if searcher is None:
+            return
+        if in_flight == 1:
+            drive(searcher, at_once(evaluator), problem.trials, 1)
+            return
         if probe.busy_cores and cores:
             opened.enter_context(confined(cores))
             opened.enter_context(compute_threads(1))

@@ -23,12 +23,12 @@ from pipeline.core.plan import ChannelPlan
 from pipeline.errors import CompressError, RunError
 from pipeline.training.threads import compute_threads
 
-__all__ = ["MOST_DEATHS", "ScoreWorkers", "can_fork"]
+__all__ = ["MOST_DEATHS", "Score", "ScoreWorkers", "answer_of", "can_fork"]
 
 MOST_DEATHS = 3
 """A plan whose worker died this often is the cause itself."""
 
-Score = Callable[[ChannelPlan], Candidate]
+Score = Callable[[ChannelPlan, float | None], Candidate]
 
 
 def can_fork() -> bool:
@@ -64,8 +64,10 @@ class ScoreWorkers:
         """The process ids of the workers."""
         return tuple(process.pid or 0 for process, _ in self._workers.values())
 
-    def score(self, plan: ChannelPlan) -> Candidate:
-        """Score `plan` in a free worker, and wait for it. A worker that dies is replaced, and the plan is given to the new one.
+    def score(self, plan: ChannelPlan, to_beat: float | None = None) -> Candidate:
+        """Score `plan` in a free worker, and wait for it. `to_beat` is passed on.
+
+        A worker that dies is replaced, and the plan is given to the new one.
 
         Raises the error of the score, and RunError if MOST_DEATHS workers died with this plan.
         """
@@ -74,7 +76,7 @@ class ScoreWorkers:
             for _ in range(MOST_DEATHS):
                 process, pipe = self._workers[number]
                 try:
-                    pipe.send(plan)
+                    pipe.send((plan, to_beat))
                     found: Candidate | Exception = pipe.recv()
                 except (EOFError, OSError):
                     process.join(10)
@@ -91,6 +93,9 @@ class ScoreWorkers:
             f"a process that scores plans ended {MOST_DEATHS} times with the same plan ({reason}); the memory may be too small: "
             "use fewer --workers; all finished trials are saved"
         )
+
+    def stop(self) -> None:
+        """See `Scoring`. Nothing has to be done, because every worker answers or ends."""
 
     def _start(self, number: int) -> None:
         context = get_context("fork")
@@ -116,15 +121,16 @@ def _serve(pipe: Connection, others: Sequence[Connection], score: Score, core: i
     with compute_threads(1):
         while True:
             try:
-                plan = pipe.recv()
+                plan, to_beat = pipe.recv()
             except (EOFError, OSError):
                 os._exit(0)
-            pipe.send(_answer(score, plan))
+            pipe.send(answer_of(score, plan, to_beat))
 
 
-def _answer(score: Score, plan: ChannelPlan) -> Any:
+def answer_of(score: Score, plan: ChannelPlan, to_beat: float | None) -> Any:
+    """Return what `score` returns, or the error that it raises, in a form that can be sent to another process."""
     try:
-        return score(plan)
+        return score(plan, to_beat)
     except CompressError as problem:
         return problem
     except Exception as problem:  # a user's task can raise anything, and not every error can be sent

@@ -39,6 +39,9 @@ __all__ = [
     "validated_start",
 ]
 
+OVER_EVALUATION = 2
+"""How many times as much memory an image takes in training as in evaluation, because the features of all layers are kept."""
+
 
 @dataclass(frozen=True)
 class TrainingSetup:
@@ -204,7 +207,7 @@ def _parts(images: Inputs, device: torch.device) -> Iterator[slice]:
     because the activations of a whole batch would need gigabytes. A GPU gets the whole batch.
     """
     total = len(images)
-    count = math.ceil(total / evaluation_size(images[:1].numel())) if device.type == "cpu" else 1
+    count = math.ceil(total / evaluation_size(OVER_EVALUATION * images[:1].numel())) if device.type == "cpu" else 1
     for number in range(count):
         yield slice(total * number // count, total * (number + 1) // count)
 

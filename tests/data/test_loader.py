@@ -161,6 +161,18 @@ def test_a_process_that_may_not_have_children_reads_by_itself() -> None:
     assert process.exitcode == 0
 
 
+def test_a_forked_process_decodes_files_after_this_one_has_decoded_some(image_folder: ImageFolder) -> None:
+    """The threads of the decoder do not exist in it, so it must not wait for them. Processes that score plans are forked."""
+    test = load_folder(image_folder(train=40, test=6), FOLDER, seed=0, memory_limit_bytes=0).test
+    here = [batch for batch, _ in test.batches()]
+    process = get_context("fork").Process(target=lambda: os._exit(int(torch.equal(next(test.batches())[0], here[0]))))
+    process.start()
+    process.join(60)
+    process.kill()
+
+    assert process.exitcode == 1
+
+
 def test_workers_are_few_and_none_on_a_processor_or_a_single_core() -> None:
     cores = available_cores()
     with computing_on(torch.device("cuda")):

@@ -41,6 +41,7 @@ from pipeline.stages.reward import RewardFunction
 from pipeline.stages.score_workers import ScoreWorkers
 from pipeline.stages.search_space import search_space
 from pipeline.training.own_task import OwnTask
+from pipeline.training.scoring import Score
 
 TRIALS = 9
 PLANS = [ChannelPlan.of({"conv": width}) for width in range(1, 9)]
@@ -60,7 +61,7 @@ def test_plans_are_scored_in_other_processes_at_the_same_time() -> None:
 
     barrier = get_context("fork").Barrier(2)
 
-    def score(plan: ChannelPlan) -> Candidate:
+    def score(plan: ChannelPlan, to_beat: float | None) -> Candidate:
         barrier.wait(30)
         return scored(plan)
 
@@ -80,7 +81,7 @@ def test_plans_are_scored_in_other_processes_at_the_same_time() -> None:
 def test_a_worker_that_dies_is_replaced_and_its_plan_is_scored_once_more(tmp_path: Path) -> None:
     first = tmp_path / "killed"
 
-    def score(plan: ChannelPlan) -> Candidate:
+    def score(plan: ChannelPlan, to_beat: float | None) -> Candidate:
         if not first.exists():
             first.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -96,7 +97,7 @@ def test_a_worker_that_dies_is_replaced_and_its_plan_is_scored_once_more(tmp_pat
 
 
 def test_a_plan_that_kills_every_worker_ends_the_run_and_leaves_a_worker_for_the_others() -> None:
-    def score(plan: ChannelPlan) -> Candidate:
+    def score(plan: ChannelPlan, to_beat: float | None) -> Candidate:
         if plan == PLANS[0]:
             os._exit(7)
         return scored(plan)
@@ -115,7 +116,7 @@ def test_a_plan_that_kills_every_worker_ends_the_run_and_leaves_a_worker_for_the
     ],
 )
 def test_an_error_in_a_worker_is_an_error_here(raised: Exception, expected: type[Exception], text: str) -> None:
-    def score(plan: ChannelPlan) -> Candidate:
+    def score(plan: ChannelPlan, to_beat: float | None) -> Candidate:
         raise raised
 
     with ScoreWorkers(score, 1, ()) as workers, pytest.raises(expected, match=text):
@@ -155,13 +156,26 @@ def pool(probes: dict[str, Waiting]) -> PoolProbe:
     return PoolProbe(each, every_board=False, patience_s=10.0, notify=lambda text: None)
 
 
+class Stopping(OwnTask):
+    """A task whose number of scored images says which score was to beat, in thousandths."""
+
+    def score_against(self, module: nn.Module, to_beat: float | None, between: Callable[[], None] = lambda: None) -> Score:
+        return Score(self.score(module, between), None if to_beat is None else round(1000 * to_beat))
+
+
 @contextmanager
-def evaluator(folder: Path, probe: Probe, budgets: tuple[Budget, ...] = ()) -> Iterator[tuple[Evaluator, list[str]]]:
-    """x -> conv (8) -> conv (12) -> mean -> linear(5), 60 % of its simulated latency, and a score from its weights."""
+def evaluator(
+    folder: Path,
+    probe: Probe,
+    budgets: tuple[Budget, ...] = (),
+    kind: type[OwnTask] = OwnTask,
+    limit: str = "60 %",
+) -> Iterator[tuple[Evaluator, list[str]]]:
+    """x -> conv (8) -> conv (12) -> mean -> linear(5), a share of its simulated latency, and a score from its weights."""
     builder, notices = builder_of(Chain), Notices(NullCallback())
-    task = OwnTask(torch.cat([EXAMPLE, EXAMPLE]), evaluate, lambda module: module)
+    task = kind(torch.cat([EXAMPLE, EXAMPLE]), evaluate, lambda module: module)
     with open_run(folder, {"job": "test"}) as run:
-        limits = all_constraints(budgets) or (read_limit("latency_p50", "60 %"),)
+        limits = all_constraints(budgets) or (read_limit("latency_p50", limit),)
         context = RunContext(run, builder, task, profile(), limits, NullCallback(), notices, Provenance((), {}, "chain"))
         measurer = PlanMeasurer(context, probe, RewardFunction("accuracy", builder, None, None))
         weights = cut_from_dense(context)
@@ -188,6 +202,24 @@ def test_several_at_once_ask_the_same_plans_whichever_board_is_slow(tmp_path: Pa
 
     assert first == second
     assert [number for number, _ in first] == list(range(1, TRIALS + 1))
+
+
+def test_a_clear_loser_stops_early_against_the_answers_that_were_told_when_its_plan_was_asked(tmp_path: Path) -> None:
+    """Two boards, so four plans at once: plan k is asked after the answers to the plans 1 to k - 4, whichever board is slow."""
+    uneven, fast = boards(2), [0]
+    uneven["board1"].before = lambda: fast.append(0)  # type: ignore[method-assign]
+    uneven["board0"].before = lambda: in_search() and until(lambda: len(fast) > 4, 2.0)  # type: ignore[method-assign]
+    with evaluator(tmp_path, pool(uneven), kind=Stopping, limit="98 %") as (evaluating, _):
+        run_search(SEARCHERS["random"], evaluating, evaluating.problem(search_space(builder_of(Chain), 1), seed=5), 2)
+        trials = {trial.number: trial.candidate for trial in read_trials(tmp_path) if trial.role == "search"}
+        good = {number: each.score for number, each in trials.items() if evaluating.evaluation_of(each).feasible}
+    expected = {
+        number: max((round(1000 * (score or 0)) for other, score in good.items() if other <= number - 4), default=None)
+        for number in trials
+    }
+
+    assert {number: each.scored_images for number, each in trials.items()} == expected
+    assert any(expected.values())
 
 
 def test_every_board_takes_part_and_every_trial_is_scored(tmp_path: Path) -> None:

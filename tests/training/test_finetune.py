@@ -624,10 +624,10 @@ class Watched(nn.Module):
 def test_a_batch_of_large_images_is_learned_in_parts_with_the_same_result(
     digits: Splits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """50 images in batches of 20, 20 and 10, of which at most 6 fit into memory at once."""
+    """50 images in batches of 20, 20 and 10, of which at most 6 can be learned at once."""
     data = (digits.train.subset(torch.arange(50)), digits.validation)
     found = {}
-    for values in (2**22, 6 * 64):
+    for values in (2**22, 2 * 6 * 64):
         monkeypatch.setattr("pipeline.data.images.MOST_VALUES", values)
         setup = replace(TrainingSetup.of(None, data, SETTINGS, 20, 0), train=data[0].subset(torch.arange(50)))
         learner = learner_of(Watched(), setup)
