@@ -118,6 +118,13 @@ def test_every_file_named_in_the_docs_exists(path: str) -> None:
         assert (ROOT / name).exists(), name
 
 
+def test_every_page_of_the_docs_is_in_the_navigation_of_the_site() -> None:
+    listed = set(re.findall(r"[\w/.-]+\.md", (ROOT / "mkdocs.yml").read_text()))
+    pages = {str(page.relative_to(ROOT / "docs")) for page in (ROOT / "docs").rglob("*.md")}
+
+    assert pages == listed
+
+
 @pytest.mark.parametrize("path", ids([*sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("*.md"))]))
 def test_no_page_holds_the_marks_of_an_unfinished_merge(path: str) -> None:
     assert not re.findall(r"^(?:<<<<<<<|>>>>>>>) .*$", (ROOT / path).read_text(), flags=re.MULTILINE)
