@@ -43,7 +43,8 @@ matters here, and it is the same with a larger image. *Blocks that can leave* co
 entry and that `--depth auto` can drop, of all additions of layers. It is empty where the blocks have not been counted. Several
 outputs are concatenated; detectors are compressed without the selection of boxes. *Time* is the processor time from the start of
 the export to the proven search space, on one thread.
-Each row is the last examination of its network; after a change of the analysis, those that had failed were examined again.
+Each row is the last examination of its network. The first table says how many families were examined with which state of the
+analysis.
 """
 
 

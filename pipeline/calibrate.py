@@ -13,10 +13,11 @@ from pipeline.core.plan import ChannelPlan
 from pipeline.core.profile import load_profile
 from pipeline.core.progress import Callback
 from pipeline.errors import ProfileError
-from pipeline.graph.pruned_model import PrunedModel
+from pipeline.graph.pruned_model import PrunedModel, PrunedModelBuilder
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.search.problem import SearchSpace
 from pipeline.search.random_search import without_random_blocks
+from pipeline.stages.choose_grouped import dense_structure, whole_groups
 from pipeline.stages.job import Job
 from pipeline.stages.prepare import load_model_and_task, start_building, start_local, start_probe
 from pipeline.stages.probe_adapter import graph_of
@@ -50,9 +51,14 @@ def calibrate(job: Job, plans: int, path: Path, callback: Callback) -> LatencyPr
     callback.phase("analyse", "export the network, find channel groups, check slicing")
     with share_device(profile, callback.notice) as device:
         with scratch_folder("calibrate") as folder:
-            builder = start_building(job, loaded, folder / "dense.onnx", device)
+            dense_path = folder / "dense.onnx"
+            builder = start_building(job, loaded, dense_path, device, callback.progress)
+            whole = whole_groups(job, loaded, builder, dense_path, device, callback.progress)
         step = 4 if profile.runtime.channel_step == "measured" else int(profile.runtime.channel_step)
-        made = [builder.make(plan) for plan in plans_to_measure(search_space(builder, step), plans, job.seed)]
+        both = whole is not None and dense_structure(whole) == dense_structure(builder)
+        made = models_to_measure((builder, whole) if whole and both else (builder,), step, plans, job.seed)
+        if both:
+            callback.say("every second plan removes whole groups of grouped layers, because a run may choose that")
         with (
             contextlib.closing(start_probe(device, builder, dry_run=job.dry_run)) as there,
             contextlib.closing(start_local(profile, builder, callback.notice)) as here,
@@ -104,6 +110,17 @@ def _measured_on_both(
         callback.say(f"{number}/{len(made)}: device {there:.3f} ms, here {here:.3f} ms")
         callback.progress(number, len(made), "plans measured on both")
     return tuple(pairs)
+
+
+def models_to_measure(builders: Sequence[PrunedModelBuilder], step: int, count: int, seed: int) -> list[PrunedModel]:
+    """The models of `plans_to_measure`. The builders, one for each way to prune grouped layers, take turns with the other plans,
+    because a run chooses one of these ways.
+    """
+    given = [plans_to_measure(search_space(builder, step), count, seed) for builder in builders]
+    return [
+        builders[max(0, number - 2) % len(builders)].make(plans[max(0, number - 2) % len(builders)])
+        for number, plans in enumerate(zip(*given, strict=True))
+    ]
 
 
 def plans_to_measure(space: SearchSpace, count: int, seed: int) -> Iterator[ChannelPlan]:

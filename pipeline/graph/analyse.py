@@ -7,14 +7,14 @@ from torch import nn
 
 from pipeline.core.batch import Inputs
 from pipeline.core.progress import Progress, no_progress
-from pipeline.errors import NothingToPrune
+from pipeline.errors import NothingToPrune, TraceError
 from pipeline.graph.blocks import find_blocks
 from pipeline.graph.export import export_trainable
 from pipeline.graph.gather_steps import label_with_steps
 from pipeline.graph.labels.space import name_nodes
 from pipeline.graph.match_weights import match_weights
 from pipeline.graph.metadata import constants_of, strip_notes
-from pipeline.graph.module_names import places_of
+from pipeline.graph.module_names import places_of, with_places
 from pipeline.graph.prove import prove_blocks, prove_groups
 from pipeline.graph.prunable_network import PrunableNetwork, pair_with_module
 from pipeline.graph.restrict import restrict, restrict_blocks
@@ -58,7 +58,10 @@ def analyse(
         labelled = restrict_blocks(labelled.with_blocks(*find_blocks(model, labelled.space.groups)), settings.restriction)
         labelled = labelled.with_blocks(*prove_blocks(model, labelled))
     progress(0, 0, "comparing pruned networks with their sliced graphs")
-    network = pair_with_module(module, model, labelled, tensors, example) if labelled.space.groups else None
+    try:
+        network = pair_with_module(module, model, labelled, tensors, example) if labelled.space.groups else None
+    except TraceError as problem:
+        raise TraceError(with_places(str(problem), places)) from None
     if network is None or not network.space.groups:
         reasons = "; ".join(f"{layer.name}: {layer.reason}" for layer in labelled.space.frozen[:3])
         raise NothingToPrune(

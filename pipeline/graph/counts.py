@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 import onnx
 
-from pipeline.errors import TraceError
+from pipeline.errors import TraceError, one_line
 from pipeline.graph.edit import attribute_of, subgraphs
 from pipeline.graph.metadata import constants_of
 from pipeline.graph.shapes import Shape, shapes_of
@@ -88,7 +88,10 @@ def _counted(model: onnx.ModelProto) -> Iterator[tuple[str, int]]:
     try:
         shapes = shapes_of(model)
     except Exception as problem:  # onnx raises errors of several types
-        raise TraceError(f"the operations of the graph cannot be counted: its shapes cannot be inferred: {problem}") from None
+        raise TraceError(
+            "the operations of the network cannot be counted, because the sizes in its graph are contradictory "
+            f"({one_line(problem, 120)})"
+        ) from None
     weights = {tensor.name: tensor.name for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type == "DequantizeLinear" and node.input[0] in weights:

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from pipeline.core.onnx_outputs import all_outputs, largest_difference
 from pipeline.errors import TraceError, one_line
 from pipeline.graph.difference import first_difference
+from pipeline.graph.export_failure import Attempt, export_failure, lacks_operator
 from pipeline.graph.exporters import EXPORTERS, INPUT, OUTPUT, TRAINABLE_EXPORTERS, Examples, Exporter, NotExported, as_tuple
 from pipeline.graph.metadata import METADATA, SCOPES, exporter_of, keep_only_own, opset_of, stamp, stripped
 from pipeline.graph.rounding import agrees
@@ -46,7 +47,7 @@ def export(
 
     The exporters are tried in turn until a graph gives the module's output; `exporter_of` returns which one made it. If the
     network needs a higher opset, up to `highest_opset` (default: `opset`) is accepted. Only `SCOPES` is kept of the exporter's
-    metadata, because the rest holds local paths. Raises TraceError, with the first wrong node, when every exporter fails.
+    metadata, because the rest holds local paths. When every exporter fails, raises what `export_failure` returns.
     """
     return _first_right(module, example, (opset, highest_opset or opset), ir_version, exporters)
 
@@ -64,7 +65,7 @@ def export_trainable(
     `example` is one input, or several as a `Batch` or a tuple. Inputs that the network takes by name, and outputs that it returns
     in a dict, keep their names. Others are called input, input_1, ..., output, output_1, ...
 
-    Raises TraceError like `export`.
+    Raises TraceError or OutOfMemory like `export`.
     """
     return _first_right(module, example, (opset, highest_opset or opset), ir_version, TRAINABLE_EXPORTERS)
 
@@ -76,27 +77,35 @@ def _first_right(
     _refuse_giants(module)
     training = module.training
     module.eval()
-    complaints: list[str] = []
-    remedy = f"{next(iter(exporters))} must accept it"
+    attempts: list[Attempt] = []
     try:
         for name, exporter in exporters.items():
-            try:
-                model = exporter(module, example, opsets[0])
-            except NotExported as problem:
-                complaints.append(str(problem))
-                continue
-            complaint = _wrong_operators(model, *opsets) or _wrong_answers(module, model, as_tuple(example))
-            if complaint is None:
-                keep_only_own(model)
-                stamp(model, {"exporter": name})
-                model.ir_version = ir_version if ir_version >= 10 else 10
-                return model
-            complaints.append(complaint)
-            remedy = "write that part of the network in another way"
+            for opset in dict.fromkeys(opsets):
+                attempt = _attempt(module, example, opset, name, exporter, opsets[1])
+                if isinstance(attempt, onnx.ModelProto):
+                    keep_only_own(attempt)
+                    stamp(attempt, {"exporter": name})
+                    attempt.ir_version = ir_version if ir_version >= 10 else 10
+                    return attempt
+                if not lacks_operator(attempt):
+                    break
+            attempts.append(attempt)
+        raise export_failure(module, as_tuple(example), attempts)
     finally:
         module.train(training)
-    ways = "; the other exporter: ".join(complaints)
-    raise TraceError(f"the network cannot be exported to ONNX: {ways}; {remedy}")
+
+
+def _attempt(
+    module: nn.Module, example: Examples, opset: int, name: str, exporter: Exporter, highest_opset: int
+) -> onnx.ModelProto | Attempt:
+    """The graph of one exporter with this opset or a higher one, or why it is none."""
+    try:
+        model = exporter(module, example, opset)
+    except NotExported as problem:
+        return Attempt(name, "export", str(problem), problem.line)
+    if complaint := _wrong_operators(model, opset, highest_opset):
+        return Attempt(name, "operators", complaint)
+    return _wrong_answers(module, model, as_tuple(example), name) or model
 
 
 def _refuse_giants(module: nn.Module) -> None:
@@ -116,24 +125,27 @@ def _wrong_operators(model: onnx.ModelProto, opset: int, highest_opset: int) -> 
     return f"it needs operators of {', '.join(others)}, which not every onnxruntime has" if others else None
 
 
-def _wrong_answers(module: nn.Module, model: onnx.ModelProto, example: tuple[Tensor, ...]) -> str | None:
+def _wrong_answers(module: nn.Module, model: onnx.ModelProto, example: tuple[Tensor, ...], exporter: str) -> Attempt | None:
     """How the outputs of graph and module differ for the example and its negative, or None when they agree."""
     data = model.SerializeToString()
     negative = tuple(-tensor if tensor.is_floating_point() else tensor for tensor in example)
+    compared = False
     for inputs in (example, negative):
         expected = _answers(module, inputs)
         if not all(np.isfinite(each).all() for each in expected):
             continue
+        compared = True
         try:
             found = all_outputs(data, [tensor.numpy() for tensor in inputs])
         except Exception as problem:
-            return f"ONNX Runtime does not run the exported graph: {one_line(problem, 200)}"
+            return Attempt(exporter, "run", one_line(problem, 400))
         if len(found) != len(expected):
-            return f"the exported graph gives {len(found)} outputs, and the network gives {len(expected)}"
+            return Attempt(exporter, "answer", f"its graph has {len(found)} outputs, and it has {len(expected)}")
         if not agrees(expected, found, module, inputs, data):
             difference, where = largest_difference(expected, found), first_difference(module, model, inputs)
-            return f"the exported graph's answer is off by {100 * difference:.3g} % of the largest output, from {where} on"
-    return None
+            text = f"the output of its graph is off by {100 * difference:.3g} % of the largest one, from {where} on"
+            return Attempt(exporter, "answer", text)
+    return None if compared else Attempt(exporter, "answer", "its output is not finite")
 
 
 def _answers(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[NDArray[Any]]:

@@ -28,6 +28,7 @@ from pipeline.graph.dropout import DROPOUT_TRANSLATION, keep_dropout
 from pipeline.graph.edit import free_name, names_in, rename_uses
 from pipeline.graph.module_names import note_scopes
 from pipeline.graph.optimise import optimise, optimise_trainable
+from pipeline.system.user_files import own_line
 
 __all__ = ["EXPORTERS", "INPUT", "OUTPUT", "TRAINABLE_EXPORTERS", "Examples", "Exporter", "NotExported", "as_tuple"]
 
@@ -42,7 +43,11 @@ Exporter = Callable[[nn.Module, Examples, int], onnx.ModelProto]
 
 
 class NotExported(Exception):
-    """An exporter failed to export a module; the message gives the reason in one line."""
+    """An exporter failed to export a module; the message gives the reason in one line, and `line` that of the user's code."""
+
+    def __init__(self, problem: BaseException) -> None:
+        super().__init__(_reason(problem))
+        self.line = _line(problem)
 
 
 def as_tuple(inputs: Examples) -> tuple[Tensor, ...]:
@@ -57,7 +62,7 @@ def captured(module: nn.Module, example: Examples, opset: int) -> onnx.ModelProt
         optimise(program.model)
         return _named(program.model_proto, module)
     except Exception as problem:
-        raise NotExported(_reason(problem)) from None
+        raise NotExported(problem) from None
 
 
 def captured_trainable(module: nn.Module, example: Examples, opset: int) -> onnx.ModelProto:
@@ -68,7 +73,7 @@ def captured_trainable(module: nn.Module, example: Examples, opset: int) -> onnx
         optimise_trainable(program.model, _parameter_names(module))
         return _named(program.model_proto, module)
     except Exception as problem:
-        raise NotExported(_reason(problem)) from None
+        raise NotExported(problem) from None
 
 
 def traced(module: nn.Module, example: Examples, opset: int) -> onnx.ModelProto:
@@ -80,7 +85,7 @@ def traced(module: nn.Module, example: Examples, opset: int) -> onnx.ModelProto:
         note_scopes(model, dict(module.named_modules()))
         return _named(model, module)
     except Exception as problem:
-        raise NotExported(_reason(_origin(problem))) from None
+        raise NotExported(_origin(problem)) from None
 
 
 def traced_trainable(module: nn.Module, example: Examples, opset: int) -> onnx.ModelProto:
@@ -95,7 +100,7 @@ def traced_trainable(module: nn.Module, example: Examples, opset: int) -> onnx.M
         optimise_trainable(graph, _parameter_names(module))
         return _named(onnx_ir.to_proto(graph), module)
     except Exception as problem:
-        raise NotExported(_reason(_origin(problem))) from None
+        raise NotExported(_origin(problem)) from None
 
 
 EXPORTERS: dict[str, Exporter] = {"torch.onnx.export(..., dynamo=True)": captured, "torch.onnx.export(..., dynamo=False)": traced}
@@ -205,6 +210,16 @@ def _reason(problem: BaseException) -> str:
     """The cause in one line. The exporter puts it under a heading, below advice on debugging torch."""
     summary = str(problem).partition("## Exception summary")[2]
     return one_line(RuntimeError(re.sub(r"<class '(?:[\w.]*\.)?(\w+)'>", r"\1", summary)) if summary else problem)
+
+
+def _line(problem: BaseException | None) -> str | None:
+    """The line of the user's code at which `problem`, or the error behind it, was raised; None if there is none."""
+    while problem is not None:
+        line = own_line(problem)
+        if line is not None:
+            return line
+        problem = problem.__cause__ or problem.__context__
+    return None
 
 
 @contextlib.contextmanager

@@ -4,13 +4,14 @@ torch's exporter notes it under SCOPES. TorchScript puts it into the names of th
 """
 
 import ast
-from collections.abc import Container
+import re
+from collections.abc import Container, Mapping
 
 import onnx
 
 from pipeline.graph.metadata import SCOPES
 
-__all__ = ["innermost", "note_scopes", "places_of"]
+__all__ = ["innermost", "note_scopes", "places_of", "with_places"]
 
 
 def places_of(model: onnx.ModelProto) -> dict[str, str]:
@@ -34,6 +35,15 @@ def places_of(model: onnx.ModelProto) -> dict[str, str]:
             places[node.name] = after if module else f"'{node.name}' ({node.op_type})" if node.name else node.op_type
         made_in.update(dict.fromkeys(node.output, module))
     return places
+
+
+def with_places(text: str, places: Mapping[str, str]) -> str:
+    """Return `text` with places in the user's network instead of nodes of its graph, where `places` has them.
+
+    >>> with_places("node 'node_DFT_8' (DFT): unknown", {"node_DFT_8": "DFT in 'filter'"})
+    "DFT in 'filter': unknown"
+    """
+    return re.sub(r"node '([^']*)' \([\w.]+\)", lambda found: places.get(found[1], found[0]), text)
 
 
 def scopes_of(node: onnx.NodeProto) -> str | None:

@@ -7,7 +7,9 @@ layers with equal weights. The structure of such a graph can change when the net
 differ from the one that the search measured. The rules used here depend only on operators and shapes.
 """
 
-from collections.abc import Container, Mapping
+import contextlib
+import logging
+from collections.abc import Container, Iterator, Mapping
 
 import onnx_ir
 import onnx_ir.passes.common as common
@@ -102,6 +104,25 @@ def optimise_trainable(model: onnx_ir.Model, parameters: Container[str]) -> None
 
 
 def _run(model: onnx_ir.Model, fold: InPlacePass, rewrite: list[InPlacePass]) -> None:
+    with _silent_loggers():
+        _rewrite(model, fold, rewrite)
+
+
+@contextlib.contextmanager
+def _silent_loggers() -> Iterator[None]:
+    """Without a handler, Python prints warnings of libraries to stderr. These tell what a pass left as it was."""
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _rewrite(model: onnx_ir.Model, fold: InPlacePass, rewrite: list[InPlacePass]) -> None:
     weights = dict(model.graph.initializers)
     common.InlinePass()(model)
     rounds = PassManager(

@@ -148,7 +148,13 @@ def _rebuilt(
     example: Inputs,
     reason: str,
 ) -> PrunableNetwork:
-    network = network_of(model, learnable(model))
+    try:
+        network = network_of(model, learnable(model))
+    except TraceError as problem:
+        raise TraceError(
+            f"the network cannot be pruned in torch: its own module is not used, because {reason}; and it cannot be rebuilt from "
+            f"its graph: {problem}"
+        ) from None
     network.labelled = labelled
     network.node_indices = {node.name: index for index, node in enumerate(model.graph.node)}
     space = torch_space(labelled, network.tensors)

@@ -13,7 +13,7 @@ from pipeline.core.onnx_outputs import TOLERANCE, largest_difference
 from pipeline.graph.double_precision import double_outputs
 from pipeline.graph.exporters import Examples, as_tuple
 
-__all__ = ["MOST_LOST", "agrees", "allowed_difference", "exact_outputs", "loses_only_digits"]
+__all__ = ["MOST_LOST", "agrees", "allowed_difference", "exact_outputs", "loses_only_digits", "lost_to_rounding"]
 
 FACTOR = 10.0
 """Two runtimes add in different orders, so their outputs may differ by several times the rounding of one of them."""
@@ -73,7 +73,18 @@ def loses_only_digits(exact: Arrays, data: bytes, samples: Sequence[Feeds], allo
     return largest_difference(exact, [mine.reshape(its.shape) for mine, its in zip(found, exact, strict=True)]) <= allowed
 
 
+def lost_to_rounding(module: nn.Module, inputs: Examples) -> float:
+    """The share of the largest output by which rounding alone changes the outputs of `module`; 0 if that cannot be found out."""
+    exact = exact_outputs(module, inputs)
+    return _lost(exact, module, inputs) if exact else 0.0
+
+
 def _allowed(exact: Feeds, module: nn.Module, inputs: Examples) -> float:
+    rounding = _lost(exact, module, inputs)
+    return float(np.clip(FACTOR * rounding, TOLERANCE, LARGEST)) if np.isfinite(rounding) else TOLERANCE
+
+
+def _lost(exact: Feeds, module: nn.Module, inputs: Examples) -> float:
     tensors = as_tuple(inputs)
     with torch.no_grad():
         single = _arrays(module(*tensors))
@@ -81,7 +92,7 @@ def _allowed(exact: Feeds, module: nn.Module, inputs: Examples) -> float:
         for seed in range(CHANGED):
             changed = _arrays(_with_changed_weights(module, seed)(*tensors))
             rounding = max(rounding, largest_difference(single, changed))
-    return float(np.clip(FACTOR * rounding, TOLERANCE, LARGEST)) if np.isfinite(rounding) else TOLERANCE
+    return rounding
 
 
 def exact_outputs(module: nn.Module, inputs: Examples) -> Arrays | None:

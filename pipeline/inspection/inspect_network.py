@@ -3,6 +3,7 @@
 import contextlib
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from pipeline.graph.restrict import layers_of
 from pipeline.graph.structure import load_graph
 from pipeline.probe.interface import MeasurementOptions, Probe
 from pipeline.search.problem import Choice
+from pipeline.stages.choose_grouped import faster_grouped, whole_groups
 from pipeline.stages.job import Job
 from pipeline.stages.onnx_model import is_onnx, onnx_source, read_onnx
 from pipeline.stages.prepare import LoadedModel, load_model_and_task, start_building, start_probe
@@ -42,6 +44,11 @@ USUAL_STEP = 4
 """Channel step where the profile asks to measure it, which takes minutes."""
 USUAL_PROFILE = "local"
 """Without a target, it says only which file format to write."""
+
+EVENLY_ASSUMED = (
+    "grouped convolutions and GroupNorm are shown with the same channels removed from each group; a run also measures the "
+    "removal of whole groups, and takes the faster way; with --target, it is measured here too"
+)
 
 
 @dataclass(frozen=True)
@@ -128,8 +135,31 @@ def inspect_network(job: Job, callback: Callback, *, has_data: bool = True, shap
     callback.phase("analyse", "find channel groups, check slicing")
     with share_device(profile, callback.notice) as device, scratch_folder("inspect") as folder:
         builder = start_building(job, loaded, folder / "dense.onnx", device, callback.progress)
+        builder, notices = _with_faster_way(job, loaded, builder, folder / "dense.onnx", device, callback)
+        callback.progress(0, 0, "counting what each group saves")
         found = _counted(job, loaded, builder, profile)
+        found = replace(found, notices=(*found.notices, *notices))
         return _measured(found, builder, loaded, device, callback, has_data=has_data) if job.target else found
+
+
+def _with_faster_way(
+    job: Job, loaded: LoadedModel, builder: PrunedModelBuilder, dense_path: Path, device: SharedDevice, callback: Callback
+) -> tuple[PrunedModelBuilder, tuple[str, ...]]:
+    """The builder that removes channels of grouped layers in the faster way, as a run does, and what to say about it.
+
+    Without a target nothing is measured, and the notice says what is assumed.
+    """
+    if not builder.has_grouped_layers:
+        return builder, ()
+    if not job.target:
+        return builder, (EVENLY_ASSUMED,)
+    whole = whole_groups(job, loaded, builder, dense_path, device, callback.progress)
+    if whole is None:
+        return builder, ()
+    callback.phase("groups", "find out how grouped layers are pruned faster")
+    with contextlib.closing(start_probe(device, builder, dry_run=False)) as probe:
+        choice, text = faster_grouped(probe, builder, whole, device.profile.probe.final_processes)
+    return whole if choice == "whole" else builder, (text,)
 
 
 def _without_data(job: Job, profile: Profile, shape: tuple[int, ...]) -> LoadedModel:

@@ -1,9 +1,11 @@
 """Choose grouped: measure whether grouped layers run faster with whole groups removed, or with channels removed evenly."""
 
 from dataclasses import replace
+from pathlib import Path
 
 from pipeline.core.measurement import Failure, Measurement
 from pipeline.core.plan import ChannelPlan
+from pipeline.core.progress import Progress, no_progress
 from pipeline.core.run import Run
 from pipeline.errors import NothingToPrune
 from pipeline.graph.labels.trace import Grouped
@@ -17,7 +19,7 @@ from pipeline.stages.probe_adapter import graph_of
 from pipeline.stages.probes import search_probe
 from pipeline.stages.shared_device import SharedDevice
 
-__all__ = ["choose_grouped", "faster_grouped", "known_grouped"]
+__all__ = ["choose_grouped", "dense_structure", "faster_grouped", "known_grouped", "whole_groups"]
 
 
 def known_grouped(run: Run) -> Grouped:
@@ -38,7 +40,7 @@ def choose_grouped(job: Job, loaded: LoadedModel, context: RunContext, device: S
         run.bind("grouped", {"removed": "evenly"})  # it raises an error if the line with another choice is damaged
         return context
     with open_stage(run, context.callback, "groups", "find out how grouped layers are pruned faster"):
-        whole = _in_whole_groups(job, loaded, context, device)
+        whole = whole_groups(job, loaded, builder, run.dense_graph, device, context.callback.progress)
         choice: Grouped = "evenly"
         if whole is not None:
             with search_probe(job, context, device) as probe:
@@ -51,6 +53,28 @@ def choose_grouped(job: Job, loaded: LoadedModel, context: RunContext, device: S
         for text in (whole.proof, *not_prunable(whole.space)):
             context.callback.say(text)
         return replace(context, builder=whole)
+
+
+def whole_groups(
+    job: Job,
+    loaded: LoadedModel,
+    evenly: PrunedModelBuilder,
+    dense_path: Path,
+    device: SharedDevice,
+    progress: Progress = no_progress,
+) -> PrunedModelBuilder | None:
+    """The builder that removes whole groups of the network of `evenly`; None if no group of a grouped layer can be removed."""
+    if not evenly.has_grouped_layers:
+        return None
+    try:
+        whole = start_building(job, loaded, dense_path, device, progress, "whole")
+    except NothingToPrune:
+        return None
+    if not whole.in_groups:
+        return None
+    if job.calibration and dense_structure(whole) != dense_structure(evenly):
+        return None
+    return whole
 
 
 def faster_grouped(probe: Probe, evenly: PrunedModelBuilder, whole: PrunedModelBuilder, processes: int) -> tuple[Grouped, str]:
@@ -90,19 +114,6 @@ def _half(builder: PrunedModelBuilder) -> ChannelPlan:
     )
 
 
-def _in_whole_groups(job: Job, loaded: LoadedModel, context: RunContext, device: SharedDevice) -> PrunedModelBuilder | None:
-    """The builder that removes whole groups; None if no group of a grouped layer can be removed."""
-    try:
-        whole = start_building(job, loaded, context.run.dense_graph, device, context.callback.progress, "whole")
-    except NothingToPrune:
-        return None
-    if not whole.in_groups:
-        return None
-    # a calibration is valid for one structure of the dense network
-    if job.calibration and _dense_structure(whole) != _dense_structure(context.builder):
-        return None
-    return whole
-
-
-def _dense_structure(builder: PrunedModelBuilder) -> str:
+def dense_structure(builder: PrunedModelBuilder) -> str:
+    """The structure of the dense network. A calibration is valid for one."""
     return builder.make(builder.space.dense()).structure

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from pipeline.errors import OutOfMemory
 
-__all__ = ["out_of_memory", "watch_limited"]
+__all__ = ["SIGNS", "out_of_memory", "watch_limited"]
 
 SIGNS = (
     "failed to map segment",  # the loader of shared libraries
@@ -21,6 +21,7 @@ SIGNS = (
     "Failed to allocate memory",
     "can't start new thread",
 )
+"""Parts of messages with which the system and libraries say that memory is missing."""
 ENDINGS = (signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS)
 """Signals with which a library ends the process when it gets no memory."""
 

@@ -131,8 +131,8 @@ TABLE: dict[str, tuple[type[CompressError], Callable[[Place], tuple[str, ...]], 
     "network that looks at its input": (
         errors.TraceError,
         lambda place: place.net("Undecided"),
-        "the network cannot be exported to ONNX: ",
-        "torch.onnx.export(..., dynamo=True) must accept it",
+        "the network cannot be exported to ONNX: its code makes decisions from values of the input",
+        "use tensor operations there, such as torch.where",
     ),
     "network with two outputs": (
         errors.ModelError,

@@ -17,6 +17,7 @@ from PIL import Image
 from pipeline.cli.screen_inspection import print_inspection
 from pipeline.cli.terminal import make_console
 from pipeline.errors import ModelError
+from pipeline.inspection.inspect_network import EVENLY_ASSUMED
 
 
 @pytest.fixture(scope="module")
@@ -166,3 +167,17 @@ def test_each_layer_is_one_line_in_a_file_however_long_its_name(tmp_path: Path) 
 
     assert [line.split()[0] == line.split()[-1] == name for line in lines if name in line] == [True]
     assert max(map(len, lines)) < 300
+
+
+def test_without_a_target_it_says_how_grouped_layers_are_taken_to_be_pruned_and_with_one_it_measures_that(tmp_path: Path) -> None:
+    """3x3 in 16 groups with one output each"""
+    (tmp_path / "nets.py").write_text(
+        "from torch import nn\n\ndef grouped():\n    one = nn.Conv2d(64, 16, 3, padding=1, groups=16)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 64, 1), nn.ReLU(), one, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 5))\n"
+    )
+    options = ("inspect", "--model", f"{tmp_path}/nets.py:grouped", "--shape", "1x3x8x8", "--json")
+    assumed = json.loads(command(*options).stdout)
+    measured = json.loads(command(*options, "--target", here(tmp_path, {"channel_step": 1})).stdout)
+
+    assert assumed["notices"] == [EVENLY_ASSUMED]
+    assert measured["notices"][0].startswith("grouped layers: removing whole groups takes ")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pipeline.core.plan import PruneSpace
-from pipeline.errors import NothingToPrune
+from pipeline.errors import NothingToPrune, TraceError
 from pipeline.graph.analyse import analyse
 
 
@@ -162,3 +162,36 @@ def test_remaining_entries_follow_the_kept_channels() -> None:
     assert space.remaining("hidden.weight", 1, 96, {"a.0": (1,), "hidden": tuple(range(10))}).tolist() == list(range(16, 32))
     assert space.remaining("a.0.weight", 0, 6, {"a.0": (1, 4), "hidden": ()}).tolist() == [1, 4]
     assert space.remaining("unknown", 0, 3, {}).tolist() == [0, 1, 2]
+
+
+def test_a_network_that_can_be_neither_used_nor_rebuilt_is_refused_with_the_operator_and_its_place() -> None:
+    """conv(8) -> halves, added -> conv(5) -> Fourier transform"""
+
+    def run(net: Net, x: Tensor) -> Tensor:
+        left, right = net.a(x).split((4, 4), 1)
+        return torch.fft.rfft2(net.out(left + right)).real
+
+    net = Net(run, a=conv(3, 8), out=nn.Conv2d(4, 5, 1)).eval()
+    with pytest.raises(TraceError) as caught:
+        analyse(net, EXAMPLE)
+
+    assert str(caught.value).startswith("the network cannot be pruned in torch: its own module is not used, because it ")
+    assert "DFT in the network's own forward() has no counterpart in torch; write the" in str(caught.value)
+
+
+def test_libraries_print_nothing_while_weights_are_folded(caplog: pytest.LogCaptureFixture) -> None:
+    """a split of a parameter, which one of them leaves to another pass and says so"""
+
+    class Halves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.w = nn.Conv2d(3, 8, 1), nn.Parameter(torch.randn(10, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            one, other = self.w.chunk(2)
+            x = self.a(x).mean((2, 3))
+            return F.linear(x, one) * F.linear(x, other)
+
+    analyse(Halves().eval(), EXAMPLE)
+
+    assert [record for record in caplog.records if record.name.startswith("onnx")] == []

@@ -12,12 +12,14 @@ from helpers.sshd import Board, needs_sshd
 from torch import nn
 
 from pipeline import Job, compress
+from pipeline.calibrate import models_to_measure
 from pipeline.core.measurement import Measurement
 from pipeline.core.opsets import FileFormat
 from pipeline.core.profile import load_profile
 from pipeline.graph.labels.trace import Grouped
 from pipeline.graph.pruned_model import PrunedModelBuilder, start_builder
 from pipeline.graph.settings import PruningSettings
+from pipeline.graph.structure import load_graph
 from pipeline.probe.interface import MeasurementOptions
 from pipeline.probe.simulated import SimulatedProbe
 from pipeline.stages.choose_grouped import faster_grouped
@@ -129,3 +131,16 @@ def test_a_resumed_run_keeps_the_choice_and_does_not_measure_again(tmp_path: Pat
     assert (again.folder / "model.onnx").read_bytes() == (tmp_path / "artifact" / "model.onnx").read_bytes()
     plan = json.loads((again.folder / "plan.json").read_text())
     assert plan["groups"].keys() == {"0"}
+
+
+def test_a_calibration_measures_plans_of_both_ways(tmp_path: Path) -> None:
+    """the ends and every second plan between them are even; the groups of the grouped layer fall in the others"""
+    evenly, whole = (built(build(wide_groups), tmp_path, grouped) for grouped in ("evenly", "whole"))
+    made = models_to_measure((evenly, whole), 4, 4, seed=0)
+    groups = [
+        max(each.i for node in load_graph(model.data).graph.node for each in node.attribute if each.name == "group")
+        for model in made
+    ]
+
+    assert [groups[number] for number in (0, 1, 2, 4)] == [4, 4, 4, 4]
+    assert min(groups[3], groups[5]) < 4

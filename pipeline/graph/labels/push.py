@@ -92,11 +92,18 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     try:
         known = shapes_of(model)
     except Exception as problem:
-        raise TraceError(f"the shapes in the exported graph cannot be found: {one_line(problem, 200)}") from None
+        raise _without_sizes(problem) from None
     missing = [name for node in model.graph.node for name in node.output if name and name not in known]
     if missing:
         known.update(_run_shapes(model, missing, known))
     return known
+
+
+def _without_sizes(problem: Exception) -> TraceError:
+    return TraceError(
+        "the sizes of the network's tensors cannot be found in its graph; write it so that they do not depend on the values of "
+        f"the input ({one_line(problem, 120)})"
+    )
 
 
 def _run_shapes(model: onnx.ModelProto, missing: list[str], known: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
@@ -113,5 +120,5 @@ def _run_shapes(model: onnx.ModelProto, missing: list[str], known: dict[str, tup
         session = open_session(copy.SerializeToString(), threads=1, optimized=False)
         answers = session.run(missing, inputs)
     except Exception as problem:
-        raise TraceError(f"the shapes in the exported graph cannot be found: {one_line(problem, 200)}") from None
+        raise _without_sizes(problem) from None
     return {name: tuple(np.asarray(answer).shape) for name, answer in zip(missing, answers, strict=True)}

@@ -217,8 +217,8 @@ def layer_name(initializer: str) -> str:
 
 
 def module_of(initializer: str) -> str:
-    """The module of the user's network that an initializer belongs to: 'rnn.weight_ih_l0_folded' gives 'rnn'."""
-    head, dot, last = initializer.partition(".parametrizations.")[0].rpartition(".")
+    """The module or parameter of the user's network that an initializer belongs to: 'rnn.weight_ih_l0_folded' gives 'rnn'."""
+    head, dot, last = initializer.partition(".parametrizations.")[0].removesuffix("_folded").rpartition(".")
     return head if dot and last.startswith(("weight", "bias", "computed")) else f"{head}{dot}{last}"
 
 

@@ -23,7 +23,7 @@ def check_op(proto: onnx.NodeProto, index: int) -> bool:
         )
     if proto.domain not in ("", "ai.onnx") or (proto.op_type not in FUNCTIONS and proto.op_type != "Constant"):
         op = clean_text(f"{proto.domain}.{proto.op_type}" if proto.domain else proto.op_type, 80)
-        raise TraceError(f"node '{name}' ({op}): this op has no counterpart in torch; write the network without it")
+        raise TraceError(f"node '{name}' ({op}) has no counterpart in torch; write the network without it")
     return True
 
 
