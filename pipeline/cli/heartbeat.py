@@ -9,7 +9,7 @@ from pipeline.system.units import format_duration
 __all__ = ["SILENCE_S", "Heartbeat"]
 
 SILENCE_S = 3.25
-"""Something is shown after so much silence. The rest of the five seconds is for steps during which Python runs no other thread."""
+"""Something is shown after so much silence. The rest of five seconds is for steps during which Python runs no other thread."""
 PACE_S = 60.0
 """The time left is computed from the pace of so many last seconds, because the parts of a stage differ in speed."""
 
