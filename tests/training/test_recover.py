@@ -29,7 +29,7 @@ from pipeline.training.recover.folds import folds
 from pipeline.training.recover.methods import AUTO, FEW, METHODS, MethodName, methods_of
 from pipeline.training.recover.recipe import RATES, Recipe, best_recipe, first_recipe
 from pipeline.training.recover.recover import _Recovery, _validated, recover
-from pipeline.training.recover.state import CALMER, RecoveryState, finish_round, is_better, next_steps
+from pipeline.training.recover.state import CALMER, RecoveryState, choices, finish_round, is_better, next_steps
 from pipeline.training.scoring import recalibrate
 from pipeline.training.settings import FinetuneSettings, Recovery
 from pipeline.training.statistics_shift import StatisticsShift, norms_of, set_shifts
@@ -404,6 +404,17 @@ def test_after_a_round_that_does_not_pay_the_other_method_has_a_turn_and_the_fir
     assert better == [True, False, True]
     assert (found.best_round, found.best_loss, found.failures) == (3, 0.8, 0)
     assert found.recipes == [BOTH[1], replace(BOTH[0], rate=BOTH[0].rate * CALMER)]
+
+
+def test_what_the_trials_chose_and_the_rounds_that_followed_are_told_apart() -> None:
+    """two rounds of the first method, and one of the second"""
+    found = replace(state(), trials=4, first=str(BOTH[0]))
+    for loss in (0.9, 0.95, 0.8):
+        finish_round(found, 64, Validation(55.0, loss))
+    chosen, trained = choices(found, SHORT, 60)
+
+    assert chosen.endswith(f"; 4 short trials chose: {BOTH[0]}")
+    assert trained.startswith("192 steps in 3 rounds (mimic at 0.001, mimic at 0.001, distil at 0.01), ")
 
 
 # recipe

@@ -221,6 +221,7 @@ def _begin(recovery: _Recovery, learner: Learner, start: Validation) -> Recovery
     else:
         best, state.trials = best_recipe(trial, firsts[0], settings, pictures, goes_on)
         state.recipes = [best, *firsts[1:]]
+    state.first = str(state.recipe)
     state.seconds = recovery.clock() - recovery.started
     return state
 

@@ -45,6 +45,10 @@ class RecoveryState:
     """Steps of each finished round."""
     history: list[float] = field(default_factory=list)
     """Score after each round."""
+    first: str = ""
+    """The recipe of the first round, in words."""
+    rounds: list[str] = field(default_factory=list)
+    """Method and peak rate of each round, in words."""
     failures: int = 0
     """Number of last rounds that were not better than the best before."""
     retreats: int = 0
@@ -88,6 +92,7 @@ def finish_round(state: RecoveryState, steps: int, found: Validation) -> bool:
     Otherwise the next method has its turn, and this one continues with a lower rate when its turn comes again.
     """
     better = is_better(found, state)
+    state.rounds.append(f"{state.recipe.method} at {state.recipe.rate:g}")
     state.steps.append(steps)
     state.history.append(found.accuracy)
     if better:
@@ -126,8 +131,9 @@ def choices(state: RecoveryState, settings: FinetuneSettings, pictures: int) -> 
     best = f"round {state.best_round}" if state.best_round else "a trial" if state.best_loss < state.start_loss else "the start"
     trials = f"{state.trials} short trials chose: " if state.trials else "no trials: "
     rounds = f"{len(state.steps)} round{'' if len(state.steps) == 1 else 's'}"
+    rounds += f" ({', '.join(state.rounds)})" if state.rounds else ""
     return (
-        f"recovered from {pictures} pictures, without labels; {trials}" + "; then ".join(str(recipe) for recipe in state.recipes),
+        f"recovered from {pictures} pictures, without labels; {trials}{state.first or state.recipe}",
         f"{sum(state.steps)} steps in {rounds}, {state.seconds / 60:.1f}{limit} minutes; the network of {best} "
         f"is shipped: its distance to the dense network's outputs went from {state.start_loss:.3g} to {state.best_loss:.3g}",
     )
