@@ -95,7 +95,7 @@ def started(monkeypatch: pytest.MonkeyPatch, *flags: str) -> tuple[int, list[Fin
         found.append(job.finetuning)
         raise TrainingError("enough")
 
-    monkeypatch.setattr(importlib.import_module("pipeline.compress"), "compress", walk)
+    monkeypatch.setattr(importlib.import_module("pipeline.compress"), "compress_budgets", walk)
     result = CliRunner().invoke(pipeline.cli.main.compress, ["--target", "raspberrypi", *flags])
     return result.exit_code, found
 
@@ -145,7 +145,7 @@ def test_only_images_without_labels_mean_that_there_are_no_labels(
         found.append(job.data)
         raise TrainingError("enough")
 
-    monkeypatch.setattr(importlib.import_module("pipeline.compress"), "compress", walk)
+    monkeypatch.setattr(importlib.import_module("pipeline.compress"), "compress_budgets", walk)
     CliRunner().invoke(pipeline.cli.main.compress, ["--target", "raspberrypi", *flags])
 
     assert found == [data]
