@@ -21,6 +21,8 @@ from pipeline.training.model_args import read_arguments
 from pipeline.training.user_code import is_code
 
 LAYERS = "from torch import nn\nN = 4\ndef block(width): return nn.Linear(2, int(N * width))\n"
+LIBRARIES = ("torch", "torchvision")
+"""Both register operators when they are imported, which a process can do only once."""
 NET = "from torch import nn\n{imported}\ndef net(width=1.0): return nn.Sequential(block(width))\n"
 
 
@@ -34,7 +36,8 @@ def own_imports(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "path", [folder for folder in sys.path if "pytest-of-" not in folder])
     yield
     for name in set(sys.modules) - modules:
-        del sys.modules[name]
+        if name.partition(".")[0] not in LIBRARIES:
+            del sys.modules[name]
 
 
 def project(root: Path, files: dict[str, str]) -> Path:
