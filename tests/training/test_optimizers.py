@@ -64,6 +64,7 @@ def killed(digits: Splits, settings: FinetuneSettings, checkpoint: Path, step: i
     assert process.exitcode == -signal.SIGKILL
 
 
+@pytest.mark.slow
 @on_the_cpu
 @pytest.mark.parametrize("settings", [SETTINGS, OTHERS], ids=["SGD", "AdamW with an average of the weights"])
 def test_training_killed_within_an_epoch_ends_with_the_weights_of_one_that_was_not(
@@ -81,6 +82,7 @@ def test_training_killed_within_an_epoch_ends_with_the_weights_of_one_that_was_n
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
 
 
+@pytest.mark.slow
 @on_the_cpu
 def test_a_checkpoint_of_a_version_that_saved_after_epochs_only_is_resumed(digits: Splits, tmp_path: Path) -> None:
     settings = replace(SETTINGS, save_minutes=10.0)
