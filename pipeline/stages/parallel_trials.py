@@ -41,9 +41,6 @@ class Scoring(Protocol):
         """Score `plan`, and wait for it. A plan that clearly scores less than `to_beat` gets a rougher score."""
         ...
 
-    def stop(self) -> None:
-        """Let calls of `score` that wait for a worker end with an error."""
-
 
 class _InThisProcess:
     """Scores one plan after the other, where processes cannot be forked, as with a GPU."""
@@ -54,9 +51,6 @@ class _InThisProcess:
     def score(self, plan: ChannelPlan, to_beat: float | None = None) -> Candidate:
         with self._lock:
             return self._score(plan, to_beat)
-
-    def stop(self) -> None:
-        pass  # every call ends by itself
 
 
 class ParallelTrials:
@@ -71,9 +65,7 @@ class ParallelTrials:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *problem: object) -> None:
-        if kind is not None:
-            self._scoring.stop()
+    def __exit__(self, *problem: object) -> None:
         self._trials.shutdown(cancel_futures=True)
         self._measuring.shutdown(cancel_futures=True)
 

@@ -23,7 +23,7 @@ from pipeline.core.plan import ChannelPlan
 from pipeline.errors import CompressError, RunError
 from pipeline.training.threads import compute_threads
 
-__all__ = ["MOST_DEATHS", "Score", "ScoreWorkers", "answer_of", "can_fork"]
+__all__ = ["MOST_DEATHS", "ScoreWorkers", "can_fork"]
 
 MOST_DEATHS = 3
 """A plan whose worker died this often is the cause itself."""
@@ -94,9 +94,6 @@ class ScoreWorkers:
             "use fewer --workers; all finished trials are saved"
         )
 
-    def stop(self) -> None:
-        """See `Scoring`. Nothing has to be done, because every worker answers or ends."""
-
     def _start(self, number: int) -> None:
         context = get_context("fork")
         with self._forking, warnings.catch_warnings():
@@ -124,10 +121,10 @@ def _serve(pipe: Connection, others: Sequence[Connection], score: Score, core: i
                 plan, to_beat = pipe.recv()
             except (EOFError, OSError):
                 os._exit(0)
-            pipe.send(answer_of(score, plan, to_beat))
+            pipe.send(_answer(score, plan, to_beat))
 
 
-def answer_of(score: Score, plan: ChannelPlan, to_beat: float | None) -> Any:
+def _answer(score: Score, plan: ChannelPlan, to_beat: float | None) -> Any:
     """Return what `score` returns, or the error that it raises, in a form that can be sent to another process."""
     try:
         return score(plan, to_beat)
